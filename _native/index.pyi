@@ -1,0 +1,46 @@
+from _native.answers import ReadyAnswer
+
+READY_ANSWERS_MAX: int
+
+class PodRecord:
+    """One pod as the data plane knows it. Owns its ready answers: at most READY_ANSWERS_MAX, the least used goes first."""
+
+    def __init__(self, owner: object) -> None: ...
+    @property
+    def owner(self) -> object: ...
+    @property
+    def generation(self) -> int: ...
+    suspended: bool
+    """While true no ready answer is served: each request goes the general way."""
+    def invalidate(self) -> int:
+        """Drop every ready answer and begin a new generation; returns it."""
+    def admit(
+        self,
+        generation: int,
+        *,
+        resource: bytes,
+        selector_kind: int,
+        selector_value: bytes,
+        xms_cc: bytes,
+        answer: ReadyAnswer,
+    ) -> bool:
+        """Keep *answer* for such requests (selector_value is compared lower-cased), replacing the one before it.
+
+        False, and nothing kept, if the record's generation is no longer *generation* or the key is too long.
+        """
+    def find(
+        self, resource: bytes, selector_kind: int, selector_value: bytes, xms_cc: bytes, now_ns: int
+    ) -> ReadyAnswer | None: ...
+
+class Index:
+    """Address to pod record. IPv4 in C; an IPv6 address is kept too, though no redirected request comes from one."""
+
+    def __init__(self) -> None: ...
+    suspended: bool
+    """While true no ready answer of any record is served (the watch is silent past its deadline)."""
+    def put(self, address: str, record: PodRecord) -> None:
+        """Raises ValueError if *address* is no IP address."""
+    def remove(self, address: str, record: PodRecord) -> bool:
+        """Take *address* away if it is *record*'s; whether it was."""
+    def get(self, address: str) -> PodRecord | None: ...
+    def __len__(self) -> int: ...

@@ -1,0 +1,28 @@
+"""What a pod asks for, once its bytes have been read."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class SelectorKind(IntEnum):
+    """By what a request names one of the pod's identities. The numbers are those of `_native.query`."""
+
+    NONE = 0
+    CLIENT_ID = 1
+    OBJECT_ID = 2
+    RESOURCE_ID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One request on the token path that passed every check of its form."""
+
+    resource: str
+    """The audience, percent-decoded, otherwise as sent: never trimmed, never empty."""
+    selector: SelectorKind = SelectorKind.NONE
+    selector_value: str = ""
+    """As sent; compared case-insensitively. Empty exactly when *selector* is NONE."""
+    xms_cc: str = ""
+    """Client capabilities, passed on and part of every cache key."""
+    fetch_anew: bool = False
+    """bypass_cache=true or token_sha256_to_refresh: skip every cache; the answer replaces the cached one."""

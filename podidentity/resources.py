@@ -1,0 +1,266 @@
+"""The custom resources and the projections of Pod and Node: what we read of them, and how we write them. Pure.
+
+Each kind is a msgspec Struct that names only what our programs use; decoding a list skips the rest of every object
+while reading it. Fields keep Python's names here and the API's on the wire (`rename`). Objects written before v1.6.0
+spell their fields `ClientID`, `clientid`, …: `fold` reads every such spelling.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+GROUP: Final = "aadpodidentity.k8s.io"
+BINDING_LABEL: Final = "aadpodidbinding"
+BEHAVIOR_ANNOTATION: Final = "aadpodidentity.k8s.io/Behavior"
+POD_UID_ANNOTATION: Final = "aadpodidentity.k8s.io/pod-uid"
+ATTACHED_BY_ANNOTATION: Final = "aadpodidentity.k8s.io/attached-by"
+MESSAGE_ANNOTATION: Final = "aadpodidentity.k8s.io/message"
+OBJECT_ID_ANNOTATION: Final = "objectID"
+FINALIZER: Final = "azureassignedidentity.finalizers.aadpodidentity.k8s.io"
+NODENAME_LABEL: Final = "nodename"
+LABEL_VALUE_MAX: Final = 63
+
+CREATED: Final = "Created"
+ASSIGNED: Final = "Assigned"
+UNASSIGNED: Final = "Unassigned"
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What every shape on the API server's wire has in common."""
+
+
+class Meta(Wire, frozen=True):
+    """The part of metadata that we read. Maps and lists may be shared: never change them."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    finalizers: list[str] | None = None
+
+    def label(self, key: str) -> str:
+        """The label's value, or an empty string."""
+        return (self.labels or {}).get(key, "")
+
+    def annotation(self, key: str) -> str:
+        """The annotation's value, or an empty string."""
+        return (self.annotations or {}).get(key, "")
+
+
+class Resource(Wire, frozen=True):
+    """Any object with metadata: what an informer needs to know of it."""
+
+    metadata: Meta = Meta()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace (empty for cluster-scoped kinds) and name."""
+        return self.metadata.namespace, self.metadata.name
+
+
+class PodIP(Wire, frozen=True):
+    ip: str = ""
+
+
+class ContainerState(Wire, frozen=True):
+    terminated: dict[str, Any] | None = None
+
+
+class ContainerStatus(Wire, frozen=True):
+    state: ContainerState = ContainerState()
+
+
+class PodSpec(Wire, frozen=True):
+    node_name: str = ""
+    host_network: bool = False
+
+
+class PodStatus(Wire, frozen=True):
+    phase: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
+    container_statuses: list[ContainerStatus] = []
+
+
+class Pod(Resource, frozen=True):
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address of the pod, as the API server spells it; the primary one first."""
+        several = tuple(entry.ip for entry in self.status.pod_ips if entry.ip)
+        return several or ((self.status.pod_ip,) if self.status.pod_ip else ())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pod has run to its end and its address may already belong to another."""
+        return self.status.phase in {"Succeeded", "Failed"}
+
+    @property
+    def ending(self) -> bool:
+        """Whether the pod is being deleted or each of its containers has terminated."""
+        statuses = self.status.container_statuses
+        return self.metadata.deletion_timestamp is not None or (
+            bool(statuses) and all(status.state.terminated is not None for status in statuses)
+        )
+
+    @property
+    def binding_label(self) -> str:
+        """The value that a binding's selector must equal, or an empty string."""
+        return self.metadata.label(BINDING_LABEL)
+
+
+class NodeSpec(Wire, frozen=True):
+    provider_id: str = msgspec.field(name="providerID", default="")
+
+
+class Node(Resource, frozen=True):
+    spec: NodeSpec = NodeSpec()
+
+
+class SecretReference(Wire, frozen=True):
+    name: str = ""
+    namespace: str = ""
+
+
+class AzureIdentitySpec(Wire, frozen=True):
+    type: int = 0
+    resource_id: str = msgspec.field(name="resourceID", default="")
+    client_id: str = msgspec.field(name="clientID", default="")
+    client_password: SecretReference | None = None
+    tenant_id: str = msgspec.field(name="tenantID", default="")
+    auxiliary_tenant_ids: list[str] | None = msgspec.field(name="auxiliaryTenantIDs", default=None)
+    ad_resource_id: str = msgspec.field(name="adResourceID", default="")
+    ad_endpoint: str = ""
+
+
+class AzureIdentity(Resource, frozen=True):
+    spec: AzureIdentitySpec = AzureIdentitySpec()
+
+    @property
+    def namespaced(self) -> bool:
+        """Whether this identity serves its own namespace only, by its annotation."""
+        return self.metadata.annotation(BEHAVIOR_ANNOTATION).lower() == "namespaced"
+
+
+class AzureIdentityBindingSpec(Wire, frozen=True):
+    azure_identity: str = ""
+    selector: str = ""
+    weight: int = 0
+
+
+class AzureIdentityBinding(Resource, frozen=True):
+    spec: AzureIdentityBindingSpec = AzureIdentityBindingSpec()
+
+
+class AzureAssignedIdentitySpec(Wire, frozen=True):
+    azure_identity_ref: AzureIdentity = AzureIdentity()
+    azure_binding_ref: AzureIdentityBinding = AzureIdentityBinding()
+    pod: str = ""
+    pod_namespace: str = ""
+    nodename: str = ""
+
+
+class AzureAssignedIdentityStatus(Wire, frozen=True):
+    status: str = ""
+    available_replicas: int = 0
+
+
+class AzureAssignedIdentity(Resource, frozen=True):
+    spec: AzureAssignedIdentitySpec = AzureAssignedIdentitySpec()
+    status: AzureAssignedIdentityStatus = AzureAssignedIdentityStatus()
+
+
+class AzurePodIdentityExceptionSpec(Wire, frozen=True):
+    pod_labels: dict[str, str] | None = None
+
+
+class AzurePodIdentityException(Resource, frozen=True):
+    spec: AzurePodIdentityExceptionSpec = AzurePodIdentityExceptionSpec()
+
+
+R_co = TypeVar("R_co", bound=Resource, covariant=True)
+
+
+class Kind(msgspec.Struct, Generic[R_co], frozen=True):
+    """How one kind is named on the wire, and the Struct that its objects are read into."""
+
+    name: str
+    plural: str
+    shape: type[R_co]
+    group: str = ""
+    version: str = "v1"
+    namespaced: bool = True
+    old_spellings: bool = False
+    """Objects may hold the field spellings from before v1.6.0: decode by way of `fold`."""
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The URL path of the collection or of one object; without a namespace, of all namespaces' collection."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return "/".join(part for part in (root + scope, self.plural, name, subresource) if part)
+
+
+PODS: Final = Kind("Pod", "pods", Pod)
+NODES: Final = Kind("Node", "nodes", Node, namespaced=False)
+IDENTITIES: Final = Kind("AzureIdentity", "azureidentities", AzureIdentity, GROUP, old_spellings=True)
+BINDINGS: Final = Kind(
+    "AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP, old_spellings=True
+)
+ASSIGNED_IDENTITIES: Final = Kind(
+    "AzureAssignedIdentity", "azureassignedidentities", AzureAssignedIdentity, GROUP, old_spellings=True
+)
+EXCEPTIONS: Final = Kind(
+    "AzurePodIdentityException", "azurepodidentityexceptions", AzurePodIdentityException, GROUP, old_spellings=True
+)
+
+
+def _spellings(*shapes: type[Wire]) -> Mapping[str, str]:
+    return {field.encode_name.lower(): field.encode_name for shape in shapes for field in msgspec.structs.fields(shape)}
+
+
+_SPEC_FIELDS: Final = _spellings(
+    AzureIdentitySpec,
+    SecretReference,
+    AzureIdentityBindingSpec,
+    AzureAssignedIdentitySpec,
+    AzurePodIdentityExceptionSpec,
+)
+_VERBATIM: Final = frozenset({"metadata", "podLabels"})
+
+
+def fold(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """*spec* with every known field in its present spelling; a field already so spelled wins over an older one.
+
+    Metadata and the label map of an exception are the user's own words and are left alone.
+    """
+    folded: dict[str, Any] = {}
+    for name, value in spec.items():
+        present = _SPEC_FIELDS.get(name.lower(), name)
+        if present != name and present in spec:
+            continue
+        folded[present] = fold(value) if isinstance(value, dict) and present not in _VERBATIM else value
+    return folded
+
+
+def nodename_label(node: str) -> str:
+    """The value under which an assigned identity's label names its node: label values hold 63 characters at most.
+
+    NMI selects by it and MIC writes it, so both must call this. A longer name keeps its beginning, for people, and
+    ends in ten hex digits of its own SHA-256.
+    """
+    if len(node) <= LABEL_VALUE_MAX:
+        return node
+    digest = sha256(node.encode()).hexdigest()[:10]
+    return f"{node[: LABEL_VALUE_MAX - 11].rstrip('-._')}-{digest}"
+

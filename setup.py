@@ -1,0 +1,39 @@
+"""Compile the data plane. Every directive stands here and nowhere else, so that no file can quietly vary them.
+
+NATIVE_ANNOTATE=1 writes the coloured HTML; NATIVE_TRACE=1 builds for line coverage (never take timings from it).
+"""
+
+import os
+
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+TRACE = bool(os.environ.get("NATIVE_TRACE"))
+ROOMS = ("histogram", "scan", "query", "answers", "index", "lane")
+CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]
+MACROS = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []
+
+Options.warning_errors = True
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(f"_native.{room}", [f"_native/{room}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)
+            for room in ROOMS
+            if os.path.exists(f"_native/{room}.pyx")
+        ],
+        force=True,  # cythonize decides by file time, not by directives: a tracing build would reuse the release's C
+        annotate=bool(os.environ.get("NATIVE_ANNOTATE")),
+        compiler_directives={
+            "language_level": 3,
+            "auto_pickle": False,
+            "autotestdict": False,
+            "embedsignature": True,
+            "embedsignature.format": "python",
+            "warn.unused": True,
+            "warn.maybe_uninitialized": True,
+            "linetrace": TRACE,
+        },
+    ),
+)
