@@ -1,0 +1,82 @@
+"""Which cloud a name means, and what a stack's own file must say. Excluded: signing in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from podidentity.azure import clouds
+from podidentity.azure.clouds import CloudError, by_name
+
+STACK = {
+    "name": "Contoso",
+    "activeDirectoryEndpoint": "https://login.contoso.test:8443/",
+    "resourceManagerEndpoint": "https://management.contoso.test/",
+    "tokenAudience": "https://management.contoso.test/audience",
+}
+
+
+@pytest.mark.parametrize("name", ["AzurePublicCloud", "azurepubliccloud", "AZUREPUBLICCLOUD", ""])
+def test_the_public_cloud_is_the_default_and_case_does_not_matter(name: str) -> None:
+    assert by_name(name) is clouds.PUBLIC
+
+
+@pytest.mark.parametrize(
+    ("name", "manager"),
+    [
+        ("AzureUSGovernmentCloud", "https://management.usgovcloudapi.net"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn"),
+        ("AzureGermanCloud", "https://management.microsoftazure.de"),
+    ],
+)
+def test_each_sovereign_cloud_has_its_own_resource_manager(name: str, manager: str) -> None:
+    assert by_name(name).resource_manager == manager
+
+
+def test_an_unknown_cloud_is_refused_with_the_names_that_would_do() -> None:
+    with pytest.raises(CloudError, match="AzureStackCloud"):
+        by_name("AzureMoonCloud")
+
+
+def test_a_stack_without_its_file_is_refused() -> None:
+    with pytest.raises(CloudError, match="AZURE_ENVIRONMENT_FILEPATH"):
+        by_name("AzureStackCloud")
+
+
+def test_a_stack_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "stack.json"
+    file.write_text(json.dumps(STACK))
+    cloud = by_name("azurestackcloud", file)
+    assert cloud.name == "Contoso"
+    assert cloud.authority == "https://login.contoso.test:8443"
+    assert cloud.resource_manager == "https://management.contoso.test"
+    assert cloud.resource_manager_audience == "https://management.contoso.test/audience"
+    assert cloud.known_hosts == {"login.contoso.test:8443"}
+
+
+def test_without_an_audience_the_service_management_endpoint_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "stack.json"
+    file.write_text(json.dumps(STACK | {"tokenAudience": "", "serviceManagementEndpoint": "https://sm.test/"}))
+    assert by_name("AzureStackCloud", file).resource_manager_audience == "https://sm.test/"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", json.dumps(STACK | {"resourceManagerEndpoint": "http://management.contoso.test"})],
+    ids=["empty", "a-list", "nothing-said", "not-https"],
+)
+def test_an_unusable_stack_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "stack.json"
+    file.write_text(content)
+    with pytest.raises(CloudError) as refused:
+        by_name("AzureStackCloud", file)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_stack_file_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(CloudError, match="nowhere"):
+        by_name("AzureStackCloud", tmp_path / "nowhere.json")
+
+
+def test_the_sign_in_hosts_of_all_clouds_are_known() -> None:
+    assert {"login.microsoftonline.com", "login.microsoftonline.us"} <= clouds.known_sign_in_hosts()

@@ -1,0 +1,73 @@
+"""Which text names which Azure resource, and that spelling never makes two of one."""
+
+import pytest
+
+from podidentity.azure.resource_ids import (
+    TEXT_MAX,
+    ScaleSet,
+    VirtualMachine,
+    parse_provider_id,
+    parse_user_assigned,
+)
+
+IDENTITY = "/subscriptions/S1/resourcegroups/Rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/Demo"
+VM = "/subscriptions/S1/resourceGroups/Rg/providers/Microsoft.Compute/virtualMachines/Node-0"
+SET = "/subscriptions/S1/resourceGroups/Rg/providers/Microsoft.Compute/virtualMachineScaleSets/Pool"
+
+
+def test_an_identity_keeps_its_spelling_and_compares_without_it() -> None:
+    first, second = parse_user_assigned(IDENTITY), parse_user_assigned(IDENTITY.upper())
+    assert first is not None
+    assert second is not None
+    assert first.text == IDENTITY
+    assert (first.subscription, first.resource_group, first.name) == ("S1", "Rg", "Demo")
+    assert first.key == second.key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Demo",
+        IDENTITY + "/",
+        IDENTITY + "/more",
+        IDENTITY + "\n",
+        IDENTITY.removeprefix("/"),
+        IDENTITY.replace("/Rg/", "//"),
+        IDENTITY.replace("Microsoft.ManagedIdentity", "MicrosoftXManagedIdentity"),
+        IDENTITY + "x" * TEXT_MAX,
+    ],
+    ids=["empty", "name-only", "slash-end", "longer", "newline", "no-slash", "empty-group", "dot", "too-long"],
+)
+def test_anything_but_exactly_an_identity_id_is_refused(text: str) -> None:
+    assert parse_user_assigned(text) is None
+
+
+def test_a_vm_is_read_from_its_nodes_provider_id() -> None:
+    host = parse_provider_id("azure://" + VM)
+    assert host == VirtualMachine(VM, "S1", "Rg", "Node-0")
+
+
+def test_nodes_of_one_scale_set_have_one_key() -> None:
+    first = parse_provider_id(f"azure://{SET}/virtualMachines/0")
+    second = parse_provider_id(f"azure://{SET.lower()}/virtualMachines/17")
+    assert isinstance(first, ScaleSet)
+    assert isinstance(second, ScaleSet)
+    assert first.key == second.key
+    assert (first.text, first.instance, second.instance) == (SET, "0", "17")
+
+
+def test_what_a_host_gives_as_text_can_be_read_again() -> None:
+    for text in (VM, SET):
+        host = parse_provider_id(text)
+        assert host is not None
+        assert host.text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "aws:///zone/i-0", "kind://docker/kind/node", "azure://" + SET + "/virtualMachines/", "azure://" + IDENTITY],
+    ids=["empty", "another-cloud", "kind", "no-instance", "not-compute"],
+)
+def test_other_provider_ids_are_nobodys(text: str) -> None:
+    assert parse_provider_id(text) is None
