@@ -1,0 +1,114 @@
+"""How a flag may be written. Excluded: durations (test_go_durations), what each program's flags are (its settings)."""
+
+import argparse
+
+import pytest
+
+from podidentity.flags import GoParser, UsageError, go_bool, go_duration, go_int
+
+
+@pytest.fixture
+def parser() -> GoParser:
+    parser = GoParser(prog="thing", description="a thing")
+    parser.add_argument("--node", default="")
+    parser.add_argument("--forceNamespaced", type=go_bool, default=False)
+    parser.add_argument("--nmi-port", type=go_int, default=2579)
+    parser.add_argument("--max-hold", type=go_duration, default=45.0)
+    parser.add_argument("-v", "--v", type=go_int, default=0)
+    parser.add_argument("--version", action="store_true")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--node=a"], ["--node", "a"], ["-node=a"], ["-node", "a"], ["--node=b", "--node=a"]],
+    ids=["equals", "two words", "one dash equals", "one dash two words", "last one counts"],
+)
+def test_every_spelling_of_a_flag_with_a_value_is_read(parser: GoParser, args: list[str]) -> None:
+    assert parser.parse_args(args).node == "a"
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        (["--forceNamespaced"], True),
+        (["-forceNamespaced"], True),
+        (["--forceNamespaced=true"], True),
+        (["--forceNamespaced=T"], True),
+        (["--forceNamespaced=1"], True),
+        (["--forceNamespaced=false"], False),
+        (["--forceNamespaced=0"], False),
+        (["--forceNamespaced", "false"], False),
+        (["--forceNamespaced", "true"], True),
+        (["--forceNamespaced", "--forceNamespaced=false"], False),
+    ],
+)
+def test_a_boolean_stands_with_or_without_a_value(parser: GoParser, args: list[str], value: bool) -> None:
+    assert parser.parse_args(args).forceNamespaced is value
+
+
+def test_a_flag_after_a_bare_boolean_is_still_read(parser: GoParser) -> None:
+    read = parser.parse_args(["--forceNamespaced", "--node", "a"])
+    assert (read.forceNamespaced, read.node) == (True, "a")
+
+
+@pytest.mark.parametrize("args", [["-v", "4"], ["-v=4"], ["--v", "4"], ["--v=4"], ["--v=0x4"]])
+def test_verbosity_is_read_in_klogs_spellings(parser: GoParser, args: list[str]) -> None:
+    assert parser.parse_args(args).v == 4
+
+
+def test_a_value_may_look_like_a_flag_or_be_empty_or_hold_an_equals_sign(parser: GoParser) -> None:
+    assert parser.parse_args(["--v", "-1"]).v == -1
+    assert parser.parse_args(["--node", "--node"]).node == "--node"
+    assert parser.parse_args(["--node="]).node == ""
+    assert parser.parse_args(["--node=a=b"]).node == "a=b"
+
+
+def test_values_are_converted(parser: GoParser) -> None:
+    assert parser.parse_args(["--max-hold=1m30s"]).max_hold == pytest.approx(90)
+
+
+def test_a_switch_that_takes_no_value_is_read(parser: GoParser) -> None:
+    assert parser.parse_args(["--version"]).version is True
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--nodes=a"], "unknown flag --nodes; did you mean --node?"),
+        (["--forcenamespaced"], "unknown flag --forcenamespaced; did you mean --forceNamespaced?"),
+        (["--zzz"], "unknown flag --zzz (see thing --help)"),
+        (["--nod"], "unknown flag --nod; did you mean --node?"),
+        (["--node"], "--node needs a value"),
+        (["--nmi-port=abc"], "--nmi-port: 'abc' is not a whole number"),
+        (["--forceNamespaced=maybe"], "--forceNamespaced: 'maybe' is neither true nor false"),
+        (["--max-hold=45"], "--max-hold: '45' lacks a unit"),
+        (["--version=1"], "--version takes no value"),
+        (["run"], "unexpected argument 'run'"),
+        (["--forceNamespaced", "no", "--node=a"], "unexpected argument 'no'"),
+        (["--", "a"], "unexpected argument '--'"),
+        (["-"], "unexpected argument '-'"),
+        (["---node=a"], "unknown flag ---node; did you mean --node?"),
+        (["--=a"], "unknown flag --"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line_that_says_what_to_do(
+    parser: GoParser, args: list[str], sentence: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        parser.parse_args(args)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_hostile_word_is_repeated_escaped_and_cut(parser: GoParser) -> None:
+    with pytest.raises(UsageError) as refused:
+        parser.parse_args(["--x\n\x1b[31m" + "y" * 10_000])
+    assert len(str(refused.value)) < 200
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "yes", "tRUE", "2", "true "])
+def test_a_word_that_go_does_not_take_for_a_boolean_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        go_bool(text)
