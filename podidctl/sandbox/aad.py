@@ -1,0 +1,149 @@
+"""Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the documents clients ask first.
+
+Client credentials with a secret, on the v2.0 endpoint; instance discovery and the OpenID configuration as the real
+azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and people look for those.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any
+
+from aiohttp import web
+from typing_extensions import override
+
+from podidctl.sandbox.directory import Directory
+from podidctl.sandbox.serving import HttpService, answer
+from podidctl.sandbox.tokens import TokenMint
+
+PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
+
+_TOKEN = re.compile(r"/(?P<tenant>[^/]+)/oauth2(?:/v2\.0)?/token/?", re.IGNORECASE)
+_OPENID = re.compile(r"/(?P<tenant>[^/]+)(?:/v2\.0)?/\.well-known/openid-configuration", re.IGNORECASE)
+_KEYS = re.compile(r"/[^/]+/discovery(?:/v2\.0)?/keys", re.IGNORECASE)
+_INSTANCE = "/common/discovery/instance"
+
+
+@dataclass(slots=True)
+class AadCall:
+    """One request as it came in (never its secret), and how it was answered."""
+
+    method: str
+    path: str
+    client_id: str = ""
+    scope: str = ""
+    status: int = 0
+
+
+class Aad(HttpService):
+    """The emulator. *clock* gives Unix seconds, for error bodies."""
+
+    def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.calls: list[AadCall] = []
+        self.token_seconds: float = PRINCIPAL_TOKEN_SECONDS
+        self._directory = directory
+        self._mint = mint
+        self._clock = clock
+
+    @override
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request as login.microsoftonline.com would."""
+        call = AadCall(request.method, request.path)
+        self.calls.append(call)
+        response = await self._answered(request, call)
+        call.status = response.status
+        return response
+
+    async def _answered(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+        token = _TOKEN.fullmatch(request.path)
+        if token:
+            if request.method != "POST":
+                return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts POST requests.")
+            form = await request.post()
+            return self._token(token["tenant"], {name: str(value) for name, value in form.items()}, call)
+        if request.method != "GET":
+            return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts GET requests.")
+        document = self._document(request)
+        if document is None:
+            return self._refusal(404, "not_found", 90002, "There is nothing at this address.")
+        return answer(document)
+
+    def _document(self, request: web.BaseRequest) -> dict[str, Any] | None:
+        """What clients read before they ask for a token; None where there is nothing."""
+        base = f"{self.scheme}://{request.host}"
+        openid = _OPENID.fullmatch(request.path)
+        if openid:
+            return self._openid(base, openid["tenant"])
+        if _KEYS.fullmatch(request.path):
+            return self._mint.key_set()
+        if request.path == _INSTANCE:
+            host = request.host
+            discovery = f"{base}/{self._directory.tenant_id}/v2.0/.well-known/openid-configuration"
+            return {
+                "tenant_discovery_endpoint": discovery,
+                "api-version": "1.1",
+                "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
+            }
+        return None
+
+    def _token(self, tenant: str, form: Mapping[str, str], call: AadCall) -> web.Response:
+        call.client_id = form.get("client_id", "")
+        call.scope = form.get("scope", "") or form.get("resource", "")
+        if tenant.lower() != self._directory.tenant_id.lower():
+            return self._refusal(400, "invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
+        if form.get("grant_type") != "client_credentials":
+            return self._refusal(400, "unsupported_grant_type", 70003, "Only client_credentials is served here.")
+        principal = self._directory.principal(call.client_id)
+        if principal is None:
+            return self._refusal(
+                400,
+                "unauthorized_client",
+                700016,
+                f"Application {call.client_id[:64]!r} was not found in the directory.",
+            )
+        if not compare_digest(form.get("client_secret", "").encode(), principal.secret.encode()):
+            return self._refusal(401, "invalid_client", 7000215, "Invalid client secret provided.")
+        resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
+        if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
+            return self._refusal(400, "invalid_scope", 1002012, "A scope here must end in /.default.")
+        token = self._mint.mint(
+            audience=resource,
+            client_id=principal.client_id,
+            object_id=principal.object_id,
+            tenant_id=principal.tenant_id,
+            seconds=self.token_seconds,
+        )
+        seconds = int(self.token_seconds)
+        return answer({"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token})
+
+    def _openid(self, base: str, tenant: str) -> dict[str, Any]:
+        return {
+            "issuer": f"{base}/{tenant}/v2.0",
+            "authorization_endpoint": f"{base}/{tenant}/oauth2/v2.0/authorize",
+            "token_endpoint": f"{base}/{tenant}/oauth2/v2.0/token",
+            "jwks_uri": f"{base}/{tenant}/discovery/v2.0/keys",
+            "token_endpoint_auth_methods_supported": ["client_secret_post"],
+            "response_types_supported": ["code"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        }
+
+    def _refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
+        trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
+        moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
+        return answer(
+            {
+                "error": error,
+                "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "
+                f"Timestamp: {moment}",
+                "error_codes": [number],
+                "timestamp": moment,
+                "trace_id": trace,
+                "correlation_id": correlation,
+            },
+            status=status,
+        )

@@ -1,0 +1,160 @@
+"""What the emulators of Azure's services share: an HTTP server on given sockets, and the mishaps a test can order.
+
+Nothing here knows what is served. Faults of the network itself (resets, hangs, half-open streams) are the business of
+the fault proxy, which also works in front of real servers.
+"""
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+STOP_SECONDS = 0.5  # how long an open request may hold up the end of a sandbox
+
+
+@dataclass(kw_only=True)
+class Mishap:
+    """What is to happen instead of the proper answer, to the next *times* requests that it concerns."""
+
+    status: int | None = None
+    """The status to answer with; None: answer properly, only late."""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_seconds: float = 0.0
+    times: float = 1
+    """How many requests it meets; `math.inf` for all until it is taken away."""
+    method: str = ""
+    """Only requests of this method; empty: any."""
+    path: str = ""
+    """Only requests whose path contains this, letter case aside; empty: any."""
+
+    def concerns(self, request: web.BaseRequest) -> bool:
+        return (
+            self.times > 0
+            and self.method in {"", request.method}
+            and (not self.path or self.path.lower() in request.path.lower())
+        )
+
+
+class Mishaps:
+    """The mishaps that are still to come, first ordered first met."""
+
+    def __init__(self) -> None:
+        self._ordered: list[Mishap] = []
+
+    def order(self, mishap: Mishap) -> Mishap:
+        """Have *mishap* happen; the returned object can be handed to `forget`."""
+        self._ordered.append(mishap)
+        return mishap
+
+    def forget(self, mishap: Mishap | None = None) -> None:
+        """Take one mishap off the list, or all of them."""
+        self._ordered = [] if mishap is None else [other for other in self._ordered if other is not mishap]
+
+    async def meet(self, request: web.BaseRequest) -> web.Response | None:
+        """Suffer the first mishap that concerns *request*: the answer to give, or None to answer properly."""
+        mishap = next((mishap for mishap in self._ordered if mishap.concerns(request)), None)
+        if mishap is None:
+            return None
+        mishap.times -= 1
+        if mishap.delay_seconds:
+            await asyncio.sleep(mishap.delay_seconds)
+        if mishap.status is None:
+            return None
+        return answer(mishap.document, status=mishap.status, headers=mishap.headers)
+
+
+def answer(
+    document: Mapping[str, Any] | Sequence[Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """*document* as a JSON answer."""
+    return web.Response(
+        body=json.dumps(document, separators=(",", ":")).encode(),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """A listening TCP socket of the calling thread's network namespace. The caller closes it.
+
+    Raises OSError when the address is not there or the port is taken.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+class HttpService:
+    """An HTTP or HTTPS server that hands each request to `handle`; the emulators derive from it."""
+
+    scheme = "http"
+
+    def __init__(self) -> None:
+        self.mishaps = Mishaps()
+        self.host = ""
+        self.port = 0
+        self._runner: web.ServerRunner | None = None
+        self._ssl_context: ssl.SSLContext | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the first socket listens, without a slash at the end."""
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    async def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        sockets: Iterable[socket.socket] = (),
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Listen on *host*:*port* (0: a free one) and on *sockets* besides, which then belong to this service.
+
+        With *ssl_context* everything is spoken over TLS. Raises OSError when the port is taken.
+        """
+        own = listening(host, port)
+        self.host, self.port = own.getsockname()[:2]
+        self.scheme = "https" if ssl_context else "http"
+        server = web.Server(self._meet_and_handle, access_log=None)
+        self._ssl_context = ssl_context
+        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        await self._runner.setup()
+        for listener in (own, *sockets):
+            await self.listen(listener)
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Serve on one more socket, which from now on belongs to this service."""
+        if self._runner is None:
+            raise RuntimeError("start the service before giving it another socket")
+        await web.SockSite(self._runner, listener, ssl_context=self._ssl_context, backlog=512).start()
+
+    async def stop(self) -> None:
+        """Close all listeners and connections. Does nothing the second time."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request. To be written by each service."""
+        raise NotImplementedError
+
+    async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.mishaps.meet(request) or await self.handle(request)

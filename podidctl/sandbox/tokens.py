@@ -1,0 +1,123 @@
+"""Access tokens of the sandbox: real JSON Web Tokens, signed RS256 by a key that lives as long as the sandbox.
+
+They are shaped as Azure's are, so that a client may read the claims, and ARM's emulator can tell who is calling.
+Nothing outside the sandbox trusts the key.
+"""
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+TOKEN_SECONDS = 86_400  # a managed identity's token lives a day
+CLOCK_SKEW_SECONDS = 300  # how far nbf lies back, as in Azure's tokens
+
+
+class InvalidTokenError(Exception):
+    """The token is not one of ours, or its time is over; the message says which."""
+
+
+class TokenMint:
+    """Makes tokens and checks them.
+
+    *issuer* is the `iss` claim without the tenant. *clock* gives Unix seconds.
+    """
+
+    def __init__(self, *, issuer: str = "https://sts.windows.net", clock: Callable[[], float] = time.time) -> None:
+        self._issuer = issuer
+        self._clock = clock
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key_id = uuid.uuid4().hex
+
+    def mint(
+        self,
+        *,
+        audience: str,
+        client_id: str,
+        object_id: str,
+        tenant_id: str,
+        resource_id: str = "",
+        seconds: float = TOKEN_SECONDS,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A signed token for *audience* that names its identity in the claims appid, oid, tid and xms_mirid."""
+        now = int(self._clock())
+        claims: dict[str, Any] = {
+            "aud": audience,
+            "iss": f"{self._issuer}/{tenant_id}/",
+            "iat": now,
+            "nbf": now - CLOCK_SKEW_SECONDS,
+            "exp": now + int(seconds),
+            "appid": client_id,
+            "idtyp": "app",
+            "oid": object_id,
+            "sub": object_id,
+            "tid": tenant_id,
+            "uti": uuid.uuid4().hex,
+            "ver": "1.0",
+            **(extra or {}),
+        }
+        if resource_id:
+            claims["xms_mirid"] = resource_id
+        header = {"typ": "JWT", "alg": "RS256", "kid": self.key_id}
+        signed = b".".join(_encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
+        signature = self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+        return b".".join((signed, _encode(signature))).decode("ascii")
+
+    def verify(self, token: str) -> dict[str, Any]:
+        """The claims of *token*. Raises InvalidTokenError for a foreign, altered, early or expired one."""
+        signed, _, signature = token.rpartition(".")
+        try:
+            self._key.public_key().verify(
+                _decode(signature), signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256()
+            )
+            claims: dict[str, Any] = read_claims(token)
+        except (InvalidSignature, ValueError, UnicodeError) as wrong:
+            raise InvalidTokenError("the token's signature is not ours") from wrong
+        now = self._clock()
+        if now >= claims["exp"]:
+            raise InvalidTokenError("the token has expired")
+        if now < claims["nbf"]:
+            raise InvalidTokenError("the token is not valid yet")
+        return claims
+
+    def key_set(self) -> dict[str, Any]:
+        """The public key as a JSON Web Key Set."""
+        numbers = self._key.public_key().public_numbers()
+        return {
+            "keys": [
+                {
+                    "kty": "RSA",
+                    "use": "sig",
+                    "alg": "RS256",
+                    "kid": self.key_id,
+                    "n": _encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")).decode("ascii"),
+                    "e": _encode(numbers.e.to_bytes(3, "big")).decode("ascii"),
+                }
+            ]
+        }
+
+
+def read_claims(token: str) -> dict[str, Any]:
+    """The claims of any JWT, its signature unchecked: for showing. Raises ValueError when it is not one."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise ValueError("a JSON Web Token has three parts")
+    claims = json.loads(_decode(parts[1]))
+    if not isinstance(claims, dict):
+        raise ValueError("the claims of a JSON Web Token are an object")  # noqa: TRY004 - callers handle one kind
+    return claims
+
+
+def _encode(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,65 @@
+"""How AAD answers requests as such: the documents clients read first, and each refusal beside a request that passes."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.tokens import read_claims
+from tests.sandbox.azure.conftest import Azure
+
+
+async def ask(azure: Azure, tenant: str = "", **form: str) -> tuple[int, dict[str, Any]]:
+    fields = {
+        "grant_type": "client_credentials",
+        "client_id": azure.controller.client_id,
+        "client_secret": azure.controller.secret,
+        "scope": "https://vault.azure.net/.default",
+        **form,
+    }
+    url = f"{azure.aad.url}/{tenant or azure.directory.tenant_id}/oauth2/v2.0/token"
+    async with azure.session.post(url, data=fields) as response:
+        return response.status, await response.json()
+
+
+async def test_a_good_request_passes(azure: Azure) -> None:
+    status, body = await ask(azure)
+    assert (status, body["token_type"], body["expires_in"]) == (200, "Bearer", 3600)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "error"),
+    [
+        ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"client_id": "nobody"}, 400, "unauthorized_client"),
+        ({"client_secret": "x"}, 401, "invalid_client"),
+        ({"scope": "https://vault.azure.net/"}, 400, "invalid_scope"),
+        ({"scope": "/.default"}, 400, "invalid_scope"),
+    ],
+    ids=["grant", "client", "secret", "scope-without-default", "empty-scope"],
+)
+async def test_one_wrong_field_is_refused(azure: Azure, changed: dict[str, str], status: int, error: str) -> None:
+    given, body = await ask(azure, **changed)
+    assert (given, body["error"]) == (status, error)
+    assert body["error_description"].startswith("AADSTS")
+
+
+async def test_a_foreign_tenant_is_refused(azure: Azure) -> None:
+    status, body = await ask(azure, tenant="elsewhere")
+    assert (status, body["error"]) == (400, "invalid_request")
+
+
+async def test_a_double_slash_before_default_is_kept_as_meant(azure: Azure) -> None:
+    _, body = await ask(azure, scope="https://management.azure.com//.default")
+    assert read_claims(body["access_token"])["aud"] == "https://management.azure.com/"
+
+
+async def test_the_documents_lead_to_the_token_endpoint(azure: Azure) -> None:
+    async with azure.session.get(f"{azure.aad.url}/common/discovery/instance?api-version=1.1") as response:
+        discovery = (await response.json())["tenant_discovery_endpoint"]
+    async with azure.session.get(discovery) as response:
+        openid = await response.json()
+    assert openid["token_endpoint"] == f"{azure.aad.url}/{azure.directory.tenant_id}/oauth2/v2.0/token"
+    async with azure.session.get(openid["jwks_uri"]) as response:
+        assert (await response.json())["keys"][0]["kty"] == "RSA"
+    async with azure.session.get(f"{azure.aad.url}/nothing") as response:
+        assert response.status == 404
