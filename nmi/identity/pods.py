@@ -1,0 +1,137 @@
+"""One pod of this node as the token server knows it: facts, assigned identities, and who waits for a change.
+
+A `PodEntry` is the owner of its native `PodRecord`. Only `feed` and what it is made of change an entry; each change
+begins a new generation of the record (its ready answers are gone) and wakes every request that waits on it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from _native.index import PodRecord
+from nmi.identity.decide import PodFacts
+from nmi.identity.standard import Assigned
+from podidentity.resources import Pod
+
+
+class PodEntry:
+    """A pod, for as long as it lives under one uid. Never a host-network or a finished pod."""
+
+    __slots__ = (
+        "_assigned",
+        "_confirmed",
+        "_ending",
+        "_gone",
+        "_labels",
+        "_waiters",
+        "addresses",
+        "facts",
+        "record",
+    )
+
+    def __init__(self, pod: Pod, assigned: tuple[Assigned, ...] = (), *, confirmed: bool = True) -> None:
+        """*confirmed*: a watch event told of it; else a single read did, and the watch may yet say otherwise."""
+        self.record = PodRecord(self)
+        self.facts = facts(pod)
+        self.addresses = pod.addresses
+        self._labels: Mapping[str, str] = pod.metadata.labels or {}
+        self._assigned = assigned
+        self._ending = pod.ending
+        self._confirmed = confirmed
+        self._gone = False
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.record.suspended = self.doubtful
+
+    def __repr__(self) -> str:
+        return f"<PodEntry {self.key} {self.facts.uid}{' gone' if self._gone else ''}>"
+
+    @property
+    def namespace(self) -> str:
+        return self.facts.namespace
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def uid(self) -> str:
+        return self.facts.uid
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`: the field `pod` of a log line, and whom the governor charges."""
+        return f"{self.facts.namespace}/{self.facts.name}"
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self._labels
+
+    @property
+    def assigned(self) -> tuple[Assigned, ...]:
+        """What names this pod by namespace and name; whether it is this pod's own is for `decide` to say."""
+        return self._assigned
+
+    @property
+    def ending(self) -> bool:
+        """Being deleted, or every container has terminated: its address may be another's before the watch says so."""
+        return self._ending
+
+    @property
+    def gone(self) -> bool:
+        """Deleted, finished or replaced. Final."""
+        return self._gone
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether each grant needs a word from the API server first; then no ready answer is served either."""
+        return self._ending or not self._confirmed
+
+    def update(self, pod: Pod) -> bool:
+        """Take over what the watch now says of the same pod; whether that changed anything a decision depends on."""
+        before = (self.facts, self.addresses, self._labels, self._ending, self._confirmed)
+        self.facts = facts(pod)
+        self.addresses = pod.addresses
+        self._labels = pod.metadata.labels or {}
+        self._ending = pod.ending
+        self._confirmed = True
+        changed = before != (self.facts, self.addresses, self._labels, self._ending, self._confirmed)
+        if changed:
+            self.bump()
+        return changed
+
+    def assign(self, assigned: tuple[Assigned, ...]) -> bool:
+        """Replace the assigned identities; whether that changed anything a decision depends on."""
+        changed = assigned != self._assigned
+        self._assigned = assigned
+        if changed:
+            self.bump()
+        return changed
+
+    def retire(self) -> None:
+        """The pod is gone: no answer of its record is served again, and whoever waits on it is told."""
+        self._gone = True
+        self.bump()
+
+    def bump(self) -> None:
+        """Begin a new generation and wake the waiters."""
+        self.record.suspended = self.doubtful or self._gone
+        self.record.invalidate()
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self, generation: int) -> None:
+        """Return as soon as the record's generation is no longer *generation*. The caller sets the deadline."""
+        while self.record.generation == generation:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+
+def facts(pod: Pod) -> PodFacts:
+    """What of *pod* a decision depends on."""
+    metadata = pod.metadata
+    return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label)

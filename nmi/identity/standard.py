@@ -1,0 +1,73 @@
+"""Standard mode: what an AzureAssignedIdentity says, reduced to what a decision depends on. Pure.
+
+`feed` projects each watched object once; `decide` reads the projections. What is not in the projection (MIC's notes,
+resource versions, managed fields) may change without waking anybody or emptying anything.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from podidentity.resources import (
+    ASSIGNED,
+    BEHAVIOR_ANNOTATION,
+    OBJECT_ID_ANNOTATION,
+    POD_UID_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    Meta,
+)
+
+_USABLE: Final = frozenset({"", ASSIGNED})
+"""An empty status was written by a MIC from before the status existed."""
+
+_READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """One identity that MIC has put, is putting, or is taking off, for one pod."""
+
+    binding: str
+    """The binding's name."""
+    selector: str
+    """What the pod's label must equal."""
+    status: str
+    deleting: bool
+    pod_uid: str
+    """The pod that it was made for, or empty where a MIC that does not say so made it."""
+    identity: AzureIdentity
+    """Name, namespace, the annotations that decide, and the spec; nothing else of its metadata."""
+    usable_since: float = field(default=float("-inf"), compare=False)
+    """By `feed`'s clock: when it was first seen usable. Not part of what makes two of them differ."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether its state allows a token; whether it is this pod's is another question (`decide`)."""
+        return self.status in _USABLE and not self.deleting
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """By binding name, then identity name: which one a request gets that names none."""
+        return self.binding, self.identity.metadata.name, self.identity.metadata.namespace
+
+
+def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> Assigned:
+    """What of *assigned* a decision depends on."""
+    identity = assigned.spec.azure_identity_ref
+    annotations = {key: value for key in _READ_ANNOTATIONS if (value := identity.metadata.annotation(key))}
+    return Assigned(
+        binding=assigned.spec.azure_binding_ref.metadata.name,
+        selector=assigned.spec.azure_binding_ref.spec.selector,
+        status=assigned.status.status,
+        deleting=assigned.metadata.deletion_timestamp is not None,
+        pod_uid=assigned.metadata.annotation(POD_UID_ANNOTATION),
+        identity=AzureIdentity(
+            metadata=Meta(
+                name=identity.metadata.name,
+                namespace=identity.metadata.namespace,
+                annotations=annotations or None,
+            ),
+            spec=identity.spec,
+        ),
+        usable_since=usable_since,
+    )

@@ -1,0 +1,68 @@
+"""What Azure's endpoints answer when they do not give what was asked: one class for each thing a caller does about it.
+
+Raised by every client of Azure in both daemons; the HTTP library's own errors never get past them. Nothing here may
+carry a token or a secret: text from an answer is cut and scrubbed before it gets in.
+"""
+
+import re
+from typing import Final
+
+MESSAGE_MAX: Final = 256
+"""Characters kept of another service's text: enough to recognise it, too few to flood a log."""
+
+_TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_.~+=-]{64,}")
+"""Correlation ids (36), error codes and the parts of a resource id are shorter; a JWT or an AAD secret is not."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+class AzureError(Exception):
+    """Azure did not give what was asked; as itself (no subclass): it failed in a way that repeating may cure."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        retry_after: float | None = None,
+        correlation_id: str = "",
+    ) -> None:
+        """*message* and *code* may be another service's text: they are bounded and scrubbed here.
+
+        *retry_after* is seconds from now, where the service said so.
+        """
+        self.status = status
+        self.code = plain(code)
+        self.message = scrubbed(message)
+        self.retry_after = retry_after
+        self.correlation_id = plain(correlation_id)
+        super().__init__(self.message)
+
+
+class Unreachable(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """No answer: connection refused or lost, or out of time."""
+
+
+class Throttled(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """Too many calls (429): wait *retry_after*."""
+
+
+class Refused(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """The request will not be granted however often it is repeated (400, 401, 403 and their like)."""
+
+
+class NotYet(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """The endpoint is away for a moment and says so (404, 410): it will be back, within 70 seconds as documented."""
+
+
+def scrubbed(text: str) -> str:
+    """*text* on one line, without anything that could be a token, and cut to MESSAGE_MAX characters."""
+    line = "".join(character if character.isprintable() else " " for character in text[: 8 * MESSAGE_MAX])
+    line = _TOKEN_LIKE.sub("<removed>", line)
+    return line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """*text* if it is a short plain word (an error code, a correlation id), else an empty string."""
+    return text if _PLAIN.fullmatch(text) else ""
