@@ -68,7 +68,9 @@ async def test_an_update_is_followed_to_its_end(azure: Azure, compute: ComputeMa
     for operations, name in ((compute.virtual_machines, "vm-0"), (compute.virtual_machine_scale_sets, "set-0")):
         poller = await operations.begin_update(GROUP, name, body)
         updated = await poller.result()
-        assert len(updated.identity.user_assigned_identities) == 1
+        identity = updated.identity
+        assert identity is not None
+        assert len(identity.user_assigned_identities or {}) == 1
     assert azure.vm.identities == azure.set.identities == {identity_id("1").lower()}
 
 
