@@ -1,0 +1,231 @@
+"""Who wants which identity, what already stands for it, and whether the two agree. Values and judgements only; pure.
+
+A *claim* is one pod's need of one identity. A `Want` is the claim as pods, bindings and identities have it; a `Held`
+is an AzureAssignedIdentity that stands for it. A claim is settled when exactly one living object says what is wanted
+and is Assigned.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
+from podidentity.resources import (
+    ASSIGNED,
+    ATTACHED_BY_ANNOTATION,
+    BEHAVIOR_ANNOTATION,
+    FINALIZER,
+    NODENAME_LABEL,
+    POD_UID_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    Pod,
+    nodename_label,
+)
+
+DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
+"""Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
+place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
+
+USER_ASSIGNED: Final = 0
+SERVICE_PRINCIPAL: Final = 1
+SERVICE_PRINCIPAL_CERTIFICATE: Final = 2
+
+Record: TypeAlias = Literal["mic", "foreign", ""]
+"""Who put the identity on the host, or empty: not decided yet."""
+
+Key: TypeAlias = tuple[str, str]
+"""Namespace and name of an object."""
+
+
+class ClaimKey(NamedTuple):
+    """The four parts that tell one claim from every other."""
+
+    pod_namespace: str
+    pod: str
+    identity_namespace: str
+    identity: str
+
+
+class Debt(NamedTuple):
+    """An identity that MIC put on a host and that the object naming it no longer stands for. Both ids as spelled."""
+
+    host: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A live, scheduled pod's need of one identity, through one binding."""
+
+    pod: Pod
+    binding: AzureIdentityBinding
+    identity: AzureIdentity
+    identity_id: UserAssignedIdentity | None
+    """What has to be on the pod's host; None for service principals, which Azure does not attach to anything."""
+    namespaced: bool
+
+    @property
+    def claim(self) -> ClaimKey:
+        pod, identity = self.pod.metadata, self.identity.metadata
+        return ClaimKey(pod.namespace, pod.name, identity.namespace, identity.name)
+
+    @property
+    def node(self) -> str:
+        return self.pod.spec.node_name
+
+    @property
+    def namespace(self) -> str:
+        """Where its AzureAssignedIdentity belongs."""
+        return self.identity.metadata.namespace if self.namespaced else "default"
+
+
+@dataclass(frozen=True)
+class Held:
+    """An AzureAssignedIdentity with what it says, read once."""
+
+    object: AzureAssignedIdentity
+
+    @property
+    def key(self) -> Key:
+        return self.object.key
+
+    @cached_property
+    def claim(self) -> ClaimKey:
+        spec = self.object.spec
+        identity = spec.azure_identity_ref.metadata
+        return ClaimKey(spec.pod_namespace, spec.pod, identity.namespace, identity.name)
+
+    @cached_property
+    def identity_id(self) -> UserAssignedIdentity | None:
+        """What it put, or has yet to put, on its host; None for service principals and malformed ids."""
+        spec = self.object.spec.azure_identity_ref.spec
+        return parse_user_assigned(spec.resource_id) if spec.type == USER_ASSIGNED else None
+
+    @property
+    def node(self) -> str:
+        return self.object.spec.nodename
+
+    @property
+    def dying(self) -> bool:
+        """Whether it has been revoked: NMI serves it no more, and only our finalizer holds it."""
+        return self.object.metadata.deletion_timestamp is not None
+
+    @property
+    def record(self) -> Record:
+        """Who put the identity there. The reference wrote no such annotation: what it left Assigned counts as MIC's."""
+        written = self.object.metadata.annotation(ATTACHED_BY_ANNOTATION)
+        if written == "mic":
+            return "mic"
+        if written == "foreign":
+            return "foreign"
+        return "mic" if self.object.status.status in {ASSIGNED, ""} else ""
+
+    @cached_property
+    def debts(self) -> tuple[Debt, ...]:
+        written = self.object.metadata.annotation(DETACH_PENDING_ANNOTATION)
+        return tuple(_read_debts(written)) if written else ()
+
+
+def _read_debts(written: str) -> Iterable[Debt]:
+    """The debts in the annotation; what anybody else wrote there and is no pair of ids is nobody's debt."""
+    try:
+        entries: Any = json.loads(written)
+    except ValueError:
+        return
+    for entry in entries if isinstance(entries, list) else ():
+        match entry:
+            case [str(host), str(identity)] if parse_user_assigned(identity):
+                yield Debt(host, identity)
+            case _:
+                continue
+
+
+def write_debts(debts: Iterable[Debt]) -> str:
+    """What `Held.debts` reads."""
+    return json.dumps([list(debt) for debt in debts], separators=(",", ":"))
+
+
+def misconfigured(identity: AzureIdentity) -> str:
+    """Why no pod can have this identity, as a sentence for the person who wrote it, or an empty string."""
+    spec = identity.spec
+    if spec.type not in {USER_ASSIGNED, SERVICE_PRINCIPAL, SERVICE_PRINCIPAL_CERTIFICATE}:
+        return f"spec.type {spec.type} is not 0, 1 or 2, so this identity is ignored"
+    if spec.type == USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
+        return (
+            f"spec.resourceID {spec.resource_id[:256]!r} is not of the form /subscriptions/<subscription>/"
+            "resourcegroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>, "
+            "so this identity is ignored"
+        )
+    return ""
+
+
+def wants_of(
+    pod: Pod,
+    bindings: Iterable[AzureIdentityBinding],
+    identities: Mapping[Key, AzureIdentity],
+    standing: Collection[Key] = (),
+    *,
+    force_namespaced: bool,
+) -> dict[ClaimKey, Want]:
+    """What *pod* wants, given the bindings whose selector is its label's value.
+
+    Where two bindings lead to one identity there is still one claim: it stays with a binding that is in *standing*
+    (one that an AzureAssignedIdentity already embeds), else the first by namespace and name has it.
+    """
+    wants: dict[ClaimKey, Want] = {}
+    if not pod.spec.node_name or not pod.binding_label or pod.finished:
+        return wants
+    for binding in sorted(bindings, key=lambda each: (each.key not in standing, each.key)):
+        identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
+        if identity is None or misconfigured(identity):
+            continue
+        namespaced = force_namespaced or identity.namespaced
+        if namespaced and pod.metadata.namespace != binding.metadata.namespace:
+            continue
+        spec = identity.spec
+        identity_id = parse_user_assigned(spec.resource_id) if spec.type == USER_ASSIGNED else None
+        want = Want(pod, binding, identity, identity_id, namespaced)
+        wants.setdefault(want.claim, want)
+    return wants
+
+
+def unchanged(want: Want, held: Held) -> bool:
+    """Whether the object still says what is wanted, its status aside.
+
+    resourceVersion plays no part, so that no status or annotation that is written makes MIC act on itself. What the
+    reference did not write (the pod's uid) is taken to agree.
+    """
+    meta, spec = held.object.metadata, held.object.spec
+    identity, binding = spec.azure_identity_ref, spec.azure_binding_ref
+    return (
+        held.claim == want.claim
+        and meta.namespace == want.namespace
+        and meta.annotation(POD_UID_ANNOTATION) in {"", want.pod.metadata.uid}
+        and spec.nodename == want.node
+        and meta.label(NODENAME_LABEL) == nodename_label(want.node)
+        and FINALIZER in (meta.finalizers or ())
+        and identity.metadata.uid in {"", want.identity.metadata.uid}
+        and identity.spec == want.identity.spec
+        and identity.metadata.annotation(BEHAVIOR_ANNOTATION) == want.identity.metadata.annotation(BEHAVIOR_ANNOTATION)
+        and binding.key == want.binding.key
+        and binding.metadata.uid in {"", want.binding.metadata.uid}
+        and binding.spec == want.binding.spec
+    )
+
+
+def settled(want: Want | None, living: Collection[Held]) -> bool:
+    """Whether nothing is left to do for a claim, given the objects that stand for it and are not being deleted."""
+    if want is None or not living:
+        return want is None and not living
+    if len(living) > 1:
+        return False
+    (held,) = living
+    return (
+        held.object.status.status == ASSIGNED
+        and (want.identity_id is None or held.record != "")
+        and unchanged(want, held)
+    )

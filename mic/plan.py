@@ -1,0 +1,309 @@
+"""What one VM or scale set needs, given what the cluster wants and what Azure has: steps as values. Pure.
+
+A round asks three times, each time of the picture as it then is: `prepare` (objects to create, update, mark, revoke,
+before Azure is touched), `azure_change` (one merged update of the host), `settle` (what may be said and let go of now).
+Nothing is remembered between them, so a round that was cut short anywhere is simply begun again. Two rules give the
+order its safety: an identity is added only when a record of it is written, and removed only when everything that stood
+for it has been revoked.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mic.azure.identities import GONE, Change, HostIdentities, change
+from mic.claims import Debt, Held, Key, Record, Want, unchanged
+from mic.documents import distinct_name, free_name, plain_name
+from mic.stakes import Picture, Stake
+from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator decided about taking identities off."""
+
+    immutable: frozenset[str] = frozenset()
+    """Client ids, lower-case, that are never taken off: `--immutable-user-msis` and the cluster's own identity."""
+    adopt_existing: bool = False
+    """Treat what was on a host before MIC as if MIC had put it there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Write a new object for *want*."""
+
+    want: Want
+    name: str
+    status: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Make *held* stand for *want* in place."""
+
+    held: Held
+    want: Want
+    status: str
+    record: Record
+    debts: tuple[Debt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Write down who put the identity on the host."""
+
+    held: Held
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Delete *held*: NMI stops serving it at once, our finalizer keeps the object until the host is clean."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The identity is there: status Assigned."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Say on *held* why it is still Created."""
+
+    held: Held
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Status Unassigned and the finalizer off: the object goes."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """*debt* is paid: take it off the object's list."""
+
+    held: Held
+    debt: Debt
+
+
+Before: TypeAlias = Create | Update | Mark | Revoke
+After: TypeAlias = Confirm | Explain | Release | Settle
+
+
+def asks_azure(picture: Picture, known: HostIdentities | None, policy: Policy) -> bool:
+    """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any."""
+    if picture.host is None:
+        return False
+    if known is None:
+        return bool(picture.stakes)
+    return any(
+        (stake.wanted > 0) != (key in known.attached)
+        and (stake.wanted > 0 or _ours(stake, policy) or stake.undecided > 0)
+        for key, stake in picture.stakes.items()
+    )
+
+
+def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> list[Before]:
+    """What to write before Azure is changed. Without an answer from Azure (None) nobody's ownership is decided."""
+    steps: list[Before] = []
+    marked: set[str] = set()
+    names: set[Key] = set()
+    if picture.host is None:
+        azure = GONE
+    for want, living in picture.open_claims():
+        if want is None:
+            steps.extend(Revoke(held) for held in living)
+            continue
+        stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
+        record = _record(stake, azure, policy)
+        keeper = _keeper(want, living)
+        steps.extend(Revoke(held) for held in living if held is not keeper)
+        if keeper is None:
+            step: Create | Update | Mark | None = _creation(picture, want, record, azure, names)
+        elif unchanged(want, keeper):
+            undecided = want.identity_id is not None and keeper.record == ""
+            step = Mark(keeper, record) if undecided and record else None
+        else:
+            step = _update(picture, want, keeper, azure, policy)
+        if step is not None:
+            steps.append(step)
+            if step.record == "mic" and want.identity_id:
+                marked.add(want.identity_id.key)
+    if azure is not None and not azure.gone:
+        steps.extend(_marks(picture, azure, policy, marked))
+    return steps
+
+
+def azure_change(
+    picture: Picture, azure: HostIdentities, policy: Policy, quarantined: Collection[str] = ()
+) -> Change | None:
+    """The one merged change that the host needs now; *quarantined* identities (keys) are not added."""
+    if picture.host is None or azure.gone:
+        return None
+    adds: list[str] = []
+    removes: list[str] = []
+    for key, stake in sorted(picture.stakes.items()):
+        if stake.wanted > 0:
+            if key not in azure.attached and key not in quarantined and (stake.owned > 0 or policy.adopt_existing):
+                adds.append(stake.identity_id.text)
+        elif key in azure.attached and _removable(key, stake, azure, policy):
+            removes.append(key)
+    return change(azure, adds, removes)
+
+
+def settle(
+    picture: Picture, azure: HostIdentities | None, policy: Policy, failures: Mapping[str, str] | None = None
+) -> list[After]:
+    """What may be said and let go of, by what is really there. *failures*: why an identity (key) is not."""
+    failures = failures or {}
+    if picture.host is None:
+        azure = GONE
+    steps: list[After] = []
+    for want, living in picture.open_claims():
+        if want is None or len(living) != 1 or not unchanged(want, living[0]):
+            continue
+        step = _outcome(want, living[0], azure, failures)
+        if step is not None:
+            steps.append(step)
+    steps.extend(
+        Release(held) for held in picture.dying.values() if not held.debts and _releasable(held, picture, azure, policy)
+    )
+    for key, stake in picture.stakes.items():
+        if stake.debtors and _paid(key, stake, azure, policy):
+            steps.extend(Settle(held, debt) for held, debt in stake.debtors.values())
+    return steps
+
+
+def _record(stake: Stake | None, azure: HostIdentities | None, policy: Policy) -> Record:
+    """Who put, or will have put, the identity on the host: decided before the first update, from what is there."""
+    if stake is None:
+        return ""
+    if stake.claimed_by_mic or policy.adopt_existing:
+        return "mic"
+    if azure is None or azure.gone:
+        return "foreign" if stake.foreign else ""
+    return "foreign" if stake.identity_id.key in azure.attached else "mic"
+
+
+def _keeper(want: Want, living: tuple[Held, ...]) -> Held | None:
+    """Which of the objects goes on standing for *want*: the first that can, names of ours before others."""
+    names = (plain_name(want.claim), distinct_name(want.claim))
+    usable = [held for held in living if held.object.metadata.namespace == want.namespace]
+    return min(usable, key=lambda held: (held.key[1] not in names, held.key), default=None)
+
+
+def _creation(
+    picture: Picture, want: Want, record: Record, azure: HostIdentities | None, names: set[Key]
+) -> Create | None:
+    name = free_name(want, lambda key: key in names or picture.taken(key, want))
+    if name is None or (azure is not None and azure.gone and want.identity_id is not None):
+        return None
+    names.add((want.namespace, name))
+    return Create(want, name, ASSIGNED if _present(want, record, azure) else CREATED, record)
+
+
+def _update(picture: Picture, want: Want, held: Held, azure: HostIdentities | None, policy: Policy) -> Update:
+    host = picture.host
+    stays = (
+        want.identity_id is not None
+        and held.identity_id is not None
+        and want.identity_id.key == held.identity_id.key
+        and picture.holds(held)
+    )
+    stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
+    record = (held.record if stays else "") or _record(stake, azure, policy)
+    debts = list(held.debts)
+    if not stays and (held.record == "mic" or policy.adopt_existing):
+        debts.extend(debt for debt in picture.debts_of(held) if debt not in debts)
+    if host is not None and want.identity_id is not None:
+        # What is owed to the very place where it is wanted again is owed no more.
+        here = (host.key, want.identity_id.key)
+        debts = [debt for debt in debts if (debt.host.lower(), debt.identity.lower()) != here]
+    was_true = stays and held.object.status.status == ASSIGNED and azure is None
+    status = ASSIGNED if was_true or _present(want, record, azure) else CREATED
+    return Update(held, want, status, record, tuple(debts))
+
+
+def _present(want: Want, record: Record, azure: HostIdentities | None) -> bool:
+    """Whether what is wanted needs nothing of Azure, or is known to be there and whose it is."""
+    if want.identity_id is None:
+        return True
+    return azure is not None and bool(record) and want.identity_id.key in azure.attached
+
+
+def _marks(picture: Picture, azure: HostIdentities, policy: Policy, marked: Collection[str]) -> list[Mark]:
+    """Records to pass on, so that what MIC put or is about to put on the host never goes without one.
+
+    Needed where somebody took off what was there before us and we put it back, and where the last object that has the
+    record goes while others still need the identity. One holder of it is enough.
+    """
+    marks = []
+    for key, stake in picture.stakes.items():
+        if stake.wanted == 0 or stake.owned > 0 or key in marked or not stake.holders:
+            continue
+        if stake.owned_leaving > 0 or key not in azure.attached or policy.adopt_existing:
+            marks.append(Mark(next(iter(stake.holders.values())), "mic"))
+    return marks
+
+
+def _ours(stake: Stake, policy: Policy) -> bool:
+    return stake.claimed_by_mic or (policy.adopt_existing and bool(stake.holders or stake.leaving))
+
+
+def _immutable(key: str, stake: Stake, azure: HostIdentities, policy: Policy) -> bool:
+    """Whether the identity goes by a client id that must stay, in any object's words or in Azure's own."""
+    attached = azure.attached.get(key)
+    names = stake.client_ids.keys() | ({attached.client_id.lower()} if attached else set())
+    return not policy.immutable.isdisjoint(names)
+
+
+def _removable(key: str, stake: Stake, azure: HostIdentities, policy: Policy) -> bool:
+    """Whether nobody is served it any more, MIC put it there, and it may go."""
+    leaving = stake.owned_leaving > 0 or (policy.adopt_existing and stake.leaving > 0)
+    return stake.wanted == 0 and not stake.holders and leaving and not _immutable(key, stake, azure, policy)
+
+
+def _stays(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy) -> bool | None:
+    """Whether a record that goes may go: the identity is off, or stays for good, or another object keeps the record.
+
+    None where that cannot be told without Azure.
+    """
+    if stake.owned > 0:
+        return True
+    if azure is None:
+        return None
+    return azure.gone or key not in azure.attached or (stake.wanted == 0 and _immutable(key, stake, azure, policy))
+
+
+def _releasable(held: Held, picture: Picture, azure: HostIdentities | None, policy: Policy) -> bool:
+    if held.identity_id is None or picture.host is None:
+        return True
+    if held.record != "mic" and not policy.adopt_existing:
+        return True
+    stake = picture.stakes.get(held.identity_id.key)
+    return stake is None or _stays(held.identity_id.key, stake, azure, policy) is True
+
+
+def _paid(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy) -> bool:
+    return _stays(key, stake, azure, policy) is True
+
+
+def _outcome(
+    want: Want, held: Held, azure: HostIdentities | None, failures: Mapping[str, str]
+) -> Confirm | Explain | None:
+    if held.object.status.status != ASSIGNED and _present(want, held.record, azure):
+        return Confirm(held)
+    if want.identity_id is None or held.object.status.status == ASSIGNED:
+        return None
+    why = failures.get(want.identity_id.key, "")
+    if not why or held.object.metadata.annotation(MESSAGE_ANNOTATION) == why:
+        return None
+    return Explain(held, why)

@@ -1,0 +1,249 @@
+"""A small cluster for tests of MIC's pure rooms: objects with short names, and a stand-in for what `apply` does.
+
+It knows as much of the API server as an AzureAssignedIdentity needs: names, versions, finalizers, JSON patches. The
+real order of writes, their limits and failures are tested with `mic.apply` against a server.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mic import documents, plan
+from mic.azure.identities import Attached, Change, HostIdentities
+from mic.claims import Held, Key
+from mic.plan import Policy
+from mic.view import View
+from podidentity.resources import (
+    BEHAVIOR_ANNOTATION,
+    BINDING_LABEL,
+    MESSAGE_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzureIdentityBindingSpec,
+    AzureIdentitySpec,
+    Meta,
+    Node,
+    NodeSpec,
+    Pod,
+    PodSpec,
+    PodStatus,
+)
+
+Thing: TypeAlias = Pod | Node | AzureIdentity | AzureIdentityBinding
+
+GROUP = "/subscriptions/sub/resourceGroups/rg/providers"
+
+
+def vm_id(name: str = "vm") -> str:
+    return f"{GROUP}/Microsoft.Compute/virtualMachines/{name}"
+
+
+def set_id(name: str = "pool") -> str:
+    return f"{GROUP}/Microsoft.Compute/virtualMachineScaleSets/{name}"
+
+
+def identity_id(name: str) -> str:
+    return f"/subscriptions/sub/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+
+
+def pod(
+    name: str = "web",
+    *,
+    namespace: str = "default",
+    node: str = "n0",
+    label: str = "demo",
+    phase: str = "Running",
+    uid: str = "",
+) -> Pod:
+    labels = {BINDING_LABEL: label} if label else {}
+    return Pod(
+        metadata=Meta(name=name, namespace=namespace, uid=uid or f"uid-{namespace}-{name}", labels=labels),
+        spec=PodSpec(node_name=node),
+        status=PodStatus(phase=phase),
+    )
+
+
+def node(name: str = "n0", provider_id: str = "") -> Node:
+    return Node(metadata=Meta(name=name), spec=NodeSpec(provider_id=provider_id or f"azure://{vm_id(name)}"))
+
+
+def set_node(name: str, instance: int, pool: str = "pool") -> Node:
+    return node(name, f"azure://{set_id(pool)}/virtualMachines/{instance}")
+
+
+def identity(
+    name: str = "demo",
+    *,
+    namespace: str = "default",
+    type_: int = 0,
+    resource_id: str | None = None,
+    namespaced: bool = False,
+    client_id: str = "",
+    uid: str = "",
+) -> AzureIdentity:
+    return AzureIdentity(
+        metadata=Meta(
+            name=name,
+            namespace=namespace,
+            uid=uid or f"uid-{namespace}-{name}",
+            annotations={BEHAVIOR_ANNOTATION: "namespaced"} if namespaced else None,
+        ),
+        spec=AzureIdentitySpec(
+            type=type_,
+            resource_id=identity_id(name) if resource_id is None else resource_id,
+            client_id=client_id or f"client-{name}",
+        ),
+    )
+
+
+def binding(
+    name: str = "demo-binding", *, namespace: str = "default", identity: str = "demo", selector: str = "demo"
+) -> AzureIdentityBinding:
+    return AzureIdentityBinding(
+        metadata=Meta(name=name, namespace=namespace, uid=f"uid-{namespace}-{name}"),
+        spec=AzureIdentityBindingSpec(azure_identity=identity, selector=selector),
+    )
+
+
+class Cluster:
+    """A View, the AzureAssignedIdentities it was told of, and Azure's hosts. `round` does what MIC does for a host."""
+
+    def __init__(self, *, force_namespaced: bool = False, policy: Policy | None = None) -> None:
+        self.dirty: list[str] = []
+        self.view = View(force_namespaced=force_namespaced, on_dirty=self.dirty.append)
+        self.policy = policy or Policy()
+        self.objects: dict[Key, AzureAssignedIdentity] = {}
+        self.azure: dict[str, HostIdentities] = {}
+        self.changes: list[Change] = []
+        self.writes = 0
+        self._versions = itertools.count(1)
+        self._known: dict[tuple[str, Key], Any] = {}
+
+    def add(self, *objects: Thing) -> None:
+        for each in objects:
+            old = self._known.get((type(each).__name__, each.key))
+            self._known[type(each).__name__, each.key] = each
+            self._changes_of(each).upserted(old, each)
+
+    def remove(self, *objects: Thing) -> None:
+        for each in objects:
+            self._changes_of(each).deleted(self._known.pop((type(each).__name__, each.key)))
+
+    def host(self, host_id: str, *attached: str, type_: str = "", **more: Any) -> None:
+        """Let Azure have this VM or scale set, with these identities (names) on it already."""
+        ids = [identity_id(name) for name in attached]
+        self.azure[host_id.lower()] = HostIdentities(
+            type=type_ or ("UserAssigned" if ids else "None"),
+            attached={each.lower(): Attached(each, f"client-{each.rpartition('/')[2]}") for each in ids},
+            **more,
+        )
+
+    def on(self, host_id: str) -> set[str]:
+        """The names of the identities on the host."""
+        return {attached.text.rpartition("/")[2] for attached in self.azure[host_id.lower()].attached.values()}
+
+    def write(self, document: Mapping[str, Any]) -> AzureAssignedIdentity:
+        """Put an object there as another client would, and let the watch tell of it."""
+        written = self._store(document, uid=f"uid-{next(self._versions)}")
+        self.view.assigned.upserted(None, written)
+        return written
+
+    def round(self, place: str, *, refused: Mapping[str, str] | None = None, look: bool = True) -> list[str]:
+        """One round for the place: the names of the steps taken. *refused* identities (keys) Azure does not take."""
+        key = place.lower()
+        known = self.azure.get(key) if look else None
+        steps = [self._before(step) for step in plan.prepare(self.view.place(key), known, self.policy)]
+        change = plan.azure_change(self.view.place(key), known, self.policy, refused or ()) if known else None
+        if change is not None:
+            self.changes.append(change)
+            self.azure[key] = known = _after(self.azure[key], change)
+            steps.append("change")
+        steps += [self._after(step) for step in plan.settle(self.view.place(key), known, self.policy, refused)]
+        return steps
+
+    def rounds(self, *places: str) -> None:
+        """Rounds for the places until there is nothing more to do."""
+        for _ in range(6):
+            if not sum(len(self.round(place)) for place in places):
+                return
+        raise AssertionError("six rounds did not settle it")
+
+    def statuses(self) -> dict[str, str]:
+        """Object name -> status."""
+        return {each.metadata.name: each.status.status for each in self.objects.values()}
+
+    def _changes_of(self, each: object) -> Any:
+        match each:
+            case Pod():
+                return self.view.pods
+            case Node():
+                return self.view.nodes
+            case AzureIdentity():
+                return self.view.identities
+            case _:
+                return self.view.bindings
+
+    def _before(self, step: plan.Before) -> str:
+        self.writes += 1
+        match step:
+            case plan.Create(want, name, status, record):
+                self.write(documents.new_document(want, name, status, record))
+            case plan.Update(held, want, status, record, debts):
+                self._patch(held, documents.update_operations(held, want, status, record, debts))
+            case plan.Mark(held, record):
+                self._patch(held, documents.annotation_operations(held, {"aadpodidentity.k8s.io/attached-by": record}))
+            case plan.Revoke(held):
+                self.view.revoked(held)
+        return type(step).__name__.lower()
+
+    def _after(self, step: plan.After) -> str:
+        self.writes += 1
+        match step:
+            case plan.Confirm(held):
+                self._patch(held, documents.status_operations(held, "Assigned", {MESSAGE_ANNOTATION: None}))
+            case plan.Explain(held, message):
+                self._patch(held, documents.annotation_operations(held, {MESSAGE_ANNOTATION: message}))
+            case plan.Release(held):
+                del self.objects[held.key]
+                self.view.gone(held)
+            case plan.Settle(held, debt):
+                left = [each for each in held.debts if each != debt]
+                self._patch(held, documents.annotation_operations(held, documents.debt_annotation(left)))
+        return type(step).__name__.lower()
+
+    def _patch(self, held: Held, operations: Sequence[Mapping[str, Any]]) -> None:
+        document = msgspec.to_builtins(self.objects[held.key])
+        for operation in operations:
+            *path, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+            target = document
+            for part in path:
+                target = target[part]
+            match operation["op"]:
+                case "test":
+                    assert target.get(last) == operation["value"], operation
+                case "remove":
+                    del target[last]
+                case "replace":
+                    assert last in target, operation
+                    target[last] = operation["value"]
+                case _:
+                    target[last] = operation["value"]
+        self.view.wrote(self._store(document, uid=held.object.metadata.uid))
+
+    def _store(self, document: Mapping[str, Any], uid: str) -> AzureAssignedIdentity:
+        version = {"uid": uid, "resourceVersion": str(next(self._versions))}
+        stored = msgspec.convert({**document, "metadata": {**document["metadata"], **version}}, AzureAssignedIdentity)
+        self.objects[stored.key] = stored
+        return stored
+
+
+def _after(before: HostIdentities, change: Change) -> HostIdentities:
+    attached = dict(before.attached)
+    for text in change.removes:
+        assert text == attached[text.lower()].text, "a removal is not in Azure's spelling"
+        del attached[text.lower()]
+    attached |= {text.lower(): Attached(text, f"client-{text.rpartition('/')[2]}") for text in change.adds}
+    return HostIdentities(type=change.type, attached=attached, etag=before.etag)

@@ -1,0 +1,148 @@
+"""Which pod wants which identity, and how the object that says so looks. Excluded: what Azure is made to do."""
+
+import msgspec
+import pytest
+
+from mic import documents
+from mic.claims import Want
+from podidentity.resources import AzureAssignedIdentity
+from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, vm_id
+
+
+def assigned_to(cluster: Cluster) -> list[tuple[str, str]]:
+    """Namespace and name of each object after all is done."""
+    cluster.host(vm_id("n0"))
+    cluster.rounds(vm_id("n0"))
+    return sorted(cluster.objects)
+
+
+def test_a_bound_pod_gets_one_object_named_after_pod_namespace_and_identity() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(namespace="shop"), identity(), binding())
+    assert assigned_to(cluster) == [("default", "web-shop-demo")]
+
+
+def test_the_object_holds_what_the_reference_reads_of_it() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(), binding())
+    cluster.host(vm_id("n0"))
+    cluster.round(vm_id("n0"))
+    document = msgspec.to_builtins(cluster.objects["default", "web-default-demo"])
+    assert document["spec"]["pod"] == "web"
+    assert document["spec"]["podNamespace"] == "default"
+    assert document["spec"]["nodename"] == "n0"
+    assert document["spec"]["azureIdentityRef"]["spec"]["resourceID"] == identity_id("demo")
+    assert document["spec"]["azureBindingRef"]["spec"] == {"azureIdentity": "demo", "selector": "demo"}
+    assert document["metadata"]["labels"] == {"nodename": "n0"}
+    assert document["metadata"]["finalizers"] == ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"]
+    assert document["metadata"]["annotations"] == {
+        "aadpodidentity.k8s.io/pod-uid": "uid-default-web",
+        "aadpodidentity.k8s.io/attached-by": "mic",
+    }
+
+
+def test_embedded_objects_are_complete_by_themselves() -> None:
+    want = Want(pod(), binding(), identity(type_=0), None, namespaced=False)
+    spec = documents.spec_for(want)
+    for reference, kind in (("azureIdentityRef", "AzureIdentity"), ("azureBindingRef", "AzureIdentityBinding")):
+        assert spec[reference]["apiVersion"] == "aadpodidentity.k8s.io/v1"
+        assert spec[reference]["kind"] == kind
+    assert spec["azureIdentityRef"]["spec"]["type"] == 0
+    assert msgspec.convert({"spec": spec}, AzureAssignedIdentity).spec.azure_identity_ref == want.identity
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        pod(node=""),
+        pod(label=""),
+        pod(label="another"),
+        pod(phase="Succeeded"),
+        pod(phase="Failed"),
+        pod(node="unknown"),
+    ],
+    ids=["not-scheduled", "no-label", "another-label", "succeeded", "failed", "unknown-node"],
+)
+def test_a_pod_that_is_idle_or_unbound_wants_nothing(idle: Thing) -> None:
+    cluster = Cluster()
+    cluster.add(node(), idle, identity(), binding())
+    assert assigned_to(cluster) == []
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_the_order_in_which_things_arrive_does_not_matter(order: int) -> None:
+    things: list[Thing] = [node(), pod(), identity(), binding()]
+    cluster = Cluster()
+    cluster.add(*things[order:], *things[:order])
+    assert assigned_to(cluster) == [("default", "web-default-demo")]
+
+
+def test_a_finished_pod_gives_its_identity_back() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(), binding())
+    assert assigned_to(cluster)
+    cluster.add(pod(phase="Succeeded"))
+    cluster.rounds(vm_id("n0"))
+    assert not cluster.objects
+    assert cluster.on(vm_id("n0")) == set()
+
+
+def test_a_binding_reaches_pods_of_other_namespaces_by_default() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(namespace="shop"), identity(namespace="ids"), binding(namespace="ids"))
+    assert assigned_to(cluster) == [("default", "web-shop-demo")]
+
+
+def test_a_binding_never_reaches_an_identity_of_another_namespace() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(namespace="ids"), binding(namespace="default"))
+    assert assigned_to(cluster) == []
+
+
+@pytest.mark.parametrize("by", ["flag", "annotation"])
+def test_namespaced_mode_keeps_identity_binding_and_pod_in_one_namespace(by: str) -> None:
+    cluster = Cluster(force_namespaced=by == "flag")
+    for namespace in ("shop", "other"):
+        cluster.add(pod(namespace=namespace))
+    cluster.add(node(), identity(namespace="shop", namespaced=by == "annotation"), binding(namespace="shop"))
+    assert assigned_to(cluster) == [("shop", "web-shop-demo")]
+
+
+@pytest.mark.parametrize(
+    "resource_id",
+    ["", "demo", "/subscriptions/s/resourcegroups/rg/providers/Microsoft.Compute/virtualMachines/x"],
+    ids=["empty", "name-only", "a-vm"],
+)
+def test_a_malformed_resource_id_is_ignored(resource_id: str) -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(resource_id=resource_id), binding())
+    assert assigned_to(cluster) == []
+
+
+@pytest.mark.parametrize("type_", [1, 2])
+def test_a_service_principal_is_assigned_without_azure(type_: int) -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(type_=type_, resource_id=""), binding())
+    assert assigned_to(cluster) == [("default", "web-default-demo")]
+    assert cluster.statuses() == {"web-default-demo": "Assigned"}
+    assert cluster.changes == []
+
+
+def test_a_service_principal_works_on_a_node_of_no_azure_host_and_a_managed_identity_does_not() -> None:
+    cluster = Cluster()
+    cluster.add(node(provider_id="kind://docker/kind/n0"), pod(), pod("managed", label="msi"))
+    cluster.add(identity(type_=1), binding(), identity("msi"), binding("msi", identity="msi", selector="msi"))
+    cluster.rounds("node:n0")
+    assert cluster.statuses() == {"web-default-demo": "Assigned"}
+
+
+def test_two_bindings_to_one_identity_make_one_object_that_stays_with_its_binding() -> None:
+    cluster = Cluster()
+    cluster.add(node(), pod(), identity(), binding("later"))
+    assert assigned_to(cluster) == [("default", "web-default-demo")]
+    cluster.add(binding("earlier"))
+    assert cluster.round(vm_id("n0")) == []
+    cluster.remove(binding("later"))
+    cluster.rounds(vm_id("n0"))
+    assert cluster.objects["default", "web-default-demo"].spec.azure_binding_ref.metadata.name == "earlier"
+    assert len(cluster.changes) == 1
