@@ -41,9 +41,6 @@ class PodEntry:
         self._waiters: set[asyncio.Future[None]] = set()
         self.record.suspended = self.doubtful
 
-    def __repr__(self) -> str:
-        return f"<PodEntry {self.key} {self.facts.uid}{' gone' if self._gone else ''}>"
-
     @property
     def namespace(self) -> str:
         return self.facts.namespace

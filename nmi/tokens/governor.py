@@ -26,7 +26,7 @@ PAUSE_MAX_SECONDS: Final = 30.0
 """However long IMDS asks for: after it one call finds out whether it is still busy."""
 
 
-class Congested(Exception):  # noqa: N818 - reads as what it says where it is caught
+class CongestedError(Exception):
     """So many calls are waiting that another one would not be made in time. *retry_after* is seconds."""
 
     def __init__(self, retry_after: float) -> None:
@@ -70,7 +70,7 @@ class Governor:
     def slot(self, pod_key: str) -> "Slot":
         """One call on behalf of *pod_key*: entered when it may be made, left when it is over.
 
-        Entering raises Congested when too many wait. A Throttled that leaves the slot pauses everyone for its
+        Entering raises CongestedError when too many wait. A Throttled that leaves the slot pauses everyone for its
         *retry_after*.
         """
         return Slot(self, pod_key)
@@ -89,9 +89,9 @@ class Governor:
     # What slots do.
 
     def enqueue(self, slot: "Slot") -> None:
-        """Raises Congested when the queue, or the pod's part of it, is full."""
+        """Raises CongestedError when the queue, or the pod's part of it, is full."""
         if self._waiting >= self._waiters_max or len(self._queues.get(slot.pod_key, ())) >= self._waiters_per_pod:
-            raise Congested(retry_after=max(1.0, self._delay()))
+            raise CongestedError(retry_after=max(1.0, self._delay()))
         self.requeue(slot)
 
     def requeue(self, slot: "Slot") -> None:

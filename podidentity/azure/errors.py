@@ -5,7 +5,7 @@ carry a token or a secret: text from an answer is cut and scrubbed before it get
 """
 
 import re
-from typing import Final
+from typing import Final, Self
 
 MESSAGE_MAX: Final = 256
 """Characters kept of another service's text: enough to recognise it, too few to flood a log."""
@@ -38,6 +38,16 @@ class AzureError(Exception):
         self.retry_after = retry_after
         self.correlation_id = plain(correlation_id)
         super().__init__(self.message)
+
+    def again(self) -> Self:
+        """An equal error without traceback or context: what may be kept, and raised any number of times."""
+        return type(self)(
+            self.message,
+            status=self.status,
+            code=self.code,
+            retry_after=self.retry_after,
+            correlation_id=self.correlation_id,
+        )
 
 
 class Unreachable(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error

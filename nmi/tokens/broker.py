@@ -1,0 +1,294 @@
+"""The broker: every token that a pod of this node gets, fetched once and shared.
+
+It answers from its cache, or joins the fetch in the air, or starts one, and fetches again ahead of expiry what pods
+go on asking for, so that no request waits for a renewal. It knows nothing of pods but the key it charges their calls
+to; whether a pod may have the token has been decided before and is checked again after (`nmi.issuer`).
+"""
+
+import asyncio
+import logging
+import random as random_module
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from _native.answers import Usage
+from nmi.identity.request import TokenRequest
+from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
+from nmi.tokens.flight import Flight
+from nmi.tokens.governor import CongestedError, Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.source import Granted, TokenKey, TokenSource, key_of
+from podidentity.azure.errors import AzureError, Refused
+from podidentity.resources import AzureIdentity
+
+log = logging.getLogger(__name__)
+
+LAG_WINDOW_SECONDS: Final = 60.0
+"""For so long after an identity became usable, IMDS may not have heard of it."""
+LAG_RETRY_SECONDS: Final = 10.0
+"""For so long "Identity not found" is then tried again."""
+
+FRESHER_SECONDS: Final = 3.0
+"""How long a request waits for a fresher token while one lives that has under five minutes left."""
+
+
+class UnsupportedTypeError(Exception):
+    """There is no source for this type of identity."""
+
+
+class Ask(NamedTuple):
+    """What one flight fetches."""
+
+    key: TokenKey
+    anew: bool
+    identity: AzureIdentity
+    resource: str
+    xms_cc: str
+
+
+class Broker:
+    """Owns the cache, the flights and the timers of refreshes. Ends with aclose()."""
+
+    def __init__(
+        self,
+        sources: Mapping[int, TokenSource],
+        governor: Governor,
+        measures: TokenMeasures,
+        *,
+        caching: bool = True,
+        fetch_seconds: float = 45.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        """*sources* by the identity's type. Without *caching* each request fetches, save those at the same moment.
+
+        *fetch_seconds* is what one fetch may take with all its tries, whatever its waiters have left.
+        """
+        self._sources = sources
+        self._governor = governor
+        self._measures = measures
+        self._caching = caching
+        self._fetch_seconds = fetch_seconds
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._random = random
+        self._tokens = TokenCache()
+        self._refusals = Refusals()
+        self._object_ids = ObjectIds()
+        self._flights: dict[tuple[TokenKey, bool], Flight] = {}
+        self._tasks: set[asyncio.Task[CachedToken]] = set()
+        self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
+        self._closing = False
+        measures.watch(tokens=lambda: len(self._tokens), governor=governor)
+
+    @property
+    def caching(self) -> bool:
+        return self._caching
+
+    @property
+    def object_ids(self) -> Mapping[str, str]:
+        """Object ids by lower-cased client id, as far as IMDS's answers have shown them. Live, read-only."""
+        return self._object_ids.view
+
+    def supports(self, identity: AzureIdentity) -> bool:
+        return identity.spec.type in self._sources
+
+    async def token(
+        self, identity: AzureIdentity, request: TokenRequest, starter: str, usable_since: float = float("-inf")
+    ) -> CachedToken:
+        """A token of *identity* for *request*; *starter* is the pod that pays for the call, if one is made.
+
+        *usable_since*, by this broker's clock, is when the identity became usable for the pod: what was refused before
+        does not count, and for a while after it IMDS's "Identity not found" is tried again. May be awaited under any
+        deadline and cancelled: the fetch goes on for the others. Raises AzureError, CongestedError and
+        UnsupportedTypeError.
+        """
+        key = key_of(identity, request.resource, request.xms_cc)
+        ask = Ask(key, request.fetch_anew, identity, request.resource, request.xms_cc)
+        cached: CachedToken | None = None
+        if self._caching and not request.fetch_anew:
+            now = self._clock()
+            cached = self._tokens.find(key, now)
+            if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
+                return self._hit(cached, ask, now)
+            refusal = self._refusals.find(key, now, usable_since)
+            if refusal is not None and cached is None:
+                raise refusal
+        self._measures.misses += 1
+        flight = self._flying(ask) or self._launch(ask, usable_since, background=cached is not None)
+        if cached is None:
+            fetched = await flight.wait(starter, self._drop)
+        else:
+            fetched = await self._fresher(flight, starter, cached)
+        fetched.usage.touch()
+        return fetched
+
+    def _hit(self, cached: CachedToken, ask: Ask, now: float) -> CachedToken:
+        self._measures.hits += 1
+        if cached.left(now) <= SOON_SECONDS:
+            self._measures.stale_served += 1
+        cached.usage.touch()
+        if now >= cached.refresh_at and self._flying(ask) is None:
+            self._measures.refreshes += 1
+            self._launch(ask, float("-inf"), background=True)
+        return cached
+
+    async def _fresher(self, flight: Flight, starter: str, cached: CachedToken) -> CachedToken:
+        """What *flight* brings, or *cached*, which is about to expire, if it brings nothing soon."""
+        try:
+            async with asyncio.timeout(FRESHER_SECONDS):
+                return await flight.wait(starter, self._drop)
+        except (AzureError, CongestedError, TimeoutError):
+            if cached.left(self._clock()) <= 0.0:
+                raise
+            self._measures.stale_served += 1
+            return cached
+
+    async def aclose(self) -> None:
+        """End every flight and timer, and wait until they have ended. Idempotent."""
+        self._closing = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._governor.close()
+
+    # Flights.
+
+    def _flying(self, ask: Ask) -> Flight | None:
+        """The flight that *ask* may join. One that has just ended is none, though it may not have been cleared away."""
+        flight = self._flights.get((ask.key, ask.anew))
+        return flight if flight is not None and not flight.task.done() else None
+
+    def _launch(self, ask: Ask, usable_since: float, *, background: bool) -> Flight:
+        source = self._sources.get(ask.identity.spec.type)
+        if source is None:
+            raise UnsupportedTypeError
+        lag = LAG_RETRY_SECONDS if self._clock() - usable_since < LAG_WINDOW_SECONDS else 0.0
+        place = (ask.key, ask.anew)
+
+        async def fly(flight: Flight) -> CachedToken:
+            return await self._fetch(source, ask, lag, flight)
+
+        flight = Flight(self._governor, fly, name=f"token of {ask.identity.metadata.name}", background=background)
+        self._flights[place] = flight
+        self._tasks.add(flight.task)
+        self._measures.fetches += 1
+
+        def landed(task: asyncio.Task[CachedToken]) -> None:
+            self._tasks.discard(task)
+            if self._flights.get(place) is flight:
+                del self._flights[place]
+
+        flight.task.add_done_callback(landed)
+        return flight
+
+    def _drop(self, flight: Flight) -> None:
+        """Nobody waits for it and it is being cancelled: who asks now must not join it."""
+        for place, other in list(self._flights.items()):
+            if other is flight:
+                del self._flights[place]
+
+    async def _fetch(self, source: TokenSource, ask: Ask, lag: float, flight: Flight) -> CachedToken:
+        try:
+            granted = await source.fetch(
+                ask.identity,
+                ask.resource,
+                xms_cc=ask.xms_cc,
+                bypass_cache=ask.anew,
+                within=self._fetch_seconds,
+                lag_seconds=lag,
+                slot=flight.slot,
+            )
+            fetched = self._made(granted, ask)
+        except (AzureError, CongestedError) as error:
+            self._failed(ask, error)
+            raise
+        self._object_ids.learn(ask.identity.spec.client_id, granted.object_id)
+        if self._caching:
+            self._keep(ask, fetched)
+        return fetched
+
+    def _made(self, granted: Granted, ask: Ask) -> CachedToken:
+        """The token with its times. Raises AzureError for one that has expired already."""
+        before = self._tokens.peek(ask.key)
+        made = CachedToken(
+            granted,
+            now=self._clock(),
+            wall_now=self._wall_clock(),
+            jitter=self._jitter(),
+            usage=before.usage if before is not None else Usage(),
+        )
+        if made.expires_at <= made.fetched_at:
+            raise AzureError(
+                "a token that has expired; if it happens again, set this node's clock", status=200, code="expired_token"
+            )
+        if before is not None and before.token.access_token == granted.token.access_token:
+            self._measures.unchanged += 1
+        return made
+
+    def _failed(self, ask: Ask, error: AzureError | CongestedError) -> None:
+        """Remember a refusal for a moment; leave a token that still lives where it is, to be renewed later."""
+        self._measures.failures += 1
+        if not self._caching:
+            return
+        now = self._clock()
+        if isinstance(error, Refused):
+            self._refusals.keep(ask.key, now, error)
+        cached = self._tokens.find(ask.key, now)
+        if cached is not None and not ask.anew:
+            cached.postpone(now, self._jitter())
+            self._schedule(ask, cached)
+            log.warning(
+                "a token could not be renewed and the present one is served on: see whether IMDS answers on this node",
+                extra={
+                    "identity": f"{ask.identity.metadata.namespace}/{ask.identity.metadata.name}",
+                    "error": str(error),
+                    "seconds": round(cached.left(now)),
+                },
+            )
+
+    # The cache and its refreshes.
+
+    def _keep(self, ask: Ask, fetched: CachedToken) -> None:
+        self._refusals.forget(ask.key)
+        for key in self._tokens.keep(ask.key, fetched):
+            self._forget_timer(key)
+        fetched.usage.take()
+        self._schedule(ask._replace(anew=False), fetched)
+
+    def _schedule(self, ask: Ask, cached: CachedToken) -> None:
+        self._forget_timer(ask.key)
+        if not self._closing:
+            delay = max(0.0, cached.refresh_at - self._clock())
+            self._timers[ask.key] = asyncio.get_running_loop().call_later(delay, self._due, ask)
+
+    def _forget_timer(self, key: TokenKey) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _due(self, ask: Ask) -> None:
+        """The time of a refresh has come: fetch if anybody has asked since the last one, else let the token run out."""
+        self._timers.pop(ask.key, None)
+        now = self._clock()
+        cached = self._tokens.peek(ask.key)
+        if cached is None or self._closing:
+            return
+        if cached.left(now) <= 0.0:
+            self._tokens.forget(ask.key)
+        elif cached.usage.take() > 0:
+            if self._flying(ask) is None:
+                self._measures.refreshes += 1
+                self._launch(ask, float("-inf"), background=True)
+        else:
+            loop = asyncio.get_running_loop()
+            self._timers[ask.key] = loop.call_later(cached.left(now), self._due, ask)
+
+    def _jitter(self) -> float:
+        return 0.9 + 0.2 * self._random()

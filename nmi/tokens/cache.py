@@ -1,0 +1,147 @@
+"""What the broker remembers: tokens while they live, refusals for ten seconds, object ids. All of it bounded.
+
+Values and bookkeeping only: nothing here fetches, and nothing here reads a clock.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from _native.answers import Usage
+from nmi.tokens.source import Granted, TokenKey
+from nmi.tokens.token import Token
+from podidentity.azure.errors import AzureError
+
+SOON_SECONDS: Final = 300.0
+"""A token with less than this to live is served only when no fresher one can be had: SDKs treat it as expired."""
+
+TOKENS_MAX: Final = 2048
+REFUSALS_MAX: Final = 512
+REFUSAL_SECONDS: Final = 10.0
+OBJECT_IDS_MAX: Final = 1024
+
+RETRY_FLOOR_SECONDS: Final = 30.0
+"""The shortest pause between two refreshes of one token ahead of need."""
+
+
+class CachedToken:
+    """A token and its times, by the broker's monotonic clock, in seconds."""
+
+    __slots__ = ("expires_at", "fetched_at", "refresh_at", "token", "usage")
+
+    def __init__(self, granted: Granted, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
+        """*jitter* is a factor around 1 for the pause before the refresh.
+
+        The nearer of the two expiries that an answer gives counts, so that neither a wrong wall clock nor an answer out
+        of IMDS's own cache makes a token look younger than it is.
+        """
+        self.token: Token = granted.token
+        self.fetched_at = now
+        self.expires_at = now + min(granted.expires_in, granted.token.expires_on - wall_now)
+        self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
+        self.usage = usage
+        """Shared with the ready answers made of this token, and handed on to its successor."""
+
+    def left(self, now: float) -> float:
+        """Seconds to live."""
+        return self.expires_at - now
+
+    def fresh_until(self, now: float) -> float:
+        """Until when a ready answer made of it now may be served without asking the broker again."""
+        if self.left(now) <= SOON_SECONDS:
+            return min(now + 2.0, self.expires_at)
+        return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), now)
+
+    def postpone(self, now: float, jitter: float) -> None:
+        """Fetching a fresher one failed: the next attempt comes later, sooner the less is left."""
+        self.refresh_at = now + min(max(self.left(now) / 8, RETRY_FLOOR_SECONDS), SOON_SECONDS) * jitter
+
+
+def _refresh_pause(left: float, jitter: float) -> float:
+    """Half of what is left, at least five minutes; but before the last five minutes where that can be helped."""
+    pause = max(left / 2, SOON_SECONDS) * jitter
+    latest = max(left - SOON_SECONDS - RETRY_FLOOR_SECONDS, min(RETRY_FLOOR_SECONDS, left / 2))
+    return max(min(pause, latest), 1.0)
+
+
+class TokenCache:
+    """Tokens by key, the least lately asked for going first."""
+
+    def __init__(self, most: int = TOKENS_MAX) -> None:
+        self._most = most
+        self._tokens: OrderedDict[TokenKey, CachedToken] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def find(self, key: TokenKey, now: float) -> CachedToken | None:
+        """The token if it still lives; one that does not is forgotten."""
+        cached = self._tokens.get(key)
+        if cached is None:
+            return None
+        if cached.left(now) <= 0.0:
+            del self._tokens[key]
+            return None
+        self._tokens.move_to_end(key)
+        return cached
+
+    def peek(self, key: TokenKey) -> CachedToken | None:
+        """The token, dead or alive, without that counting as a use."""
+        return self._tokens.get(key)
+
+    def keep(self, key: TokenKey, cached: CachedToken) -> list[TokenKey]:
+        """Keep *cached* in place of any other; the keys that had to go for it."""
+        self._tokens[key] = cached
+        self._tokens.move_to_end(key)
+        gone = []
+        while len(self._tokens) > self._most:
+            gone.append(self._tokens.popitem(last=False)[0])
+        return gone
+
+    def forget(self, key: TokenKey) -> None:
+        self._tokens.pop(key, None)
+
+
+class Refusals:
+    """What was refused a moment ago, so that asking again in a loop costs nobody a call."""
+
+    def __init__(self, most: int = REFUSALS_MAX, seconds: float = REFUSAL_SECONDS) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._refusals: OrderedDict[TokenKey, tuple[float, AzureError]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._refusals)
+
+    def find(self, key: TokenKey, now: float, not_before: float) -> AzureError | None:
+        """The refusal, unless it is too old, or older than *not_before* (the identity became usable only then)."""
+        when, error = self._refusals.get(key, (0.0, None))
+        if error is None or now - when >= self._seconds or when < not_before:
+            return None
+        return error.again()
+
+    def keep(self, key: TokenKey, now: float, error: AzureError) -> None:
+        self._refusals[key] = (now, error.again())
+        self._refusals.move_to_end(key)
+        while len(self._refusals) > self._most:
+            self._refusals.popitem(last=False)
+
+    def forget(self, key: TokenKey) -> None:
+        self._refusals.pop(key, None)
+
+
+class ObjectIds:
+    """Object ids by lower-cased client id, as tokens have shown them."""
+
+    def __init__(self, most: int = OBJECT_IDS_MAX) -> None:
+        self._most = most
+        self._ids: OrderedDict[str, str] = OrderedDict()
+        self.view: Mapping[str, str] = MappingProxyType(self._ids)
+
+    def learn(self, client_id: str, object_id: str) -> None:
+        if client_id and object_id:
+            self._ids[client_id.lower()] = object_id
+            self._ids.move_to_end(client_id.lower())
+            while len(self._ids) > self._most:
+                self._ids.popitem(last=False)
