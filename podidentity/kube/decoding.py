@@ -16,7 +16,7 @@ from podidentity.resources import Kind, Resource, fold
 R = TypeVar("R", bound=Resource)
 
 
-class Malformed(Exception):
+class Malformed(Exception):  # noqa: N818 - named for what happened
     """Bytes that are not what the API server's protocol, or the kind's schema, says they should be."""
 
 

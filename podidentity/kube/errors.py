@@ -28,19 +28,19 @@ class ApiError(Exception):
         super().__init__(f"{status} {reason}: {self.message}" if status else self.message)
 
 
-class Unauthorized(ApiError):
+class Unauthorized(ApiError):  # noqa: N818 - named for what happened
     """401: the credentials are not, or no longer, valid."""
 
 
-class Forbidden(ApiError):
+class Forbidden(ApiError):  # noqa: N818 - named for what happened
     """403: the credentials are valid and lack the right; `message` names the verb and the resource."""
 
 
-class NotFound(ApiError):
+class NotFound(ApiError):  # noqa: N818 - named for what happened
     """404: no such object, or no such kind (its CustomResourceDefinition is not installed)."""
 
 
-class Conflict(ApiError):
+class Conflict(ApiError):  # noqa: N818 - named for what happened
     """409: the object was changed by somebody else since it was read."""
 
 
@@ -48,15 +48,15 @@ class AlreadyExists(Conflict):
     """409 on create: an object of that name exists."""
 
 
-class Gone(ApiError):
+class Gone(ApiError):  # noqa: N818 - named for what happened
     """410: the resource version or the continue token is older than the server's memory: list anew."""
 
 
-class Invalid(ApiError):
+class Invalid(ApiError):  # noqa: N818 - named for what happened
     """422: the document, the patch or the name cannot be accepted as it is."""
 
 
-class Throttled(ApiError):
+class Throttled(ApiError):  # noqa: N818 - named for what happened
     """429: too many requests; `retry_after` says when to come back."""
 
 
@@ -64,7 +64,7 @@ class ServerError(ApiError):
     """5xx: the server failed; the same request may succeed later."""
 
 
-class Unreachable(ApiError):
+class Unreachable(ApiError):  # noqa: N818 - named for what happened
     """No HTTP answer: refused, reset, timed out, or not HTTP. Whether a write took effect is unknown."""
 
     def __init__(self, message: str) -> None:

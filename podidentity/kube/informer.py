@@ -40,7 +40,7 @@ SLICE_SECONDS: Final = 0.002
 """How long a burst of objects is worked on before the loop may do something else."""
 
 
-class HandlerFailed(Exception):
+class HandlerFailed(Exception):  # noqa: N818 - named for what happened
     """A handler raised, so what it keeps may differ from the store; the cause is chained."""
 
 

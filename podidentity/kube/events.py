@@ -1,0 +1,220 @@
+"""Kubernetes Events: what `kubectl describe` shows under an object. Told in passing, never waited for.
+
+Repeats become a higher count on one Event, and memory, rate and the attention of whoever reads are all bounded: what
+does not fit is dropped and counted, since an Event is a courtesy and the log has the same line.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NoReturn, TypeVar
+
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, NotFound
+from podidentity.resources import Kind, Resource
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Resource)
+
+EVENTS: Final = Kind("Event", "events", Resource)
+
+MESSAGE_MAX: Final = 1024
+"""The API server's own limit, in bytes of UTF-8."""
+PENDING_MAX: Final = 512
+REMEMBERED_MAX: Final = 2048
+"""Events whose repeats are counted; each costs about 1 kB."""
+RATE_PER_SECOND: Final = 5.0
+BURST: Final = 50.0
+OBJECT_BURST: Final = 25.0
+OBJECT_RATE_PER_SECOND: Final = 1 / 300
+"""One object that goes wrong again and again says so 25 times, then every five minutes; client-go's numbers."""
+CALL_SECONDS: Final = 10.0
+
+EventType = Literal["Normal", "Warning"]
+Key = tuple[str, str, str, str, EventType, str, str]
+"""Kind, namespace, name and uid of the object; type, reason, message."""
+
+
+class TokenBucket:
+    """How often something may happen: *burst* at once, *rate* a second in the long run."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._level = burst
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Whether it may happen now; if so, it counts as having happened."""
+        self._fill()
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Wait until it may happen; it counts as having happened then."""
+        self._fill()
+        self._level -= 1
+        if self._level < 0:
+            await asyncio.sleep(-self._level / self._rate)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
+@dataclass(slots=True)
+class _Pending:
+    regarding: dict[str, str]
+    first: datetime
+    last: datetime
+    count: int = 1
+
+
+@dataclass(slots=True)
+class _Told:
+    name: str
+    count: int = field(default=0)
+
+
+class EventRecorder:
+    """Tells Events of one component. `record` may be called from anywhere in the loop; `run` is the task that sends."""
+
+    def __init__(
+        self,
+        client: Client,
+        component: str,
+        host: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._component = component
+        self._host = host
+        self._clock = clock
+        self._now = now
+        self._pending: OrderedDict[Key, _Pending] = OrderedDict()
+        self._told: OrderedDict[Key, _Told] = OrderedDict()
+        self._objects: OrderedDict[tuple[str, str, str], TokenBucket] = OrderedDict()
+        self._bucket = TokenBucket(RATE_PER_SECOND, BURST, clock)
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # Unique also against the Events of an earlier process that began in the same microsecond on another host.
+        self._names = (f"{time.time_ns():x}{number:04x}" for number in itertools.count())
+        self.dropped = 0
+        """Events that were not told: too many at once, too many of one object, or refused by the API server."""
+
+    def record(self, regarding: Resource, kind: Kind[R], type: EventType, reason: str, message: str) -> None:  # noqa: A002 - the API's own word
+        """Say about *regarding*, an object of *kind*, what happened. *reason* is one CamelCase word. Never blocks."""
+        meta = regarding.metadata
+        message = _cut(message)
+        key = (kind.name, meta.namespace, meta.name, meta.uid, type, reason, message)
+        waiting = self._pending.get(key)
+        if waiting is not None:
+            waiting.count += 1
+            waiting.last = self._now()
+            return
+        if len(self._pending) >= PENDING_MAX or not self._allowed((kind.name, meta.namespace, meta.name)):
+            self.dropped += 1
+            return
+        about = {
+            "apiVersion": kind.api_version,
+            "kind": kind.name,
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        }
+        stamp = self._now()
+        self._pending[key] = _Pending({name: value for name, value in about.items() if value}, stamp, stamp)
+        self._idle.clear()
+        self._news.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything recorded so far has been sent or dropped; needs `run` to be running."""
+        await self._idle.wait()
+
+    async def run(self) -> NoReturn:
+        """Send what is recorded, in order, within the rate; failures are counted and logged, never raised."""
+        while True:
+            await self._news.wait()
+            while self._pending:
+                await self._bucket.wait()
+                key, pending = self._pending.popitem(last=False)
+                try:
+                    await self._tell(key, pending)
+                except ApiError as error:
+                    self.dropped += 1
+                    log.warning(
+                        "an Event could not be written; check that our ClusterRole grants create and patch of events",
+                        extra={"resource": f"{key[0]} {key[1]}/{key[2]}", "reason": key[5], "error": error},
+                    )
+            self._news.clear()
+            self._idle.set()
+
+    async def _tell(self, key: Key, pending: _Pending) -> None:
+        namespace = key[1] or "default"  # where Events about cluster-scoped objects live
+        told = self._told.get(key)
+        if told is not None:
+            self._told.move_to_end(key)
+            count = told.count + pending.count
+            try:
+                await self._client.patch_merge(
+                    EVENTS, namespace, told.name, {"count": count, "lastTimestamp": _stamp(pending.last)}
+                )
+            except NotFound:  # Events live an hour
+                del self._told[key]
+            else:
+                told.count = count
+                return
+        fresh = _Told(f"{key[2][:200]}.{next(self._names)}", pending.count)
+        await self._client.create(EVENTS, namespace, self._document(key, pending, namespace, fresh.name))
+        self._told[key] = fresh
+        while len(self._told) > REMEMBERED_MAX:
+            self._told.popitem(last=False)
+
+    def _document(self, key: Key, pending: _Pending, namespace: str, name: str) -> dict[str, Any]:
+        return {
+            "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": pending.regarding,
+            "type": key[4],
+            "reason": key[5],
+            "message": key[6],
+            "count": pending.count,
+            "firstTimestamp": _stamp(pending.first),
+            "lastTimestamp": _stamp(pending.last),
+            "source": {"component": self._component, "host": self._host},
+            "reportingComponent": self._component,
+            "reportingInstance": self._host,
+        }
+
+    def _allowed(self, about: tuple[str, str, str]) -> bool:
+        bucket = self._objects.get(about)
+        if bucket is None:
+            bucket = self._objects[about] = TokenBucket(OBJECT_RATE_PER_SECOND, OBJECT_BURST, self._clock)
+            while len(self._objects) > REMEMBERED_MAX:
+                self._objects.popitem(last=False)
+        self._objects.move_to_end(about)
+        return bucket.take()
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _cut(message: str) -> str:
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= MESSAGE_MAX:
+        return message
+    return encoded[: MESSAGE_MAX - 3].decode(errors="ignore") + "…"
