@@ -1,0 +1,351 @@
+"""Every setting of NMI as one frozen value. Which flag fills which of them: `nmi.flag_table`.
+
+Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
+it; what is checked here is that the settings make sense, each alone and all together.
+"""
+
+import dataclasses
+import ipaddress
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nmi.flag_table import FLAG_OF, FLAGS, LogFormat, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
+from podidentity.flags import GoParser, UsageError, quoted
+
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What NMI was told. Making one checks it: raises UsageError with one line that says what to change."""
+
+    node_name: str
+    """The Kubernetes node whose pods this NMI serves; required except for cleanup."""
+
+    # The listener.
+    listen_address: str = LOOPBACK
+    """IPv4 address that the token server listens on; 0.0.0.0 is every address of the node."""
+    listen_port: int = 2579
+    """TCP port of the token server, and where the nat rule leads."""
+    max_connections: int = 8192
+    """Open connections in all; above it new ones are closed at once."""
+    max_connections_per_pod: int = 512
+    """Open connections from one address; above it new ones are closed at once, whatever others use."""
+    first_byte_seconds: float = 10.0
+    """How long a new connection may stay silent."""
+    head_seconds: float = 10.0
+    """From a request's first byte until its head is complete."""
+    idle_seconds: float = 120.0
+    """How long a kept-alive connection may stay silent between two requests."""
+    write_seconds: float = 30.0
+    """How long a peer may take to read an answer."""
+    drain_seconds: float = 10.0
+    """After SIGTERM, how long open requests may go on; 0 closes them at once."""
+    metadata_header_required: bool = True
+    """Refuse token requests without the header `Metadata: true`."""
+    allow_x_forwarded_for: bool = False
+    """Serve token requests that came through a proxy (X-Forwarded-For), which IMDS itself refuses."""
+    require_redirected: bool = False
+    """Serve only connections that the nat rule led here."""
+    block_instance_metadata: bool = False
+    """Refuse `/metadata/instance` to pods instead of passing it on to IMDS."""
+    allowed_metadata_paths: tuple[str, ...] = ()
+    """Further path prefixes that are passed on to IMDS, none of them under /metadata/identity."""
+    proxy_all_metadata: bool = False
+    """Pass on every path outside /metadata/identity, whatever the method, as the reference does."""
+    host_token_types: frozenset[int] = frozenset((0, 1, 2))
+    """Identity types that /host/token gives out; empty switches it off."""
+
+    # Which identity.
+    operation_mode: OperationMode = OperationMode.STANDARD
+    """Managed needs force_namespaced."""
+    force_namespaced: bool = False
+    """Identity and pod must be in one namespace."""
+    mic_namespace: str = "default"
+    """Where MIC runs: its pods get tokens of the node's own identities."""
+    exception_namespaces: tuple[str, ...] = ()
+    """Namespaces in which AzurePodIdentityException counts; empty is all."""
+    attempts_for_created: int = 16
+    """With find_interval_seconds: how long a request waits for an identity that is not even Created."""
+    attempts_for_assigned: int = 4
+    """With find_interval_seconds: how much longer it waits for one that is Created but not Assigned."""
+    find_interval_seconds: int = 5
+    """The unit of the two above. Nothing is polled at this interval."""
+    max_hold_seconds: float = 45.0
+    """The one budget of a request: address re-check, waiting and upstream together; SDKs give up a try at 60 s."""
+    set_retry_after_header: bool = False
+    """Answer 503 with Retry-After instead of 404 to a request whose identity is not there yet."""
+    scale_features: bool = True
+    """Watch only this node's AzureAssignedIdentities (label nodename) instead of all of the cluster's."""
+    stale_identity: StaleIdentity = StaleIdentity.SERVE
+    """What to do when neither watch nor API server can confirm that a pod still exists."""
+
+    # Tokens.
+    token_cache: bool = True
+    """Keep tokens and share fetches; off, each request fetches its own as in the reference."""
+    allowed_ad_endpoints: tuple[str, ...] = ()
+    """Further https endpoints to which the secrets of service principals may be sent."""
+    allow_cross_namespace_secrets: bool = False
+    """Let an AzureIdentity name a Secret of another namespace, as the reference does."""
+    azure_environment_file: Path | None = None
+    """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    custom_user_agent: str = ""
+    """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
+
+    # The node.
+    metadata_ip: str = "169.254.169.254"
+    """IPv4 address of IMDS: what pods ask, and what NMI asks itself."""
+    metadata_port: int = 80
+    """TCP port of IMDS."""
+    redirect: RedirectMode = RedirectMode.NAT
+    """`none` touches no rule, for a machine without NET_ADMIN."""
+    redirect_interval_seconds: int = 60
+    """Between two verifications of the nat rule; at least 1."""
+    fail_closed: bool = False
+    """Keep pods from the real IMDS while NMI is away; excludes redirect none."""
+    keep_redirect: bool = False
+    """Leave the nat rule in place at exit."""
+    delete_conntrack: bool = False
+    """After the rule is in, forget tracked connections to the real IMDS, which would go on bypassing NMI."""
+    route_localnet: RouteLocalnetMode = RouteLocalnetMode.CHECK
+    """`set` needs a writable /proc/sys."""
+    allow_kubenet: bool = False
+    """Run on a node with the kubenet network plugin although pods there can take each other's address."""
+    kubelet_config: Path = Path("/etc/default/kubelet")
+    """Where the kubelet's flags are read from, to find kubenet; a missing file is not an error."""
+
+    # Operation.
+    probe_port: int = 8080
+    """/healthz and /readyz, on every address."""
+    metrics_port: int = 9090
+    """/metrics, on every address."""
+    profile: bool = False
+    """Serve profiles of the running program on loopback."""
+    log_format: LogFormat = LogFormat.TEXT
+    """text or json."""
+    verbosity: int = 0
+    """klog's scale: 0 decisions, 4 a line per request, more for debugging."""
+    kubeconfig: str = ""
+    """Path of a kubeconfig; empty means the service account of this pod."""
+    service_host: str = ""
+    """Host of the API server as seen in a pod (environment KUBERNETES_SERVICE_HOST)."""
+    service_port: str = ""
+    """Its port (environment KUBERNETES_SERVICE_PORT)."""
+
+    # Instead of serving.
+    cleanup: bool = False
+    """Remove what NMI left on this node, and exit."""
+    version: bool = False
+    """Print the version, and exit."""
+
+    def __post_init__(self) -> None:
+        if self.version:
+            return
+        for name in ("listen_address", "metadata_ip"):
+            self._check_address(name)
+        for name in ("listen_port", "metadata_port", "probe_port", "metrics_port"):
+            _demand(
+                1 <= getattr(self, name) <= 65535, f"--{FLAG_OF[name]} is {getattr(self, name)}; ports are 1 to 65535"
+            )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            _demand(least <= value <= most, f"--{FLAG_OF[name]} is {value:g}; it may be {least:g} to {most:g}")
+        self._check_together()
+        self._check_texts()
+
+    def _check_address(self, name: str) -> None:
+        text = getattr(self, name)
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            raise UsageError(
+                f"--{FLAG_OF[name]} is {quoted(text)}; it must be an IPv4 address (IMDS, and with it the redirect, "
+                f"is IPv4 only)"
+            ) from None
+
+    def _check_together(self) -> None:
+        _demand(
+            self.cleanup or self.node_name != "",
+            "--node is missing: give the name of the node NMI runs on, in a pod --node=$(NODE_NAME) with NODE_NAME "
+            "from spec.nodeName",
+        )
+        _demand(
+            self.operation_mode is not OperationMode.MANAGED or self.force_namespaced,
+            "--operation-mode=managed needs --forceNamespaced: without MIC nothing else keeps namespaces apart",
+        )
+        listening = {"listen_port": self.listen_port, "probe_port": self.probe_port, "metrics_port": self.metrics_port}
+        for name, port in listening.items():
+            other = next((o for o, p in listening.items() if p == port and o != name), None)
+            _demand(
+                other is None, f"--{FLAG_OF[name]} and --{FLAG_OF[other or name]} are both {port}; give each its own"
+            )
+        _demand(
+            self.redirect is not RedirectMode.NAT or self.metadata_ip != self.listen_address,
+            f"--metadata-ip and --nmi-listen-address are both {self.metadata_ip}: the redirect would lead to "
+            f"itself; use --redirect=none where pods ask NMI directly",
+        )
+        _demand(
+            not self.fail_closed or self.redirect is RedirectMode.NAT,
+            "--fail-closed needs --redirect=nat: it is a rule, and --redirect=none touches none",
+        )
+        _demand(
+            self.max_connections_per_pod <= self.max_connections,
+            f"--max-connections-per-pod ({self.max_connections_per_pod}) is more than --max-connections "
+            f"({self.max_connections}): one pod could take every place",
+        )
+
+    def _check_texts(self) -> None:
+        unknown = self.host_token_types - {0, 1, 2}
+        _demand(
+            not unknown,
+            f"--host-token-types has {', '.join(map(str, sorted(unknown)))}; it may hold 0, 1 and 2 only",
+        )
+        for path in self.allowed_metadata_paths:
+            plain = path.startswith("/") and not any(part in path for part in ("//", "\\", "%", ";", "?", "#", "/."))
+            _demand(
+                plain and path.isascii() and path.isprintable(),
+                f"--allow-metadata-path has {quoted(path)}; write a plain path such as /metadata/versions",
+            )
+            folded = path.lower().rstrip("/")
+            _demand(
+                not _overlaps(folded, "/metadata/identity") and not _overlaps(folded, "/host"),
+                f"--allow-metadata-path has {quoted(path)}; that would pass on /metadata/identity, which holds the "
+                f"node's own tokens",
+            )
+        for endpoint in self.allowed_ad_endpoints:
+            parts = urllib.parse.urlsplit(endpoint)
+            _demand(
+                parts.scheme == "https" and bool(parts.hostname) and parts.username is None,
+                f"--allowed-ad-endpoints has {quoted(endpoint)}; write it as https://host/",
+            )
+        agent = self.custom_user_agent
+        _demand(
+            len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
+            "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
+        )
+
+    @property
+    def redirect_target(self) -> tuple[str, int]:
+        """Where the nat rule leads: an address that can be connected to, and the port of the token server."""
+        return (LOOPBACK if self.listen_address == ANY_ADDRESS else self.listen_address, self.listen_port)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The part of the environment by which a pod finds its API server."""
+        found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in found.items() if value}
+
+    def describe(self) -> dict[str, str]:
+        """Every setting that differs from its default, for the one log line at the start; secrets as ***."""
+        shown = {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
+        return shown
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple | frozenset):
+        return ",".join(sorted(map(str, value)))
+    return str(value)
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+def _overlaps(prefix: str, kept: str) -> bool:
+    """Whether passing on everything under *prefix* would pass on something under *kept*, or the other way round."""
+    return kept.startswith(prefix) or prefix.startswith(kept)
+
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_connections": (1, 1_000_000),
+    "max_connections_per_pod": (1, 1_000_000),
+    "first_byte_seconds": (0.1, 3600),
+    "head_seconds": (0.1, 3600),
+    "idle_seconds": (0.1, 86_400),
+    "write_seconds": (0.1, 3600),
+    "drain_seconds": (0, 600),
+    "attempts_for_created": (0, 1000),
+    "attempts_for_assigned": (0, 1000),
+    "find_interval_seconds": (1, 600),
+    "max_hold_seconds": (0, 600),
+    "redirect_interval_seconds": (1, 86_400),
+    "verbosity": (0, 10),
+}
+
+NOT_YET: Mapping[str, str] = {
+    "profile": "there is no profile endpoint yet",
+    "exception_namespaces": "AzurePodIdentityException is not read yet, so none counts",
+    "mic_namespace": "MIC's pods are not recognised yet",
+    "host_token_types": "/host/token is not served yet",
+    "allow_cross_namespace_secrets": "service principals are not served yet",
+    "allowed_ad_endpoints": "service principals are not served yet",
+    "azure_environment_file": "service principals are not served yet",
+}
+"""Fields whose effect is not built yet, each with what that means; the program says so once when one is set."""
+
+REFUSED_UNTIL_BUILT: Mapping[str, tuple[object, str]] = {
+    "operation_mode": (
+        OperationMode.MANAGED,
+        "--operation-mode=managed is not built yet; use --operation-mode=standard",
+    ),
+    "fail_closed": (True, "--fail-closed is not built yet, and a node that only seems closed is worse; leave it out"),
+}
+"""Values that would promise protection, or a mode, which is not there: refused rather than warned about."""
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
+
+    FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
+    SystemExit(0) after printing --help.
+    """
+    parser = GoParser(prog="nmi", description="Gives pods of this node the Azure access tokens that are theirs.")
+    for flag in FLAGS:
+        parser.add_argument(
+            *flag.aliases, f"--{flag.name}", dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help
+        )
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    values = _from_environment(environ) | given
+    values["force_namespaced"] = given.get("force_namespaced", False) or _forced(environ)
+    settings = Settings(**{"node_name": "", **values})
+    for name, (value, sentence) in REFUSED_UNTIL_BUILT.items():
+        _demand(getattr(settings, name) != value, sentence)
+    return settings
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "kubeconfig": environ.get("KUBECONFIG", ""),
+        "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
+        "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
+    }
+    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
+        found["azure_environment_file"] = Path(file)
+    return found
+
+
+def _forced(environ: Mapping[str, str]) -> bool:
+    """Whether FORCENAMESPACED is set. What is neither true nor false is refused: ignoring it would open more."""
+    text = environ.get("FORCENAMESPACED", "")
+    if text.lower() not in ("", "true", "false", "1", "0"):
+        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
+    return text.lower() in ("true", "1")
+
+
+def not_yet(settings: Settings) -> dict[str, str]:
+    """Which settings were given that have no effect yet, by flag, and what that means; for one warning at the start."""
+    defaults = {one.name: one.default for one in dataclasses.fields(settings)}
+    return {
+        FLAG_OF.get(name, name): meaning
+        for name, meaning in NOT_YET.items()
+        if getattr(settings, name) != defaults[name]
+    }

@@ -1,0 +1,93 @@
+"""Every default of NMI: a default is part of the interface. Excluded: what a setting does."""
+
+import dataclasses
+from pathlib import Path
+
+from nmi.flag_table import FLAG_OF, FLAGS
+from nmi.settings import NOT_YET, REFUSED_UNTIL_BUILT, Settings, not_yet, parse
+
+DEFAULTS: dict[str, object] = {
+    "node_name": "n1",
+    "listen_address": "127.0.0.1",
+    "listen_port": 2579,
+    "max_connections": 8192,
+    "max_connections_per_pod": 512,
+    "first_byte_seconds": 10.0,
+    "head_seconds": 10.0,
+    "idle_seconds": 120.0,
+    "write_seconds": 30.0,
+    "drain_seconds": 10.0,
+    "metadata_header_required": True,
+    "allow_x_forwarded_for": False,
+    "require_redirected": False,
+    "block_instance_metadata": False,
+    "allowed_metadata_paths": (),
+    "proxy_all_metadata": False,
+    "host_token_types": frozenset({0, 1, 2}),
+    "operation_mode": "standard",
+    "force_namespaced": False,
+    "mic_namespace": "default",
+    "exception_namespaces": (),
+    "attempts_for_created": 16,
+    "attempts_for_assigned": 4,
+    "find_interval_seconds": 5,
+    "max_hold_seconds": 45.0,
+    "set_retry_after_header": False,
+    "scale_features": True,
+    "stale_identity": "serve",
+    "token_cache": True,
+    "allowed_ad_endpoints": (),
+    "allow_cross_namespace_secrets": False,
+    "azure_environment_file": None,
+    "custom_user_agent": "",
+    "metadata_ip": "169.254.169.254",
+    "metadata_port": 80,
+    "redirect": "nat",
+    "redirect_interval_seconds": 60,
+    "fail_closed": False,
+    "keep_redirect": False,
+    "delete_conntrack": False,
+    "route_localnet": "check",
+    "allow_kubenet": False,
+    "kubelet_config": Path("/etc/default/kubelet"),
+    "probe_port": 8080,
+    "metrics_port": 9090,
+    "profile": False,
+    "log_format": "text",
+    "verbosity": 0,
+    "kubeconfig": "",
+    "service_host": "",
+    "service_port": "",
+    "cleanup": False,
+    "version": False,
+}
+
+REFERENCE_FLAGS = (
+    "node nmi-listen-address nmi-port metadata-ip metadata-port ipt-update-interval-sec forceNamespaced MICNamespace "
+    "http-probe-port prometheus-port retry-attempts-for-created retry-attempts-for-assigned "
+    "find-identity-retry-interval enableProfile enableScaleFeatures block-instance-metadata metadata-header-required "
+    "operation-mode allow-network-plugin-kubenet kubelet-config set-retry-after-header enable-conntrack-deletion "
+    "log-format v version custom-user-agent kubeconfig"
+)
+
+
+def test_every_default_is_what_is_promised() -> None:
+    assert dataclasses.asdict(parse(["--node=n1"], {})) == DEFAULTS
+
+
+def test_every_flag_of_the_reference_is_there_in_its_spelling() -> None:
+    assert set(REFERENCE_FLAGS.split()) <= {flag.name for flag in FLAGS}
+
+
+def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
+    fields = {one.name for one in dataclasses.fields(Settings)}
+    from_environment_only = {"azure_environment_file", "service_host", "service_port"}
+    assert {flag.field for flag in FLAGS} == fields - from_environment_only
+    assert len(FLAG_OF) == len(FLAGS)
+
+
+def test_what_has_no_effect_yet_is_said_when_it_is_set_and_only_then() -> None:
+    assert not_yet(parse(["--node=n1"], {})) == {}
+    told = not_yet(parse(["--node=n1", "--enableProfile", "--exception-namespaces=a"], {}))
+    assert set(told) == {"enableProfile", "exception-namespaces"}
+    assert set(NOT_YET) | set(REFUSED_UNTIL_BUILT) <= set(DEFAULTS)

@@ -1,0 +1,151 @@
+"""From a command line and an environment to settings. Excluded: spellings of flags (tests/podidentity/flags)."""
+
+from pathlib import Path
+
+import pytest
+
+from nmi.settings import Settings, parse
+from podidentity.flags import UsageError
+
+NODE = "--node=n1"
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "value"),
+    [
+        (["--nmi-listen-address=0.0.0.0"], "listen_address", "0.0.0.0"),
+        (["--nmi-port", "1"], "listen_port", 1),
+        (["--nmi-port", "65535"], "listen_port", 65535),
+        (["--forceNamespaced"], "force_namespaced", True),
+        (["--metadata-header-required=false"], "metadata_header_required", False),
+        (["--operation-mode=STANDARD"], "operation_mode", "standard"),
+        (["--max-hold=1m"], "max_hold_seconds", 60.0),
+        (["--max-hold=0"], "max_hold_seconds", 0.0),
+        (["--host-token-types="], "host_token_types", frozenset()),
+        (["--host-token-types=0, 2"], "host_token_types", frozenset({0, 2})),
+        (["--exception-namespaces=a,,b ,"], "exception_namespaces", ("a", "b")),
+        (["--allow-metadata-path=/metadata/versions"], "allowed_metadata_paths", ("/metadata/versions",)),
+        (["--allowed-ad-endpoints=https://login.example/"], "allowed_ad_endpoints", ("https://login.example/",)),
+        (["--route-localnet=set"], "route_localnet", "set"),
+        (["--redirect=none"], "redirect", "none"),
+        (["--kubelet-config=/x"], "kubelet_config", Path("/x")),
+        (["--custom-user-agent=me/1.0 (x)"], "custom_user_agent", "me/1.0 (x)"),
+        (["-v", "4"], "verbosity", 4),
+        (["--log-format=json"], "log_format", "json"),
+    ],
+)
+def test_a_flag_fills_its_setting(args: list[str], name: str, value: object) -> None:
+    assert getattr(parse([NODE, *args], {}), name) == value
+
+
+def test_a_flag_wins_over_the_environment_and_the_environment_over_the_default() -> None:
+    environ = {"KUBECONFIG": "/from/environ"}
+    assert parse([NODE], {}).kubeconfig == ""
+    assert parse([NODE], environ).kubeconfig == "/from/environ"
+    assert parse([NODE, "--kubeconfig=/from/flag"], environ).kubeconfig == "/from/flag"
+    assert parse([NODE, "--kubeconfig="], environ).kubeconfig == ""
+
+
+@pytest.mark.parametrize("text", ["true", "TRUE", "1"])
+def test_forcenamespaced_in_the_environment_counts_whatever_the_flag_says(text: str) -> None:
+    # reference: cmd/nmi/main.go, the flag or the environment
+    assert parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
+    assert parse([NODE, "--forceNamespaced=false"], {"FORCENAMESPACED": text}).force_namespaced
+
+
+@pytest.mark.parametrize("text", ["", "false", "0"])
+def test_forcenamespaced_may_be_off_in_the_environment(text: str) -> None:
+    assert not parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
+
+
+def test_what_a_pod_knows_of_the_api_server_is_taken_from_the_environment() -> None:
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "OTHER": "x"}
+    assert dict(parse([NODE], environ).environ) == {k: environ[k] for k in list(environ)[:2]}
+    assert dict(parse([NODE], {}).environ) == {}
+
+
+def test_the_file_that_describes_a_cloud_is_taken_from_the_environment() -> None:
+    assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"}).azure_environment_file == Path(
+        "/etc/cloud.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "target"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")]
+)
+def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, target: str) -> None:
+    assert parse([NODE, f"--nmi-listen-address={address}", "--nmi-port=99"], {}).redirect_target == (target, 99)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ([], "--node is missing"),
+        (["--node="], "--node is missing"),
+        ([NODE, "--nmi-listen-address=::1"], "--nmi-listen-address is '::1'; it must be an IPv4 address"),
+        ([NODE, "--nmi-listen-address=localhost"], "must be an IPv4 address"),
+        ([NODE, "--metadata-ip=169.254.169.256"], "--metadata-ip is '169.254.169.256'; it must be an IPv4 address"),
+        ([NODE, "--metadata-ip=169.254.169.254/32"], "must be an IPv4 address"),
+        ([NODE, "--nmi-port=0"], "--nmi-port is 0; ports are 1 to 65535"),
+        ([NODE, "--nmi-port=65536"], "--nmi-port is 65536; ports are 1 to 65535"),
+        ([NODE, "--metadata-port=-1"], "--metadata-port is -1"),
+        ([NODE, "--nmi-port=9090"], "--nmi-port and --prometheus-port are both 9090"),
+        ([NODE, "--http-probe-port=9090"], "--http-probe-port and --prometheus-port are both 9090"),
+        ([NODE, "--operation-mode=managed"], "--operation-mode=managed needs --forceNamespaced"),
+        ([NODE, "--operation-mode=other"], "--operation-mode: 'other' is none of standard, managed"),
+        ([NODE, "--ipt-update-interval-sec=0"], "--ipt-update-interval-sec is 0; it may be 1 to 86400"),
+        ([NODE, "--find-identity-retry-interval=0"], "--find-identity-retry-interval is 0"),
+        ([NODE, "--retry-attempts-for-created=-1"], "--retry-attempts-for-created is -1"),
+        ([NODE, "--max-hold=-1s"], "--max-hold is -1; it may be 0 to 600"),
+        ([NODE, "--max-hold=45"], "--max-hold: '45' lacks a unit; write 45s"),
+        ([NODE, "--host-token-types=3"], "--host-token-types has 3; it may hold 0, 1 and 2 only"),
+        ([NODE, "--host-token-types=a"], "--host-token-types: 'a' is not a whole number"),
+        ([NODE, "--metadata-ip=127.0.0.1"], "the redirect would lead to itself"),
+        ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs --redirect=nat"),
+        ([NODE, "--max-connections=10", "--max-connections-per-pod=11"], "one pod could take every place"),
+        ([NODE, "--allow-metadata-path=/metadata/identity/info"], "which holds the node's own tokens"),
+        ([NODE, "--allow-metadata-path=/Metadata/IDENTITY"], "which holds the node's own tokens"),
+        ([NODE, "--allow-metadata-path=/metadata"], "which holds the node's own tokens"),
+        ([NODE, "--allow-metadata-path=/"], "which holds the node's own tokens"),
+        ([NODE, "--allow-metadata-path=/metadata/x/../identity"], "write a plain path"),
+        ([NODE, "--allow-metadata-path=/metadata/%69dentity"], "write a plain path"),
+        ([NODE, "--allow-metadata-path=metadata/versions"], "write a plain path"),
+        ([NODE, "--allowed-ad-endpoints=http://login.example/"], "write it as https://host/"),
+        ([NODE, "--allowed-ad-endpoints=login.example"], "write it as https://host/"),
+        ([NODE, "--custom-user-agent=a\r\nb: c"], "--custom-user-agent must be printable ASCII"),
+        ([NODE, "--custom-user-agent=" + "a" * 201], "at most 200 characters"),
+        ([NODE, "--v=11"], "--v is 11"),
+        ([NODE, "--fail-closed"], "--fail-closed is not built yet"),
+        ([NODE, "--forceNamespaced", "--operation-mode=managed"], "--operation-mode=managed is not built yet"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line_that_says_what_to_change(args: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(args, {})
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unclear_forcenamespaced_is_refused_rather_than_ignored() -> None:
+    with pytest.raises(UsageError, match="FORCENAMESPACED='yes'; set it to true or false"):
+        parse([NODE], {"FORCENAMESPACED": "yes"})
+
+
+def test_the_loopback_may_be_asked_and_served_where_no_rule_is_touched() -> None:
+    settings = parse([NODE, "--redirect=none", "--metadata-ip=127.0.0.1", "--metadata-port=1080"], {})
+    assert (settings.metadata_ip, settings.metadata_port) == ("127.0.0.1", 1080)
+
+
+@pytest.mark.parametrize("flag", ["--cleanup", "--version"])
+def test_neither_cleanup_nor_version_needs_a_node(flag: str) -> None:
+    assert parse([flag], {}).node_name == ""
+
+
+def test_the_settings_tell_what_was_changed_and_only_that() -> None:
+    told = parse([NODE, "--host-token-types=2,0", "--nmi-port=99"], {}).describe()
+    assert told == {"node_name": "n1", "host_token_types": "0,2", "listen_port": "99"}
+
+
+def test_settings_made_without_a_command_line_are_checked_as_well() -> None:
+    with pytest.raises(UsageError, match="ports are 1 to 65535"):
+        Settings(node_name="n1", listen_port=0)
