@@ -1,0 +1,177 @@
+"""A certificate authority of the sandbox's own, and the TLS contexts of its servers and clients.
+
+What lives here: making keys and certificates in memory, valid for a few days, for names and loopback addresses only.
+What never does: anything a real cluster would trust, and keys kept beyond the process that made them (OpenSSL reads a
+key from a file only, so one exists for the moment of loading it, readable by this user alone).
+"""
+
+import datetime
+import ipaddress
+import ssl
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+DAYS_VALID: Final = 7
+"""Longer than any sandbox runs, short enough that a leaked key is worthless soon."""
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate and its private key, both as PEM text."""
+
+    certificate: str
+    key: str = field(repr=False)
+
+
+class Authority:
+    """A new authority with a P-256 key; everything it signs is trusted by whoever trusts `pem`."""
+
+    def __init__(self, name: str = "podidctl sandbox") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._certificate = _sign(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+            self._key.public_key(),
+            issuer=None,
+            issuer_key=self._key,
+            extensions=[
+                (x509.BasicConstraints(ca=True, path_length=0), True),
+                (_key_usage(signs_certificates=True), True),
+            ],
+        )
+
+    @property
+    def pem(self) -> str:
+        """The authority's own certificate: what clients put in their trust store."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def server(self, hosts: Iterable[str] = LOOPBACK) -> KeyPair:
+        """A serving certificate for *hosts*: names or IP addresses, at least one."""
+        names = list(hosts)
+        return self._issue(
+            [x509.NameAttribute(NameOID.COMMON_NAME, names[0])],
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            x509.SubjectAlternativeName([_general_name(name) for name in names]),
+        )
+
+    def client(self, user: str, groups: Iterable[str] = ()) -> KeyPair:
+        """A client certificate as the API server reads it: common name is the user, organizations are the groups."""
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
+        return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+
+    def server_context(self, hosts: Iterable[str] = LOOPBACK, *, ask_clients: bool = False) -> ssl.SSLContext:
+        """A context that serves a new certificate for *hosts*.
+
+        With *ask_clients* a client may show a certificate of this authority; one of any other ends the handshake.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_key_pair(context, self.server(hosts))
+        if ask_clients:
+            context.load_verify_locations(cadata=self.pem)
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+    def client_context(self, key_pair: KeyPair | None = None) -> ssl.SSLContext:
+        """A context that trusts this authority alone, showing *key_pair* if given."""
+        context = ssl.create_default_context(cadata=self.pem)
+        if key_pair is not None:
+            load_key_pair(context, key_pair)
+        return context
+
+    def _issue(
+        self,
+        subject: list[x509.NameAttribute[str]],
+        purpose: x509.ObjectIdentifier,
+        names: x509.SubjectAlternativeName | None,
+    ) -> KeyPair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions: list[tuple[x509.ExtensionType, bool]] = [
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (_key_usage(signs_certificates=False), True),
+            (x509.ExtendedKeyUsage([purpose]), False),
+        ]
+        if names is not None:
+            extensions.append((names, False))
+        certificate = _sign(
+            x509.Name(subject),
+            key.public_key(),
+            issuer=self._certificate,
+            issuer_key=self._key,
+            extensions=extensions,
+        )
+        return KeyPair(
+            certificate.public_bytes(serialization.Encoding.PEM).decode(),
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode(),
+        )
+
+
+def load_key_pair(context: ssl.SSLContext, key_pair: KeyPair) -> None:
+    """Let *context* show *key_pair* to its peers."""
+    with tempfile.TemporaryDirectory(prefix="podidctl-") as directory:
+        path = Path(directory, "pair.pem")
+        path.touch(mode=0o600)
+        path.write_text(key_pair.certificate + key_pair.key)
+        context.load_cert_chain(path)
+
+
+def _sign(
+    subject: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    issuer: x509.Certificate | None,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: Iterable[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer is not None else subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        # An hour back: clocks of machines that share a sandbox need not agree.
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS_VALID))
+        # Both identifiers are what Python 3.13's strict verification asks for (RFC 5280, 4.2.1.1 and 4.2.1.2).
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,177 @@
+"""Objects, the one revision counter, and a bounded log of what changed: what etcd and the watch cache are together.
+
+Nothing here knows what an object means. Documents that went in are never changed again; whoever wants to change one
+makes another. All of it belongs to one thread, the event loop's.
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import msgspec
+
+Document = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped kinds) and name."""
+ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
+
+FIRST_REVISION: Final = 100
+"""Above 1: a client that resumes at revision 1 finds it too old, as with a real server that has run for a while."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One object at one revision. The document is shared with everyone who reads: never change it."""
+
+    document: Document
+    revision: int
+    _json: bytes = b""
+    _bare: bytes = b""
+
+    @property
+    def json(self) -> bytes:
+        """The document encoded, once however many watches and lists send it."""
+        if not self._json:
+            self._json = _encode(self.document)
+        return self._json
+
+    @property
+    def bare(self) -> bytes:
+        """The same without kind and apiVersion, as the built-in kinds stand in a list."""
+        if not self._bare:
+            self._bare = _encode({k: v for k, v in self.document.items() if k not in {"kind", "apiVersion"}})
+        return self._bare
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One write. `item` is the object after it; for DELETED its last state, at the revision of the deletion."""
+
+    type: ChangeType
+    key: Key
+    revision: int
+    item: Item
+    before: Item | None
+
+
+class TooOldError(Exception):
+    """The log no longer reaches back to the revision asked for; `oldest` is the first one it could serve."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"history begins at {oldest}")
+        self.oldest = oldest
+
+
+@dataclass(slots=True, eq=False)
+class _Shelf:
+    items: dict[Key, Item] = field(default_factory=dict)
+    order: list[Key] = field(default_factory=list)
+    log: deque[Change] = field(default_factory=deque)
+    oldest: int = FIRST_REVISION
+    subscribers: list[Callable[[Change], None]] = field(default_factory=list)
+
+
+class History:
+    """All objects by kind name and key.
+
+    *keep* is how many changes of each kind the log remembers; what is older is answered with TooOldError.
+    """
+
+    def __init__(self, *, keep: int = 10_000) -> None:
+        self.revision = FIRST_REVISION
+        self._keep = keep
+        self._shelves: dict[str, _Shelf] = {}
+
+    def get(self, kind: str, key: Key) -> Item | None:
+        return self._shelf(kind).items.get(key)
+
+    def items(self, kind: str) -> list[tuple[Key, Item]]:
+        """Everything of *kind* as it is now, ordered by namespace and name."""
+        shelf = self._shelf(kind)
+        return [(key, shelf.items[key]) for key in shelf.order]
+
+    def items_at(self, kind: str, revision: int) -> list[tuple[Key, Item]]:
+        """Everything of *kind* as it was at *revision*. Raises TooOldError."""
+        found = dict(self._shelf(kind).items)
+        for change in reversed(self.since(kind, revision)):
+            if change.before is None:
+                del found[change.key]
+            else:
+                found[change.key] = change.before
+        return sorted(found.items())
+
+    def since(self, kind: str, revision: int) -> list[Change]:
+        """The changes of *kind* after *revision*, oldest first. Raises TooOldError."""
+        shelf = self._shelf(kind)
+        if revision < shelf.oldest:
+            raise TooOldError(shelf.oldest)
+        newer: list[Change] = []
+        for change in reversed(shelf.log):
+            if change.revision <= revision:
+                break
+            newer.append(change)
+        newer.reverse()
+        return newer
+
+    def write(self, kind: str, key: Key, document: Document) -> Item:
+        """Store *document*, stamped with a new revision in its metadata. Takes ownership of it."""
+        shelf = self._shelf(kind)
+        self.revision += 1
+        document["metadata"]["resourceVersion"] = str(self.revision)
+        item = Item(document, self.revision)
+        before = shelf.items.get(key)
+        shelf.items[key] = item
+        if before is None:
+            bisect.insort(shelf.order, key)
+        self._publish(shelf, Change("ADDED" if before is None else "MODIFIED", key, self.revision, item, before))
+        return item
+
+    def remove(self, kind: str, key: Key, last: Document | None = None) -> Item:
+        """Take an object out; *last* replaces its last state in the event. Raises KeyError."""
+        shelf = self._shelf(kind)
+        before = shelf.items.pop(key)
+        shelf.order.pop(bisect.bisect_left(shelf.order, key))
+        self.revision += 1
+        document = dict(before.document if last is None else last)
+        document["metadata"] = document["metadata"] | {"resourceVersion": str(self.revision)}
+        item = Item(document, self.revision)
+        self._publish(shelf, Change("DELETED", key, self.revision, item, before))
+        return item
+
+    def compact(self, kinds: Iterable[str] = ()) -> None:
+        """Forget the log of *kinds*, or of all: resuming below the present revision is too old from now on."""
+        for kind in list(kinds) or list(self._shelves):
+            shelf = self._shelf(kind)
+            shelf.log.clear()
+            shelf.oldest = self.revision
+
+    def subscribe(self, kind: str, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call *callback* at each change of *kind*, inside the write. Returns what ends it.
+
+        A callback must not write: it takes note, and acts from the event loop later.
+        """
+        subscribers = self._shelf(kind).subscribers
+        subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in subscribers:
+                subscribers.remove(callback)
+
+        return unsubscribe
+
+    def _shelf(self, kind: str) -> _Shelf:
+        shelf = self._shelves.get(kind)
+        if shelf is None:
+            shelf = self._shelves[kind] = _Shelf()
+        return shelf
+
+    def _publish(self, shelf: _Shelf, change: Change) -> None:
+        shelf.log.append(change)
+        if len(shelf.log) > self._keep:
+            shelf.oldest = shelf.log.popleft().revision
+        for callback in tuple(shelf.subscribers):
+            callback(change)

@@ -1,0 +1,159 @@
+"""Every way to say no: one exception that is a Status document, and the makers of the usual ones.
+
+Messages are worded as the real server words them where a client could be looking for words; the rest of a Status
+(reason, code, details, causes) is what clients are supposed to read.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+Document = dict[str, Any]
+
+
+class StatusError(Exception):
+    """A refusal on its way to the client as a Status document with HTTP status *code*."""
+
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        *,
+        details: Document | None = None,
+        retry_after: int | None = None,
+        continue_token: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details
+        self.retry_after = retry_after
+        self.continue_token = continue_token
+
+    def document(self) -> Document:
+        """The Status as the server sends it, in a body or in a watch's ERROR event."""
+        metadata: Document = {"continue": self.continue_token} if self.continue_token else {}
+        status: Document = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": metadata,
+            "status": "Failure",
+            "message": self.message,
+        }
+        if self.reason:
+            status["reason"] = self.reason
+        details = dict(self.details) if self.details is not None else None
+        if self.retry_after is not None:
+            details = (details or {}) | {"retryAfterSeconds": self.retry_after}
+        if details is not None:
+            status["details"] = details
+        status["code"] = self.code
+        return status
+
+
+def success(name: str, plural: str, group: str, uid: str) -> Document:
+    """The Status that answers a completed DELETE."""
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": _details(plural, group, name) | {"uid": uid},
+    }
+
+
+def bad_request(message: str) -> StatusError:
+    return StatusError(400, "BadRequest", message)
+
+
+def unauthorized() -> StatusError:
+    return StatusError(401, "Unauthorized", "Unauthorized")
+
+
+def forbidden(plural: str, group: str, name: str, why: str) -> StatusError:
+    message = f"{_resource(plural, group)} {_quoted(name)} is forbidden: {why}"
+    return StatusError(403, "Forbidden", message, details=_details(plural, group, name))
+
+
+def not_found(plural: str, group: str, name: str) -> StatusError:
+    message = f"{_resource(plural, group)} {_quoted(name)} not found"
+    return StatusError(404, "NotFound", message, details=_details(plural, group, name))
+
+
+def no_such_resource() -> StatusError:
+    return StatusError(404, "NotFound", "the server could not find the requested resource", details={})
+
+
+def method_not_allowed() -> StatusError:
+    message = "the server does not allow this method on the requested resource"
+    return StatusError(405, "MethodNotAllowed", message, details={})
+
+
+def not_acceptable(accepted: Sequence[str]) -> StatusError:
+    message = f"only the following media types are accepted: {', '.join(accepted)}"
+    return StatusError(406, "NotAcceptable", message)
+
+
+def unsupported_media_type(accepted: Sequence[str]) -> StatusError:
+    message = f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}"
+    return StatusError(415, "UnsupportedMediaType", message)
+
+
+def too_large(limit: int) -> StatusError:
+    return StatusError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+
+
+def already_exists(plural: str, group: str, name: str) -> StatusError:
+    message = f"{_resource(plural, group)} {_quoted(name)} already exists"
+    return StatusError(409, "AlreadyExists", message, details=_details(plural, group, name))
+
+
+def conflict(plural: str, group: str, name: str, why: str) -> StatusError:
+    message = f"Operation cannot be fulfilled on {_resource(plural, group)} {_quoted(name)}: {why}"
+    return StatusError(409, "Conflict", message, details=_details(plural, group, name))
+
+
+def modified(plural: str, group: str, name: str) -> StatusError:
+    why = "the object has been modified; please apply your changes to the latest version and try again"
+    return conflict(plural, group, name, why)
+
+
+def invalid(kind: str, group: str, name: str, causes: Sequence[tuple[str, str, str]]) -> StatusError:
+    """422 with each cause as (reason, message, field)."""
+    listed = [f"{field}: {message}" for _, message, field in causes]
+    problems = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
+    details = _details(kind, group, name) | {
+        "causes": [{"reason": reason, "message": message, "field": field} for reason, message, field in causes]
+    }
+    message = f"{_resource(kind, group)} {_quoted(name)} is invalid: {problems}"
+    return StatusError(422, "Invalid", message, details=details)
+
+
+def unprocessable_patch() -> StatusError:
+    """422 as the real server words it when a JSON patch does not apply: nothing said about which operation."""
+    return StatusError(422, "Invalid", "the server rejected our request due to an error in our request", details={})
+
+
+def expired(message: str, *, continue_token: str = "") -> StatusError:
+    return StatusError(410, "Expired", message, continue_token=continue_token)
+
+
+def revision_too_large(asked: int, current: int) -> StatusError:
+    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    return StatusError(504, "Timeout", message, details={"causes": causes}, retry_after=1)
+
+
+def _resource(plural: str, group: str) -> str:
+    return f"{plural}.{group}" if group else plural
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _details(kind: str, group: str, name: str) -> Document:
+    details = {"name": name, "group": group, "kind": kind}
+    return {field: value for field, value in details.items() if value}
