@@ -1,5 +1,8 @@
+from typing import final
+
 from _native.histogram import Series
 
+@final
 class Usage:
     """How often something was served from ready answers, and when last: read by the token broker."""
 
@@ -10,7 +13,10 @@ class Usage:
     def touch(self) -> None: ...
     def take(self) -> int:
         """How often since the last call of take()."""
+    __pyx_vtable__: object
+    """How other compiled rooms call it."""
 
+@final
 class ReadyAnswer:
     """A whole HTTP answer but for the digits of expires_in, which are written anew in place, once a second at most."""
 
@@ -19,8 +25,18 @@ class ReadyAnswer:
     ) -> None:
         """*before* and *after* are the JSON body around the digits of expires_in.
 
-        Times are time.monotonic_ns(). Past *fresh_until_ns* the answer is no longer served.
+        Times are time.monotonic_ns(). From *fresh_until_ns* on the answer is no longer served.
         Raises ValueError when it would be over 64 KiB.
         """
+    @property
+    def expires_ns(self) -> int: ...
+    @property
+    def fresh_until_ns(self) -> int: ...
+    @property
+    def series(self) -> Series: ...
+    @property
+    def usage(self) -> Usage: ...
     def render(self, now_ns: int, close: bool = False) -> bytes:
         """What the lane would write at *now_ns*; *close* adds `Connection: close`."""
+    __pyx_vtable__: object
+    """How other compiled rooms call it."""

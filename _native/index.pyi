@@ -1,9 +1,12 @@
+from typing import final
+
 from _native.answers import ReadyAnswer
 
 READY_ANSWERS_MAX: int
 
+@final
 class PodRecord:
-    """One pod as the data plane knows it. Owns its ready answers: at most READY_ANSWERS_MAX, the least used goes first."""
+    """One pod as the data plane knows it. Owns its ready answers: READY_ANSWERS_MAX at most, the least used goes first."""
 
     def __init__(self, owner: object) -> None: ...
     @property
@@ -30,8 +33,12 @@ class PodRecord:
         """
     def find(
         self, resource: bytes, selector_kind: int, selector_value: bytes, xms_cc: bytes, now_ns: int
-    ) -> ReadyAnswer | None: ...
+    ) -> ReadyAnswer | None:
+        """The answer kept for such requests, None if there is none, it is not fresh, or the record is suspended."""
+    __pyx_vtable__: object
+    """How other compiled rooms call it."""
 
+@final
 class Index:
     """Address to pod record. IPv4 in C; an IPv6 address is kept too, though no redirected request comes from one."""
 
@@ -44,3 +51,5 @@ class Index:
         """Take *address* away if it is *record*'s; whether it was."""
     def get(self, address: str) -> PodRecord | None: ...
     def __len__(self) -> int: ...
+    __pyx_vtable__: object
+    """How other compiled rooms call it."""

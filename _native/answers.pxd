@@ -1,0 +1,31 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from _native.histogram cimport Series
+
+cdef enum:
+    HEAD_ROOM = 160          # status line and fields of a ready answer, the longest form
+    DIGITS_ROOM = 20         # of any 64-bit number
+    ANSWER_MAX = 64 * 1024   # bytes of a whole answer; a token with many group claims is under 16 KiB
+
+cdef class Usage:
+    cdef readonly int64_t last_ns
+    cdef uint64_t _taken
+    cdef uint64_t _count
+    cdef void note(self, int64_t now_ns) noexcept
+
+cdef class ReadyAnswer:
+    cdef readonly int64_t expires_ns
+    cdef readonly int64_t fresh_until_ns
+    cdef readonly Series series
+    cdef readonly Usage usage
+    cdef unsigned char *_buffer    # HEAD_ROOM bytes, then the body; the head stands right before the body
+    cdef Py_ssize_t _room
+    cdef Py_ssize_t _before        # bytes of the body before the digits
+    cdef Py_ssize_t _after         # bytes of the body after them
+    cdef Py_ssize_t _digits        # how many digits there are now
+    cdef int64_t _second           # what the digits say now
+    cdef bint _close               # which head stands there now
+    cdef Py_ssize_t _head          # its size
+    cdef void _write_head(self, bint close) noexcept
+    cdef void _write_second(self, int64_t second) noexcept
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept

@@ -1,0 +1,128 @@
+"""Ready answers: whole HTTP answers that need nothing but the seconds which are left.
+
+An answer lives in one buffer. `expires_in` is written over in place when the second has changed; the rest of the body
+moves only when the number has lost a digit, and the head is written anew only then, or when an answer that keeps the
+connection follows one that closes it. What `written` returns is valid until its next call: whoever cannot send it at
+once keeps a copy.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.string cimport memcpy, memmove
+
+from _native.clock cimport NANOSECONDS, monotonic_ns
+
+cdef bytes STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+cdef bytes KEEP = b"\r\n\r\n"
+cdef bytes CLOSE = b"\r\nConnection: close\r\n\r\n"
+
+
+cdef Py_ssize_t write_digits(int64_t number, unsigned char *at) noexcept:
+    """Write *number*, which is not negative, in decimal; how many digits. There is DIGITS_ROOM."""
+    cdef unsigned char[DIGITS_ROOM] backwards
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t place
+    while True:
+        backwards[count] = <unsigned char>(c'0' + number % 10)
+        count += 1
+        number //= 10
+        if number == 0:
+            break
+    for place in range(count):
+        at[place] = backwards[count - 1 - place]
+    return count
+
+
+@cython.final
+cdef class Usage:
+    def __init__(self):
+        pass
+
+    cdef void note(self, int64_t now_ns) noexcept:
+        self.last_ns = now_ns
+        self._count += 1
+
+    def touch(self):
+        self.note(monotonic_ns())
+
+    def take(self):
+        cdef uint64_t since = self._count - self._taken
+        self._taken = self._count
+        return since
+
+
+@cython.final
+cdef class ReadyAnswer:
+    def __init__(
+        self, *, bytes before not None, bytes after not None, int64_t expires_ns, int64_t fresh_until_ns,
+        Series series not None, Usage usage not None
+    ):
+        if self._buffer != NULL:
+            raise TypeError("a ReadyAnswer is made once")
+        self._before = PyBytes_GET_SIZE(before)
+        self._after = PyBytes_GET_SIZE(after)
+        self._room = HEAD_ROOM + self._before + DIGITS_ROOM + self._after
+        if self._room > ANSWER_MAX:
+            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {self._room}")
+        self._buffer = <unsigned char *>PyMem_Malloc(<size_t>self._room)
+        if self._buffer == NULL:
+            raise MemoryError
+        self.expires_ns = expires_ns
+        self.fresh_until_ns = fresh_until_ns
+        self.series = series
+        self.usage = usage
+        self._digits = 1
+        self._second = 0
+        memcpy(self._buffer + HEAD_ROOM, PyBytes_AS_STRING(before), <size_t>self._before)
+        self._buffer[HEAD_ROOM + self._before] = c'0'
+        memcpy(self._buffer + HEAD_ROOM + self._before + 1, PyBytes_AS_STRING(after), <size_t>self._after)
+        self._write_head(False)
+
+    def __dealloc__(self):
+        PyMem_Free(self._buffer)
+
+    cdef void _write_head(self, bint close) noexcept:
+        """Put the head right before the body. The longest is 63 + 20 + 23 bytes, which HEAD_ROOM holds."""
+        cdef unsigned char[DIGITS_ROOM] length
+        cdef Py_ssize_t digits = write_digits(self._before + self._digits + self._after, length)
+        cdef bytes end = CLOSE if close else KEEP
+        cdef unsigned char *at
+        self._head = PyBytes_GET_SIZE(STATUS) + digits + PyBytes_GET_SIZE(end)
+        at = self._buffer + HEAD_ROOM - self._head
+        memcpy(at, PyBytes_AS_STRING(STATUS), <size_t>PyBytes_GET_SIZE(STATUS))
+        at += PyBytes_GET_SIZE(STATUS)
+        memcpy(at, length, <size_t>digits)
+        memcpy(at + digits, PyBytes_AS_STRING(end), <size_t>PyBytes_GET_SIZE(end))
+        self._close = close
+
+    cdef void _write_second(self, int64_t second) noexcept:
+        cdef unsigned char[DIGITS_ROOM] text
+        cdef unsigned char *at = self._buffer + HEAD_ROOM + self._before
+        cdef Py_ssize_t digits = write_digits(second, text)
+        if digits != self._digits:
+            memmove(at + digits, at + self._digits, <size_t>self._after)
+            self._digits = digits
+            self._write_head(self._close)
+        memcpy(at, text, <size_t>digits)
+        self._second = second
+
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
+        """The whole answer as of *now_ns*; valid until the next call."""
+        cdef int64_t second = 0
+        if self.expires_ns > now_ns:
+            second = (self.expires_ns - now_ns) // NANOSECONDS
+        if second != self._second:
+            self._write_second(second)
+        if close != self._close:
+            self._write_head(close)
+        size[0] = self._head + self._before + self._digits + self._after
+        return <const char *>self._buffer + HEAD_ROOM - self._head
+
+    def render(self, int64_t now_ns, bint close=False):
+        cdef Py_ssize_t size = 0
+        cdef const char *whole = self.written(now_ns, close, &size)
+        return PyBytes_FromStringAndSize(whole, size)
+
+    def __repr__(self):
+        return "<ReadyAnswer>"  # what is in it is a secret

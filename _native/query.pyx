@@ -1,0 +1,122 @@
+"""What a token request asks for: percent-decoding, and the few parameters a ready answer depends on.
+
+Like `scan`, this takes a strict subset of what the general lane takes. The following is left to the general lane: a
+parameter of any other name or in an escaped spelling, a repeated one, two selectors, one that is empty or has no "=",
+a missing resource, a bad escape, "+" and ";" (form decoding and plain decoding read them differently), and a value
+that is not printable ASCII once decoded (so the case of letters is a matter of 26 of them here). `api-version` is
+accepted and ignored, as it is there.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+cdef enum Field:
+    UNKNOWN  # zero on purpose: an accident must look like a refusal
+    RESOURCE
+    SELECTOR
+    XMS_CC
+    API_VERSION
+    FIELDS
+
+
+cdef inline int hex_digit(unsigned char byte) noexcept nogil:
+    """RFC 3986 §2.1: its value, or -1."""
+    if c'0' <= byte <= c'9':
+        return byte - c'0'
+    if c'a' <= byte <= c'f':
+        return byte - c'a' + 10
+    if c'A' <= byte <= c'F':
+        return byte - c'A' + 10
+    return -1
+
+
+cdef Field field_named(const unsigned char *name, Py_ssize_t length, Query *query) noexcept nogil:
+    """Names are exact, as they are in Azure's endpoint. A selector's kind is noted in *query*."""
+    if length == 6 and memcmp(name, b"xms_cc", 6) == 0:
+        return XMS_CC
+    if length == 8 and memcmp(name, b"resource", 8) == 0:
+        return RESOURCE
+    if length == 11 and memcmp(name, b"api-version", 11) == 0:
+        return API_VERSION
+    if length == 9 and memcmp(name, b"client_id", 9) == 0:
+        query.selector_kind = CLIENT_ID
+        return SELECTOR
+    if length == 9 and memcmp(name, b"object_id", 9) == 0:
+        query.selector_kind = OBJECT_ID
+        return SELECTOR
+    if (length == 9 and memcmp(name, b"mi_res_id", 9) == 0) or (
+        length == 10 and (memcmp(name, b"msi_res_id", 10) == 0 or memcmp(name, b"msi-res-id", 10) == 0)
+    ):
+        query.selector_kind = RESOURCE_ID
+        return SELECTOR
+    return UNKNOWN
+
+
+cdef bint read_query(const unsigned char *text, Py_ssize_t length, Query *query) noexcept nogil:
+    """Decode *text* into *query*, whose texts point into itself: it may not be copied. False refuses."""
+    cdef Py_ssize_t pos = 0  # in text
+    cdef Py_ssize_t out = 0  # in query.decoded; never ahead of pos, so it needs no limit of its own
+    cdef Py_ssize_t start
+    cdef Field field
+    cdef Text *target
+    cdef bint[FIELDS] seen
+    cdef int high, low, value
+    if length < 1 or length > QUERY_MAX:
+        return False
+    query.selector_kind = NO_SELECTOR
+    query.resource.start = query.selector.start = query.xms_cc.start = query.decoded
+    query.resource.length = query.selector.length = query.xms_cc.length = 0
+    for start in range(FIELDS):
+        seen[start] = False
+    while True:
+        start = pos
+        while pos < length and text[pos] != c'=' and text[pos] != c'&':
+            pos += 1
+        if pos == length or text[pos] == c'&':  # no "=", or nothing at all
+            return False
+        field = field_named(text + start, pos - start, query)
+        if field == UNKNOWN or seen[<int>field]:
+            return False
+        seen[<int>field] = True
+        pos += 1
+        start = out
+        while pos < length and text[pos] != c'&':
+            value = text[pos]
+            pos += 1
+            if value == c'%':
+                if length - pos < 2:
+                    return False
+                high = hex_digit(text[pos])
+                low = hex_digit(text[pos + 1])
+                if high < 0 or low < 0:
+                    return False
+                value = high * 16 + low
+                pos += 2
+            elif value == c'+' or value == c';':
+                return False
+            if not 0x20 <= value <= 0x7E:
+                return False
+            if field == SELECTOR and c'A' <= value <= c'Z':
+                value += 32
+            query.decoded[out] = <unsigned char>value
+            out += 1
+        if out == start:
+            return False
+        if field != API_VERSION:
+            target = &query.resource if field == RESOURCE else &query.selector if field == SELECTOR else &query.xms_cc
+            target.start = query.decoded + start
+            target.length = out - start
+        if pos == length:
+            return seen[<int>RESOURCE]
+        pos += 1  # over the "&"; one at the very end is followed by a parameter without "=", and refused
+
+
+cdef bytes copied(const Text *text):
+    return PyBytes_FromStringAndSize(<const char *>text.start, text.length)
+
+
+def examine(bytes text not None):
+    cdef Query query
+    if not read_query(<const unsigned char *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), &query):
+        return None
+    return (copied(&query.resource), <int>query.selector_kind, copied(&query.selector), copied(&query.xms_cc))

@@ -1,0 +1,253 @@
+"""Is this the head of an ordinary token request? Decided on the raw bytes, without an allocation or an exception.
+
+What passes is a strict subset of what the general lane accepts, and means the same there; a differential test holds
+the two together. REFUSED therefore means "not for the fast lane", never "answer 400": whoever calls hands the very
+same bytes to the general lane. When in doubt, refuse.
+
+A head passes when it is complete and consists of
+
+* `GET`, the token path (`metadata` in any case, one leading slash more and one trailing slash allowed), a query,
+  `HTTP/1.1`, ended by CR LF as every line is;
+* exactly one Host that is a plain name or IPv4 address with an optional port; at most one Metadata, whose value is
+  `true`; at most one Connection, `keep-alive` or `close`;
+* no field that could announce a body, an upgrade, a forwarded request or another meaning of the connection;
+* otherwise any fields of visible ASCII, ignored like in the general lane.
+
+The scanner begins at the head's first byte each time, so its limits count across reads by themselves.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+cdef enum ByteClass:
+    TOKEN = 1   # RFC 9110 §5.6.2 tchar: what a field's name is made of
+    VALUE = 2   # RFC 9110 §5.5 field-vchar, SP and HTAB, but no obs-text (%x80-FF): it goes the general way
+    QUERY = 4   # RFC 3986 §3.4 pchar, "/" and "?", without "+" and ";", which not everybody reads alike
+    HOST = 8    # RFC 3986 §3.2.2 reg-name without escapes, "~" and sub-delims; no "[" of an IPv6 literal either
+
+cdef struct Cursor:
+    const unsigned char *base
+    Py_ssize_t pos
+    Py_ssize_t end
+
+cdef struct Seen:
+    int fields
+    int hosts
+    int connections
+
+cdef unsigned char[256] CLASS  # ByteClass bits of each byte
+cdef unsigned char[256] LOWER  # ASCII only: the C library's tolower() asks the locale
+
+cdef int fill_tables() except -1:
+    cdef bytes letters_digits = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    cdef int byte
+    for byte in range(256):
+        CLASS[byte] = 0
+        LOWER[byte] = <unsigned char>(byte + 32 if 65 <= byte <= 90 else byte)
+    for byte in letters_digits + b"!#$%&'*+-.^_`|~":
+        CLASS[byte] |= TOKEN
+    for byte in bytes(range(0x20, 0x7F)) + b"\t":
+        CLASS[byte] |= VALUE
+    for byte in letters_digits + b"-._~" + b"%" + b"!$&'()*,=" + b":@/?":
+        CLASS[byte] |= QUERY
+    for byte in letters_digits + b"-._":
+        CLASS[byte] |= HOST
+    return 0
+
+fill_tables()
+
+
+cdef inline void skip(Cursor *c, unsigned char wanted) noexcept nogil:
+    """Move past all bytes of class *wanted*."""
+    while c.pos < c.end and CLASS[c.base[c.pos]] & wanted:
+        c.pos += 1
+
+
+cdef inline Step expect(Cursor *c, const char *wanted, Py_ssize_t length) noexcept nogil:
+    """Move past exactly these bytes."""
+    cdef Py_ssize_t here = c.end - c.pos
+    if memcmp(c.base + c.pos, wanted, length if length < here else here) != 0:
+        return REFUSED
+    if here < length:
+        return MORE
+    c.pos += length
+    return DONE
+
+
+cdef inline bint same(const unsigned char *text, const char *lower, Py_ssize_t length) noexcept nogil:
+    """Whether *length* bytes of *text* spell *lower*, which is lower-case, in any case."""
+    cdef Py_ssize_t at
+    for at in range(length):
+        if LOWER[text[at]] != <unsigned char>lower[at]:
+            return False
+    return True
+
+
+cdef inline Step expect_any_case(Cursor *c, const char *lower, Py_ssize_t length) noexcept nogil:
+    """Move past these bytes in any case."""
+    cdef Py_ssize_t here = c.end - c.pos
+    if not same(c.base + c.pos, lower, length if length < here else here):
+        return REFUSED
+    if here < length:
+        return MORE
+    c.pos += length
+    return DONE
+
+
+cdef inline void skip_one(Cursor *c, unsigned char wanted) noexcept nogil:
+    """Move past one such byte if it is the next."""
+    if c.pos < c.end and c.base[c.pos] == wanted:
+        c.pos += 1
+
+
+cdef Step scan_request_line(Cursor *c, Head *head) noexcept nogil:
+    """RFC 9112 §3: method SP request-target SP HTTP-version CRLF; the target in origin-form (§3.2.1) with a query."""
+    cdef Step step = expect(c, b"GET /", 5)
+    if step != DONE:
+        return step
+    skip_one(c, c'/')
+    step = expect_any_case(c, b"metadata", 8)
+    if step != DONE:
+        return step
+    step = expect(c, b"/identity/oauth2/token", 22)
+    if step != DONE:
+        return step
+    skip_one(c, c'/')
+    step = expect(c, b"?", 1)  # without a query there is no resource, and the general lane knows what to say
+    if step != DONE:
+        return step
+    head.query.start = c.pos
+    skip(c, QUERY)
+    head.query.stop = c.pos
+    if head.query.stop - head.query.start > QUERY_MAX:
+        return REFUSED
+    return expect(c, b" HTTP/1.1\r\n", 11)
+
+
+cdef bint plain_host(const unsigned char *value, Py_ssize_t length) noexcept nogil:
+    """RFC 9110 §7.2: uri-host [":" port], the host not empty, the port 1 to 5 digits."""
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t digits
+    while at < length and CLASS[value[at]] & HOST:
+        at += 1
+    if at == 0:
+        return False
+    if at == length:
+        return True
+    if value[at] != c':':
+        return False
+    digits = length - at - 1
+    if not 1 <= digits <= 5:
+        return False
+    for at in range(at + 1, length):
+        if not c'0' <= value[at] <= c'9':
+            return False
+    return True
+
+
+cdef bint judge_field(
+    const unsigned char *name, Py_ssize_t name_length, const unsigned char *value, Py_ssize_t length,
+    Head *head, Seen *seen
+) noexcept nogil:
+    """False as soon as one field makes the request anything but ordinary."""
+    if name_length == 2:
+        # A TE without its Connection option means nothing (RFC 9110 §10.1.4), but it is not ordinary either.
+        return not same(name, b"te", 2)
+    if name_length == 4:
+        if same(name, b"host", 4):
+            seen.hosts += 1
+            return seen.hosts == 1 and plain_host(value, length)
+        return True
+    if name_length == 6:
+        return not same(name, b"expect", 6)
+    if name_length == 7:
+        return not (same(name, b"upgrade", 7) or same(name, b"trailer", 7))
+    if name_length == 8:
+        if same(name, b"metadata", 8):
+            if head.metadata or length != 4 or not same(value, b"true", 4):
+                return False
+            head.metadata = True
+        return True
+    if name_length == 10:
+        if same(name, b"connection", 10):
+            seen.connections += 1
+            if seen.connections > 1:
+                return False
+            if length == 5 and same(value, b"close", 5):
+                head.close = True
+                return True
+            return length == 10 and same(value, b"keep-alive", 10)
+        return True
+    if name_length == 14:
+        return not same(name, b"content-length", 14)
+    if name_length == 15:
+        return not same(name, b"x-forwarded-for", 15)
+    if name_length == 16:
+        return not same(name, b"proxy-connection", 16)  # llhttp, under the general lane, reads it like Connection
+    if name_length == 17:
+        return not same(name, b"transfer-encoding", 17)
+    return True
+
+
+cdef Step scan_fields(Cursor *c, Head *head) noexcept nogil:
+    """RFC 9112 §5: field-name ":" OWS field-value OWS CRLF, up to the empty line. Each is judged at its line's end."""
+    cdef Seen seen
+    cdef Py_ssize_t name, name_length, value, stop
+    cdef Step step
+    seen.fields = seen.hosts = seen.connections = 0
+    while True:
+        if c.pos < c.end and c.base[c.pos] == c'\r':
+            step = expect(c, b"\r\n", 2)
+            if step == DONE and seen.hosts != 1:  # RFC 9112 §3.2: not exactly one Host is a 400
+                return REFUSED
+            return step
+        name = c.pos
+        skip(c, TOKEN)
+        name_length = c.pos - name
+        if c.pos == c.end:
+            return MORE
+        # No space before the colon (RFC 9112 §5.1) and no line that continues the one above (obs-fold, §5.2).
+        if name_length == 0 or c.base[c.pos] != c':':
+            return REFUSED
+        c.pos += 1
+        while c.pos < c.end and (c.base[c.pos] == c' ' or c.base[c.pos] == c'\t'):
+            c.pos += 1
+        value = c.pos
+        skip(c, VALUE)
+        stop = c.pos
+        step = expect(c, b"\r\n", 2)
+        if step != DONE:
+            return step
+        while stop > value and (c.base[stop - 1] == c' ' or c.base[stop - 1] == c'\t'):
+            stop -= 1
+        seen.fields += 1
+        if seen.fields > FIELDS_MAX:
+            return REFUSED
+        if not judge_field(c.base + name, name_length, c.base + value, stop - value, head, &seen):
+            return REFUSED
+
+
+cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noexcept nogil:
+    """Scan the head that begins at *base*. *head* is to be used after DONE only, its offsets count from *base*."""
+    cdef Cursor c
+    cdef Step step
+    c.base = base
+    c.pos = 0
+    c.end = size if size < HEAD_MAX else HEAD_MAX
+    head.size = head.query.start = head.query.stop = 0
+    head.metadata = head.close = False
+    step = scan_request_line(&c, head)
+    if step == DONE:
+        step = scan_fields(&c, head)
+    head.size = c.pos
+    if step == MORE and size >= HEAD_MAX:
+        return REFUSED
+    return step
+
+
+def examine(bytes data not None):
+    cdef Head head
+    cdef Step step = scan_head(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &head)
+    if step == DONE:
+        return ("done", head.size, data[head.query.start:head.query.stop], bool(head.metadata), bool(head.close))
+    return ("more" if step == MORE else "refused", 0, b"", False, False)

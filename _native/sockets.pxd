@@ -1,0 +1,59 @@
+"""What the lane asks of the kernel, declared once."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <arpa/inet.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <sys/epoll.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+    /* <linux/netfilter_ipv4.h>, which not every build machine has; part of the kernel's interface */
+    #define PODID_SO_ORIGINAL_DST 80
+    /* Defined for _GNU_SOURCE only, and Python.h may have included <sys/socket.h> before the define above. */
+    extern int accept4(int, struct sockaddr *, socklen_t *, int);
+    """
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        pass
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+
+    int AF_INET, IPPROTO_TCP, IPPROTO_IP, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK
+    int SO_ORIGINAL_DST "PODID_SO_ORIGINAL_DST"
+    int TCP_NODELAY, TCP_DEFER_ACCEPT
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
+
+    int accept4(int listener, sockaddr *address, socklen_t *size, int flags) nogil
+    ssize_t recv(int fd, void *into, size_t size, int flags) nogil
+    ssize_t send(int fd, const void *data, size_t size, int flags) nogil
+    int shutdown(int fd, int how) nogil
+    int close_fd "close"(int fd) nogil
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *size) nogil
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t size) nogil
+    int getsockname(int fd, sockaddr *address, socklen_t *size) nogil
+    uint16_t ntohs(uint16_t number) nogil
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil
+    int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds) nogil
+
+
+cdef inline str dotted(uint32_t address):
+    """An IPv4 address as the kernel holds it, as people write it."""
+    cdef const unsigned char *part = <const unsigned char *>&address
+    return f"{part[0]}.{part[1]}.{part[2]}.{part[3]}"
