@@ -5,12 +5,16 @@ begins a new generation of the record (its ready answers are gone) and wakes eve
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Final
 
 from _native.index import PodRecord
 from nmi.identity.decide import PodFacts
 from nmi.identity.standard import Assigned
 from podidentity.resources import Pod
+
+SERVED_MAX: Final = 64
+"""Tokens noted per pod; a pod that asks for more different ones than this begins anew."""
 
 
 class PodEntry:
@@ -22,6 +26,7 @@ class PodEntry:
         "_ending",
         "_gone",
         "_labels",
+        "_served",
         "_waiters",
         "addresses",
         "facts",
@@ -39,6 +44,7 @@ class PodEntry:
         self._confirmed = confirmed
         self._gone = False
         self._waiters: set[asyncio.Future[None]] = set()
+        self._served: set[Hashable] = set()
         self.record.suspended = self.doubtful
 
     @property
@@ -95,6 +101,12 @@ class PodEntry:
             self.bump()
         return changed
 
+    def doubt(self, address: str) -> None:
+        """A read knows the pod at *address* too, which the watch has not told of: doubtful until it does."""
+        self.addresses = (*self.addresses, address)
+        self._confirmed = False
+        self.bump()
+
     def assign(self, assigned: tuple[Assigned, ...]) -> bool:
         """Replace the assigned identities; whether that changed anything a decision depends on."""
         changed = assigned != self._assigned
@@ -112,10 +124,22 @@ class PodEntry:
         """Begin a new generation and wake the waiters."""
         self.record.suspended = self.doubtful or self._gone
         self.record.invalidate()
+        self._served.clear()
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def serve(self, key: Hashable) -> None:
+        """Note that a ready answer may be made of the token kept under *key*."""
+        if len(self._served) >= SERVED_MAX:
+            # Rather than forget which tokens its answers hold, forget the answers.
+            self.bump()
+        self._served.add(key)
+
+    def serves(self, key: Hashable) -> bool:
+        """Whether a ready answer may hold the token kept under *key*."""
+        return key in self._served
 
     async def changed(self, generation: int) -> None:
         """Return as soon as the record's generation is no longer *generation*. The caller sets the deadline."""

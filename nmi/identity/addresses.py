@@ -1,0 +1,78 @@
+"""Which pod an address belongs to, where more than one pod may claim it: the only writer of the native index.
+
+An address answers for a pod only while exactly one live pod claims it. Two claims mean that the watch is behind: the
+address answers for nobody until one of them goes, or a read from the API server settles it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from _native.index import Index
+from nmi.identity.pods import PodEntry
+
+log = logging.getLogger(__name__)
+
+
+class Addresses:
+    """Claims by address. Every change of whom an address answers for goes through `_point`."""
+
+    def __init__(self, index: Index, answering: Callable[[str], None]) -> None:
+        """*answering* is called with each address that has begun to answer for a pod."""
+        self._index = index
+        self._answering = answering
+        self._claims: dict[str, list[PodEntry]] = {}
+        self._settled: dict[str, PodEntry] = {}
+
+    def contested(self, address: str) -> bool:
+        """Whether several pods claim it and nothing has settled yet whose it is."""
+        return len(self._claims.get(address, ())) > 1 and address not in self._settled
+
+    def claim(self, addresses: Iterable[str], entry: PodEntry) -> None:
+        for address in addresses:
+            claims = self._claims.setdefault(address, [])
+            if entry not in claims:
+                claims.append(entry)
+                self._settled.pop(address, None)
+                self._point(address)
+
+    def release(self, addresses: Iterable[str], entry: PodEntry) -> None:
+        for address in addresses:
+            claims = self._claims.get(address)
+            if claims is None or entry not in claims:
+                continue
+            claims.remove(entry)
+            if not claims:
+                del self._claims[address]
+            if self._settled.get(address) is entry or len(claims) < 2:
+                self._settled.pop(address, None)
+            self._point(address)
+
+    def settle(self, address: str, entry: PodEntry) -> None:
+        """A read has just said that *address* is *entry*'s: so it is, until another claim."""
+        claims = self._claims.get(address, [])
+        if entry in claims and len(claims) > 1:
+            self._settled[address] = entry
+            self._point(address)
+
+    def _point(self, address: str) -> None:
+        claims = self._claims.get(address, [])
+        owner = claims[0] if len(claims) == 1 else self._settled.get(address)
+        try:
+            present = self._index.get(address)
+            if owner is not None and owner.record is present:
+                return
+            if present is not None:
+                self._index.remove(address, present)
+            if owner is not None:
+                self._index.put(address, owner.record)
+        except ValueError:
+            log.warning(
+                "a pod's status holds something that is no IP address and it gets no tokens: look at the pod's status",
+                extra={"pod": claims[0].key if claims else ""},
+            )
+            return
+        for other in claims:
+            # Whoever decided or waits for one of them on this address must look at it again.
+            other.bump()
+        if owner is not None:
+            self._answering(address)

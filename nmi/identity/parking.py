@@ -1,0 +1,127 @@
+"""Requests from an address that no pod answers for yet: parked until the watch tells of it, or one read does.
+
+The kubelet reports a pod's address after its containers have started, so a quick pod asks before the watch can know
+it. All is bounded: who waits (64), for how long (5 s), and what it costs the API server (2 reads a second).
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from _native.index import PodRecord
+
+log = logging.getLogger(__name__)
+
+PARK_SECONDS: Final = 5.0
+WAITERS_MAX: Final = 64
+READ_AFTER_SECONDS: Final = 0.3
+"""Most watch events are faster; the reference, too, waits this long between its looks."""
+READ_INTERVAL_SECONDS: Final = 0.5
+NEGATIVE_SECONDS: Final = 1.0
+NEGATIVES_MAX: Final = 256
+
+
+class _Place:
+    """One address that somebody asks from."""
+
+    def __init__(self, reader: asyncio.Task[None]) -> None:
+        self.arrived = asyncio.Event()
+        self.waiters = 0
+        self.reader = reader
+
+
+class Parking:
+    """Places by address. A place's one read is a task of its own, which ends with the last waiter."""
+
+    def __init__(
+        self,
+        lookup: Callable[[str], PodRecord | None],
+        read: Callable[[str], Awaitable[None]],
+        *,
+        park_seconds: float = PARK_SECONDS,
+        read_after_seconds: float = READ_AFTER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """*lookup* asks the index; *read* asks the API server about one address and tells the index what it learns.
+
+        *read* raises nothing: an API server that does not answer has nothing to tell.
+        """
+        self._lookup = lookup
+        self._read = read
+        self._park_seconds = park_seconds
+        self._read_after_seconds = read_after_seconds
+        self._clock = clock
+        self._places: dict[str, _Place] = {}
+        self._readers: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._next_read = float("-inf")
+        self._negatives: OrderedDict[str, float] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    async def find(self, address: str) -> PodRecord | None:
+        """The record that *address* answers for, as soon as there is one. None: not in time, or no place."""
+        record = self._lookup(address)
+        if record is not None:
+            return record
+        place = self._places.get(address)
+        if place is None and self._clock() < self._negatives.get(address, float("-inf")):
+            return None
+        if self._waiting >= WAITERS_MAX:
+            return None
+        if place is None:
+            reader = asyncio.create_task(self._read_once(address), name="look up an unknown address")
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+            place = self._places[address] = _Place(reader)
+        self._waiting += 1
+        place.waiters += 1
+        try:
+            async with asyncio.timeout(self._park_seconds):
+                while (record := self._lookup(address)) is None:
+                    place.arrived.clear()
+                    await place.arrived.wait()
+                return record
+        except TimeoutError:
+            self._remember(address)
+            return None
+        finally:
+            self._waiting -= 1
+            place.waiters -= 1
+            if place.waiters == 0:
+                del self._places[address]
+                place.reader.cancel()
+
+    def arrived(self, address: str) -> None:
+        """The index has begun to answer for *address*."""
+        self._negatives.pop(address, None)
+        place = self._places.get(address)
+        if place is not None:
+            place.arrived.set()
+
+    async def aclose(self) -> None:
+        """End the reads. Whoever is parked is cancelled by its own owner."""
+        readers = list(self._readers)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _read_once(self, address: str) -> None:
+        """The read, when the watch has had its time and the node's rate allows it."""
+        await asyncio.sleep(self._read_after_seconds)
+        now = self._clock()
+        at = max(now, self._next_read)
+        self._next_read = at + READ_INTERVAL_SECONDS
+        await asyncio.sleep(at - now)
+        await self._read(address)
+
+    def _remember(self, address: str) -> None:
+        self._negatives[address] = self._clock() + NEGATIVE_SECONDS
+        self._negatives.move_to_end(address)
+        while len(self._negatives) > NEGATIVES_MAX:
+            self._negatives.popitem(last=False)

@@ -1,0 +1,136 @@
+"""Reads from the API server that stand between a doubtful pod and its token: shared, brief, and few.
+
+While a pod is ending, or a watch is silent, the index may be behind; then a grant needs a word from the API server. All
+requests about one pod share one read, valid for a second from when it was sent. A server that has just failed to answer
+is left alone for a few seconds: requests must not queue up behind its time limit.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+from podidentity.kube.errors import ApiError, NotFound
+from podidentity.resources import ASSIGNED_IDENTITIES, PODS, AzureAssignedIdentity, Kind, Pod, Resource
+
+log = logging.getLogger(__name__)
+
+VALID_SECONDS: Final = 1.0
+READ_SECONDS: Final = 2.0
+"""A read of one object takes milliseconds; whoever waits for it also waits for a token."""
+UNANSWERED_SECONDS: Final = 5.0
+
+R = TypeVar("R", bound=Resource)
+V = TypeVar("V")
+
+
+class Reader(Protocol):
+    """What of `podidentity.kube.client.Client` is used here."""
+
+    async def get(self, kind: Kind[R], namespace: str, name: str) -> R: ...
+
+    async def list(
+        self, kind: Kind[R], namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> list[R]: ...
+
+
+class UnansweredError(Exception):
+    """The API server did not answer in time, or not to the point; the cause is chained."""
+
+
+class _Shared(Generic[V]):
+    """One read at a time for each key; its result serves whoever asks within VALID_SECONDS of its sending."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._reads: dict[Hashable, tuple[float, asyncio.Task[V]]] = {}
+
+    async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
+        now = self._clock()
+        sent, task = self._reads.get(key, (0.0, None))
+        if task is None or task.cancelled() or now - sent >= VALID_SECONDS:
+            self._forget_old(now)
+            task = asyncio.create_task(self._run(read), name="verify a doubtful pod")
+            task.add_done_callback(_seen)
+            self._reads[key] = (now, task)
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        tasks = [task for _, task in self._reads.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._reads.clear()
+
+    async def _run(self, read: Callable[[], Awaitable[V]]) -> V:
+        return await read()
+
+    def _forget_old(self, now: float) -> None:
+        for key, (sent, task) in list(self._reads.items()):
+            if task.done() and now - sent >= VALID_SECONDS:
+                del self._reads[key]
+
+
+class DoubtReads:
+    """What the API server says right now about a pod, and about the assigned identities of this node's pods."""
+
+    def __init__(self, reader: Reader, label_selector: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """*label_selector* chooses this node's assigned identities, as the watch's does."""
+        self._reader = reader
+        self._label_selector = label_selector
+        self._clock = clock
+        self._pods: _Shared[Pod | None] = _Shared(clock)
+        self._assigned: _Shared[Sequence[AzureAssignedIdentity]] = _Shared(clock)
+        self._unanswered_until = float("-inf")
+
+    async def pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod of that name as it is now, or None if there is none. Raises UnansweredError.
+
+        *uid* is part of what is shared: a namesake's read, a moment earlier, says nothing about this one.
+        """
+        return await self._pods.get((namespace, name, uid), lambda: self._limited(self._get_pod(namespace, name)))
+
+    async def assigned(self) -> Sequence[AzureAssignedIdentity]:
+        """The assigned identities that the watch would have, as they are now. Raises UnansweredError."""
+        return await self._assigned.get("", lambda: self._limited(self._list_assigned()))
+
+    async def at_address(self, address: str, node: str) -> Sequence[Pod]:
+        """The pods of *node* that the API server knows at *address*. Not shared. Raises UnansweredError."""
+        selector = f"status.podIP={address},spec.nodeName={node}"
+        return await self._limited(self._reader.list(PODS, field_selector=selector))
+
+    async def aclose(self) -> None:
+        await self._pods.aclose()
+        await self._assigned.aclose()
+
+    async def _get_pod(self, namespace: str, name: str) -> Pod | None:
+        try:
+            return await self._reader.get(PODS, namespace, name)
+        except NotFound:
+            return None
+
+    async def _list_assigned(self) -> Sequence[AzureAssignedIdentity]:
+        return await self._reader.list(ASSIGNED_IDENTITIES, label_selector=self._label_selector)
+
+    async def _limited(self, read: Awaitable[V]) -> V:
+        if self._clock() < self._unanswered_until:
+            if asyncio.iscoroutine(read):
+                read.close()
+            raise UnansweredError("it did not answer a moment ago")
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await read
+        except (ApiError, TimeoutError) as error:
+            self._unanswered_until = self._clock() + UNANSWERED_SECONDS
+            log.warning(
+                "a read about a pod was not answered: see whether the API server is up and NMI's role allows get, list",
+                extra={"error": str(error) or type(error).__name__},
+            )
+            raise UnansweredError("the API server did not answer") from error
+
+
+def _seen(task: "asyncio.Task[V]") -> None:
+    """Every waiter may have gone: the error counts as seen."""
+    if not task.cancelled():
+        task.exception()
