@@ -1,5 +1,19 @@
 """The general lane: the full HTTP grammar, routes, handlers, pass-through, and the only file with status codes.
 
-It is handed every request that the fast lane (`_native.lane`) did not answer, byte for byte. It writes through the
-lane's connection, never to a socket.
+It is handed every request that the fast lane (`_native.lane`) did not answer, byte for byte, and refuses what deserves
+it. From the bytes inwards:
+
+    general      one connection: bytes in, answers out, in order; owns nothing but the request it is answering
+    reading      bytes -> whole requests, with limits that count across reads; `head` and `body` hold its strict rules
+    target       request target -> its one normal form -> where it may go; pure, meant to be read as a safety argument
+    parameters   query -> what the token path may be asked; pure
+    handlers     a request -> an outcome, in the order of checks that SDKs rely on
+    passthrough  what may be proxied to IMDS, rebuilt from parsed parts
+    responses    reasons -> status codes, and how an answer looks on the wire; no other file here knows a status code
+    measures     the request histogram, with label values from closed sets
+    decisions    one log line per decision, repeats summed up
+    server       puts lane, tasks and shutdown together
+
+It never decides who may have a token (`nmi.identity`, `nmi.issuer`), never fetches one (`nmi.tokens`), and writes
+through the lane's connection, never to a socket.
 """

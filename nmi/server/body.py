@@ -1,0 +1,87 @@
+"""Where a request's body ends. Two small machines over a growing buffer; neither ever holds more than it may.
+
+Bodies mean something in proxied requests only, but each has to be read (or the connection closed): what follows it on
+the connection is the next request, and to be of another opinion about where that begins is request smuggling.
+"""
+
+import re
+from typing import Final, Protocol
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.head import CRLF, bad
+
+_SIZE_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_SIZE_LINE_BYTES: Final = 10
+_OVERHEAD: Final = 4
+"""Chunk lines may make a body so many times larger than it is; a byte in each chunk would make it six times."""
+
+
+class Body(Protocol):
+    """One body being read."""
+
+    def take(self, received: bytearray) -> bytes | Refusal | None:
+        """Move what belongs to the body from *received*; all of it (raw, None while some is missing)."""
+
+    @property
+    def content(self) -> bytes:
+        """The body itself, once take() has returned bytes."""
+
+
+class Sized:
+    """A body of a known length; none at all is one of length 0."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self.content = b""
+
+    def take(self, received: bytearray) -> bytes | Refusal | None:
+        if len(received) < self._length:
+            return None
+        self.content = bytes(received[: self._length])
+        del received[: self._length]
+        return self.content
+
+
+class Chunked:
+    """RFC 9112 §7.1, without extensions and trailers: nobody sends them here, and parsers disagree about them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._at = 0
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self._chunks)
+
+    def take(self, received: bytearray) -> bytes | Refusal | None:
+        while True:
+            end = received.find(CRLF, self._at, self._at + _SIZE_LINE_BYTES)
+            if end < 0:
+                enough = len(received) - self._at >= _SIZE_LINE_BYTES
+                return bad("a malformed chunk") if enough else self._unless_too_large(received)
+            line = received[self._at : end]
+            if _SIZE_LINE.fullmatch(line) is None:
+                return bad("a malformed chunk")
+            size, start = int(line, 16), end + len(CRLF)
+            if self._size + size > self._most:
+                return body_too_large()
+            stop = start + size
+            if received[stop : stop + len(CRLF)] != CRLF:
+                enough = len(received) >= stop + len(CRLF)
+                return bad("a malformed chunk") if enough else self._unless_too_large(received)
+            self._at = stop + len(CRLF)
+            if size == 0:
+                raw = bytes(received[: self._at])
+                del received[: self._at]
+                return raw
+            self._chunks.append(bytes(received[start:stop]))
+            self._size += size
+
+    def _unless_too_large(self, received: bytearray) -> Refusal | None:
+        return body_too_large() if len(received) > _OVERHEAD * self._most else None
+
+
+def body_too_large() -> Refusal:
+    return Refusal(Reason.BODY_TOO_LARGE, "The body of the request is too large.", "see which client sends this")

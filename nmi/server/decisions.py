@@ -1,0 +1,158 @@
+"""The log of decisions: a line when something is granted, refused or changes; repeats are summed up.
+
+A node may answer a hundred thousand requests a second and anyone on it may send bad ones, so the number of lines
+depends on neither: what was decided before is counted, each subject (a pod, else an address) has so many lines a
+period, and so has the whole log. `summarize`, called once a period, tells what was left out.
+"""
+
+import logging
+import traceback
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from _native.answers import Usage
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+
+log = logging.getLogger(__name__)
+
+PERIOD_SECONDS: Final = 60.0
+REMEMBERED_MAX: Final = 4096
+"""Decisions of 250 pods, sixteen each."""
+LINES_PER_SUBJECT: Final = 20
+LINES_PER_PERIOD: Final = 500
+SHOWN_CHARS: Final = 128
+"""Of a text that a pod chose."""
+DEFECTS_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class _Remembered:
+    outcome: str
+    identity: str = ""
+    repeats: int = 0
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asked: a known pod, or else nothing but an address."""
+
+    peer: str
+    pod: str = ""
+    """`namespace/name`, or empty."""
+
+    @property
+    def key(self) -> str:
+        return self.pod or self.peer
+
+
+class Decisions:
+    """Remembers what was decided lately, to tell a decision from its repeat. Bounded in every direction."""
+
+    def __init__(self) -> None:
+        self._remembered: OrderedDict[tuple[str, ...], _Remembered] = OrderedDict()
+        self._lines: Counter[str] = Counter()
+        self._lines_in_all = 0
+        self._left_out = 0
+        self._defects: Counter[str] = Counter()
+
+    def granted(self, subject: Subject, request: TokenRequest, identity: str, usage: Usage) -> None:
+        """A token was given; *usage* goes on counting while the fast lane repeats the answer."""
+        if self._is_news(subject, _topic(request), "granted", identity, usage):
+            log.info(
+                "token granted; repeats are summed up once a minute",
+                extra={
+                    "pod": subject.pod,
+                    "peer": subject.peer,
+                    "identity": identity,
+                    "resource": shown(request.resource),
+                },
+            )
+
+    def refused(self, subject: Subject, path: str, status: int, refusal: Refusal, request: TokenRequest | None) -> None:
+        """A request was refused; of its text only what *request* holds may be shown."""
+        topic = (path,) if request is None else _topic(request)
+        if self._is_news(subject, topic, refusal.reason.value):
+            log.warning(
+                "request refused; error says what to look at",
+                extra={
+                    "pod": subject.pod,
+                    "peer": subject.peer,
+                    "path": path,
+                    "status": status,
+                    "reason": refusal.reason.value,
+                    "error": refusal.detail or refusal.sentence,
+                    "resource": "" if request is None else shown(request.resource),
+                },
+            )
+
+    def failed(self, subject: Subject, error: BaseException) -> None:
+        """A defect of ours: the traceback once for each place, then counted."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{type(error).__name__} {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+        if place not in self._defects and len(self._defects) < DEFECTS_MAX:
+            log.error(
+                "request failed because of a defect; report it with this traceback",
+                exc_info=error,
+                extra={"peer": subject.peer, "pod": subject.pod},
+            )
+        if place in self._defects or len(self._defects) < DEFECTS_MAX:
+            self._defects[place] += 1
+
+    def summarize(self) -> None:
+        """Tell of the repeats since the last call, per pod and identity, and begin a new period."""
+        repeats: Counter[tuple[str, str, str]] = Counter()
+        for (subject, *_), entry in self._remembered.items():
+            count = entry.repeats + (entry.usage.take() if entry.usage is not None else 0)
+            entry.repeats = 0
+            if count:
+                repeats[subject, entry.identity, entry.outcome] += count
+        for (subject, identity, outcome), count in repeats.most_common(LINES_PER_PERIOD):
+            log.info(
+                "decisions repeated since the last summary; the first of each has a line of its own",
+                extra={"pod": subject, "identity": identity, "reason": outcome, "count": count},
+            )
+        left_out = self._left_out + sum(count for _, count in repeats.most_common()[LINES_PER_PERIOD:])
+        if left_out:
+            log.warning("decisions left out of this log; the metric nmi_refusals counts all", extra={"count": left_out})
+        self._left_out = 0
+        self._lines_in_all = 0
+        self._lines.clear()
+
+    def _is_news(
+        self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
+    ) -> bool:
+        """Whether to write a line now. Whatever happens, the decision is counted."""
+        key = (subject.key, *topic)
+        entry = self._remembered.get(key)
+        if entry is not None and (entry.outcome, entry.identity) == (outcome, identity):
+            entry.repeats += 1
+            entry.usage = usage
+            self._remembered.move_to_end(key)
+            return False
+        self._remembered[key] = _Remembered(outcome, identity, usage=usage)
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        if self._lines[subject.key] >= LINES_PER_SUBJECT or self._lines_in_all >= LINES_PER_PERIOD:
+            self._left_out += 1
+            return False
+        self._lines[subject.key] += 1
+        self._lines_in_all += 1
+        return True
+
+
+def redacted(client_id: str) -> str:
+    """The first and last four characters: enough to find an identity, not enough to ask for it."""
+    return f"{client_id[:4]}…{client_id[-4:]}" if len(client_id) > 8 else "…"
+
+
+def shown(text: str) -> str:
+    """Untrusted *text* as it may stand in a log line: quoted and short."""
+    return repr(text[:SHOWN_CHARS])
+
+
+def _topic(request: TokenRequest) -> tuple[str, ...]:
+    return (request.resource[:SHOWN_CHARS], request.selector.name, request.selector_value[:SHOWN_CHARS].lower())

@@ -1,0 +1,168 @@
+"""One connection in the general lane: whole requests in, answers out, one at a time and in their order.
+
+Which bytes are read when: while a request is being answered the connection is paused and the kernel holds what the peer
+sends. Only if part of a further request has been read already is it left open, for a short while, since the lane knows
+no way back into the midst of a request; past that time the connection ends with the answer. When every byte received is
+answered, the connection goes back to the fast lane.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from _native.lane import Connection
+from nmi.refusal import Refusal
+from nmi.server.handlers import Handlers, Outcome, Pending
+from nmi.server.policy import ServerPolicy
+from nmi.server.reading import RequestReader
+from nmi.server.request import Request
+
+log = logging.getLogger(__name__)
+requests_log = logging.getLogger(f"{__name__}.requests")
+"""A line for each request at DEBUG: `-v 4`."""
+
+_STATUS_LINE_END: Final = b"\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+class Host(Protocol):
+    """What the connections of one server share: `nmi.server.server.Server`."""
+
+    @property
+    def policy(self) -> ServerPolicy: ...
+    @property
+    def handlers(self) -> Handlers: ...
+    @property
+    def draining(self) -> bool:
+        """Whether each connection is to end with its next answer."""
+
+    @property
+    def now_ns(self) -> Callable[[], int]: ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work* as a task that the server owns and ends."""
+
+
+class GeneralLane:
+    """Implements `_native.lane.GeneralLane` for one connection."""
+
+    __slots__ = ("_connection", "_ended", "_host", "_hurry", "_last", "_reader", "_task")
+
+    def __init__(self, connection: Connection, host: Host) -> None:
+        self._connection = connection
+        self._host = host
+        self._reader = RequestReader(host.policy.sizes)
+        self._task: asyncio.Task[None] | None = None
+        self._hurry: asyncio.TimerHandle | None = None
+        self._last = False
+        self._ended = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._reader.feed(data)
+        if self._task is None:
+            self._advance()
+        elif self._reader.waiting_bytes > self._host.policy.sizes.pipelined_bytes:
+            self._stop_reading()
+
+    def peer_gone(self) -> None:
+        """Nobody will read the answer: the request's task is cancelled, and the connection closed."""
+        self._end()
+        if self._task is not None:
+            self._task.cancel()
+
+    def connection_lost(self) -> None:
+        self._ended = True
+        self._calm()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _advance(self) -> None:
+        """Answer what has arrived, in order, until there is nothing more or an answer has to be waited for."""
+        while not self._ended:
+            found = self._reader.next()
+            if found is None:
+                if self._reader.empty:
+                    self._connection.resume()
+                return
+            if isinstance(found, Refusal):
+                self._write(None, self._host.handlers.refuse(self._connection.peer, found), self._host.now_ns())
+                return
+            begun = self._host.now_ns()
+            outcome = self._answer(found)
+            if not isinstance(outcome, Outcome):
+                self._wait(found, outcome, begun)
+                return
+            self._write(found, outcome, begun)
+
+    def _answer(self, request: Request) -> Outcome | Pending:
+        try:
+            return self._host.handlers.answer(self._connection.peer, request)
+        except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
+            return self._host.handlers.failed(self._connection.peer, error)
+
+    def _wait(self, request: Request, pending: Pending, begun: int) -> None:
+        if self._reader.empty:
+            self._connection.pause()
+        else:
+            seconds = self._host.policy.pipeline_seconds
+            self._hurry = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
+        self._task = self._host.spawn(self._answer_later(request, pending, begun))
+
+    async def _answer_later(self, request: Request, pending: Pending, begun: int) -> None:
+        """Wait for one answer, write it, go on with what arrived meanwhile. Only cancellation leaves here."""
+        peer, handlers = self._connection.peer, self._host.handlers
+        deadline = asyncio.timeout(self._host.policy.answer_seconds)
+        try:
+            async with deadline:
+                outcome = await pending()
+        except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
+            outcome = handlers.late(peer) if deadline.expired() else handlers.failed(peer, error)
+        self._task = None
+        self._calm()
+        if not self._ended:
+            self._write(request, outcome, begun)
+            self._advance()
+
+    def _write(self, request: Request | None, outcome: Outcome, begun: int) -> None:
+        """Send an answer; *request* is None if there was none that could be understood."""
+        answer, now = outcome.answer, self._host.now_ns()
+        goes_on = request is not None and request.keep_alive and not answer.ends_connection
+        close = not goes_on or self._last or self._host.draining
+        data = answer.render(now, close)
+        if request is not None and request.http_1_0 and not close:
+            # RFC 9112 §9.3: such a client takes the connection for closing unless it is told otherwise.
+            data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
+        if request is not None and request.method == "HEAD":
+            data = data[: data.index(_HEAD_END) + len(_HEAD_END)]
+        outcome.series.observe(now - begun)
+        if requests_log.isEnabledFor(logging.DEBUG):
+            requests_log.debug(
+                "request answered",
+                extra={
+                    "peer": self._connection.peer,
+                    "path": outcome.series.labels[0],
+                    "status": answer.status,
+                    "seconds": (now - begun) / 1e9,
+                },
+            )
+        self._connection.write(data)
+        if close:
+            self._end()
+
+    def _stop_reading(self) -> None:
+        """Take no more bytes while an answer is awaited. There is no way back from here: that answer is the last."""
+        self._last = True
+        self._connection.pause()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._calm()
+        self._connection.finish()
+
+    def _calm(self) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None

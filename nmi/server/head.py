@@ -1,0 +1,174 @@
+"""The strict rules for a request's head, on its raw bytes. Pure: bytes in, `Head` or `Refusal` out.
+
+llhttp (`reading` asks it as a second opinion) forgives more than a server under attack should and knows no limits, so
+what frames a request is decided here: each rule cites its paragraph, and whatever is not allowed is refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.policy import Sizes
+
+CRLF: Final = b"\r\n"
+HEAD_END: Final = b"\r\n\r\n"
+METHOD_BYTES: Final = 16
+"""The longest method anybody sends, UPDATEREDIRECTREF apart, is UNSUBSCRIBE."""
+VERSION_BYTES: Final = 8
+LENGTH_DIGITS: Final = 15
+"""A Content-Length with more is beyond any limit, and int() need not read it."""
+
+_STRAY: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|\x00")
+_METHOD: Final = re.compile(rb"[A-Z][A-Z-]*")
+_TARGET: Final = re.compile(rb"[!-\"$-~]+")
+"""Visible ASCII without "#": RFC 9112 §3.2 has no fragment in a request-target."""
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110 §5.6.2 token."""
+_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""RFC 9110 §5.5: what a field value may not hold. obs-text (%x80-FF) may stay: it is compared to nothing."""
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
+"""RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
+_SINGLE: Final = ("host", "content-length", "transfer-encoding", "metadata", "content-type")
+"""Two of one of these means that two readers may each take another one (Metadata: the shield against SSRF)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head that passed. At most one of *length* and *chunked* says that a body follows."""
+
+    method: str
+    target: str
+    fields: tuple[tuple[str, str], ...]
+    http_1_0: bool
+    keep_alive: bool
+    length: int
+    chunked: bool
+
+
+def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | None:
+    """Why no continuation of *received*, an unfinished head, could be accepted, if that is so.
+
+    Of the first *searched* bytes it is known already that no stray byte is among them.
+    """
+    if _STRAY.search(received, max(0, searched - 1)):
+        return bad("a bare CR or LF, or a NUL")
+    if not b"A" <= received[:1] <= b"Z":
+        return bad("no method")
+    if len(received) >= sizes.head_bytes:
+        return too_large("The head of the request is too large.")
+    longest = METHOD_BYTES + 1 + sizes.target_bytes + 1 + VERSION_BYTES + len(CRLF)
+    if len(received) > longest and received.find(CRLF, 0, longest) < 0:
+        return too_large("The target of the request is too long.")
+    return None
+
+
+def parse_head(raw: bytes, sizes: Sizes) -> Head | Refusal:
+    """Read *raw*, which ends with its first empty line."""
+    if len(raw) > sizes.head_bytes:
+        return too_large("The head of the request is too large.")
+    if _STRAY.search(raw):  # RFC 9112 §2.2: a bare CR is to be rejected; a bare LF may be
+        return bad("a bare CR or LF, or a NUL")
+    first, *lines = raw[: -len(HEAD_END)].split(CRLF)
+    if len(lines) > sizes.fields:
+        return too_large("The request has too many header fields.")
+    start = _request_line(first, sizes)
+    if isinstance(start, Refusal):
+        return start
+    fields = _fields(lines)
+    if isinstance(fields, Refusal):
+        return fields
+    method, target, http_1_0 = start
+    return _framed(method, target, fields, http_1_0=http_1_0)
+
+
+def _request_line(line: bytes, sizes: Sizes) -> tuple[str, str, bool] | Refusal:
+    """RFC 9112 §3: method SP request-target SP HTTP-version, with exactly these two spaces."""
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        return bad("a malformed request line")
+    method, target, version = parts
+    if len(method) > METHOD_BYTES or _METHOD.fullmatch(method) is None:
+        return bad("no method")
+    if len(target) > sizes.target_bytes:
+        return too_large("The target of the request is too long.")
+    if _TARGET.fullmatch(target) is None:
+        return bad("a malformed target")
+    if version not in {b"HTTP/1.1", b"HTTP/1.0"}:
+        return bad("another version than HTTP/1.1 or HTTP/1.0")
+    return method.decode(), target.decode(), version == b"HTTP/1.0"
+
+
+def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]] | Refusal:
+    """RFC 9112 §5: field-name ":" OWS field-value OWS."""
+    fields = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        # No space before the colon (§5.1); obs-fold (§5.2) begins with a space, which is in no name either.
+        if not colon or _NAME.fullmatch(name) is None:
+            return bad("a malformed header field")
+        value = value.strip(b" \t")
+        if _BAD_VALUE.search(value):
+            return bad("a control character in a header field")
+        fields.append((name.decode().lower(), value.decode("latin-1")))
+    return fields
+
+
+def _framed(method: str, target: str, fields: list[tuple[str, str]], *, http_1_0: bool) -> Head | Refusal:
+    """What the fields say about where the request ends and whether the connection goes on."""
+    named: dict[str, list[str]] = {}
+    for name, value in fields:
+        named.setdefault(name, []).append(value)
+    for name in _SINGLE:
+        if len(named.get(name, ())) > 1:
+            return bad(f"the header field {name} more than once")
+    single: dict[str, str] = {name: named[name][0] for name in _SINGLE if name in named}
+    wrong = _wrong_host(single.get("host"), required=not http_1_0) or _wrong_framing(single, http_1_0=http_1_0)
+    if wrong:
+        return bad(wrong)
+    if "expect" in named:
+        return bad("Expect, which is not supported here")
+    options = {each.strip(" \t").lower() for value in named.get("connection", ()) for each in value.split(",")}
+    # Upgrade is ignored, as RFC 9110 §7.8 allows: the HTTP client of Java's library asks for "h2c" at first.
+    return Head(
+        method=method,
+        target=target,
+        fields=tuple(fields),
+        http_1_0=http_1_0,
+        keep_alive="close" not in options and (not http_1_0 or "keep-alive" in options),
+        length=_bounded(single.get("content-length", "0")),
+        chunked="transfer-encoding" in single,
+    )
+
+
+def _wrong_host(host: str | None, *, required: bool) -> str:
+    """What is wrong with the field Host, or nothing."""
+    if host is None:
+        return "no Host" if required else ""  # RFC 9112 §3.2
+    return "" if _HOST.fullmatch(host.encode("latin-1")) else "a malformed Host"
+
+
+def _wrong_framing(single: Mapping[str, str], *, http_1_0: bool) -> str:
+    """What is wrong with the fields that frame a body, or nothing."""
+    length, coding = single.get("content-length"), single.get("transfer-encoding")
+    if coding is not None:
+        # RFC 9112 §6.1: both, or it in HTTP/1.0, is a smuggler's or a broken client's; §6.3: so is another coding.
+        known = length is None and not http_1_0 and coding.lower() == "chunked"
+        return "" if known else "a body framed in more than one way, or in an unknown one"
+    well_formed = length is None or (length.isascii() and length.isdigit())
+    return "" if well_formed else "a malformed Content-Length"
+
+
+def _bounded(digits: str) -> int:
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= LENGTH_DIGITS else 10**LENGTH_DIGITS
+
+
+def bad(what: str) -> Refusal:
+    """A refusal of the request's syntax; *what* it has that it should not have, in our words."""
+    return Refusal(Reason.BAD_SYNTAX, f"The request is malformed: it has {what}.", "see which client sends this")
+
+
+def too_large(sentence: str) -> Refusal:
+    return Refusal(Reason.HEAD_TOO_LARGE, sentence, "see which client sends this")

@@ -1,0 +1,46 @@
+"""What the operator decided about the listener, as one frozen value. `nmi.app` fills it from the settings."""
+
+from dataclasses import dataclass, field
+
+from nmi.server.target import Forwarding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How large one request may be. Bytes, and numbers of things; each counts across reads."""
+
+    head_bytes: int = 16 * 1024
+    """Request line and fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
+    fields: int = 64
+    target_bytes: int = 4096
+    """A token request with every slash of a full ARM id escaped is under 900."""
+    body_bytes: int = 16 * 1024
+    """No token request has a body; scheduledevents approvals, where proxied, have a few hundred bytes."""
+    pipelined_bytes: int = 64 * 1024
+    """What may arrive behind a request that is being answered; the connection ends with that answer beyond it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPolicy:
+    """How the general lane treats requests. Times are seconds."""
+
+    require_metadata_header: bool = True
+    """Refuse token requests without `Metadata: true`: a browser or a forwarder tricked into asking cannot add it."""
+    allow_x_forwarded_for: bool = False
+    """Serve requests that carry X-Forwarded-For, which say that somebody asks on another's behalf."""
+    block_instance_metadata: bool = False
+    """Refuse /metadata/instance with 403."""
+    set_retry_after: bool = False
+    """Answer 503 with Retry-After, not 404, while an identity is on its way."""
+    forwarding: Forwarding = field(default_factory=Forwarding)
+    """What besides /metadata/instance may be proxied to IMDS."""
+    sizes: Sizes = field(default_factory=Sizes)
+    pipeline_seconds: float = 5.0
+    """How long an answer may take with part of the next request behind it, before the connection ends with that answer.
+    Less than the lane's head_seconds."""
+    answer_seconds: float = 55.0
+    """Longest answer to one request whatever happens inside: SDKs give up a try at 60 seconds."""
+    proxy_seconds: float = 20.0
+    """One proxied request, its wait for a slot included."""
+    proxy_body_bytes: int = 256 * 1024
+    """Largest proxied answer. The whole instance document is about 20 kB."""

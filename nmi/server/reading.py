@@ -1,0 +1,137 @@
+"""From bytes to whole requests. Sans-I/O: fed as the bytes arrive, asked for the next request.
+
+llhttp parses all it is given in one go and has no limits, so the ends of a request are found here first (`head`,
+`body`), and llhttp then sees exactly one whole message. Its opinion has to be ours, or the request is refused: what two
+parsers understand differently is what smuggling is made of.
+"""
+
+import httptools
+
+from nmi.refusal import Refusal
+from nmi.server.body import Body, Chunked, Sized, body_too_large
+from nmi.server.head import CRLF, HEAD_END, Head, bad, parse_head, refuse_early
+from nmi.server.policy import Sizes
+from nmi.server.request import Request
+
+
+class RequestReader:
+    """One connection's bytes. After a Refusal it reads nothing more: what follows cannot be understood."""
+
+    __slots__ = ("_body", "_head", "_raw_head", "_received", "_refusal", "_searched", "_sizes", "_skipped")
+
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+        self._received = bytearray()
+        self._refusal: Refusal | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._raw_head = b""
+        self._head: Head | None = None
+        self._body: Body | None = None
+        self._searched = 0
+        self._skipped = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether every byte received has become part of a request handed out."""
+        return not self._received and self._head is None
+
+    @property
+    def waiting_bytes(self) -> int:
+        return len(self._received)
+
+    def feed(self, data: bytes) -> None:
+        self._received += data
+
+    def next(self) -> Request | Refusal | None:
+        """The next request, why there will be none, or None while bytes are missing."""
+        if self._refusal is None:
+            found = self._read()
+            if not isinstance(found, Refusal):
+                return found
+            self._refusal = found
+            self._received.clear()
+        return self._refusal
+
+    def _read(self) -> Request | Refusal | None:
+        if self._head is None:
+            refusal = self._read_head()
+            if refusal is not None:
+                return refusal
+        head, body = self._head, self._body
+        if head is None or body is None:
+            return None
+        raw = body.take(self._received)
+        if raw is None or isinstance(raw, Refusal):
+            return raw
+        message = self._raw_head + raw
+        self._begin()
+        if not _llhttp_agrees(message, head):
+            return bad("something that two parsers understand differently")
+        return Request(head.method, head.target, head.fields, head.http_1_0, head.keep_alive, body.content)
+
+    def _read_head(self) -> Refusal | None:
+        """Take the head from what has been received, if it is all there."""
+        received = self._received
+        if received.startswith(CRLF) and not self._skipped:
+            # RFC 9112 §2.2: one empty line before a request is to be ignored; old clients end a body with it.
+            del received[: len(CRLF)]
+            self._skipped = True
+        if not received or (received == b"\r" and not self._skipped):
+            return None
+        end = received.find(HEAD_END, max(0, self._searched - len(HEAD_END) + 1))
+        if end < 0:
+            refusal = refuse_early(received, self._sizes, self._searched)
+            self._searched = len(received)
+            return refusal
+        self._raw_head = bytes(received[: end + len(HEAD_END)])
+        del received[: end + len(HEAD_END)]
+        head = parse_head(self._raw_head, self._sizes)
+        if isinstance(head, Refusal):
+            return head
+        if head.length > self._sizes.body_bytes:
+            return body_too_large()
+        self._head = head
+        self._body = Chunked(self._sizes.body_bytes) if head.chunked else Sized(head.length)
+        return None
+
+
+class _Seen:
+    """What llhttp saw: httptools calls the methods it finds here."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.fields = 0
+        self.heads = 0
+        self.messages = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, _name: bytes, _value: bytes) -> None:
+        self.fields += 1
+
+    def on_headers_complete(self) -> None:
+        self.heads += 1
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
+def _llhttp_agrees(message: bytes, head: Head) -> bool:
+    """Whether llhttp, at its strictest, takes *message* for one request and for the same one."""
+    seen = _Seen()
+    parser = httptools.HttpRequestParser(seen)
+    try:
+        parser.feed_data(message)
+    except httptools.HttpParserUpgrade:
+        pass  # it stops where another protocol could begin; ours stays HTTP (see head.py)
+    except httptools.HttpParserError:
+        return False
+    return (
+        (seen.heads, seen.messages, seen.fields) == (1, 1, len(head.fields))
+        and seen.target == head.target.encode()
+        and parser.get_method() == head.method.encode()
+        and parser.get_http_version() == ("1.0" if head.http_1_0 else "1.1")
+    )

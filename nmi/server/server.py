@@ -1,0 +1,110 @@
+"""The token server: compiled lane, general lane behind it, the tasks of waiting requests, and the orderly end."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from _native.index import Index
+from _native.lane import Lane, Limits
+from nmi.server.decisions import PERIOD_SECONDS, Decisions
+from nmi.server.general import GeneralLane
+from nmi.server.handlers import Forwarder, Handlers, TokenIssuer
+from nmi.server.measures import Measures
+from nmi.server.policy import ServerPolicy
+
+log = logging.getLogger(__name__)
+
+DRAIN_STEP_SECONDS: Final = 0.02
+"""How often a draining server looks for connections that have become idle: the lane has no word for it."""
+
+
+class Server:
+    """Serves one listener. Built by nmi.app; started once, drained once, closed at last."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        policy: ServerPolicy,
+        index: Index,
+        issuer: TokenIssuer,
+        proxy: Forwarder,
+        measures: Measures,
+        decisions: Decisions | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.policy = policy
+        self.now_ns = now_ns
+        self.draining = False
+        self._decisions = Decisions() if decisions is None else decisions
+        self.handlers = Handlers(
+            policy=policy,
+            index=index,
+            issuer=issuer,
+            proxy=proxy,
+            measures=measures,
+            decisions=self._decisions,
+            now_ns=now_ns,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._summaries: asyncio.Task[None] | None = None
+        self._lane = Lane(
+            index=index,
+            general=lambda connection: GeneralLane(connection, self),
+            limits=limits,
+            require_metadata=policy.require_metadata_header,
+        )
+        measures.watch(lane=self._lane.counters, pending=self._tasks.__len__)
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve *listener* (bound, listening, non-blocking), which stays the caller's."""
+        loop = asyncio.get_running_loop()
+        self._summaries = loop.create_task(self._summarize(), name="summaries of decisions")
+        self._lane.start(loop, listener)
+
+    def counters(self) -> dict[str, int]:
+        """What the lane counted; see `_native.lane`."""
+        return self._lane.counters()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work*, one waiting request, as a task that aclose() ends."""
+        task = asyncio.get_running_loop().create_task(work, name="request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, seconds: float) -> int:
+        """Accept nothing more, answer what is open, close the rest; how many connections are left after *seconds*."""
+        self.draining = True
+        self._lane.stop_accepting()
+        left = self._lane.close_idle()
+        deadline = self.now_ns() + int(seconds * 1e9)
+        while left and self.now_ns() < deadline:
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
+            left = self._lane.close_idle()
+        if left:
+            log.warning(
+                "connections were still open at the end of the drain and are cut; see --max-hold and the grace period",
+                extra={"count": left},
+            )
+        return left
+
+    async def aclose(self) -> None:
+        """Cut what is open and end every task. Idempotent."""
+        self.draining = True
+        self._lane.close()
+        tasks = [*self._tasks]
+        if self._summaries is not None:
+            tasks.append(self._summaries)
+            self._summaries = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _summarize(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            self._decisions.summarize()
