@@ -21,7 +21,7 @@ from podidctl.sandbox.serving import HttpService, answer
 from podidctl.sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
-API_VERSIONS = ("2018-02-01", "2019-08-01", "2020-06-01", "2021-02-01", "2021-12-13", "2023-07-01")
+API_VERSIONS = ("2017-08-01", "2017-12-01", "2018-02-01", "2019-08-01", "2020-06-01", "2021-02-01", "2021-12-13", "2023-07-01")
 NEWEST_VERSIONS = list(reversed(API_VERSIONS[-3:]))
 RATE_PER_SECOND = 20
 AT_ONCE = 5
@@ -49,6 +49,8 @@ class Host:
     networks: tuple[ipaddress.IPv4Network, ...]
     identities: Callable[[], HostIdentities]
     compute: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    """The port at which IMDS serves this VM alone, where addresses cannot tell; 0: any."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class Imds(HttpService):
 
     @override
     async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        host = self._host_of(request.remote)
+        host = self._host_of(request)
         name = host.name if host else ""
         call = ImdsCall(name, request.path, dict(request.rel_url.query))
         self.calls.append(call)
@@ -119,7 +121,7 @@ class Imds(HttpService):
     @override
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request by IMDS's rules."""
-        host = self._host_of(request.remote)
+        host = self._host_of(request)
         if host is None:
             return _refusal(401, "unknown_source", f"Unknown Source {request.remote}")
         refusal = _refused_before_routing(request)
@@ -177,9 +179,17 @@ class Imds(HttpService):
             "token_type": "Bearer",
         }
 
-    def _host_of(self, peer: str | None) -> Host | None:
-        address = ipaddress.IPv4Address(peer or "0.0.0.0")  # noqa: S104 - the address that no host has
-        return next((host for host in self.hosts if any(address in network for network in host.networks)), None)
+    def _host_of(self, request: web.BaseRequest) -> Host | None:
+        address = ipaddress.IPv4Address(request.remote or "0.0.0.0")  # noqa: S104 - the address that no host has
+        port = request.transport.get_extra_info("sockname")[1] if request.transport is not None else 0
+        return next(
+            (
+                host
+                for host in self.hosts
+                if host.port in {0, port} and any(address in network for network in host.networks)
+            ),
+            None,
+        )
 
     def _enter(self, host: str) -> bool:
         """Whether the VM is within its limits; if so one more request of it counts as running."""

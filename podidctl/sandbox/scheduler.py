@@ -1,0 +1,79 @@
+"""The sandbox's scheduler: a pod without a node is bound to the node with the fewest pods so far.
+
+It speaks HTTP like the real one, so it serves the emulator and a real API server alike. It knows no resources, taints
+or affinities; a pod that names another scheduler is left alone.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import msgspec
+
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Conflict, NotFound
+from podidentity.kube.informer import Informer
+from podidentity.resources import PODS, Kind, Pod, PodSpec
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SCHEDULER: Final = "default-scheduler"
+RETRY_SECONDS: Final = 0.5
+
+
+class UnboundPodSpec(PodSpec, frozen=True):
+    """What a scheduler needs to know of a pod."""
+
+    scheduler_name: str = DEFAULT_SCHEDULER
+
+
+class UnboundPod(Pod, frozen=True):
+    spec: UnboundPodSpec = UnboundPodSpec()
+
+
+UNBOUND_PODS: Final = Kind("Pod", "pods", UnboundPod)
+
+
+class Scheduler:
+    """Binds pods to *nodes*; `run` is the task that does it."""
+
+    def __init__(self, client: Client, nodes: Sequence[str]) -> None:
+        self._client = client
+        self._bound: Counter[str] = Counter(dict.fromkeys(nodes, 0))
+        self._waiting: asyncio.Queue[UnboundPod] = asyncio.Queue()
+        self._informer = Informer(client, UNBOUND_PODS, self, field_selector="spec.nodeName=")
+
+    def upserted(self, old: UnboundPod | None, new: UnboundPod) -> None:
+        """A pod without a node has appeared."""
+        if old is None and new.spec.scheduler_name == DEFAULT_SCHEDULER and new.metadata.deletion_timestamp is None:
+            self._waiting.put_nowait(new)
+
+    def deleted(self, old: UnboundPod) -> None:
+        """The pod has a node now, or is gone: nothing is left to do for it."""
+
+    async def run(self) -> NoReturn:
+        """Bind pods as they come, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run(), name="watch pods without a node")
+            while True:
+                await self._bind(await self._waiting.get())
+
+    async def _bind(self, pod: UnboundPod) -> None:
+        node = min(self._bound, key=lambda name: self._bound[name])
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.metadata.name}, "target": target}
+        path = PODS.path(pod.metadata.namespace, pod.metadata.name, "binding")
+        try:
+            await self._client.request("POST", path, body=msgspec.json.encode(body))
+            self._bound[node] += 1
+        except (NotFound, Conflict):
+            return  # gone, or bound by somebody else
+        except ApiError as error:
+            log.warning(
+                "a pod could not be bound and is tried again; see why the API server refuses",
+                extra={"pod": "/".join(pod.key), "node": node, "error": error},
+            )
+            await asyncio.sleep(RETRY_SECONDS)
+            self._waiting.put_nowait(pod)
