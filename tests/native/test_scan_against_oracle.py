@@ -1,0 +1,87 @@
+"""What the fast lane's scanner takes means exactly what the oracle says; both judge bytes alone.
+
+Excluded: the general lane and sockets (test_lanes_agree.py).
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from _native import query, scan
+from tests.corpus.corpus import ACCEPTED, EVERY, REFUSED, Case
+from tests.native.mutations import mutated
+from tests.oracle.requests import Asked, Verdict, read
+
+
+def fast(data: bytes) -> Asked | None:
+    """What the fast lane would answer *data* with, in the oracle's words; None if it would hand it over."""
+    outcome, size, text, metadata, close = scan.examine(data)
+    found = query.examine(text) if outcome == "done" else None
+    if found is None or not metadata:
+        return None
+    resource, kind, value, xms_cc = (each.decode() if isinstance(each, bytes) else each for each in found)
+    assert isinstance(kind, int)
+    return Asked(size, str(resource), kind, str(value), str(xms_cc), close, cacheable=True)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+def test_the_fast_lane_takes_what_the_corpus_says_it_takes(case: Case) -> None:
+    assert (fast(case.data) is not None) == case.fast
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
+def test_an_accepted_request_means_the_same_to_the_oracle(case: Case) -> None:
+    meaning = read(case.data)
+    if meaning is not Verdict.UNSURE:
+        assert isinstance(meaning, Asked)
+    if case.fast:
+        assert fast(case.data) == meaning
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_the_oracle_grants_no_refused_request(case: Case) -> None:
+    assert not isinstance(read(case.data), Asked)
+
+
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
+def test_every_prefix_of_a_fast_request_may_still_become_one(case: Case) -> None:
+    assert {scan.examine(case.data[:cut])[0] for cut in range(len(case.data))} == {"more"}
+
+
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
+def test_what_follows_a_head_changes_nothing(case: Case) -> None:
+    assert fast(case.data + b"\0\r\n anything") == fast(case.data)
+
+
+@pytest.mark.parametrize("case", [case for case in EVERY if not case.fast], ids=lambda case: case.name)
+def test_a_request_that_was_refused_stays_refused_whatever_follows(case: Case) -> None:
+    outcomes = [scan.examine(case.data[:cut])[0] for cut in range(len(case.data) + 1)]
+    first = outcomes.index("refused") if "refused" in outcomes else len(outcomes)
+    assert set(outcomes[first:]) <= {"refused"}
+
+
+@given(data=mutated())
+def test_a_mutated_request_that_the_fast_lane_takes_means_the_same_to_the_oracle(data: bytes) -> None:
+    taken = fast(data)
+    if taken is not None:
+        assert taken == read(data)
+
+
+@given(data=st.binary(max_size=300))
+def test_noise_is_never_taken(data: bytes) -> None:
+    assert fast(data) is None
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_every_byte_in_every_place_is_taken_only_in_the_oracles_sense(byte: int) -> None:
+    data = ACCEPTED_WITH_EVERYTHING
+    for at in range(len(data)):
+        changed = data[:at] + bytes([byte]) + data[at + 1 :]
+        taken = fast(changed)
+        assert taken is None or taken == read(changed), changed
+
+
+ACCEPTED_WITH_EVERYTHING = (
+    b"GET //metadata/identity/oauth2/token/?api-version=1&resource=a%2Fb&client_id=C%41&xms_cc=cp1 HTTP/1.1\r\n"
+    b"Host: a-b.c:80\r\nMetadata: true\r\nX: \ty z\t\r\nConnection: close\r\n\r\n"
+)
