@@ -1,0 +1,128 @@
+"""Which of iptables's two backends this node uses, found without creating anything in either.
+
+A rule in the other backend would work too, at first; but nobody on the node would see it, and its order against the
+node's own rules would be chance. Opening a table of the legacy backend creates it, so that backend is only asked for
+the tables that the kernel says exist.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from nmi.errors import StartError
+from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
+from nmi.node.nft import NOT_PERMITTED, NftPrograms
+from nmi.node.tables import all_rules, chains_in
+
+LEGACY_TABLES = Path("/proc/net/ip_tables_names")
+"""The legacy tables that exist in this network namespace, one a line; no file without the kernel's module."""
+
+_KUBELET_CHAINS = frozenset(("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"))
+"""What every kubelet since 1.17 keeps in mangle, in the backend it uses."""
+
+
+class Backend(StrEnum):
+    """Where iptables keeps its rules."""
+
+    LEGACY = "legacy"
+    NFT = "nft"
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The iptables programs of this image. At least one backend has its own."""
+
+    nft: NftPrograms | None
+    legacy: str | None
+    """Path of the legacy iptables."""
+    legacy_save: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The node's backend, and the programs to use it with."""
+
+    backend: Backend
+    programs: Programs
+    legacy_tables: frozenset[str]
+    """Which legacy tables existed."""
+
+    @property
+    def iptables(self) -> str | None:
+        """Path of the iptables program of this backend."""
+        if self.backend is Backend.LEGACY:
+            return self.programs.legacy
+        return self.programs.nft.iptables if self.programs.nft else None
+
+
+def choose(nft: str | None, legacy: str | None) -> Backend:
+    """The node's backend, given what each one's iptables-save says; None for a backend that cannot be there."""
+    if nft is None or legacy is None:
+        return Backend.LEGACY if nft is None else Backend.NFT
+    for backend, saved in ((Backend.NFT, nft), (Backend.LEGACY, legacy)):
+        if chains_in(saved) & _KUBELET_CHAINS:
+            return backend
+    return Backend.LEGACY if _count(legacy) > _count(nft) else Backend.NFT
+
+
+def _count(saved: str) -> int:
+    return sum(1 for _ in all_rules(saved))
+
+
+async def find_programs(path: str = SYSTEM_PATH) -> Programs:
+    """The iptables programs in *path*. Raises StartError when there is none for any backend."""
+    nft = await _nft_programs("-nft", path)
+    legacy = await find_program("iptables-legacy", path=path)
+    legacy_save = await find_program("iptables-legacy-save", path=path)
+    plain = await find_program("iptables", path=path)
+    if plain is not None and (nft is None or legacy is None):
+        if "(nf_tables)" in (await run((plain, "--version"))).stdout:
+            nft = nft or await _nft_programs("", path)
+        elif legacy is None:
+            legacy, legacy_save = plain, await find_program("iptables-save", path=path)
+    if nft is None and legacy is None:
+        raise StartError(
+            "no iptables program was found: install the package iptables (1.8 or newer) in NMI's image, or start NMI "
+            "with --redirect=none if pods reach it some other way"
+        )
+    return Programs(nft=nft, legacy=legacy, legacy_save=legacy_save)
+
+
+async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
+    found = [await find_program(f"iptables{suffix}{kind}", path=path) for kind in ("", "-save", "-restore")]
+    iptables, save, restore = found
+    return NftPrograms(iptables, save, restore) if iptables and save and restore else None
+
+
+async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES) -> Detected:
+    """The backend of this node. Raises StartError for want of programs or rights."""
+    programs = await find_programs(path)
+    tables = await asyncio.to_thread(_existing, legacy_tables)
+    nft = legacy = None
+    if programs.nft is not None:
+        nft = _saved(await run((programs.nft.save,)))
+    if tables and programs.legacy_save is not None:
+        legacy = await _save_legacy(programs.legacy_save, sorted(tables))
+    return Detected(choose(nft, legacy), programs, tables)
+
+
+async def _save_legacy(program: str, tables: Iterable[str]) -> str:
+    return "".join([_saved(await run((program, "-t", table))) or "" for table in tables])
+
+
+def _saved(done: Finished) -> str | None:
+    """What a save program said; None when the kernel lacks its backend. Raises StartError for want of rights."""
+    if done.not_permitted:
+        raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
+    return done.stdout if done.code == 0 else None
+
+
+def _existing(names: Path) -> frozenset[str]:
+    try:
+        return frozenset(names.read_text().split())
+    except FileNotFoundError:
+        return frozenset()
+    except PermissionError as error:
+        raise StartError(f"{NOT_PERMITTED} ({names}: {error.strerror})") from error

@@ -1,0 +1,71 @@
+"""Running the node's own programs (iptables, conntrack): found once, bounded in time, never left behind."""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from nmi.errors import StartError
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+"""Where programs are looked for: an unprivileged user's own PATH often lacks the sbin directories."""
+
+SHOWN_MAX = 300
+"""Characters of a program's complaint that an error repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """What it said in one line, cut."""
+        return " ".join(self.stderr.split())[:SHOWN_MAX] or f"exit code {self.code}"
+
+    @property
+    def not_permitted(self) -> bool:
+        """Whether it failed for want of rights."""
+        return self.code != 0 and any(word in self.stderr for word in ("Permission denied", "Operation not permitted"))
+
+
+class ProgramTimeoutError(Exception):
+    """A program did not end in time and was killed."""
+
+
+async def find_program(name: str, *, path: str = SYSTEM_PATH) -> str | None:
+    """Where *name* is installed in *path*; None if it is not."""
+    return await asyncio.to_thread(shutil.which, name, path=path)
+
+
+async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -> Finished:
+    """Run *words* to the end with *given* on its standard input.
+
+    Raises ProgramTimeoutError after *seconds*, StartError when the program is not there. Cancelled, it takes the
+    program along.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image") from error
+    try:
+        async with asyncio.timeout(seconds):
+            stdout, stderr = await process.communicate(given.encode())
+    except TimeoutError as error:
+        raise ProgramTimeoutError(f"{words[0]} did not end within {seconds:g} s") from error
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))

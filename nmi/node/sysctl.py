@@ -1,0 +1,99 @@
+"""route_localnet: without it the kernel drops what a nat rule leads from another interface to 127.0.0.1, silently.
+
+kube-proxy in iptables mode sets it, others do not. Setting it also opens every service on 127.0.0.1 of this node to its
+neighbours (CVE-2020-8558), so whoever sets it sees to the guard in filter/INPUT, too. Neither is taken back at exit:
+others may have come to rely on the one, and then need the other.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+
+from nmi.errors import StartError
+from nmi.node.commands import ProgramTimeoutError, run
+from nmi.node.nft import NOT_PERMITTED
+from nmi.node.tables import all_rules, words
+
+CONF = Path("/proc/sys/net/ipv4/conf")
+"""One directory for each interface, and `all` and `default`."""
+
+COMMAND = "sysctl -w net.ipv4.conf.all.route_localnet=1"
+"""What an operator runs; kept over a reboot it belongs in /etc/sysctl.d."""
+
+GUARD = (
+    *("!", "-s", "127.0.0.0/8", "-d", "127.0.0.0/8"),
+    *("-m", "conntrack", "!", "--ctstate", "RELATED,ESTABLISHED,DNAT", "-j", "DROP"),
+)
+"""The rule that keeps neighbours out; kubelet and kube-proxy keep an equal one in a chain of theirs."""
+
+
+def needed(target_ip: str) -> bool:
+    """Whether a redirect to *target_ip* needs route_localnet."""
+    return ipaddress.IPv4Address(target_ip).is_loopback
+
+
+def fault(conf: Path = CONF) -> str | None:
+    """What keeps pods from being led to 127.0.0.1, with the command that cures it; None when nothing does.
+
+    `all` covers every interface. Without it each one counts, those of pods to come (`default`) included.
+    """
+    if _is_on(conf / "all"):
+        return None
+    off = sorted(one.name for one in conf.iterdir() if one.name not in ("all", "lo") and not _is_on(one))
+    if not off:
+        return None
+    return (
+        f"route_localnet is 0 for {', '.join(off[:3])}{' and others' if len(off) > 3 else ''}, so the kernel drops "
+        f"pods' requests on their way to 127.0.0.1: run `{COMMAND}` on the node, or start NMI with --route-localnet=set"
+    )
+
+
+def switch_on(conf: Path = CONF) -> None:
+    """Set it for all interfaces. Raises StartError when /proc/sys cannot be written."""
+    try:
+        (conf / "all" / "route_localnet").write_text("1\n")
+    except OSError as error:
+        raise StartError(
+            f"--route-localnet=set cannot write {conf}/all/route_localnet ({error.strerror}): give NMI a writable "
+            f"/proc/sys, or run `{COMMAND}` on the node and leave it at --route-localnet=check"
+        ) from error
+
+
+def _is_on(interface: Path) -> bool:
+    try:
+        return (interface / "route_localnet").read_text().strip() == "1"
+    except FileNotFoundError:
+        return True  # the interface has gone since it was listed
+
+
+def guarded(rules: Iterable[tuple[str, str]]) -> bool:
+    """Whether filter's *rules* hold the guard in INPUT, or in a chain that INPUT enters whatever the packet."""
+    listed = [(chain, words(rule)) for chain, rule in rules]
+    entered = {"INPUT"} | {
+        rule[1] for chain, rule in listed if chain == "INPUT" and rule[:1] == ["-j"] and len(rule) == 2
+    }
+    return any(chain in entered and _normal_guard(rule) == _normal_guard(GUARD) for chain, rule in listed)
+
+
+def _normal_guard(rule: Iterable[str]) -> list[str]:
+    """*rule* with its connection states in one order: iptables prints them in its own."""
+    return [",".join(sorted(word.split(","))) for word in rule]
+
+
+async def ensure_guard(iptables: str) -> bool:
+    """Put the guard into filter/INPUT unless it or its equal is there; whether it was put. Raises StartError."""
+    try:
+        listed = await run((iptables, "-w", "10", "-t", "filter", "-S"))
+        if listed.code == 0 and guarded(all_rules(listed.stdout)):
+            return False
+        done = await run((iptables, "-w", "10", "-t", "filter", "-I", "INPUT", "1", *GUARD))
+    except ProgramTimeoutError as error:
+        raise StartError(f"the guard of 127.0.0.1 was not put into filter/INPUT: {error}") from error
+    if done.not_permitted:
+        raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
+    if done.code != 0:
+        raise StartError(
+            f"the guard of 127.0.0.1 was not put into filter/INPUT ({done.complaint}): put it there yourself, set "
+            f"route_localnet, and start NMI with --route-localnet=check"
+        )
+    return True

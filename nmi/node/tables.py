@@ -1,0 +1,62 @@
+"""Reading the text in which iptables tells its rules (iptables-save, iptables -S). Pure: text in, values out."""
+
+import itertools
+import shlex
+from collections.abc import Iterator
+
+_PROTOCOLS = {"6": "tcp", "17": "udp"}
+_ADDRESS_FLAGS = frozenset(("-s", "-d"))
+
+
+def rules_of(text: str, chain: str) -> list[str]:
+    """The rules that *text* appends to *chain*, in order, without "-A" and the chain's name."""
+    start = f"-A {chain} "
+    return [line.removeprefix(start).strip() for line in text.splitlines() if line.startswith(start)]
+
+
+def all_rules(text: str) -> Iterator[tuple[str, str]]:
+    """Each rule in *text* as chain and rule, in order."""
+    for line in text.splitlines():
+        if line.startswith("-A "):
+            chain, _, rule = line.removeprefix("-A ").partition(" ")
+            yield chain, rule.strip()
+
+
+def chains_in(text: str) -> set[str]:
+    """The chains that *text*, in the form of iptables-save, declares."""
+    return {line[1:].split(" ", 1)[0] for line in text.splitlines() if line.startswith(":")}
+
+
+def words(rule: str) -> list[str]:
+    """The words of *rule*, quotes undone, comments left out, with the spellings that versions vary made one.
+
+    A rule that cannot be split (its comment is somebody else's text) is given back as a single word.
+    """
+    try:
+        split = shlex.split(rule)
+    except ValueError:
+        return [rule]
+    made: list[str] = []
+    left = iter(split)
+    for word in left:
+        if word == "--comment":
+            next(left, None)
+            if made[-2:] == ["-m", "comment"]:
+                del made[-2:]
+        elif made and made[-1] == "-p":
+            made.append(_PROTOCOLS.get(word, word))
+        elif made and made[-1] in _ADDRESS_FLAGS and "/" not in word:
+            made.append(f"{word}/32")
+        else:
+            made.append(word)
+    return made
+
+
+def normal(rule: str) -> str:
+    """*rule* as one comparable text."""
+    return " ".join(words(rule))
+
+
+def leads_to(rule: str, chain: str) -> bool:
+    """Whether *rule* jumps or goes to *chain*."""
+    return any(verb in ("-j", "-g") and target == chain for verb, target in itertools.pairwise(words(rule)))
