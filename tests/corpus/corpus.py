@@ -1,8 +1,8 @@
 """Requests as files of raw bytes: what must be answered with a token, and what never may be.
 
 `accepted/` holds requests that a pod with a granted identity gets its token for. A name that begins with `general-` is
-left to the general lane; all others are fast-lane material. `refused/` holds neighbours of those, a byte or a line away;
-the name begins with the status of the answer. A request that was ever read wrongly becomes a file here.
+left to the general lane; all others are fast-lane material. `refused/` holds neighbours of those, a byte or a line
+away; the name begins with the status of the answer. A request that was ever read wrongly becomes a file here.
 """
 
 from dataclasses import dataclass, field

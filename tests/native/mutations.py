@@ -11,7 +11,8 @@ HOSTILE = [
     b"%C3%A9", b"/", b"//", b"?", b"#", b"..", b"\\", b"\x7f", b"\x80", b"\xff", b",", b"true", b"Metadata: true\r\n",
     b"Host: a\r\n", b"X-Forwarded-For: 1\r\n", b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n",
     b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n",
-    b"&resource=b", b"&client_id=c", b"&object_id=d", b"&mi_res_id=e", b"&xms_cc=f", b"&x=y", b"HTTP/1.0", b"GET ", b"POST ",
+    b"&resource=b", b"&client_id=c", b"&object_id=d", b"&mi_res_id=e", b"&xms_cc=f", b"&x=y",
+    b"HTTP/1.0", b"GET ", b"POST ",
 ]  # fmt: skip
 
 
