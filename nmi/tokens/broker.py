@@ -119,11 +119,9 @@ class Broker:
         self._measures.misses += 1
         flight = self._flying(ask) or self._launch(ask, usable_since, background=cached is not None)
         if cached is None:
-            fetched = await flight.wait(starter, self._drop)
-        else:
-            fetched = await self._fresher(flight, starter, cached)
-        fetched.usage.touch()
-        return fetched
+            # Not counted as a use: who asks once and never again needs no renewal.
+            return await flight.wait(starter, self._drop)
+        return await self._fresher(flight, starter, cached)
 
     def _hit(self, cached: CachedToken, ask: Ask, now: float) -> CachedToken:
         self._measures.hits += 1

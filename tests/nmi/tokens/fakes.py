@@ -1,0 +1,109 @@
+"""A source of tokens in memory, for what the broker does with time; and the values that its tests share."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from nmi.identity.request import TokenRequest
+from nmi.tokens.broker import Broker
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.source import Granted, Slot
+from nmi.tokens.token import Token
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from tests.nmi.virtual_time import now
+
+RESOURCE = "https://vault.azure.net"
+REQUEST = TokenRequest(RESOURCE)
+ANEW = TokenRequest(RESOURCE, fetch_anew=True)
+
+
+def identity(
+    client_id: str = "c11e0000-0000-0000-0000-00000000000a", type_: int = 0, name: str = "id"
+) -> AzureIdentity:
+    return AzureIdentity(
+        metadata=Meta(name=name, namespace="ns"),
+        spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=f"/subscriptions/s/{name}"),
+    )
+
+
+def wall() -> float:
+    """A wall clock that runs with the loop's."""
+    return 1_700_000_000.0 + now()
+
+
+@dataclass
+class FakeSource:
+    """One token a fetch, numbered; holds each call while *gate* is clear, and raises what *failures* holds first."""
+
+    lifetime: float = 86400.0
+    sent: int = 0
+    """Calls that got their slot."""
+    asked: list[dict[str, object]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    same: bool = False
+    """Whether the token stays the same one, growing old."""
+    first_expiry: float | None = None
+    retry: Callable[[], bool] = lambda: False
+    """Whether a further call follows at once."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def fetch(
+        self,
+        identity: AzureIdentity,
+        resource: str,
+        *,
+        xms_cc: str,
+        bypass_cache: bool,
+        within: float,
+        lag_seconds: float,
+        slot: Slot,
+    ) -> Granted:
+        self.asked.append({"bypass_cache": bypass_cache, "lag_seconds": lag_seconds, "xms_cc": xms_cc})
+        while True:
+            async with slot():
+                self.sent += 1
+                number = self.sent
+                await self.gate.wait()
+                if self.failures:
+                    raise self.failures.pop(0)
+            if not self.retry():
+                break
+        if self.first_expiry is None or not self.same:
+            self.first_expiry = wall() + self.lifetime
+        token = Token(
+            access_token="the-same" if self.same else f"token-{number}",
+            expires_on=int(self.first_expiry),
+            not_before=0,
+            resource=resource,
+            client_id=identity.spec.client_id,
+        )
+        return Granted(token, int(self.first_expiry - wall()), "0b000000-0000-0000-0000-000000000001")
+
+
+class Bench:
+    """A broker over one FakeSource, on the running loop's clock."""
+
+    def __init__(self, *, caching: bool = True, at_once: int = 5) -> None:
+        self.source = FakeSource()
+        self.registry = CollectorRegistry()
+        self.measures = TokenMeasures(self.registry)
+        self.governor = Governor(at_once=at_once, clock=now)
+        self.broker = Broker(
+            {0: self.source},
+            self.governor,
+            self.measures,
+            caching=caching,
+            clock=now,
+            wall_clock=wall,
+            random=lambda: 0.5,
+        )
+
+    async def token(self, request: TokenRequest = REQUEST, pod: str = "ns/a") -> str:
+        cached = await self.broker.token(identity(), request, pod)
+        return cached.token.access_token

@@ -1,0 +1,300 @@
+"""What the broker keeps and for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
+
+import asyncio
+
+import pytest
+
+from _native.answers import Usage
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
+from nmi.tokens.source import Granted, key_of
+from nmi.tokens.token import Token
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from tests.nmi.tokens.fakes import ANEW, REQUEST, RESOURCE, Bench, identity
+from tests.nmi.virtual_time import in_virtual_time, now, settle
+
+HOUR = 3600.0
+
+
+def not_found() -> Refused:
+    return Refused("Identity not found", status=400, code="invalid_request")
+
+
+async def pass_time(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await settle()
+
+
+@in_virtual_time
+async def test_a_token_in_use_is_renewed_at_half_of_its_life() -> None:
+    bench = Bench()
+    await bench.token()
+    assert await bench.token() == "token-1"
+    await pass_time(12 * HOUR - 1)
+    assert bench.source.sent == 1
+    await pass_time(2)
+    assert bench.source.sent == 2
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_nobody_asks_for_again_is_not_renewed() -> None:
+    bench = Bench()
+    await bench.token()
+    await pass_time(23 * HOUR)
+    assert bench.source.sent == 1
+    await pass_time(2 * HOUR)
+    assert bench.source.sent == 1
+    assert len(bench.broker._tokens) == 0
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_uses_that_only_the_ready_answers_saw_count_too() -> None:
+    bench = Bench()
+    cached = await bench.broker.token(identity(), REQUEST, "ns/a")
+    await pass_time(HOUR)
+    cached.usage.touch()
+    await pass_time(12 * HOUR)
+    assert bench.source.sent == 2
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_one_asked_for_late_is_served_and_renewed_behind_it() -> None:
+    bench = Bench()
+    await bench.token()
+    await pass_time(13 * HOUR)
+    assert await bench.token() == "token-1"
+    await settle()
+    assert bench.source.sent == 2
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_living_token_is_served_while_imds_is_down() -> None:
+    bench = Bench()
+    bench.source.lifetime = HOUR
+    await bench.token()
+    bench.source.failures = [Unreachable("down")] * 10_000
+    for _ in range(58):
+        await pass_time(60.0)
+        assert await bench.token() == "token-1"
+    assert bench.measures.stale_served > 0
+    assert bench.source.sent < 40
+    await pass_time(130.0)
+    with pytest.raises(Unreachable):
+        await bench.token()
+    bench.source.failures = []
+    assert (await bench.token()).startswith("token-")
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_about_to_expire_is_not_served_when_a_fresher_one_can_be_had() -> None:
+    bench = Bench()
+    bench.source.lifetime = HOUR
+    await bench.token()
+    await pass_time(HOUR - 200.0)
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_slow_imds_does_not_keep_a_living_token_from_its_pod() -> None:
+    bench = Bench()
+    bench.source.lifetime = HOUR
+    await bench.token()
+    await pass_time(HOUR - 200.0)
+    bench.source.gate.clear()
+    before = now()
+    assert await bench.token() == "token-1"
+    assert now() - before <= 3.0
+    bench.source.gate.set()
+    await settle()
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_the_same_token_again_is_no_failure_and_no_storm() -> None:
+    bench = Bench()
+    bench.source.lifetime = HOUR
+    bench.source.same = True
+    for _ in range(59):
+        assert await bench.token() == "the-same"
+        await pass_time(60.0)
+    assert bench.measures.failures == 0
+    assert bench.measures.unchanged > 0
+    assert bench.source.sent < 20
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_fetching_anew_replaces_what_is_kept() -> None:
+    bench = Bench()
+    assert await bench.token() == "token-1"
+    assert await bench.token(ANEW) == "token-2"
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_fetching_anew_that_fails_keeps_what_was_there_for_the_others() -> None:
+    bench = Bench()
+    await bench.token()
+    bench.source.failures = [Unreachable("down")]
+    with pytest.raises(Unreachable):
+        await bench.token(ANEW)
+    assert await bench.token() == "token-1"
+    assert bench.source.sent == 2
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_refusal_is_remembered_for_ten_seconds() -> None:
+    bench = Bench()
+    bench.source.failures = [Refused("no", status=403)]
+    for _ in range(3):
+        with pytest.raises(Refused):
+            await bench.token()
+    assert bench.source.sent == 1
+    await pass_time(10.0)
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_outage_is_not_remembered() -> None:
+    bench = Bench()
+    bench.source.failures = [AzureError("down", status=503)]
+    with pytest.raises(AzureError):
+        await bench.token()
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_what_was_refused_before_the_identity_became_usable_does_not_count() -> None:
+    bench = Bench()
+    bench.source.failures = [not_found()]
+    with pytest.raises(Refused):
+        await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now())
+    await pass_time(1.0)
+    cached = await bench.broker.token(identity(), REQUEST, "ns/b", usable_since=now())
+    assert cached.token.access_token == "token-2"
+    await bench.broker.aclose()
+
+
+@pytest.mark.parametrize(("age", "lag"), [(0.0, 10.0), (59.0, 10.0), (61.0, 0.0)], ids=["new", "59s", "61s"])
+@in_virtual_time
+async def test_only_a_newly_usable_identity_gets_time_for_imds_to_hear_of_it(age: float, lag: float) -> None:
+    bench = Bench()
+    await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
+    assert [asked["lag_seconds"] for asked in bench.source.asked] == [lag]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_without_the_cache_every_request_fetches() -> None:
+    bench = Bench(caching=False)
+    assert [await bench.token() for _ in range(3)] == ["token-1", "token-2", "token-3"]
+    assert len(bench.broker._tokens) == 0
+    await pass_time(48 * HOUR)
+    assert bench.source.sent == 3
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_expired_answer_is_an_error() -> None:
+    bench = Bench()
+    bench.source.lifetime = -5.0
+    with pytest.raises(AzureError) as raised:
+        await bench.token()
+    assert raised.value.code == "expired_token"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_object_ids_are_learnt_from_answers() -> None:
+    bench = Bench()
+    assert dict(bench.broker.object_ids) == {}
+    await bench.token()
+    assert dict(bench.broker.object_ids) == {identity().spec.client_id: "0b000000-0000-0000-0000-000000000001"}
+    await bench.broker.aclose()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        key_of(identity(client_id="c11e0000-0000-0000-0000-00000000000b"), RESOURCE, ""),
+        key_of(identity(type_=1), RESOURCE, ""),
+        key_of(identity(name="other"), RESOURCE, ""),
+        key_of(identity(), RESOURCE + "/", ""),
+        key_of(identity(), RESOURCE.upper(), ""),
+        key_of(identity(), RESOURCE, "cp1"),
+    ],
+    ids=["client-id", "type", "resource-id", "slash", "case", "xms-cc"],
+)
+def test_what_gets_another_token_has_another_key(other: object) -> None:
+    assert other != key_of(identity(), RESOURCE, "")
+
+
+def test_ids_in_another_case_have_the_same_key() -> None:
+    assert key_of(identity("C11E0000-0000-0000-0000-00000000000A"), RESOURCE, "") == key_of(identity(), RESOURCE, "")
+
+
+def granted(left: float) -> Granted:
+    return Granted(Token("t", int(2_000 + left), 0, "r", "c"), int(left))
+
+
+@pytest.mark.parametrize("left", [10.0, 60.0, 299.0, 301.0, 480.0, 700.0, 3600.0, 86400.0])
+@pytest.mark.parametrize("jitter", [0.9, 1.0, 1.1])
+def test_a_renewal_falls_within_the_life_and_before_its_last_minutes(left: float, jitter: float) -> None:
+    cached = CachedToken(granted(left), now=1_000.0, wall_now=2_000.0, jitter=jitter, usage=Usage())
+    assert 1_000.0 < cached.refresh_at < cached.expires_at
+    if left >= 700.0:
+        assert cached.left(cached.refresh_at) > 300.0
+    assert 1_000.0 <= cached.fresh_until(1_000.0) <= cached.expires_at
+    if left > 330.0:
+        assert cached.left(cached.fresh_until(1_000.0)) >= 300.0
+
+
+def test_the_nearer_of_two_expiries_counts() -> None:
+    token = Token("t", 2_100, 0, "r", "c")
+    assert CachedToken(Granted(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
+    assert CachedToken(Granted(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
+
+
+def test_every_memory_is_bounded() -> None:
+    cache, refusals, ids = TokenCache(most=3), Refusals(most=3), ObjectIds(most=3)
+    keys = [key_of(identity(client_id=str(n)), RESOURCE, "") for n in range(5)]
+    gone = []
+    for number, key in enumerate(keys):
+        gone += cache.keep(key, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+        refusals.keep(key, 1_000.0, Refused("no"))
+        ids.learn(str(number), "oid")
+        cache.find(keys[0], 1_000.0)
+    assert (len(cache), len(refusals), len(ids.view)) == (3, 3, 3)
+    assert gone == [keys[1], keys[2]]
+    assert cache.find(keys[0], 1_000.0) is not None
+
+
+@in_virtual_time
+async def test_the_metrics_say_what_happened() -> None:
+    bench = Bench()
+    await bench.token()
+    await bench.token()
+    value = bench.registry.get_sample_value
+    assert value("aadpodidentity_nmi_token_cache_hits_total") == 1.0
+    assert value("aadpodidentity_nmi_token_cache_misses_total") == 1.0
+    assert value("aadpodidentity_nmi_token_cache_size") == 1.0
+    assert value("aadpodidentity_nmi_upstream_in_flight") == 0.0
+    await bench.broker.aclose()
+
+
+def test_requests_by_selector_share_the_token() -> None:
+    by_id = TokenRequest(RESOURCE, SelectorKind.CLIENT_ID, identity().spec.client_id)
+    assert key_of(identity(), by_id.resource, by_id.xms_cc) == key_of(identity(), REQUEST.resource, REQUEST.xms_cc)

@@ -1,0 +1,216 @@
+"""Many requests, one fetch: who shares it, who pays for it, and that giving up disturbs nobody.
+
+Excluded: what is kept afterwards (`test_keeping_tokens.py`).
+"""
+
+import asyncio
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nmi.tokens.broker import Broker, UnsupportedTypeError
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import USER_ASSIGNED, TokenMeasures
+from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.azure.imds import ImdsSource
+from tests.nmi.fake_imds import Answer, error_body, running_imds
+from tests.nmi.tokens.fakes import ANEW, REQUEST, Bench, identity
+from tests.nmi.virtual_time import in_virtual_time, settle
+
+
+async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
+    async with running_imds() as imds, aiohttp.ClientSession() as session:
+        registry = CollectorRegistry()
+        measures = TokenMeasures(registry)
+        source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds))
+        broker = Broker({0: source}, Governor(), measures, wall_clock=imds.wall)
+        imds.gate.clear()
+        pods = [asyncio.create_task(broker.token(identity(), REQUEST, f"ns/{n}")) for n in range(100)]
+        await asyncio.wait_for(imds.arrived.wait(), 5)
+        imds.gate.set()
+        tokens = await asyncio.wait_for(asyncio.gather(*pods), 5)
+        assert len(imds.calls) == 1
+        assert len({cached.token.access_token for cached in tokens}) == 1
+        await broker.token(identity(), REQUEST, "ns/late")
+        assert len(imds.calls) == 1
+        await broker.aclose()
+    count = "aadpodidentity_imds_operations_duration_seconds_count"
+    assert registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
+
+
+@in_virtual_time
+async def test_a_waiter_who_gives_up_leaves_the_others_alone() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    first, second, third = (asyncio.create_task(bench.token(pod=f"ns/{n}")) for n in range(3))
+    await settle()
+    first.cancel()
+    second.cancel()
+    await settle()
+    bench.source.gate.set()
+    assert await third == "token-1"
+    assert first.cancelled()
+    assert bench.source.sent == 1
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_call_that_was_sent_is_finished_though_nobody_waits() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    only = asyncio.create_task(bench.token())
+    await settle()
+    only.cancel()
+    await settle()
+    bench.source.gate.set()
+    await settle()
+    assert await bench.token() == "token-1"
+    assert bench.source.sent == 1
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_flight_that_still_queues_is_dropped_with_its_last_waiter() -> None:
+    bench = Bench(at_once=1)
+    async with bench.governor.slot("ns/busy"):
+        only = asyncio.create_task(bench.token())
+        await settle()
+        assert bench.governor.waiting == 1
+        only.cancel()
+        await settle()
+        assert bench.governor.waiting == 0
+    assert bench.source.sent == 0
+    assert await bench.token() == "token-1"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_asks_in_the_moment_of_the_drop_gets_a_flight_of_its_own() -> None:
+    bench = Bench(at_once=1)
+    async with bench.governor.slot("ns/busy"):
+        first = asyncio.create_task(bench.token(pod="ns/first"))
+        await settle()
+        first.cancel()
+        await asyncio.sleep(0)
+        second = asyncio.create_task(bench.token(pod="ns/second"))
+        await settle()
+    assert await second == "token-1"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_unwanted_flight_makes_no_second_try() -> None:
+    bench = Bench()
+    bench.source.retry = lambda: True
+    bench.source.gate.clear()
+    only = asyncio.create_task(bench.token())
+    await settle()
+    only.cancel()
+    await settle()
+    bench.source.gate.set()
+    await settle()
+    assert bench.source.sent == 1
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
+    bench = Bench(at_once=1)
+    async with bench.governor.slot("ns/busy"):
+        starter = asyncio.create_task(bench.token(pod="ns/greedy"))
+        await settle()
+        follower = asyncio.create_task(bench.token(pod="ns/follower"))
+        await settle()
+        # 64 places a pod: were the flight still on its starter's account, the starter could not fill them.
+        starter.cancel()
+        await settle()
+        fillers = [asyncio.create_task(bench.governor.slot("ns/greedy").__aenter__()) for _ in range(64)]
+        await settle()
+        assert bench.governor.waiting == 65
+        for filler in fillers:
+            filler.cancel()
+        await settle()
+    assert await follower == "token-1"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_failure_reaches_every_waiter() -> None:
+    bench = Bench()
+    bench.source.failures = [AzureError("down", status=503)]
+    results = await asyncio.gather(*(bench.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
+    assert [type(each) for each in results] == [AzureError] * 5
+    assert bench.source.sent == 1
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_fetching_anew_never_joins_a_fetch_that_began_before() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    ordinary = asyncio.create_task(bench.token())
+    await settle()
+    anew = asyncio.create_task(bench.token(ANEW))
+    await settle()
+    bench.source.gate.set()
+    assert await ordinary != await anew
+    assert [asked["bypass_cache"] for asked in bench.source.asked] == [False, True]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_closing_ends_what_is_in_the_air_and_tells_the_waiters() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    waiter = asyncio.create_task(bench.token())
+    await settle()
+    await bench.broker.aclose()
+    with pytest.raises(Unreachable):
+        await waiter
+    assert bench.governor.in_flight == 0
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_type_without_a_source_is_told_apart() -> None:
+    bench = Bench()
+    assert bench.broker.supports(identity())
+    assert not bench.broker.supports(identity(type_=1))
+    with pytest.raises(UnsupportedTypeError):
+        await bench.broker.token(identity(type_=1), REQUEST, "ns/a")
+
+
+async def test_imds_is_never_asked_without_naming_an_identity() -> None:
+    async with running_imds() as imds, aiohttp.ClientSession() as session:
+        broker = Broker(
+            {0: UserAssignedSource(ImdsSource(session, imds.url))}, Governor(), TokenMeasures(CollectorRegistry())
+        )
+        nameless = identity(client_id=" ")
+        nameless = type(nameless)(metadata=nameless.metadata, spec=type(nameless.spec)(client_id=" ", resource_id=""))
+        with pytest.raises(Refused) as raised:
+            await broker.token(nameless, REQUEST, "ns/a")
+        assert imds.calls == []
+        await broker.aclose()
+    assert raised.value.code == "identity_incomplete"
+
+
+async def test_a_token_of_another_identity_is_not_passed_on() -> None:
+    async with running_imds() as imds, aiohttp.ClientSession() as session:
+        broker = Broker(
+            {0: UserAssignedSource(ImdsSource(session, imds.url))},
+            Governor(),
+            TokenMeasures(CollectorRegistry()),
+            wall_clock=imds.wall,
+        )
+        other = imds.token_body({"client_id": "c11e0000-0000-0000-0000-00000000000b", "resource": "r"})
+        imds.script = [Answer(body=other), Answer(400, error_body("x", "y"))]
+        with pytest.raises(Refused) as raised:
+            await broker.token(identity(), REQUEST, "ns/a")
+        assert raised.value.code == "other_identity"
+        imds.script = []
+        upper = identity(client_id="C11E0000-0000-0000-0000-00000000000C")
+        assert (await broker.token(upper, REQUEST, "ns/a")).token.client_id == upper.spec.client_id
+        await broker.aclose()

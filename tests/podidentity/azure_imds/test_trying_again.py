@@ -1,0 +1,105 @@
+"""When a call to IMDS is tried again, after how long, and how often. Excluded: what each answer means."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled
+from tests.nmi.fake_imds import Answer, Pauses, error_body, running_imds, source_of
+
+NOT_FOUND = error_body("invalid_request", "Identity not found")
+
+
+@pytest.mark.parametrize("status", [404, 410, 429, 500, 503, 504])
+async def test_a_transient_failure_is_tried_again(status: int) -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(status, b"{}")]
+        assert (await source.token("r")).resource == "r"
+    assert pauses.taken == [2.0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_refusal_is_not_tried_again(status: int) -> None:
+    async with running_imds() as imds, source_of(imds, Pauses()) as source:
+        imds.script = [Answer(status, error_body("invalid_resource", "no such resource"))]
+        with pytest.raises(Refused):
+            await source.token("r")
+        assert len(imds.calls) == 1
+
+
+async def test_five_tries_at_0_2_6_14_and_30_seconds() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(410, b"{}")] * 6
+        with pytest.raises(NotYet):
+            await source.token("r")
+        assert len(imds.calls) == 5
+    assert pauses.taken == [2.0, 4.0, 8.0, 16.0]
+
+
+async def test_a_longer_retry_after_is_obeyed() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(429, b"{}", {"Retry-After": "9"}), Answer(429, b"{}", {"Retry-After": "1"})]
+        await source.token("r")
+    assert pauses.taken == [9.0, 4.0]
+
+
+async def test_no_pause_goes_past_the_callers_time() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(500, b"{}")] * 5
+        with pytest.raises(AzureError):
+            await source.token("r", within=10.0)
+        assert len(imds.calls) == 3
+        imds.script = [Answer(429, b"{}", {"Retry-After": "60"})]
+        with pytest.raises(Throttled) as raised:
+            await source.token("r", within=45.0)
+    assert pauses.taken == [2.0, 4.0]
+    assert raised.value.retry_after == 60.0
+
+
+async def test_an_identity_that_imds_has_not_heard_of_yet_is_asked_for_again() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(400, NOT_FOUND)] * 3
+        await source.token("r", client_id="c", lag_seconds=10.0)
+    assert pauses.taken == [0.5, 1.0, 1.0]
+
+
+async def test_the_lag_is_given_ten_seconds_and_no_more() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(400, NOT_FOUND)] * 20
+        with pytest.raises(Refused):
+            await source.token("r", client_id="c", lag_seconds=10.0)
+    assert sum(pauses.taken) <= 10.0
+    assert sum(pauses.taken) > 7.0
+
+
+async def test_without_lag_not_found_is_final() -> None:
+    async with running_imds() as imds, source_of(imds, Pauses()) as source:
+        imds.script = [Answer(400, NOT_FOUND)]
+        with pytest.raises(Refused):
+            await source.token("r", client_id="c")
+        assert len(imds.calls) == 1
+
+
+async def test_every_try_takes_a_slot_and_shows_it_how_it_ended() -> None:
+    ended: list[str] = []
+
+    @asynccontextmanager
+    async def slot() -> AsyncIterator[None]:
+        try:
+            yield
+        except AzureError as error:
+            ended.append(type(error).__name__)
+            raise
+        ended.append("ok")
+
+    async with running_imds() as imds, source_of(imds, Pauses()) as source:
+        imds.script = [Answer(429, b"{}"), Answer(503, b"{}")]
+        await source.token("r", slot=slot)
+    assert ended == ["Throttled", "AzureError", "ok"]
