@@ -14,11 +14,15 @@ import contextlib
 import ipaddress
 import socket
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from typing_extensions import override
 
 from podidctl.sandbox.namespaces import NamespaceError, Namespaces, sweep
 from podidctl.sandbox.network import METADATA_ADDRESS, Network, Place
+
+T = TypeVar("T")
 
 FABRIC = "fabric"
 NODES_MAX = 200
@@ -153,3 +157,7 @@ class Fabric(Network):
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """A socket in the fabric, which every pod reaches by way of its node."""
         return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
+
+    @override
+    def call_on_node(self, node: str, function: Callable[[], T]) -> T:
+        return self._namespaces.call(node, function)

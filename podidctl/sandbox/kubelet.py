@@ -65,6 +65,9 @@ class NodePod(Pod, frozen=True):
 
 NODE_PODS: Final = Kind("Pod", "pods", NodePod)
 
+Running = Callable[[str, str, Place], None]
+"""Told of each pod (namespace, name, place) when it runs."""
+
 
 class _Sitter:
     """What the kubelet holds of one pod (by uid): its task, its place and programs, and the order to end it."""
@@ -94,7 +97,7 @@ class Kubelet:
         host_address: str,
         logs: Path,
         environment: Mapping[str, str],
-        running: Callable[[str, str, Place], None] = lambda namespace, name, place: None,
+        running: Running | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
@@ -188,7 +191,8 @@ class Kubelet:
             sitter.place = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
         # The address is published before the program starts: NMI may know the pod when its first request comes.
         await self._publish(sitter, "Running")
-        self._running(*pod.key, sitter.place)
+        if self._running is not None:
+            self._running(*pod.key, sitter.place)
         for container in pod.spec.containers:
             if DEMO_IMAGE.fullmatch(container.image) and not sitter.end.is_set():
                 await self._start(sitter, container)

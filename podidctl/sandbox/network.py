@@ -7,13 +7,15 @@ this machine: no nat rule, so programs are told where to ask, and pods must bind
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from typing_extensions import override
 
 from podidctl.sandbox.serving import listening
+
+T = TypeVar("T")
 
 METADATA_ADDRESS = "169.254.169.254"
 
@@ -63,6 +65,9 @@ class Network(Protocol):
 
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Listening sockets at `pod_facing_address`:*port*, likewise."""
+
+    def call_on_node(self, node: str, function: Callable[[], T]) -> T:
+        """Call *function* as a program of the node's would run: its sockets are the node's. Blocks as it does."""
 
     pod_facing_address: str
     """The address at which pods reach what the sandbox serves to them."""
@@ -122,3 +127,7 @@ class Loopback(Network):
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
         return []
+
+    @override
+    def call_on_node(self, node: str, function: Callable[[], T]) -> T:
+        return function()
