@@ -1,0 +1,125 @@
+"""Pods and assigned identities for tests, in the shapes that the API server sends."""
+
+from typing import Any
+
+from nmi.identity.decide import PodFacts
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.identity.standard import Assigned, project
+from podidentity.resources import (
+    ASSIGNED,
+    BINDING_LABEL,
+    POD_UID_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureAssignedIdentitySpec,
+    AzureAssignedIdentityStatus,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzureIdentityBindingSpec,
+    AzureIdentitySpec,
+    ContainerState,
+    ContainerStatus,
+    Meta,
+    Pod,
+    PodIP,
+    PodSpec,
+    PodStatus,
+)
+
+NODE = "node-1"
+RESOURCE = "https://vault.azure.net"
+CLIENT_ID = "c11e0000-0000-0000-0000-00000000000a"
+OBJECT_ID = "0b000000-0000-0000-0000-000000000001"
+REQUEST = TokenRequest(RESOURCE)
+POD = PodFacts("ns", "web", "uid-1", "web")
+
+
+def resource_id(name: str) -> str:
+    return f"/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+
+
+def by(selector: SelectorKind, value: str) -> TokenRequest:
+    return TokenRequest(RESOURCE, selector, value)
+
+
+def pod(
+    name: str = "web",
+    *,
+    uid: str = "uid-1",
+    label: str | None = "web",
+    addresses: tuple[str, ...] = ("10.0.0.1",),
+    namespace: str = "ns",
+    phase: str = "Running",
+    host_network: bool = False,
+    deleting: bool = False,
+    terminated: bool = False,
+    labels: dict[str, str] | None = None,
+) -> Pod:
+    own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
+    return Pod(
+        metadata=Meta(
+            name=name,
+            namespace=namespace,
+            uid=uid,
+            labels=own_labels,
+            deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
+        ),
+        spec=PodSpec(node_name=NODE, host_network=host_network),
+        status=PodStatus(
+            phase=phase,
+            pod_ip=addresses[0] if addresses else "",
+            pod_ips=[PodIP(ip=address) for address in addresses],
+            container_statuses=[
+                ContainerStatus(state=ContainerState(terminated={"exitCode": 0} if terminated else None))
+            ],
+        ),
+    )
+
+
+def assigned_identity(
+    name: str = "id",
+    *,
+    binding: str | None = None,
+    selector: str = "web",
+    status: str = ASSIGNED,
+    client_id: str = CLIENT_ID,
+    pod_name: str = "web",
+    pod_namespace: str = "ns",
+    pod_uid: str | None = None,
+    deleting: bool = False,
+    namespace: str = "ns",
+    annotations: dict[str, str] | None = None,
+    own_annotations: dict[str, str] | None = None,
+    type_: int = 0,
+    nodename: str = NODE,
+    resource_version: str = "1",
+) -> AzureAssignedIdentity:
+    own: dict[str, Any] = dict(own_annotations or {})
+    if pod_uid is not None:
+        own[POD_UID_ANNOTATION] = pod_uid
+    return AzureAssignedIdentity(
+        metadata=Meta(
+            name=f"{pod_name}-{pod_namespace}-{name}",
+            namespace="default",
+            resource_version=resource_version,
+            deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
+            annotations=own or None,
+        ),
+        spec=AzureAssignedIdentitySpec(
+            azure_identity_ref=AzureIdentity(
+                metadata=Meta(name=name, namespace=namespace, annotations=annotations),
+                spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=resource_id(name)),
+            ),
+            azure_binding_ref=AzureIdentityBinding(
+                metadata=Meta(name=binding or f"{name}-binding", namespace=namespace),
+                spec=AzureIdentityBindingSpec(azure_identity=name, selector=selector),
+            ),
+            pod=pod_name,
+            pod_namespace=pod_namespace,
+            nodename=nodename,
+        ),
+        status=AzureAssignedIdentityStatus(status=status),
+    )
+
+
+def assigned(name: str = "id", **changes: Any) -> Assigned:
+    return project(assigned_identity(name, **changes))

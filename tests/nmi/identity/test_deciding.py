@@ -1,0 +1,295 @@
+"""Which identity a pod gets, if any, and how long it is worth waiting. Excluded: the waiting itself."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmi.identity.decide import Decision, Grant, PodFacts, Policy, Wait, decide
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.identity.standard import Assigned
+from nmi.refusal import Reason, Refusal
+from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
+from tests.nmi.identity.shapes import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
+
+POLICY = Policy(max_hold_seconds=1000.0)
+UNLABELLED = PodFacts("ns", "web", "uid-1", "")
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+
+
+def outcome(
+    *identities: Assigned,
+    pod: PodFacts = POD,
+    request: TokenRequest = REQUEST,
+    policy: Policy = POLICY,
+    object_ids: dict[str, str] | None = None,
+) -> Decision:
+    return decide(pod, identities, request, policy, object_ids or {})
+
+
+def granted(decision: Decision) -> str:
+    assert isinstance(decision, Grant), decision
+    return decision.assigned.identity.metadata.name
+
+
+def waits(decision: Decision) -> tuple[float, Reason]:
+    assert isinstance(decision, Wait), decision
+    return decision.seconds, decision.refusal.reason
+
+
+def refused(decision: Decision) -> Reason:
+    assert isinstance(decision, Refusal), decision
+    return decision.reason
+
+
+def test_a_pod_without_the_label_and_without_identities_is_refused_at_once() -> None:
+    decision = outcome(pod=UNLABELLED)
+    assert refused(decision) is Reason.NOTHING_ASSIGNED
+    assert isinstance(decision, Refusal)
+    assert decision.sentence == "Identity not found"
+
+
+def test_a_pod_with_the_label_is_worth_waiting_for() -> None:
+    assert waits(outcome()) == (80.0, Reason.NO_MATCHING_IDENTITY)
+
+
+def test_a_pod_without_the_label_but_with_an_identity_is_worth_waiting_for() -> None:
+    assert waits(outcome(assigned(), pod=UNLABELLED)) == (80.0, Reason.NO_MATCHING_IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [assigned(deleting=True), assigned(pod_uid="uid-0")],
+    ids=["being-revoked", "its-namesake's"],
+)
+def test_a_pod_without_the_label_waits_for_nothing_that_cannot_come(left_over: Assigned) -> None:
+    assert refused(outcome(left_over, pod=UNLABELLED)) is Reason.NOTHING_ASSIGNED
+
+
+@pytest.mark.parametrize(
+    "usable",
+    [{"status": ASSIGNED}, {"status": ""}, {"pod_uid": "uid-1"}],
+    ids=["assigned", "old-mic", "made-for-this-uid"],
+)
+def test_what_is_usable_is_granted(usable: dict[str, Any]) -> None:
+    assert granted(outcome(assigned(**usable))) == "id"
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        {"status": UNASSIGNED},
+        {"status": "assigned"},
+        {"status": CREATED},
+        {"deleting": True},
+        {"deleting": True, "status": ""},
+        {"selector": "other"},
+        {"selector": "Web"},
+        {"selector": ""},
+        {"pod_uid": "uid-0"},
+    ],
+    ids=[
+        "unassigned",
+        "wrong-case",
+        "created",
+        "being-deleted",
+        "being-deleted-old-mic",
+        "other-selector",
+        "selector-in-another-case",
+        "no-selector",
+        "made-for-another-uid",
+    ],
+)
+def test_what_is_flawed_is_never_granted(flaw: dict[str, Any]) -> None:
+    assert isinstance(outcome(assigned(**flaw)), Wait)
+    assert granted(outcome(assigned(**flaw), assigned("good", binding="z"))) == "good"
+
+
+def test_an_empty_label_selects_nothing() -> None:
+    assert isinstance(outcome(assigned(selector=""), pod=UNLABELLED), Wait)
+
+
+def test_a_created_identity_is_given_more_time() -> None:
+    assert waits(outcome(assigned(status=CREATED))) == (100.0, Reason.STILL_ASSIGNING)
+
+
+def test_no_hold_is_longer_than_the_longest() -> None:
+    policy = Policy(max_hold_seconds=45.0)
+    assert waits(outcome(policy=policy))[0] == 45.0
+    assert waits(outcome(assigned(status=CREATED), policy=policy))[0] == 45.0
+    brief = Policy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
+    assert waits(outcome(policy=brief))[0] == 6.0
+    assert waits(outcome(assigned(status=CREATED), policy=brief))[0] == 9.0
+
+
+def test_who_names_none_gets_the_first_by_binding_then_identity() -> None:
+    identities = [
+        assigned("c", binding="b2"),
+        assigned("b", binding="b1"),
+        assigned("a", binding="b1", status=CREATED),
+        assigned("d", binding="b1"),
+    ]
+    assert granted(outcome(*identities)) == "b"
+    assert granted(outcome(*reversed(identities))) == "b"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        by(SelectorKind.CLIENT_ID, OTHER_ID),
+        by(SelectorKind.CLIENT_ID, OTHER_ID.upper()),
+        by(SelectorKind.RESOURCE_ID, resource_id("second")),
+        by(SelectorKind.RESOURCE_ID, resource_id("SECOND").upper()),
+        by(SelectorKind.OBJECT_ID, OBJECT_ID.upper()),
+    ],
+    ids=["client-id", "client-id-upper", "resource-id", "resource-id-upper", "object-id-upper"],
+)
+def test_who_names_one_gets_that_one_in_any_case(request_: TokenRequest) -> None:
+    second = assigned("second", client_id=OTHER_ID, annotations={OBJECT_ID_ANNOTATION: OBJECT_ID})
+    assert granted(outcome(assigned("first"), second, request=request_)) == "second"
+
+
+@pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.RESOURCE_ID])
+def test_who_names_one_that_is_not_there_waits_for_it(selector: SelectorKind) -> None:
+    decision = outcome(assigned(), request=by(selector, OTHER_ID))
+    assert waits(decision) == (80.0, Reason.NO_MATCHING_IDENTITY)
+
+
+def test_who_names_one_that_is_coming_is_not_given_another() -> None:
+    coming = assigned("second", client_id=OTHER_ID, status=CREATED)
+    decision = outcome(assigned("first"), coming, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
+    assert waits(decision) == (100.0, Reason.STILL_ASSIGNING)
+
+
+@pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.OBJECT_ID])
+def test_an_empty_id_names_nothing(selector: SelectorKind) -> None:
+    nameless = assigned(client_id="")
+    assert not isinstance(outcome(nameless, request=by(selector, "")), Grant)
+
+
+def test_an_object_id_learnt_from_azure_names_its_identity() -> None:
+    decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: OBJECT_ID})
+    assert granted(decision) == "id"
+
+
+def test_an_object_id_that_nothing_matches_is_refused_at_once() -> None:
+    decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: "another"})
+    assert refused(decision) is Reason.UNKNOWN_OBJECT_ID
+
+
+@pytest.mark.parametrize(
+    ("present", "seconds"),
+    [((), 80.0), ((assigned(status=CREATED),), 100.0), ((assigned(), assigned("b", status=CREATED)), 100.0)],
+    ids=["nothing-yet", "one-coming", "one-there-one-coming"],
+)
+def test_an_object_id_waits_while_anything_may_still_come(present: tuple[Assigned, ...], seconds: float) -> None:
+    decision = outcome(*present, request=by(SelectorKind.OBJECT_ID, OBJECT_ID))
+    assert waits(decision) == (seconds, Reason.UNKNOWN_OBJECT_ID)
+
+
+@pytest.mark.parametrize(
+    ("policy", "annotations"),
+    [
+        (Policy(force_namespaced=True), None),
+        (POLICY, {BEHAVIOR_ANNOTATION: "namespaced"}),
+        (POLICY, {BEHAVIOR_ANNOTATION: "Namespaced"}),
+    ],
+    ids=["by-flag", "by-annotation", "by-annotation-in-another-case"],
+)
+def test_a_namespaced_identity_serves_its_own_namespace_only(
+    policy: Policy, annotations: dict[str, str] | None
+) -> None:
+    own = assigned("own", binding="b", annotations=annotations)
+    foreign = assigned("foreign", binding="a", namespace="elsewhere", annotations=annotations)
+    assert granted(outcome(foreign, own, policy=policy)) == "own"
+    assert refused(outcome(foreign, policy=policy)) is Reason.NO_MATCHING_IDENTITY
+
+
+def test_without_the_rule_an_identity_of_another_namespace_serves() -> None:
+    assert granted(outcome(assigned(namespace="elsewhere"))) == "id"
+    assert granted(outcome(assigned(namespace="elsewhere", annotations={BEHAVIOR_ANNOTATION: "anything"}))) == "id"
+
+
+IDENTITIES = st.builds(
+    assigned,
+    st.sampled_from(["a", "b", "c"]),
+    binding=st.sampled_from(["x", "y"]),
+    selector=st.sampled_from(["web", "Web", "other", ""]),
+    status=st.sampled_from([ASSIGNED, "", CREATED, UNASSIGNED, "Nonsense"]),
+    client_id=st.sampled_from([CLIENT_ID, CLIENT_ID.upper(), OTHER_ID, ""]),
+    pod_uid=st.sampled_from([None, "uid-1", "uid-0"]),
+    deleting=st.booleans(),
+    namespace=st.sampled_from(["ns", "elsewhere"]),
+    annotations=st.sampled_from([None, {BEHAVIOR_ANNOTATION: "namespaced"}, {OBJECT_ID_ANNOTATION: OBJECT_ID}]),
+)
+REQUESTS = st.one_of(
+    st.just(REQUEST),
+    st.builds(
+        TokenRequest,
+        st.just(RESOURCE),
+        st.sampled_from([SelectorKind.CLIENT_ID, SelectorKind.OBJECT_ID, SelectorKind.RESOURCE_ID]),
+        st.sampled_from([CLIENT_ID, OTHER_ID, OBJECT_ID, resource_id("a"), "nothing"]),
+    ),
+)
+PODS = st.builds(PodFacts, st.just("ns"), st.just("web"), st.just("uid-1"), st.sampled_from(["web", "other", ""]))
+POLICIES = st.builds(Policy, force_namespaced=st.booleans(), max_hold_seconds=st.sampled_from([0.0, 45.0]))
+OBJECT_IDS = st.sampled_from([{}, {CLIENT_ID: OBJECT_ID}, {OTHER_ID: OBJECT_ID}])
+
+
+@given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, OBJECT_IDS)
+def test_whatever_is_granted_is_the_pods_own(
+    pod: PodFacts, identities: list[Assigned], request: TokenRequest, policy: Policy, object_ids: dict[str, str]
+) -> None:
+    decision = decide(pod, identities, request, policy, object_ids)
+    if isinstance(decision, Wait):
+        assert 0.0 <= decision.seconds <= policy.max_hold_seconds
+    if not isinstance(decision, Grant):
+        return
+    chosen = decision.assigned
+    assert chosen in identities
+    assert chosen.status in {"", ASSIGNED}
+    assert not chosen.deleting
+    assert pod.label
+    assert chosen.selector == pod.label
+    assert chosen.pod_uid in {"", pod.uid}
+    if policy.force_namespaced or chosen.identity.namespaced:
+        assert chosen.identity.metadata.namespace == pod.namespace
+    if request.selector is SelectorKind.CLIENT_ID:
+        assert chosen.identity.spec.client_id.lower() == request.selector_value.lower()
+
+
+@given(
+    pod=PODS,
+    identities=st.lists(IDENTITIES, max_size=5),
+    request=REQUESTS,
+    policy=POLICIES,
+    object_ids=OBJECT_IDS,
+    random=st.randoms(use_true_random=False),
+)
+def test_the_order_in_which_identities_arrive_does_not_matter(
+    *,
+    pod: PodFacts,
+    identities: list[Assigned],
+    request: TokenRequest,
+    policy: Policy,
+    object_ids: dict[str, str],
+    random: Any,
+) -> None:
+    shuffled = list(identities)
+    random.shuffle(shuffled)
+    one = decide(pod, identities, request, policy, object_ids)
+    other = decide(pod, shuffled, request, policy, object_ids)
+    if isinstance(one, Grant) and isinstance(other, Grant):
+        assert one.assigned.order == other.assigned.order
+    else:
+        assert one == other
+
+
+@given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, IDENTITIES)
+def test_a_foreign_identity_changes_nothing_that_is_granted(
+    pod: PodFacts, identities: list[Assigned], request: TokenRequest, policy: Policy, other: Assigned
+) -> None:
+    if other.pod_uid in {"", pod.uid} and not other.deleting:
+        return
+    assert decide(pod, identities, request, policy, {}) == decide(pod, [*identities, other], request, policy, {})
