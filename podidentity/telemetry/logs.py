@@ -1,0 +1,190 @@
+"""Log lines: one event, one line, a constant message and named fields; as text for people or JSON for machines.
+
+Whatever comes from outside (a path, another service's error) stands quoted, without control characters, cut at
+`VALUE_MAX` and with everything that looks like a credential taken out. What anybody can repeat is bounded by
+`BoundedRepeats`. The set of field names is closed: an `extra` of another name is not written.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import PurePath
+from traceback import extract_tb
+from typing import Any, Final, Literal, TextIO
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+FIELDS: Final = (
+    "pod",
+    "node",
+    "identity",
+    "binding",
+    "status",
+    "seconds",
+    "attempt",
+    "reason",
+    "error",
+    "url",
+    "path",
+    "peer",
+    "resource",
+    "vm",
+    "count",
+)
+"""Every field there is, in the order of the line."""
+
+VALUE_MAX: Final = 256
+MESSAGE_MAX: Final = 1024
+SCANNED_MAX: Final = 8192
+"""Text is cut to this before it is searched for credentials, and to its final length after."""
+FRAMES_MAX: Final = 12
+VERBOSE: Final = 4
+"""From this verbosity on, DEBUG lines are written: one for each request and one for each repeat."""
+LIBRARIES_VERBOSE: Final = 8
+"""From this verbosity on, libraries write theirs too, which may name more than is good in a log kept for long."""
+OURS: Final = ("nmi", "mic", "podidentity", "podidctl", "_native")
+
+_CREDENTIALS: Final = re.compile(
+    r"(?P<jwt>eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*)"
+    r"|(?P<scheme>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<name>\b(?:client_?secret|client_?assertion|(?:access|refresh|id)_?token|password|passwd|sig)"
+    r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """*text* with JWTs, Authorization values and the values of parameters named like secrets replaced."""
+    return _CREDENTIALS.sub(lambda found: (found["scheme"] or found["name"] or "") + "<redacted>", text)
+
+
+def redacted(client_id: str) -> str:
+    """A client id to be recognised by who knows it: its first and last four characters."""
+    return f"{client_id[:4]}…{client_id[-4:]}" if len(client_id) > 12 else "…"
+
+
+def quoted(value: object) -> str:
+    """*value* as one printable ASCII word in double quotes; numbers, booleans and None stand bare."""
+    if isinstance(value, bool | int | float | None):
+        return str(value)
+    return json.dumps(_safe(value, VALUE_MAX)).replace("\x7f", "\\u007f")
+
+
+def _safe(value: object, most: int) -> str:
+    text = redact(str(value)[:SCANNED_MAX])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    present = record.__dict__
+    fields = {name: present[name] for name in FIELDS if present.get(name) is not None}
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        # One line however deep: a traceback over many lines could be made to look like other people's lines.
+        frames = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+        fields.setdefault("error", f"{type(error).__name__}: {error}")
+        fields["trace"] = " < ".join(reversed(frames[-FRAMES_MAX:]))
+    return fields
+
+
+class TextFormatter(logging.Formatter):
+    """`I1124 17:00:00.000000 nmi.app] message pod="ns/name" seconds=0.2`, times in UTC."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        head = f"{record.levelname[:1]}{moment:%m%d %H:%M:%S.%f} {record.name}] "
+        message = json.dumps(_safe(record.getMessage(), MESSAGE_MAX))[1:-1].replace('\\"', '"').replace("\x7f", "")
+        return " ".join([head + message, *(f"{name}={quoted(value)}" for name, value in _fields(record).items())])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, object] = {
+            "time": f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _safe(record.getMessage(), MESSAGE_MAX),
+        }
+        for name, value in _fields(record).items():
+            line[name] = value if isinstance(value, bool | int | float) else _safe(value, VALUE_MAX)
+        return json.dumps(line)
+
+
+class BoundedRepeats(logging.Filter):
+    """Lets the first of equal lines through and demotes its repeats to DEBUG until a window has passed.
+
+    Equal means: same logger, message and the fields that say about whom (`ABOUT`), so a caller that varies paths or
+    errors gains nothing. The first line after the window carries `count`, the number of lines it stands for. The last
+    `remember` distinct lines are known: callers with names of their choosing cannot grow this without bound.
+    """
+
+    ABOUT: Final = ("pod", "node", "identity", "binding", "status", "reason", "resource", "vm")
+
+    def __init__(
+        self,
+        *,
+        remember: int = 512,
+        window_seconds: float = 60.0,
+        level: int = logging.INFO,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._remember = remember
+        self._window = window_seconds
+        self._level = level
+        self._clock = clock
+        self._seen: OrderedDict[tuple[object, ...], list[float]] = OrderedDict()
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.INFO or record.levelno >= logging.CRITICAL or record.exc_info:
+            return record.levelno >= self._level
+        present: Mapping[str, object] = record.__dict__
+        key = (record.name, record.levelno, record.msg, *(str(present.get(name))[:VALUE_MAX] for name in self.ABOUT))
+        now = self._clock()
+        seen = self._seen.get(key)
+        if seen is not None and now < seen[0] + self._window:
+            seen[1] += 1
+            if self._level > logging.DEBUG:
+                return False
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            return True
+        if seen is not None and seen[1] and present.get("count") is None:
+            record.count = int(seen[1]) + 1
+        self._seen[key] = [now, 0]
+        self._seen.move_to_end(key)
+        if len(self._seen) > self._remember:
+            self._seen.popitem(last=False)
+        return True
+
+
+def configure(format: Literal["text", "json"], verbosity: int, stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the flag's name
+    """Send the whole process's log to *stream* and nowhere else. For `cli.py`; a second call replaces the first.
+
+    Verbosity as in Go's klog: 0 to 3 write INFO and above, from 4 on DEBUG.
+    """
+    level = logging.DEBUG if verbosity >= VERBOSE else logging.INFO
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.addFilter(BoundedRepeats(level=level))
+    root = logging.getLogger()
+    for former in root.handlers[:]:
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(level if verbosity >= LIBRARIES_VERBOSE else logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
+    logging.raiseExceptions = False  # a full disk or closed pipe is no reason for tracebacks on the same stream
