@@ -1,0 +1,143 @@
+"""Machines to try nat rules on: each a network and mount namespace of its own, gone with its process.
+
+Nothing outside of them is touched: not the host's tables, and, since each has its own /run, not its xtables lock.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+ROOT = Path(__file__).parents[3]
+SECONDS = 20.0
+_PREPARE = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
+
+
+class Machine:
+    """One namespace pair, kept by a process that ends when its standard input closes."""
+
+    def __init__(self) -> None:
+        self._keeper = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _PREPARE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ready = _stream(self._keeper.stdout).readline()
+        assert ready == "ready\n", "this machine does not let us make namespaces"
+
+    @property
+    def pid(self) -> int:
+        """The keeper's, by which others name this namespace."""
+        return self._keeper.pid
+
+    def inside(self, *words: str) -> list[str]:
+        """The command that runs *words* in this machine."""
+        return ["nsenter", f"--target={self.pid}", "--net", "--mount", f"--wdns={ROOT}", "--", *words]
+
+    def run(self, *words: str, given: str = "", check: bool = True) -> str:
+        """Standard output of *words*, which must end well unless *check* is off."""
+        done = self.finish(*words, given=given)
+        assert not check or done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def finish(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """How *words* ended."""
+        return subprocess.run(
+            self.inside(*words), input=given, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """*words* running; the caller ends it."""
+        return subprocess.Popen(self.inside(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def saved(self, backend: str) -> list[str]:
+        """What iptables-save says, without comments and packet counters."""
+        lines = self.run(f"iptables-{backend}-save").splitlines()
+        return [line.split(" [")[0] for line in lines if not line.startswith("#")]
+
+    def rules(self, backend: str, chain: str) -> list[str]:
+        """The rules of one chain of nat."""
+        return [line for line in self.saved(backend) if line.startswith(f"-A {chain} ")]
+
+    def close(self) -> None:
+        """End the machine; processes still in it keep it a little longer."""
+        _end(self._keeper)
+
+
+class Worker:
+    """A process inside a machine that holds one driver and does as it is told (tests/nmi/node/worker.py)."""
+
+    def __init__(self, machine: Machine, backend: str) -> None:
+        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.worker", backend)
+
+    def ask(self, action: str, *details: object) -> None:
+        """Tell it what to do, without waiting."""
+        stdin = _stream(self._process.stdin)
+        stdin.write(json.dumps([action, *details]) + "\n")
+        stdin.flush()
+
+    def answer(self) -> Any:
+        """Its next line: {"done": result}, {"failed": text} or {"log": message}."""
+        return json.loads(_stream(self._process.stdout).readline())
+
+    def do(self, action: str, *details: object) -> Any:
+        """The result of *action*, past what it logs meanwhile."""
+        self.ask(action, *details)
+        while "log" in (answer := self.answer()):
+            pass
+        assert "done" in answer, answer
+        return answer["done"]
+
+    def kill(self) -> None:
+        """SIGKILL, as a node's out-of-memory killer does it."""
+        self._process.kill()
+        _end(self._process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process)
+
+
+@contextmanager
+def machines(count: int) -> Iterator[Sequence[Machine]]:
+    """*count* machines, unconnected."""
+    made: list[Machine] = []
+    try:
+        for _ in range(count):
+            made.append(Machine())  # noqa: PERF401  what was made before one fails must be closed
+        yield made
+    finally:
+        for machine in made:
+            machine.close()
+
+
+def connect(one: Machine, one_address: str, other: Machine, other_address: str) -> None:
+    """A cable between two machines; addresses as 10.0.0.1/24."""
+    name = f"v{other.pid}"
+    one.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"v{one.pid}", "netns", str(other.pid))
+    for machine, device, address in ((one, name, one_address), (other, f"v{one.pid}", other_address)):
+        machine.run("ip", "addr", "add", address, "dev", device)
+        machine.run("ip", "link", "set", device, "up")
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Close its input, by which it ends; kill it if it does not."""
+    with suppress(BrokenPipeError):
+        _stream(process.stdin).close()
+    with closing(_stream(process.stdout)):
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)

@@ -1,0 +1,134 @@
+"""What others do to the rule, and that it is put back without harm to theirs. Excluded: the first putting in."""
+
+import threading
+
+import pytest
+
+from tests.nmi.node.machines import Machine, Worker
+
+pytestmark = pytest.mark.root
+
+DAMAGES = {
+    "the chain is emptied": (["-F aad-metadata"], "the chain holds other rules"),
+    "the jump is deleted": (["-D PREROUTING -j aad-metadata"], "the jump is missing"),
+    "jump and chain are deleted": (
+        ["-D PREROUTING -j aad-metadata", "-F aad-metadata", "-X aad-metadata"],
+        "the chain is missing",
+    ),
+    "a rule is put before the jump": (["-I PREROUTING 1 -p udp -j OTHER"], "other rules come before the jump"),
+    "the jump is doubled": (["-A PREROUTING -j aad-metadata"], "the jump is there more than once"),
+    "a condition is put on the jump": (
+        ["-D PREROUTING -j aad-metadata", "-I PREROUTING 1 -i eth9 -j aad-metadata"],
+        "the jump has conditions",
+    ),
+    "the jump becomes a goto": (
+        ["-D PREROUTING -j aad-metadata", "-I PREROUTING 1 -g aad-metadata"],
+        "the jump has conditions",
+    ),
+    "a rule is put into the chain": (["-I aad-metadata 1 -p tcp -j ACCEPT"], "the chain holds other rules"),
+    "a rule is appended to the chain": (["-A aad-metadata -p tcp -j ACCEPT"], "the chain holds other rules"),
+    "the rule leads elsewhere": (
+        ["-R aad-metadata 1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 10.6.6.6:80"],
+        "the chain holds other rules",
+    ),
+    "only one pod is led": (
+        ["-R aad-metadata 1 -s 10.1.1.1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"],
+        "the chain holds other rules",
+    ),
+    "loopback is led as well": (
+        ["-R aad-metadata 1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"],
+        "the chain holds other rules",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_seen_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
+    worker.do("install")
+    whole = node.saved(backend)
+    commands, fault = DAMAGES[damage]
+    for command in commands:
+        node.run(f"iptables-{backend}", "-w", "-t", "nat", *command.split())
+    assert worker.do("fault") == fault
+    assert worker.do("verify") is True
+    theirs = [line for line in node.saved(backend) if line != "-A PREROUTING -p udp -j OTHER"]
+    assert theirs == whole
+    assert worker.do("verify") is False
+
+
+def test_a_flush_of_the_whole_table_is_repaired(node: Machine, worker: Worker, backend: str) -> None:
+    worker.do("install")
+    node.run(f"iptables-{backend}", "-t", "nat", "-F")
+    node.run(f"iptables-{backend}", "-t", "nat", "-X")
+    assert worker.do("verify") is True
+    assert node.rules(backend, "PREROUTING") == ["-A PREROUTING -j aad-metadata"]
+    assert worker.do("fault") is None
+
+
+def test_a_whole_rule_is_left_alone(node: Machine, worker: Worker, backend: str) -> None:
+    worker.do("install")
+    assert worker.do("verify") is False
+    assert worker.do("fault") is None
+
+
+def test_other_peoples_counters_survive_a_repair(node: Machine, worker: Worker, backend: str) -> None:
+    counted = "*nat\n[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN\nCOMMIT\n"
+    node.run(f"iptables-{backend}-restore", "--noflush", "--counters", given=counted)
+    worker.do("install")
+    node.run(f"iptables-{backend}", "-t", "nat", "-F", "aad-metadata")
+    worker.do("verify")
+    saved = node.run(f"iptables-{backend}-save", "-c", "-t", "nat")
+    assert "[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN" in saved
+
+
+def test_rules_that_others_write_meanwhile_are_not_lost(node: Machine, worker: Worker, backend: str) -> None:
+    worker.do("install")
+    written = [f"10.7.0.{number}" for number in range(1, 61)]
+
+    def write() -> None:
+        for address in written:
+            node.run(f"iptables-{backend}", "-w", "-t", "nat", "-A", "OTHER", "-s", address, "-j", "RETURN")
+
+    other = threading.Thread(target=write)
+    other.start()
+    repairs = 0
+    while other.is_alive():
+        node.run(f"iptables-{backend}", "-w", "-t", "nat", "-F", "aad-metadata")
+        repairs += worker.do("verify")
+    other.join()
+    assert repairs > 0
+    assert worker.do("fault") is None
+    rules = node.rules(backend, "OTHER")
+    assert [rule for address in written for rule in rules if f"-s {address}/32 " in rule] == [
+        f"-A OTHER -s {address}/32 -j RETURN" for address in written
+    ]
+
+
+@pytest.mark.parametrize("action", ["install", "verify", "remove"])
+def test_a_lock_that_somebody_holds_is_waited_for(action: str) -> None:
+    machine = Machine()
+    try:
+        with Worker(machine, "legacy") as worker:
+            if action == "remove":
+                worker.do("install")
+            holder = machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat")
+            assert holder.stdout is not None
+            assert holder.stdin is not None
+            assert holder.stdout.readline() == "held\n"
+            worker.ask(action)
+            assert "waiting for the xtables lock" in worker.answer()["log"]
+            with holder.stdout, holder.stdin:
+                pass
+            holder.wait(5)
+            while "log" in (answer := worker.answer()):
+                pass
+            assert "done" in answer
+            assert worker.do("fault") == ("the chain is missing" if action == "remove" else None)
+    finally:
+        machine.close()
+
+
+def test_the_lock_is_given_back(node: Machine, worker: Worker) -> None:
+    worker.do("install")
+    worker.do("remove")
+    assert node.run("flock", "--nonblock", "/run/xtables.lock", "echo", "free") == "free\n"
