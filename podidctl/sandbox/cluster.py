@@ -34,6 +34,8 @@ DEFINITIONS: Final = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", Resource, "apiextensions.k8s.io", namespaced=False
 )
 CRDS: Final = Path(__file__).parents[2] / "deploy" / "crds"
+DEMO: Final = Path(__file__).parents[2] / "deploy" / "demo"
+ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
 
@@ -209,6 +211,8 @@ class Cluster:
                 "conditions": [
                     {"type": "Ready", "status": "True", "lastHeartbeatTime": moment, "lastTransitionTime": moment}
                 ],
+                "capacity": ROOM,
+                "allocatable": ROOM,
                 "nodeInfo": {"kubeletVersion": f"sandbox-{VERSION}", "operatingSystem": "linux"},
             }
         }
