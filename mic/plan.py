@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mic.azure.identities import GONE, Change, HostIdentities, change
+from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, Change, HostIdentities, change
 from mic.claims import Debt, Held, Key, Record, Want, unchanged
 from mic.documents import distinct_name, free_name, plain_name
 from mic.stakes import Picture, Stake
-from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION
+from podidentity.resources import ASSIGNED, CREATED, FINALIZER, MESSAGE_ANNOTATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +98,28 @@ Before: TypeAlias = Create | Update | Mark | Revoke
 After: TypeAlias = Confirm | Explain | Release | Settle
 
 
-def asks_azure(picture: Picture, known: HostIdentities | None, policy: Policy) -> bool:
-    """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any."""
+def asks_azure(
+    picture: Picture, known: HostIdentities | None, policy: Policy, quarantined: Collection[str] = ()
+) -> bool:
+    """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
+
+    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway.
+    """
     if picture.host is None:
         return False
     if known is None:
         return bool(picture.stakes)
     return any(
-        (stake.wanted > 0) != (key in known.attached)
-        and (stake.wanted > 0 or _ours(stake, policy) or stake.undecided > 0)
+        key not in quarantined if stake.wanted > 0 else _ours(stake, policy) or stake.undecided > 0
         for key, stake in picture.stakes.items()
+        if (stake.wanted > 0) != (key in known.attached)
     )
+
+
+def revocations(picture: Picture) -> list[Revoke]:
+    """The objects that stand for nothing any more. Part of `prepare` too, but these need nothing of Azure and never
+    wait for it."""
+    return [Revoke(held) for want, living in picture.open_claims() if want is None for held in living]
 
 
 def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> list[Before]:
@@ -118,9 +129,9 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
     names: set[Key] = set()
     if picture.host is None:
         azure = GONE
+    steps.extend(revocations(picture))
     for want, living in picture.open_claims():
         if want is None:
-            steps.extend(Revoke(held) for held in living)
             continue
         stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
         record = _record(stake, azure, policy)
@@ -143,7 +154,12 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
 
 
 def azure_change(
-    picture: Picture, azure: HostIdentities, policy: Policy, quarantined: Collection[str] = ()
+    picture: Picture,
+    azure: HostIdentities,
+    policy: Policy,
+    quarantined: Collection[str] = (),
+    *,
+    most_adds: int = MOST_IN_ONE_UPDATE,
 ) -> Change | None:
     """The one merged change that the host needs now; *quarantined* identities (keys) are not added."""
     if picture.host is None or azure.gone:
@@ -156,7 +172,7 @@ def azure_change(
                 adds.append(stake.identity_id.text)
         elif key in azure.attached and _removable(key, stake, azure, policy):
             removes.append(key)
-    return change(azure, adds, removes)
+    return change(azure, adds[:most_adds], removes)
 
 
 def settle(
@@ -173,9 +189,7 @@ def settle(
         step = _outcome(want, living[0], azure, failures)
         if step is not None:
             steps.append(step)
-    steps.extend(
-        Release(held) for held in picture.dying.values() if not held.debts and _releasable(held, picture, azure, policy)
-    )
+    steps.extend(Release(held) for held in picture.dying.values() if _releasable(held, picture, azure, policy))
     for key, stake in picture.stakes.items():
         if stake.debtors and _paid(key, stake, azure, policy):
             steps.extend(Settle(held, debt) for held, debt in stake.debtors.values())
@@ -284,6 +298,8 @@ def _stays(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy)
 
 
 def _releasable(held: Held, picture: Picture, azure: HostIdentities | None, policy: Policy) -> bool:
+    if held.debts or FINALIZER not in (held.object.metadata.finalizers or ()):
+        return False
     if held.identity_id is None or picture.host is None:
         return True
     if held.record != "mic" and not policy.adopt_existing:

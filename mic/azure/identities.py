@@ -73,11 +73,6 @@ class Change:
             identity["userAssignedIdentities"] = entries | dict.fromkeys(self.removes)
         return json.dumps({"identity": identity}, separators=(",", ":")).encode()
 
-    def without(self, now: HostIdentities, keys: Iterable[str]) -> "Change | None":
-        """The same change without the additions named by *keys* (lower-case ids); None where nothing is left."""
-        dropped = frozenset(keys)
-        return change(now, [text for text in self.adds if text.lower() not in dropped], self.removes)
-
 
 def change(now: HostIdentities, adds: Iterable[str], removes: Iterable[str]) -> Change | None:
     """What makes of *now* a host with *adds* and without *removes*; None where there is nothing to do.

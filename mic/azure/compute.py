@@ -1,0 +1,210 @@
+"""The identities on VMs and scale sets, read and changed through azure-mgmt-compute.
+
+One call of the SDK is one request: its own repetitions are off, because when to ask again is decided where the other
+work on the host is known. Only the identity part of a resource is ever sent. Every failure is an AzureError.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import IO, Any, Final, cast
+
+import aiohttp
+from azure.core import MatchConditions
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.exceptions import AzureError as SdkError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.mgmt.compute.aio import ComputeManagementClient
+from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
+from typing_extensions import override
+
+from mic.azure.errors import NotFound, translated
+from mic.azure.identities import GONE, Change, HostIdentities, read
+from podidentity.azure.clouds import STACK_NAME, Cloud
+from podidentity.azure.resource_ids import Host, ScaleSet
+
+REQUEST_SECONDS: Final = 10.0
+"""For one request, be it the PATCH that begins an operation: less than a lease is held for after a renewal."""
+
+OPERATION_SECONDS: Final = 30 * 60.0
+"""For a whole operation: a large scale set takes many minutes; after this the host is looked at again."""
+
+POLL_FIRST_SECONDS: Final = 0.2
+POLL_LAST_SECONDS: Final = 5.0
+POLL_GROWTH: Final = 1.5
+"""0.2, 0.3, 0.45 … 5: a quick operation is seen at once, a slow one costs a call every 5 s."""
+
+CONNECTIONS_MAX: Final = 64
+
+API_VERSION: Final = "2024-07-01"
+"""Has etags on VMs and scale sets; the SDK's own default moves with its version, and this must not."""
+STACK_API_VERSION: Final = "2020-06-01"
+"""The newest that Azure Stack Hub's present releases serve; it gives no etags."""
+
+Observe = Callable[[str, float, bool], None]
+"""Told of each call: its kind (vm_get, vmss_update, …), how many seconds it took, whether it succeeded."""
+
+
+def default_api_version(cloud: Cloud) -> str:
+    """The Compute API version that is pinned for *cloud*."""
+    return STACK_API_VERSION if cloud.name.lower() == STACK_NAME.lower() else API_VERSION
+
+
+class GrowingPolling(AsyncARMPolling):
+    """ARM's polling, beginning quickly and slowing down; where Azure says Retry-After, that is obeyed."""
+
+    _next_seconds = POLL_FIRST_SECONDS
+
+    @override
+    async def _poll(self) -> None:
+        # The operation cannot be over before it has begun: the SDK would ask at once and then wait.
+        if not self.finished():
+            await self._delay()
+        await super()._poll()
+
+    @override
+    def _extract_delay(self) -> float:
+        told = self._pipeline_response.http_response.headers.get("Retry-After", "")
+        if told.isascii() and told.isdigit():
+            return min(float(told), OPERATION_SECONDS)
+        delay, self._next_seconds = self._next_seconds, min(self._next_seconds * POLL_GROWTH, POLL_LAST_SECONDS)
+        return delay
+
+
+class Compute:
+    """Azure's VMs and scale sets. Owns its connections, not the credential; close with `aclose()`."""
+
+    def __init__(
+        self,
+        credential: AsyncTokenCredential,
+        cloud: Cloud,
+        *,
+        user_agent: str,
+        api_version: str = "",
+        request_seconds: float = REQUEST_SECONDS,
+        ssl_context: ssl.SSLContext | None = None,
+        observe: Observe = lambda _kind, _seconds, _succeeded: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credential = credential
+        self._cloud = cloud
+        self._user_agent = user_agent
+        self._api_version = api_version or default_api_version(cloud)
+        self._request_seconds = request_seconds
+        self._ssl = ssl_context
+        self._observe = observe
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self._clients: dict[str, ComputeManagementClient] = {}
+
+    async def get(self, host: Host) -> HostIdentities:
+        """What is on *host* now; `GONE` where Azure knows no such host."""
+        found = GONE
+
+        def keep(response: Any, *_: Any) -> None:
+            nonlocal found
+            found = _read(response)
+
+        try:
+            async with self._call(host, "get", self._request_seconds):
+                await self._operations(host).get(host.resource_group, host.name, cls=keep, **self._each())
+        except NotFound:
+            return GONE
+        return found
+
+    async def update(self, host: Host, change: Change) -> HostIdentities:
+        """Carry out *change* and wait for its end; what is on the host then. `GONE` where Azure knows no such host.
+
+        A failure leaves open what has been done: look again.
+        """
+        after = GONE
+
+        def keep(response: Any, *_: Any) -> None:
+            nonlocal after
+            after = _read(response)
+
+        try:
+            async with self._call(host, "update", OPERATION_SECONDS):
+                async with asyncio.timeout(self._request_seconds):
+                    poller = await self._operations(host).begin_update(
+                        host.resource_group,
+                        host.name,
+                        # The SDK's models leave null out; bytes go over the wire as they are.
+                        cast("IO[bytes]", change.body()),
+                        content_type="application/json",
+                        etag=change.etag or None,
+                        match_condition=MatchConditions.IfNotModified if change.etag else None,
+                        cls=keep,
+                        polling=GrowingPolling(retry_total=3),
+                        **self._each(),
+                    )
+                await poller.result()
+        except NotFound:
+            return GONE
+        return after
+
+    async def aclose(self) -> None:
+        """Close all connections. May be called twice."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _operations(self, host: Host) -> Any:
+        """The SDK's operations for the host's kind; both kinds have the same shape, which their types do not say."""
+        client = self._client(host.subscription)
+        return client.virtual_machine_scale_sets if isinstance(host, ScaleSet) else client.virtual_machines
+
+    def _client(self, subscription: str) -> ComputeManagementClient:
+        client = self._clients.get(subscription)
+        if client is None:
+            if self._session is None:
+                self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    auto_decompress=False,
+                    trust_env=True,
+                )
+            client = self._clients[subscription] = ComputeManagementClient(
+                self._credential,
+                subscription,
+                self._cloud.resource_manager,
+                credential_scopes=[self._cloud.resource_manager_audience.rstrip("/") + "/.default"],
+                transport=AioHttpTransport(
+                    session=self._session,
+                    session_owner=False,
+                    connection_timeout=self._request_seconds,
+                    read_timeout=self._request_seconds,
+                ),
+                user_agent=self._user_agent,
+                retry_total=0,
+            )
+        return client
+
+    def _each(self) -> Mapping[str, Any]:
+        return {"api_version": self._api_version}
+
+    @asynccontextmanager
+    async def _call(self, host: Host, verb: str, limit_seconds: float) -> AsyncIterator[None]:
+        kind = f"{'vmss' if isinstance(host, ScaleSet) else 'vm'}_{verb}"
+        began = self._clock()
+        succeeded = False
+        try:
+            async with asyncio.timeout(limit_seconds):
+                yield
+            succeeded = True
+        except (SdkError, TimeoutError, OSError, ValueError) as error:
+            raise translated(error) from error
+        finally:
+            self._observe(kind, self._clock() - began, succeeded)
+
+
+def _read(response: Any) -> HostIdentities:
+    http = response.http_response
+    body = json.loads(http.text() or "{}")
+    return read(body if isinstance(body, dict) else {}, http.headers.get("ETag", ""))

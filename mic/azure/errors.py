@@ -1,0 +1,86 @@
+"""What Azure Resource Manager can answer, one class for each thing that MIC does about it.
+
+`podidentity.azure.errors` has the general ones (Unreachable, Throttled, Refused, and AzureError itself for a failure
+that may pass); here are those that only an identity on a VM or scale set can have. azure-core's exceptions end here.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from azure.core.exceptions import AzureError as SdkError
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+
+from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+
+__all__ = ["AzureError", "BadIdentities", "Conflict", "NotFound", "Refused", "Throttled", "Unreachable", "translated"]
+
+NAMING_CODES: Final = frozenset({"linkedauthorizationfailed", "failedidentityoperation"})
+"""Codes under which Azure names, in its message, the identities that it will not put on a host."""
+
+READ_MAX: Final = 64 * 1024
+"""Characters of a message that are searched for ids: 150 ids of the longest form fit."""
+
+_ID: Final = re.compile(
+    r"/subscriptions/[^/\s'\",\\]+/resourcegroups/[^/\s'\",\\]+/providers"
+    r"/microsoft\.managedidentity/userassignedidentities/[^/\s'\",\\;)\]}]+",
+    re.IGNORECASE,
+)
+
+
+class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """Azure knows no such VM or scale set."""
+
+
+class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """Somebody else changes the VM or scale set (409), or has changed it since it was read (412): look again."""
+
+
+class BadIdentities(Refused):
+    """The update was refused because of certain identities: `ids` are their keys (lower-case resource ids)."""
+
+    ids: frozenset[str] = frozenset()
+
+
+_CLASSES: Final[Mapping[int, type[AzureError]]] = {404: NotFound, 409: Conflict, 412: Conflict, 429: Throttled}
+
+
+def translated(error: BaseException) -> AzureError:
+    """The same failure in our own words. For what azure-core and azure-identity raise, and for TimeoutError."""
+    if isinstance(error, ClientAuthenticationError) and error.response is None:
+        return Refused(f"no token for Resource Manager; check the credentials in the cloud config: {error.message}")
+    if not isinstance(error, HttpResponseError) or error.response is None:
+        reason = error.message if isinstance(error, SdkError) else ""
+        return Unreachable(f"no answer from Resource Manager: {reason or type(error).__name__}")
+    code, message = _told(error)
+    status = error.status_code or 0
+    headers: Any = getattr(error.response, "headers", {})
+    about: dict[str, Any] = {
+        "status": status,
+        "code": code,
+        "retry_after": seconds(headers.get("Retry-After", "")),
+        "correlation_id": headers.get("x-ms-correlation-request-id", ""),
+    }
+    ids = frozenset(found.lower() for found in _ID.findall(message[:READ_MAX]))
+    if ids and code.lower() in NAMING_CODES:
+        bad = BadIdentities(message, **about)
+        bad.ids = ids
+        return bad
+    general = Refused if 400 <= status < 500 else AzureError
+    return _CLASSES.get(status, general)(message, **about)
+
+
+def _told(error: HttpResponseError) -> tuple[str, str]:
+    """Code and message of the answer's body, or what the SDK made of it."""
+    try:
+        body: Any = json.loads(error.response.text()) if error.response is not None else {}
+        told = body.get("error") or {}
+        return str(told.get("code") or ""), str(told.get("message") or error.message)
+    except (AttributeError, ValueError, RuntimeError):
+        return "", str(error.message)
+
+
+def seconds(header: str) -> float | None:
+    """The seconds of a Retry-After header; None where it holds anything else (Azure sends no dates)."""
+    return float(header) if header.isascii() and header.isdigit() and len(header) <= 6 else None

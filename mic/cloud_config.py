@@ -1,0 +1,198 @@
+"""Where MIC's own credentials come from: azure.json, or the environment where there is no such file.
+
+The file is read again when it changes, so that a rotated secret needs no restart. Secrets stay in here: no message and
+no `repr` carries one.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from azure.core.credentials import AccessToken
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
+from typing_extensions import override
+
+from podidentity.azure.clouds import Cloud, CloudError, by_name
+
+log = logging.getLogger(__name__)
+
+REREAD_SECONDS: Final = 30.0
+"""How often the file's time is looked at. Kubernetes itself takes a minute to bring a changed Secret into a pod."""
+
+MANAGED: Final = "msi"
+"""Stands in azure.json for a client id or secret where a managed identity is to be used."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudConfig:
+    """Who MIC is to Azure, and in which cloud."""
+
+    cloud: str = ""
+    tenant_id: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    use_managed_identity: bool = False
+    user_assigned_client_id: str = ""
+    """The client id of MIC's managed identity, which on most clusters is the cluster's own: it is never taken off a
+    host. Empty means the system-assigned identity."""
+
+    @property
+    def managed(self) -> bool:
+        """Whether a managed identity speaks for MIC rather than a service principal."""
+        return self.use_managed_identity or MANAGED in {self.client_id.lower(), self.client_secret.lower()}
+
+
+_ENVIRONMENT: Final = {
+    "cloud": "CLOUD",
+    "tenantid": "TENANT_ID",
+    "aadclientid": "CLIENT_ID",
+    "aadclientsecret": "CLIENT_SECRET",
+    "usemanagedidentityextension": "USE_MSI",
+    "userassignedidentityid": "USER_ASSIGNED_MSI_CLIENT_ID",
+}
+
+
+def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
+    """The configuration in the file *path*, or in *environ* where *path* is empty. Raises ConfigError."""
+    if path:
+        source, found = f"--cloudconfig {path!r}", _in_file(Path(path))
+    else:
+        source, found = "the environment", {name: environ.get(key, "") for name, key in _ENVIRONMENT.items()}
+
+    def text(name: str) -> str:
+        value = found.get(name.lower(), "")
+        return value.strip() if isinstance(value, str) else ""
+
+    use_msi = found.get("usemanagedidentityextension", "")
+    config = CloudConfig(
+        cloud=text("cloud"),
+        tenant_id=text("tenantId"),
+        client_id=text("aadClientId"),
+        client_secret=text("aadClientSecret"),
+        use_managed_identity=use_msi is True or (isinstance(use_msi, str) and use_msi.strip().lower() == "true"),
+        user_assigned_client_id=text("userAssignedIdentityID"),
+    )
+    if not config.managed:
+        names = ("tenantId", "aadClientId", "aadClientSecret") if path else ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")
+        values = (config.tenant_id, config.client_id, config.client_secret)
+        missing = [name for name, value in zip(names, values, strict=True) if not value]
+        if missing:
+            instead = "useManagedIdentityExtension" if path else "USE_MSI"
+            raise ConfigError(
+                f"{source} lacks {', '.join(missing)}: set them, or {instead}=true for a managed identity"
+            )
+    return config
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    try:
+        # Some tools write a byte-order mark.
+        found: Any = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read --cloudconfig {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--cloudconfig {str(path)!r} is not JSON; write the node's azure.json there") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--cloudconfig {str(path)!r} must hold one JSON object")
+    return {name.lower(): value for name, value in found.items()}
+
+
+def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
+    """The cloud that *config* names. Raises ConfigError."""
+    try:
+        return by_name(config.cloud, environment_file)
+    except CloudError as error:
+        raise ConfigError(str(error)) from error
+
+
+def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
+    """A new credential of azure-identity, which the caller closes. Raises ConfigError."""
+    if config.managed:
+        return ManagedIdentityCredential(client_id=config.user_assigned_client_id or None)
+    try:
+        return ClientSecretCredential(
+            config.tenant_id,
+            config.client_id,
+            config.client_secret,
+            authority=cloud.authority,
+            # A private cloud is not in Microsoft's directory of clouds, and may not reach it.
+            disable_instance_discovery=True,
+        )
+    except ValueError as error:
+        raise ConfigError(f"the credentials in the cloud config cannot be used: {error}") from error
+
+
+class RotatingCredential(AsyncTokenCredential):
+    """The credential of the configuration as it is now. `follow` is the task that reads the file again."""
+
+    def __init__(
+        self,
+        path: str,
+        environ: Mapping[str, str],
+        cloud: Cloud,
+        make: Callable[[CloudConfig, Cloud], AsyncTokenCredential] = credential_for,
+    ) -> None:
+        """Raises ConfigError; reads the file, so make it before the loop is busy."""
+        self._path = path
+        self._environ = environ
+        self._cloud = cloud
+        self._make = make
+        self._seen = self._stamp()
+        self._inner = make(read(path, environ), cloud)
+
+    @override
+    async def get_token(
+        self, *scopes: str, claims: str | None = None, tenant_id: str | None = None, **options: Any
+    ) -> AccessToken:
+        """A token by the present credential. Raises what azure-identity raises."""
+        return await self._inner.get_token(*scopes, claims=claims, tenant_id=tenant_id, **options)
+
+    @override
+    async def close(self) -> None:
+        """Close the present credential."""
+        await self._inner.close()
+
+    @override
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def follow(self) -> NoReturn:
+        """Look at the file from time to time; a new one that cannot be used is told and the old credential kept."""
+        while True:
+            await asyncio.sleep(REREAD_SECONDS)
+            await self.reread()
+
+    async def reread(self) -> bool:
+        """Read the file if it has changed since; whether the credential was replaced."""
+        stamp = await asyncio.to_thread(self._stamp)
+        if stamp is None or stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            fresh = self._make(await asyncio.to_thread(read, self._path, self._environ), self._cloud)
+        except ConfigError as error:
+            log.warning("the changed cloud config cannot be used; going on with the last", extra={"error": error})
+            return False
+        old, self._inner = self._inner, fresh
+        await old.close()
+        log.info("the cloud config has changed; using the new credentials", extra={"path": self._path})
+        return True
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """What changes with the file: a mounted Secret changes by another file taking its place."""
+        if not self._path:
+            return None
+        try:
+            found = Path(self._path).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size

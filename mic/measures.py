@@ -1,0 +1,82 @@
+"""MIC's metrics: the reference's names, which dashboards know, and a few of our own. In a registry passed in."""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from podidentity.telemetry.metrics import PREFIX, Counter
+
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+"""From one write to the API server (milliseconds) to one update of a large scale set (minutes)."""
+
+CLOUD_OPERATIONS: Final = ("vm_get", "vm_update", "vmss_get", "vmss_update")
+OBJECT_OPERATIONS: Final = {
+    "assigned_identity_addition": ("assigned_identity_addition_duration_seconds", "assigned_identity_addition_count"),
+    "assigned_identity_deletion": ("assigned_identity_deletion_duration_seconds", "assigned_identity_deletion_count"),
+    "assigned_identity_update": ("assigned_identity_update_duration_seconds", "assigned_identity_update_count"),
+}
+STATUS_OPERATION: Final = "update_azure_assigned_identity_status"
+
+
+class Measures:
+    """All of them, with one method for each thing that happens."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._object_seconds: dict[str, Histogram] = {}
+        self._object_counts: dict[str, Counter] = {}
+        for operation, (seconds, count) in OBJECT_OPERATIONS.items():
+            what = operation.replace("_", " ")
+            self._object_seconds[operation] = self._histogram(seconds, f"Seconds of one {what}")
+            self._object_counts[operation] = self._counter(count, f"{what.capitalize()}s that succeeded")
+        errors = self._counter(
+            "kubernetes_api_operations_errors_count", "Failed requests to the API server", "operation_type"
+        )
+        self._object_errors = {each: errors.labels(each) for each in (*OBJECT_OPERATIONS, STATUS_OPERATION)}
+        cloud_seconds = self._histogram(
+            "cloud_provider_operations_duration_seconds", "Seconds of calls to Resource Manager", "operation_type"
+        )
+        cloud_errors = self._counter(
+            "cloud_provider_operations_errors_count", "Failed calls to Resource Manager", "operation_type"
+        )
+        self._cloud_seconds = {each: cloud_seconds.labels(each) for each in CLOUD_OPERATIONS}
+        self._cloud_errors = {each: cloud_errors.labels(each) for each in CLOUD_OPERATIONS}
+        self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one round for one host")
+        self._cycles = self._counter("mic_cycle_count", "Rounds, each for one VM or scale set")
+        self._elections = self._counter("mic_new_leader_election_count", "Times this process became the leader")
+
+    def wrote(self, operation: str, seconds: float) -> None:
+        """A write to the API server succeeded; changes of a status alone have no metric of their own."""
+        if operation in self._object_seconds:
+            self._object_seconds[operation].observe(seconds)
+            self._object_counts[operation].inc()
+
+    def failed(self, operation: str) -> None:
+        """A write to the API server failed."""
+        self._object_errors[operation].inc()
+
+    def called_cloud(self, operation: str, seconds: float, succeeded: bool) -> None:
+        """A call to Resource Manager ended, an update with its whole operation."""
+        self._cloud_seconds[operation].observe(seconds)
+        if not succeeded:
+            self._cloud_errors[operation].inc()
+
+    def round_done(self, seconds: float) -> None:
+        """One round for one host ended."""
+        self._cycle_seconds.observe(seconds)
+        self._cycles.inc()
+
+    def became_leader(self) -> None:
+        """The lease is ours."""
+        self._elections.inc()
+
+    def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Show *value* under *name*, asked for at each scrape."""
+        Gauge(PREFIX + name, documentation, registry=self._registry).set_function(value)
+
+    def _histogram(self, name: str, documentation: str, *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, documentation, labels, registry=self._registry, buckets=SECONDS)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, documentation, labels, registry=self._registry)

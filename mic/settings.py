@@ -1,0 +1,238 @@
+"""Every setting of MIC as one frozen value. Which flag fills which of them: `mic.flag_table`.
+
+Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
+it; what is checked here is that the settings make sense, each alone and all together.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mic.flag_table import FLAG_OF, FLAGS, LogFormat
+from podidentity.flags import GoParser, UsageError, quoted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What MIC was told. Making one checks it: raises UsageError with one line that says what to change."""
+
+    namespace: str
+    """The namespace MIC runs in (environment MIC_POD_NAMESPACE); required."""
+
+    # Azure.
+    cloud_config: str = ""
+    """Path of azure.json, read again when it changes; empty means that the environment has the same facts."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
+    """The part of the environment that stands in for azure.json."""
+    azure_environment_file: Path | None = None
+    """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    arm_api_version: str = ""
+    """Version of the Compute API; empty means the one that is pinned for the cloud."""
+    custom_user_agent: str = ""
+    """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
+
+    # Which identity, and taking it off again.
+    force_namespaced: bool = False
+    """Identity, binding and pod must be in one namespace."""
+    immutable_client_ids: tuple[str, ...] = ()
+    """Client ids, lower-case, of identities that are never taken off a host."""
+    adopt_existing: bool = False
+    """Treat what was on a host before MIC as put there by MIC: take it off when no pod needs it."""
+    detach_grace_seconds: float = 0.0
+    """How long an identity that nobody needs any more stays on its host."""
+
+    # Pace.
+    look_seconds: float = 180.0
+    """How often each VM or scale set is compared with what Azure has; at least 10."""
+    resync_seconds: float = 3600.0
+    """How often everything unfinished is tried again whether or not anything happened; at least 10."""
+    write_batch: int = 20
+    """Requests to the API server that create, change or delete assigned identities, in flight at once."""
+    writes_per_second: float = 50.0
+    """Such requests begun each second."""
+    update_retries: int = 2
+    """How often within one round an update is tried again without the identities that Azure refused."""
+    update_retry_seconds: float = 1.0
+    """Pause before such a try."""
+
+    # Leadership.
+    lease_holder: str = ""
+    """This process's own name in the lease; empty means the host's name."""
+    lease_namespace: str = "default"
+    """Namespace of the lease."""
+    lease_name: str = "aad-pod-identity-mic"
+    """Name of the lease."""
+    lease_seconds: float = 15.0
+    """How long others wait for a leader that has gone silent; it gives up itself after half of that."""
+
+    # Type upgrade.
+    type_upgrade: bool = True
+    """Rewrite objects whose fields are spelled as before 1.6.0."""
+    upgrade_config_map: str = "aad-pod-identity-config"
+    """ConfigMap, in MIC's namespace, that records the upgrade."""
+    upgrade_key: str = "type-upgrade-status"
+    """Key in it."""
+
+    # Operation.
+    probe_port: int = 8080
+    """/healthz, on every address."""
+    metrics_port: int = 8888
+    """/metrics, on every address."""
+    profile: bool = False
+    """Serve profiles of the running program on loopback."""
+    log_format: LogFormat = LogFormat.TEXT
+    """text or json."""
+    verbosity: int = 0
+    """klog's scale: 0 what was done, 4 and more for debugging."""
+    kubeconfig: str = ""
+    """Path of a kubeconfig; empty means the service account of this pod."""
+    service_host: str = ""
+    """Host of the API server as seen in a pod (environment KUBERNETES_SERVICE_HOST)."""
+    service_port: str = ""
+    """Its port (environment KUBERNETES_SERVICE_PORT)."""
+
+    # Accepted for old command lines; nothing is left to switch.
+    scale_features: bool = True
+    """Deprecated: always on."""
+    log_to_stderr: bool = True
+    """Deprecated: always so."""
+
+    # Instead of running.
+    version: bool = False
+    """Print the version, and exit."""
+
+    def __post_init__(self) -> None:
+        if self.version:
+            return
+        _demand(
+            self.namespace != "",
+            "MIC_POD_NAMESPACE is not set: set it to the namespace MIC runs in, in a pod from metadata.namespace",
+        )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            _demand(least <= value <= most, f"--{FLAG_OF[name]} is {value:g}; it may be {least:g} to {most:g}")
+        _demand(
+            self.probe_port != self.metrics_port,
+            f"--http-probe-port and --prometheus-port are both {self.probe_port}; give each its own",
+        )
+        for name in ("lease_namespace", "lease_name"):
+            text = getattr(self, name)
+            _demand(
+                _DNS.fullmatch(text) is not None,
+                f"--{FLAG_OF[name]} is {quoted(text)}; it must be a Kubernetes name (a-z, 0-9, - and .)",
+            )
+        _demand(
+            self.arm_api_version == ""
+            or re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview)?", self.arm_api_version) is not None,
+            f"--arm-api-version is {quoted(self.arm_api_version)}; write one like 2024-07-01",
+        )
+        agent = self.custom_user_agent
+        _demand(
+            len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
+            "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
+        )
+
+    @property
+    def cluster_environment(self) -> Mapping[str, str]:
+        """The part of the environment by which a pod finds its API server."""
+        found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in found.items() if value}
+
+    def describe(self) -> dict[str, str]:
+        """Every setting that differs from its default, for the one log line at the start; secrets as ***."""
+        shown = {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+            if value != default:
+                shown[one.name] = "***" if one.metadata.get("secret") else str(value)
+        return shown
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+_DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "detach_grace_seconds": (0, 86_400),
+    "look_seconds": (10, 86_400),
+    "resync_seconds": (10, 604_800),
+    "write_batch": (1, 1000),
+    "writes_per_second": (0.1, 10_000),
+    "update_retries": (0, 100),
+    "update_retry_seconds": (0, 3600),
+    "lease_seconds": (2, 3600),
+    "probe_port": (1, 65_535),
+    "metrics_port": (1, 65_535),
+    "verbosity": (0, 10),
+}
+
+NOT_YET: Final[Mapping[str, str]] = {
+    "detach_grace_seconds": "identities are taken off at once",
+    "type_upgrade": "objects in the old spellings are read, and not rewritten",
+    "upgrade_config_map": "the type upgrade is not built yet",
+    "upgrade_key": "the type upgrade is not built yet",
+    "profile": "there is no profile endpoint yet",
+}
+"""Fields whose effect is not built yet, each with what that means; the program says so once when one is set."""
+
+CLOUD_VARIABLES: Final = (
+    "CLOUD",
+    "TENANT_ID",
+    "CLIENT_ID",
+    "CLIENT_SECRET",
+    "SUBSCRIPTION_ID",
+    "RESOURCE_GROUP",
+    "VM_TYPE",
+    "USE_MSI",
+    "USER_ASSIGNED_MSI_CLIENT_ID",
+)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
+
+    FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
+    SystemExit(0) after printing --help.
+    """
+    parser = GoParser(prog="mic", description="Puts the Azure identities that pods are bound to on their VMs.")
+    for flag in FLAGS:
+        names = (f"--{flag.name}", *flag.aliases)
+        parser.add_argument(*names, dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    values = _from_environment(environ) | given
+    values["force_namespaced"] = given.get("force_namespaced", False) or _forced(environ)
+    return Settings(**values)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "namespace": environ.get("MIC_POD_NAMESPACE", ""),
+        "kubeconfig": environ.get("KUBECONFIG", ""),
+        "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
+        "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
+        "environment": {name: environ[name] for name in CLOUD_VARIABLES if name in environ},
+    }
+    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
+        found["azure_environment_file"] = Path(file)
+    return found
+
+
+def _forced(environ: Mapping[str, str]) -> bool:
+    """Whether FORCENAMESPACED is set. What is neither true nor false is refused: ignoring it would open more."""
+    text = environ.get("FORCENAMESPACED", "")
+    if text.lower() not in {"", "true", "false", "1", "0"}:
+        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
+    return text.lower() in {"true", "1"}
+
+
+def not_yet(settings: Settings) -> dict[str, str]:
+    """Which settings were given that have no effect yet, by flag, and what that means; for one warning at the start."""
+    defaults = {one.name: one.default for one in dataclasses.fields(settings)}
+    return {FLAG_OF[name]: meaning for name, meaning in NOT_YET.items() if getattr(settings, name) != defaults[name]}

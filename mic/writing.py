@@ -1,0 +1,215 @@
+"""Carries out the steps that concern AzureAssignedIdentities: one request each, within the limits the operator set.
+
+What the API server answers goes into the view at once. A step that fails is no error of the round: the object is read
+again where it turned out to be other than thought, and the next round plans from what is then known.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from mic import documents, plan
+from mic.claims import Held
+from mic.measures import Measures
+from mic.view import View
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.events import EventRecorder, TokenBucket
+from podidentity.resources import (
+    ASSIGNED,
+    ASSIGNED_IDENTITIES,
+    ATTACHED_BY_ANNOTATION,
+    BINDINGS,
+    MESSAGE_ANNOTATION,
+    UNASSIGNED,
+    AzureAssignedIdentity,
+)
+
+log = logging.getLogger(__name__)
+
+Step = plan.Before | plan.After
+
+APPLIED: Final = "binding applied"
+REMOVED: Final = "binding removed"
+APPLY_ERROR: Final = "binding apply error"
+"""Reasons of Events as the reference words them: people's alerts look for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How the steps went."""
+
+    stale: bool = False
+    """Some object was not as thought; it has been read again, so that planning once more makes sense at once."""
+    error: ApiError | None = None
+    """The last failure that only time can cure."""
+
+
+class Writer:
+    """The one place that writes AzureAssignedIdentities.
+
+    At most *batch* requests are in flight and *per_second* are begun each second, for all hosts together.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        recorder: EventRecorder,
+        measures: Measures,
+        *,
+        batch: int,
+        per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._recorder = recorder
+        self._measures = measures
+        self._slots = asyncio.Semaphore(batch)
+        self._pace = TokenBucket(per_second, max(1.0, per_second), clock)
+        self._clock = clock
+
+    async def carry_out(self, steps: Iterable[Step]) -> Written:
+        """Do all *steps*, in no particular order among them; failures are told in the result."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._one(step), name=f"write {type(step).__name__}") for step in steps]
+        outcomes = [task.result() for task in running]
+        return Written(
+            stale=any(outcome.stale for outcome in outcomes),
+            error=next((outcome.error for outcome in outcomes if outcome.error is not None), None),
+        )
+
+    async def _one(self, step: Step) -> Written:
+        async with self._slots:
+            await self._pace.wait()
+            operation, began = _OPERATIONS[type(step)], self._clock()
+            try:
+                await self._request(step)
+            except ApiError as error:
+                self._measures.failed(operation)
+                return await self._failed(step, error)
+            self._measures.wrote(operation, self._clock() - began)
+        return Written()
+
+    async def _request(self, step: Step) -> None:
+        match step:
+            case plan.Create(want, name, status, record):
+                document = documents.new_document(want, name, status, record)
+                self._view.wrote(await self._client.create(ASSIGNED_IDENTITIES, want.namespace, document))
+                log.info("assigned identity created", extra=_about(step) | {"status": status})
+                if status == ASSIGNED:
+                    self._told_applied(want.pod.spec.node_name, self._view.held((want.namespace, name)))
+            case plan.Update(held, want, status, record, debts):
+                await self._patch(held, documents.update_operations(held, want, status, record, debts))
+                log.info("assigned identity updated in place", extra=_about(step) | {"status": status})
+            case plan.Mark(held, record):
+                await self._patch(held, documents.annotation_operations(held, {ATTACHED_BY_ANNOTATION: record}))
+            case plan.Revoke(held):
+                await self._client.delete(ASSIGNED_IDENTITIES, *held.key, uid=held.object.metadata.uid)
+                self._view.revoked(held)
+                log.info("assigned identity revoked", extra=_about(step))
+            case plan.Confirm(held):
+                await self._patch(held, documents.status_operations(held, ASSIGNED, {MESSAGE_ANNOTATION: None}))
+                log.info("identity assigned", extra=_about(step) | {"status": ASSIGNED})
+                self._told_applied(held.node, held)
+            case plan.Explain(held, message):
+                operations = documents.annotation_operations(
+                    held, {MESSAGE_ANNOTATION: message[: documents.MESSAGE_MAX]}
+                )
+                await self._patch(held, operations)
+            case plan.Settle(held, debt):
+                left = [each for each in held.debts if each != debt]
+                await self._patch(held, documents.annotation_operations(held, documents.debt_annotation(left)))
+            case plan.Release(held):
+                await self._release(held)
+                log.info("assigned identity removed", extra=_about(step))
+
+    async def _release(self, held: Held) -> None:
+        operations = documents.release_operations(held, UNASSIGNED)
+        left = await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations)
+        if left.metadata.finalizers:
+            self._view.wrote(left)  # somebody else's finalizer holds it on
+        else:
+            self._view.gone(held)
+        spec = held.object.spec
+        message = f"Binding {spec.azure_binding_ref.metadata.name} removed from node {held.node} for pod {_pod(held)}"
+        self._recorder.record(spec.azure_binding_ref, BINDINGS, "Normal", REMOVED, message)
+
+    async def _patch(self, held: Held, operations: documents.Operations) -> None:
+        self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations))
+
+    async def _failed(self, step: Step, error: ApiError) -> Written:
+        held = getattr(step, "held", None)
+        key = (
+            held.key
+            if isinstance(held, Held)
+            else (step.want.namespace, step.name)
+            if isinstance(step, plan.Create)
+            else None
+        )
+        match error:
+            case NotFound() if isinstance(held, Held):
+                self._view.gone(held)
+                return Written(stale=True)
+            case Conflict() | Invalid() if key is not None and await self._read_again(key):
+                return Written(stale=True)
+            case _:
+                log.warning(
+                    "an assigned identity could not be written; trying again", extra=_about(step) | {"error": error}
+                )
+                return Written(error=error)
+
+    async def _read_again(self, key: tuple[str, str]) -> bool:
+        """Whether the view now has the object as it is stored, and that differs from what it had."""
+        before = self._view.held(key)
+        try:
+            stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
+        except NotFound:
+            if before is not None:
+                self._view.gone(before)
+            return before is not None
+        except ApiError:
+            return False
+        self._view.wrote(stored)
+        return before is None or before.object != stored
+
+    def _told_applied(self, node: str, held: Held | None) -> None:
+        if held is not None:
+            binding = held.object.spec.azure_binding_ref
+            message = f"Binding {binding.metadata.name} applied on node {node} for pod {_pod(held)}"
+            self._recorder.record(binding, BINDINGS, "Normal", APPLIED, message)
+
+
+_OPERATIONS: Final[dict[type, str]] = {
+    plan.Create: "assigned_identity_addition",
+    plan.Update: "assigned_identity_update",
+    plan.Mark: "assigned_identity_update",
+    plan.Revoke: "assigned_identity_deletion",
+    plan.Confirm: "update_azure_assigned_identity_status",
+    plan.Explain: "update_azure_assigned_identity_status",
+    plan.Settle: "assigned_identity_update",
+    plan.Release: "update_azure_assigned_identity_status",
+}
+
+
+def _pod(held: Held) -> str:
+    return f"{held.claim.pod_namespace}/{held.claim.pod}"
+
+
+def _about(step: Step) -> dict[str, object]:
+    """The log fields that tell which object a step is about."""
+    if isinstance(step, plan.Create):
+        pod, node, identity, binding = (
+            "/".join(step.want.pod.key),
+            step.want.node,
+            step.want.identity.metadata.name,
+            step.want.binding.metadata.name,
+        )
+    else:
+        pod, node, identity = _pod(step.held), step.held.node, step.held.claim.identity
+        binding = step.held.object.spec.azure_binding_ref.metadata.name
+    return {"pod": pod, "node": node, "identity": identity, "binding": binding}

@@ -1,0 +1,77 @@
+"""Which identities Azure blames, read from the messages that it really sends, and which failure asks for what."""
+
+from typing import Any
+
+import pytest
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
+
+from mic.azure.errors import AzureError, BadIdentities, Conflict, NotFound, Refused, Throttled, Unreachable, translated
+from tests.mic.cluster import identity_id
+
+
+class Answer:
+    """As much of an HTTP response as an SDK error holds on to."""
+
+    reason = "because"
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        self.status_code = status
+        self.headers = headers or {}
+        self._text = text
+
+    def text(self, *_: Any) -> str:
+        return self._text
+
+
+def answered(status: int, code: str = "", message: str = "", **headers: str) -> AzureError:
+    text = '{"error":{"code":"%s","message":"%s"}}' % (code, message)  # noqa: UP031  braces all over
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    response: Any = Answer(status, text, sent)
+    return translated(HttpResponseError(response=response))
+
+
+def test_the_scopes_of_a_linked_authorization_failure_are_all_named() -> None:
+    scopes = f"{identity_id('one')},{identity_id('Two')}"
+    error = answered(403, "LinkedAuthorizationFailed", f"no permission on the linked scope(s) '{scopes}' or invalid.")
+    assert isinstance(error, BadIdentities)
+    assert error.ids == {identity_id("one").lower(), identity_id("two").lower()}
+
+
+def test_the_one_in_a_doubly_wrapped_message_is_named() -> None:
+    inner = f"Resource '{identity_id('gone')}' was not found."
+    error = answered(400, "FailedIdentityOperation", f"Identity operation failed: {inner}")
+    assert isinstance(error, BadIdentities)
+    assert error.ids == {identity_id("gone").lower()}
+
+
+def test_a_refusal_that_names_nobody_blames_nobody() -> None:
+    error = answered(403, "LinkedAuthorizationFailed", "no permission on the linked scope")
+    assert isinstance(error, Refused)
+    assert not isinstance(error, BadIdentities)
+
+
+def test_an_id_in_any_other_error_is_not_blamed() -> None:
+    assert not isinstance(answered(400, "InvalidParameter", f"about {identity_id('one')}"), BadIdentities)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (412, Conflict), (429, Throttled), (403, Refused), (500, AzureError)],
+)
+def test_each_status_asks_for_its_own_treatment(status: int, kind: type[AzureError]) -> None:
+    assert type(answered(status, "Code")) is kind
+
+
+def test_throttling_says_for_how_long() -> None:
+    assert answered(429, Retry_After="17").retry_after == 17.0
+    assert answered(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
+
+
+def test_a_failure_without_an_answer_is_unreachable() -> None:
+    assert isinstance(translated(ServiceRequestError("refused")), Unreachable)
+    assert isinstance(translated(TimeoutError()), Unreachable)
+
+
+def test_a_page_that_is_not_json_is_still_an_answer() -> None:
+    response: Any = Answer(502, "<html>bad gateway</html>")
+    assert type(translated(HttpResponseError(response=response))) is AzureError
