@@ -38,6 +38,8 @@ FIELDS: Final = (
     "resource",
     "vm",
     "count",
+    "version",
+    "settings",
 )
 """Every field there is, in the order of the line."""
 
