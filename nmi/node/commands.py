@@ -1,10 +1,12 @@
 """Running the node's own programs (iptables, conntrack): found once, bounded in time, never left behind."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from nmi.errors import StartError
 
@@ -43,6 +45,14 @@ async def find_program(name: str, *, path: str = SYSTEM_PATH) -> str | None:
     return await asyncio.to_thread(shutil.which, name, path=path)
 
 
+def _readable(given: str) -> BinaryIO:
+    """*given* as a file in memory. Not a pipe: a program that ends without reading would break the loop's end of it."""
+    file = os.fdopen(os.memfd_create("stdin"), "w+b")
+    file.write(given.encode())
+    file.seek(0)
+    return file
+
+
 async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -> Finished:
     """Run *words* to the end with *given* on its standard input.
 
@@ -50,17 +60,15 @@ async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -
     program along.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        with _readable(given) as stdin:
+            process = await asyncio.create_subprocess_exec(
+                *words, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
     except (FileNotFoundError, PermissionError) as error:
         raise StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image") from error
     try:
         async with asyncio.timeout(seconds):
-            stdout, stderr = await process.communicate(given.encode())
+            stdout, stderr = await process.communicate()
     except TimeoutError as error:
         raise ProgramTimeoutError(f"{words[0]} did not end within {seconds:g} s") from error
     finally:
