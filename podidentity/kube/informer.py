@@ -116,9 +116,16 @@ class Informer(Generic[T]):
             except ApiError as error:
                 pause = self._failed(error, self._clock() - started)
             else:
-                pause = 0.0 if self._clock() - started >= HEALTHY_SECONDS else self._backoff.next()
+                pause = self._ended(self._clock() - started)
             if pause > 0:
                 await asyncio.sleep(pause)
+
+    def _ended(self, lived: float) -> float:
+        """Note the server's regular end of a watch and return the seconds to wait."""
+        if lived < HEALTHY_SECONDS:
+            return self._backoff.next()
+        self._backoff.reset()
+        return 0.0
 
     def _failed(self, error: ApiError, lived: float) -> float:
         """Note the failure and return the seconds to wait."""
@@ -207,7 +214,6 @@ class Informer(Generic[T]):
                             breather = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
                 raise Unreachable(f"the watch has been silent for {self._silence_seconds:g} s") from error
-        self._backoff.reset()
 
     def _take(self, line: bytes) -> None:
         try:

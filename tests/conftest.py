@@ -1,0 +1,124 @@
+"""What holds for every test: no blocking call in the loop, no task or thread left behind, no silent skips in CI.
+
+Also the real control plane (`plane`), one for the whole session: whoever uses it makes objects under names or in a
+namespace of its own. Tests that stop, compact or configure a server start one of their own with `new_plane`.
+"""
+
+import asyncio
+import inspect
+import os
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from tests.testplane import up
+
+ROOT = Path(__file__).parent.parent
+OURS = ["podidentity", "nmi", "mic", "podidctl"]
+IN_CI = os.environ.get("CI") == "true"
+SETTLE_SECONDS = 2.0
+"""How long a thread or task that is on its way out may take to be gone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces and nat rules of its own"))
+        if item.get_closest_marker("plane") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(120))  # on a busy machine the control plane alone takes ten seconds
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Minutes when cold, and then no single test's time limit should have to cover it.
+    if not session.config.option.collectonly and any(item.get_closest_marker("plane") for item in session.items):
+        up.build()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
+    """A blocking call from our code inside a running loop raises BlockingError. Test code itself may block."""
+    with blockbuster_ctx(OURS) as blockbuster:
+        for function in blockbuster.functions.values():
+            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # a first import, once a process
+        yield blockbuster
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    """Every thread that a test started has ended; the loop's own executor threads end with the loop."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + SETTLE_SECONDS
+    for thread in set(threading.enumerate()) - before:
+        if not thread.name.startswith("asyncio_"):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            assert not thread.is_alive(), f"thread {thread.name} was left behind"
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
+    """Every task that a test started has ended, whoever owned it."""
+    if isinstance(request.node, pytest.Function) and inspect.iscoroutinefunction(request.node.obj):
+        request.getfixturevalue("_tasks_end")
+
+
+@pytest.fixture
+async def _tasks_end() -> AsyncIterator[None]:
+    yield
+    mine = asyncio.current_task()
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while left := [task for task in asyncio.all_tasks() if task is not mine]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        await asyncio.sleep(0.001)
+
+
+NewPlane = Callable[..., up.Plane]
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[up.Plane]:
+    """The session's real control plane with our CustomResourceDefinitions: kube-apiserver, etcd, controllers."""
+    with up.Plane() as running:
+        apply_definitions(running)
+        yield running
+
+
+@pytest.fixture
+def new_plane() -> Iterator[NewPlane]:
+    """Starts control planes of the test's own; arguments are those of `up.Plane`. They end with the test."""
+    started: list[up.Plane] = []
+
+    def start(**options: Any) -> up.Plane:
+        started.append(up.Plane(**options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.stop()
+
+
+def apply_definitions(running: up.Plane) -> None:
+    """Apply `deploy/crds` with the real kubectl and wait until the kinds are served."""
+    kubectl = [str(up.tool("kubectl")), f"--kubeconfig={running.kubeconfig}"]
+    definitions = str(ROOT / "deploy" / "crds")
+    subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
+    wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
+    subprocess.run(wait, check=True, capture_output=True, timeout=60)

@@ -1,0 +1,50 @@
+"""The scripted server, a client of it, and a handler that remembers what it was told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.informer import Informer
+from podidentity.resources import PODS, Pod
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import ScriptedServer
+
+NewInformer = Callable[..., Informer[Pod]]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    await scripted.start()
+    yield scripted
+    await scripted.stop()
+
+
+@pytest.fixture
+async def client(server: ScriptedServer) -> AsyncIterator[Client]:
+    async with Client(ClusterAccess(server.url), user_agent="test/1", timeout_seconds=5) as opened:
+        yield opened
+
+
+@pytest.fixture
+def told() -> Recorder[Pod]:
+    return Recorder()
+
+
+@pytest.fixture
+async def informer(client: Client, told: Recorder[Pod]) -> AsyncIterator[NewInformer]:
+    """Starts an informer of pods that never waits between attempts; it is cancelled at the end."""
+    running: list[asyncio.Task[None]] = []
+
+    def start(**options: object) -> Informer[Pod]:
+        made = Informer(client, PODS, told, **{"random": lambda: 0.0, **options})  # type: ignore[arg-type]  # by name
+        running.append(asyncio.create_task(made.run()))
+        return made
+
+    yield start
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""A handler that keeps what it was told, in words, and lets a test wait for it."""
+
+import asyncio
+from typing import Generic, TypeVar
+
+from podidentity.resources import Resource
+
+T = TypeVar("T", bound=Resource)
+
+
+class Recorder(Generic[T]):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._waiters: list[tuple[int, asyncio.Event]] = []
+
+    def upserted(self, old: T | None, new: T) -> None:
+        before = f"{old.metadata.resource_version}->" if old is not None else ""
+        self._add(f"+{new.metadata.name} {before}{new.metadata.resource_version}")
+
+    def deleted(self, old: T) -> None:
+        self._add(f"-{old.metadata.name} {old.metadata.resource_version}")
+
+    def _add(self, line: str) -> None:
+        self.lines.append(line)
+        for wanted, event in self._waiters:
+            if len(self.lines) >= wanted:
+                event.set()
+
+    async def heard(self, *lines: str, seconds: float = 5.0) -> None:
+        """Wait until as many lines have been said, and see that they are these."""
+        event = asyncio.Event()
+        self._waiters.append((len(lines), event))
+        if len(self.lines) < len(lines):
+            try:
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+            except TimeoutError:
+                pass
+        assert self.lines == list(lines)

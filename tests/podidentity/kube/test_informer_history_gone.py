@@ -1,0 +1,71 @@
+"""410 in each of its three shapes: everything is listed again, and the handler hears of the differences only."""
+
+import pytest
+
+from podidentity.kube.informer import Informer
+from podidentity.resources import Pod
+from tests.podidentity.kube.conftest import NewInformer
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
+
+EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 7 (99)"}
+
+
+async def lists_again(server: ScriptedServer, running: Informer[Pod], told: Recorder[Pod]) -> None:
+    await told.heard("+same 1", "+changed 2", "+gone 3", "-gone 3", "+changed 2->20", "+fresh 21")
+    assert (await server.watch()).request.params["resourceVersion"] == "99"
+    assert running.lists == 2
+
+
+@pytest.fixture
+def two_lists(server: ScriptedServer) -> None:
+    server.lists += [
+        page(pod("same", "1"), pod("changed", "2"), pod("gone", "3"), version="7"),
+        page(pod("same", "1"), pod("changed", "20"), pod("fresh", "21"), version="99"),
+    ]
+
+
+@pytest.mark.usefixtures("two_lists")
+async def test_as_an_http_status(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+    server.watch_replies.append(status(410, "Expired", "too old resource version"))
+    await lists_again(server, informer(), told)
+
+
+@pytest.mark.usefixtures("two_lists")
+async def test_as_an_error_event(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+    running = informer()
+    (await server.watch()).send("ERROR", EXPIRED)
+    await lists_again(server, running, told)
+
+
+async def test_an_error_event_of_another_kind_lists_nothing(server: ScriptedServer, informer: NewInformer) -> None:
+    server.lists.append(page(version="7"))
+    running = informer()
+    (await server.watch()).send("ERROR", {"kind": "Status", "code": 500, "reason": "InternalError"})
+    assert (await server.watch()).request.params["resourceVersion"] == "7"
+    assert running.lists == 1
+
+
+async def test_of_a_continue_token_begins_the_list_anew(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    gone = status(410, "Expired", metadata={"continue": "the server's inconsistent offer"})
+    server.lists += [
+        page(pod("old", "1"), version="7", token="t1"),
+        gone,
+        page(pod("a", "8"), version="9", token="t2"),
+        page(pod("b", "9"), version="9"),
+    ]
+    await informer(page_size=1).synced()
+    assert told.lines == ["+a 8", "+b 9"]
+    assert [request.params.get("continue") for request in server.requests[:4]] == [None, "t1", None, "t2"]
+
+
+async def test_of_a_second_continue_token_lists_in_one_piece(server: ScriptedServer, informer: NewInformer) -> None:
+    gone = status(410, "Expired")
+    first = page(pod("a", "1"), version="7", token="t1")
+    server.lists += [first, gone, first, gone, page(pod("b", "9"), version="9")]
+    running = informer(page_size=1)
+    await running.synced()
+    assert set(running.store) == {("ns", "b")}
+    assert [request.params.get("limit") for request in server.requests[:5]] == ["1", "1", "1", "1", None]

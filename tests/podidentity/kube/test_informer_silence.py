@@ -1,0 +1,36 @@
+"""A watch that says nothing for longer than bookmarks allow is replaced; staleness says how long it has been."""
+
+import math
+
+from podidentity.resources import Pod
+from tests.podidentity.kube.conftest import NewInformer
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import ScriptedServer, page, pod
+
+
+async def test_a_half_open_watch_is_replaced_where_it_was(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists.append(page(version="7"))
+    running = informer(silence_seconds=0.1)
+    (await server.watch()).bookmark("8")
+    again = await server.watch()
+    assert again.request.params["resourceVersion"] == "8"
+    assert running.restarts >= 1
+    again.send("ADDED", pod("a", "9"))
+    await told.heard("+a 9")
+
+
+async def test_staleness_is_the_age_of_the_last_sign_of_life(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    clock = [100.0]
+    running = informer(clock=lambda: clock[0])
+    assert running.staleness_seconds() == math.inf
+    server.lists.append(page(version="7"))
+    watch = await server.watch()
+    clock[0] = 160.0
+    assert running.staleness_seconds() == 60.0
+    watch.send("ADDED", pod("a", "8"))
+    await told.heard("+a 8")
+    assert running.staleness_seconds() == 0.0

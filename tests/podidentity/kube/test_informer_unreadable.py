@@ -1,0 +1,66 @@
+"""Objects and lines that cannot be read never stop an informer, and never leave an old grant standing."""
+
+from typing import Any
+
+from podidentity.resources import Pod
+from tests.podidentity.kube.conftest import NewInformer
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
+
+
+def bad(name: str, version: str) -> dict[str, Any]:
+    return pod(name, version, spec={"nodeName": 5})
+
+
+async def test_an_unreadable_object_in_a_list_is_left_out(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists.append(page(bad("bad", "1"), pod("good", "2"), version="7"))
+    await informer().synced()
+    assert told.lines == ["+good 2"]
+
+
+async def test_an_object_that_becomes_unreadable_counts_as_deleted(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists.append(page(pod("a", "1"), version="7"))
+    informer()
+    watch = await server.watch()
+    watch.send("MODIFIED", bad("a", "8"))
+    watch.send("MODIFIED", pod("a", "9"))
+    await told.heard("+a 1", "-a 1", "+a 9")
+    watch.end()
+    assert (await server.watch()).request.params["resourceVersion"] == "9"
+
+
+async def test_a_malformed_line_lists_everything_again(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
+    running = informer()
+    (await server.watch()).send_raw(b'{"type":"MODIFIED","object":\xff}\n')
+    await told.heard("+a 1", "-a 1", "+b 8")
+    assert running.lists == 2
+
+
+async def test_an_answer_that_is_no_list_is_asked_for_again(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists += [
+        Reply(b"<html>a login page</html>"),
+        Reply({"metadata": {}, "items": []}),
+        page(pod("a", "1"), version="7"),
+    ]
+    running = informer()
+    await running.synced()
+    assert told.lines == ["+a 1"]
+    assert running.restarts == 2
+
+
+async def test_an_empty_line_is_nothing(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+    server.lists.append(page(version="7"))
+    informer()
+    watch = await server.watch()
+    watch.send_raw(b"\n\n")
+    watch.send("ADDED", pod("a", "8"))
+    await told.heard("+a 8")
