@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.faults import FaultProxy
 from podidctl.sandbox.kubeapi import KubeApi
 from podidctl.sandbox.kubeapi.handling import LogOptions
 from podidctl.sandbox.kubelet import Kubelet, Running
+from podidctl.sandbox.kubelet_logs import KubeletLogs
 from podidctl.sandbox.network import Network, Place
 from podidctl.sandbox.scheduler import Scheduler
 from podidentity.kube.access import from_kubeconfig
@@ -70,6 +72,7 @@ class Cluster:
         self.kubelets: dict[str, Kubelet] = {}
         self._client: Client | None = None
         self._proxy: FaultProxy | None = None
+        self._logs: KubeletLogs | None = None
         self._tasks: asyncio.Task[None] | None = None
 
     @property
@@ -98,8 +101,7 @@ class Cluster:
         if self.api is None:
             await self._lead_nodes_to(access.server, nodes)
         await self._install_kinds()
-        for name, (place, provider_id) in nodes.items():
-            await self._add_node(name, place, provider_id)
+        for name, (place, _) in nodes.items():
             self.kubelets[name] = Kubelet(
                 self.client,
                 name,
@@ -109,6 +111,11 @@ class Cluster:
                 environment=pod_environment[name],
                 running=self._running,
             )
+        if self.api is None:
+            self._logs = KubeletLogs(self.kubelets.values())
+            await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
+        for name, (place, provider_id) in nodes.items():
+            await self._add_node(name, place, provider_id)
         self._tasks = asyncio.create_task(self._run(tuple(nodes)), name="kubelets and scheduler")
 
     async def stop(self) -> None:
@@ -121,6 +128,9 @@ class Cluster:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+        if self._logs is not None:
+            await self._logs.stop()
+            self._logs = None
         if self._proxy is not None:
             await self._proxy.stop()
             self._proxy = None
@@ -207,7 +217,12 @@ class Cluster:
         )
         status = {
             "status": {
-                "addresses": [{"type": "InternalIP", "address": place.address}],
+                # A real API server asks for logs at the host name, which it prefers to the address.
+                "addresses": [
+                    {"type": "Hostname", "address": "127.0.0.1"},
+                    {"type": "InternalIP", "address": place.address},
+                ],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}} if self._logs is not None else {},
                 "conditions": [
                     {"type": "Ready", "status": "True", "lastHeartbeatTime": moment, "lastTransitionTime": moment}
                 ],
@@ -228,12 +243,10 @@ class Cluster:
         kubelet = self.kubelets.get((pod.get("spec") or {}).get("nodeName", ""))
         if kubelet is None:
             return
-        asked = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=options.follow)
-        wanted = options.tail_lines
-        async for piece in asked:
-            # The first piece is all that there is so far; what comes after it has not been there to be cut.
-            yield piece if wanted is None else b"".join(piece.splitlines(keepends=True)[-wanted:] if wanted else [])
-            wanted = None
+        follow, tail = options.follow, options.tail_lines
+        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=follow, tail=tail)
+        async for piece in pieces:
+            yield piece
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

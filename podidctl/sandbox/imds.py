@@ -21,7 +21,16 @@ from podidctl.sandbox.serving import HttpService, answer
 from podidctl.sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
-API_VERSIONS = ("2017-08-01", "2017-12-01", "2018-02-01", "2019-08-01", "2020-06-01", "2021-02-01", "2021-12-13", "2023-07-01")
+API_VERSIONS = (
+    "2017-08-01",
+    "2017-12-01",
+    "2018-02-01",
+    "2019-08-01",
+    "2020-06-01",
+    "2021-02-01",
+    "2021-12-13",
+    "2023-07-01",
+)
 NEWEST_VERSIONS = list(reversed(API_VERSIONS[-3:]))
 RATE_PER_SECOND = 20
 AT_ONCE = 5

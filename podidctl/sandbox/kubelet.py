@@ -152,13 +152,17 @@ class Kubelet:
                 return self._log(sitter.pod, container or names[0])
         return None
 
-    async def read_log(self, namespace: str, name: str, container: str = "", *, follow: bool) -> AsyncIterator[bytes]:
-        """The output so far, in pieces; with *follow* also what comes, until the pod is gone."""
+    async def read_log(
+        self, namespace: str, name: str, container: str = "", *, follow: bool, tail: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The output so far (of that the last *tail* lines), in pieces; with *follow* also what comes, to the end."""
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
             piece = await asyncio.to_thread(_read, file, offset)
+            offset += len(piece)
+            if tail is not None:
+                piece, tail = b"".join(piece.splitlines(keepends=True)[-tail:] if tail else []), None
             if piece:
-                offset += len(piece)
                 yield piece
             elif not follow:
                 return
