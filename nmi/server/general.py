@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from _native.lane import Connection
 from nmi.refusal import Refusal
 from nmi.server.handlers import Handlers, Outcome, Pending
 from nmi.server.policy import ServerPolicy
@@ -24,6 +23,17 @@ requests_log = logging.getLogger(f"{__name__}.requests")
 
 _STATUS_LINE_END: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
+
+
+class Link(Protocol):
+    """What is needed of a `_native.lane.Connection`."""
+
+    @property
+    def peer(self) -> str: ...
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Host(Protocol):
@@ -49,7 +59,7 @@ class GeneralLane:
 
     __slots__ = ("_connection", "_ended", "_host", "_hurry", "_last", "_reader", "_task")
 
-    def __init__(self, connection: Connection, host: Host) -> None:
+    def __init__(self, connection: Link, host: Host) -> None:
         self._connection = connection
         self._host = host
         self._reader = RequestReader(host.policy.sizes)

@@ -42,7 +42,8 @@ class RequestReader:
         return len(self._received)
 
     def feed(self, data: bytes) -> None:
-        self._received += data
+        if self._refusal is None:
+            self._received += data
 
     def next(self) -> Request | Refusal | None:
         """The next request, why there will be none, or None while bytes are missing."""

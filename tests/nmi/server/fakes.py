@@ -1,0 +1,226 @@
+"""A connection, an issuer, a proxy and the parts of a server around them, for tests of the general lane."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from _native.answers import Usage
+from _native.index import Index, PodRecord
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.decisions import Decisions
+from nmi.server.general import GeneralLane
+from nmi.server.handlers import Handlers
+from nmi.server.measures import Measures
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer
+from nmi.server.target import Destination
+from nmi.tokens.token import Token
+from podidentity.resources import Meta, Pod
+
+PEER = "10.0.0.7"
+SECRET = "secret-token"
+TOKEN_PATH = "/metadata/identity/oauth2/token"
+RESOURCE = "https://management.azure.com/"
+QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
+TARGET = f"{TOKEN_PATH}?{QUERY}"
+
+
+def request_bytes(
+    target: str = TARGET,
+    *,
+    method: str = "GET",
+    headers: tuple[str, ...] = ("Metadata: true",),
+    version: str = "HTTP/1.1",
+    body: bytes = b"",
+) -> bytes:
+    lines = [f"{method} {target} {version}", "Host: 169.254.169.254", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def pod_entry(namespace: str = "shop", name: str = "cart") -> PodEntry:
+    return PodEntry(Pod(metadata=Meta(namespace=namespace, name=name, uid=f"uid-{name}")))
+
+
+def token(life_seconds: int = 3600, access_token: str = SECRET) -> Token:
+    return Token(
+        access_token=access_token,
+        expires_on=1_900_000_000 + life_seconds,
+        not_before=1_900_000_000,
+        resource=RESOURCE,
+        client_id="11111111-2222-3333-4444-555555555555",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Looks like an Issued."""
+
+    token: Token
+    record: PodRecord
+    generation: int
+    expires_ns: int
+    fresh_until_ns: int
+    usage: Usage
+    cacheable: bool = True
+    identity: str = "shop/cart-identity"
+
+
+def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = True, life: int = 3600) -> Grant:
+    now = time.monotonic_ns()
+    return Grant(
+        token(life, access_token),
+        record,
+        record.generation,
+        now + life * 10**9,
+        now + 60 * 10**9,
+        Usage(),
+        cacheable,
+    )
+
+
+class FakeIssuer:
+    """Answers as it is told; counts what it was asked."""
+
+    def __init__(self, answer: Callable[[TokenRequest], Awaitable[Grant | Refusal] | Grant | Refusal]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, TokenRequest]] = []
+
+    async def issue(self, peer: str, request: TokenRequest) -> Grant | Refusal:
+        self.asked.append((peer, request))
+        answer = self.answer(request)
+        return answer if isinstance(answer, Grant | Refusal) else await answer
+
+
+@dataclass(slots=True)
+class FakeProxy:
+    forwarded: list[tuple[str, Request, Destination]] = field(default_factory=list)
+    answer: PlainAnswer | Refusal = field(default_factory=lambda: PlainAnswer(200, b'{"compute":{}}'))
+
+    async def forward(self, charged: str, request: Request, destination: Destination) -> PlainAnswer | Refusal:
+        self.forwarded.append((charged, request, destination))
+        return self.answer
+
+
+class FakeConnection:
+    """Keeps `_native.lane.Connection`'s contract, and complains where its caller does not."""
+
+    def __init__(self, peer: str = PEER) -> None:
+        self._peer = peer
+        self.written = bytearray()
+        self.state = "handed over"
+        self.resumed = 0
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def open(self) -> bool:
+        return self.state != "finished"
+
+    def write(self, data: bytes) -> None:
+        assert self.open, "written to after finish()"
+        self.written += data
+
+    def finish(self) -> None:
+        self.state = "finished"
+
+    def pause(self) -> None:
+        assert self.open, "paused after finish()"
+        self.state = "held"
+
+    def resume(self) -> None:
+        assert self.open, "resumed after finish()"
+        self.resumed += 1
+        self.state = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One parsed answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, str]:
+        parsed = json.loads(self.body)
+        assert isinstance(parsed, dict)
+        return parsed
+
+
+def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Reply]:
+    """Every answer in *written*, which must be nothing but whole answers."""
+    found = []
+    while written:
+        head, end, rest = bytes(written).partition(b"\r\n\r\n")
+        assert end, f"no end of a head in {head!r}"
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        pairs = [line.partition(": ") for line in lines]
+        headers = {name.lower(): value for name, _, value in pairs}
+        assert len(headers) == len(lines), f"a field twice in {lines}"
+        length = 0 if heads_only else int(headers["content-length"])
+        assert len(rest) >= length
+        found.append(Reply(int(status_line.split(" ")[1]), headers, rest[:length]))
+        written = rest[length:]
+    return found
+
+
+class World:
+    """The parts of a token server around one or more fake connections, without a lane."""
+
+    def __init__(self, policy: ServerPolicy | None = None) -> None:
+        self.policy = policy or ServerPolicy()
+        self.draining = False
+        self.now_ns = time.monotonic_ns
+        self.index = Index()
+        self.entry = pod_entry()
+        self.index.put(PEER, self.entry.record)
+        self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
+        self.proxy = FakeProxy()
+        self.measures = Measures()
+        self.decisions = Decisions()
+        self.handlers = Handlers(
+            policy=self.policy,
+            index=self.index,
+            issuer=self.issuer,
+            proxy=self.proxy,
+            measures=self.measures,
+            decisions=self.decisions,
+            now_ns=self.now_ns,
+        )
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.connection = FakeConnection()
+        self.lane = GeneralLane(self.connection, self)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def settle(self) -> None:
+        """Wait until no request is being answered."""
+        async with asyncio.timeout(5):
+            while self.tasks:
+                await asyncio.wait(set(self.tasks))
+
+    async def ask(self, data: bytes, **options: bool) -> Reply:
+        """The one answer to *data* on a connection of its own."""
+        self.connection = FakeConnection()
+        self.lane = GeneralLane(self.connection, self)
+        self.lane.data_received(data)
+        await self.settle()
+        (reply,) = replies(self.connection.written, **options)
+        return reply
+
+
+def refusing(reason: Reason, *, retry_after: float | None = None, sentence: str = "No.") -> Callable[..., Refusal]:
+    return lambda _: Refusal(reason, sentence, retry_after=retry_after)

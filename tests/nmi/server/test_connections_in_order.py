@@ -1,0 +1,240 @@
+"""One connection's life in the general lane: order, pausing, cancelling, closing. Excluded: real sockets."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.policy import ServerPolicy, Sizes
+from tests.nmi.server.fakes import TOKEN_PATH, Grant, World, grant, replies, request_bytes
+
+
+class Held:
+    """An issuer's answer that waits to be released, one request at a time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.waiting: dict[str, asyncio.Future[None]] = {}
+        self.cancelled: list[str] = []
+        world.issuer.answer = self.answer
+
+    async def answer(self, request: TokenRequest) -> Grant | Refusal:
+        self.waiting[request.resource] = asyncio.get_running_loop().create_future()
+        try:
+            await self.waiting[request.resource]
+        except asyncio.CancelledError:
+            self.cancelled.append(request.resource)
+            raise
+        return grant(self.world.entry.record, access_token=f"token-for-{request.resource}")
+
+    async def asked(self, resource: str) -> None:
+        await until(lambda: resource in self.waiting)
+
+    def release(self, resource: str) -> None:
+        self.waiting[resource].set_result(None)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - gives the loop turns until nothing but the condition is left
+            await asyncio.sleep(0)
+
+
+def ask(resource: str) -> bytes:
+    return request_bytes(f"{TOKEN_PATH}?resource={resource}")
+
+
+async def test_the_connection_is_paused_while_a_request_is_answered_and_given_back_afterwards() -> None:
+    world = World()
+    held = Held(world)
+    world.lane.data_received(ask("a"))
+    await held.asked("a")
+    assert world.connection.state == "held"
+    held.release("a")
+    await world.settle()
+
+    assert world.connection.state == "idle"
+    assert [each.status for each in replies(world.connection.written)] == [200]
+
+
+async def test_pipelined_requests_are_answered_one_by_one_in_their_order() -> None:
+    world = World()
+    held = Held(world)
+    world.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
+    await held.asked("a")
+    assert not world.connection.written
+    assert "b" not in held.waiting, "one request in flight"
+    held.release("a")
+    await held.asked("b")
+    held.release("b")
+    await world.settle()
+
+    found = replies(world.connection.written)
+    assert [each.status for each in found] == [200, 404, 200]
+    assert [each.json.get("access_token") for each in found] == ["token-for-a", None, "token-for-b"]
+    assert world.connection.state == "idle"
+
+
+SENT = ask("a") + request_bytes("/nothing") + ask("b")
+
+
+@pytest.mark.parametrize("cut", range(0, len(SENT), 7))
+async def test_how_pipelined_requests_are_cut_changes_no_answer(cut: int) -> None:
+    world = World()
+    world.lane.data_received(SENT[:cut])
+    if world.connection.state != "held":
+        world.lane.data_received(SENT[cut:])
+    else:  # the lane reads on only when the connection is given back
+        await world.settle()
+        world.lane.data_received(SENT[cut:])
+    await world.settle()
+
+    assert [each.status for each in replies(world.connection.written)] == [200, 404, 200]
+    assert world.connection.state == "idle"
+
+
+async def test_a_connection_with_part_of_a_request_is_not_given_back() -> None:
+    world = World()
+    world.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
+    await world.settle()
+
+    assert [each.status for each in replies(world.connection.written)] == [404]
+    assert world.connection.resumed == 0
+    world.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [each.status for each in replies(world.connection.written)] == [404, 404]
+    assert world.connection.resumed == 1
+
+
+async def test_with_part_of_a_request_behind_it_a_slow_answer_ends_the_connection() -> None:
+    world = World(ServerPolicy(pipeline_seconds=0.001))
+    held = Held(world)
+    world.lane.data_received(ask("a") + b"GET ")
+    await held.asked("a")
+    assert world.connection.state == "handed over"
+    await until(lambda: world.connection.state == "held")
+    held.release("a")
+    await world.settle()
+
+    (reply,) = replies(world.connection.written)
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert world.connection.state == "finished"
+
+
+async def test_more_than_may_be_pipelined_ends_the_connection_with_the_answer() -> None:
+    world = World(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
+    held = Held(world)
+    world.lane.data_received(ask("a") + b"GET ")
+    await held.asked("a")
+    world.lane.data_received(b"/" * 97)
+    assert world.connection.state == "held"
+    held.release("a")
+    await world.settle()
+
+    (reply,) = replies(world.connection.written)
+    assert reply.headers["connection"] == "close"
+
+
+async def test_a_peer_that_goes_ends_its_wait() -> None:
+    world = World()
+    held = Held(world)
+    world.lane.data_received(ask("a"))
+    await held.asked("a")
+    world.lane.peer_gone()
+    await world.settle()
+    world.lane.connection_lost()
+
+    assert held.cancelled == ["a"]
+    assert not world.connection.written
+    assert world.connection.state == "finished"
+    world.issuer.answer = lambda _: grant(world.entry.record)
+    assert (await world.ask(request_bytes())).status == 200, "the next request works"
+
+
+async def test_a_peer_that_goes_before_the_task_has_begun_ends_it_too() -> None:
+    world = World()
+    world.lane.data_received(request_bytes())
+    world.lane.peer_gone()
+    world.lane.connection_lost()
+    await world.settle()
+
+    assert world.issuer.asked == []
+
+
+async def test_a_lost_connection_ends_its_wait() -> None:
+    world = World()
+    held = Held(world)
+    world.lane.data_received(ask("a") + b"GET ")
+    await held.asked("a")
+    world.lane.connection_lost()
+    await world.settle()
+
+    assert held.cancelled == ["a"]
+    assert not world.connection.written
+
+
+@pytest.mark.parametrize(
+    ("version", "field", "answered", "state"),
+    [
+        ("HTTP/1.1", "A: b", None, "idle"),
+        ("HTTP/1.1", "Connection: close", "close", "finished"),
+        ("HTTP/1.0", "A: b", "close", "finished"),
+        ("HTTP/1.0", "Connection: keep-alive", "keep-alive", "idle"),
+    ],
+)
+@pytest.mark.parametrize("target", [f"{TOKEN_PATH}?resource=a", "/nothing", "/metadata/instance"])
+async def test_the_connection_is_kept_as_the_client_asks(
+    target: str, version: str, field: str, answered: str | None, state: str
+) -> None:
+    world = World()
+    reply = await world.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
+
+    assert reply.headers.get("connection") == answered
+    assert world.connection.state == state
+
+
+async def test_nothing_is_answered_after_the_last_answer() -> None:
+    world = World()
+    world.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
+    world.lane.data_received(request_bytes())
+    await world.settle()
+
+    assert len(replies(world.connection.written)) == 1
+    assert world.issuer.asked == []
+
+
+async def test_a_malformed_request_is_answered_in_its_turn_and_ends_the_connection() -> None:
+    world = World()
+    world.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
+    await world.settle()
+
+    found = replies(world.connection.written)
+    assert [each.status for each in found] == [200, 400]
+    assert found[1].headers["connection"] == "close"
+    assert world.connection.state == "finished"
+    assert len(world.issuer.asked) == 1
+
+
+async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:
+    world = World()
+    held = Held(world)
+    world.lane.data_received(ask("a"))
+    await held.asked("a")
+    world.draining = True
+    held.release("a")
+    await world.settle()
+
+    (reply,) = replies(world.connection.written)
+    assert reply.headers["connection"] == "close"
+    assert world.connection.state == "finished"
+
+
+async def test_a_head_request_has_no_body_so_that_the_next_answer_is_understood() -> None:
+    world = World()
+    world.lane.data_received(request_bytes("/nothing", method="HEAD"))
+    world.lane.data_received(request_bytes("/nothing"))
+
+    head, _, rest = bytes(world.connection.written).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert [each.status for each in replies(rest)] == [404]

@@ -1,0 +1,138 @@
+"""One line per decision, repeats summed up, nothing that a pod can flood. Excluded: how lines are formatted."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from typing_extensions import override
+
+from _native.answers import Usage
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.decisions import (
+    LINES_PER_PERIOD,
+    LINES_PER_SUBJECT,
+    REMEMBERED_MAX,
+    SHOWN_CHARS,
+    Decisions,
+    Subject,
+    redacted,
+)
+
+POD = Subject("10.0.0.7", "shop/cart")
+ASKED = TokenRequest("https://vault.azure.net")
+REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[logging.LogRecord]]:
+    handler, log = Lines(), logging.getLogger("nmi.server.decisions")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield handler.records
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def field(record: logging.LogRecord, name: str) -> object:
+    return record.__dict__[name]
+
+
+def test_a_grant_is_told_once_and_its_repeats_are_summed_up(lines: list[logging.LogRecord]) -> None:
+    decisions, usage = Decisions(), Usage()
+    for _ in range(3):
+        decisions.granted(POD, ASKED, "shop/id", usage)
+    assert [record.getMessage() for record in lines] == ["token granted; repeats are summed up once a minute"]
+    usage.touch()
+    usage.touch()
+    decisions.summarize()
+
+    assert len(lines) == 2
+    assert (field(lines[1], "pod"), field(lines[1], "identity"), field(lines[1], "count")) == (
+        "shop/cart",
+        "shop/id",
+        4,
+    )
+    decisions.summarize()
+    assert len(lines) == 2, "nothing new, nothing told"
+
+
+def test_a_change_is_told(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
+    decisions.granted(POD, ASKED, "shop/id", Usage())
+    decisions.granted(POD, ASKED, "shop/other", Usage())
+    decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
+
+    assert len(lines) == 4
+    assert field(lines[0], "error") == "see MIC's log"
+    assert field(lines[0], "reason") == "still_assigning"
+
+
+def test_one_pod_has_so_many_lines_a_period_and_the_rest_is_counted(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_SUBJECT + 7):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+    assert len(lines) == LINES_PER_SUBJECT
+    decisions.refused(Subject("10.0.0.8"), "/p", 404, REFUSAL, ASKED)
+    assert len(lines) == LINES_PER_SUBJECT + 1, "another pod still has its lines"
+    decisions.summarize()
+    assert field(lines[-1], "count") == 7
+    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("new"))
+    assert field(lines[-1], "reason") == "still_assigning", "a new period"
+
+
+def test_the_log_in_all_is_bounded(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_PERIOD + 50):
+        decisions.refused(Subject(f"peer-{n}"), "/p", 404, REFUSAL, None)
+
+    assert len(lines) == LINES_PER_PERIOD
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    decisions = Decisions()
+    for n in range(REMEMBERED_MAX + 100):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+
+    assert len(decisions._remembered) == REMEMBERED_MAX
+
+
+def test_a_resource_stands_quoted_and_short(lines: list[logging.LogRecord]) -> None:
+    Decisions().refused(POD, "/p", 404, REFUSAL, TokenRequest("a\nlevel=info faked" + "x" * 500))
+
+    shown = field(lines[0], "resource")
+    assert isinstance(shown, str)
+    assert "\n" not in shown
+    assert len(shown) <= SHOWN_CHARS + 8
+
+
+def test_a_defect_is_told_with_its_traceback_once(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for _ in range(3):
+        with pytest.raises(KeyError) as caught:
+            dict[str, int]()["x"]
+        decisions.failed(POD, caught.value)
+
+    assert len(lines) == 1
+    assert lines[0].exc_info
+
+
+@pytest.mark.parametrize(
+    ("client_id", "wanted"), [("11111111-2222-3333-4444-555555555555", "1111…5555"), ("short", "…"), ("", "…")]
+)
+def test_a_client_id_is_redacted(client_id: str, wanted: str) -> None:
+    assert redacted(client_id) == wanted

@@ -1,0 +1,262 @@
+"""What reaches IMDS of a proxied request, and what comes back. A real HTTP server on loopback stands in for IMDS.
+
+Excluded: which targets may be proxied at all (test_targets).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.passthrough import MetadataProxy
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer
+from nmi.server.target import Action, Destination, Forwarding, Route, resolve
+from nmi.tokens.governor import CongestedError, Governor
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Imds:
+    """An upstream that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.answer: Answering = self.ordinary
+
+    async def ordinary(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(
+            {"vmId": "1"}, headers={"x-ms-request-id": "r", "Connection": "x-secret", "X-Secret": "s"}
+        )
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.asked.append((request.method, request.raw_path, headers, await request.read()))
+        return await self.answer(request)
+
+
+@asynccontextmanager
+async def proxy(imds: Imds, policy: ServerPolicy | None = None) -> AsyncIterator[MetadataProxy]:
+    application = web.Application()
+    application.router.add_route("*", "/{rest:.*}", imds.handle)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield MetadataProxy(session, f"http://{host}:{port}/", Governor(), policy or ServerPolicy())
+    finally:
+        await runner.cleanup()
+
+
+def request(*fields: tuple[str, str], method: str = "GET", body: bytes = b"") -> Request:
+    return Request(method, "", fields, http_1_0=False, keep_alive=True, body=body)
+
+
+def destination(target: str) -> Destination:
+    found = resolve(target, Forwarding(everything=True))
+    assert found.action is Action.PROXY
+    return found
+
+
+async def test_only_the_normal_form_is_forwarded() -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        target = "//METADATA/./instance;x/%63ompute?api-version=2021-02-01&format=a+b%2Fc&x"
+        answer = await metadata.forward("pod", request(("metadata", "true")), destination(target))
+
+    assert isinstance(answer, PlainAnswer)
+    assert (answer.status, answer.body) == (200, b'{"vmId": "1"}')
+    assert imds.asked[0][:2] == ("GET", "/metadata/instance/compute?api-version=2021-02-01&format=a%20b%2Fc&x=")
+
+
+async def test_only_the_fields_that_imds_reads_are_forwarded() -> None:
+    imds = Imds()
+    fields = (
+        ("host", "evil"),
+        ("metadata", "True"),
+        ("accept", "application/json"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("forwarded", "for=10.0.0.1"),
+        ("connection", "keep-alive, metadata"),
+        ("transfer-encoding", "chunked"),
+        ("te", "trailers"),
+        ("upgrade", "h2c"),
+        ("authorization", "Bearer x"),
+        ("accept-encoding", "gzip"),
+        ("x-custom", "y"),
+    )
+    async with proxy(imds) as metadata:
+        await metadata.forward("pod", request(*fields), destination("/metadata/instance"))
+    ((_, _, headers, _),) = imds.asked
+
+    host = headers.pop("host")
+    assert host.startswith("127.0.0.1:")
+    assert headers == {"metadata": "True", "accept": "application/json", "accept-encoding": "identity"}
+
+
+async def test_a_request_without_metadata_header_is_forwarded_without_one() -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert "metadata" not in imds.asked[0][2]
+
+
+async def test_a_body_is_forwarded_with_its_own_length() -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        await metadata.forward(
+            "pod", request(method="POST", body=b'{"StartRequests":[]}'), destination("/metadata/scheduledevents")
+        )
+
+    method, _, headers, body = imds.asked[0]
+    assert (method, body, headers["content-length"]) == ("POST", b'{"StartRequests":[]}', "20")
+
+
+async def test_hop_by_hop_fields_do_not_come_back() -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, PlainAnswer)
+    assert {name.lower() for name, _ in answer.headers} == {"server", "date", "x-ms-request-id"}
+    head = answer.render(0).partition(b"\r\n\r\n")[0].decode()
+    assert head.splitlines()[:3] == ["HTTP/1.1 200 OK", "Content-Type: application/json", "Content-Length: 13"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 429, 500])
+async def test_imds_own_errors_come_back_as_they_are(status: int) -> None:
+    imds = Imds()
+
+    async def fails(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text="why", headers={"Retry-After": "7"})
+
+    imds.answer = fails
+    async with proxy(imds) as metadata:
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, PlainAnswer)
+    assert (answer.status, answer.body, dict(answer.headers)["Retry-After"]) == (status, b"why", "7")
+
+
+async def test_a_redirect_is_neither_followed_nor_passed_on_with_its_location() -> None:
+    imds = Imds()
+
+    async def redirects(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "/metadata/identity/oauth2/token"})
+
+    imds.answer = redirects
+    async with proxy(imds) as metadata:
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, PlainAnswer)
+    assert answer.status == 302
+    assert "location" not in {name.lower() for name, _ in answer.headers}
+    assert len(imds.asked) == 1
+
+
+async def test_an_answer_that_is_too_large_is_refused_and_one_at_the_limit_is_not() -> None:
+    imds = Imds()
+    size = 100
+
+    async def answers(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"x" * size)
+
+    imds.answer = answers
+    async with proxy(imds, ServerPolicy(proxy_body_bytes=100)) as metadata:
+        fits = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        size = 101
+        large = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(fits, PlainAnswer)
+    assert isinstance(large, Refusal)
+    assert large.reason is Reason.UPSTREAM_UNAVAILABLE
+
+
+async def test_an_upstream_that_hangs_is_given_up() -> None:
+    imds = Imds()
+    released = asyncio.Event()
+
+    async def hangs(_: web.Request) -> web.StreamResponse:
+        await released.wait()
+        return web.Response()
+
+    imds.answer = hangs
+    async with proxy(imds, ServerPolicy(proxy_seconds=0.05)) as metadata:
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        released.set()
+
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
+
+
+async def test_an_upstream_that_is_away_is_said_to_be_so() -> None:
+    async with aiohttp.ClientSession() as session:
+        metadata = MetadataProxy(session, "http://127.0.0.1:1", Governor(), ServerPolicy())
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert "127.0.0.1" not in answer.sentence, "the address is for the operator"
+
+
+async def test_an_upstream_that_speaks_no_http_is_no_defect_of_ours() -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with server, aiohttp.ClientSession() as session:
+        port = server.sockets[0].getsockname()[1]
+        metadata = MetadataProxy(session, f"http://127.0.0.1:{port}", Governor(), ServerPolicy())
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
+
+
+async def test_a_query_that_cannot_be_read_for_sure_is_not_forwarded() -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance?a=1&a=2"))
+
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.BAD_PARAMETERS
+    assert imds.asked == []
+
+
+async def test_each_call_takes_a_slot_charged_to_its_pod() -> None:
+    charged: list[str] = []
+
+    class Full:
+        def slot(self, pod_key: str) -> AbstractAsyncContextManager[None]:
+            charged.append(pod_key)
+            return self.full()
+
+        @asynccontextmanager
+        async def full(self) -> AsyncIterator[None]:
+            if charged:
+                raise CongestedError(3.0)
+            yield
+
+    async with aiohttp.ClientSession() as session:
+        metadata = MetadataProxy(session, "http://127.0.0.1:1", Full(), ServerPolicy())
+        answer = await metadata.forward("shop/cart", request(), destination("/metadata/instance"))
+
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)
+    assert charged == ["shop/cart"]
+
+
+def test_the_instance_route_is_told_apart_from_others() -> None:
+    assert destination("/metadata/instance").route is Route.INSTANCE
+    assert destination("/metadata/versions").route is Route.METADATA

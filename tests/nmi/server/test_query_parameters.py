@@ -1,0 +1,82 @@
+"""What the query of a token request asks for. Excluded: the status codes of refusals."""
+
+import pytest
+
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.parameters import parse_query, token_request
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("resource=r", TokenRequest("r")),
+        ("api-version=2018-02-01&resource=https%3A%2F%2Fx%2F", TokenRequest("https://x/")),
+        ("resource=https://x//", TokenRequest("https://x//")),
+        ("resource=a+b", TokenRequest("a b")),
+        ("resource=a%2Bb", TokenRequest("a+b")),
+        ("resource=%C3%A9", TokenRequest("é")),
+        ("resource=r&", TokenRequest("r")),
+        ("&&resource=r", TokenRequest("r")),
+        ("res%6Furce=r", TokenRequest("r")),
+        ("resource=r&Resource=s", TokenRequest("r")),
+        ("resource=r&client_id=A-b", TokenRequest("r", SelectorKind.CLIENT_ID, "A-b")),
+        ("resource=r&client_id=", TokenRequest("r")),
+        ("resource=r&client_id=&object_id=o", TokenRequest("r", SelectorKind.OBJECT_ID, "o")),
+        ("resource=r&msi_res_id=%2Fsub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&mi_res_id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&msi-res-id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&xms_cc=cp1", TokenRequest("r", xms_cc="cp1")),
+        ("resource=r&bypass_cache=true", TokenRequest("r", fetch_anew=True)),
+        ("resource=r&bypass_cache=True", TokenRequest("r", fetch_anew=True)),
+        ("resource=r&bypass_cache=false", TokenRequest("r")),
+        ("resource=r&token_sha256_to_refresh=ab", TokenRequest("r", fetch_anew=True)),
+        ("resource=r&unknown=%3B", TokenRequest("r")),
+        ("resource=a=b", TokenRequest("a=b")),
+    ],
+)
+def test_a_query_is_read_as_it_is_meant(query: str, wanted: TokenRequest) -> None:
+    assert token_request(query) == wanted
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "resource",
+        "resource=",
+        "api-version=2018-02-01",
+        "RESOURCE=r",
+        "resource=r&resource=r",
+        "resource=r&res%6Furce=s",
+        "resource=r&x=1&x=2",
+        "resource=r&client_id=a&object_id=b",
+        "resource=r&client_id=a&msi_res_id=b",
+        "resource=r&mi_res_id=a&msi_res_id=a",
+        "resource=r&client_id=a&client_id=a",
+        "resource=r;client_id=a",
+        "resource=%",
+        "resource=%2",
+        "resource=%zz",
+        "resource=r&x=%G1",
+        "resource=%ff",
+        "resource=%c0%af",
+        "resource=a%00b",
+        "resource=a%0d%0ab",
+        "resource=r&client_id=%7f",
+        "resource=r&" + "&".join(f"p{n}=1" for n in range(32)),
+    ],
+)
+def test_a_query_that_two_readers_could_read_differently_is_refused(query: str) -> None:
+    found = token_request(query)
+
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.BAD_PARAMETERS
+
+
+def test_as_many_parameters_as_allowed_pass() -> None:
+    assert token_request("resource=r&" + "&".join(f"p{n}=1" for n in range(31))) == TokenRequest("r")
+
+
+def test_parameters_keep_their_order() -> None:
+    assert parse_query("b=1&a=2&c") == {"b": "1", "a": "2", "c": ""}

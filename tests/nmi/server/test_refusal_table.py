@@ -1,0 +1,281 @@
+"""Every row of the refusal table: what must be refused, how, and a neighbour that passes.
+
+Excluded: bytes that are no request (test_malformed_requests), the spellings of paths (test_targets).
+"""
+
+import asyncio
+import json
+
+import pytest
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.policy import ServerPolicy
+from nmi.server.responses import SENTENCE_CHARS, refused
+from tests.nmi.server.fakes import TARGET, TOKEN_PATH, Reply, World, refusing, request_bytes
+
+
+def check(reply: Reply, status: int, error: str) -> None:
+    assert reply.status == status
+    assert reply.headers["content-type"] == "application/json"
+    assert set(reply.json) == {"error", "error_description"}
+    assert reply.json["error"] == error
+    assert reply.json["error_description"]
+    assert "unreachable" not in reply.body.decode().lower()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+async def test_a_token_is_asked_for_by_get_only(method: str) -> None:
+    world = World()
+    reply = await world.ask(request_bytes(method=method))
+
+    check(reply, 405, "method_not_allowed")
+    assert reply.headers["allow"] == "GET"
+    assert world.issuer.asked == []
+    assert (await world.ask(request_bytes())).status == 200
+
+
+async def test_a_head_request_is_refused_without_a_body() -> None:
+    reply = await World().ask(request_bytes(method="HEAD"), heads_only=True)
+
+    assert (reply.status, reply.body) == (405, b"")
+    assert int(reply.headers["content-length"]) > 0
+
+
+async def test_a_forwarded_request_is_refused_unless_allowed() -> None:
+    forwarded = request_bytes(headers=("Metadata: true", "X-Forwarded-For: 10.0.0.1"))
+    empty = request_bytes(headers=("Metadata: true", "x-forwarded-for:"))
+
+    check(await World().ask(forwarded), 400, "invalid_request")
+    check(await World().ask(empty), 400, "invalid_request")
+    assert (await World(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [(), ("Metadata: false",), ("Metadata:",), ("Metadata: true, true",), ("Meta: true",)]
+)
+async def test_without_the_metadata_header_the_answer_is_the_exact_body_that_probes_expect(
+    headers: tuple[str, ...],
+) -> None:
+    world = World()
+    world.lane.data_received(request_bytes(headers=headers))
+
+    assert world.connection.written, "answered at once, without a task"
+    assert world.connection.written.endswith(
+        b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+    )
+    assert world.connection.written.startswith(b"HTTP/1.1 400 ")
+    assert world.issuer.asked == []
+
+
+@pytest.mark.parametrize("header", ["Metadata: true", "metadata: True", "METADATA: TRUE"])
+async def test_the_metadata_header_counts_in_any_case(header: str) -> None:
+    assert (await World().ask(request_bytes(headers=(header,)))).status == 200
+
+
+async def test_the_metadata_header_is_not_needed_where_the_operator_says_so() -> None:
+    assert (await World(ServerPolicy(require_metadata_header=False)).ask(request_bytes(headers=()))).status == 200
+
+
+async def test_a_doubled_metadata_header_is_refused() -> None:
+    check(await World().ask(request_bytes(headers=("Metadata: true", "Metadata: true"))), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?", "?resource=", "?api-version=2018-02-01", "?resource=a&resource=a", "?resource=a&client_id=b&object_id=c"],
+)
+async def test_wrong_parameters_are_refused_before_any_lookup(query: str) -> None:
+    world = World()
+
+    check(await world.ask(request_bytes(f"{TOKEN_PATH}{query}")), 400, "invalid_request")
+    assert world.issuer.asked == []
+    assert (await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&client_id=b"))).status == 200
+
+
+async def test_a_disguise_of_the_token_path_is_refused() -> None:
+    world = World()
+
+    check(await world.ask(request_bytes(TARGET.replace("token?", "%74oken?"))), 400, "invalid_request")
+    assert (await world.ask(request_bytes(TARGET.replace("/metadata", "//Metadata")))).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("headers", [(), ("Metadata: true",), ("X-Forwarded-For: x",)])
+@pytest.mark.parametrize("path", ["getplatformmetadata?cred-api-version=2.0", "issuecredential", "info", ""])
+async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
+    path: str, headers: tuple[str, ...], method: str
+) -> None:
+    world = World(ServerPolicy())
+
+    check(
+        await world.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers)), 404, "not_found"
+    )
+    assert world.proxy.forwarded == []
+
+
+async def test_host_tokens_are_a_404_for_now() -> None:
+    reply = await World().ask(request_bytes("/host/token/?resource=x"))
+
+    check(reply, 404, "not_found")
+    assert "host network" in reply.json["error_description"]
+
+
+async def test_instance_metadata_is_blocked_where_the_operator_says_so() -> None:
+    blocking = World(ServerPolicy(block_instance_metadata=True))
+
+    check(await blocking.ask(request_bytes("/metadata/instance?api-version=1")), 403, "access_denied")
+    assert blocking.proxy.forwarded == []
+    assert (await World().ask(request_bytes("/metadata/instance?api-version=1"))).status == 200
+
+
+async def test_instance_metadata_is_only_read() -> None:
+    reply = await World().ask(request_bytes("/metadata/instance", method="POST"))
+
+    check(reply, 405, "method_not_allowed")
+    assert reply.headers["allow"] == "GET, HEAD"
+
+
+async def test_a_forwarded_request_is_not_proxied_either() -> None:
+    forwarded = request_bytes("/metadata/instance", headers=("X-Forwarded-For: x",))
+
+    check(await World().ask(forwarded), 400, "invalid_request")
+    assert (await World(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
+
+
+async def test_another_path_is_unknown() -> None:
+    check(await World().ask(request_bytes("/metadata/versions")), 404, "not_found")
+
+
+ISSUER: dict[Reason, tuple[int, str]] = {
+    Reason.UNKNOWN_ADDRESS: (404, "not_found"),
+    Reason.NOTHING_ASSIGNED: (400, "invalid_request"),
+    Reason.STILL_ASSIGNING: (404, "not_found"),
+    Reason.NO_MATCHING_IDENTITY: (404, "not_found"),
+    Reason.UNKNOWN_OBJECT_ID: (400, "invalid_request"),
+    Reason.UPSTREAM_REFUSED: (403, "access_denied"),
+    Reason.UPSTREAM_UNAVAILABLE: (503, "temporarily_unavailable"),
+    Reason.UPSTREAM_THROTTLED: (429, "too_many_requests"),
+    Reason.POLICY: (403, "access_denied"),
+    Reason.TIMED_OUT: (503, "temporarily_unavailable"),
+    Reason.OVERLOADED: (503, "temporarily_unavailable"),
+}
+
+
+@pytest.mark.parametrize(("reason", "status", "error"), [(reason, *form) for reason, form in ISSUER.items()])
+async def test_what_the_issuer_refuses_gets_its_status(reason: Reason, status: int, error: str) -> None:
+    world = World()
+    world.issuer.answer = refusing(reason)
+    reply = await world.ask(request_bytes())
+
+    check(reply, status, error)
+    assert reply.json["error_description"] == "No."
+    assert ("retry-after" in reply.headers) is (status in {429, 503})
+    assert "connection" not in reply.headers, "the connection goes on"
+    assert world.measures.refusals(reason) == 1
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_an_answer(reason: Reason) -> None:
+    answer = refused(Refusal(reason, "No."))
+
+    assert answer.status >= 400
+    assert json.loads(answer.body)["error_description"] == "No."
+
+
+@pytest.mark.parametrize("reason", [Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY])
+async def test_an_identity_on_its_way_is_a_503_where_the_operator_wants_retry_after(reason: Reason) -> None:
+    world = World(ServerPolicy(set_retry_after=True))
+    world.issuer.answer = refusing(reason)
+    reply = await world.ask(request_bytes())
+
+    check(reply, 503, "temporarily_unavailable")
+    assert reply.headers["retry-after"] == "20"
+
+
+async def test_nothing_else_becomes_a_503_by_that_flag() -> None:
+    world = World(ServerPolicy(set_retry_after=True))
+    world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+
+    check(await world.ask(request_bytes()), 404, "not_found")
+
+
+@pytest.mark.parametrize(("told", "said"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
+async def test_retry_after_is_passed_through_else_one_of_ours(told: float | None, said: str) -> None:
+    world = World()
+    world.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=told)
+
+    assert (await world.ask(request_bytes())).headers["retry-after"] == said
+
+
+async def test_the_word_that_makes_sdks_give_up_never_comes_out() -> None:
+    world = World()
+    world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    reply = await world.ask(request_bytes())
+
+    check(reply, 403, "access_denied")
+    assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
+
+
+async def test_a_sentence_is_cut_and_kept_json_whatever_is_in_it() -> None:
+    world = World()
+    world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    reply = await world.ask(request_bytes())
+
+    assert len(reply.json["error_description"]) == SENTENCE_CHARS
+    assert b"\n" not in reply.body
+
+
+async def test_a_defect_is_a_500_and_the_next_request_works() -> None:
+    world = World()
+    good = world.issuer.answer
+
+    def broken(_: object) -> Refusal:
+        raise KeyError("secret detail")
+
+    world.issuer.answer = broken
+    reply = await world.ask(request_bytes())
+
+    check(reply, 500, "server_error")
+    assert b"secret" not in reply.body
+    world.issuer.answer = good
+    assert (await world.ask(request_bytes())).status == 200
+
+
+async def test_an_answer_that_does_not_come_is_a_503() -> None:
+    world = World(ServerPolicy(answer_seconds=0.01))
+
+    async def never(_: object) -> Refusal:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    world.issuer.answer = never
+
+    check(await world.ask(request_bytes()), 503, "temporarily_unavailable")
+
+
+async def test_a_time_out_inside_the_issuer_is_a_defect_and_not_ours() -> None:
+    world = World()
+
+    async def times_out(_: object) -> Refusal:
+        raise TimeoutError
+
+    world.issuer.answer = times_out
+
+    check(await world.ask(request_bytes()), 500, "server_error")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        (request_bytes(method="POST", headers=("X-Forwarded-For: x",)), "method before X-Forwarded-For", 405),
+        (request_bytes(headers=("X-Forwarded-For: x",)), "X-Forwarded-For before Metadata", 400),
+        (request_bytes(TOKEN_PATH, headers=()), "Metadata before parameters", 400),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_checks_are_made_in_their_order(first: bytes, second: str, status: int) -> None:
+    reply = await World().ask(first)
+    words = {"method": "GET", "X-Forwarded-For": "X-Forwarded-For", "Metadata": "metadata header"}
+
+    assert reply.status == status
+    assert words[second.partition(" ")[0]] in reply.json["error_description"]

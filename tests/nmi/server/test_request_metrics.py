@@ -1,0 +1,91 @@
+"""What is measured, and that nothing a pod sends makes a new series. Excluded: exposition over HTTP."""
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from nmi.refusal import Reason
+from nmi.server.measures import OTHER, SERIES_MAX, Measures, audience
+from tests.nmi.server.fakes import TOKEN_PATH, World, grant, refusing, request_bytes
+
+
+def labels(world: World) -> set[tuple[str, ...]]:
+    return {series.labels for series in world.measures.histogram.all_series() if sum(series.counts())}
+
+
+@pytest.mark.parametrize(
+    ("resource", "wanted"),
+    [
+        ("https://management.azure.com/", "https://management.azure.com/"),
+        ("https://management.azure.com", "https://management.azure.com/"),
+        ("HTTPS://Vault.azure.net", "https://vault.azure.net/"),
+        ("https://vault.azure.net/.default", "https://vault.azure.net/"),
+        ("https://vault.azure.net.evil/", OTHER),
+        ("api://anything", OTHER),
+        ("", OTHER),
+    ],
+)
+def test_a_resource_is_counted_as_a_known_audience_or_other(resource: str, wanted: str) -> None:
+    assert audience(resource) == wanted
+
+
+async def test_a_token_is_counted_under_its_route_status_namespace_and_audience() -> None:
+    world = World()
+    await world.ask(request_bytes())
+
+    assert labels(world) == {(TOKEN_PATH, "200", "shop", "https://management.azure.com/")}
+
+
+async def test_what_a_pod_invents_makes_no_new_series() -> None:
+    world = World()
+    for n in range(20):
+        await world.ask(request_bytes(f"{TOKEN_PATH}?resource=api://{n}"))
+        await world.ask(request_bytes(f"/invented/{n}"))
+        await world.ask(request_bytes(f"/metadata/identity/oauth2/{n}"))
+        await world.ask(b"GET /%d HTTP/1.1\r\nbad\r\n\r\n" % n)
+
+    assert labels(world) == {
+        (TOKEN_PATH, "200", "shop", OTHER),
+        ("other", "404", "shop", ""),
+        ("/metadata/identity", "404", "shop", ""),
+        ("other", "400", "shop", ""),
+    }
+
+
+async def test_an_unknown_peer_has_no_namespace() -> None:
+    world = World()
+    world.index.remove("10.0.0.7", world.entry.record)
+    world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    await world.ask(request_bytes())
+
+    assert labels(world) == {(TOKEN_PATH, "404", "", "https://management.azure.com/")}
+
+
+def test_the_number_of_series_is_bounded_whatever_namespaces_there_are() -> None:
+    measures = Measures()
+    made = {measures.series("route", 200, f"namespace-{n}", OTHER).labels for n in range(SERIES_MAX + 100)}
+
+    assert len(made) == SERIES_MAX + 1
+    assert ("route", "200", OTHER, OTHER) in made
+
+
+async def test_prometheus_reads_what_was_counted() -> None:
+    registry = CollectorRegistry()
+    world = World()
+    world.handlers._measures = world.measures = Measures(registry)
+    world.measures.watch(lane=lambda: {"open": 3, "accepted": 5, "refused_peer": 1}, pending=lambda: 2)
+    world.issuer.answer = lambda _: grant(world.entry.record)
+    await world.ask(request_bytes())
+    await world.ask(request_bytes("/nothing"))
+    text = generate_latest(registry).decode()
+
+    series = (
+        'aadpodidentity_nmi_operations_duration_seconds_count{namespace="shop",'
+        'operation_type="/metadata/identity/oauth2/token",resource="https://management.azure.com/",status_code="200"}'
+    )
+    assert f"{series} 1.0" in text
+    assert 'le="5e-05"' in text
+    assert 'le="+Inf"' in text
+    assert 'aadpodidentity_nmi_refusals_total{reason="unknown_path"} 1.0' in text
+    assert "aadpodidentity_nmi_connections_open 3.0" in text
+    assert "aadpodidentity_nmi_lane_accepted_total 5.0" in text
+    assert "aadpodidentity_nmi_pending_requests 2.0" in text

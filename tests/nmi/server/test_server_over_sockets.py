@@ -1,0 +1,272 @@
+"""The whole token server over loopback: compiled lane, general lane, drain and end. Issuer and IMDS are stand-ins."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from _native.index import Index
+from _native.lane import Limits
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.measures import Measures
+from nmi.server.policy import ServerPolicy
+from nmi.server.server import Server
+from tests.nmi.server.fakes import (
+    TARGET,
+    TOKEN_PATH,
+    FakeIssuer,
+    FakeProxy,
+    Grant,
+    Reply,
+    grant,
+    pod_entry,
+    replies,
+    request_bytes,
+)
+
+LOCAL = "127.0.0.1"
+
+
+class Running:
+    """A server on a port of its own."""
+
+    def __init__(self, policy: ServerPolicy) -> None:
+        self.index = Index()
+        self.entry = pod_entry()
+        self.index.put(LOCAL, self.entry.record)
+        self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
+        self.proxy = FakeProxy()
+        self.measures = Measures()
+        self.server = Server(
+            limits=Limits(),
+            policy=policy,
+            index=self.index,
+            issuer=self.issuer,
+            proxy=self.proxy,
+            measures=self.measures,
+        )
+        self.listener = socket.create_server((LOCAL, 0))
+        self.listener.setblocking(False)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.listener.getsockname()
+        return host, port
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator["Client"]:
+        reader, writer = await asyncio.open_connection(*self.address)
+        try:
+            yield Client(reader, writer)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - the condition is a counter of compiled code
+                await asyncio.sleep(0.001)
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def reply(self) -> Reply:
+        async with asyncio.timeout(5):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            (reply,) = replies(head + await self.reader.readexactly(length))
+            return reply
+
+    async def ask(self, data: bytes) -> Reply:
+        self.send(data)
+        return await self.reply()
+
+    async def rest(self) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.read()
+
+
+@asynccontextmanager
+async def serving(policy: ServerPolicy | None = None) -> AsyncIterator[Running]:
+    running = Running(policy or ServerPolicy())
+    await running.server.start(running.listener)
+    try:
+        yield running
+    finally:
+        await running.server.aclose()
+        running.listener.close()
+
+
+async def test_the_first_answer_is_general_the_next_ready_and_both_are_the_same() -> None:
+    async with serving() as running, running.client() as client:
+        first = await client.ask(request_bytes())
+        second = await client.ask(request_bytes())
+
+        assert len(running.issuer.asked) == 1
+        assert running.server.counters()["fast_answers"] == 1
+    one, two = first.json, second.json
+    for body in (one, two):
+        assert 3590 <= int(body.pop("expires_in")) <= 3600
+    assert one == two
+    assert list(first.headers) == list(second.headers)
+
+
+async def test_a_revoked_grant_is_asked_for_anew_on_the_same_connection() -> None:
+    async with serving() as running, running.client() as client:
+        await client.ask(request_bytes())
+        running.entry.bump()
+        running.issuer.answer = lambda _: Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
+        reply = await client.ask(request_bytes())
+
+    assert (reply.status, reply.json["error_description"]) == (400, "Identity not found")
+
+
+async def test_every_byte_by_itself_gives_the_same_answers() -> None:
+    sent = request_bytes() + request_bytes("/nothing") + request_bytes(headers=()) + request_bytes()
+    async with serving() as running, running.client() as client:
+        for byte in sent:
+            client.send(bytes([byte]))
+            await client.writer.drain()
+        found = [await client.reply() for _ in range(4)]
+
+    assert [each.status for each in found] == [200, 404, 400, 200]
+
+
+async def test_pipelined_requests_of_both_lanes_are_answered_in_their_order() -> None:
+    async with serving() as running, running.client() as client:
+        client.send((request_bytes() + request_bytes("/nothing") + request_bytes("/metadata/instance")) * 20)
+        found = [await client.reply() for _ in range(60)]
+
+        assert [each.status for each in found] == [200, 404, 200] * 20
+        assert len(running.proxy.forwarded) == 20
+
+
+async def test_a_request_split_behind_a_waiting_one_is_answered_too() -> None:
+    async with serving() as running, running.client() as client:
+        release = asyncio.Event()
+
+        async def held(_: TokenRequest) -> Grant | Refusal:
+            await release.wait()
+            return grant(running.entry.record)
+
+        running.issuer.answer = held
+        client.send(request_bytes() + b"GET /noth")
+        await running.until(lambda: len(running.issuer.asked) == 1)
+        client.send(request_bytes("/nothing")[9:])
+        release.set()
+        found = [await client.reply(), await client.reply(), await client.ask(request_bytes())]
+
+    assert [each.status for each in found] == [200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
+        (b"GET /metadata/identity/oauth2/token?" + b"a" * 9000, 431),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 5000, 431),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 100_000, 413),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ],
+    ids=["TLS", "space-before-colon", "target", "fields", "body", "smuggling"],
+)
+async def test_hostile_bytes_get_an_answer_and_the_end_and_hurt_nobody_else(data: bytes, status: int) -> None:
+    async with serving() as running, running.client() as bad, running.client() as good:
+        bad.send(data)
+        (reply,) = replies(await bad.rest())
+
+        assert (reply.status, reply.headers["connection"]) == (status, "close")
+        assert (await good.ask(request_bytes())).status == 200
+
+
+async def test_a_peer_that_hangs_up_ends_its_request() -> None:
+    async with serving() as running:
+        ended = asyncio.Event()
+
+        async def held(_: TokenRequest) -> Grant | Refusal:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            raise AssertionError
+
+        running.issuer.answer = held
+        async with running.client() as client:
+            client.send(request_bytes())
+            await running.until(lambda: len(running.issuer.asked) == 1)
+        async with asyncio.timeout(5):
+            await ended.wait()
+        await running.until(lambda: running.server.counters()["open"] == 0)
+
+
+async def test_draining_answers_what_is_open_closes_the_rest_and_accepts_nothing() -> None:
+    async with serving() as running, running.client() as busy, running.client() as idle:
+        release = asyncio.Event()
+
+        async def held(_: TokenRequest) -> Grant | Refusal:
+            await release.wait()
+            return grant(running.entry.record)
+
+        running.issuer.answer = held
+        assert (await idle.ask(request_bytes("/nothing"))).status == 404
+        busy.send(request_bytes())
+        await running.until(lambda: len(running.issuer.asked) == 1)
+        draining = asyncio.create_task(running.server.drain(5))
+        assert await idle.rest() == b""
+        release.set()
+        reply = await busy.reply()
+
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert await busy.rest() == b""
+        assert await draining == 0
+
+
+async def test_a_drain_that_takes_too_long_is_cut_and_leaves_no_task() -> None:
+    async with serving() as running, running.client() as client:
+
+        async def never(_: TokenRequest) -> Grant | Refusal:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        running.issuer.answer = never
+        client.send(request_bytes())
+        await running.until(lambda: len(running.issuer.asked) == 1)
+
+        assert await running.server.drain(0.01) == 1
+        await running.server.aclose()
+        assert await client.rest() == b""
+        assert running.server._tasks == set()
+        await running.server.aclose()
+
+
+async def test_the_lanes_counters_are_exposed() -> None:
+    async with serving() as running, running.client() as client:
+        await client.ask(request_bytes("/nothing"))
+        names = {metric.name for metric in running.measures.collect()}
+
+    assert {"aadpodidentity_nmi_connections_open", "aadpodidentity_nmi_lane_handed_over"} <= names
+
+
+async def test_the_fast_lane_respects_that_no_metadata_header_is_needed() -> None:
+    async with serving(ServerPolicy(require_metadata_header=False)) as running, running.client() as client:
+        for _ in range(3):
+            assert (await client.ask(request_bytes(headers=()))).status == 200
+
+        assert running.server.counters()["fast_answers"] == 2
+
+
+async def test_metadata_in_any_spelling_that_sdks_use_is_one_ready_answer() -> None:
+    async with serving() as running, running.client() as client:
+        for path in (TOKEN_PATH, f"/{TOKEN_PATH}", TOKEN_PATH.replace("metadata", "Metadata"), f"{TOKEN_PATH}/"):
+            assert (await client.ask(request_bytes(TARGET.replace(TOKEN_PATH, path)))).status == 200
+
+        assert len(running.issuer.asked) == 1

@@ -1,0 +1,179 @@
+"""Where a target leads. Excluded: what is then answered (test_refusal_table), how IMDS is asked (test_passthrough)."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nmi.server.target import Action, Forwarding, Route, normal, resolve
+
+NOTHING = Forwarding()
+EVERYTHING = Forwarding(everything=True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metadata/identity/oauth2/token",
+        "/metadata/identity/oauth2/token/",
+        "//metadata/identity/oauth2/token",
+        "//Metadata/identity/oauth2/token/",
+        "/METADATA/identity/oauth2/token",
+    ],
+)
+def test_a_spelling_that_sdks_use_is_the_token_path(path: str) -> None:
+    for target in (path, f"{path}?", f"{path}?resource=x"):
+        assert resolve(target, NOTHING).action is Action.TOKEN
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "///metadata/identity/oauth2/token",
+        "/metadata/identity/oauth2/token//",
+        "/metadata//identity/oauth2/token",
+        "/metadata/identity/oauth2/Token",
+        "/metadata/Identity/oauth2/token",
+        "/metadata/identity/oauth2/%74oken",
+        "/metadata/identity/oauth2/%2574oken",
+        "/metadata/identity/oauth2/%252574oken",
+        "/metadata%2Fidentity/oauth2/token",
+        "/metadata/./identity/oauth2/token",
+        "/metadata/instance/../identity/oauth2/token",
+        "/metadata/instance/%2e%2e/identity/oauth2/token",
+        "/metadata/instance/..%2fidentity/oauth2/token",
+        "/metadata/instance/..;x/identity/oauth2/token",
+        "/../metadata/identity/oauth2/token",
+        "/x/../metadata/identity/oauth2/token",
+        "/metadata\\identity\\oauth2\\token",
+        "/metadata/identity%5coauth2/token",
+        "\\metadata/identity/oauth2/token",
+        "/metadata;a=b/identity;c/oauth2/token",
+        "/metadata/identity/oauth2/token;x",
+        "/metadata/identity/oauth2/token%00",
+        "/metadata/identity/oauth2/token%3Fresource=x",
+        "/metadata/identity/oauth2/token%23",
+        "/metadata/identity/oauth2/token.",
+        "/metadata/identity./oauth2/token",
+        "/metadata/identity/oauth2/token%20",
+        "/metadata/identity/oauth2/%u0074oken",
+        "/metadata/identity/oauth2/%c1%b4oken",  # over-long UTF-8 of "t"
+        "/metadata/identity%c0%afoauth2/token",  # over-long UTF-8 of "/"
+        "/metadata/identity/oauth2/%ef%bd%94oken",  # full-width t
+        "/metadata/identity/oauth2/token/extra",
+        "/x/metadata/identity/oauth2/token",
+        "/metadata-identity-oauth2-token",
+        "http://169.254.169.254/metadata/identity/oauth2/token",
+        "HTTP://x/metadata/identity/oauth2/token",
+        "http://x\\@y/metadata/identity/oauth2/token",
+        "metadata/identity/oauth2/token",
+        "*",
+        "",
+        "/metadata/identity/oauth2/token%",
+        "/metadata/identity/oauth2/token%2",
+        "/%25252525252525256detadata",
+    ],
+)
+def test_a_disguise_of_the_token_path_is_refused(path: str) -> None:
+    assert resolve(f"{path}?resource=x", EVERYTHING).action is Action.REFUSE_DISGUISE
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metadata/identity",
+        "/metadata/identity/",
+        "/metadata/identity/info",
+        "/metadata/identity/getplatformmetadata",
+        "/metadata/identity/issuecredential",
+        "/metadata/identity/oauth2",
+        "/metadata/identity/oauth2/tokens/../authorize",
+        "/METADATA/IDENTITY/info",
+        "/metadata/instance/../identity/info",
+        "/metadata/instance/%2e%2e/identity/info",
+        "/metadata/%69dentity/info",
+        "/metadata//identity/info",
+        "/metadata/identity;x/info",
+        "/metadata/instance;identity/info",
+        "http://host/metadata/identity/info",
+        "/x/identity/y",
+    ],
+)
+def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
+    found = resolve(path, EVERYTHING)
+
+    assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
+    if "tokens" not in path:
+        assert found.route is Route.IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/metadata/instance", "/metadata/instance"),
+        ("/Metadata/instance/?api-version=1", "/metadata/instance/"),
+        ("/metadata/instance/compute/vmId", "/metadata/instance/compute/vmId"),
+        ("//metadata//instance/./network/%69nterface", "/metadata/instance/network/interface"),
+        ("http://169.254.169.254/metadata/instance?a=b", "/metadata/instance"),
+        ("/metadata/instance/compute;x=y/name", "/metadata/instance/compute/name"),
+    ],
+)
+def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: str) -> None:
+    found = resolve(target, NOTHING)
+
+    assert (found.action, found.route, found.path) == (Action.PROXY, Route.INSTANCE, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/metadata/versions", "/metadata/attested/document", "/metadata/instancefoo", "/metadata", "/", "/latest"]
+)
+def test_another_path_is_forwarded_only_when_everything_is(path: str) -> None:
+    assert resolve(path, NOTHING).action is Action.REFUSE_UNKNOWN
+    assert resolve(path, EVERYTHING).action is Action.PROXY
+
+
+def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> None:
+    forwarding = Forwarding(("/metadata/scheduledevents",))
+
+    assert resolve("/metadata/scheduledevents?x=y", forwarding).action is Action.PROXY
+    assert resolve("/metadata/ScheduledEvents/a", forwarding).action is Action.PROXY
+    assert resolve("/metadata/scheduledeventsandmore", forwarding).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents/../versions", forwarding).action is Action.REFUSE_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["/", "/metadata", "/metadata/", "/metadata/identity", "/metadata/x/../identity", "/foo/bar", "metadata/x", ""],
+)
+def test_a_prefix_that_would_allow_too_much_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="cannot be proxied"):
+        Forwarding((prefix,))
+
+
+@pytest.mark.parametrize("path", ["/host/token", "/host/token/", "/Host/Token"])
+def test_the_host_token_path_has_a_route_of_its_own(path: str) -> None:
+    assert resolve(path, EVERYTHING).action is Action.HOST_TOKEN
+
+
+PIECES = st.sampled_from(
+    [
+        *("metadata", "Metadata", "identity", "IDENTITY", "oauth2", "token", "instance", "info", "host"),
+        *("/", "//", "\\", ".", "..", ";", ";x", "%2f", "%2F", "%5c", "%2e", "%252e", "%25", "%00", "%69", "%u0069"),
+        *("%c0%ae", "?", "#", "&", "=", "%3f", "%3b", " ", "~", "-", "%", "http://x", "@", ":"),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map("".join))
+@example("/metadata/instance/..;/identity/x")
+def test_whatever_is_forwarded_is_plain_and_not_about_identities(target: str) -> None:
+    found = resolve(target, EVERYTHING)
+
+    if found.action is Action.PROXY:
+        assert re.fullmatch(r"(/[A-Za-z0-9_~.-]+)*/?", found.path)
+        assert "identity" not in found.path.lower()
+        assert not {".", ".."} & set(found.path.split("/"))
+        assert normal(found.path) == found.path
+    if found.action is Action.TOKEN:
+        assert re.match(r"//?metadata/identity/oauth2/token/?(\?|$)", target, re.IGNORECASE)

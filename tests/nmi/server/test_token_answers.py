@@ -1,0 +1,120 @@
+"""The answer that carries a token, and how it becomes a ready one. Excluded: what the lane does with ready answers."""
+
+import json
+import time
+
+import pytest
+
+from nmi.identity.request import SelectorKind
+from nmi.server.policy import ServerPolicy
+from nmi.server.responses import token_parts
+from nmi.tokens.token import Token
+from tests.nmi.server.fakes import PEER, QUERY, RESOURCE, TOKEN_PATH, World, grant, request_bytes, token
+
+
+async def test_every_value_is_a_string_and_every_field_that_sdks_read_is_there() -> None:
+    reply = await World().ask(request_bytes())
+
+    assert reply.headers["content-type"] == "application/json"
+    life = int(reply.json.pop("expires_in"))
+    assert 3590 <= life <= 3600
+    body = reply.json
+    del body["expires_in"]
+    assert 3590 <= int(body.pop("ext_expires_in")) <= 3600
+    assert body == {
+        "access_token": "secret-token",
+        "client_id": "11111111-2222-3333-4444-555555555555",
+        "refresh_token": "",
+        "expires_on": "1900003600",
+        "not_before": "1900000000",
+        "resource": RESOURCE,
+        "token_type": "Bearer",
+    }
+
+
+def test_what_upstream_gave_is_told_as_it_is_and_escaped() -> None:
+    odd = Token(
+        access_token='a"\\\n',
+        expires_on=2,
+        not_before=1,
+        resource="https://é/",
+        client_id="c",
+        token_type="pop",
+        refresh_token="r",
+        ext_expires_in="7",
+    )
+    before, after = token_parts(odd, 0, 10**9)
+    body = json.loads(before + b"0" + after)
+
+    assert body["access_token"] == 'a"\\\n'
+    assert (body["resource"], body["token_type"], body["refresh_token"]) == ("https://é/", "pop", "r")
+    assert body["ext_expires_in"] == "7"
+    assert body["expires_in"] == "0"
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_an_answer_becomes_a_ready_one_only_if_it_may(*, cacheable: bool) -> None:
+    world = World()
+    world.issuer.answer = lambda _: grant(world.entry.record, cacheable=cacheable)
+    await world.ask(request_bytes())
+    ready = world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
+
+    assert (ready is not None) is cacheable
+
+
+async def test_the_general_answer_is_the_very_one_that_becomes_ready() -> None:
+    world = World()
+    world.now_ns = lambda: 0
+    world.handlers._now_ns = world.now_ns
+    world.issuer.answer = lambda _: grant(world.entry.record, life=10)
+    reply = request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1")
+    world.lane.data_received(reply)
+    await world.settle()
+    ready = world.entry.record.find(
+        RESOURCE.encode(), SelectorKind.CLIENT_ID.value, b"abc", b"cp1", time.monotonic_ns()
+    )
+
+    assert ready is not None
+    assert bytes(world.connection.written) == ready.render(0)
+
+
+async def test_an_answer_of_a_generation_that_is_over_does_not_become_ready() -> None:
+    world = World()
+    stale = grant(world.entry.record)
+    world.entry.record.invalidate()
+    world.issuer.answer = lambda _: stale
+    await world.ask(request_bytes())
+
+    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+async def test_a_token_too_large_to_be_kept_is_given_all_the_same(version: str) -> None:
+    world = World()
+    world.issuer.answer = lambda _: grant(world.entry.record, access_token="t" * 70_000)
+    small = await World().ask(request_bytes(version=version))
+    reply = await world.ask(request_bytes(version=version))
+
+    assert reply.status == 200
+    assert reply.json["access_token"] == "t" * 70_000
+    assert reply.json.keys() == small.json.keys()
+    assert list(reply.headers) == list(small.headers), "the same form"
+    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+
+
+async def test_the_issuer_is_asked_for_the_connections_peer_and_what_the_query_says() -> None:
+    world = World(ServerPolicy())
+    await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
+    ((peer, asked),) = world.issuer.asked
+
+    assert peer == PEER
+    assert (asked.resource, asked.selector, asked.selector_value, asked.fetch_anew) == (
+        "a",
+        SelectorKind.RESOURCE_ID,
+        "/x",
+        True,
+    )
+
+
+def test_a_token_shows_in_no_repr() -> None:
+    assert "secret" not in repr(token())
