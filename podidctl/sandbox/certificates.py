@@ -2,16 +2,15 @@
 
 What lives here: making keys and certificates in memory, valid for a few days, for names and loopback addresses only.
 What never does: anything a real cluster would trust, and keys kept beyond the process that made them (OpenSSL reads a
-key from a file only, so one exists for the moment of loading it, readable by this user alone).
+key from a file only: it gets one that is in memory and has no name).
 """
 
 import datetime
 import ipaddress
+import os
 import ssl
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -119,11 +118,13 @@ class Authority:
 
 def load_key_pair(context: ssl.SSLContext, key_pair: KeyPair) -> None:
     """Let *context* show *key_pair* to its peers."""
-    with tempfile.TemporaryDirectory(prefix="podidctl-") as directory:
-        path = Path(directory, "pair.pem")
-        path.touch(mode=0o600)
-        path.write_text(key_pair.certificate + key_pair.key)
-        context.load_cert_chain(path)
+    file = os.memfd_create("key pair")
+    try:
+        os.set_blocking(file, False)  # memory never blocks; this says so to whoever watches for calls that might
+        os.write(file, (key_pair.certificate + key_pair.key).encode())
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
 
 
 def _sign(
