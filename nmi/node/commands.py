@@ -46,7 +46,10 @@ async def find_program(name: str, *, path: str = SYSTEM_PATH) -> str | None:
 
 
 def _readable(given: str) -> BinaryIO:
-    """*given* as a file in memory. Not a pipe: a program that ends without reading would break the loop's end of it."""
+    """*given* as a file in memory. Not a pipe: a program that ends without reading would break the loop's end of it.
+
+    Blocks no longer than a copy takes, but a loop's watchdog cannot know that.
+    """
     file = os.fdopen(os.memfd_create("stdin"), "w+b")
     file.write(given.encode())
     file.seek(0)
@@ -60,7 +63,7 @@ async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -
     program along.
     """
     try:
-        with _readable(given) as stdin:
+        with await asyncio.to_thread(_readable, given) as stdin:
             process = await asyncio.create_subprocess_exec(
                 *words, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )

@@ -173,8 +173,8 @@ class Redirect:
 
     async def remove(self) -> None:
         """Leave the nat table as if NMI had never run. Waits for a held lock: bound it by a deadline."""
-        self._problem = "it has been removed"
         async with self._turn:
+            self._problem = "it has been removed"
             await self._patiently(self._driver.clear)
         log.info("redirect removed")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nmi.errors import StartError
 from nmi.node.backend import detect, find_programs
+from nmi.node.conntrack import find_conntrack, forget_bypassing
 from nmi.node.legacy import LegacyDriver
 from nmi.node.nft import NftDriver
 from nmi.node.redirect import Driver, Redirect, RedirectError, RedirectRule
@@ -34,6 +35,8 @@ async def act(redirects: dict[int, Redirect], driver: Driver, action: str, port:
             return (await driver.find()).fault(rule)
         case "clear":
             await driver.clear()
+        case "forget":
+            return await forget_bypassing(rule, await find_conntrack())
         case "detect":
             return (await detect()).backend
         case _:

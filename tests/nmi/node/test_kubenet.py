@@ -1,0 +1,56 @@
+"""Nodes with the kubenet network plugin. Excluded: how the flags get their values (tests/nmi/settings)."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from nmi.errors import StartError
+from nmi.node import kubenet
+
+KUBENET = "KUBELET_CONFIG=\nKUBELET_FLAGS=--cgroup-driver=systemd --network-plugin=kubenet --v=2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kubenet"),
+    [
+        (KUBENET, True),
+        ("--network-plugin kubenet", True),
+        ('FLAGS="--network-plugin=kubenet"', True),
+        ('--network-plugin="kubenet"', True),
+        ("-network-plugin=kubenet", True),
+        ("--network-plugin=cni", False),
+        ("--network-plugin=kubenet2", False),
+        ("--network-plugin-mtu=1500 kubenet", False),
+        ("# --network-plugin=kubenet", False),
+        ("", False),
+    ],
+)
+def test_kubenet_is_recognised_in_the_kubelets_flags(text: str, is_kubenet: bool) -> None:
+    assert kubenet.names_kubenet(text) is is_kubenet
+
+
+def test_a_node_with_kubenet_is_refused_with_the_switch_that_accepts_it(tmp_path: Path) -> None:
+    config = tmp_path / "kubelet"
+    config.write_text(KUBENET)
+    with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
+        kubenet.check(config, allowed=False)
+
+
+def test_kubenet_may_be_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "kubelet"
+    config.write_text(KUBENET)
+    kubenet.check(config, allowed=True)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_missing_configuration_is_not_fatal(tmp_path: Path) -> None:
+    kubenet.check(tmp_path / "none", allowed=False)
+    kubenet.check(tmp_path, allowed=False)  # a directory cannot be read either
+
+
+def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+    config = tmp_path / "kubelet"
+    config.write_bytes(b"\xff\xfe--network-plugin=kubenet")
+    with pytest.raises(StartError):
+        kubenet.check(config, allowed=False)

@@ -1,0 +1,170 @@
+"""What the rule does to packets: a pod, its node, and a machine with IMDS's address. Excluded: the rule's text."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.nmi.node.machines import Machine, Worker, connect, machines
+
+pytestmark = pytest.mark.root
+
+IMDS = "169.254.169.254"
+PRETENDED = "10.99.0.1"
+# Answers with its own name and whom it saw, and keeps the connection until the peer closes it.
+SERVE = """
+import socket, sys, threading
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("listening", flush=True)
+def answer(peer, address):
+    while peer.recv(100):
+        peer.sendall(f"{sys.argv[3]} saw {address[0]}\\n".encode())
+while True:
+    threading.Thread(target=answer, args=listener.accept(), daemon=True).start()
+"""
+ASK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])) as peer:
+    for line in sys.stdin:
+        try:
+            peer.sendall(line.encode())
+            print(peer.recv(100).decode().strip() or "closed", flush=True)
+        except OSError as error:
+            print(type(error).__name__, flush=True)
+            break
+"""
+
+
+@dataclass
+class Site:
+    pod: Machine
+    node: Machine
+    imds: Machine
+
+
+@pytest.fixture
+def site(backend: str) -> Iterator[Site]:
+    with machines(3) as (pod, node, imds):
+        connect(pod, "10.244.0.7/24", node, "10.244.0.1/24")
+        connect(node, "169.254.0.1/16", imds, f"{IMDS}/16")
+        pod.run("ip", "route", "add", "default", "via", "10.244.0.1")
+        imds.run("ip", "route", "add", "default", "via", "169.254.0.1")
+        node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.route_localnet=1")
+        # As on every real node: the kernel tracks connections only where some rule needs it.
+        node.run(f"iptables-{backend}", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
+        with serving(imds, IMDS, 80, "imds"), serving(node, "127.0.0.1", 2579, "nmi"):
+            yield Site(pod, node, imds)
+
+
+class serving:  # noqa: N801  reads as a verb where it is used
+    """A server inside a machine."""
+
+    def __init__(self, machine: Machine, *where: object) -> None:
+        self._process = machine.start(sys.executable, "-c", SERVE, *map(str, where))
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "listening\n"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = 3) -> str:
+    done = machine.finish(sys.executable, "-c", ASK, address, str(port), str(seconds), given="x\n")
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split(":")[0]
+
+
+def test_a_pod_that_asks_imds_is_answered_by_nmi_which_sees_the_pods_address(site: Site, backend: str) -> None:
+    assert asked(site.pod) == "imds saw 10.244.0.7"
+    with Worker(site.node, backend) as worker:
+        worker.do("install")
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        worker.do("remove")
+        assert asked(site.pod) == "imds saw 10.244.0.7"
+
+
+def test_the_nodes_own_programs_reach_the_real_imds(site: Site, backend: str) -> None:
+    with Worker(site.node, backend) as worker:
+        worker.do("install")
+        assert asked(site.node) == "imds saw 169.254.0.1"
+
+
+def test_other_ports_and_addresses_are_left_alone(site: Site, backend: str) -> None:
+    with (
+        serving(site.imds, IMDS, 8080, "other"),
+        serving(site.node, "10.244.0.1", 80, "node"),
+        Worker(site.node, backend) as worker,
+    ):
+        worker.do("install")
+        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
+        assert asked(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
+
+
+def test_without_route_localnet_packets_vanish_and_the_check_tells_why(site: Site, backend: str) -> None:
+    # A change of conf.all does not reach what exists: each interface has its own switch, and one of the two is enough.
+    site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
+    code = "from nmi.node import sysctl; print(sysctl.fault())"
+    with Worker(site.node, backend) as worker:
+        worker.do("install")
+        assert asked(site.pod, seconds=0.5) == "TimeoutError"
+        assert "sysctl -w net.ipv4.conf.all.route_localnet=1" in site.node.run(sys.executable, "-c", code)
+        site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+        assert site.node.run(sys.executable, "-c", code) == "None\n"
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+
+
+def test_the_guard_keeps_neighbours_out_and_lets_the_redirect_in(site: Site, backend: str) -> None:
+    # The neighbour of CVE-2020-8558 sends packets for 127.0.0.1 to the node. Its own kernel takes no answers from that
+    # address, so it asks for another one, which becomes 127.0.0.1 on the way out.
+    site.pod.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    site.pod.run("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
+    site.pod.run("ip", "route", "add", "127.0.0.1/32", "via", "10.244.0.1", "src", "10.244.0.7")
+    site.pod.run("iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", PRETENDED, "-j", "DNAT", "--to", "127.0.0.1")
+    with Worker(site.node, backend) as worker, serving(site.node, "127.0.0.1", 10250, "private"):
+        worker.do("install")
+        assert asked(site.pod, PRETENDED, 10250) == "private saw 10.244.0.7"
+        guard(site.node, backend)
+        assert asked(site.pod, PRETENDED, 10250, seconds=0.5) == "TimeoutError"
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert asked(site.node, "127.0.0.1", 10250) == "private saw 127.0.0.1"
+
+
+def guard(machine: Machine, backend: str) -> None:
+    call = f"ensure_guard('/usr/sbin/iptables-{backend}')"
+    machine.run(sys.executable, "-c", f"import asyncio; from nmi.node.sysctl import ensure_guard; asyncio.run({call})")
+
+
+def test_a_connection_from_before_the_rule_is_forgotten_and_one_to_nmi_is_not(site: Site, backend: str) -> None:
+    with Worker(site.node, backend) as worker:
+        old, old_talk = open_connection(site.pod)
+        assert old_talk() == "imds saw 10.244.0.7"
+        worker.do("install")
+        new, new_talk = open_connection(site.pod)
+        assert new_talk() == "nmi saw 10.244.0.7"
+        assert old_talk() == "imds saw 10.244.0.7", "the kernel keeps what it tracks: this is why it must be forgotten"
+        assert worker.do("forget") == 1
+        assert old_talk() in ("ConnectionResetError", "TimeoutError", "closed")
+        assert new_talk() == "nmi saw 10.244.0.7"
+        assert worker.do("forget") == 0
+        for process in (old, new):
+            process.communicate()
+
+
+def open_connection(machine: Machine) -> tuple["subprocess.Popen[str]", Callable[[], str]]:
+    """A kept-alive connection to IMDS's address, and what sends on it and gives the answer."""
+    process = machine.start(sys.executable, "-c", ASK, IMDS, "80", "1.5")
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
+
+    def talk() -> str:
+        stdin.write("x\n")
+        stdin.flush()
+        return stdout.readline().strip()
+
+    return process, talk

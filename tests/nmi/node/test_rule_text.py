@@ -1,0 +1,82 @@
+"""The rule and the scripts that put it in and out, as text. Excluded: real tables (test_redirect_in_force)."""
+
+import pytest
+
+from nmi.node.nft import clear_script, put_script
+from nmi.node.redirect import Found, RedirectRule
+from nmi.node.tables import leads_to, normal
+
+RULE = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2579)
+
+
+def test_the_rule_leads_everything_but_loopback_to_nmi() -> None:
+    assert RULE.rules == (
+        "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579",
+        "-j RETURN",
+    )
+
+
+def test_the_script_makes_the_chain_anew_and_the_jump_first_in_one_transaction() -> None:
+    before = (
+        "-P PREROUTING ACCEPT\n-A PREROUTING -j OTHER\n-A PREROUTING -j aad-metadata\n-A PREROUTING -g aad-metadata\n"
+    )
+    assert put_script(before, RULE).splitlines() == [
+        "*nat",
+        ":aad-metadata - [0:0]",
+        "-D PREROUTING -j aad-metadata",
+        "-D PREROUTING -g aad-metadata",
+        "-A aad-metadata " + RULE.rules[0],
+        "-A aad-metadata -j RETURN",
+        "-I PREROUTING 1 -j aad-metadata",
+        "COMMIT",
+    ]
+
+
+def test_where_nothing_is_ours_there_is_nothing_to_remove() -> None:
+    assert clear_script("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j OTHER\nCOMMIT\n") == ""
+    assert clear_script("") == ""
+
+
+def test_a_jump_in_a_chain_of_others_is_removed_with_its_own_words() -> None:
+    saved = (
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:aad-metadata - [0:0]\n"
+        '-A OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata\n-A aad-metadata -j RETURN\nCOMMIT\n'
+    )
+    assert '-D OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata' in clear_script(saved).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("rule", "leads"),
+    [
+        ("-j aad-metadata", True),
+        ("-i eth0 -g aad-metadata", True),
+        ('-m comment --comment "-j aad-metadata" -j OTHER', False),
+        ("-m comment --comment -j -j aad-metadata", True),
+        ("-j aad-metadata-2", False),
+        ('-m comment --comment "never closed -j aad-metadata', False),
+    ],
+)
+def test_only_a_verb_leads_to_a_chain(rule: str, leads: bool) -> None:
+    assert leads_to(rule, "aad-metadata") is leads
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "! -s 127.0.0.1 -d 169.254.169.254 -p 6 -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579",
+        RULE.rules[0].replace("-m tcp", "-m comment --comment x -m tcp"),
+    ],
+    ids=["numbers and bare addresses", "with a comment"],
+)
+def test_versions_of_iptables_may_spell_the_rule_differently(spelling: str) -> None:
+    assert normal(spelling) == RULE.rules[0]
+
+
+def test_what_was_found_is_at_fault_unless_it_is_exactly_the_rule() -> None:
+    assert Found(RULE.rules, ((1, "-j aad-metadata"),)).fault(RULE) is None
+    assert Found(RULE.rules, ((2, "-j aad-metadata"),)).fault(RULE) == "other rules come before the jump"
+    assert Found(RULE.rules[::-1], ((1, "-j aad-metadata"),)).fault(RULE) == "the chain holds other rules"
+    assert Found((), ((1, "-j aad-metadata"),)).fault(RULE) == "the chain holds other rules"
+    assert Found(None, ()).fault(RULE) == "the chain is missing"
+    elsewhere = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2580)
+    assert Found(RULE.rules, ((1, "-j aad-metadata"),)).fault(elsewhere) == "the chain holds other rules"
