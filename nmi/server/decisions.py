@@ -8,6 +8,7 @@ period, and so has the whole log. `summarize`, called once a period, tells what 
 import logging
 import traceback
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +18,13 @@ from nmi.refusal import Refusal
 
 log = logging.getLogger(__name__)
 
-PERIOD_SECONDS: Final = 60.0
+PERIOD_SECONDS: Final = 61.0
+"""A minute, and a little more than the window in which the log holds equal lines back as repeats."""
 REMEMBERED_MAX: Final = 4096
 """Decisions of 250 pods, sixteen each."""
 LINES_PER_SUBJECT: Final = 20
 LINES_PER_PERIOD: Final = 500
+GRANTED: Final = "granted"
 SHOWN_CHARS: Final = 128
 """Of a text that a pod chose."""
 DEFECTS_MAX: Final = 64
@@ -60,7 +63,7 @@ class Decisions:
 
     def granted(self, subject: Subject, request: TokenRequest, identity: str, usage: Usage) -> None:
         """A token was given; *usage* goes on counting while the fast lane repeats the answer."""
-        if self._is_news(subject, _topic(request), "granted", identity, usage):
+        if self._is_news(subject, _topic(request), GRANTED, identity, usage):
             log.info(
                 "token granted; repeats are summed up once a minute",
                 extra={
@@ -104,11 +107,15 @@ class Decisions:
     def summarize(self) -> None:
         """Tell of the repeats since the last call, per pod and identity, and begin a new period."""
         repeats: Counter[tuple[str, str, str]] = Counter()
+        served: dict[int, tuple[Usage, str, dict[str, None]]] = {}
         for (subject, *_), entry in self._remembered.items():
-            count = entry.repeats + (entry.usage.take() if entry.usage is not None else 0)
+            repeats[subject, entry.identity, entry.outcome] += entry.repeats
             entry.repeats = 0
-            if count:
-                repeats[subject, entry.identity, entry.outcome] += count
+            if entry.usage is not None:
+                served.setdefault(id(entry.usage), (entry.usage, entry.identity, {}))[2][subject] = None
+        for usage, identity, subjects in served.values():
+            repeats[_named(subjects), identity, GRANTED] += usage.take()
+        repeats = +repeats
         for (subject, identity, outcome), count in repeats.most_common(LINES_PER_PERIOD):
             log.info(
                 "decisions repeated since the last summary; the first of each has a line of its own",
@@ -128,8 +135,11 @@ class Decisions:
         key = (subject.key, *topic)
         entry = self._remembered.get(key)
         if entry is not None and (entry.outcome, entry.identity) == (outcome, identity):
-            entry.repeats += 1
-            entry.usage = usage
+            if usage is None:
+                entry.repeats += 1  # what is granted again is counted by its Usage, in whichever lane
+            elif entry.usage is not usage:
+                entry.repeats += entry.usage.take() if entry.usage is not None else 0
+                entry.usage = usage
             self._remembered.move_to_end(key)
             return False
         self._remembered[key] = _Remembered(outcome, identity, usage=usage)
@@ -150,8 +160,14 @@ def redacted(client_id: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Untrusted *text* as it may stand in a log line: quoted and short."""
-    return repr(text[:SHOWN_CHARS])
+    """Untrusted *text* as it may be handed to the log, which quotes every field."""
+    return text[:SHOWN_CHARS]
+
+
+def _named(subjects: Collection[str]) -> str:
+    """Pods that share one cached token share its count, too."""
+    first, *others = subjects
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _topic(request: TokenRequest) -> tuple[str, ...]:

@@ -185,7 +185,6 @@ class Handlers:
             )
         except ValueError:  # over 64 KiB: a pod may have it, but not keep it in our memory
             return timeless_token(parts, granted.expires_ns, now_ns)
-        granted.usage.touch()
         if granted.cacheable:
             granted.record.admit(
                 granted.generation,

@@ -1,6 +1,7 @@
 """The whole token server over loopback: compiled lane, general lane, drain and end. Issuer and IMDS are stand-ins."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -262,6 +263,16 @@ async def test_the_fast_lane_respects_that_no_metadata_header_is_needed() -> Non
             assert (await client.ask(request_bytes(headers=()))).status == 200
 
         assert running.server.counters()["fast_answers"] == 2
+
+
+async def test_at_verbosity_4_each_request_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "nmi.server.general.requests")
+    async with serving(ServerPolicy(log_each_request=True)) as running, running.client() as client:
+        for _ in range(3):
+            await client.ask(request_bytes())
+
+        assert running.server.counters()["fast_answers"] == 0
+    assert [record.getMessage() for record in caplog.records].count("request answered") == 3
 
 
 async def test_metadata_in_any_spelling_that_sdks_use_is_one_ready_answer() -> None:
