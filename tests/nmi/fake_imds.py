@@ -43,6 +43,7 @@ class FakeImds:
         self.gate.set()
         self.arrived = asyncio.Event()
         """Set by each call."""
+        self.closing = asyncio.Event()
         self.lifetime = 86400
         self.wall: Callable[[], float] = lambda: 1_700_000_000.0
         self.url = ""
@@ -72,7 +73,7 @@ class FakeImds:
         scripted = self.script.pop(0) if self.script else Answer()
         await self.gate.wait()
         if scripted.hang:
-            await asyncio.Event().wait()
+            await self.closing.wait()
         body = scripted.body if scripted.body is not None else self.token_body(dict(request.query))
         headers = {"Content-Type": "application/json; charset=utf-8", **scripted.headers}
         return web.Response(status=scripted.status, body=body, headers=headers)
@@ -93,6 +94,7 @@ async def running_imds() -> AsyncIterator[FakeImds]:
         yield imds
     finally:
         imds.gate.set()
+        imds.closing.set()
         await runner.cleanup()
 
 

@@ -1,0 +1,157 @@
+"""A feed that watches the sandbox's API server, and how tests change that cluster and wait for the feed to see it."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from _native.index import Index
+from nmi.identity.feed import Feed
+from nmi.identity.measures import IdentityMeasures
+from nmi.identity.pods import PodEntry
+from podidctl.sandbox.kubeapi.server import KubeApi
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, AzureAssignedIdentity, Pod, nodename_label
+from tests.nmi.identity.shapes import NODE
+
+CRDS = Path(__file__).parents[3] / "deploy" / "crds"
+ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
+DEADLINE = 5.0
+
+
+class Clock:
+    """The real monotonic clock, which a test may set ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+class Cluster:
+    """The API server's state as tests change it, and the feed that watches it."""
+
+    def __init__(self, api: KubeApi, feed: Feed, index: Index, clock: Clock, registry: CollectorRegistry) -> None:
+        self.api = api
+        self.feed = feed
+        self.index = index
+        self.clock = clock
+        self.registry = registry
+
+    def put_pod(self, pod: Pod) -> str:
+        """Create the pod, or bring its labels and status up to date; returns its uid."""
+        document = _document(pod)
+        found = self.api.store.find("pods", pod.metadata.name, pod.metadata.namespace)
+        if found is None:
+            document["spec"] = {**document.get("spec", {}), "containers": [{"name": "c", "image": "i"}]}
+            found = self.api.store.create("pods", document, pod.metadata.namespace)
+        else:
+            found["metadata"]["labels"] = pod.metadata.labels
+            found = self.api.store.replace("pods", found)
+        found["status"] = document.get("status", {})
+        found = self.api.store.replace("pods", found, subresource="status")
+        return str(found["metadata"]["uid"])
+
+    def put_assigned(self, assigned: AzureAssignedIdentity) -> None:
+        """Create or replace it, labelled with this node as MIC does."""
+        kind = ASSIGNED_IDENTITIES
+        document = {"apiVersion": kind.api_version, "kind": kind.name, **_document(assigned)}
+        document["metadata"]["labels"] = {NODENAME_LABEL: nodename_label(NODE)}
+        namespace, name = assigned.key
+        found = self.api.store.find(ASSIGNED_KIND, name, namespace)
+        if found is None:
+            self.api.store.create(ASSIGNED_KIND, document, namespace)
+        else:
+            document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+            self.api.store.replace(ASSIGNED_KIND, document)
+
+    def delete_assigned(self, assigned: AzureAssignedIdentity) -> None:
+        self.api.store.delete(ASSIGNED_KIND, assigned.metadata.name, assigned.metadata.namespace)
+
+    def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
+        self.api.store.delete("pods", name, namespace, grace_seconds=0)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the index serves no ready answers."""
+        return self.index.suspended
+
+    def at(self, address: str) -> PodEntry | None:
+        record = self.index.get(address)
+        owner = record.owner if record is not None else None
+        assert owner is None or isinstance(owner, PodEntry)
+        return owner
+
+    async def seen(self, condition: Callable[[], bool]) -> None:
+        """Wait until the feed has brought *condition* about."""
+        await until(condition)
+
+    def reads(self) -> list[str]:
+        """Requests of the feed's other than its lists and watches: single objects, and lists by address."""
+        return [
+            each.path
+            for each in self.api.requests
+            if "status.podIP" in each.path or ("/pods/" in each.path and "?" not in each.path)
+        ]
+
+
+def _document(resource: Pod | AzureAssignedIdentity) -> dict[str, Any]:
+    """What the API server stores: it gives out uids and deletion timestamps itself."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(resource))
+    for field in ("uid", "resourceVersion", "deletionTimestamp"):
+        document["metadata"].pop(field, None)
+    return document
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Run the loop until *condition* holds; fails after DEADLINE seconds."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running_cluster(
+    prepare: Callable[[Cluster], None] | None = None, *, watching: bool = True, **settings: Any
+) -> AsyncIterator[Cluster]:
+    """A cluster with its feed synced. *prepare* changes the cluster before the feed first looks.
+
+    Without *watching* the feed never hears of anything by itself: the watch at its slowest.
+    """
+    api = await asyncio.to_thread(KubeApi, CRDS, keep=1000)
+    await api.start()
+    context = ssl.create_default_context(cadata=api.ca_pem)
+
+    async def authorization() -> str:
+        return f"Bearer {api.token}"
+
+    client = Client(ClusterAccess(api.server, context, authorization), user_agent="test")
+    clock, index, registry = Clock(), Index(), CollectorRegistry()
+    feed = Feed(client, index, IdentityMeasures(registry), node=NODE, clock=clock, **settings)
+    cluster = Cluster(api, feed, index, clock, registry)
+    api.store.create("namespaces", {"metadata": {"name": "ns"}})
+    if prepare is not None:
+        prepare(cluster)
+    task = asyncio.create_task(feed.run()) if watching else None
+    try:
+        if watching:
+            async with asyncio.timeout(DEADLINE):
+                await feed.synced()
+        api.requests.clear()
+        yield cluster
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await feed.aclose()
+        await client.aclose()
+        await api.stop()

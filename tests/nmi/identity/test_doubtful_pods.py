@@ -1,0 +1,188 @@
+"""Where the index may be behind, a word from the API server stands before each grant. Excluded: unknown addresses."""
+
+import asyncio
+from typing import Any
+
+from nmi.identity.feed import GONE, Standing
+from nmi.identity.pods import PodEntry
+from nmi.refusal import Reason, Refusal
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.shapes import assigned_identity, pod
+
+ADDRESS = "10.0.0.1"
+POD_PATH = "/api/v1/namespaces/ns/pods/web"
+
+
+async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
+    cluster.put_pod(pod(**changes))
+    cluster.put_assigned(assigned_identity())
+    await cluster.seen(lambda: bool((there := cluster.at(ADDRESS)) and there.assigned))
+    entry = cluster.at(ADDRESS)
+    assert entry is not None
+    return entry
+
+
+async def ending(cluster: Cluster) -> PodEntry:
+    """A pod with deletionTimestamp, still running."""
+    entry = await with_pod(cluster)
+    cluster.api.store.delete("pods", "web", "ns")
+    await cluster.seen(lambda: entry.ending)
+    return entry
+
+
+def unavailable(_request: object) -> StatusError:
+    return StatusError(503, "ServiceUnavailable", "down")
+
+
+async def test_without_doubt_nothing_is_read() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert standing == Standing(entry.facts, entry.assigned, certain=True)
+        assert cluster.reads() == []
+
+
+async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> None:
+    async with running_cluster() as cluster:
+        entry = await ending(cluster)
+        assert entry.record.suspended
+        standings = await asyncio.gather(*(cluster.feed.standing(entry, ADDRESS) for _ in range(20)))
+        assert {type(each) for each in standings} == {Standing}
+        assert not any(each.certain for each in standings if isinstance(each, Standing))
+        assert cluster.reads() == [POD_PATH]
+        await cluster.feed.standing(entry, ADDRESS)
+        assert cluster.reads() == [POD_PATH]
+        cluster.clock.ahead += 1.0
+        await cluster.feed.standing(entry, ADDRESS)
+        assert cluster.reads() == [POD_PATH] * 2
+
+
+async def test_a_pod_whose_containers_have_all_terminated_is_doubtful_until_one_runs_again() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_pod(pod(terminated=True))
+        await cluster.seen(lambda: entry.doubtful)
+        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
+        assert cluster.reads() == [POD_PATH]
+        cluster.put_pod(pod())
+        await cluster.seen(lambda: not entry.doubtful)
+        assert not entry.record.suspended
+
+
+async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
+    async with running_cluster() as cluster:
+        ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
+        cluster.feed.pod_upserted(ghost)
+        entry = cluster.at("10.0.0.2")
+        assert entry is not None
+        assert await cluster.feed.standing(entry, "10.0.0.2") is GONE
+        assert cluster.at("10.0.0.2") is None
+        assert entry.gone
+
+
+async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.feed.pod_upserted(pod(uid="uid-former", deleting=True))
+        cluster.put_pod(pod())
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert await cluster.feed.standing(entry, ADDRESS) is GONE
+        assert entry.gone
+
+
+async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod(addresses=("10.0.0.7",)))
+        cluster.feed.pod_upserted(pod(uid=uid))
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert await cluster.feed.standing(entry, ADDRESS) is GONE
+
+
+async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod(label="relabelled"))
+        cluster.feed.pod_upserted(pod(uid=uid))
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert isinstance(standing, Standing)
+        assert standing.pod.label == "relabelled"
+
+
+async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.clock.ahead += 94.0
+        cluster.feed.check()
+        states = [cluster.suspended]
+        cluster.clock.ahead += 2.0
+        cluster.feed.check()
+        states.append(cluster.suspended)
+        assert states == [False, True]
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert isinstance(standing, Standing)
+        assert not standing.certain
+        assert POD_PATH in cluster.reads()
+        cluster.api.send_bookmarks()
+        await cluster.seen(lambda: not cluster.feed.stale())
+        cluster.feed.check()
+        assert not cluster.suspended
+
+
+async def test_what_was_revoked_behind_a_silent_watch_is_not_granted() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod())
+        cluster.feed.pod_upserted(pod(uid=uid))
+        cluster.feed.assigned_upserted(None, assigned_identity("revoked"))
+        cluster.put_assigned(assigned_identity("still-there"))
+        cluster.put_assigned(assigned_identity("another-pods", pod_name="other"))
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert isinstance(standing, Standing)
+        assert [each.identity.metadata.name for each in standing.assigned] == ["still-there"]
+
+
+async def test_without_an_answer_serving_goes_on_and_a_metric_says_so() -> None:
+    async with running_cluster() as cluster:
+        entry = await ending(cluster)
+        cluster.api.intercept = unavailable
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert standing == Standing(entry.facts, entry.assigned, certain=False)
+        assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
+        # It is left alone for a moment, and asked again after it.
+        asked = len(cluster.reads())
+        cluster.clock.ahead += 2.0
+        await cluster.feed.standing(entry, ADDRESS)
+        assert len(cluster.reads()) == asked
+        cluster.api.intercept = None
+        cluster.clock.ahead += 4.0
+        await cluster.feed.standing(entry, ADDRESS)
+        assert len(cluster.reads()) == asked + 1
+
+
+async def test_without_an_answer_the_strict_switch_refuses() -> None:
+    async with running_cluster(refuse_stale=True) as cluster:
+        entry = await ending(cluster)
+        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
+        cluster.clock.ahead += 1.0
+        cluster.api.intercept = unavailable
+        refusal = await cluster.feed.standing(entry, ADDRESS)
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
+
+
+async def test_a_waiter_that_gives_up_leaves_the_shared_read_to_the_others() -> None:
+    async with running_cluster() as cluster:
+        entry = await ending(cluster)
+        cluster.api.pause()
+        first = asyncio.create_task(cluster.feed.standing(entry, ADDRESS))
+        second = asyncio.create_task(cluster.feed.standing(entry, ADDRESS))
+        await cluster.seen(lambda: bool(cluster.reads()))
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        cluster.api.resume()
+        assert isinstance(await second, Standing)
+        assert cluster.reads() == [POD_PATH]

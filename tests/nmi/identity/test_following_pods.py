@@ -1,0 +1,206 @@
+"""What the watches tell reaches the index: addresses, generations, assigned identities. Excluded: doubt."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from podidentity.resources import ATTACHED_BY_ANNOTATION, CREATED
+from tests.nmi.identity.cluster import ASSIGNED_KIND, DEADLINE, Cluster, running_cluster
+from tests.nmi.identity.shapes import assigned_identity, pod
+
+ADDRESS = "10.0.0.1"
+
+
+async def with_pod(cluster: Cluster, **changes: Any) -> Any:
+    """A running pod at ADDRESS, once the feed has seen it."""
+    cluster.put_pod(pod(**changes))
+    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
+    return cluster.at(ADDRESS)
+
+
+async def test_a_pods_address_answers_for_it_from_the_event_on() -> None:
+    async with running_cluster() as cluster:
+        assert cluster.at(ADDRESS) is None
+        entry = await with_pod(cluster, labels={"app": "web"})
+        assert (entry.key, entry.facts.label, dict(entry.labels)["app"]) == ("ns/web", "web", "web")
+        assert entry.record.owner is entry
+        assert not entry.record.suspended
+        assert not cluster.index.suspended
+
+
+async def test_what_was_there_before_the_start_is_there_after_it() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_pod(pod())
+        cluster.put_assigned(assigned_identity())
+
+    async with running_cluster(prepare) as cluster:
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert len(entry.assigned) == 1
+
+
+async def test_every_address_of_a_pod_answers() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster, addresses=(ADDRESS, "fd00::1"))
+        assert cluster.at("fd00::1") is entry
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"phase": "Succeeded"}, {"phase": "Failed"}, {"host_network": True}, {"addresses": ()}],
+    ids=["succeeded", "failed", "host-network", "no-address"],
+)
+async def test_a_pod_whose_address_is_not_its_own_never_answers(changes: dict[str, Any]) -> None:
+    async with running_cluster() as cluster:
+        cluster.put_pod(pod(**changes))
+        # The neighbour is created later, so that once it is seen the first one has been seen too.
+        cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+        assert cluster.at(ADDRESS) is None
+
+
+async def test_a_status_that_is_no_address_harms_only_its_own_pod() -> None:
+    async with running_cluster() as cluster:
+        cluster.feed.pod_upserted(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
+        await with_pod(cluster)
+        assert len(cluster.index) == 1
+
+
+@pytest.mark.parametrize("end", ["deleted", "finished"])
+async def test_a_pod_that_goes_answers_no_longer(end: str) -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        generation = entry.record.generation
+        waiter = asyncio.create_task(entry.changed(generation))
+        if end == "deleted":
+            cluster.delete_pod()
+        else:
+            cluster.put_pod(pod(phase="Succeeded"))
+        await asyncio.wait_for(waiter, DEADLINE)
+        assert cluster.at(ADDRESS) is None
+        assert entry.gone
+        assert entry.record.suspended
+
+
+async def test_an_address_that_moves_is_taken_along() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_pod(pod(addresses=("10.0.0.9",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.9") is entry)
+        assert cluster.at(ADDRESS) is None
+
+
+async def test_a_successor_of_the_same_name_is_another_pod() -> None:
+    async with running_cluster() as cluster:
+        former = await with_pod(cluster)
+        cluster.delete_pod()
+        cluster.put_pod(pod(addresses=("10.0.0.2",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+        successor = cluster.at("10.0.0.2")
+        assert successor is not former
+        assert former.gone
+        assert cluster.at(ADDRESS) is None
+
+
+async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        before = entry.record.generation
+        cluster.api.store.patch("pods", "web", {"metadata": {"annotations": {"a": "b"}}}, "ns")
+        cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+        assert entry.record.generation == before
+        cluster.put_pod(pod(label="other"))
+        await cluster.seen(lambda: entry.record.generation != before)
+        assert entry.facts.label == "other"
+
+
+async def test_an_assignment_wakes_the_waiters_of_its_pod_alone() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+        other = cluster.at("10.0.0.2")
+        assert other is not None
+        others = other.record.generation
+        waiter = asyncio.create_task(entry.changed(entry.record.generation))
+        cluster.put_assigned(assigned_identity(status=CREATED))
+        await asyncio.wait_for(waiter, DEADLINE)
+        assert [each.status for each in entry.assigned] == [CREATED]
+        assert other.record.generation == others
+
+
+async def test_what_no_decision_depends_on_empties_nothing() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_assigned(assigned_identity())
+        await cluster.seen(lambda: len(entry.assigned) == 1)
+        before, since = entry.record.generation, entry.assigned[0].usable_since
+        name = assigned_identity().metadata.name
+        note = {"metadata": {"annotations": {ATTACHED_BY_ANNOTATION: "mic"}}}
+        cluster.api.store.patch(ASSIGNED_KIND, name, note, "default")
+        cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
+        cluster.put_assigned(assigned_identity(pod_name="neighbour"))
+        await cluster.seen(lambda: bool((there := cluster.at("10.0.0.2")) and there.assigned))
+        assert entry.record.generation == before
+        assert entry.assigned[0].usable_since == since
+
+
+async def test_a_revoked_identity_is_gone_with_its_event() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_assigned(assigned_identity("a"))
+        cluster.put_assigned(assigned_identity("b"))
+        await cluster.seen(lambda: len(entry.assigned) == 2)
+        cluster.delete_assigned(assigned_identity("a"))
+        await cluster.seen(lambda: len(entry.assigned) == 1)
+        assert entry.assigned[0].identity.metadata.name == "b"
+
+
+async def test_the_time_since_when_an_identity_is_usable_begins_with_assigned() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_assigned(assigned_identity(status=CREATED))
+        await cluster.seen(lambda: len(entry.assigned) == 1)
+        cluster.clock.ahead = 30.0
+        before = cluster.clock()
+        cluster.put_assigned(assigned_identity())
+        await cluster.seen(lambda: entry.assigned[0].usable)
+        assert entry.assigned[0].usable_since >= before
+
+
+async def test_an_identity_meant_for_another_node_is_not_this_pods() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_assigned(assigned_identity("elsewhere", nodename="node-2"))
+        cluster.put_assigned(assigned_identity("here"))
+        await cluster.seen(lambda: len(entry.assigned) == 1)
+        assert entry.assigned[0].identity.metadata.name == "here"
+
+
+async def test_without_scale_features_unlabelled_identities_are_seen_too() -> None:
+    async with running_cluster(scale_features=False) as cluster:
+        entry = await with_pod(cluster)
+        cluster.put_assigned(assigned_identity(nodename=""))
+        await cluster.seen(lambda: len(entry.assigned) == 1)
+
+
+async def test_an_assignment_may_be_seen_before_its_pod() -> None:
+    async with running_cluster() as cluster:
+        cluster.put_assigned(assigned_identity())
+        await cluster.seen(lambda: bool(cluster.feed.assigned.store))
+        entry = await with_pod(cluster)
+        assert len(entry.assigned) == 1
+
+
+async def test_the_metrics_show_the_watches_and_the_index() -> None:
+    async with running_cluster() as cluster:
+        await with_pod(cluster)
+        value = cluster.registry.get_sample_value
+        assert value("aadpodidentity_nmi_index_size") == 1.0
+        assert value("aadpodidentity_nmi_stale") == 0.0
+        staleness = value("aadpodidentity_nmi_watch_staleness_seconds", {"watch": "pods"})
+        assert staleness is not None
+        assert staleness < 5.0
+        assert value("aadpodidentity_nmi_watch_restarts_total", {"watch": "assigned_identities"}) == 0.0

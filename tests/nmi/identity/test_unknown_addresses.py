@@ -1,0 +1,228 @@
+"""Requests from an address that no pod answers for: parked, looked up once, and refused. Contested addresses too."""
+
+import asyncio
+
+from nmi.identity.parking import Parking
+from nmi.identity.pods import PodEntry
+from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.shapes import pod
+from tests.nmi.virtual_time import in_virtual_time, now, settle
+
+ADDRESS = "10.0.0.1"
+
+
+class Lot:
+    """A Parking over a dictionary, and the reads it makes."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, PodEntry] = {}
+        self.found_by_read: dict[str, PodEntry] = {}
+        self.reads: list[tuple[float, str]] = []
+        self.parking = Parking(
+            lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
+        )
+
+    async def read(self, address: str) -> None:
+        self.reads.append((now(), address))
+        if address in self.found_by_read:
+            self.arrive(address, self.found_by_read[address])
+
+    def arrive(self, address: str, entry: PodEntry) -> None:
+        self.entries[address] = entry
+        self.parking.arrived(address)
+
+    async def find(self, address: str = ADDRESS) -> PodEntry | None:
+        record = await self.parking.find(address)
+        if record is None:
+            return None
+        assert isinstance(record.owner, PodEntry)
+        return record.owner
+
+
+@in_virtual_time
+async def test_a_known_address_waits_for_nothing() -> None:
+    lot, entry = Lot(), PodEntry(pod())
+    lot.arrive(ADDRESS, entry)
+    before = now()
+    assert await lot.find() is entry
+    assert now() == before
+
+
+@in_virtual_time
+async def test_the_watchs_event_ends_the_wait_for_everybody_there_without_a_read() -> None:
+    lot, entry = Lot(), PodEntry(pod())
+    waiters = [asyncio.create_task(lot.find()) for _ in range(10)]
+    await settle()
+    await asyncio.sleep(0.2)
+    lot.arrive(ADDRESS, entry)
+    assert await asyncio.gather(*waiters) == [entry] * 10
+    await asyncio.sleep(1.0)
+    assert lot.reads == []
+    assert lot.parking.waiting == 0
+
+
+@in_virtual_time
+async def test_after_300_ms_one_read_looks() -> None:
+    lot, entry = Lot(), PodEntry(pod())
+    lot.found_by_read[ADDRESS] = entry
+    before = now()
+    assert await asyncio.gather(*(lot.find() for _ in range(10))) == [entry] * 10
+    assert [(round(when - before, 3), address) for when, address in lot.reads] == [(0.3, ADDRESS)]
+
+
+@in_virtual_time
+async def test_an_address_that_stays_unknown_is_given_up_after_five_seconds() -> None:
+    lot = Lot()
+    before = now()
+    assert await lot.find() is None
+    assert now() - before == 5.0
+    assert len(lot.reads) == 1
+
+
+@in_virtual_time
+async def test_that_it_is_unknown_is_remembered_for_a_second() -> None:
+    lot, entry = Lot(), PodEntry(pod())
+    assert await lot.find() is None
+    before = now()
+    assert await lot.find() is None
+    assert now() == before
+    lot.arrive(ADDRESS, entry)
+    assert await lot.find() is entry
+    del lot.entries[ADDRESS]
+    await asyncio.sleep(1.0)
+    assert await lot.find() is None
+    assert now() - before == 6.0
+
+
+@in_virtual_time
+async def test_no_second_sees_more_than_two_reads() -> None:
+    lot = Lot()
+    before = now()
+    await asyncio.gather(*(lot.find(f"10.0.1.{n}") for n in range(20)))
+    times = [when - before for when, _ in lot.reads]
+    assert len(times) == 10
+    for start in times:
+        assert sum(start <= when < start + 1.0 for when in times) <= 2
+
+
+@in_virtual_time
+async def test_there_are_64_places() -> None:
+    lot = Lot()
+    waiters = [asyncio.create_task(lot.find(f"10.0.1.{n % 8}")) for n in range(64)]
+    await settle()
+    before = now()
+    assert await lot.find("10.0.2.1") is None
+    assert now() == before
+    waiters[0].cancel()
+    await settle()
+    late = asyncio.create_task(lot.find("10.0.2.1"))
+    await settle()
+    assert not late.done()
+    assert lot.parking.waiting == 64
+    await asyncio.gather(late, *waiters, return_exceptions=True)
+    assert lot.parking.waiting == 0
+
+
+@in_virtual_time
+async def test_who_gives_up_takes_the_read_along() -> None:
+    lot = Lot()
+    waiter = asyncio.create_task(lot.find())
+    await asyncio.sleep(0.1)
+    waiter.cancel()
+    await asyncio.sleep(1.0)
+    assert lot.reads == []
+    await lot.parking.aclose()
+
+
+async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod())
+        entry = await cluster.feed.entry_at(ADDRESS)
+        assert entry is not None
+        assert entry.uid == uid
+        assert entry.record.suspended
+        [path] = cluster.reads()
+        assert "status.podIP%3D10.0.0.1" in path
+        assert "spec.nodeName%3Dnode-1" in path
+        # The watch catches up: the same pod, from now on without doubt.
+        cluster.feed.pod_upserted(pod(uid=uid))
+        assert cluster.at(ADDRESS) is entry
+        assert not entry.doubtful
+
+
+async def test_a_read_never_finds_a_pod_whose_address_is_not_its_own() -> None:
+    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+        cluster.put_pod(pod(host_network=True))
+        cluster.put_pod(pod("finished", phase="Succeeded"))
+        assert await cluster.feed.entry_at(ADDRESS) is None
+        assert len(cluster.reads()) == 1
+
+
+async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -> None:
+    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+        cluster.put_pod(pod())
+        cluster.api.pause()
+        assert await cluster.feed.entry_at(ADDRESS) is None
+        cluster.api.resume()
+
+
+def contest(cluster: Cluster) -> PodEntry:
+    """The address is claimed by a real pod, and by one that is gone though the watch has not said so."""
+    uid = cluster.put_pod(pod())
+    cluster.feed.pod_upserted(pod("former", uid="uid-former"))
+    former = cluster.at(ADDRESS)
+    assert former is not None
+    cluster.feed.pod_upserted(pod(uid=uid))
+    return former
+
+
+async def test_an_address_with_two_live_pods_answers_for_neither() -> None:
+    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+        former = contest(cluster)
+        assert cluster.at(ADDRESS) is None
+        assert not former.gone
+        cluster.put_pod(pod("former"))
+        assert await cluster.feed.entry_at(ADDRESS) is None
+
+
+async def test_a_read_settles_whose_the_address_is() -> None:
+    async with running_cluster(watching=False) as cluster:
+        former = contest(cluster)
+        entry = await cluster.feed.entry_at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/web"
+        # A third claim asks the question anew.
+        cluster.feed.pod_upserted(pod("third", uid="uid-third"))
+        assert cluster.at(ADDRESS) is None
+        assert not former.gone
+
+
+async def test_of_an_ending_and_a_running_pod_the_running_one_has_the_address() -> None:
+    async with running_cluster(watching=False) as cluster:
+        contest(cluster)
+        cluster.put_pod(pod("former"))
+        cluster.api.store.delete("pods", "former", "ns")
+        entry = await cluster.feed.entry_at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/web"
+
+
+async def test_the_watchs_word_settles_it_too() -> None:
+    async with running_cluster(watching=False) as cluster:
+        former = contest(cluster)
+        cluster.feed.pod_deleted(pod("former", uid="uid-former"))
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/web"
+        assert former.gone
+
+
+async def test_a_claim_moves_the_record_on_so_that_no_decision_outlives_it() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.feed.pod_upserted(pod())
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        before = entry.record.generation
+        cluster.feed.pod_upserted(pod("other", uid="uid-2"))
+        assert entry.record.generation != before
+        assert not cluster.feed.is_at(ADDRESS, entry)

@@ -1,0 +1,87 @@
+"""A whole issuer for tests: the feed of a real watch, the real broker, and IMDS on loopback."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from nmi.identity.decide import Policy
+from nmi.identity.measures import IdentityMeasures
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import TokenRequest
+from nmi.issuer import Issued, Issuer
+from nmi.refusal import Refusal
+from nmi.tokens.broker import Broker
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.imds import ImdsSource
+from tests.nmi.fake_imds import FakeImds, running_imds
+from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.shapes import REQUEST, assigned_identity, pod
+
+ADDRESS = "10.0.0.1"
+
+
+class Office:
+    """Everything between a request and its token."""
+
+    def __init__(self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer) -> None:
+        self.cluster = cluster
+        self.imds = imds
+        self.broker = broker
+        self.issuer = issuer
+
+    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | Refusal:
+        return await self.issuer.issue(peer, request)
+
+    async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
+        answer = await self.issue(request, peer)
+        assert isinstance(answer, Issued), answer
+        return answer
+
+    async def refused(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Refusal:
+        answer = await self.issue(request, peer)
+        assert isinstance(answer, Refusal), answer
+        return answer
+
+    async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
+        """A pod at ADDRESS, with its identity unless not *assigned*, as the feed has seen it."""
+        self.cluster.put_pod(pod(**changes))
+        if assigned:
+            self.cluster.put_assigned(assigned_identity())
+        await self.cluster.seen(lambda: bool((it := self.cluster.at(ADDRESS)) and (it.assigned or not assigned)))
+        entry = self.cluster.at(ADDRESS)
+        assert entry is not None
+        return entry
+
+
+@asynccontextmanager
+async def running_office(
+    *, caching: bool = True, retry_delays: tuple[float, ...] = (), policy: Policy | None = None, **feed: Any
+) -> AsyncIterator[Office]:
+    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise."""
+    async with (
+        running_cluster(**feed) as cluster,
+        running_imds() as imds,
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+    ):
+        registry = CollectorRegistry()
+        source = ImdsSource(session, imds.url, retry_delays=retry_delays)
+        broker = Broker(
+            {0: UserAssignedSource(source)},
+            Governor(),
+            TokenMeasures(registry),
+            caching=caching,
+            clock=cluster.clock,
+            wall_clock=imds.wall,
+        )
+        issuer = Issuer(
+            cluster.feed, broker, policy or Policy(), IdentityMeasures(CollectorRegistry()), clock=cluster.clock
+        )
+        try:
+            yield Office(cluster, imds, broker, issuer)
+        finally:
+            await broker.aclose()

@@ -1,0 +1,252 @@
+"""From a peer's address to a token: finding, deciding, holding, fetching. Excluded: races (`test_issuer_races.py`)."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.refusal import Reason
+from podidentity.resources import CREATED
+from tests.nmi.fake_imds import Answer, error_body
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, by, pod
+from tests.nmi.issuing import ADDRESS, running_office
+
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+BRIEF = Policy(max_hold_seconds=0.2)
+
+
+async def test_a_pod_gets_the_token_of_its_identity() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod()
+        issued = await office.issued()
+        assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID]
+        assert issued.token.resource == REQUEST.resource
+        assert (issued.record, issued.generation) == (entry.record, entry.record.generation)
+        assert issued.cacheable
+        assert (issued.pod, issued.identity) == ("ns/web", "ns/id")
+
+
+async def test_a_ready_answer_made_of_it_is_fresh_for_long_and_ends_before_the_token() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        issued = await office.issued()
+        now = time.monotonic_ns()
+        assert 11 * 3600 < (issued.fresh_until_ns - now) / 1e9 < 14 * 3600
+        assert (issued.expires_ns - issued.fresh_until_ns) / 1e9 >= 300.0
+        assert (issued.expires_ns - now) / 1e9 == pytest.approx(86400, abs=5)
+
+
+async def test_a_hundred_pods_first_requests_make_one_call() -> None:
+    async with running_office() as office:
+        for number in range(100):
+            name = f"web-{number}"
+            office.cluster.put_pod(pod(name, addresses=(f"10.0.1.{number}",)))
+            office.cluster.put_assigned(assigned_identity(pod_name=name))
+        await until(
+            lambda: all((entry := office.cluster.at(f"10.0.1.{n}")) is not None and entry.assigned for n in range(100))
+        )
+        office.imds.gate.clear()
+        requests = [asyncio.create_task(office.issued(peer=f"10.0.1.{n}")) for n in range(100)]
+        await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+        office.imds.gate.set()
+        issued = await asyncio.wait_for(asyncio.gather(*requests), DEADLINE)
+        assert len(office.imds.calls) == 1
+        assert {each.pod for each in issued} == {f"ns/web-{n}" for n in range(100)}
+
+
+async def test_an_unknown_address_is_refused() -> None:
+    async with running_office(park_seconds=0.1) as office:
+        await office.with_pod()
+        assert (await office.refused(peer="10.9.9.9")).reason is Reason.UNKNOWN_ADDRESS
+        assert office.imds.calls == []
+
+
+async def test_a_pod_for_whom_nothing_can_come_is_refused_at_once() -> None:
+    async with running_office() as office:
+        await office.with_pod(assigned=False, label=None)
+        assert (await office.refused()).reason is Reason.NOTHING_ASSIGNED
+
+
+@pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
+async def test_a_held_request_is_answered_with_the_assignments_event(first: str | None) -> None:
+    async with running_office() as office:
+        entry = await office.with_pod(assigned=False)
+        if first is not None:
+            office.cluster.put_assigned(assigned_identity(status=first))
+            await until(lambda: bool(entry.assigned))
+        held = asyncio.create_task(office.issued())
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.put_assigned(assigned_identity())
+        issued = await asyncio.wait_for(held, DEADLINE)
+        assert issued.identity == "ns/id"
+        assert office.issuer._measures.held == 0
+
+
+@pytest.mark.parametrize(
+    ("assigned", "request_", "reason"),
+    [
+        (None, REQUEST, Reason.NO_MATCHING_IDENTITY),
+        ({"status": CREATED}, REQUEST, Reason.STILL_ASSIGNING),
+        ({}, by(SelectorKind.CLIENT_ID, OTHER_ID), Reason.NO_MATCHING_IDENTITY),
+    ],
+    ids=["nothing", "created", "another-client-id"],
+)
+async def test_a_hold_ends_with_the_budget(
+    assigned: dict[str, Any] | None, request_: TokenRequest, reason: Reason
+) -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await office.with_pod(assigned=False)
+        if assigned is not None:
+            office.cluster.put_assigned(assigned_identity(**assigned))
+            await until(lambda: bool(entry.assigned))
+        assert (await office.refused(request_)).reason is reason
+        assert office.imds.calls == []
+
+
+async def test_a_held_pod_that_is_deleted_is_refused() -> None:
+    async with running_office() as office:
+        await office.with_pod(assigned=False)
+        held = asyncio.create_task(office.refused())
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.delete_pod()
+        assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
+
+
+async def test_a_held_pod_that_loses_its_label_is_refused() -> None:
+    async with running_office() as office:
+        await office.with_pod(assigned=False)
+        held = asyncio.create_task(office.refused())
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.put_pod(pod(label=None))
+        assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
+
+
+async def test_a_client_that_goes_away_ends_its_wait_and_no_other() -> None:
+    async with running_office() as office:
+        await office.with_pod(assigned=False)
+        gone, stays = asyncio.create_task(office.issue()), asyncio.create_task(office.issued())
+        await until(lambda: office.issuer._measures.held == 2)
+        gone.cancel()
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.put_assigned(assigned_identity())
+        assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
+
+
+async def test_one_budget_covers_holding_and_fetching() -> None:
+    async with running_office(policy=BRIEF) as office:
+        await office.with_pod()
+        office.imds.script = [Answer(hang=True)]
+        started = time.monotonic()
+        refusal = await office.refused()
+        assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
+        assert time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "retry_after"),
+    [
+        (Answer(400, error_body("invalid_resource", "no")), Reason.UPSTREAM_REFUSED, None),
+        (Answer(403, error_body("access_denied", "no")), Reason.UPSTREAM_REFUSED, None),
+        (Answer(429, b"{}", {"Retry-After": "7"}), Reason.UPSTREAM_THROTTLED, 7.0),
+        (Answer(503, b"{}", {"Retry-After": "3"}), Reason.UPSTREAM_UNAVAILABLE, 3.0),
+        (Answer(410, b"{}"), Reason.UPSTREAM_UNAVAILABLE, None),
+        (Answer(200, b"not json"), Reason.UPSTREAM_UNAVAILABLE, None),
+    ],
+    ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
+)
+async def test_upstreams_failures_have_their_reasons(answer: Answer, reason: Reason, retry_after: float | None) -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.script = [answer]
+        refusal = await office.refused()
+        assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
+
+
+async def test_what_the_pod_reads_holds_code_and_correlation_id_and_nothing_else_of_upstreams() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        body = error_body("invalid_resource", "AADSTS500011: endpoint unreachable <b>eyJ0eXAi</b>")
+        office.imds.script = [Answer(400, body, {"x-ms-request-id": "11f5-ab"})]
+        sentence = (await office.refused()).sentence
+        assert "invalid_resource" in sentence
+        assert "11f5-ab" in sentence
+        assert "AADSTS" not in sentence
+        assert "unreachable" not in sentence.lower()
+
+
+async def test_the_word_by_which_sdks_give_up_never_comes_from_upstream() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.script = [Answer(403, error_body("host_unreachable", "A socket operation was unreachable"))]
+        assert "unreachable" not in (await office.refused()).sentence.lower()
+
+
+async def test_imds_lagging_behind_the_assignment_is_waited_out() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
+        assert (await office.issued()).identity == "ns/id"
+        assert len(office.imds.calls) == 2
+
+
+async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
+    async with running_office(policy=Policy(max_hold_seconds=1.0)) as office:
+        await office.with_pod()
+        office.cluster.clock.ahead += 61.0
+        office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50
+        # Long assigned but for a few seconds: no more retries, and still no final word.
+        assert (await office.refused()).reason is Reason.STILL_ASSIGNING
+        office.cluster.clock.ahead += 30.0
+        assert (await office.refused()).reason is Reason.UPSTREAM_REFUSED
+
+
+@pytest.mark.parametrize("type_", [1, 2, 3, -1])
+async def test_a_type_that_is_not_served_yet_is_refused_by_policy(type_: int) -> None:
+    async with running_office() as office:
+        entry = await office.with_pod(assigned=False)
+        office.cluster.feed.assigned_upserted(None, assigned_identity(type_=type_))
+        assert entry.assigned
+        assert (await office.refused()).reason is Reason.POLICY
+        assert office.imds.calls == []
+
+
+async def test_an_object_id_is_known_once_azure_has_shown_it() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        request = by(SelectorKind.OBJECT_ID, "0B000000-0000-0000-0000-000000000001")
+        assert (await office.refused(request)).reason is Reason.UNKNOWN_OBJECT_ID
+        await office.issued()
+        assert (await office.issued(request)).identity == "ns/id"
+
+
+async def test_without_the_cache_nothing_becomes_a_ready_answer() -> None:
+    async with running_office(caching=False) as office:
+        await office.with_pod()
+        assert not (await office.issued()).cacheable
+        await office.issued()
+        assert len(office.imds.calls) == 2
+
+
+async def test_an_ending_pod_gets_tokens_but_no_ready_answers() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod()
+        assert (await office.issued()).cacheable
+        office.cluster.api.store.delete("pods", "web", "ns")
+        await until(lambda: entry.ending)
+        assert not (await office.issued()).cacheable
+        assert office.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
+
+
+async def test_the_peers_address_alone_says_who_asks() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
+        office.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+        await until(lambda: bool((entry := office.cluster.at("10.0.0.2")) and entry.assigned))
+        assert (await office.issued(peer=ADDRESS)).identity == "ns/id"
+        assert (await office.issued(peer="10.0.0.2")).identity == "ns/second"
+        assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID, OTHER_ID]

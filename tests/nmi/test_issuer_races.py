@@ -1,0 +1,141 @@
+"""What changes while a token is being fetched: nothing that was decided before is trusted after. Excluded: the rest."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.identity.request import TokenRequest
+from nmi.issuer import Issued
+from nmi.refusal import Reason, Refusal
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, pod
+from tests.nmi.issuing import ADDRESS, Office, running_office
+
+ANEW = TokenRequest(RESOURCE, fetch_anew=True)
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+
+
+async def while_fetching(office: Office, change: Callable[[], None]) -> "asyncio.Task[Issued | Refusal]":
+    """A request whose fetch is in the air while *change* happens and the feed sees it."""
+    entry = office.cluster.at(ADDRESS)
+    assert entry is not None
+    office.imds.gate.clear()
+    office.imds.arrived.clear()
+    request = asyncio.create_task(office.issue())
+    await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+    generation = entry.record.generation
+    change()
+    await until(lambda: entry.record.generation != generation)
+    office.imds.gate.set()
+    return request
+
+
+async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
+    async with running_office(policy=Policy(max_hold_seconds=0.5)) as office:
+        await office.with_pod()
+        request = await while_fetching(office, lambda: office.cluster.delete_assigned(assigned_identity()))
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.NO_MATCHING_IDENTITY
+
+
+@pytest.mark.parametrize("change", ["deleted", "finished", "moved"])
+async def test_a_pod_that_goes_during_the_fetch_is_refused(change: str) -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        changes: dict[str, Callable[[], object]] = {
+            "deleted": office.cluster.delete_pod,
+            "finished": lambda: office.cluster.put_pod(pod(phase="Succeeded")),
+            "moved": lambda: office.cluster.put_pod(pod(addresses=("10.0.0.9",))),
+        }
+        request = await while_fetching(office, lambda: (changes[change](), None)[1])
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+
+
+async def test_a_successor_at_the_address_does_not_get_its_predecessors_token() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+
+        def replace() -> None:
+            office.cluster.delete_pod()
+            office.cluster.put_pod(pod("successor", label="other"))
+
+        request = await while_fetching(office, replace)
+        await until(lambda: bool((entry := office.cluster.at(ADDRESS)) and entry.name == "successor"))
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+
+
+async def test_a_second_claim_on_the_address_during_the_fetch_ends_the_request() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        request = await while_fetching(office, lambda: office.cluster.feed.pod_upserted(pod("rival", uid="uid-2")))
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+
+
+async def test_an_identity_exchanged_during_the_fetch_is_decided_anew() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+
+        def exchange() -> None:
+            office.cluster.delete_assigned(assigned_identity())
+            office.cluster.put_assigned(assigned_identity("second", client_id=OTHER_ID))
+
+        request = await while_fetching(office, exchange)
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/second"
+        assert answer.token.client_id == OTHER_ID
+
+
+async def test_a_change_that_leaves_the_grant_standing_costs_no_second_fetch() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod()
+        request = await while_fetching(office, lambda: office.cluster.put_assigned(assigned_identity("zz")))
+        answer = await asyncio.wait_for(request, DEADLINE)
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/id"
+        assert answer.generation == entry.record.generation
+        assert len(office.imds.calls) == 1
+
+
+async def test_cancelling_one_request_during_the_fetch_disturbs_no_other() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.gate.clear()
+        requests = [asyncio.create_task(office.issue()) for _ in range(3)]
+        await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+        requests[0].cancel()
+        await asyncio.gather(requests[0], return_exceptions=True)
+        office.imds.gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(*requests[1:]), DEADLINE)
+        assert all(isinstance(each, Issued) for each in answers)
+        assert len(office.imds.calls) == 1
+        assert isinstance(await office.issue(), Issued)
+
+
+async def test_a_token_fetched_anew_empties_the_ready_answers_that_hold_the_old_one() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod()
+        office.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
+        office.cluster.put_assigned(assigned_identity(pod_name="sharer"))
+        office.cluster.put_pod(pod("other", addresses=("10.0.0.3",)))
+        office.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+        both = ("10.0.0.2", "10.0.0.3")
+        await until(lambda: all((it := office.cluster.at(address)) and it.assigned for address in both))
+        before = [await office.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
+        anew = await office.issued(ANEW)
+        assert anew.token.access_token != before[0].token.access_token
+        assert anew.generation == entry.record.generation
+        assert before[0].record.generation != before[0].generation
+        assert before[1].record.generation != before[1].generation
+        assert before[2].record.generation == before[2].generation
+        assert (await office.issued(REQUEST, "10.0.0.2")).token == anew.token
+        assert len(office.imds.calls) == 3
