@@ -63,7 +63,7 @@ class Connection:
     def write(self, data: bytes) -> None:
         """Send, in order; what the socket does not take at once is kept and sent when it can be."""
     def finish(self) -> None:
-        """Close once everything written has been sent. The peer is given 2 s to read it and close its side."""
+        """Close once everything written has been sent. The peer is given 1 s to read it and close its side."""
     def pause(self) -> None:
         """Read nothing more until resume(): a request is being answered. A peer that goes is still noticed."""
     def resume(self) -> None:

@@ -44,7 +44,7 @@ cdef enum:
     LINGER_BYTES = 256 * 1024  # read and thrown away after the last answer, so that closing does not reset it away
     LISTENER = 0xFFFFFFFF      # in place of a slot
 
-cdef int64_t LINGER_NS = 2 * <int64_t>NANOSECONDS   # a peer on the same node has read its answer long before
+cdef int64_t LINGER_NS = NANOSECONDS   # a peer on the same node has read its answer by then
 cdef double NO_DESCRIPTORS_SECONDS = 0.1   # how long to leave the listener alone when the process is out of descriptors
 cdef double SWEEP_SECONDS = 0.25           # how late a deadline may be noticed, or a quarter of the shortest
 cdef int64_t FAILURE_QUIET_NS = 60 * <int64_t>NANOSECONDS  # between two log lines: a peer may cause many

@@ -1,0 +1,227 @@
+"""A Lane on loopback, peers that talk to it, and general lanes that write down what happens to them."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from _native.answers import ReadyAnswer, Usage
+from _native.histogram import Histogram, Series
+from _native.index import Index, PodRecord
+from _native.lane import Connection, Lane, Limits
+
+PATIENCE_SECONDS = 10.0
+RESOURCE = b"https://vault.azure.net"
+REQUEST = (
+    b"GET /metadata/identity/oauth2/token?resource=https%3A%2F%2Fvault.azure.net HTTP/1.1\r\n"
+    b"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+)
+LAST_REQUEST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+OTHER_REQUEST = b"GET /elsewhere HTTP/1.1\r\nHost: a\r\n\r\n"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
+
+
+class Recorder:
+    """A general lane that answers each whole head with a 404 at once, and ends the connection where that is asked."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.received = b""
+        self.pending = b""
+        self.calls: list[str] = []
+        self.called = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.note("data")
+        self.received += data
+        self.pending += data
+        self.go_on()
+
+    def go_on(self) -> None:
+        while b"\r\n\r\n" in self.pending:
+            head, _, self.pending = self.pending.partition(b"\r\n\r\n")
+            self.connection.write(NOT_FOUND)
+            if b"Connection: close" in head:
+                self.connection.finish()
+                return
+        if not self.pending:
+            self.connection.resume()
+
+    def peer_gone(self) -> None:
+        self.note("peer gone")
+
+    def connection_lost(self) -> None:
+        self.note("lost")
+
+    def note(self, call: str) -> None:
+        self.calls.append(call)
+        self.called.set()
+
+    async def until(self, call: str) -> None:
+        """Wait for *call*."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while call not in self.calls:
+                self.called.clear()
+                await self.called.wait()
+
+
+class Holding(Recorder):
+    """A general lane that holds each request until the test answers it."""
+
+    @override
+    def go_on(self) -> None:
+        self.connection.pause()
+
+    def answer(self) -> None:
+        self.pending = b""
+        self.connection.write(NOT_FOUND)
+        self.connection.resume()
+
+
+class Finishing(Recorder):
+    """Answers the first bytes and ends the connection."""
+
+    @override
+    def go_on(self) -> None:
+        self.connection.write(NOT_FOUND)
+        self.connection.finish()
+        self.connection.write(b"never sent")
+        self.connection.resume()
+
+
+@dataclass
+class Peer:
+    """One client's connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def ask(self, data: bytes = REQUEST) -> bytes:
+        self.send(data)
+        return await self.answer()
+
+    async def answer(self) -> bytes:
+        """One whole answer."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+            return head + await self.reader.readexactly(length)
+
+    async def ending(self) -> bytes:
+        """What comes until the lane closes the connection, gently or not."""
+        received = b""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            try:
+                while data := await self.reader.read(65536):
+                    received += data
+            except ConnectionResetError:
+                pass
+        return received
+
+    def half_close(self) -> None:
+        self.writer.write_eof()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@dataclass
+class Serving:
+    """A started lane and everything around it."""
+
+    lane: Lane
+    index: Index
+    record: PodRecord
+    series: Series
+    usage: Usage
+    port: int
+    generals: list[Recorder] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
+
+    async def connect(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> Peer:
+        """Connect from *address*, which stands for a pod's."""
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        sock.bind((address, 0))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**20))
+        self.peers.append(peer)
+        return peer
+
+    def count(self, name: str) -> int:
+        return self.lane.counters()[name]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Let the loop run until *holds* does."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not holds():  # noqa: ASYNC110 - the lane's counters tell nobody when they change
+                await asyncio.sleep(0.001)
+
+
+def ready(
+    token: bytes, series: Series, usage: Usage, *, lives_seconds: float = 3600, fresh_seconds: float = 3000
+) -> ReadyAnswer:
+    now = time.monotonic_ns()
+    return ReadyAnswer(
+        before=b'{"access_token":"' + token + b'","expires_in":"',
+        after=b'","token_type":"Bearer"}',
+        expires_ns=now + int(lives_seconds * 1e9),
+        fresh_until_ns=now + int(fresh_seconds * 1e9),
+        series=series,
+        usage=usage,
+    )
+
+
+def admit(record: PodRecord, answer: ReadyAnswer, resource: bytes = RESOURCE) -> bool:
+    return record.admit(
+        record.generation, resource=resource, selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer
+    )
+
+
+@asynccontextmanager
+async def serving(
+    general: Callable[[Connection], Recorder] = Recorder,
+    limits: Limits | None = None,
+    *,
+    token: bytes = b"secret",
+    require_metadata: bool = True,
+    addresses: Iterable[str] = ("127.0.0.1",),
+) -> AsyncIterator[Serving]:
+    """A lane whose index knows one pod, at each of *addresses*, with one answer ready."""
+    index, record, usage = Index(), PodRecord("pod"), Usage()
+    series = Histogram([0.001, 1.0]).series(("200",))
+    for address in addresses:
+        index.put(address, record)
+    admit(record, ready(token, series, usage))
+    generals: list[Recorder] = []
+
+    def make(connection: Connection) -> Recorder:
+        generals.append(general(connection))
+        return generals[-1]
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        listener.setblocking(False)
+        lane = Lane(index=index, general=make, limits=limits or Limits(), require_metadata=require_metadata)
+        lane.start(asyncio.get_running_loop(), listener)
+        started = Serving(lane, index, record, series, usage, listener.getsockname()[1], generals)
+        try:
+            yield started
+        finally:
+            lane.close()
+            for peer in started.peers:
+                await peer.close()
+            assert lane.counters()["open"] == 0
+            assert all(each.calls.count("lost") == 1 and each.calls[-1] == "lost" for each in generals)

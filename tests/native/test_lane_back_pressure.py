@@ -1,0 +1,47 @@
+"""A peer that does not read its answers is not read from, and gets them all in the end."""
+
+import re
+
+from typing_extensions import override
+
+from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Recorder, serving
+
+
+async def test_requests_wait_while_answers_do() -> None:
+    async with serving(token=b"t" * 60_000) as lane:
+        peer = await lane.connect(receive_buffer=4096)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+        count = 1000  # their answers are more than any socket takes
+        peer.send(REQUEST * count + LAST_REQUEST)
+        other = await lane.connect()
+        for _ in range(100):  # as many turns for others as would serve all of it
+            await other.ask(OTHER_REQUEST)
+        answered = lane.count("fast_answers")
+        assert 0 < answered < count / 2
+        await other.ask(OTHER_REQUEST)
+        assert lane.count("fast_answers") == answered
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len(re.findall(rb"HTTP/1.1 \d+", await peer.ending())) == count + 1
+
+
+class Generous(Recorder):
+    """Answers with more than a socket takes at once, in several pieces, and goes on at once."""
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self.note("data")
+        for piece in range(20):
+            self.connection.write(bytes([65 + piece]) * 300_000)
+        self.connection.resume()
+
+
+async def test_a_large_answer_arrives_whole_in_order_and_before_the_next() -> None:
+    async with serving(Generous) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        peer.send(LAST_REQUEST)
+        received = await peer.ending()
+        large = b"".join(bytes([65 + piece]) * 300_000 for piece in range(20))
+        assert received[: len(large)] == large
+        assert received[len(large) :].startswith(b"HTTP/1.1 200 OK")

@@ -1,0 +1,116 @@
+"""Every state a peer can keep a connection in has an end."""
+
+import asyncio
+import time
+
+from typing_extensions import override
+
+from _native.lane import Limits
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, Recorder, serving
+
+SHORT = 0.05
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
+        assert await (await lane.connect()).ending() == b""
+        assert lane.count("timed_out") == 1
+        assert lane.generals == []
+
+
+async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() -> None:
+    async with serving(limits=Limits(head_seconds=SHORT)) as lane:
+        peer = await lane.connect()
+        begun = time.monotonic()
+        peer.send(b"GET /")
+        while lane.count("timed_out") == 0:
+            peer.send(b"a")
+            await asyncio.sleep(SHORT / 10)
+        assert time.monotonic() - begun < 20 * SHORT
+        assert await peer.ending() == b""
+        await lane.generals[0].until("lost")
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async with serving(limits=Limits(idle_seconds=SHORT)) as lane:
+        peer = await lane.connect()
+        assert b" 200 " in await peer.ask()
+        assert await peer.ending() == b""
+        assert lane.count("timed_out") == 1
+
+
+async def test_a_connection_is_idle_after_the_general_lanes_answer_too() -> None:
+    async with serving(limits=Limits(idle_seconds=SHORT)) as lane:
+        peer = await lane.connect()
+        assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
+        assert await peer.ending() == b""
+
+
+async def test_a_connection_in_use_is_not_idle() -> None:
+    async with serving(limits=Limits(idle_seconds=4 * SHORT)) as lane:
+        peer = await lane.connect()
+        begun = time.monotonic()
+        while time.monotonic() - begun < 8 * SHORT:
+            assert b" 200 " in await peer.ask(REQUEST)
+        assert lane.count("timed_out") == 0
+
+
+async def test_a_held_request_has_no_deadline_of_the_lanes() -> None:
+    limits = Limits(first_byte_seconds=SHORT, head_seconds=SHORT, idle_seconds=SHORT, write_seconds=SHORT)
+    async with serving(Holding, limits) as lane:
+        peer, silent = await lane.connect(), await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await silent.ending()
+        await (await lane.connect()).ending()  # whole deadlines later
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        general.answer()
+        assert await peer.answer() == NOT_FOUND
+
+
+async def test_a_peer_that_never_reads_its_answers_is_closed() -> None:
+    async with serving(limits=Limits(write_seconds=SHORT), token=b"t" * 60_000) as lane:
+        peer = await lane.connect(receive_buffer=4096)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+        peer.send(REQUEST * 200)
+        await lane.until(lambda: lane.count("timed_out") == 1)
+        assert lane.count("open") == 0
+
+
+async def test_the_deadline_for_writing_is_not_moved_by_reading_a_little() -> None:
+    async with serving(limits=Limits(write_seconds=SHORT), token=b"t" * 60_000) as lane:
+        peer = await lane.connect(receive_buffer=4096)
+        begun = time.monotonic()
+        peer.send(REQUEST * 200)
+        while lane.count("timed_out") == 0:
+            await peer.reader.read(1)
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(SHORT / 20)
+        assert time.monotonic() - begun < 40 * SHORT
+
+
+class Flooding(Recorder):
+    """Finishes with an answer that its peer will not read all of."""
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self.note("data")
+        self.connection.write(b"x" * 10_000_000)
+        self.connection.finish()
+
+
+async def test_a_finished_connection_ends_though_its_peer_does_not_read() -> None:
+    async with serving(Flooding, Limits(write_seconds=SHORT)) as lane:
+        peer = await lane.connect(receive_buffer=4096)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: lane.count("timed_out") == 1)
+
+
+async def test_a_peer_that_never_closes_its_side_is_closed_all_the_same() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        assert await peer.answer() == NOT_FOUND
+        await lane.until(lambda: lane.count("open") == 0)
+        assert lane.count("timed_out") == 0, "lingering is ours to end, not the peer's fault"

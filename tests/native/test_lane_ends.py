@@ -1,0 +1,92 @@
+"""Stopping: no new connections, idle ones closed, the others when they are answered, then everything."""
+
+import asyncio
+import socket
+
+import pytest
+from typing_extensions import override
+
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Recorder, serving
+
+
+async def test_after_stop_accepting_the_connected_are_served_and_nobody_else() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        await peer.ask()
+        lane.lane.stop_accepting()
+        lane.lane.stop_accepting()
+        late = await lane.connect()
+        late.send(REQUEST)
+        assert b" 200 " in await peer.ask()
+        assert lane.count("accepted") == 1
+
+
+async def test_idle_connections_are_closed_and_held_ones_stay_until_answered() -> None:
+    async with serving(Holding) as lane:
+        idle, silent, held = await lane.connect(), await lane.connect(), await lane.connect()
+        await idle.ask()
+        held.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1 and lane.count("accepted") == 3)
+        lane.lane.stop_accepting()
+        assert lane.lane.close_idle() == 1
+        assert await idle.ending() == await silent.ending() == b""
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        general.answer()
+        assert await held.ending() == NOT_FOUND
+        await held.close()
+        await lane.until(lambda: lane.count("open") == 0)
+        assert lane.lane.close_idle() == 0
+
+
+async def test_a_request_that_has_arrived_is_answered_before_its_connection_is_closed() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        await peer.ask()
+        peer.send(REQUEST)
+        assert lane.lane.close_idle() == 1
+        answer = await peer.ending()
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"Connection: close" in answer
+
+
+async def test_close_ends_everything_at_once_and_may_be_repeated() -> None:
+    async with serving(Holding) as lane:
+        idle, held = await lane.connect(), await lane.connect()
+        await idle.ask()
+        held.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        lane.lane.close()
+        assert lane.generals[0].calls == ["data", "lost"]
+        lane.lane.close()
+        lane.lane.stop_accepting()
+        assert lane.lane.close_idle() == 0
+        assert await idle.ending() == await held.ending() == b""
+
+
+async def test_a_handler_may_close_the_lane() -> None:
+    class Closing(Recorder):
+        @override
+        def data_received(self, data: bytes) -> None:
+            self.note("data")
+            lane.lane.close()
+            self.connection.write(NOT_FOUND)
+
+    async with serving(Closing) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        assert await peer.ending() == b""
+        assert lane.generals[0].calls == ["data", "lost"]
+
+
+async def test_the_listener_stays_its_owners() -> None:
+    async with serving() as lane:
+        lane.lane.close()
+        with socket.create_connection(("127.0.0.1", lane.port)):
+            pass
+
+
+async def test_a_lane_is_started_once() -> None:
+    async with serving() as lane:
+        with socket.socket() as listener, pytest.raises(RuntimeError, match="once"):
+            lane.lane.start(asyncio.get_running_loop(), listener)

@@ -1,0 +1,159 @@
+"""How many connections and how much work one peer, or all together, can make the lane bear.
+
+Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py).
+"""
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from typing_extensions import override
+
+from _native.lane import Lane, Limits
+from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Serving, serving
+
+
+async def test_one_peer_gets_its_places_and_no_more() -> None:
+    async with serving(limits=Limits(connections_per_peer=2), addresses=("127.0.0.1", "127.0.0.2")) as lane:
+        kept = [await lane.connect(), await lane.connect()]
+        for peer in kept:
+            await peer.ask()
+        assert await (await lane.connect()).ending() == b""
+        assert lane.count("refused_peer") == 1
+        assert b" 200 " in await (await lane.connect("127.0.0.2")).ask()
+        await kept[0].close()
+        await lane.until(lambda: lane.count("open") == 2)
+        assert b" 200 " in await (await lane.connect()).ask()
+
+
+async def test_all_together_get_so_many_places() -> None:
+    async with serving(limits=Limits(connections=2)) as lane:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            await (await lane.connect(address)).ask()
+        assert await (await lane.connect("127.0.0.3")).ending() == b""
+        assert lane.count("refused_total") == 1
+        assert lane.count("open") == 2
+
+
+def connected(lane: Serving) -> socket.socket:
+    """A connection that the lane has not accepted yet: nothing here lets the loop run."""
+    sock = socket.create_connection(("127.0.0.1", lane.port))
+    sock.setblocking(False)
+    return sock
+
+
+def turn(lane: Serving) -> None:
+    """One turn of the lane, as the loop would call it."""
+    lane.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
+
+
+async def test_one_turn_serves_one_connection_a_few_requests_only() -> None:
+    async with serving() as lane:
+        with connected(lane) as greedy, connected(lane) as modest:
+            greedy.send(REQUEST * 100)
+            modest.send(REQUEST)
+            turn(lane)
+            assert lane.count("fast_answers") == 32 + 1
+            await lane.until(lambda: lane.count("fast_answers") == 101)
+
+
+async def test_one_turn_accepts_a_few_connections_only() -> None:
+    async with serving() as lane:
+        waiting = [connected(lane) for _ in range(100)]
+        turn(lane)
+        assert lane.count("accepted") == 32
+        await lane.until(lambda: lane.count("accepted") == 100)
+        for sock in waiting:
+            sock.close()
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Until the end, the process may open no descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_out_of_descriptors_the_listener_rests_and_then_goes_on() -> None:
+    async with serving() as lane:
+        with connected(lane) as sock:
+            sock.send(REQUEST)
+            with no_more_descriptors():
+                turn(lane)
+                assert lane.count("accepted") == 0
+            turn(lane)
+            assert lane.count("accepted") == 0, "it is resting"
+            await lane.until(lambda: lane.count("accepted") == 1)
+            await lane.until(lambda: lane.count("fast_answers") == 1)
+
+
+async def test_out_of_descriptors_those_who_are_connected_are_served() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        await peer.ask()
+        with connected(lane), no_more_descriptors():
+            turn(lane)
+            assert b" 200 " in await peer.ask()
+
+
+async def test_a_resting_listener_can_be_closed() -> None:
+    async with serving() as lane:
+        with connected(lane):
+            with no_more_descriptors():
+                turn(lane)
+            lane.lane.stop_accepting()
+            lane.lane.close()
+            assert lane.count("accepted") == 0
+
+
+class Leaving(Holding):
+    """Gives up when its peer does."""
+
+    @override
+    def peer_gone(self) -> None:
+        super().peer_gone()
+        self.connection.finish()
+
+
+async def test_places_are_given_back_however_a_connection_ends() -> None:
+    async with serving(Leaving, Limits(connections_per_peer=4)) as lane:
+        for turns in range(50):
+            peer = await lane.connect()
+            peer.send((REQUEST, OTHER_REQUEST, b"G", b"")[turns % 4])
+            await lane.until(lambda accepted=turns + 1: lane.count("accepted") == accepted)  # type: ignore[misc]
+            await peer.close()
+            await lane.until(lambda: lane.count("open") == 0)
+        assert lane.count("refused_peer") == 0
+
+
+def test_a_limit_of_no_connections_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one connection"):
+        Limits(connections=0)
+    with pytest.raises(ValueError, match="at least one connection"):
+        Limits(connections_per_peer=0)
+    assert Limits(connections=1, connections_per_peer=1).connections == 1
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86_401])
+def test_a_time_limit_outside_its_range_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="time limit"):
+        Limits(head_seconds=seconds)
+
+
+async def test_a_blocking_or_foreign_listener_is_refused() -> None:
+    async with serving() as lane:
+        spare = Lane(index=lane.index, general=Holding, limits=Limits())
+        with socket.socket() as blocking, pytest.raises(ValueError, match="setblocking"):
+            spare.start(None, blocking)  # type: ignore[arg-type]  # it is not looked at
+        with socket.socket(socket.AF_INET6) as six, pytest.raises(ValueError, match="IPv4"):
+            spare.start(None, six)  # type: ignore[arg-type]
+        spare.close()

@@ -1,0 +1,102 @@
+"""An exception out of the general lane ends one connection, never the lane, and is told once."""
+
+import asyncio
+import logging
+
+import pytest
+from typing_extensions import override
+
+from _native.lane import Connection
+from tests.native.serving import OTHER_REQUEST, Holding, Recorder, serving
+
+
+class Broken(Holding):
+    """Raises from the method named."""
+
+    method = ""
+    error: BaseException = RuntimeError("broken on purpose")
+
+    @override
+    def note(self, call: str) -> None:
+        super().note(call)
+        if call == self.method:
+            raise self.error
+
+
+class BrokenData(Broken):
+    method = "data"
+
+
+class BrokenPeerGone(Broken):
+    method = "peer gone"
+
+
+class BrokenLost(Broken):
+    method = "lost"
+
+
+class Cancelling(Broken):
+    method = "data"
+    error = asyncio.CancelledError()
+
+
+@pytest.mark.parametrize("general", [BrokenData, Cancelling])
+async def test_a_failing_handler_ends_its_connection_only(
+    general: type[Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(general) as lane:
+        peer, other = await lane.connect(), await lane.connect()
+        assert b" 200 " in await other.ask()
+        peer.send(OTHER_REQUEST)
+        assert await peer.ending() == b""
+        await lane.generals[0].until("lost")
+        assert b" 200 " in await other.ask()
+        assert lane.count("failed") == 1
+    (record,) = [each for each in caplog.records if each.name == "_native.lane"]
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is not None
+    assert vars(record)["peer"] == "127.0.0.1"
+
+
+async def test_a_handler_that_fails_when_told_of_the_end_hurts_nobody() -> None:
+    async with serving(BrokenLost) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        lane.generals[0].connection.finish()
+        await peer.close()
+        await lane.until(lambda: lane.count("failed") == 1)
+        assert b" 200 " in await (await lane.connect()).ask()
+
+
+async def test_a_handler_that_fails_when_its_peer_goes_loses_its_connection() -> None:
+    async with serving(BrokenPeerGone) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        peer.half_close()
+        await lane.generals[0].until("lost")
+        assert lane.generals[0].calls == ["data", "peer gone", "lost"]
+
+
+async def test_a_general_lane_that_cannot_be_made_ends_the_connection() -> None:
+    def impossible(connection: Connection) -> Recorder:
+        raise RuntimeError("no general lane today")
+
+    async with serving(impossible) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        assert await peer.ending() == b""
+        assert lane.count("open") == 0
+        assert lane.count("failed") == 1
+
+
+async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(BrokenData) as lane:
+        for _ in range(20):
+            peer = await lane.connect()
+            peer.send(OTHER_REQUEST)
+            await peer.ending()
+        assert lane.count("failed") == 20
+    assert len([each for each in caplog.records if each.name == "_native.lane"]) == 1
