@@ -55,8 +55,8 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
         if not (error.name or "").startswith("_native"):
             raise
         raise StartError(
-            f"the compiled module {error.name} is missing: build it with `pip install .`, or in a checkout with `make "
-            f"build`; there is no slower way without it"
+            f"the compiled module {error.name} is missing: build it with `pip install .` (in a checkout "
+            f"`pip install -e .`); there is no slower way without it"
         ) from error
     return run
 

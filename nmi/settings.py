@@ -293,6 +293,7 @@ NOT_YET: Mapping[str, str] = {
 """Fields whose effect is not built yet, each with what that means; the program says so once when one is set."""
 
 REFUSED_UNTIL_BUILT: Mapping[str, tuple[object, str]] = {
+    "require_redirected": (True, "--require-redirected is not built yet, and nothing would be demanded; leave it out"),
     "operation_mode": (
         OperationMode.MANAGED,
         "--operation-mode=managed is not built yet; use --operation-mode=standard",

@@ -116,6 +116,7 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--custom-user-agent=" + "a" * 201], "at most 200 characters"),
         ([NODE, "--v=11"], "--v is 11"),
         ([NODE, "--fail-closed"], "--fail-closed is not built yet"),
+        ([NODE, "--require-redirected"], "--require-redirected is not built yet"),
         ([NODE, "--forceNamespaced", "--operation-mode=managed"], "--operation-mode=managed is not built yet"),
     ],
 )

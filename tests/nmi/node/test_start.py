@@ -1,0 +1,103 @@
+"""`nmi` started on machines where something is in the way: one line says what to do. Excluded: a start that works."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nmi.node.machines import Machine, Worker
+
+pytestmark = pytest.mark.root
+
+NMI = (sys.executable, "-m", "nmi", "--node=n1")
+KUBECONFIG = """apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+contexts: [{name: c, context: {cluster: c, user: u}}]
+users: [{name: u, user: {}}]
+current-context: c
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> str:
+    path = tmp_path / "kubeconfig"
+    path.write_text(KUBECONFIG)
+    return f"--kubeconfig={path}"
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says why, after what was logged before it."""
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("nmi: ")
+    return last
+
+
+def test_an_api_server_that_does_not_answer(machine: Machine, kubeconfig: str) -> None:
+    assert "the API server http://127.0.0.1:1 does not answer" in refused(machine.finish(*NMI, kubeconfig))
+    assert machine.run("iptables-nft-save") == "", "and no pod was led to an NMI that cannot serve"
+
+
+def test_a_port_in_use(machine: Machine, kubeconfig: str) -> None:
+    code = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 2579)); print('held', flush=True); sys.stdin.read()"
+    )
+    with machine.start(sys.executable, "-c", code) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert "--nmi-port" in refused(machine.finish(*NMI, kubeconfig))
+        holder.communicate()
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_no_net_admin(machine: Machine, kubeconfig: str, backend: str) -> None:
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    line = refused(machine.finish(*without, *NMI, kubeconfig))
+    assert "give NMI the capability NET_ADMIN" in line
+    assert "--redirect=none" in line
+
+
+def test_no_iptables_program(machine: Machine, kubeconfig: str) -> None:
+    for directory in {os.path.realpath(path) for path in ("/usr/sbin", "/sbin")}:
+        machine.run("mount", "-t", "tmpfs", "tmpfs", directory)
+    assert "no iptables program was found: install the package iptables" in refused(machine.finish(*NMI, kubeconfig))
+
+
+def test_a_node_with_kubenet(machine: Machine, kubeconfig: str, tmp_path: Path) -> None:
+    kubelet = tmp_path / "kubelet"
+    kubelet.write_text("KUBELET_FLAGS=--network-plugin=kubenet")
+    line = refused(machine.finish(*NMI, kubeconfig, f"--kubelet-config={kubelet}"))
+    assert "--allow-network-plugin-kubenet" in line
+
+
+def test_cleanup_removes_the_redirect_from_either_backend(machine: Machine) -> None:
+    before = {}
+    for backend in ("nft", "legacy"):
+        machine.run(f"iptables-{backend}", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
+        before[backend] = machine.saved(backend)
+        with Worker(machine, backend) as worker:
+            worker.do("install")
+        assert machine.saved(backend) != before[backend]
+    done = machine.finish(sys.executable, "-m", "nmi", "--cleanup")
+    assert (done.returncode, done.stderr) == (0, "")
+    for backend, saved in before.items():
+        assert machine.saved(backend) == saved
+
+
+def test_cleanup_of_a_clean_node_creates_nothing(machine: Machine) -> None:
+    assert machine.finish(sys.executable, "-m", "nmi", "--cleanup").returncode == 0
+    assert machine.run("iptables-nft-save") == ""
+    assert machine.run("cat", "/proc/net/ip_tables_names") == ""

@@ -1,0 +1,113 @@
+"""The command `nmi` as somebody starts it: exit codes, and one line for what must change. Excluded: serving.
+
+Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start.py).
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nmi import cli
+from nmi.errors import StartError
+from nmi.settings import Settings
+from podidentity.version import VERSION
+
+ROOT = Path(__file__).parents[3]
+
+
+def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, *program, *args), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_the_version_is_printed() -> None:
+    done = nmi("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
+
+
+def test_help_names_every_flag_and_ends_well() -> None:
+    done = nmi("--help")
+    assert done.returncode == 0
+    assert "--forceNamespaced" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--nod=a"], "nmi: unknown flag --nod; did you mean --node? (see nmi --help)\n"),
+        ([], "nmi: --node is missing: give the name of the node"),
+        (["--node=a", "--nmi-port=70000"], "nmi: --nmi-port is 70000; ports are 1 to 65535\n"),
+    ],
+)
+def test_a_command_line_that_cannot_be_used_is_one_line_and_exit_code_2(
+    args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(args) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(sentence)
+    assert told.err.count("\n") == 1
+
+
+def test_python_m_nmi_gives_the_exit_code_on() -> None:
+    done = nmi("--nod=a")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_compiled_part_is_one_line_and_exit_code_1() -> None:
+    code = "import sys; sys.modules['_native.index'] = None; from nmi.cli import main; sys.exit(main())"
+    done = nmi("--node=a", program=("-c", code))
+    assert done.returncode == 1
+    assert done.stderr.startswith("nmi: the compiled module _native.index is missing: build it with")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StartError("do this\nthen that"),
+        ExceptionGroup("tasks", [ExceptionGroup("more", [StartError("do this then that")])]),
+    ],
+    ids=["alone", "out of task groups"],
+)
+def test_what_must_change_first_is_one_line_and_exit_code_1(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(_: Settings) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_app", lambda: run)
+    assert cli.main(["--node=a"]) == 1
+    assert capsys.readouterr().err == "nmi: do this then that\n"
+
+
+def test_a_fault_of_ours_beside_it_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(_: Settings) -> None:
+        raise ExceptionGroup("tasks", [StartError("x"), ZeroDivisionError()])
+
+    monkeypatch.setattr(cli, "_app", lambda: run)
+    with pytest.raises(ExceptionGroup):
+        cli.main(["--node=a"])
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(_: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_app", lambda: run)
+    assert cli.main(["--node=a"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_neither_version_nor_usage_loads_what_serves() -> None:
+    code = (
+        "import sys; from nmi.cli import main; main(['--version']); main(['--x']); "
+        "print([name for name in ('aiohttp', 'uvloop', 'nmi.app', 'iptc', 'kubernetes') if name in sys.modules])"
+    )
+    assert nmi(program=("-c", code)).stdout.splitlines()[-1] == "[]"
