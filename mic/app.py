@@ -59,7 +59,8 @@ class Stopped(Exception):  # noqa: N818  unwinds the task group after an ordered
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError, and LeadershipLost in an exception group."""
     configure(settings.log_format.value, settings.verbosity)
-    log.info("starting", extra={"version": VERSION, "settings": settings.describe()})
+    told = " ".join(f"{name}={value}" for name, value in settings.describe().items())
+    log.info("starting; settings that differ from their defaults are listed", extra={"status": VERSION, "reason": told})
     for flag, meaning in not_yet(settings).items():
         log.warning("a flag has no effect yet; leave it out", extra={"path": f"--{flag}", "reason": meaning})
     stop = asyncio.Event()
@@ -67,7 +68,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        config, cloud, credential = _azure(settings)
+        config, cloud, credential = await asyncio.to_thread(_azure, settings)
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
     except (ConfigError, AccessError) as error:
         raise StartError(str(error)) from error

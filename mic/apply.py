@@ -33,6 +33,8 @@ CONFLICTS_MOST: Final = 3
 SETTLING_MOST_SECONDS: Final = 120.0
 """How long the first change of a host waits for an operation that is not ours to end."""
 LEASE_WAIT_SECONDS: Final = 30.0
+TOLD_MOST: Final = 10
+"""Of how many pods an Event tells that their identity was refused; the message of each object tells it too."""
 IDLE_SECONDS: Final = 30.0
 """Pause of a host that waits for something else: the news of that is an event, and this only in case it is missed."""
 
@@ -188,7 +190,7 @@ class Applier:
             memory.forgive(text.lower() for text in change.adds)
             log.info(
                 "identities on the host changed",
-                extra={"vm": host.text, "count": len(change.adds), "removed": len(change.removes)},
+                extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
             )
             return
 
@@ -220,7 +222,8 @@ class Applier:
         again = False
         match error:
             case BadIdentities() if bad := error.ids.intersection(adds):
-                memory.bar(bad, error.message)
+                for key in bad:
+                    memory.bar([key], _advice(key, error))
                 again = True
                 self._warn("Azure refuses identities, which are left out and tried again later", host, error)
             case Refused() if error.status == 400 and len(adds) > 1:
@@ -228,7 +231,7 @@ class Applier:
                 again = True
                 self._warn("Azure refuses identities without saying which; trying with half of them", host, error)
             case Refused() if error.status == 400 and adds:
-                memory.bar(adds, error.message)
+                memory.bar(adds, _advice(adds[0], error))
                 again = True
                 self._warn("Azure refuses an identity, which is left out and tried again later", host, error)
             case Conflict() if error.status == 412:
@@ -248,11 +251,13 @@ class Applier:
         if identity_key not in ids or isinstance(error, Conflict):
             return
         stake = self._view.place(host.key).stakes.get(identity_key)
-        for held in list(stake.holders.values())[:10] if stake else ():
+        if stake is None:
+            return
+        for held in list(stake.holders.values())[:TOLD_MOST]:
             spec = held.object.spec
             message = (
                 f"Binding {spec.azure_binding_ref.metadata.name} not applied on node {held.node} for pod "
-                f"{held.claim.pod_namespace}/{held.claim.pod}: {error.message}"
+                f"{held.claim.pod_namespace}/{held.claim.pod}: {_advice(stake.identity_id.text, error)}"
             )
             self._recorder.record(spec.azure_binding_ref, BINDINGS, "Warning", APPLY_ERROR, message)
 
@@ -285,3 +290,14 @@ class Applier:
 
     def _warn(self, message: str, host: Host, error: AzureError) -> None:
         log.warning(message, extra={"vm": host.text, "status": error.status, "reason": error.code, "error": error})
+
+
+def _advice(identity_id: str, error: AzureError) -> str:
+    """Why the identity is not on the host, and what to do, for whoever made it."""
+    match error.code.lower():
+        case "linkedauthorizationfailed":
+            return f"MIC may not assign {identity_id}: grant it the role Managed Identity Operator there ({error.code})"
+        case "failedidentityoperation":
+            return f"Azure cannot assign {identity_id}: check that it exists ({error.code})"
+        case _:
+            return f"Azure did not assign {identity_id}: {error.message}"

@@ -99,6 +99,7 @@ class Compute:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._clients: dict[str, ComputeManagementClient] = {}
+        self._making = asyncio.Lock()
 
     async def get(self, host: Host) -> HostIdentities:
         """What is on *host* now; `GONE` where Azure knows no such host."""
@@ -110,7 +111,8 @@ class Compute:
 
         try:
             async with self._call(host, "get", self._request_seconds):
-                await self._operations(host).get(host.resource_group, host.name, cls=keep, **self._each())
+                operations = await self._operations(host)
+                await operations.get(host.resource_group, host.name, cls=keep, **self._each())
         except NotFound:
             return GONE
         return found
@@ -129,7 +131,8 @@ class Compute:
         try:
             async with self._call(host, "update", OPERATION_SECONDS):
                 async with asyncio.timeout(self._request_seconds):
-                    poller = await self._operations(host).begin_update(
+                    operations = await self._operations(host)
+                    poller = await operations.begin_update(
                         host.resource_group,
                         host.name,
                         # The SDK's models leave null out; bytes go over the wire as they are.
@@ -155,36 +158,42 @@ class Compute:
         if session is not None:
             await session.close()
 
-    def _operations(self, host: Host) -> Any:
+    async def _operations(self, host: Host) -> Any:
         """The SDK's operations for the host's kind; both kinds have the same shape, which their types do not say."""
-        client = self._client(host.subscription)
+        async with self._making:
+            client = self._clients.get(host.subscription)
+            if client is None:
+                session = self._open_session()
+                # In a thread, as the SDK runs a program (uname) to find its User-Agent.
+                client = await asyncio.to_thread(self._client, host.subscription, session)
+                self._clients[host.subscription] = client
         return client.virtual_machine_scale_sets if isinstance(host, ScaleSet) else client.virtual_machines
 
-    def _client(self, subscription: str) -> ComputeManagementClient:
-        client = self._clients.get(subscription)
-        if client is None:
-            if self._session is None:
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    auto_decompress=False,
-                    trust_env=True,
-                )
-            client = self._clients[subscription] = ComputeManagementClient(
-                self._credential,
-                subscription,
-                self._cloud.resource_manager,
-                credential_scopes=[self._cloud.resource_manager_audience.rstrip("/") + "/.default"],
-                transport=AioHttpTransport(
-                    session=self._session,
-                    session_owner=False,
-                    connection_timeout=self._request_seconds,
-                    read_timeout=self._request_seconds,
-                ),
-                user_agent=self._user_agent,
-                retry_total=0,
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=True,
             )
-        return client
+        return self._session
+
+    def _client(self, subscription: str, session: aiohttp.ClientSession) -> ComputeManagementClient:
+        return ComputeManagementClient(
+            self._credential,
+            subscription,
+            self._cloud.resource_manager,
+            credential_scopes=[self._cloud.resource_manager_audience.rstrip("/") + "/.default"],
+            transport=AioHttpTransport(
+                session=session,
+                session_owner=False,
+                connection_timeout=self._request_seconds,
+                read_timeout=self._request_seconds,
+            ),
+            user_agent=self._user_agent,
+            retry_total=0,
+        )
 
     def _each(self) -> Mapping[str, Any]:
         return {"api_version": self._api_version}

@@ -1,5 +1,6 @@
 """What azure-mgmt-compute really sends and how its answers are read, against the sandbox's Resource Manager."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -52,9 +53,9 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    directory, mint, authority = Directory(), TokenMint(), Authority()
+    directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
     arm = Arm(directory, mint)
-    await arm.start(ssl_context=authority.server_context())
+    await arm.start(ssl_context=await asyncio.to_thread(authority.server_context))
     principal = directory.add_principal()
     directory.grant(principal.object_id, "Contributor")
     for name in ("one", "two", "three"):

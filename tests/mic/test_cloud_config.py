@@ -1,0 +1,148 @@
+"""Who MIC is to Azure: azure.json or the environment, and that a changed file is followed."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.core.credentials import AccessToken
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
+from typing_extensions import override
+
+from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, credential_for, read
+from podidentity.azure.clouds import PUBLIC, Cloud
+
+FILE = {"cloud": "AzurePublicCloud", "tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
+
+
+def written(folder: Path, **fields: Any) -> str:
+    path = folder / "azure.json"
+    path.write_text(json.dumps(fields))
+    return str(path)
+
+
+def test_a_service_principal_is_read_from_the_file(tmp_path: Path) -> None:
+    config = read(written(tmp_path, **FILE), {"TENANT_ID": "another"})
+    assert config == CloudConfig("AzurePublicCloud", "t", "c", "hush")
+    assert not config.managed
+    assert "hush" not in repr(config)
+
+
+def test_the_environment_serves_without_a_file() -> None:
+    config = read("", {"CLOUD": "AzureChinaCloud", "TENANT_ID": "t", "CLIENT_ID": "c", "CLIENT_SECRET": "s"})
+    assert config == CloudConfig("AzureChinaCloud", "t", "c", "s")
+    assert cloud_of(config, None).name == "AzureChinaCloud"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"useManagedIdentityExtension": True},
+        {"useManagedIdentityExtension": "true"},
+        {"aadClientId": "msi"},
+        {"aadClientId": "c", "aadClientSecret": "MSI"},
+    ],
+)
+def test_a_managed_identity_is_asked_for_in_several_ways(tmp_path: Path, fields: dict[str, Any]) -> None:
+    config = read(written(tmp_path, **fields, userAssignedIdentityID="cluster"), {})
+    assert config.managed
+    assert config.user_assigned_client_id == "cluster"
+
+
+def test_use_msi_in_the_environment_asks_for_a_managed_identity() -> None:
+    assert read("", {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "id"}).user_assigned_client_id == "id"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "not JSON"),
+        ("[]", "one JSON object"),
+        ("{}", "tenantId, aadClientId, aadClientSecret"),
+        (json.dumps({**FILE, "aadClientSecret": ""}), "aadClientSecret"),
+    ],
+)
+def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "azure.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=told) as refused:
+        read(str(path), {})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        read(str(tmp_path / "nowhere.json"), {})
+
+
+def test_an_unknown_cloud_is_refused() -> None:
+    with pytest.raises(ConfigError, match="AzureMoonCloud"):
+        cloud_of(CloudConfig("AzureMoonCloud"), None)
+
+
+async def test_each_configuration_has_its_credential() -> None:
+    secret = credential_for(CloudConfig("", "t", "c", "s"), PUBLIC)
+    managed = credential_for(CloudConfig(use_managed_identity=True, user_assigned_client_id="id"), PUBLIC)
+    assert isinstance(secret, ClientSecretCredential)
+    assert isinstance(managed, ManagedIdentityCredential)
+    await secret.close()
+    await managed.close()
+
+
+def test_a_tenant_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tenant"):
+        credential_for(CloudConfig("", "no tenant!", "c", "s"), PUBLIC)
+
+
+class Credential(AsyncTokenCredential):
+    """Gives its secret as the token, so that one sees which is in use."""
+
+    def __init__(self, config: CloudConfig, _cloud: Cloud) -> None:
+        self.secret = config.client_secret
+        self.closed = False
+
+    @override
+    async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+        return AccessToken(self.secret, 0)
+
+    @override
+    async def close(self) -> None:
+        self.closed = True
+
+    @override
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def follow(path: str, make: Callable[[CloudConfig, Cloud], AsyncTokenCredential]) -> RotatingCredential:
+    """Made in a thread, as it reads the file."""
+    return await asyncio.to_thread(RotatingCredential, path, {}, PUBLIC, make)
+
+
+async def test_a_rotated_secret_is_used_without_a_restart(tmp_path: Path) -> None:
+    path = written(tmp_path, **FILE)
+    made: list[Credential] = []
+
+    def make(config: CloudConfig, cloud: Cloud) -> Credential:
+        made.append(Credential(config, cloud))
+        return made[-1]
+
+    rotating = await follow(path, make)
+    assert not await rotating.reread()
+    written(tmp_path, **FILE | {"aadClientSecret": "newer"})
+    assert await rotating.reread()
+    assert (await rotating.get_token("scope")).token == "newer"
+    assert [each.closed for each in made] == [True, False]
+
+
+async def test_a_file_that_has_become_unusable_changes_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, **FILE)
+    rotating = await follow(path, Credential)
+    written(tmp_path)
+    assert not await rotating.reread()
+    await asyncio.to_thread(Path(path).unlink)
+    assert not await rotating.reread()
+    assert (await rotating.get_token("scope")).token == "hush"

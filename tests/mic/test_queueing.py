@@ -1,0 +1,153 @@
+"""The keyed queue: one turn at a time for each key, nothing lost, bursts merged, failures spaced out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from mic.queueing import Done, KeyedQueue
+
+WAIT_SECONDS = 5.0
+
+
+class Turns:
+    """A turn that can be held up, and remembers."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.running: list[str] = []
+        self.results: list[Done | Exception] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self._news = asyncio.Condition()
+
+    async def __call__(self, key: str) -> Done:
+        assert key not in self.running, "two turns of one key at once"
+        self.given.append(key)
+        self.running.append(key)
+        async with self._news:
+            self._news.notify_all()
+        try:
+            await self.free.wait()
+        finally:
+            self.running.remove(key)
+        result = self.results.pop(0) if self.results else Done()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS), self._news:
+            await self._news.wait_for(holds)
+
+
+@asynccontextmanager
+async def running(queue: KeyedQueue, turns: Turns) -> AsyncIterator[None]:
+    task = asyncio.create_task(queue.run(turns))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def quick(*, parallel: int = 10, gather: float = 0.01) -> KeyedQueue:
+    return KeyedQueue(parallel=parallel, gather_seconds=gather, gather_most_seconds=gather * 3)
+
+
+async def test_a_burst_of_events_is_one_turn() -> None:
+    queue, turns = quick(), Turns()
+    async with running(queue, turns):
+        for _ in range(50):
+            queue.add("a")
+        queue.add("b")
+        await turns.until(lambda: len(turns.given) == 2)
+        queue.later("end", 0.05)
+        await turns.until(lambda: "end" in turns.given)
+    assert turns.given == ["a", "b", "end"]
+
+
+async def test_what_comes_during_a_turn_is_one_more_turn() -> None:
+    queue, turns = quick(), Turns()
+    turns.free.clear()
+    async with running(queue, turns):
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a"])
+        for _ in range(3):
+            queue.add("a")
+        turns.free.set()
+        await turns.until(lambda: turns.given == ["a", "a"])
+        queue.later("end", 0.05)
+        await turns.until(lambda: "end" in turns.given)
+    assert turns.given == ["a", "a", "end"]
+
+
+async def test_a_held_up_key_delays_no_other() -> None:
+    queue, turns = quick(), Turns()
+    turns.free.clear()
+    async with running(queue, turns):
+        queue.add("slow")
+        await turns.until(lambda: turns.given == ["slow"])
+        queue.add("fast")
+        await turns.until(lambda: turns.given == ["slow", "fast"])
+
+
+async def test_no_more_turns_at_once_than_allowed() -> None:
+    queue, turns = quick(parallel=2), Turns()
+    turns.free.clear()
+    async with running(queue, turns):
+        for key in "abcd":
+            queue.add(key)
+        await turns.until(lambda: len(turns.given) == 2)
+        assert len(queue) == 4
+        turns.free.set()
+        await turns.until(lambda: len(turns.given) == 4)
+    assert sorted(turns.given) == list("abcd")
+
+
+async def test_a_key_that_is_never_quiet_gets_its_turn() -> None:
+    queue, turns = quick(gather=0.02), Turns()
+    async with running(queue, turns):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not turns.given:
+                queue.add("a")
+                await asyncio.sleep(0.005)
+
+
+async def test_a_failed_turn_is_repeated_and_events_do_not_hurry_it() -> None:
+    queue, turns = quick(), Turns()
+    turns.results = [Done(failed=True)]
+    loop = asyncio.get_running_loop()
+    async with running(queue, turns):
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a"])
+        began = loop.time()
+        await asyncio.sleep(0)
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a", "a"])
+    assert loop.time() - began >= 0.45
+
+
+async def test_a_turn_that_raises_is_repeated_and_harms_no_other() -> None:
+    queue, turns = quick(), Turns()
+    turns.results = [ValueError("a bug")]
+    async with running(queue, turns):
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a"])
+        queue.add("b")
+        await turns.until(lambda: turns.given == ["a", "b", "a"])
+
+
+async def test_a_turn_can_ask_for_another_one() -> None:
+    queue, turns = quick(), Turns()
+    turns.results = [Done(again_after=0.01)]
+    async with running(queue, turns):
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a", "a"])
+
+
+async def test_an_event_comes_before_a_later_turn_that_was_asked_for() -> None:
+    queue, turns = quick(), Turns()
+    async with running(queue, turns):
+        queue.later("a", 60.0)
+        queue.add("a")
+        await turns.until(lambda: turns.given == ["a"])

@@ -1,0 +1,406 @@
+"""What a round does when Azure or the API server does not do as asked. The API server is the sandbox's, over TLS.
+
+Excluded: the order of steps when all goes well (the tests of the plan) and the wire to Azure (`test_compute_on_the_wire`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mic.apply import Applier
+from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled
+from mic.azure.identities import Attached, Change, HostIdentities
+from mic.measures import Measures
+from mic.plan import Policy
+from mic.queueing import Done
+from mic.view import View
+from mic.writing import Writer
+from podidctl.sandbox.certificates import Authority
+from podidctl.sandbox.kubeapi.server import KubeApi, Recorded
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity.azure.resource_ids import Host
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.events import EventRecorder
+from podidentity.resources import ASSIGNED_IDENTITIES
+from podidentity.telemetry.metrics import expose, new_registry
+from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
+from tests.mic.little_cloud import ASSIGNED, ROOT
+
+VM = vm_id("n0").lower()
+
+
+@dataclass
+class Hosts:
+    """Azure as a table; `failures` are raised by the next updates, one each, `unread` by the next reads."""
+
+    state: HostIdentities = field(default_factory=HostIdentities)
+    calls: list[str] = field(default_factory=list)
+    failures: list[AzureError] = field(default_factory=list)
+    unread: list[AzureError] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    async def get(self, host: Host) -> HostIdentities:
+        self.calls.append("get")
+        if self.unread:
+            raise self.unread.pop(0)
+        return self.state
+
+    async def update(self, host: Host, change: Change) -> HostIdentities:
+        self.calls.append("update")
+        self.changes.append(change)
+        if self.failures:
+            raise self.failures.pop(0)
+        attached = {key: each for key, each in self.state.attached.items() if each.text not in change.removes}
+        attached |= {text.lower(): Attached(text) for text in change.adds}
+        self.state = HostIdentities(type=change.type, attached=attached)
+        return self.state
+
+
+class Time:
+    """A clock that moves only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Stage:
+    api: KubeApi
+    client: Client
+    view: View
+    hosts: Hosts
+    time: Time
+    applier: Applier
+    recorder: EventRecorder
+    registry: Any
+    lease: list[float]
+
+    async def round(self) -> Done:
+        return await self.applier.round(VM)
+
+    def bind(self, name: str = "demo") -> None:
+        """A pod with this identity."""
+        self.view.identities.upserted(None, identity(name))
+        self.view.bindings.upserted(None, binding(name, identity=name, selector=name))
+        self.view.pods.upserted(None, pod(name, label=name))
+
+    def unbind(self, name: str = "demo") -> None:
+        self.view.pods.deleted(pod(name, label=name))
+
+    def statuses(self) -> dict[str, str]:
+        return {each["metadata"]["name"]: each["status"]["status"] for each in self.api.store.list(ASSIGNED)}
+
+    def message(self, name: str) -> str:
+        annotations = self.api.store.get(ASSIGNED, name, "default")["metadata"].get("annotations", {})
+        return str(annotations.get("aadpodidentity.k8s.io/message", ""))
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    authority = await asyncio.to_thread(Authority)
+    api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
+    await api.start()
+
+    async def token() -> str:
+        return f"Bearer {api.token}"
+
+    trust = await asyncio.to_thread(authority.client_context)
+    client = Client(ClusterAccess(api.server, trust, token), user_agent="test")
+    time, hosts, registry, lease = Time(), Hosts(), new_registry(), [60.0]
+    recorder = EventRecorder(client, "mic", "host")
+    view, measures = View(), Measures(registry)
+    view.nodes.upserted(None, node("n0"))
+    applier = Applier(
+        view,
+        Writer(client, view, recorder, measures, batch=4, per_second=1000.0),
+        hosts,
+        recorder,
+        measures,
+        policy=Policy(),
+        max_retries=2,
+        retry_seconds=1.0,
+        gone_seconds=180.0,
+        lease_needed_seconds=10.0,
+        lease_remaining=lambda: lease[0],
+        clock=time,
+        sleep=time.sleep,
+    )
+    events = asyncio.create_task(recorder.run())
+    try:
+        yield Stage(api, client, view, hosts, time, applier, recorder, registry, lease)
+    finally:
+        events.cancel()
+        with suppress(asyncio.CancelledError):
+            await events
+        await client.aclose()
+        await api.stop()
+
+
+def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -> BadIdentities:
+    error = BadIdentities(f"about {name}", status=status, code=code)
+    error.ids = frozenset({identity_id(name).lower()})
+    return error
+
+
+async def test_a_round_without_trouble_asks_azure_twice(stage: Stage) -> None:
+    stage.bind()
+    assert await stage.round() == Done()
+    assert stage.hosts.calls == ["get", "update"]
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert await stage.round() == Done()
+    assert stage.hosts.calls == ["get", "update"], "nothing changed, so nobody is asked"
+
+
+async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stage: Stage) -> None:
+    stage.bind()
+    await stage.round()
+    stage.view.pods.upserted(None, pod("second"))
+    assert await stage.round() == Done()
+    assert stage.statuses()["second-default-demo"] == "Assigned"
+    assert stage.hosts.calls == ["get", "update"]
+
+
+async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a_minute(stage: Stage) -> None:
+    for name in ("one", "two", "three"):
+        stage.bind(name)
+    stage.hosts.failures = [bad("two")]
+    done = await stage.round()
+    assert [len(change.adds) for change in stage.hosts.changes] == [3, 2]
+    assert stage.time.slept == [1.0]
+    assert stage.statuses()["two-default-two"] == "Created"
+    assert "Managed Identity Operator" in stage.message("two-default-two")
+    assert done.again_after == pytest.approx(29.0)
+    await stage.recorder.flushed()
+    assert [each["reason"] for each in stage.api.store.list("events") if each["type"] == "Warning"] == [
+        "binding apply error"
+    ]
+    before = list(stage.hosts.calls)
+    stage.view.pods.upserted(None, pod("second", label="one"))
+    await stage.round()
+    assert stage.hosts.calls == before, "an event does not hurry it"
+    stage.time.now += 30.0
+    assert await stage.round() == Done()
+    assert stage.hosts.changes[-1].adds == (identity_id("two"),)
+    assert stage.statuses()["two-default-two"] == "Assigned"
+    assert stage.message("two-default-two") == ""
+
+
+async def test_an_identity_that_stays_bad_is_tried_ever_more_rarely(stage: Stage) -> None:
+    stage.bind()
+    pauses = []
+    for _ in range(9):
+        stage.hosts.failures = [bad("demo")]
+        done = await stage.round()
+        assert done.again_after is not None
+        pauses.append(done.again_after)
+        stage.time.now += done.again_after
+    # The second of the retry interval passes before the round ends.
+    assert [round(pause + 1) for pause in pauses] == [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]
+
+
+async def test_a_changed_identity_is_tried_at_once(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.failures = [bad("demo")]
+    await stage.round()
+    assert stage.applier.barred() == 1
+    assert stage.applier.forgive(identity_id("demo").lower()) == [VM]
+    assert await stage.round() == Done()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_a_refusal_that_names_nobody_is_narrowed_down_by_halves(stage: Stage) -> None:
+    for number in range(8):
+        stage.bind(f"id{number}")
+    culprit = identity_id("id0")
+    update = stage.hosts.update
+
+    async def refusing(host: Host, change: Change) -> HostIdentities:
+        if culprit in change.adds:
+            stage.hosts.failures = [Refused("no", status=400, code="InvalidParameter")]
+        return await update(host, change)
+
+    stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
+    await stage.round()
+    await stage.round()
+    assert [len(change.adds) for change in stage.hosts.changes] == [8, 4, 2, 1, 1, 6]
+    assert sorted(stage.statuses().values()) == ["Assigned"] * 7 + ["Created"]
+
+
+async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
+    done = await stage.round()
+    assert done.again_after == pytest.approx(77.0)
+    assert stage.statuses() == {"demo-default-demo": "Created"}
+    calls = list(stage.hosts.calls)
+    stage.bind("second")
+    await stage.round()
+    assert stage.hosts.calls == calls
+    assert stage.statuses()["second-default-second"] == "Created"
+    stage.time.now += 77.0
+    assert await stage.round() == Done()
+    assert set(stage.statuses().values()) == {"Assigned"}
+    assert len(stage.hosts.changes) == 2, "what came meanwhile is in the same update"
+
+
+async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(stage: Stage) -> None:
+    stage.bind()
+    await stage.round()
+    stage.applier.look_again(VM)
+    stage.hosts.unread = [Throttled("slow down", status=429, retry_after=50.0)]
+    done = await stage.round()
+    assert done.again_after == pytest.approx(50.0)
+    stage.unbind()
+    await stage.applier.revoke(VM)
+    stored = stage.api.store.get(ASSIGNED, "demo-default-demo", "default")
+    assert stored["metadata"]["deletionTimestamp"]
+    await stage.round()
+    assert stage.hosts.calls.count("get") == 2
+    stage.time.now += 50.0
+    assert await stage.round() == Done()
+    assert stage.statuses() == {}
+
+
+async def test_failures_of_azure_are_repeated_after_growing_pauses(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.failures = [AzureError("broken", status=500) for _ in range(3)]
+    pauses = []
+    for _ in range(3):
+        done = await stage.round()
+        assert done.again_after is not None
+        pauses.append(done.again_after)
+        stage.time.now += done.again_after
+    assert pauses == [0.5, 1.0, 2.0]
+    assert await stage.round() == Done()
+
+
+async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> None:
+    stage.bind()
+    update = stage.hosts.update
+
+    async def lost(host: Host, change: Change) -> HostIdentities:
+        await update(host, change)
+        raise AzureError("the answer was lost")
+
+    stage.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
+    assert await stage.round() == Done()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_a_host_that_somebody_else_changes_is_read_again(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.failures = [Conflict("etag", status=412)]
+    assert await stage.round() == Done()
+    assert stage.hosts.calls == ["get", "update", "get", "update"]
+
+
+async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> None:
+    stage.bind()
+    stage.lease[0] = 5.0
+
+    async def renewed(seconds: float) -> None:
+        assert "update" not in stage.hosts.calls
+        if len(stage.time.slept) == 3:
+            stage.lease[0] = 12.0
+        await Time.sleep(stage.time, seconds)
+
+    stage.applier._sleep = renewed
+    assert await stage.round() == Done()
+    assert len(stage.time.slept) >= 3
+
+
+async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.state = HostIdentities(provisioning_state="Updating")
+
+    async def passing(seconds: float) -> None:
+        if len(stage.time.slept) == 2:
+            stage.hosts.state = HostIdentities()
+        await Time.sleep(stage.time, seconds)
+
+    stage.applier._sleep = passing
+    assert await stage.round() == Done()
+    assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
+
+
+async def test_a_host_that_azure_does_not_know_is_looked_at_rarely(stage: Stage) -> None:
+    stage.hosts.state = HostIdentities(gone=True)
+    stage.bind()
+    assert (await stage.round()).again_after == 180.0
+    assert stage.statuses() == {}
+
+
+async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> None:
+    stage.bind()
+
+    def refuse(request: Recorded) -> StatusError | None:
+        return StatusError(500, "InternalError", "no") if request.method == "POST" else None
+
+    stage.api.intercept = refuse
+    assert (await stage.round()).failed
+    assert "update" not in stage.hosts.calls, "no record, no change"
+    page = expose(stage.registry).decode()
+    assert (
+        'aadpodidentity_kubernetes_api_operations_errors_count{operation_type="assigned_identity_addition"} 1.0' in page
+    )
+    stage.api.intercept = None
+    assert await stage.round() == Done()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -> None:
+    stage.bind()
+    await stage.round()
+    stored = await stage.client.get(ASSIGNED_IDENTITIES, "default", "demo-default-demo")
+    stage.view.assigned.deleted(stored)
+    assert (await stage.round()).again_after is not None
+    assert await stage.round() == Done()
+    assert len(stage.statuses()) == 1
+
+
+async def test_an_object_that_somebody_deleted_altogether_is_written_anew(stage: Stage) -> None:
+    stage.bind()
+    await stage.round()
+    stage.api.store.patch(ASSIGNED, "demo-default-demo", {"metadata": {"finalizers": None}}, "default")
+    stage.api.store.delete(ASSIGNED, "demo-default-demo", "default")
+    stage.view.pods.upserted(None, pod("demo", label="demo", uid="second"))
+    for _ in range(3):
+        await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_a_stranger_object_under_our_name_is_left_alone(stage: Stage, tmp_path: Path) -> None:
+    stage.api.store.create(
+        ASSIGNED,
+        {
+            "metadata": {"name": "demo-default-demo", "namespace": "default"},
+            "spec": {
+                "pod": "other",
+                "podNamespace": "else",
+                "nodename": "elsewhere",
+                "azureIdentityRef": {"apiVersion": "a/v1", "kind": "AzureIdentity", "metadata": {"name": "x"}},
+                "azureBindingRef": {"apiVersion": "a/v1", "kind": "AzureIdentityBinding", "metadata": {"name": "x"}},
+            },
+            "status": {"status": "Assigned"},
+        },
+    )
+    stage.bind()
+    for _ in range(3):
+        await stage.round()
+    assert len(stage.statuses()) == 2
+    assert stage.api.store.get(ASSIGNED, "demo-default-demo", "default")["spec"]["pod"] == "other"

@@ -1,0 +1,141 @@
+"""MIC's command line and environment: names, defaults, and what is refused."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from mic.flag_table import FLAGS, LogFormat
+from mic.settings import Settings, not_yet, parse
+from podidentity.flags import UsageError
+
+ENVIRON: Mapping[str, str] = {"MIC_POD_NAMESPACE": "kube-system"}
+
+
+def test_the_defaults_are_a_promise() -> None:
+    settings = parse([], ENVIRON)
+    assert settings == Settings(
+        namespace="kube-system",
+        cloud_config="",
+        environment={},
+        azure_environment_file=None,
+        arm_api_version="",
+        custom_user_agent="",
+        force_namespaced=False,
+        immutable_client_ids=(),
+        adopt_existing=False,
+        detach_grace_seconds=0.0,
+        look_seconds=180.0,
+        resync_seconds=3600.0,
+        write_batch=20,
+        writes_per_second=50.0,
+        update_retries=2,
+        update_retry_seconds=1.0,
+        lease_holder="",
+        lease_namespace="default",
+        lease_name="aad-pod-identity-mic",
+        lease_seconds=15.0,
+        type_upgrade=True,
+        upgrade_config_map="aad-pod-identity-config",
+        upgrade_key="type-upgrade-status",
+        probe_port=8080,
+        metrics_port=8888,
+        profile=False,
+        log_format=LogFormat.TEXT,
+        verbosity=0,
+        kubeconfig="",
+        service_host="",
+        service_port="",
+        scale_features=True,
+        log_to_stderr=True,
+        version=False,
+    )
+
+
+def test_the_references_flags_keep_their_names() -> None:
+    """As cmd/mic/main.go of the reference has them."""
+    assert {
+        "kubeconfig",
+        "cloudconfig",
+        "forceNamespaced",
+        "syncRetryDuration",
+        "leader-election-instance",
+        "leader-election-namespace",
+        "leader-election-name",
+        "leader-election-duration",
+        "http-probe-port",
+        "enableProfile",
+        "enableScaleFeatures",
+        "createDeleteBatch",
+        "clientQps",
+        "prometheus-port",
+        "immutable-user-msis",
+        "config-map-name",
+        "enable-type-upgrade",
+        "type-upgrade-status-key",
+        "custom-user-agent",
+        "identity-assignment-reconcile-interval",
+        "update-user-msi-max-retry",
+        "update-user-msi-retry-interval",
+        "version",
+    } <= {flag.name for flag in FLAGS}
+
+
+def test_a_command_line_of_the_reference_is_understood() -> None:
+    argv = [
+        "--cloudconfig=/etc/kubernetes/azure.json",
+        "--logtostderr",
+        "-v=4",
+        "--identity-assignment-reconcile-interval",
+        "5m",
+        "--immutable-user-msis=AAAA,bbbb",
+        "--clientQps=7.5",
+        "--syncRetryDuration=1h30m",
+    ]
+    settings = parse(argv, ENVIRON)
+    assert settings.cloud_config == "/etc/kubernetes/azure.json"
+    assert (settings.look_seconds, settings.resync_seconds) == (300.0, 5400.0)
+    assert settings.immutable_client_ids == ("aaaa", "bbbb")
+    assert settings.writes_per_second == 7.5
+    assert settings.verbosity == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "told"),
+    [
+        ([], {}, "MIC_POD_NAMESPACE"),
+        (["--http-probe-port=8888"], ENVIRON, "--prometheus-port"),
+        (["--createDeleteBatch=0"], ENVIRON, "--createDeleteBatch"),
+        (["--leader-election-name=No Name"], ENVIRON, "--leader-election-name"),
+        (["--arm-api-version=latest"], ENVIRON, "--arm-api-version"),
+        (["--custom-user-agent=a\nb"], ENVIRON, "--custom-user-agent"),
+        (["--identity-assignment-reconcile-interval=180"], ENVIRON, "180s"),
+        (["--cloudconfg=x"], ENVIRON, "--cloudconfig"),
+        (["--log-format=xml"], ENVIRON, "text, json"),
+        ([], {**ENVIRON, "FORCENAMESPACED": "perhaps"}, "FORCENAMESPACED"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(argv: Sequence[str], environ: Mapping[str, str], told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(argv, environ)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1"])
+def test_the_environment_can_force_namespaces_whatever_the_flag_says(text: str) -> None:
+    assert parse(["--forceNamespaced=false"], {**ENVIRON, "FORCENAMESPACED": text}).force_namespaced
+
+
+def test_a_version_needs_nothing_else() -> None:
+    assert parse(["--version"], {}).version
+
+
+def test_flags_without_effect_yet_are_named_only_when_set() -> None:
+    assert not_yet(parse([], ENVIRON)) == {}
+    assert set(not_yet(parse(["--detach-grace=5m", "--enableProfile"], ENVIRON))) == {"detach-grace", "enableProfile"}
+
+
+def test_secrets_of_the_environment_are_never_shown() -> None:
+    settings = parse([], {**ENVIRON, "CLIENT_SECRET": "hush"})
+    assert "hush" not in repr(settings)
+    assert settings.describe()["environment"] == "***"

@@ -1,0 +1,176 @@
+"""`python -m mic` from end to end: the cluster and Azure of the sandbox, nothing in between replaced."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud, little_cloud
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        yield made
+
+
+async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic()
+    seen: list[str] = []
+    cloud.api.store.subscribe(ASSIGNED, lambda change: seen.append(change.item.document["status"]["status"]))
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert seen[0] == "Created"
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    assert len(cloud.arm.writes()) == 1
+    await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
+    cloud.remove_pod("web")
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == set()
+    assert len(cloud.arm.writes()) == 2
+    await cloud.until(lambda: ("demo", "binding removed") in cloud.events())
+    page = await mic.page("/metrics")
+    assert "aadpodidentity_assigned_identity_addition_count 1.0\n" in page
+    assert 'aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 2.0' in page
+    assert await mic.stop() == 0
+    assert "Traceback" not in mic.said()
+
+
+async def test_nodes_of_a_scale_set_share_its_identities(cloud: LittleCloud) -> None:
+    for number in range(2):
+        cloud.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
+    cloud.identity()
+    await cloud.mic()
+    for number in range(2):
+        cloud.pod(f"web{number}", f"s{number}")
+    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 2)
+    assert len(cloud.arm.writes(set_id())) == 1
+    cloud.remove_pod("web0")
+    await cloud.until(lambda: set(cloud.assigned()) == {"web1-default-demo"})
+    assert cloud.on(set_id()) == {"demo"}
+    cloud.remove_pod("web1")
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(set_id()) == set()
+
+
+async def test_a_restart_with_all_assigned_writes_nothing(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    first = await cloud.mic()
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert await first.stop() == 0
+    lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
+    assert lease["spec"]["holderIdentity"] == ""
+    before = len(cloud.arm.writes())
+    version = cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"]
+    await cloud.mic()
+    # Something that is done only after everything before it: another pod's assignment.
+    cloud.identity("other")
+    cloud.node("n1")
+    cloud.pod("later", "n1", label="other")
+    await cloud.until(lambda: cloud.assigned().get("later-default-other") == "Assigned")
+    assert len(cloud.arm.writes(vm_id("n0"))) == before
+    assert cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"] == version
+
+
+async def test_what_was_assigned_before_a_kill_is_taken_off_after_it(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    first = await cloud.mic("--leader-election-duration=2s")
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    first.process.kill()
+    await first.ended()
+    cloud.running.clear()
+    cloud.remove_pod("web")
+    await cloud.mic("--leader-election-duration=2s")
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == set()
+
+
+async def test_a_deleted_binding_revokes_before_azure_is_touched(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    await cloud.mic()
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    cloud.arm.vm(vm_id("n0")).operation_seconds = 1.5
+    cloud.identity("slow")
+    cloud.pod("slow", "n0", label="slow")
+    await cloud.until(lambda: len(cloud.arm.writes()) == 2)
+    cloud.api.store.delete(BINDINGS, "demo", "default")
+    await cloud.until(
+        lambda: cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"].get("deletionTimestamp")
+    )
+    assert cloud.arm.vm(vm_id("n0")).updating, "it waited for Azure"
+    cloud.arm.vm(vm_id("n0")).operation_seconds = 0.1
+    await cloud.until(lambda: cloud.assigned() == {"slow-default-slow": "Assigned"})
+    assert cloud.on(vm_id("n0")) == {"slow"}
+
+
+async def test_a_slow_scale_set_delays_nobody_else(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
+    cloud.arm.vm(set_id()).operation_seconds = 60.0
+    cloud.identity()
+    await cloud.mic()
+    cloud.pod("slow", "s0")
+    await cloud.until(lambda: cloud.arm.vm(set_id()).updating)
+    cloud.pod("fast", "n0")
+    await cloud.until(lambda: cloud.assigned().get("fast-default-demo") == "Assigned")
+    assert cloud.arm.vm(set_id()).updating
+
+
+async def test_one_bad_identity_is_told_and_holds_back_no_other(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    cloud.identity("bad")
+    cloud.arm.marked.unauthorized.add(identity_id("bad").lower())
+    await cloud.mic("--update-user-msi-retry-interval=10ms")
+    cloud.pod("web", "n0")
+    cloud.pod("unlucky", "n0", label="bad")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned", "unlucky-default-bad": "Created"})
+    await cloud.until(lambda: ("bad", "binding apply error") in cloud.events())
+
+    def message() -> str:
+        annotations = cloud.api.store.get(ASSIGNED, "unlucky-default-bad", "default")["metadata"]["annotations"]
+        return str(annotations.get("aadpodidentity.k8s.io/message", ""))
+
+    await cloud.until(message)
+    assert "grant it the role" in message()
+    assert len(cloud.arm.writes()) == 2, "one with it, one without it"
+
+
+async def test_a_service_principal_is_assigned_without_resource_manager(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity("principal", type=1, resourceID="", tenantID="t")
+    await cloud.mic()
+    cloud.pod("web", "n0", label="principal")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-principal": "Assigned"})
+    assert cloud.arm.calls == []
+
+
+async def test_only_the_leader_acts_and_a_second_one_takes_over(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    first = await cloud.mic()
+    second = await cloud.mic(active=False)
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert await first.stop() == 0
+    await cloud.active(second)
+    cloud.remove_pod("web")
+    await cloud.until(lambda: not cloud.assigned())
+
+
+async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
+    mic = await cloud.mic("--leader-election-duration=2s")
+    cloud.api.store.patch(
+        "leases.coordination.k8s.io", "aad-pod-identity-mic", {"spec": {"holderIdentity": "thief"}}, "default"
+    )
+    assert await mic.ended() == 1
+    assert "Traceback" not in mic.said()
