@@ -1,4 +1,4 @@
-"""What the broker keeps and for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
+"""What the broker keeps, for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
 
 import asyncio
 
