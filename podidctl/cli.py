@@ -149,7 +149,7 @@ def _introduce(sandbox: Sandbox, console: Console) -> None:
     azure = sandbox.azure
     lines = [
         f"export KUBECONFIG={sandbox.cluster.kubeconfig}",
-        f"export SSL_CERT_FILE={sandbox.files.certificates}",
+        f"# ARM and AAD show certificates of the authority in {sandbox.files.certificates}",
         f"# ARM {azure.arm.url}  AAD {azure.aad.url}  IMDS {azure.imds.url}",
         f"# logs and configuration: {sandbox.folder}",
     ]

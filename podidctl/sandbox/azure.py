@@ -3,6 +3,7 @@
 The ids are always the same, so that the YAML of the demo can name them. They exist nowhere else.
 """
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class LittleAzure:
     async def start(self) -> None:
         """Start AAD and ARM on this machine, ARM also where pods reach it. IMDS starts with the first VM."""
         hosts = (*LOOPBACK, self._network.pod_facing_address)
-        context = self._authority.server_context(dict.fromkeys(hosts))
+        context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))
         await self.aad.start(ssl_context=context)
         await self.arm.start(ssl_context=context)
         for listener in self._network.pod_sockets(self.arm.port):

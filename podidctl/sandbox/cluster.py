@@ -24,7 +24,7 @@ from podidctl.sandbox.kubelet import Kubelet, Running
 from podidctl.sandbox.kubelet_logs import KubeletLogs
 from podidctl.sandbox.network import Network, Place
 from podidctl.sandbox.scheduler import Scheduler
-from podidentity.kube.access import from_kubeconfig
+from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound
 from podidentity.resources import IDENTITIES, NODES, Kind, Resource
@@ -96,7 +96,7 @@ class Cluster:
             for node in nodes:
                 for listener in self._network.node_sockets(node, self.api.port):
                     await self.api.add_socket(listener)
-        access = await from_kubeconfig(str(self.kubeconfig))
+        access = await self._access()
         self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
         if self.api is None:
             await self._lead_nodes_to(access.server, nodes)
@@ -126,6 +126,8 @@ class Cluster:
                 await self._tasks
             self._tasks = None
         if self._client is not None:
+            if self.api is None:
+                await self._remove_nodes()
             await self._client.aclose()
             self._client = None
         if self._logs is not None:
@@ -161,6 +163,17 @@ class Cluster:
         ]
         return b"".join(pieces).decode(errors="replace")
 
+    async def _access(self) -> ClusterAccess:
+        if self.api is None:
+            return await from_kubeconfig(str(self.kubeconfig))
+        bearer = f"Bearer {self.api.token}"
+
+        async def authorization() -> str:
+            return bearer
+
+        context = await asyncio.to_thread(self.api.authority.client_context)
+        return ClusterAccess(self.api.server, context, authorization)
+
     async def _run(self, nodes: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
             for name, kubelet in self.kubelets.items():
@@ -183,8 +196,8 @@ class Cluster:
         await self._proxy.start(extra_sockets=sockets)
 
     async def _install_kinds(self) -> None:
-        for path in sorted(CRDS.glob("*.yaml")):
-            await self.apply(yaml.safe_load(path.read_text()))
+        for definition in await asyncio.to_thread(read_documents, CRDS):
+            await self.apply(definition)
         try:
             async with asyncio.timeout(SERVED_SECONDS):
                 while True:
@@ -237,6 +250,18 @@ class Cluster:
         except ApiError as error:
             # Only people who list nodes miss it.
             log.warning("a node's status could not be written", extra={"node": name, "error": error})
+
+    async def _remove_nodes(self) -> None:
+        """Leave no nodes on a server that goes on without us: nobody would ever end the pods on them."""
+        for name in self.kubelets:
+            try:
+                await self.client.delete(NODES, "", name)
+            except NotFound:
+                continue
+            except ApiError as error:
+                log.warning(
+                    "a node of the sandbox is left on the API server; delete it", extra={"node": name, "error": error}
+                )
 
     async def _read_log(self, pod: dict[str, Any], options: LogOptions) -> AsyncIterator[bytes]:
         metadata = pod["metadata"]

@@ -137,7 +137,7 @@ class Demo:
         return found
 
     async def _apply(self) -> str:
-        documents = read_documents(DEMO)
+        documents = await asyncio.to_thread(read_documents, DEMO)
         for document in documents:
             await self._sandbox.cluster.apply(document)
         return ", ".join(f"{document['kind']} {document['metadata']['name']}" for document in documents)
@@ -182,7 +182,7 @@ class Demo:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _delete(self) -> str:
-        documents = read_documents(DEMO)
+        documents = await asyncio.to_thread(read_documents, DEMO)
         client = self._sandbox.cluster.client
         for document in reversed(documents):
             await client.delete(kind_of(document), "default", document["metadata"]["name"])

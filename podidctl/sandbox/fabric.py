@@ -50,6 +50,7 @@ class Fabric(Network):
         """Clean up after killed sandboxes, then make the fabric."""
         sweep()
         self._namespaces.create(FABRIC)
+        self._namespaces.set_sysctl(FABRIC, {"net/ipv4/ip_forward": "1"})
         self._namespaces.inside(
             FABRIC,
             [f"address add {address}/32 dev lo" for address in (METADATA_ADDRESS, self.pod_facing_address)],

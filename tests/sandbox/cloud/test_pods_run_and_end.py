@@ -1,0 +1,125 @@
+"""What scheduler and kubelets do with pods, by way of the API server. Excluded: network namespaces, the demo."""
+
+import pytest
+
+from podidctl.sandbox.cloud import Sandbox
+from podidentity.kube.client import MERGE_PATCH
+from podidentity.kube.errors import Conflict, Invalid, NotFound
+from podidentity.resources import NODES, PODS
+from tests.sandbox.cloud.conftest import eventually, pod
+
+DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"
+
+
+async def runs(stage: Sandbox, name: str) -> bool:
+    return (await stage.cluster.client.get(PODS, "default", name)).status.phase == "Running"
+
+
+async def gone(stage: Sandbox, name: str) -> bool:
+    try:
+        await stage.cluster.client.get(PODS, "default", name)
+    except NotFound:
+        return True
+    return False
+
+
+async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage: Sandbox) -> None:
+    names = ["one", "two", "three", "four"]
+    for name in names:
+        await stage.cluster.apply(pod(name))
+    for name in names:
+        await eventually(lambda name=name: runs(stage, name))  # type: ignore[misc] # the default binds the name
+    pods = await stage.cluster.client.list(PODS, "default")
+    assert sorted(found.spec.node_name for found in pods) == ["node-0", "node-0", "node-1", "node-1"]
+    assert len({found.status.pod_ip for found in pods}) == 4
+    assert all(found.addresses == (found.status.pod_ip,) for found in pods)
+
+
+async def test_a_pod_of_another_scheduler_is_left_alone(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("foreign", schedulerName="other"))
+    await stage.cluster.apply(pod("ours"))
+    await eventually(lambda: runs(stage, "ours"))
+    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
+
+
+async def test_a_host_network_pod_has_the_nodes_address(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
+    await eventually(lambda: runs(stage, "host"))
+    assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
+
+
+async def test_a_deleted_pod_is_taken_away_and_its_namesake_is_another(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("again"))
+    await eventually(lambda: runs(stage, "again"))
+    first = await stage.cluster.client.get(PODS, "default", "again")
+    await stage.cluster.client.delete(PODS, "default", "again")
+    await eventually(lambda: gone(stage, "again"))
+    await stage.cluster.apply(pod("again"))
+    await eventually(lambda: runs(stage, "again"))
+    second = await stage.cluster.client.get(PODS, "default", "again")
+    assert first.metadata.uid != second.metadata.uid
+
+
+async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_kept(stage: Sandbox) -> None:
+    source = {"valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    host = {"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": "http://127.0.0.1:1"}
+    container = {
+        "args": ["--subscriptionid=s", "--clientid=c", "--resourcegroup=g", "--retry-wait-time=0.1"],
+        "env": [{"name": "MY_POD_IP", **source}, host],
+    }
+    await stage.cluster.apply(pod("demo", image=DEMO, container=container))
+
+    async def said() -> bool:
+        return "failed to doARMOperations, error: http://127.0.0.1:1:" in await stage.cluster.pod_log("default", "demo")
+
+    await eventually(said)
+
+
+async def test_a_program_that_ends_is_started_again_unless_the_pod_says_never(stage: Sandbox) -> None:
+    wrong = {"args": ["--no-such-flag"]}
+    await stage.cluster.apply(pod("never", image=DEMO, container=wrong, restartPolicy="Never"))
+
+    async def failed() -> bool:
+        return (await stage.cluster.client.get(PODS, "default", "never")).status.phase == "Failed"
+
+    await eventually(failed)
+    await stage.cluster.apply(pod("always", image=DEMO, container=wrong))
+
+    async def twice() -> bool:
+        return (await stage.cluster.pod_log("default", "always")).count("usage:") >= 2
+
+    await eventually(twice)
+    await stage.cluster.client.delete(PODS, "default", "always")
+    await eventually(lambda: gone(stage, "always"))
+
+
+async def test_a_pod_removed_by_force_is_forgotten(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("forced"))
+    await eventually(lambda: runs(stage, "forced"))
+    await stage.cluster.client.request(
+        "DELETE", PODS.path("default", "forced"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
+    )
+
+    async def forgotten() -> bool:
+        return all(kubelet.place("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
+
+    await eventually(forgotten)
+
+
+async def test_nodes_name_their_vms(stage: Sandbox) -> None:
+    nodes = await stage.cluster.client.list(NODES)
+    assert {node.metadata.name: node.spec.provider_id for node in nodes} == {
+        name: f"azure://{stage.vm_id(name)}" for name in ("node-0", "node-1")
+    }
+    assert stage.azure.arm.vm(stage.vm_id("node-0")).name == "node-0"
+
+
+async def test_a_status_of_a_namesake_is_not_overwritten(stage: Sandbox) -> None:
+    """The kubelet's status carries the uid, which the API server compares."""
+    await stage.cluster.apply(pod("named"))
+    await eventually(lambda: runs(stage, "named"))
+    path = PODS.path("default", "named", "status")
+    body = b'{"metadata":{"uid":"00000000-0000-0000-0000-000000000000"},"status":{"phase":"Failed"}}'
+    with pytest.raises((Conflict, Invalid)):
+        await stage.cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+    assert await runs(stage, "named")

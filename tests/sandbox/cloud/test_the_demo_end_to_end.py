@@ -1,0 +1,62 @@
+"""The README's demo with the real programs, as a user starts it: its steps, its lines, its exit code, its clean-up."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.azure import DEMO_CLIENT_ID
+from podidctl.sandbox.namespaces import NAMESPACES
+from tests.testplane import up
+
+LINES = [
+    "successfully doARMOperations vm count 1",
+    "successfully acquired a token using the MSI, msiEndpoint({endpoint})",
+    f"successfully acquired a token, userAssignedID MSI, msiEndpoint({{endpoint}}) clientID({DEMO_CLIENT_ID})",
+    "successfully made GET on instance metadata",
+]
+
+
+def demo(*flags: str) -> list[dict[str, Any]]:
+    """Run the demo to its end; what it says, an object a line."""
+    command = [sys.executable, "-m", "podidctl", "sandbox", "demo", "--json", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def leftovers() -> set[Path]:
+    return set(NAMESPACES.glob("podid-*")) if NAMESPACES.is_dir() else set()
+
+
+def test_without_namespaces_the_demo_says_so_and_prints_the_endpoint_it_used() -> None:
+    said = demo("--loopback")
+    assert "loopback" in said[0]["answer"]
+    endpoint = said[-1]["lines"][1].partition("(")[2].rstrip(")")
+    assert endpoint.startswith("http://127.0.0.1:")
+    assert said[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
+    assert said[-1]["ok"] is True
+    assert said[-1]["seconds"] < 20
+    assert any("Created → Assigned" in step.get("answer", "") for step in said)
+
+
+@pytest.mark.root
+def test_as_root_the_pod_asks_the_metadata_address_and_nothing_is_left_on_the_machine() -> None:
+    before = leftovers()
+    said = demo()
+    endpoint = "http://169.254.169.254/metadata/identity/oauth2/token"
+    assert said[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
+    assert "-j DNAT --to-destination 127.0.0.1:2579" in said[1]["answer"]
+    assert leftovers() <= before
+
+
+@pytest.mark.plane
+@pytest.mark.parametrize("network", ["--loopback", pytest.param("", marks=pytest.mark.root, id="namespaces")])
+def test_the_same_walk_on_the_real_api_server(plane: up.Plane, network: str) -> None:
+    said = demo(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
+    assert len(said[-1]["lines"]) == 4
+    assert plane.api("GET", "/api/v1/nodes")["items"] == []

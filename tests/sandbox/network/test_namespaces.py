@@ -1,0 +1,102 @@
+"""Real network namespaces: made, entered, removed; those of a killed owner are swept. Excluded: pods' routes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from podidctl.sandbox.namespaces import NAMESPACES, NamespaceError, Namespaces, available, sweep
+
+OWN = Path("/proc/thread-self/ns/net")
+
+pytestmark = pytest.mark.root
+
+
+def ended(pid: int) -> None:
+    """Wait until there is no such process: an orphan is reaped by whoever adopted it, which takes a moment."""
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+
+
+def test_root_may_make_namespaces_here() -> None:
+    assert available()
+    assert not list(NAMESPACES.glob("*-trial*"))
+
+
+def test_a_socket_made_inside_is_heard_inside_only() -> None:
+    namespaces = Namespaces("t1")
+    try:
+        namespaces.create("one")
+        namespaces.create("two")
+        with namespaces.listening("one", "127.0.0.1", 7777):
+            asking = "import socket; socket.create_connection(('127.0.0.1', 7777), 2)"
+            for name, code in (("one", 0), ("two", 1)):
+                command = namespaces.command(name, [sys.executable, "-c", asking])
+                assert subprocess.run(command, capture_output=True, check=False).returncode == code
+    finally:
+        namespaces.delete_all()
+    assert not list(NAMESPACES.glob("*-t1-*"))
+
+
+def test_the_calling_thread_stays_where_it_is_and_failures_come_back() -> None:
+    namespaces = Namespaces("t2")
+    own = OWN.readlink()
+    try:
+        namespaces.create("one")
+        inside = namespaces.call("one", lambda: (OWN.readlink(), threading.get_ident()))
+        assert inside[0] != own
+        assert inside[1] != threading.get_ident()
+        assert OWN.readlink() == own
+        with pytest.raises(ZeroDivisionError):
+            namespaces.call("one", lambda: 1 // 0)
+    finally:
+        namespaces.delete_all()
+    with pytest.raises(OSError, match="No such file"):
+        namespaces.call("one", lambda: None)
+
+
+def test_two_of_one_name_are_refused_and_a_missing_one_is_deleted_quietly() -> None:
+    namespaces = Namespaces("t3")
+    try:
+        namespaces.create("one")
+        with pytest.raises(NamespaceError, match="exists"):
+            Namespaces("t3").create("one")
+        namespaces.delete("one")
+        namespaces.delete("one")
+    finally:
+        namespaces.delete_all()
+
+
+def test_what_a_killed_owner_left_is_swept_with_its_processes_and_the_living_are_spared() -> None:
+    program = (
+        "import subprocess, sys\n"
+        "from podidctl.sandbox.namespaces import Namespaces\n"
+        "made = Namespaces('t4')\n"
+        "made.create('left')\n"
+        "child = subprocess.Popen(made.command('left', ['sleep', '60']), stdout=subprocess.DEVNULL)\n"
+        "print(made.full_name('left'), child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    mine = Namespaces("t5")
+    mine.create("kept")
+    owner = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        name, child = owner.stdout.readline().split()
+        assert sweep() == []
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        assert sweep() == [name]
+        assert not (NAMESPACES / name).exists()
+        assert (NAMESPACES / mine.full_name("kept")).exists()
+        ended(int(child))
+    finally:
+        owner.kill()
+        owner.communicate()
+        mine.delete_all()

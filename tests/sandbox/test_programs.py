@@ -1,0 +1,80 @@
+"""Processes that the sandbox runs: started, heard, stopped or killed, and never outliving it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from podidctl.sandbox.network import Place
+from podidctl.sandbox.processes import Program
+
+HERE = Place("127.0.0.1", environment={"PLACE": "here"})
+
+
+async def start(tmp_path: Path, code: str) -> Program:
+    argv = [sys.executable, "-u", "-c", code]
+    return await Program.start("it", argv, place=HERE, log=tmp_path / "log", environment={"A": "b"})
+
+
+async def heard(program: Program, word: str) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            if word in await asyncio.to_thread(program.said):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_program_gets_its_environment_and_nothing_else_and_is_heard(tmp_path: Path) -> None:
+    program = await start(tmp_path, "import os; print(os.environ['A'], os.environ['PLACE'], os.environ.get('HOME'))")
+    assert await program.wait() == 0
+    assert program.said() == "b here None\n"
+    assert str(program.ended_too_early()) == "it ended with code 0: b here None"
+
+
+async def test_a_program_that_ends_in_order_keeps_its_code(tmp_path: Path) -> None:
+    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); signal.pause()"
+    program = await start(tmp_path, code)
+    await heard(program, "up")
+    assert await program.stop() == 7
+    assert await program.stop() == 7
+
+
+async def test_a_program_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    program = await start(
+        tmp_path, "import signal; signal.signal(15, signal.SIG_IGN); print('up')\nwhile 1: signal.pause()"
+    )
+    await heard(program, "up")
+    assert await program.stop(0.1) == -signal.SIGKILL
+
+
+async def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    program = await Program.start("it", ["/no/such"], place=HERE, log=tmp_path / "log", environment={})
+    assert await program.wait() != 0
+    assert "/no/such" in str(program.ended_too_early())
+
+
+def test_a_program_dies_with_its_killed_sandbox(tmp_path: Path) -> None:
+    owner = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from podidctl.sandbox.network import Place\n"
+        "from podidctl.sandbox.processes import Program\n"
+        "async def run():\n"
+        f"    log = Path({str(tmp_path / 'log')!r})\n"
+        "    paths = {'PATH': '/bin:/usr/bin'}\n"
+        "    it = await Program.start('it', ['sleep', '60'], place=Place(''), log=log, environment=paths)\n"
+        "    print(it.pid, flush=True)\n"
+        "    await it.wait()\n"
+        "asyncio.run(run())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", owner], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        os.kill(child, 0)
+        process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        while True:  # the orphan is reaped by whoever adopted it, which takes a moment
+            os.kill(child, 0)
