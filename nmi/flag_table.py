@@ -133,6 +133,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enableProfile", "profile", go_bool, "serve profiles on loopback"),
     Flag("log-format", "log_format", _one_of(LogFormat), "text or json"),
     Flag("v", "verbosity", go_int, "how much to log; 4 is a line per request", aliases=("-v",)),
+    Flag("logtostderr", "log_to_stderr", go_bool, "klog's; logs go nowhere else"),
     Flag("kubeconfig", "kubeconfig", str, "path of a kubeconfig (env KUBECONFIG); empty is in-cluster"),
     Flag("cleanup", "cleanup", go_bool, "remove what NMI left on this node, and exit"),
     Flag("version", "version", go_bool, "print the version, and exit"),

@@ -129,6 +129,8 @@ class Settings:
     """text or json."""
     verbosity: int = 0
     """klog's scale: 0 decisions, 4 a line per request, more for debugging."""
+    log_to_stderr: bool = True
+    """klog's flag, found in many charts. Logs never go anywhere else, so False is refused."""
     kubeconfig: str = ""
     """Path of a kubeconfig; empty means the service account of this pod."""
     service_host: str = ""
@@ -199,6 +201,7 @@ class Settings:
         )
 
     def _check_texts(self) -> None:
+        _demand(self.log_to_stderr, "--logtostderr=false cannot be: logs go to stderr only; leave it out")
         unknown = self.host_token_types - {0, 1, 2}
         _demand(
             not unknown,

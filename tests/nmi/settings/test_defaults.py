@@ -55,6 +55,7 @@ DEFAULTS: dict[str, object] = {
     "profile": False,
     "log_format": "text",
     "verbosity": 0,
+    "log_to_stderr": True,
     "kubeconfig": "",
     "service_host": "",
     "service_port": "",

@@ -32,6 +32,7 @@ NODE = "--node=n1"
         (["--custom-user-agent=me/1.0 (x)"], "custom_user_agent", "me/1.0 (x)"),
         (["-v", "4"], "verbosity", 4),
         (["--log-format=json"], "log_format", "json"),
+        (["--logtostderr"], "log_to_stderr", True),
     ],
 )
 def test_a_flag_fills_its_setting(args: list[str], name: str, value: object) -> None:
@@ -115,6 +116,7 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--custom-user-agent=a\r\nb: c"], "--custom-user-agent must be printable ASCII"),
         ([NODE, "--custom-user-agent=" + "a" * 201], "at most 200 characters"),
         ([NODE, "--v=11"], "--v is 11"),
+        ([NODE, "--logtostderr=false"], "logs go to stderr only"),
         ([NODE, "--fail-closed"], "--fail-closed is not built yet"),
         ([NODE, "--require-redirected"], "--require-redirected is not built yet"),
         ([NODE, "--forceNamespaced", "--operation-mode=managed"], "--operation-mode=managed is not built yet"),
