@@ -1,0 +1,114 @@
+"""Serve thousands of connections that end in every way, then count what is left.
+
+Run by test_leaks.py in an interpreter of its own; exits 1 with a sentence if anything is.
+"""
+
+import asyncio
+import gc
+import os
+import socket
+import sys
+import time
+
+import uvloop
+
+from _native.answers import ReadyAnswer, Usage
+from _native.histogram import Histogram
+from _native.index import Index, PodRecord
+from _native.lane import Connection, Lane, Limits
+
+REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
+LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+OTHER = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+ENDINGS = (REQUEST, LAST, REQUEST * 40 + LAST, OTHER, OTHER[:9], b"", REQUEST + OTHER, b"HOLD", b"FAIL", b"FINISH")
+ROUNDS = 150
+
+
+class General:
+    made = lost = 0
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        General.made += 1
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"HOLD":
+            self.connection.pause()
+        elif data == b"FAIL":
+            raise RuntimeError("on purpose")
+        elif data == b"FINISH":
+            self.connection.write(b"bye")
+            self.connection.finish()
+        elif data.endswith(b"\r\n\r\n"):
+            self.connection.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            self.connection.resume()
+
+    def peer_gone(self) -> None:
+        self.connection.finish()
+
+    def connection_lost(self) -> None:
+        General.lost += 1
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one number is all that is wanted
+
+
+async def storm(port: int, lane: Lane) -> None:
+    for _ in range(ROUNDS):
+        socks = []
+        for data in ENDINGS * 2:
+            sock = socket.socket()
+            sock.connect(("127.0.0.1", port))
+            sock.setblocking(False)
+            if data:
+                sock.send(data)
+            socks.append(sock)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for at, sock in enumerate(socks):
+            if at % 3 == 0:  # with a reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+        while lane.counters()["open"]:  # noqa: ASYNC110 - the lane's counters tell nobody when they change
+            await asyncio.sleep(0.001)
+
+
+async def main() -> str:
+    index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
+    index.put("127.0.0.1", record)
+    far = time.monotonic_ns() + 10**13
+    answer = ReadyAnswer(
+        before=b"b" * 2000, after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage()
+    )
+    record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
+    before = descriptors()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        listener.setblocking(False)
+        lane = Lane(index=index, general=General, limits=Limits())
+        lane.start(asyncio.get_running_loop(), listener)
+        await storm(listener.getsockname()[1], lane)
+        counters = lane.counters()
+        lane.close()
+    await asyncio.sleep(0)
+    gc.collect()
+    alive = [type(each).__name__ for each in gc.get_objects() if isinstance(each, Connection | General)]
+    lane_references = sys.getrefcount(record)
+    if counters["accepted"] != ROUNDS * len(ENDINGS) * 2:
+        return f"not everybody was accepted: {counters}"
+    if General.made != General.lost or not General.made:
+        return f"{General.made} general lanes were made, {General.lost} heard of their end"
+    if alive:
+        return f"still there: {alive[:5]} and {len(alive)} in all"
+    if lane_references > 3:
+        return f"the record is held {lane_references} times"
+    if descriptors() != before:
+        return f"{descriptors() - before} descriptors more than before"
+    return ""
+
+
+complaint = uvloop.run(main())
+if complaint:
+    sys.exit(complaint)

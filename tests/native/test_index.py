@@ -1,0 +1,177 @@
+"""Addresses, records, and the ready answers a record keeps."""
+
+import ipaddress
+import time
+
+import pytest
+
+from _native.answers import ReadyAnswer, Usage
+from _native.histogram import Histogram
+from _native.index import READY_ANSWERS_MAX, Index, PodRecord
+
+NOW = time.monotonic_ns()
+FOR_EVER = NOW + 10**15
+
+
+def answer(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyAnswer:
+    series = Histogram([1]).series(())
+    return ReadyAnswer(
+        before=b"", after=b"", expires_ns=expires_ns, fresh_until_ns=fresh_until_ns, series=series, usage=Usage()
+    )
+
+
+Key = tuple[bytes, int, bytes, bytes]
+"""Resource, selector kind, selector value, xms_cc."""
+
+
+def plain(resource: bytes) -> Key:
+    return (resource, 0, b"", b"")
+
+
+def admit(record: PodRecord, ready: ReadyAnswer, key: Key) -> bool:
+    resource, kind, value, xms_cc = key
+    return record.admit(
+        record.generation, resource=resource, selector_kind=kind, selector_value=value, xms_cc=xms_cc, answer=ready
+    )
+
+
+def test_an_address_leads_to_its_record_until_it_is_removed() -> None:
+    index, record, other = Index(), PodRecord("owner"), PodRecord("other")
+    index.put("10.0.0.1", record)
+    assert index.get("10.0.0.1") is record
+    assert index.get("10.0.0.2") is None
+    assert len(index) == 1
+    assert not index.remove("10.0.0.1", other), "it is not the other's"
+    assert index.remove("10.0.0.1", record)
+    assert not index.remove("10.0.0.1", record)
+    assert len(index) == 0
+
+
+def test_an_address_that_changed_hands_is_the_new_records() -> None:
+    index, old, new = Index(), PodRecord("old"), PodRecord("new")
+    index.put("10.0.0.1", old)
+    index.put("10.0.0.1", new)
+    assert not index.remove("10.0.0.1", old)
+    assert index.get("10.0.0.1") is new
+
+
+def test_one_record_may_have_addresses_of_both_kinds() -> None:
+    index, record = Index(), PodRecord(None)
+    index.put("10.0.0.1", record)
+    index.put("fd00::1", record)
+    assert index.get("FD00:0::1") is index.get("10.0.0.1") is record
+
+
+def test_an_ipv6_address_is_no_disguise_of_an_ipv4_one() -> None:
+    index = Index()
+    index.put("::ffff:10.0.0.1", PodRecord(None))
+    assert index.get("10.0.0.1") is None
+
+
+NO_ADDRESSES = ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1 ", "localhost", "fd00::1%eth0", "é"]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    index = Index()
+    with pytest.raises(ValueError, match="not an IP address"):
+        index.put(text, PodRecord(None))
+    with pytest.raises(ValueError, match="not an IP address"):
+        index.get(text)
+
+
+def test_ten_thousand_addresses_are_kept_apart() -> None:
+    index = Index()
+    first = int(ipaddress.ip_address("10.244.0.0"))
+    records = {str(ipaddress.ip_address(first + at)): PodRecord(at) for at in range(10_000)}
+    for address, record in records.items():
+        index.put(address, record)
+    assert all(index.get(address) is record for address, record in records.items())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(b"r2", 1, b"v", b"c"), (b"r", 2, b"v", b"c"), (b"r", 1, b"w", b"c"), (b"r", 1, b"v", b"d"), (b"r", 0, b"", b"c")],
+)
+def test_each_part_of_the_key_counts(other: Key) -> None:
+    record, ready = PodRecord(None), answer()
+    assert admit(record, ready, (b"r", 1, b"v", b"c"))
+    assert record.find(b"r", 1, b"v", b"c", NOW) is ready
+    assert record.find(*other, NOW) is None
+
+
+def test_parts_of_the_key_do_not_run_into_each_other() -> None:
+    record = PodRecord(None)
+    admit(record, answer(), (b"ab", 1, b"c", b""))
+    assert record.find(b"a", 1, b"bc", b"", NOW) is None
+    assert record.find(b"ab", 1, b"", b"c", NOW) is None
+
+
+def test_a_selectors_case_does_not_count_and_a_resources_does() -> None:
+    record, ready = PodRecord(None), answer()
+    admit(record, ready, (b"Res", 1, b"AbC", b""))
+    assert record.find(b"Res", 1, b"aBc", b"", NOW) is ready
+    assert record.find(b"res", 1, b"abc", b"", NOW) is None
+
+
+def test_a_newer_answer_replaces_the_older() -> None:
+    record, old, new = PodRecord(None), answer(), answer()
+    admit(record, old, plain(b"r"))
+    admit(record, new, plain(b"r"))
+    assert record.find(*plain(b"r"), NOW) is new
+
+
+def test_an_answer_of_an_older_decision_is_not_let_in() -> None:
+    record = PodRecord(None)
+    decided = record.generation
+    assert record.invalidate() == decided + 1 == record.generation
+    assert not record.admit(decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer())
+    assert record.find(*plain(b"r"), NOW) is None
+
+
+def test_invalidating_drops_every_answer() -> None:
+    record = PodRecord(None)
+    for name in (b"a", b"b"):
+        admit(record, answer(), plain(name))
+    record.invalidate()
+    assert [record.find(*plain(name), NOW) for name in (b"a", b"b")] == [None, None]
+
+
+@pytest.mark.parametrize(("fresh", "expires"), [(NOW, FOR_EVER), (FOR_EVER, NOW)])
+def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> None:
+    record, ready = PodRecord(None), answer(fresh, expires)
+    admit(record, ready, plain(b"r"))
+    assert record.find(*plain(b"r"), NOW - 1) is ready
+    assert record.find(*plain(b"r"), NOW) is None
+
+
+def test_a_suspended_record_finds_nothing_and_forgets_nothing() -> None:
+    record, ready = PodRecord(None), answer()
+    admit(record, ready, plain(b"r"))
+    record.suspended = True
+    assert record.find(*plain(b"r"), NOW) is None
+    record.suspended = False
+    assert record.find(*plain(b"r"), NOW) is ready
+
+
+def test_of_too_many_answers_the_least_used_goes() -> None:
+    record = PodRecord(None)
+    names = [b"%d" % at for at in range(READY_ANSWERS_MAX)]
+    for name in names:
+        assert admit(record, answer(), plain(name))
+    for name in names[1:]:
+        assert record.find(*plain(name), NOW) is not None
+    assert admit(record, answer(), plain(b"one more"))
+    assert record.find(*plain(names[0]), NOW) is None
+    assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
+
+
+def test_a_key_that_no_fast_request_could_have_is_not_kept() -> None:
+    record = PodRecord(None)
+    assert not admit(record, answer(), plain(b"r" * 1537))
+    assert admit(record, answer(), plain(b"r" * 1536))
+
+
+def test_a_record_keeps_its_owner() -> None:
+    owner = object()
+    assert PodRecord(owner).owner is owner

@@ -1,0 +1,17 @@
+"""Nothing is left of a connection, however it ended: counted in a clean interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_nothing_is_left_of_thousands_of_connections() -> None:
+    script = Path(__file__).parent / "isolated" / "leaks.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,56 @@
+"""The .pyi describe what was compiled, and the compiled rooms import nothing of ours: no linter reads a .pyx."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ["histogram", "scan", "query", "answers", "index", "lane"]
+SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
+BELOW = {
+    "clock": set[str](),
+    "sockets": set[str](),
+    "histogram": set[str](),
+    "scan": set[str](),
+    "query": {"scan"},
+    "answers": {"histogram", "clock"},
+    "index": {"answers", "query"},
+    "lane": {"answers", "clock", "index", "query", "scan", "sockets"},
+}
+"""What each room may import of its own package."""
+
+
+def imported(source: Path) -> set[str]:
+    """Dotted names of the modules that *source* imports, in Python or in C."""
+    pattern = re.compile(r"^(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
+    return {match[1] or match[2] for match in pattern.finditer(source.read_text())}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_imports_go_down_only(source: Path) -> None:
+    names = imported(source)
+    own = {name.partition(".")[2] for name in names if name.partition(".")[0] == "_native"}
+    others = {name.partition(".")[0] for name in names} - {"_native", "cython", "libc", "cpython", "posix"}
+    assert own <= BELOW[source.stem]
+    assert others <= sys.stdlib_module_names
+
+
+def test_the_check_of_imports_sees_an_import_that_goes_up(tmp_path: Path) -> None:
+    source = tmp_path / "scan.pyx"
+    source.write_text("cimport cython\nfrom nmi.server cimport x\nimport podidentity.azure\n")
+    assert imported(source) == {"cython", "nmi.server", "podidentity.azure"}
+
+
+def test_every_room_is_compiled_and_described() -> None:
+    assert {path.stem for path in ROOT.glob("_native/*.pyx")} == set(ROOMS)
+    assert {path.stem for path in ROOT.glob("_native/*.pyi")} == set(ROOMS)
+
+
+def test_the_stubs_say_what_was_compiled() -> None:
+    allowed = ["--allowlist", "tests/native/stubtest_allowlist.txt"]
+    command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{room}" for room in ROOMS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
