@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from podidctl.sandbox.kubeapi import definitions
 from podidctl.sandbox.kubeapi.kinds import DEFINITIONS, ResourceType
-from podidctl.sandbox.kubeapi.statuses import bad_request, invalid
+from podidctl.sandbox.kubeapi.statuses import bad_request, invalid, unreadable_patch
 
 Document = dict[str, Any]
 Cause = tuple[str, str, str]
@@ -29,11 +29,16 @@ _MICRO_TIMES: Final = {
 }
 _NAMED_AS_LABEL: Final = frozenset({"namespaces"})
 
+TOLERATED_SECONDS: Final = 300
+"""How long every pod is left on a node that is not ready, by the real server's defaults."""
 POD_SPEC_MUTABLE: Final = frozenset({"activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations"})
 
 
-def decode_check(resource: ResourceType, document: Document) -> None:
-    """Refuse with 400 what the real server's decoder cannot read: times that are not in micro seconds."""
+def decode_check(resource: ResourceType, document: Document, *, patched: bool = False) -> None:
+    """Refuse what the real server's decoder cannot read: times that are not in micro seconds.
+
+    With 400 where the document came as it is, with 422 where a patch made it so.
+    """
     place, fields = _MICRO_TIMES.get(resource.name, ("", ()))
     parent = document.get(place) if place else document
     if not isinstance(parent, dict):
@@ -41,9 +46,11 @@ def decode_check(resource: ResourceType, document: Document) -> None:
     for field in fields:
         value = parent.get(field)
         if value is not None and not (isinstance(value, str) and _MICRO_TIME.fullmatch(value)):
+            problem = f'parsing time "{str(value)[:64]}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse'
+            if patched:
+                raise unreadable_patch(problem)
             raise bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f'parsing time "{str(value)[:64]}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse'
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {problem}'
             )
 
 
@@ -83,7 +90,9 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
 
 
 def complete(resource: ResourceType, document: Document) -> None:
-    """Put in place what the server fills in at every write."""
+    """Put in place what the server fills in at every write, without changing what *document* may share."""
+    if resource.name == "pods" and document.get("status"):
+        document["status"] = _with_addresses(document["status"])
     if resource.name == "secrets" and document.get("stringData"):
         plain = document.pop("stringData")
         encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}
@@ -184,9 +193,17 @@ def _default_pod(pod: Document) -> None:
         ("securityContext", {}),
         ("schedulerName", "default-scheduler"),
         ("enableServiceLinks", True),
+        ("priority", 0),
+        ("preemptionPolicy", "PreemptLowerPriority"),
     ):
         spec.setdefault(field, value)
     spec["serviceAccount"] = spec["serviceAccountName"]
+    tolerations = spec.setdefault("tolerations", [])
+    tolerations += [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATED_SECONDS}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if all(toleration.get("key") not in {key, None} for toleration in tolerations)
+    ]
     for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
         tag = container["image"].rpartition("/")[2].partition(":")[2]
         container.setdefault("imagePullPolicy", "IfNotPresent" if tag not in {"", "latest"} else "Always")
@@ -196,6 +213,16 @@ def _default_pod(pod: Document) -> None:
         for port in container.get("ports") or ():
             port.setdefault("protocol", "TCP")
     pod["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+
+
+def _with_addresses(status: Document) -> Document:
+    """podIP and podIPs agree: where they do not, podIP is right."""
+    primary, several = status.get("podIP"), status.get("podIPs") or []
+    if primary and (not several or several[0].get("ip") != primary):
+        return status | {"podIPs": [{"ip": primary}]}
+    if several and not primary:
+        return status | {"podIP": several[0].get("ip", "")}
+    return status
 
 
 def _pod_frozen(pod: Document) -> Document:

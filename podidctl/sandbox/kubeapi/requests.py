@@ -9,11 +9,13 @@ import msgspec
 import yaml
 from aiohttp import web
 
+from podidctl.sandbox.kubeapi import protobuf
 from podidctl.sandbox.kubeapi.kinds import Registry, ResourceType
 from podidctl.sandbox.kubeapi.statuses import (
     bad_request,
     no_such_resource,
     not_acceptable,
+    not_found,
     too_large,
     unsupported_media_type,
 )
@@ -22,7 +24,7 @@ Document = dict[str, Any]
 
 BODY_MAX: Final = 3 * 1024 * 1024
 """Bytes; the real server's own limit."""
-_ACCEPTED: Final = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
+_ACCEPTED: Final = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def target(registry: Registry, path: str) -> Target | None:
     if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):
         raise no_such_resource()
     name, subresource = [*rest[1:], "", ""][:2]
+    if subresource and resource.custom and subresource not in resource.subresources:
+        raise not_found(resource.plural, resource.group, name)
     if (name and resource.namespaced and not namespace) or (subresource and subresource not in resource.subresources):
         raise no_such_resource()
     return Target(resource, namespace, name, subresource)
@@ -141,7 +145,7 @@ async def body(request: web.BaseRequest) -> bytes:
 
 async def document(request: web.BaseRequest, expected: str) -> Document:
     """The body as a document; *expected* names the kind in messages. Raises StatusError 400, 413 or 415."""
-    if request.content_type not in {"application/json", "application/yaml", "application/octet-stream"}:
+    if request.content_type not in {*_ACCEPTED, "application/octet-stream"}:
         raise unsupported_media_type(_ACCEPTED)
     return as_document(await body(request), request.content_type, expected)
 
@@ -157,6 +161,8 @@ def as_document(data: bytes, media_type: str, expected: str) -> Document:
 def decode(data: bytes, media_type: str, expected: str) -> Any:
     """*data* as JSON or YAML. Raises StatusError 400."""
     try:
+        if media_type == protobuf.MEDIA_TYPE:
+            return protobuf.decode(data)
         if media_type.endswith("yaml"):
             return _plain(yaml.safe_load(data))
         return msgspec.json.decode(data)

@@ -105,8 +105,9 @@ def too_large(limit: int) -> StatusError:
     return StatusError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
 
 
-def already_exists(plural: str, group: str, name: str) -> StatusError:
-    message = f"{_resource(plural, group)} {_quoted(name)} already exists"
+def already_exists(plural: str, group: str, name: str, *, ending: bool = False) -> StatusError:
+    said = "object is being deleted: " if ending else ""
+    message = f"{said}{_resource(plural, group)} {_quoted(name)} already exists"
     return StatusError(409, "AlreadyExists", message, details=_details(plural, group, name))
 
 
@@ -134,6 +135,12 @@ def invalid(kind: str, group: str, name: str, causes: Sequence[tuple[str, str, s
 def unprocessable_patch() -> StatusError:
     """422 as the real server words it when a JSON patch does not apply: nothing said about which operation."""
     return StatusError(422, "Invalid", "the server rejected our request due to an error in our request", details={})
+
+
+def unreadable_patch(message: str) -> StatusError:
+    """422 for a patch whose outcome the decoder cannot read."""
+    cause = {"reason": "FieldValueInvalid", "message": f"Invalid value: {message}", "field": "patch"}
+    return StatusError(422, "Invalid", f' "" is invalid: patch: Invalid value: {message}', details={"causes": [cause]})
 
 
 def expired(message: str, *, continue_token: str = "") -> StatusError:

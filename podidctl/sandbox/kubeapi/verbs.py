@@ -87,7 +87,7 @@ class Verbs:
         if metadata.get("namespace", namespace) != namespace:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         if metadata.get("resourceVersion"):
-            raise bad_request("resourceVersion should not be set on objects to be created")
+            raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + "".join(self._random.choices(GENERATED, k=5))
         name = metadata.get("name", "")
@@ -106,8 +106,10 @@ class Verbs:
         admission.complete_new(resource, document, self.timestamp())
         self._admit_pod(resource, document)
         key = (metadata.get("namespace", ""), name)
-        if self.history.get(resource.name, key) is not None:
-            raise already_exists(resource.plural, resource.group, name)
+        existing = self.history.get(resource.name, key)
+        if existing is not None:
+            ending = "deletionTimestamp" in existing.document["metadata"]
+            raise already_exists(resource.plural, resource.group, name, ending=ending)
         if dry_run:
             return Item(document, self.history.revision)
         item = self.history.write(resource.name, key, document)
@@ -133,7 +135,7 @@ class Verbs:
         item = self.get(resource, key)
         old = item.document
         new = self._typed(resource, change(old))
-        admission.decode_check(resource, new)
+        admission.decode_check(resource, new, patched=not conditional)
         self._check_identity(resource, key, old, new, conditional=conditional)
         new = _joined(resource, old, new, subresource)
         admission.check(resource, new)
@@ -144,7 +146,7 @@ class Verbs:
             admission.check_change(resource, old, new)
         if new == old:
             return item
-        if resource.generation and _counted(resource, old) != _counted(resource, new):
+        if resource.generation and subresource != "binding" and _counted(resource, old) != _counted(resource, new):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if dry_run:
             return Item(new, item.revision)
@@ -323,7 +325,7 @@ def _joined(resource: ResourceType, old: Document, new: Document, subresource: s
             joined["status"] = new["status"]
     else:
         joined = new
-        if resource.has_status:
+        if resource.has_status and subresource != "binding":
             joined.pop("status", None)
             if "status" in old:
                 joined["status"] = old["status"]
@@ -382,6 +384,3 @@ def _check_metadata_types(resource: ResourceType, metadata: Document) -> None:
 
 def _spell(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-__all__ = ["DeleteOptions", "StatusError", "Verbs"]
