@@ -1,0 +1,73 @@
+"""The general lane and the oracle understand the same bytes alike: the corpus, and what is a few mutations from it.
+
+Excluded: the fast lane, which tests/native holds against the oracle, and tests/integration against this lane.
+"""
+
+import asyncio
+import re
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.corpus.corpus import EVERY, Case
+from tests.native.mutations import mutated
+from tests.nmi.server.fakes import World, replies
+from tests.oracle.requests import Asked, Verdict, read
+
+
+async def answered(data: bytes, step: int = 0) -> World:
+    """A world after *data* has come in, whole or cut."""
+    world = World()
+    for piece in [data[at : at + step] for at in range(0, len(data), step)] if step else [data]:
+        world.lane.data_received(piece)
+        await world.settle()
+    return world
+
+
+def statuses(world: World, data: bytes) -> list[int]:
+    head_only = data.startswith(b"HEAD ")
+    return [each.status for each in replies(world.connection.written, heads_only=head_only)]
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+@pytest.mark.parametrize("case", EVERY, ids=[case.name for case in EVERY])
+async def test_a_file_of_the_corpus_gets_its_status(case: Case, step: int) -> None:
+    world = await answered(case.data, step)
+
+    assert statuses(world, case.data)[:1] == [case.status]
+    assert bool(world.issuer.asked) is (case.status == 200)
+
+
+def judged_apart(data: bytes) -> bool:
+    """Where the general lane has rules that the oracle does not know, each with tests of its own.
+
+    ";" and control characters are refused in a query; empty pairs mean nothing however many; and only so many
+    parameters may be given.
+    """
+    query = unquote_to_bytes(data.partition(b"?")[2].partition(b" ")[0])
+    return bool(re.search(rb"[;\x00-\x1f\x7f]", query)) or query.count(b"&") > 30 or b"&&" in data or b"?&" in data
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated(), st.sampled_from([0, 1, 3, 17]))
+def test_what_the_oracle_takes_for_a_token_request_is_one_and_nothing_else_is(data: bytes, step: int) -> None:
+    verdict = read(data)
+    world = asyncio.run(answered(data, step))
+    if verdict is Verdict.UNSURE or judged_apart(data):
+        return
+    if not isinstance(verdict, Asked):
+        assert world.issuer.asked == []
+        return
+    (_, asked), *_ = world.issuer.asked
+    assert (asked.resource, asked.selector.value, asked.selector_value.lower(), asked.xms_cc, not asked.fetch_anew) == (
+        verdict.resource,
+        verdict.selector_kind,
+        verdict.selector_value,
+        verdict.xms_cc,
+        verdict.cacheable,
+    )
+    head = bytes(world.connection.written).partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert (b"\r\nConnection: close" in head) is verdict.close
