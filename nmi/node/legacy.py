@@ -120,6 +120,8 @@ class LegacyDriver:
         except (self._iptc.IPTCError, self._iptc.XTablesError) as error:
             if any(word in str(error) for word in ("Permission denied", "Operation not permitted")):
                 raise StartError(f"{NOT_PERMITTED} ({error})") from error
+            if "temporarily unavailable" in str(error):
+                raise LockHeldError("another program wrote to nat at the same moment, without the lock") from error
             raise RedirectError(f"nat was not read or changed: {error}; look at iptables-legacy -t nat -S") from error
 
     @contextmanager

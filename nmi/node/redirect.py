@@ -34,7 +34,7 @@ class RedirectError(Exception):
 
 
 class LockHeldError(RedirectError):
-    """Another program holds the xtables lock."""
+    """Another program is writing: it holds the xtables lock, or wrote at the same moment without taking it."""
 
 
 @dataclass(frozen=True, slots=True)

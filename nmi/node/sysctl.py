@@ -68,7 +68,7 @@ def _is_on(interface: Path) -> bool:
 
 def guarded(rules: Iterable[tuple[str, str]]) -> bool:
     """Whether filter's *rules* hold the guard in INPUT, or in a chain that INPUT enters whatever the packet."""
-    listed = [(chain, words(rule)) for chain, rule in rules]
+    listed = [(chain, words(rule)) for chain, rule in rules if chain == "INPUT" or "--ctstate" in rule]
     entered = {"INPUT"} | {
         rule[1] for chain, rule in listed if chain == "INPUT" and rule[:1] == ["-j"] and len(rule) == 2
     }

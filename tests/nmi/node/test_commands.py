@@ -26,7 +26,7 @@ async def test_input_may_be_left_unread() -> None:
 
 
 async def test_a_program_that_does_not_end_is_killed_and_told(tmp_path: Path) -> None:
-    with pytest.raises(ProgramTimeoutError, match="did not end within 0.2 s"):
+    with pytest.raises(ProgramTimeoutError, match=r"did not end within 0\.2 s"):
         await run(stays(tmp_path), seconds=0.2)
     assert gone(tmp_path)
 

@@ -104,6 +104,25 @@ def test_rules_that_others_write_meanwhile_are_not_lost(node: Machine, worker: W
     ]
 
 
+def test_a_writer_that_takes_no_lock_cannot_make_it_fail(backend: str) -> None:
+    machine = Machine()
+    try:
+        one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
+        with (
+            Worker(machine, backend) as worker,
+            machine.start("sh", "-c", f"echo writing; for i in $(seq 100); do {one}; done 2>/dev/null") as writer,
+        ):
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "writing\n"
+            while writer.poll() is None:
+                worker.do("remove")
+                worker.do("install")
+            assert worker.do("verify") in (True, False)
+            assert worker.do("fault") is None
+    finally:
+        machine.close()
+
+
 @pytest.mark.parametrize("action", ["install", "verify", "remove"])
 def test_a_lock_that_somebody_holds_is_waited_for(action: str) -> None:
     machine = Machine()

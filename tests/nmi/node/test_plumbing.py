@@ -1,0 +1,105 @@
+"""What NMI does to a node from start to end, by its settings, on a real one. Excluded: each part's own cases."""
+
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nmi.node.machines import Machine
+
+pytestmark = pytest.mark.root
+
+# Tells problem() before, after the installation and after the removal.
+RUN = """
+import asyncio, json, sys
+from nmi.node.plumbing import Plumbing
+from nmi.settings import parse
+
+async def main():
+    plumbing = Plumbing(parse(["--node=n1", *sys.argv[1:]], {}))
+    said = [plumbing.problem()]
+    await plumbing.prepare()
+    await plumbing.install()
+    said.append(plumbing.problem())
+    print(json.dumps(said), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await plumbing.remove()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    machine.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
+    machine.run("iptables-nft", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
+    yield machine
+    machine.close()
+
+
+def told(machine: Machine, *args: str, during: list[str] | None = None) -> list[str | None]:
+    """What problem() said; *during* is filled with the tables between installation and removal."""
+    with machine.start(sys.executable, "-c", RUN, *args) as process:
+        assert process.stdout is not None
+        said: list[str | None] = json.loads(process.stdout.readline())
+        if during is not None:
+            during += machine.saved("nft")
+        process.communicate("go on\n")
+        assert process.returncode == 0
+    return said
+
+
+def test_without_route_localnet_it_is_not_ready_and_says_which_command_to_run(machine: Machine) -> None:
+    before, after = told(machine)
+    assert before == "the node is not prepared yet"
+    assert after is not None
+    assert "run `sysctl -w net.ipv4.conf.all.route_localnet=1` on the node" in after
+
+
+def test_with_route_localnet_it_is_ready_and_leaves_nothing(machine: Machine) -> None:
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    before = machine.saved("nft")
+    during: list[str] = []
+    assert told(machine, during=during)[1] is None
+    assert "-A PREROUTING -j aad-metadata" in during
+    assert machine.saved("nft") == before
+
+
+def test_a_target_off_the_loopback_needs_no_route_localnet(machine: Machine) -> None:
+    assert told(machine, "--nmi-listen-address=10.0.0.4")[1] is None
+
+
+def test_told_to_it_switches_route_localnet_on_and_guards_the_loopback_for_good(machine: Machine) -> None:
+    for _ in range(2):
+        assert told(machine, "--route-localnet=set")[1] is None
+        assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "1\n"
+        rules = [line for line in machine.saved("nft") if line.startswith("-A INPUT")]
+        assert len(rules) == 2
+        assert "--ctstate RELATED,ESTABLISHED,DNAT -j DROP" in rules[0]
+
+
+def test_told_to_it_keeps_the_rule(machine: Machine) -> None:
+    told(machine, "--keep-iptables-rules")
+    assert "-A PREROUTING -j aad-metadata" in machine.saved("nft")
+
+
+def test_told_to_touch_nothing_it_touches_nothing_and_is_ready(machine: Machine) -> None:
+    before = machine.saved("nft")
+    during: list[str] = []
+    assert told(machine, "--redirect=none", "--route-localnet=set", during=during) == [None, None]
+    assert during == before
+    assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
+
+
+def test_a_listener_on_every_address_is_led_to_on_loopback_and_imds_elsewhere_is_possible(machine: Machine) -> None:
+    during: list[str] = []
+    told(machine, "--nmi-listen-address=0.0.0.0", "--nmi-port=99", "--metadata-ip=10.9.9.9", "--metadata-port=81",
+         during=during)  # fmt: skip
+    chain = [line for line in during if line.startswith("-A aad-metadata")]
+    assert chain[0].endswith("-d 10.9.9.9/32 -p tcp -m tcp --dport 81 -j DNAT --to-destination 127.0.0.1:99")
+
+
+def test_connections_from_before_can_be_forgotten_where_there_are_none(machine: Machine) -> None:
+    assert len(told(machine, "--enable-conntrack-deletion")) == 2
