@@ -25,6 +25,9 @@ JUMP = f"-j {CHAIN}"
 _RETRY_SECONDS = 5.0
 """After a verification that failed: sooner than the next regular one, seldom enough for a lock that is held long."""
 
+_TRIES = 3
+"""Of writing the rule, since another program may put its own first right after us; more would be a fight."""
+
 _LONGEST_WAIT_SECONDS = 2.0
 """Between two tries while somebody holds the lock. iptables programs hold it for milliseconds, seconds at most."""
 
@@ -181,15 +184,19 @@ class Redirect:
     async def _ensure(self) -> str | None:
         """Put the rule in force if it is not; what was wrong before."""
         async with self._turn:
-            fault = (await self._patiently(self._driver.find)).fault(self._rule)
-            if fault is not None:
+            first = fault = await self._fault()
+            for _ in range(_TRIES):
+                if fault is None:
+                    break
                 await self._patiently(lambda: self._driver.put(self._rule))
-                left = (await self._patiently(self._driver.find)).fault(self._rule)
-                if left is not None:
-                    self._problem = left
-                    raise RedirectError(f"the rule was written, but then {left}: another program keeps changing nat")
-            self._problem = None
-            return fault
+                fault = await self._fault()
+            self._problem = fault
+            if fault is not None:
+                raise RedirectError(f"the rule was written, but then {fault}: another program keeps changing nat")
+            return first
+
+    async def _fault(self) -> str | None:
+        return (await self._patiently(self._driver.find)).fault(self._rule)
 
     async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
         """What *act* gives, tried again, ever more slowly, as long as somebody holds the lock (#249: never exit)."""

@@ -21,7 +21,7 @@ class Table:
         self.found = NOTHING
         self.errors: list[Exception] = []
         self.puts = 0
-        self.frozen = False
+        self.undone = 0
 
     async def find(self) -> Found:
         self._fail()
@@ -30,7 +30,9 @@ class Table:
     async def put(self, rule: RedirectRule) -> None:
         self._fail()
         self.puts += 1
-        if not self.frozen:
+        if self.undone:
+            self.undone -= 1
+        else:
             self.found = Found(rule.rules, ((1, JUMP),))
 
     async def clear(self) -> None:
@@ -152,10 +154,16 @@ async def test_a_held_lock_does_not_make_the_probe_fail(redirect: Redirect, tabl
 
 
 async def test_a_rule_that_does_not_stay_is_an_error_and_no_success(redirect: Redirect, table: Table) -> None:
-    table.frozen = True
+    table.undone = 3
     with pytest.raises(RedirectError, match="another program keeps changing nat"):
         await redirect.install()
     assert redirect.problem() == "the redirect of 169.254.169.254: the chain is missing"
+
+
+async def test_a_rule_that_is_undone_at_once_is_written_once_more(redirect: Redirect, table: Table) -> None:
+    table.undone = 2
+    await redirect.install()
+    assert redirect.present()
 
 
 async def test_looking_and_removing_never_overlap(table: Table) -> None:
