@@ -20,7 +20,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from tests.testplane import up
 
 ROOT = Path(__file__).parent.parent
-OURS = ["podidentity", "nmi", "mic", "podidctl"]
+OURS = ["podidentity", "nmi", "mic"]
 IN_CI = os.environ.get("CI") == "true"
 SETTLE_SECONDS = 2.0
 """How long a thread or task that is on its way out may take to be gone."""
@@ -53,7 +53,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
-    """A blocking call from our code inside a running loop raises BlockingError. Test code itself may block."""
+    """A blocking call in a running loop by the daemons' code raises BlockingError. Tests and emulators may block."""
     with blockbuster_ctx(OURS) as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # a first import, once a process
