@@ -107,6 +107,7 @@ class Issuer:
                 entry = await self._feed.entry_at(peer)
                 if entry is None:
                     return _UNKNOWN_ADDRESS
+                progress.refusal = _LATE
                 return await self._issue(entry, peer, request, arrived, progress)
         except TimeoutError:
             if not limit.expired():

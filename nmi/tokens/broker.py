@@ -257,7 +257,6 @@ class Broker:
         self._refusals.forget(ask.key)
         for key in self._tokens.keep(ask.key, fetched):
             self._forget_timer(key)
-        fetched.usage.take()
         self._schedule(ask._replace(anew=False), fetched)
 
     def _schedule(self, ask: Ask, cached: CachedToken) -> None:
@@ -280,7 +279,7 @@ class Broker:
             return
         if cached.left(now) <= 0.0:
             self._tokens.forget(ask.key)
-        elif cached.usage.take() > 0:
+        elif cached.used:
             if self._flying(ask) is None:
                 self._measures.refreshes += 1
                 self._launch(ask, float("-inf"), background=True)

@@ -17,6 +17,7 @@ SOON_SECONDS: Final = 300.0
 """A token with less than this to live is served only when no fresher one can be had: SDKs treat it as expired."""
 
 TOKENS_MAX: Final = 2048
+TOKENS_PER_IDENTITY: Final = 64
 REFUSALS_MAX: Final = 512
 REFUSAL_SECONDS: Final = 10.0
 OBJECT_IDS_MAX: Final = 1024
@@ -24,11 +25,14 @@ OBJECT_IDS_MAX: Final = 1024
 RETRY_FLOOR_SECONDS: Final = 30.0
 """The shortest pause between two refreshes of one token ahead of need."""
 
+AGAIN_SECONDS: Final = 2.0
+"""How soon a ready answer asks again that is made of a token whose successor is due."""
+
 
 class CachedToken:
     """A token and its times, by the broker's monotonic clock, in seconds."""
 
-    __slots__ = ("expires_at", "fetched_at", "refresh_at", "token", "usage")
+    __slots__ = ("_usage_before", "expires_at", "fetched_at", "refresh_at", "token", "usage")
 
     def __init__(self, granted: Granted, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
         """*jitter* is a factor around 1 for the pause before the refresh.
@@ -42,6 +46,15 @@ class CachedToken:
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
         self.usage = usage
         """Shared with the ready answers made of this token, and handed on to its successor."""
+        self._usage_before = usage.last_ns
+
+    @property
+    def used(self) -> bool:
+        """Whether anybody has asked for it again since it was fetched.
+
+        By the time of the last use, not by the count: that one is the decision log's to take.
+        """
+        return self.usage.last_ns != self._usage_before
 
     def left(self, now: float) -> float:
         """Seconds to live."""
@@ -49,9 +62,10 @@ class CachedToken:
 
     def fresh_until(self, now: float) -> float:
         """Until when a ready answer made of it now may be served without asking the broker again."""
+        briefly = min(now + AGAIN_SECONDS, self.expires_at)
         if self.left(now) <= SOON_SECONDS:
-            return min(now + 2.0, self.expires_at)
-        return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), now)
+            return briefly
+        return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), briefly)
 
     def postpone(self, now: float, jitter: float) -> None:
         """Fetching a fresher one failed: the next attempt comes later, sooner the less is left."""
@@ -66,11 +80,17 @@ def _refresh_pause(left: float, jitter: float) -> float:
 
 
 class TokenCache:
-    """Tokens by key, the least lately asked for going first."""
+    """Tokens by key, bounded in all and for each identity; the least lately asked for go first.
 
-    def __init__(self, most: int = TOKENS_MAX) -> None:
+    Because of the bound for each identity a pod that asks for ever new audiences or capabilities pushes out only tokens
+    of the identities that are its own.
+    """
+
+    def __init__(self, most: int = TOKENS_MAX, most_per_identity: int = TOKENS_PER_IDENTITY) -> None:
         self._most = most
+        self._most_per_identity = most_per_identity
         self._tokens: OrderedDict[TokenKey, CachedToken] = OrderedDict()
+        self._keys: dict[tuple[object, ...], OrderedDict[TokenKey, None]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -81,9 +101,10 @@ class TokenCache:
         if cached is None:
             return None
         if cached.left(now) <= 0.0:
-            del self._tokens[key]
+            self.forget(key)
             return None
         self._tokens.move_to_end(key)
+        self._keys[key.identity].move_to_end(key)
         return cached
 
     def peek(self, key: TokenKey) -> CachedToken | None:
@@ -92,15 +113,26 @@ class TokenCache:
 
     def keep(self, key: TokenKey, cached: CachedToken) -> list[TokenKey]:
         """Keep *cached* in place of any other; the keys that had to go for it."""
+        self.forget(key)
         self._tokens[key] = cached
-        self._tokens.move_to_end(key)
+        siblings = self._keys.setdefault(key.identity, OrderedDict())
+        siblings[key] = None
         gone = []
-        while len(self._tokens) > self._most:
-            gone.append(self._tokens.popitem(last=False)[0])
+        if len(siblings) > self._most_per_identity:
+            gone.append(next(iter(siblings)))
+        elif len(self._tokens) > self._most:
+            gone.append(next(iter(self._tokens)))
+        for each in gone:
+            self.forget(each)
         return gone
 
     def forget(self, key: TokenKey) -> None:
-        self._tokens.pop(key, None)
+        if self._tokens.pop(key, None) is None:
+            return
+        siblings = self._keys[key.identity]
+        del siblings[key]
+        if not siblings:
+            del self._keys[key.identity]
 
 
 class Refusals:

@@ -23,6 +23,11 @@ class TokenKey(NamedTuple):
     resource: str
     xms_cc: str
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The part that does not depend on the request."""
+        return self[:5]
+
 
 def key_of(identity: AzureIdentity, resource: str, xms_cc: str) -> TokenKey:
     """The key under which a token of *identity* is kept. Azure compares ids case-insensitively, audiences exactly."""

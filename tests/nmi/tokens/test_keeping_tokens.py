@@ -282,6 +282,20 @@ def test_every_memory_is_bounded() -> None:
     assert cache.find(keys[0], 1_000.0) is not None
 
 
+def test_a_pod_that_asks_for_ever_new_things_empties_only_its_own_identitys_part() -> None:
+    cache = TokenCache(most=100, most_per_identity=4)
+    neighbour = key_of(identity(client_id="neighbour"), RESOURCE, "")
+    cache.keep(neighbour, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+    for number in range(50):
+        key = key_of(identity(client_id="greedy"), RESOURCE, f"cp{number}")
+        cache.keep(key, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+    assert len(cache) == 5
+    assert cache.find(neighbour, 1_000.0) is not None
+    assert cache.find(key, 1_000.0) is not None
+    assert cache.find(key, 1_900.0) is None
+    assert len(cache) == 4
+
+
 @in_virtual_time
 async def test_the_metrics_say_what_happened() -> None:
     bench = Bench()
