@@ -14,7 +14,7 @@ from typing import Final
 
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Refusal
+from nmi.refusal import Reason, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ GRANTED: Final = "granted"
 SHOWN_CHARS: Final = 128
 """Of a text that a pod chose."""
 DEFECTS_MAX: Final = 64
+_ORDINARY: Final = frozenset({Reason.METADATA_HEADER_MISSING, Reason.UNKNOWN_PATH})
+"""SDKs probe like this each time a program starts."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,8 @@ class Decisions:
         """A request was refused; of its text only what *request* holds may be shown."""
         topic = (path,) if request is None else _topic(request)
         if self._is_news(subject, topic, refusal.reason.value):
-            log.warning(
+            log.log(
+                logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
                 "request refused; error says what to look at",
                 extra={
                     "pod": subject.pod,

@@ -132,9 +132,14 @@ class GeneralLane:
             outcome = handlers.late(peer) if deadline.expired() else handlers.failed(peer, error)
         self._task = None
         self._calm()
-        if not self._ended:
+        if self._ended:
+            return
+        try:
             self._write(request, outcome, begun)
             self._advance()
+        except Exception as error:  # noqa: BLE001 - a paused connection has no deadline: it must not be left so
+            self._end()
+            handlers.failed(peer, error)
 
     def _write(self, request: Request | None, outcome: Outcome, begun: int) -> None:
         """Send an answer; *request* is None if there was none that could be understood."""

@@ -96,18 +96,24 @@ class MetadataProxy:
                 if len(body) > self._most:
                     answer.close()  # what is left of it is not worth a kept-alive connection
                     return _unavailable("IMDS answered with more than a pod may be sent: see nmi.server.policy")
-            return proxied(answer.status, bytes(body), answer.content_type, _returned(answer.headers))
+            return proxied(
+                answer.status, bytes(body), _plain(answer.headers.get("Content-Type", "")), _returned(answer.headers)
+            )
 
 
 def _sent(request: Request) -> dict[str, str]:
-    headers = {name: value for name in REQUEST_FIELDS for value in request.values(name)[:1]}
+    headers = {name: _plain(value) for name in REQUEST_FIELDS for value in request.values(name)[:1]}
     headers["accept-encoding"] = "identity"
     return headers
 
 
 def _returned(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The fields that go back. aiohttp has parsed them, so no line break is in them."""
-    return tuple((name.title(), headers[name]) for name in ANSWER_FIELDS if name in headers)
+    return tuple((name.title(), _plain(headers[name])) for name in ANSWER_FIELDS if name in headers)
+
+
+def _plain(value: str) -> str:
+    """A field's value as everybody reads it alike; empty if it is anything but printable ASCII."""
+    return value if value.isascii() and value.isprintable() else ""
 
 
 def _unavailable(detail: str) -> Refusal:

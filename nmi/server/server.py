@@ -73,8 +73,13 @@ class Server:
         """Run *work*, one waiting request, as a task that aclose() ends."""
         task = asyncio.get_running_loop().create_task(work, name="request")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a request's task failed because of a defect; report this traceback", exc_info=error)
 
     async def drain(self, seconds: float) -> int:
         """Accept nothing more, answer what is open, close the rest; how many connections are left after *seconds*."""

@@ -81,7 +81,12 @@ class Forwarding:
 
 def _prefix(text: str) -> tuple[str, ...]:
     segments = tuple(text.lower().strip("/").split("/"))
-    if normal(text) != text or len(segments) < 2 or segments[0] != "metadata" or _about_identity(text):
+    if (
+        (normal(text) or "").lower() != text.lower()
+        or len(segments) < 2
+        or segments[0] != "metadata"
+        or _about_identity(text)
+    ):
         raise ValueError(
             f"{text!r} cannot be proxied: give a plain path such as /metadata/versions, never one about identities"
         )

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from typing_extensions import override
 
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Refusal
+from nmi.refusal import Reason, Refusal
+from nmi.server.general import GeneralLane
 from nmi.server.policy import ServerPolicy, Sizes
-from tests.nmi.server.fakes import TOKEN_PATH, Grant, World, grant, replies, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, FakeConnection, Grant, World, grant, replies, request_bytes
 
 
 class Held:
@@ -214,6 +216,23 @@ async def test_a_malformed_request_is_answered_in_its_turn_and_ends_the_connecti
     assert found[1].headers["connection"] == "close"
     assert world.connection.state == "finished"
     assert len(world.issuer.asked) == 1
+
+
+async def test_a_defect_while_writing_ends_the_connection_and_leaves_it_not_paused_for_ever() -> None:
+    world = World()
+
+    class Unwritable(FakeConnection):
+        @override
+        def write(self, data: bytes) -> None:
+            raise OSError("a defect")
+
+    world.connection = Unwritable()
+    world.lane = GeneralLane(world.connection, world)
+    world.lane.data_received(request_bytes())
+    await world.settle()
+
+    assert world.connection.state == "finished"
+    assert world.measures.refusals(Reason.INTERNAL) == 1
 
 
 async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:

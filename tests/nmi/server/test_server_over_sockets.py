@@ -15,6 +15,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.measures import Measures
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
+from tests.corpus.corpus import ACCEPTED, Case
 from tests.nmi.server.fakes import (
     TARGET,
     TOKEN_PATH,
@@ -263,6 +264,22 @@ async def test_the_fast_lane_respects_that_no_metadata_header_is_needed() -> Non
             assert (await client.ask(request_bytes(headers=()))).status == 200
 
         assert running.server.counters()["fast_answers"] == 2
+
+
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
+async def test_both_lanes_answer_alike(case: Case) -> None:
+    found = []
+    async with serving() as running:
+        for asked, fast in ((1, 0), (1, 1)):
+            async with running.client() as client:
+                found.append(await client.ask(case.data))
+            assert len(running.issuer.asked) == asked
+            assert running.server.counters()["fast_answers"] == fast
+    general, ready = found
+
+    assert general.status == ready.status == 200
+    assert list(general.headers) == list(ready.headers)
+    assert {**general.json, "expires_in": ""} == {**ready.json, "expires_in": ""}
 
 
 async def test_at_verbosity_4_each_request_has_a_line(caplog: pytest.LogCaptureFixture) -> None:

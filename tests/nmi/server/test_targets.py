@@ -139,6 +139,7 @@ def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> No
     assert resolve("/metadata/scheduledevents?x=y", forwarding).action is Action.PROXY
     assert resolve("/metadata/ScheduledEvents/a", forwarding).action is Action.PROXY
     assert resolve("/metadata/scheduledeventsandmore", forwarding).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents", Forwarding(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
     assert resolve("/metadata/scheduledevents/../versions", forwarding).action is Action.REFUSE_UNKNOWN
 
 
