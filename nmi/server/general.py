@@ -9,7 +9,7 @@ answered, the connection goes back to the fast lane.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from nmi.refusal import Refusal
 from nmi.server.handlers import Handlers, Outcome, Pending
@@ -23,6 +23,22 @@ requests_log = logging.getLogger(f"{__name__}.requests")
 
 _STATUS_LINE_END: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
+
+
+class Manner(NamedTuple):
+    """What of a request its answer depends on in form; all that is kept of it while it waits."""
+
+    keep_alive: bool
+    http_1_0: bool
+    head_only: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        return cls(request.keep_alive, request.http_1_0, request.method == "HEAD")
+
+
+_UNKNOWN_MANNER: Final = Manner(keep_alive=False, http_1_0=False, head_only=False)
+"""For an answer to what could not be understood."""
 
 
 class Link(Protocol):
@@ -57,7 +73,7 @@ class Host(Protocol):
 class GeneralLane:
     """Implements `_native.lane.GeneralLane` for one connection."""
 
-    __slots__ = ("_connection", "_ended", "_host", "_hurry", "_last", "_reader", "_task")
+    __slots__ = ("_connection", "_ended", "_host", "_hurry", "_last", "_reader", "_task", "_written")
 
     def __init__(self, connection: Link, host: Host) -> None:
         self._connection = connection
@@ -65,6 +81,7 @@ class GeneralLane:
         self._reader = RequestReader(host.policy.sizes)
         self._task: asyncio.Task[None] | None = None
         self._hurry: asyncio.TimerHandle | None = None
+        self._written = 0
         self._last = False
         self._ended = False
 
@@ -95,17 +112,18 @@ class GeneralLane:
             found = self._reader.next()
             if found is None:
                 if self._reader.empty:
+                    self._written = 0
                     self._connection.resume()
                 return
-            if isinstance(found, Refusal):
-                self._write(None, self._host.handlers.refuse(self._connection.peer, found), self._host.now_ns())
-                return
             begun = self._host.now_ns()
+            if isinstance(found, Refusal):
+                self._write(_UNKNOWN_MANNER, self._host.handlers.refuse(self._connection.peer, found), begun)
+                return
             outcome = self._answer(found)
             if not isinstance(outcome, Outcome):
-                self._wait(found, outcome, begun)
+                self._wait(Manner.of(found), outcome, begun)
                 return
-            self._write(found, outcome, begun)
+            self._write(Manner.of(found), outcome, begun)
 
     def _answer(self, request: Request) -> Outcome | Pending:
         try:
@@ -113,15 +131,15 @@ class GeneralLane:
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             return self._host.handlers.failed(self._connection.peer, error)
 
-    def _wait(self, request: Request, pending: Pending, begun: int) -> None:
+    def _wait(self, manner: Manner, pending: Pending, begun: int) -> None:
         if self._reader.empty:
             self._connection.pause()
         else:
             seconds = self._host.policy.pipeline_seconds
             self._hurry = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
-        self._task = self._host.spawn(self._answer_later(request, pending, begun))
+        self._task = self._host.spawn(self._answer_later(manner, pending, begun))
 
-    async def _answer_later(self, request: Request, pending: Pending, begun: int) -> None:
+    async def _answer_later(self, manner: Manner, pending: Pending, begun: int) -> None:
         """Wait for one answer, write it, go on with what arrived meanwhile. Only cancellation leaves here."""
         peer, handlers = self._connection.peer, self._host.handlers
         deadline = asyncio.timeout(self._host.policy.answer_seconds)
@@ -135,23 +153,24 @@ class GeneralLane:
         if self._ended:
             return
         try:
-            self._write(request, outcome, begun)
+            self._write(manner, outcome, begun)
             self._advance()
         except Exception as error:  # noqa: BLE001 - a paused connection has no deadline: it must not be left so
             self._end()
             handlers.failed(peer, error)
 
-    def _write(self, request: Request | None, outcome: Outcome, begun: int) -> None:
-        """Send an answer; *request* is None if there was none that could be understood."""
+    def _write(self, manner: Manner, outcome: Outcome, begun: int) -> None:
+        """Send an answer in the manner that its request asks for."""
         answer, now = outcome.answer, self._host.now_ns()
-        goes_on = request is not None and request.keep_alive and not answer.ends_connection
-        close = not goes_on or self._last or self._host.draining
+        self._last = self._last or self._written > self._host.policy.sizes.answered_bytes
+        close = answer.ends_connection or not manner.keep_alive or self._last or self._host.draining
         data = answer.render(now, close)
-        if request is not None and request.http_1_0 and not close:
+        if manner.http_1_0 and not close:
             # RFC 9112 §9.3: such a client takes the connection for closing unless it is told otherwise.
             data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
-        if request is not None and request.method == "HEAD":
+        if manner.head_only:
             data = data[: data.index(_HEAD_END) + len(_HEAD_END)]
+        self._written += len(data)
         outcome.series.observe(now - begun)
         if requests_log.isEnabledFor(logging.DEBUG):
             requests_log.debug(

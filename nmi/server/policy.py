@@ -16,6 +16,9 @@ class Sizes:
     """A token request with every slash of a full ARM id escaped is under 900."""
     body_bytes: int = 16 * 1024
     """No token request has a body; scheduledevents approvals, where proxied, have a few hundred bytes."""
+    answered_bytes: int = 64 * 1024
+    """Answers to pipelined requests, written one after the other without a look at whether the peer reads them; the
+    connection ends with the next answer beyond it."""
     pipelined_bytes: int = 64 * 1024
     """What may arrive behind a request that is being answered; the connection ends with that answer beyond it."""
 

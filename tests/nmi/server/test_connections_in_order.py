@@ -138,6 +138,22 @@ async def test_more_than_may_be_pipelined_ends_the_connection_with_the_answer() 
     assert reply.headers["connection"] == "close"
 
 
+async def test_answers_that_may_not_be_read_are_bounded() -> None:
+    many = ask("a") * 50
+    world = World(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
+    world.lane.data_received(many)
+    await world.settle()
+
+    found = replies(world.connection.written)
+    assert 2000 < len(world.connection.written) < 3000
+    assert [each.headers.get("connection") for each in found] == [*(None for _ in found[1:]), "close"]
+    world.lane = GeneralLane(FakeConnection(), world)
+    for _ in range(9):
+        world.lane.data_received(ask("a"))
+        await world.settle()
+    assert len(world.issuer.asked) == len(found) + 9, "one by one there is no such end"
+
+
 async def test_a_peer_that_goes_ends_its_wait() -> None:
     world = World()
     held = Held(world)
