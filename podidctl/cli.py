@@ -156,7 +156,7 @@ def _introduce(sandbox: Sandbox, console: Console) -> None:
     if sandbox.redirects:
         lines += [f"# {name}: {' '.join(place.prefix)} iptables-save -t nat" for name, place in sandbox.places.items()]
     else:
-        lines.append(f"# without root there is no nat rule: pods ask NMI at {sandbox.metadata_url(node)}")
+        lines.append(f"# {sandbox.why_loopback}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
     lines.append("# try: kubectl apply -f deploy/demo/ && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")
     for line in lines:

@@ -6,6 +6,7 @@ the real nat rule where this process may make namespaces, on loopback addresses 
 
 import asyncio
 import http.client
+import os
 import shutil
 import tempfile
 import uuid
@@ -97,6 +98,13 @@ class Sandbox:
     def redirects(self) -> bool:
         """Whether pods ask 169.254.169.254 and a nat rule leads them to NMI."""
         return self.network.redirects
+
+    @property
+    def why_loopback(self) -> str:
+        """Why there are no network namespaces, where there are none."""
+        if self.settings.namespaces is False:
+            return "as asked"
+        return "not root" if os.geteuid() != 0 else "this system lets nobody make network namespaces"
 
     async def __aenter__(self) -> Self:
         try:

@@ -125,7 +125,7 @@ class Demo:
         if self._sandbox.redirects:
             return "nodes and pods are network namespaces; pods ask http://169.254.169.254, a nat rule leads to NMI"
         url = self._sandbox.metadata_url(self._sandbox.node_names[0])
-        return f"no right to make network namespaces: pods are loopback addresses, no nat rule, they ask NMI at {url}"
+        return f"{self._sandbox.why_loopback}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
 
     async def _rule_present(self) -> str:
         if not self._sandbox.redirects:
