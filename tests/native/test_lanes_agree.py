@@ -1,0 +1,201 @@
+"""The fast lane gives the answer that the general lane gives, to the byte, however the bytes arrive.
+
+Each stream of requests is sent twice to a real server whose issuer grants everything: first with no answer ready, so
+that the general lane alone answers, then again, when the fast lane may. What each says has to be the same, and what the
+oracle says. Every stream ends in a request to close the connection, so that its end can be waited for.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from _native.answers import Usage
+from _native.index import Index, PodRecord
+from _native.lane import Limits
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.measures import Measures
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer
+from nmi.server.server import Server
+from nmi.server.target import Destination
+from nmi.tokens.token import Token
+from tests.corpus.corpus import EVERY, Case
+from tests.native.mutations import mutated
+from tests.oracle.requests import Asked, Verdict, read
+
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+FOR_EVER = 10**15
+SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
+MALFORMED = re.compile(rb'Content-Length: \d+(?=\r\nConnection: close\r\n\r\n{.*malformed)|it has [^"]*')
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Looks like an Issued."""
+
+    token: Token
+    record: PodRecord
+    generation: int
+    expires_ns: int
+    fresh_until_ns: int
+    usage: Usage
+    cacheable: bool
+    identity: str = "shop/identity"
+
+
+@dataclass
+class Generous:
+    """An issuer that grants a token which says what it was asked for."""
+
+    record: PodRecord
+    now_ns: int = field(default_factory=time.monotonic_ns)
+
+    async def issue(self, peer: str, request: TokenRequest) -> Grant | Refusal:
+        said = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
+        token = Token(said, FOR_EVER, 0, request.resource, "client")
+        until = self.now_ns + FOR_EVER
+        return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.fetch_anew)
+
+
+class NoProxy:
+    async def forward(self, charged: str, request: Request, destination: Destination) -> PlainAnswer | Refusal:
+        return PlainAnswer(200, b"{}")
+
+
+class World:
+    """A server on loopback, and its loop, which runs only while something is asked."""
+
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self.index, self.record = Index(), PodRecord(None)
+        self.index.put("127.0.0.1", self.record)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.listener.setblocking(False)
+        self.server = Server(
+            limits=Limits(head_seconds=0.1),
+            policy=ServerPolicy(pipeline_seconds=0.05),
+            index=self.index,
+            issuer=Generous(self.record),
+            proxy=NoProxy(),
+            measures=Measures(),
+        )
+        self.runner.run(self.server.start(self.listener))
+
+    def close(self) -> None:
+        self.runner.run(self.server.aclose())
+        self.runner.close()
+        self.listener.close()
+
+    def fast_answers(self) -> int:
+        return self.server.counters()["fast_answers"]
+
+    def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
+        """The answers to *pieces*, sent one after the other; before, forget every ready answer unless *ready*."""
+        if not ready:
+            self.record.invalidate()
+        return self.runner.run(self._ask(pieces))
+
+    async def _ask(self, pieces: Iterable[bytes]) -> bytes:
+        with socket.create_connection(self.listener.getsockname()) as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                sock.send(piece)
+                await asyncio.sleep(0)  # a turn of the loop: the lane reads this piece by itself
+                await asyncio.sleep(0)
+            return comparable(await self._rest(sock))
+
+    async def _rest(self, sock: socket.socket) -> bytes:
+        received = b""
+        async with asyncio.timeout(10):
+            with suppress(ConnectionResetError):
+                while data := await asyncio.get_running_loop().sock_recv(sock, 2**20):
+                    received += data
+        return received
+
+
+def comparable(received: bytes) -> bytes:
+    """All answers, but for the seconds that are left, and for what it was that made a request malformed.
+
+    Which of a malformed request's faults is seen first depends on how much of it is there.
+    """
+    return MALFORMED.sub(b"", SECONDS_LEFT.sub(b"", received))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
+    """The first answer is a token exactly if the oracle says so, and that one."""
+    meaning = read(data)
+    head, _, rest = answers.partition(b"\r\n\r\n")
+    body = rest.partition(b"HTTP/1.1 ")[0]
+    if isinstance(meaning, Asked):
+        said = f"{meaning.resource}|{meaning.selector_kind}|{meaning.selector_value}|{meaning.xms_cc}"
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert json.loads(body)["access_token"] == said
+        assert (b"\r\nConnection: close" in head) == meaning.close
+    elif meaning is not Verdict.UNSURE:
+        assert b"access_token" not in body
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+def test_a_file_of_the_corpus_is_answered_as_its_name_says_by_both_lanes(world: World, case: Case) -> None:
+    slowly = world.ask([case.data, LAST], ready=False)
+    before = world.fast_answers()
+    again = world.ask([case.data, LAST], ready=True)
+    assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
+    assert again == slowly
+    assert (world.fast_answers() > before) == case.fast
+    hold_to_the_oracle(case.data, slowly)
+
+
+def test_fast_and_slow_requests_may_be_pipelined_in_any_order(world: World) -> None:
+    slow = next(case.data for case in EVERY if case.name == "404-identity-info")
+    meanings = {case.data: read(case.data) for case in EVERY if case.status == 200 and len(case.data) < 1500}
+    stays_open = [data for data, meaning in meanings.items() if isinstance(meaning, Asked) and not meaning.close]
+    stream = b"".join(data + (slow if at % 5 == 0 else b"") for at, data in enumerate(stays_open))
+    slowly = world.ask([stream + LAST], ready=False)
+    assert slowly.count(b"HTTP/1.1 200 OK") == len(stays_open) > 20
+    for _ in range(2):  # a record keeps sixteen answers, so some are given fast and some are not
+        assert world.ask([stream + LAST], ready=True) == slowly
+
+
+@pytest.mark.parametrize("case", [case for case in EVERY if len(case.data) < 1500], ids=lambda case: case.name)
+def test_nothing_changes_however_the_bytes_arrive(world: World, case: Case) -> None:
+    stream = case.data + LAST
+    whole = world.ask([stream], ready=False)
+    assert world.ask([stream], ready=True) == whole
+    assert world.ask([stream[at : at + 1] for at in range(len(stream))], ready=True) == whole
+    for cut in range(1, len(case.data) + 1):
+        assert world.ask([stream[:cut], stream[cut:]], ready=True) == whole, cut
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(data=mutated(), cuts=st.lists(st.integers(0, 700), max_size=3))
+def test_mutated_requests_are_answered_alike_by_both_lanes_and_the_oracle(
+    world: World, data: bytes, cuts: list[int]
+) -> None:
+    slowly = world.ask([data + LAST], ready=False)
+    assert world.ask([data + LAST], ready=True) == slowly
+    hold_to_the_oracle(data + LAST, slowly)
+    ends = sorted({min(cut, len(data)) for cut in cuts})
+    stream = data + LAST
+    pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True) if start != end]
+    assert world.ask(pieces, ready=True) == slowly
