@@ -10,6 +10,8 @@ import logging
 import signal
 import socket
 
+from prometheus_client import CollectorRegistry
+
 from mic.apply import Applier
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.claims import misconfigured
@@ -74,7 +76,11 @@ async def run(settings: Settings) -> None:
         raise StartError(str(error)) from error
     try:
         async with Client(cluster, user_agent=f"{COMPONENT}/{VERSION}") as client:
-            await App(settings, config, cloud, credential, client).run(stop)
+            registry = await asyncio.to_thread(new_registry)
+            app = App(
+                settings=settings, config=config, cloud=cloud, credential=credential, client=client, registry=registry
+            )
+            await app.run(stop)
     finally:
         await credential.close()
 
@@ -90,16 +96,17 @@ class App:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         config: CloudConfig,
         cloud: Cloud,
         credential: RotatingCredential,
         client: Client,
+        registry: CollectorRegistry,
     ) -> None:
         self._client = client
         self._credential = credential
         host = socket.gethostname()
-        registry = new_registry()
         self._measures = Measures(registry)
         self._elector = Elector(
             client,

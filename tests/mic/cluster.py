@@ -145,6 +145,24 @@ class Cluster:
         """The names of the identities on the host."""
         return {attached.text.rpartition("/")[2] for attached in self.azure[host_id.lower()].attached.values()}
 
+    def known(self, kind: str, key: Key) -> Thing:
+        """The object of this kind (its class's name) as it was added last."""
+        thing: Thing = self._known[kind, key]
+        return thing
+
+    def replay(self) -> None:
+        """Tell a new view everything that is stored, as watches that begin anew would."""
+        for each in [*self._known.values()]:
+            self._changes_of(each).upserted(None, each)
+        for stored in [*self.objects.values()]:
+            self.view.assigned.upserted(None, stored)
+
+    def delete(self, held: Held) -> None:
+        """What the API server stores of a DELETE: the time of it, while finalizers hold the object."""
+        document = msgspec.to_builtins(self.objects[held.key])
+        document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        self.view.wrote(self._store(document, uid=held.object.metadata.uid))
+
     def write(self, document: Mapping[str, Any]) -> AzureAssignedIdentity:
         """Put an object there as another client would, and let the watch tell of it."""
         written = self._store(document, uid=f"uid-{next(self._versions)}")
@@ -197,6 +215,7 @@ class Cluster:
                 self._patch(held, documents.annotation_operations(held, {"aadpodidentity.k8s.io/attached-by": record}))
             case plan.Revoke(held):
                 self.view.revoked(held)
+                self.delete(held)
         return type(step).__name__.lower()
 
     def _after(self, step: plan.After) -> str:

@@ -1,6 +1,6 @@
 """What a round does when Azure or the API server does not do as asked. The API server is the sandbox's, over TLS.
 
-Excluded: the order of steps when all goes well (the tests of the plan) and the wire to Azure (`test_compute_on_the_wire`).
+Excluded: the order of steps when all goes well (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
 """
 
 import asyncio
@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mic.apply import Applier
 from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled
@@ -28,7 +28,7 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import ASSIGNED_IDENTITIES
-from podidentity.telemetry.metrics import expose, new_registry
+from podidentity.telemetry.metrics import expose
 from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
 from tests.mic.little_cloud import ASSIGNED, ROOT
 
@@ -87,7 +87,7 @@ class Stage:
     time: Time
     applier: Applier
     recorder: EventRecorder
-    registry: Any
+    registry: CollectorRegistry
     lease: list[float]
 
     async def round(self) -> Done:
@@ -121,7 +121,7 @@ async def stage() -> AsyncIterator[Stage]:
 
     trust = await asyncio.to_thread(authority.client_context)
     client = Client(ClusterAccess(api.server, trust, token), user_agent="test")
-    time, hosts, registry, lease = Time(), Hosts(), new_registry(), [60.0]
+    time, hosts, registry, lease = Time(), Hosts(), CollectorRegistry(), [60.0]
     recorder = EventRecorder(client, "mic", "host")
     view, measures = View(), Measures(registry)
     view.nodes.upserted(None, node("n0"))

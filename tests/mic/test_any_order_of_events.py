@@ -1,0 +1,151 @@
+"""Random lives of a small cluster: whatever happens, in whatever order, and however often the process is lost.
+
+The model is the sentence of the specification: a host has exactly what its pods want, of what MIC may touch. After
+every single step nothing that is wanted and was there is taken off, and nothing that was there before MIC is.
+"""
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from typing_extensions import override
+
+from mic.view import View
+from podidentity.resources import AzureAssignedIdentity
+from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
+
+HOSTS = (vm_id("n0"), set_id())
+NODES = {"n0": vm_id("n0"), "s0": set_id(), "s1": set_id()}
+NAMES = ("one", "two", "three")
+FOREIGN = "three"
+PODS = ("a", "b", "c")
+
+
+class Lives(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster()
+        self.pods: dict[str, tuple[str, str]] = {}
+        self.bindings: set[str] = set()
+        self.resource: dict[str, str] = {}
+        self.uids = 0
+
+    @initialize()
+    def begin(self) -> None:
+        """One identity is on the first VM before MIC comes; no test may find it gone."""
+        for host in HOSTS:
+            self.cluster.host(host, *([FOREIGN] if host == HOSTS[0] else []))
+        self.cluster.add(node("n0"), set_node("s0", 0), set_node("s1", 1))
+        for name in NAMES:
+            self.resource[name] = name
+            self.cluster.add(identity(name))
+            self.bind(name)
+
+    @rule(name=st.sampled_from(PODS), where=st.sampled_from(sorted(NODES)), label=st.sampled_from(NAMES))
+    def run_pod(self, name: str, where: str, label: str) -> None:
+        """A new pod, also where one of that name was: moved, relabelled or just restarted."""
+        self.uids += 1
+        self.pods[name] = (where, label)
+        self.cluster.add(pod(name, node=where, label=label, uid=f"uid{self.uids}"))
+
+    @rule(name=st.sampled_from(PODS))
+    def end_pod(self, name: str) -> None:
+        if self.pods.pop(name, None) is not None:
+            self.cluster.remove(pod(name))
+
+    @rule(name=st.sampled_from(NAMES))
+    def bind(self, name: str) -> None:
+        self.bindings.add(name)
+        self.cluster.add(binding(name, identity=name, selector=name))
+
+    @rule(name=st.sampled_from(NAMES))
+    def unbind(self, name: str) -> None:
+        if name in self.bindings:
+            self.bindings.remove(name)
+            self.cluster.remove(binding(name, identity=name, selector=name))
+
+    @rule(name=st.sampled_from(NAMES[:2]), resource=st.sampled_from(["one", "two", "four"]))
+    def point_elsewhere(self, name: str, resource: str) -> None:
+        """The identity gets another resource id, perhaps one that another identity has too."""
+        self.resource[name] = resource
+        self.cluster.add(identity(name, resource_id=identity_id(resource)))
+
+    @rule(host=st.sampled_from(HOSTS))
+    def work(self, host: str) -> None:
+        """One round for one host."""
+        self.checked_round(host, {}, look=True)
+
+    @rule(host=st.sampled_from(HOSTS), refused=st.sampled_from(["", *NAMES]), look=st.booleans())
+    def work_in_vain(self, host: str, refused: str, look: bool) -> None:
+        """One round without an answer from Azure, or with one identity refused."""
+        self.checked_round(host, {identity_id(refused).lower(): "no"} if refused else {}, look=look)
+
+    @rule(host=st.sampled_from(HOSTS))
+    def revoke_early(self, host: str) -> None:
+        """What is done beside the rounds."""
+        place = self.cluster.view.place(host.lower())
+        for want, living in list(place.open_claims()):
+            for held in living if want is None else ():
+                self.cluster.view.revoked(held)
+                self.cluster.delete(held)
+
+    @rule()
+    def lose_the_process(self) -> None:
+        """A new process knows only what the API server has stored."""
+        old = self.cluster.view
+        self.cluster.view = View(on_dirty=self.cluster.dirty.append)
+        del old
+        self.cluster.replay()
+
+    @rule()
+    def come_to_rest(self) -> None:
+        for _ in range(8):
+            for host in HOSTS:
+                self.checked_round(host, {}, look=True)
+        self.check_rest()
+
+    def checked_round(self, host: str, refused: dict[str, str], *, look: bool) -> None:
+        before = self.cluster.on(host)
+        self.cluster.round(host, refused=refused, look=look)
+        lost = before - self.cluster.on(host)
+        assert not lost & self.wanted(host), "an identity in use was taken off"
+
+    def wanted(self, host: str) -> set[str]:
+        return {
+            self.resource[label]
+            for where, label in self.pods.values()
+            if NODES[where] == host and label in self.bindings
+        }
+
+    def check_rest(self) -> None:
+        for host in HOSTS:
+            foreign = {FOREIGN} if host == HOSTS[0] else set()
+            assert self.cluster.on(host) == self.wanted(host) | foreign, host
+        expected = {name for name, (_, label) in self.pods.items() if label in self.bindings}
+        assert sorted(each.spec.pod for each in self.cluster.objects.values()) == sorted(expected)
+        assert set(self.cluster.statuses().values()) <= {"Assigned"}
+        for each in self.cluster.objects.values():
+            self.check_object(each)
+
+    def check_object(self, each: AzureAssignedIdentity) -> None:
+        where, label = self.pods[each.spec.pod]
+        assert each.spec.nodename == where
+        assert each.spec.azure_identity_ref.spec.resource_id == identity_id(self.resource[label])
+        current: Any = self.cluster.known("Pod", ("default", each.spec.pod))
+        assert each.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == current.metadata.uid
+        assert each.metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
+
+    @invariant()
+    def what_was_there_before_stays(self) -> None:
+        if self.cluster.azure:
+            assert FOREIGN in self.cluster.on(HOSTS[0])
+
+    @override
+    def teardown(self) -> None:
+        if self.cluster.azure:
+            self.come_to_rest()
+
+
+Lives.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLives = Lives.TestCase
