@@ -64,6 +64,10 @@ class Host(Protocol):
         """Whether each connection is to end with its next answer."""
 
     @property
+    def deadlines(self) -> set[asyncio.Timeout]:
+        """Those of the requests that wait for their answer; whoever expires one has that request answered with 503."""
+
+    @property
     def now_ns(self) -> Callable[[], int]: ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -145,9 +149,12 @@ class GeneralLane:
         deadline = asyncio.timeout(self._host.policy.answer_seconds)
         try:
             async with deadline:
+                self._host.deadlines.add(deadline)
                 outcome = await pending()
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             outcome = handlers.late(peer) if deadline.expired() else handlers.failed(peer, error)
+        finally:
+            self._host.deadlines.discard(deadline)
         self._task = None
         self._calm()
         if self._ended:

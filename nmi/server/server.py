@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 DRAIN_STEP_SECONDS: Final = 0.02
 """How often a draining server looks for connections that have become idle: the lane has no word for it."""
 
+LAST_WORD_SECONDS: Final = 0.5
+"""For sending a 503 of some hundred bytes to a peer on the same node."""
+
 
 class Server:
     """Serves one listener. Built by nmi.app; started once, drained once, closed at last."""
@@ -49,6 +52,7 @@ class Server:
             decisions=self._decisions,
             now_ns=now_ns,
         )
+        self.deadlines: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._summaries: asyncio.Task[None] | None = None
         self._lane = Lane(
@@ -82,20 +86,34 @@ class Server:
             log.error("a request's task failed because of a defect; report this traceback", exc_info=error)
 
     async def drain(self, seconds: float) -> int:
-        """Accept nothing more, answer what is open, close the rest; how many connections are left after *seconds*."""
+        """Accept nothing more, answer what is open, close the rest; how many connections are left at the end.
+
+        What is not answered after *seconds* is answered 503, for which there is LAST_WORD_SECONDS more.
+        """
         self.draining = True
         self._lane.stop_accepting()
-        left = self._lane.close_idle()
-        deadline = self.now_ns() + int(seconds * 1e9)
-        while left and self.now_ns() < deadline:
-            await asyncio.sleep(DRAIN_STEP_SECONDS)
-            left = self._lane.close_idle()
+        left = await self._emptied(seconds)
+        if left:
+            now = asyncio.get_running_loop().time()
+            for deadline in self.deadlines:
+                if not deadline.expired():
+                    deadline.reschedule(now)
+            left = await self._emptied(LAST_WORD_SECONDS)
         if left:
             log.warning(
                 "connections were still open at the end of the drain and are cut; see --max-hold and the grace period",
                 extra={"count": left},
             )
         return left
+
+    async def _emptied(self, seconds: float) -> int:
+        """Wait until no connection is left, or *seconds*; how many are."""
+        deadline = self.now_ns() + int(seconds * 1e9)
+        while True:
+            left = self._lane.close_idle()
+            if not left or self.now_ns() >= deadline:
+                return left
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
 
     async def aclose(self) -> None:
         """Cut what is open and end every task. Idempotent."""

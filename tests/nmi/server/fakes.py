@@ -197,6 +197,7 @@ class World:
             now_ns=self.now_ns,
         )
         self.tasks: set[asyncio.Task[None]] = set()
+        self.deadlines: set[asyncio.Timeout] = set()
         self.connection = FakeConnection()
         self.lane = GeneralLane(self.connection, self)
 

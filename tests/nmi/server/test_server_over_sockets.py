@@ -232,8 +232,8 @@ async def test_draining_answers_what_is_open_closes_the_rest_and_accepts_nothing
         assert await draining == 0
 
 
-async def test_a_drain_that_takes_too_long_is_cut_and_leaves_no_task() -> None:
-    async with serving() as running, running.client() as client:
+async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves_no_task() -> None:
+    async with serving() as running, running.client() as client, running.client() as half:
 
         async def never(_: TokenRequest) -> Grant | Refusal:
             await asyncio.Event().wait()
@@ -243,10 +243,17 @@ async def test_a_drain_that_takes_too_long_is_cut_and_leaves_no_task() -> None:
         client.send(request_bytes())
         await running.until(lambda: len(running.issuer.asked) == 1)
 
-        assert await running.server.drain(0.01) == 1
+        half.send(b"GET ")
+        await running.until(lambda: running.server.counters()["handed_over"] == 2)
+
+        assert await running.server.drain(0.01) == 1, "who has sent half a request"
+        reply = await client.reply()
+        assert (reply.status, reply.headers["connection"]) == (503, "close")
+        assert "retry-after" in reply.headers
         await running.server.aclose()
-        assert await client.rest() == b""
+        assert await half.rest() == b""
         assert running.server._tasks == set()
+        assert running.server.deadlines == set()
         await running.server.aclose()
 
 
