@@ -84,8 +84,8 @@ class World:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.listener.setblocking(False)
         self.server = Server(
-            limits=Limits(head_seconds=0.1),
-            policy=ServerPolicy(pipeline_seconds=0.05),
+            limits=Limits(head_seconds=8.0),
+            policy=ServerPolicy(pipeline_seconds=6.0),
             index=self.index,
             issuer=Generous(self.record),
             proxy=NoProxy(),
