@@ -93,6 +93,7 @@ class Sandbox:
         self.nmis: dict[str, NodeProgram] = {}
         self.places: dict[str, Place] = {}
         self._running = running
+        self._ports: dict[str, tuple[int, int, int]] = {}
 
     @property
     def redirects(self) -> bool:
@@ -136,7 +137,7 @@ class Sandbox:
         for node in self.node_names:
             self.places[node] = await asyncio.to_thread(self.network.add_node, node)
             await self.azure.add_vm(node, operation_seconds=self.settings.operation_seconds)
-        ports = {node: self._nmi_ports() for node in self.node_names}
+        self._ports = {node: self._nmi_ports() for node in self.node_names}
         self.cluster = Cluster(
             self.network,
             self.folder,
@@ -146,12 +147,12 @@ class Sandbox:
         )
         await self.cluster.start(
             {node: (self.places[node], f"azure://{self.vm_id(node)}") for node in self.node_names},
-            pod_environment={node: self._pod_environment(ports[node][0]) for node in self.node_names},
+            pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
         )
         if self.settings.programs:
             await self.start_mic()
             for node in self.node_names:
-                await self._start_nmi(node, *ports[node])
+                await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
 
     async def stop(self) -> None:
@@ -208,11 +209,8 @@ class Sandbox:
         )
 
     async def start_nmi(self, node: str) -> None:
-        """Start NMI on the node once more, with the ports of last time, after it was stopped or killed."""
-        last = self.nmis[node]
-        await self._start_nmi(node, int(last.url.rpartition(":")[2]), last.probe_port, last.metrics_port)
-
-    async def _start_nmi(self, node: str, port: int, probe_port: int, metrics_port: int) -> None:
+        """Start the real NMI on the node, for the first time or after it was stopped or killed; the ports stay."""
+        port, probe_port, metrics_port = self._ports[node]
         redirected = (
             ["--redirect=nat"]
             if self.redirects
