@@ -61,6 +61,15 @@ class Watching:
         events = [await self.next() for _ in range(count)]
         return [(event["type"], event["object"]["metadata"].get("name", "")) for event in events]
 
+    async def rest(self) -> list[dict[str, Any]]:
+        """Every event until the end of the stream, which must come within five seconds of the last one."""
+        events = []
+        while True:
+            try:
+                events.append(await self.next())
+            except EOFError:
+                return events
+
     async def ends(self) -> bool:
         """Whether the stream ends with nothing more in it."""
         try:
@@ -88,7 +97,10 @@ class Caller:
             method, self._server + path, data=data, headers=headers, timeout=timeout
         ) as response:
             content = await response.read()
-            decoded = json.loads(content) if response.content_type == JSON else content.decode()
+            try:
+                decoded = json.loads(content)
+            except ValueError:
+                decoded = content.decode()
             return Answer(response.status, decoded, response.headers)
 
     @asynccontextmanager

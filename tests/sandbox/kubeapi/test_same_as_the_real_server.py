@@ -1,9 +1,13 @@
 """One long conversation, held with the emulator and with the real API server: both must answer alike.
 
 Compared are the HTTP status and the whole body, without what no two servers can share (uids, revisions, times) and
-without managedFields, which the emulator leaves out. Where only the wording of a message differs, the step says so.
+without managedFields and descriptions, which the emulator leaves out or shortens.
+
+Where only the wording of a message differs, the step says so.
 """
 
+import asyncio
+import re
 import ssl
 import uuid
 from collections.abc import AsyncIterator
@@ -13,11 +17,24 @@ from typing import Any
 import pytest
 
 from podidctl.sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import JSON, JSON_PATCH, MERGE, STRATEGIC, TABLE, Answer, Caller, identity, pod
+from tests.sandbox.kubeapi.calling import (
+    DEADLINE,
+    JSON,
+    JSON_PATCH,
+    MERGE,
+    STRATEGIC,
+    TABLE,
+    Answer,
+    Caller,
+    identity,
+    pod,
+)
 from tests.testplane import up
 
 VOLATILE = {"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "lastTransitionTime", "continue"}
-NOT_OURS = {"managedFields"}
+NOT_OURS = {"managedFields", "description"}
+AGE_OF_HISTORY = re.compile(r"\d+ \(\d+\)")
+AGE = re.compile(r"\d+s")
 A = "/apis/aadpodidentity.k8s.io/v1/namespaces/NS/azureidentities"
 C = "/api/v1/namespaces/NS/configmaps"
 P = "/api/v1/namespaces/NS/pods"
@@ -35,7 +52,7 @@ class Step:
     accept: str = JSON
     words: bool = True
     """Whether a refusal's message must be the same too."""
-    last: bool = True
+    whole: bool = True
     """Whether the body is compared, not the status alone."""
 
 
@@ -53,8 +70,8 @@ CONVERSATION = [
     Step("POST", C, {"metadata": {"name": "A_b"}}),
     Step("POST", C, {"metadata": {}}),
     Step("POST", C, {"metadata": {"name": "a", "labels": {"x": "y z"}}}),
-    Step("POST", C, {"metadata": {"name": "a", "labels": {"x": "y" * 64}}}, words=False, last=False),
-    Step("POST", C, {"metadata": {"name": "a", "finalizers": ["not qualified"]}}, words=False, last=False),
+    Step("POST", C, {"metadata": {"name": "a", "labels": {"x": "y" * 64}}}, words=False, whole=False),
+    Step("POST", C, {"metadata": {"name": "a", "finalizers": ["not qualified"]}}, words=False, whole=False),
     Step("POST", "/api/v1/namespaces/none-such/configmaps", {"metadata": {"name": "a"}}),
     Step("POST", C, {"metadata": {"name": "a", "namespace": "other"}}),
     Step("POST", C, b"{", words=False),
@@ -87,7 +104,7 @@ CONVERSATION = [
     Step("GET", f"{C}?fieldSelector=metadata.name!%3Dl3&labelSelector=n%3D1"),
     Step("GET", f"{C}?fieldSelector=data.k%3D1", words=False),
     Step("GET", f"{C}?labelSelector=n&limit=2"),
-    Step("GET", f"{C}?limit=2", last=False),
+    Step("GET", f"{C}?limit=2", whole=False),
     Step("GET", f"{C}?limit=1&continue=nonsense", words=False),
     Step("GET", f"{C}?resourceVersion=xx"),
     Step("DELETE", f"{C}?labelSelector=odd"),
@@ -109,7 +126,7 @@ CONVERSATION = [
     Step("PATCH", f"{A}/a", [{"op": "remove", "path": "/spec/nope"}], JSON_PATCH),
     Step("PATCH", f"{A}/a", [{"op": "replace", "path": "/status/status", "value": "x"}], JSON_PATCH),
     Step("PATCH", f"{A}/a", [{"op": "add", "path": "/spec/clientID", "value": "c"}], JSON_PATCH),
-    Step("PATCH", f"{A}/a", [{"op": "nonsense", "path": "/spec"}], JSON_PATCH, words=False, last=False),
+    Step("PATCH", f"{A}/a", [{"op": "nonsense", "path": "/spec"}], JSON_PATCH, words=False, whole=False),
     Step("PATCH", f"{A}/a", {"op": "add"}, JSON_PATCH, words=False),
     Step("PATCH", f"{A}/a", b"[", JSON_PATCH, words=False),
     Step("PATCH", f"{A}/a", b"{", MERGE, words=False),
@@ -124,7 +141,7 @@ CONVERSATION = [
     Step("PATCH", f"{A}/a", {"metadata": {"finalizers": ["x.y/z"]}}, MERGE),
     Step("DELETE", f"{A}/a"),
     Step("DELETE", f"{A}/a"),
-    Step("PATCH", f"{A}/a", {"metadata": {"finalizers": ["x.y/z", "a.b/c"]}}, MERGE, words=False, last=False),
+    Step("PATCH", f"{A}/a", {"metadata": {"finalizers": ["x.y/z", "a.b/c"]}}, MERGE, words=False, whole=False),
     Step("PATCH", f"{A}/a", {"metadata": {"labels": {"still": "here"}}}, MERGE),
     Step("POST", A, identity("a")),
     Step("PATCH", f"{A}/a", {"metadata": {"finalizers": None}}, MERGE),
@@ -141,9 +158,9 @@ CONVERSATION = [
     Step("POST", P, {"metadata": {"name": "q"}, "spec": {}}),
     Step("POST", P, pod("free")),
     Step("POST", P, pod("bound", node="n1", labels={"a": "b"})),
-    Step("PATCH", f"{P}/bound/status", {"status": {"phase": "Running", "podIP": "10.0.0.1"}}, MERGE, last=False),
+    Step("PATCH", f"{P}/bound/status", {"status": {"phase": "Running", "podIP": "10.0.0.1"}}, MERGE, whole=False),
     Step("PATCH", f"{P}/bound/status", {"status": {"phase": "Running"}, "spec": {"nodeName": "x"}}, MERGE),
-    Step("PATCH", f"{P}/bound", {"spec": {"nodeName": "x"}}, MERGE, words=False, last=False),
+    Step("PATCH", f"{P}/bound", {"spec": {"nodeName": "x"}}, MERGE, words=False, whole=False),
     Step("PATCH", f"{P}/bound", {"status": {"phase": "Failed"}}, MERGE),
     Step("PATCH", f"{P}/bound", {"metadata": {"labels": {"c": "d", "a": None}}}, STRATEGIC),
     Step("PATCH", f"{P}/bound", {"spec": {"containers": [{"name": "main", "image": "other:1"}]}}, STRATEGIC),
@@ -164,14 +181,14 @@ CONVERSATION = [
     Step("PATCH", f"{P}/b", {"metadata": {"finalizers": []}}, MERGE),
     Step("GET", f"{P}/b"),
     # Nodes, namespaces, definitions
-    Step("POST", "/api/v1/nodes", {"metadata": {"name": "node-NS"}, "spec": {"providerID": "azure:///x"}}, last=False),
-    Step("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-NS", last=False),
+    Step("POST", "/api/v1/nodes", {"metadata": {"name": "node-NS"}, "spec": {"providerID": "azure:///x"}}, whole=False),
+    Step("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-NS", whole=False),
     Step("DELETE", "/api/v1/nodes/node-NS"),
     Step("GET", "/api/v1/namespaces/NS"),
-    Step("POST", "/api/v1/namespaces", {"metadata": {"name": "Not.Good"}}, words=False, last=False),
+    Step("POST", "/api/v1/namespaces", {"metadata": {"name": "Not.Good"}}, words=False, whole=False),
     Step("DELETE", "/api/v1/namespaces/default"),
     Step("GET", f"{D}/none"),
-    Step("POST", D, {"metadata": {"name": "foos.x.k8s.io"}, "spec": {}}, words=False, last=False),
+    Step("POST", D, {"metadata": {"name": "foos.x.k8s.io"}, "spec": {}}, words=False, whole=False),
     Step(
         "POST",
         D,
@@ -200,11 +217,7 @@ async def real(plane: up.Plane) -> AsyncIterator[Caller]:
 
 @pytest.mark.plane
 async def test_the_emulator_and_the_real_server_answer_alike(api: KubeApi, call: Caller, real: Caller) -> None:
-    namespace = f"alike-{uuid.uuid4().hex[:8]}"
-    for caller in (call, real):
-        await caller("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-        while (await caller("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default")).status == 404:
-            pass
+    namespace = await new_namespace(call, real)
     differences = []
     for step in CONVERSATION:
         path = step.path.replace("NS", namespace)
@@ -220,6 +233,61 @@ async def test_the_emulator_and_the_real_server_answer_alike(api: KubeApi, call:
     assert not differences, "\n".join(differences)
 
 
+@pytest.mark.plane
+async def test_both_tell_a_watch_the_same_events(api: KubeApi, call: Caller, real: Caller) -> None:
+    namespace = await new_namespace(call, real)
+    path, identities = C.replace("NS", namespace), A.replace("NS", namespace)
+    told = []
+    for caller in (call, real):
+        listed = (await caller("GET", path)).version
+        async with asyncio.timeout(DEADLINE):
+            # A real server that has just got its definitions asks watchers to come back when its cache is there.
+            while (await caller("GET", f"{identities}?watch=1&resourceVersion=1&timeoutSeconds=1")).status == 429:
+                pass
+        await caller("POST", path, labelled("before", n="1"))
+        async with (
+            caller.watch(path, labelSelector="n=1", resourceVersion=listed) as selected,
+            caller.watch(path, timeoutSeconds=2, resourceVersion=listed) as timed,
+            caller.watch(
+                identities, sendInitialEvents="true", resourceVersionMatch="NotOlderThan", allowWatchBookmarks="true"
+            ) as initial,
+            caller.watch(identities, resourceVersion=1) as forgotten,
+            caller.watch(path, resourceVersion=listed, accept=TABLE) as table,
+        ):
+            await caller("PATCH", f"{path}/before", {"data": {"k": "v"}}, MERGE)
+            await caller("PATCH", f"{path}/before", {"metadata": {"labels": {"n": "2"}}}, MERGE)
+            await caller("PATCH", f"{path}/before", {"metadata": {"labels": {"n": "3"}}}, MERGE)
+            await caller("PATCH", f"{path}/before", {"metadata": {"labels": {"n": "1"}}}, MERGE)
+            await caller("DELETE", f"{path}/before")
+            events = [
+                [await selected.next() for _ in range(5)],
+                [await initial.next()],
+                await timed.rest(),
+                [stable_expiry(event) for event in await forgotten.rest()],
+                (await table.next())["object"]["rows"][0]["cells"],
+            ]
+        told.append(stable(events))
+    assert unequal(told[0], told[1]) == []
+
+
+def stable_expiry(event: Any) -> Any:
+    """A watch's last event where history is forgotten, without the two revisions in its message."""
+    return event | {"object": event["object"] | {"message": AGE_OF_HISTORY.sub("…", event["object"]["message"])}}
+
+
+async def new_namespace(*callers: Caller) -> str:
+    """A namespace of the same name on each server, with its service account."""
+    name = f"alike-{uuid.uuid4().hex[:8]}"
+    for caller in callers:
+        await caller("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        async with asyncio.timeout(DEADLINE):
+            while (await caller("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")).status == 404:
+                pass
+            while (await caller("GET", f"/api/v1/namespaces/{name}/configmaps/kube-root-ca.crt")).status == 404:
+                pass
+    return name
+
+
 def named(body: Any, namespace: str) -> Any:
     """*body* with the namespace's name in the place of NS."""
     if isinstance(body, dict):
@@ -228,7 +296,7 @@ def named(body: Any, namespace: str) -> Any:
 
 
 def comparable(step: Step, answer: Answer) -> Any:
-    if not step.last:
+    if not step.whole:
         return answer.status
     body = stable(answer.body)
     if isinstance(body, dict) and body.get("kind") == "Status" and not step.words:
@@ -258,4 +326,4 @@ def stable(value: Any) -> Any:
         return {name: "…" if name in VOLATILE else inner for name, inner in kept.items()}
     if isinstance(value, list):
         return [stable(inner) for inner in value]
-    return value
+    return "…" if isinstance(value, str) and AGE.fullmatch(value) else value
