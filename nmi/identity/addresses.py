@@ -23,9 +23,9 @@ class Addresses:
         self._claims: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
-    def contested(self, address: str) -> bool:
-        """Whether several pods claim it and nothing has settled yet whose it is."""
-        return len(self._claims.get(address, ())) > 1 and address not in self._settled
+    def claimants(self, address: str) -> tuple[PodEntry, ...]:
+        """Every pod that claims it."""
+        return tuple(self._claims.get(address, ()))
 
     def claim(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:

@@ -304,6 +304,11 @@ class Feed:
             pods = await self._reads.at_address(address, self._node)
         except UnansweredError:
             return
+        there = {pod.metadata.uid for pod in pods}
+        for claimant in self._addresses.claimants(address):
+            if not claimant.confirmed and claimant.uid not in there:
+                # A read knew of it once and the watch never has: no event will ever take it away.
+                self._retire(claimant)
         live = [pod for pod in pods if _eligible(pod) and address in pod.addresses]
         if len(live) > 1:
             # An address passes on only when the former pod's sandbox is down, and that one is ending then.

@@ -84,6 +84,11 @@ class PodEntry:
         return self._gone
 
     @property
+    def confirmed(self) -> bool:
+        """Whether the watch has told of it, as it is here."""
+        return self._confirmed
+
+    @property
     def doubtful(self) -> bool:
         """Whether each grant needs a word from the API server first; then no ready answer is served either."""
         return self._ending or not self._confirmed

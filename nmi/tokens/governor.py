@@ -81,7 +81,10 @@ class Governor:
         self._paused_until = max(self._paused_until, until)
 
     def close(self) -> None:
-        """Stop the timer. Whoever still waits is cancelled by its own owner."""
+        """Let no timer outlive its owner. Whoever still waits is cancelled by its own."""
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -115,7 +118,7 @@ class Governor:
 
     def advance(self) -> None:
         """Give slots to whoever is next while the limits allow; if only time stands in the way, set the timer."""
-        self.close()
+        self._stop_timer()
         while self._waiting and self._in_flight < self._at_once:
             delay = self._delay()
             if delay > 0.0:

@@ -115,7 +115,7 @@ def _document(resource: Pod | AzureAssignedIdentity) -> dict[str, Any]:
 async def until(condition: Callable[[], bool]) -> None:
     """Run the loop until *condition* holds; fails after DEADLINE seconds, long for a busy machine."""
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not condition():
             await asyncio.sleep(0.002)
 
 

@@ -86,7 +86,7 @@ async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
         await made.api("POST", "/api/v1/namespaces", {"metadata": {"name": made.namespace}})
         account = f"/api/v1/namespaces/{made.namespace}/serviceaccounts/default"
         async with asyncio.timeout(20):
-            while not await exists(made, account):  # noqa: ASYNC110 - the API server has the event, not this process
+            while not await exists(made, account):
                 await asyncio.sleep(0.05)
         yield made
         await made.feed.aclose()

@@ -150,6 +150,21 @@ async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
         assert not entry.doubtful
 
 
+async def test_a_pod_that_only_a_read_knew_of_does_not_keep_its_address() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.put_pod(pod())
+        former = await cluster.feed.entry_at(ADDRESS)
+        assert former is not None
+        # It goes, and another pod gets the address, before the watch has told of either.
+        cluster.delete_pod()
+        uid = cluster.put_pod(pod("successor"))
+        cluster.feed.pod_upserted(pod("successor", uid=uid))
+        entry = await cluster.feed.entry_at(ADDRESS)
+        assert entry is not None
+        assert entry.name == "successor"
+        assert former.gone
+
+
 async def test_a_read_never_finds_a_pod_whose_address_is_not_its_own() -> None:
     async with running_cluster(watching=False, park_seconds=0.6) as cluster:
         cluster.put_pod(pod(host_network=True))

@@ -99,7 +99,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_grant_gives_the_slot_back
     second = asyncio.create_task(calls.held("ns/b"))
     await settle()
     calls.release.set()
-    while governor.waiting:  # noqa: ASYNC110 - one step of the loop at a time, up to that very moment
+    while governor.waiting:
         await asyncio.sleep(0)
     second.cancel()
     await settle()
