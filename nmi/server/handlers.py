@@ -17,6 +17,7 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import Decisions, Subject, redacted
+from nmi.server.head import bad
 from nmi.server.measures import Measures, audience
 from nmi.server.parameters import token_request
 from nmi.server.policy import ServerPolicy
@@ -148,18 +149,25 @@ class Handlers:
         refusal = self._misheaded(request)
         if refusal is not None:
             return self.refuse(peer, refusal, destination.route)
+        if self._unshielded(request):
+            return self.refuse(peer, _NO_METADATA, destination.route)
         asked = token_request(destination.query)
         if isinstance(asked, Refusal):
             return self.refuse(peer, asked, destination.route)
         return partial(self._issued, peer, asked)
 
     def _misheaded(self, request: Request) -> Refusal | None:
-        """What is wrong with the fields of a request on the token path. A doubled Metadata never gets this far."""
+        """What is wrong with the fields that shield against forgery by way of a server in the pod, or nothing."""
         if request.values("x-forwarded-for") and not self._policy.allow_x_forwarded_for:
             return _FORWARDED
-        if self._policy.require_metadata_header and [each.lower() for each in request.values("metadata")] != ["true"]:
-            return _NO_METADATA
+        if len(request.values("metadata")) > 1:
+            return _TWICE
         return None
+
+    def _unshielded(self, request: Request) -> bool:
+        return self._policy.require_metadata_header and [each.lower() for each in request.values("metadata")] != [
+            "true"
+        ]
 
     async def _issued(self, peer: str, asked: TokenRequest) -> Outcome:
         granted = await self._issuer.issue(peer, asked)
@@ -203,8 +211,9 @@ class Handlers:
         methods = READING if route is Route.INSTANCE else PROXIED
         if request.method not in methods:
             return self.refuse(peer, _OTHER_METHOD, route, allow=methods)
-        if request.values("x-forwarded-for") and not self._policy.allow_x_forwarded_for:
-            return self.refuse(peer, _FORWARDED, route)
+        refusal = self._misheaded(request)
+        if refusal is not None:
+            return self.refuse(peer, refusal, route)
         return partial(self._proxied, peer, request, destination)
 
     async def _proxied(self, peer: str, request: Request, destination: Destination) -> Outcome:
@@ -248,6 +257,7 @@ _FORWARDED: Final = Refusal(
     "A request with X-Forwarded-For is not served.",
     "a proxy in the pod forwards requests: keep it off the metadata address, or see --allow-x-forwarded-for",
 )
+_TWICE: Final = bad("the header field Metadata more than once")
 _NO_METADATA: Final = Refusal(
     Reason.METADATA_HEADER_MISSING,
     "Required metadata header not specified",

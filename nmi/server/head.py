@@ -30,8 +30,8 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """RFC 9110 §5.5: what a field value may not hold. obs-text (%x80-FF) may stay: it is compared to nothing."""
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
 """RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
-_SINGLE: Final = ("host", "content-length", "transfer-encoding", "metadata", "content-type")
-"""Two of one of these means that two readers may each take another one (Metadata: the shield against SSRF)."""
+_SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
+"""Two of one of these means that two readers may each take another one."""
 
 
 @dataclass(frozen=True, slots=True)

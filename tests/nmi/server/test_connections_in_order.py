@@ -40,7 +40,7 @@ class Held:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - gives the loop turns until nothing but the condition is left
+        while not condition():
             await asyncio.sleep(0)
 
 

@@ -76,8 +76,14 @@ async def test_the_metadata_header_is_not_needed_where_the_operator_says_so() ->
     assert (await World(ServerPolicy(require_metadata_header=False)).ask(request_bytes(headers=()))).status == 200
 
 
-async def test_a_doubled_metadata_header_is_refused() -> None:
-    check(await World().ask(request_bytes(headers=("Metadata: true", "Metadata: true"))), 400, "invalid_request")
+@pytest.mark.parametrize("target", [TARGET, "/metadata/instance"])
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_doubled_metadata_header_is_refused(target: str, *, required: bool) -> None:
+    world = World(ServerPolicy(require_metadata_header=required))
+
+    check(await world.ask(request_bytes(target, headers=("Metadata: true", "metadata: true"))), 400, "invalid_request")
+    assert (world.issuer.asked, world.proxy.forwarded) == ([], [])
+    assert (await world.ask(request_bytes(target))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,9 @@ async def test_a_disguise_of_the_token_path_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-@pytest.mark.parametrize("headers", [(), ("Metadata: true",), ("X-Forwarded-For: x",)])
+@pytest.mark.parametrize(
+    "headers", [(), ("Metadata: true",), ("Metadata: true", "Metadata: false"), ("X-Forwarded-For: x",)]
+)
 @pytest.mark.parametrize("path", ["getplatformmetadata?cred-api-version=2.0", "issuecredential", "info", ""])
 async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
     path: str, headers: tuple[str, ...], method: str

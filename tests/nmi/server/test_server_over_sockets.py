@@ -69,7 +69,7 @@ class Running:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - the condition is a counter of compiled code
+            while not condition():
                 await asyncio.sleep(0.001)
 
 
