@@ -75,7 +75,7 @@ class LittleCloud:
 
     async def mic(self, *flags: str, active: bool = True) -> Mic:
         """Start another MIC; with *active*, wait until it leads."""
-        ports = _free_ports(2)
+        ports = free_ports(2)
         log = self.folder / f"mic-{len(self.running)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -113,7 +113,7 @@ class LittleCloud:
                 return False
 
         async with asyncio.timeout(WAIT_SECONDS):
-            while not await is_active():  # noqa: ASYNC110  another process has no event to wait for
+            while not await is_active():
                 await asyncio.sleep(0.02)
 
     async def until(self, holds: Callable[[], object], what: str = "") -> None:
@@ -214,7 +214,7 @@ async def little_cloud(folder: Path) -> AsyncIterator[LittleCloud]:
         await aad.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

@@ -1,0 +1,141 @@
+"""What keeps MIC from starting is one line that says what to do, and an exit code; never a traceback."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mic import cli
+from tests.mic.little_cloud import ROOT, WAIT_SECONDS, free_ports, little_cloud
+
+SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
+
+
+async def started(*flags: str, **environ: str) -> tuple[int, str]:
+    """Exit code and what was said on stderr, without the log."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "mic",
+        *flags,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WAIT_SECONDS):
+        _, said = await process.communicate()
+    assert process.returncode is not None
+    lines = [line for line in said.decode().splitlines() if not line[1:5].isdigit()]
+    assert len(lines) == 1, said.decode()
+    assert "hush" not in said.decode()
+    return process.returncode, lines[0]
+
+
+def kubeconfig(folder: Path, server: str) -> str:
+    path = folder / "kubeconfig"
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": {"server": server}}],
+                "users": [{"name": "u", "user": {"token": "hush"}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    return f"--kubeconfig={path}"
+
+
+def cloudconfig(folder: Path) -> str:
+    (folder / "azure.json").write_text(json.dumps(SECRET))
+    return f"--cloudconfig={folder / 'azure.json'}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "told"),
+    [
+        (["--nonsense"], {"MIC_POD_NAMESPACE": "x"}, "unknown flag --nonsense"),
+        ([], {}, "MIC_POD_NAMESPACE is not set"),
+        (["--clientQps=fast"], {"MIC_POD_NAMESPACE": "x"}, "clientQps"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(
+    argv: list[str],
+    environ: Mapping[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("MIC_POD_NAMESPACE", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_the_version_is_printed_without_any_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mic ")
+
+
+async def test_missing_credentials_are_named(tmp_path: Path) -> None:
+    code, said = await started(kubeconfig(tmp_path, "http://127.0.0.1:9"), MIC_POD_NAMESPACE="x")
+    assert code == 1
+    assert "TENANT_ID, CLIENT_ID, CLIENT_SECRET" in said
+
+
+async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    code, said = await started("--kubeconfig=/nowhere", cloudconfig(tmp_path), MIC_POD_NAMESPACE="x")
+    assert code == 1
+    assert "/nowhere" in said
+
+
+async def test_an_unreachable_api_server_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        ports = free_ports(2)
+        server = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        code, said = await started(
+            kubeconfig(tmp_path, server),
+            cloudconfig(tmp_path),
+            f"--http-probe-port={ports[0]}",
+            f"--prometheus-port={ports[1]}",
+            MIC_POD_NAMESPACE="x",
+        )
+    assert code == 1
+    assert "cannot reach" in said
+    assert "--kubeconfig" in said
+
+
+async def test_a_port_in_use_is_told_with_its_flag(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = await started(
+            kubeconfig(tmp_path, "http://127.0.0.1:9"),
+            cloudconfig(tmp_path),
+            f"--http-probe-port={port}",
+            MIC_POD_NAMESPACE="x",
+        )
+    assert code == 1
+    assert str(port) in said
+    assert "--http-probe-port" in said
+
+
+async def test_credentials_that_the_api_server_refuses_are_told(tmp_path: Path) -> None:
+    async with little_cloud(tmp_path) as cloud:
+        text = (tmp_path / "kubeconfig").read_text()
+        (tmp_path / "kubeconfig").write_text(text.replace(cloud.api.token, "wrong"))
+        mic = await cloud.mic(active=False)
+        assert await mic.ended() == 1
+        assert "credentials" in mic.said().splitlines()[-1]
+        assert "Traceback" not in mic.said()
