@@ -22,6 +22,7 @@ from rich.markup import escape
 from podidctl.sandbox.cloud import Sandbox, SandboxError, Settings
 from podidctl.sandbox.cluster import ClusterError
 from podidctl.sandbox.demo import Demo, DemoError
+from podidctl.sandbox.kubelet import NodePod
 from podidctl.sandbox.namespaces import NamespaceError
 from podidctl.sandbox.network import Place
 from podidctl.sandbox.processes import ProgramError
@@ -108,15 +109,14 @@ async def _up(settings: Settings, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
 
-    def pod_runs(namespace: str, name: str, place: Place) -> None:
-        pod = f"{namespace}/{name}"
-        if not place.prefix and place.address == "127.0.0.1":
+    def pod_runs(node: str, pod: NodePod, place: Place) -> None:
+        if pod.spec.host_network:
             return
-        url = sandbox.metadata_url(sandbox.node_names[0])
-        inside = " ".join(place.prefix) or f"# as {pod}:"
-        bind = "" if place.prefix else f" --interface {place.address}"
-        console.print(f"pod {escape(pod)} runs at {place.address}; to ask for its token:", soft_wrap=True)
-        command = f"{inside} curl -s{bind} -H Metadata:true '{url}/metadata/identity/oauth2/token?{TOKEN_QUERY}'"
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        console.print(f"pod {escape(name)} runs on {node} at {place.address}; to ask for its token:", soft_wrap=True)
+        bind = "" if place.prefix else f"--interface {place.address} "
+        url = f"{sandbox.metadata_url(node)}/metadata/identity/oauth2/token?{TOKEN_QUERY}"
+        command = f"{' '.join(place.command(['curl']))} -s {bind}-H Metadata:true '{url}'"
         console.print(f"  {escape(command)}", soft_wrap=True)
 
     sandbox = Sandbox(settings, running=pod_runs)

@@ -124,7 +124,7 @@ class Sandbox:
         Raises SandboxError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each with a line that
         says what to do.
         """
-        self.folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="podidctl-sandbox-"))
+        self.folder = await asyncio.to_thread(_new_folder)
         mint, authority, real = await asyncio.gather(
             asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), asyncio.to_thread(self._may_make_namespaces)
         )
@@ -157,8 +157,7 @@ class Sandbox:
 
     async def stop(self) -> None:
         """Stop everything, programs first; safe after a failed start, and the second time."""
-        for nmi in self.nmis.values():
-            await nmi.program.stop()
+        await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
         if self.mic is not None:
             await self.mic.stop()
         if hasattr(self, "cluster"):
@@ -297,6 +296,15 @@ class Sandbox:
         if self.settings.namespaces and not namespaces.available():
             raise SandboxError("network namespaces need root and the `ip` program: use sudo, or leave the option away")
         return self.settings.namespaces
+
+
+def _new_folder() -> Path:
+    """A folder for this user alone. Those that killed sandboxes of this user left, with their secrets, are removed."""
+    common = Path(tempfile.gettempdir())
+    for left in common.glob(f"{namespaces.PREFIX}-*"):
+        if namespaces.orphaned(left.name) and left.is_dir() and left.stat().st_uid == os.geteuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{namespaces.owner()}-"))
 
 
 def _probe(port: int) -> bool:

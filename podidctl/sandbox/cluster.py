@@ -50,7 +50,7 @@ class Cluster:
     """An API server with *nodes* that exist on *network* already. `run` is the task of its controllers.
 
     *kubeconfig* names a server that exists; None: an emulator of our own. *schedule* is False where a scheduler runs
-    already. *running* is told of each pod (namespace, name, place) when it runs.
+    already. *running* is told of each pod when it runs.
     """
 
     def __init__(
@@ -196,7 +196,10 @@ class Cluster:
         await self._proxy.start(extra_sockets=sockets)
 
     async def _install_kinds(self) -> None:
-        for definition in await asyncio.to_thread(read_documents, CRDS):
+        definitions = await asyncio.to_thread(read_documents, CRDS)
+        if not definitions:
+            raise ClusterError(f"there are no definitions in {CRDS}: run podidctl from a checkout of the project")
+        for definition in definitions:
             await self.apply(definition)
         try:
             async with asyncio.timeout(SERVED_SECONDS):

@@ -65,8 +65,8 @@ class NodePod(Pod, frozen=True):
 
 NODE_PODS: Final = Kind("Pod", "pods", NodePod)
 
-Running = Callable[[str, str, Place], None]
-"""Told of each pod (namespace, name, place) when it runs."""
+Running = Callable[[str, NodePod, Place], None]
+"""Told of each pod (its node, itself, its place) when it runs."""
 
 
 class _Sitter:
@@ -85,7 +85,7 @@ class Kubelet:
     """The pods of *node*; `run` is the task that does it all.
 
     *environment* is what every pod's program finds in its environment, beside what the pod itself says. *logs* is a
-    folder for their output. *running* is told of each pod (namespace, name, place) when it runs.
+    folder for their output. *running* is told of each pod when it runs.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Kubelet:
         # The address is published before the program starts: NMI may know the pod when its first request comes.
         await self._publish(sitter, "Running")
         if self._running is not None:
-            self._running(*pod.key, sitter.place)
+            self._running(self.node, pod, sitter.place)
         for container in pod.spec.containers:
             if DEMO_IMAGE.fullmatch(container.image) and not sitter.end.is_set():
                 await self._start(sitter, container)

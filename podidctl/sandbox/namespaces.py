@@ -36,7 +36,7 @@ def available() -> bool:
     """Whether this process may make network namespaces here: tries it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    trial = f"{_own_prefix()}-trial{threading.get_ident()}"
+    trial = f"{owner()}-trial{threading.get_ident()}"
     try:
         _ip("netns", "add", trial)
         _ip("netns", "delete", trial)
@@ -52,7 +52,7 @@ class Namespaces:
     """
 
     def __init__(self, instance: str) -> None:
-        self._prefix = f"{_own_prefix()}-{instance}"
+        self._prefix = f"{owner()}-{instance}"
         self._made: list[str] = []
 
     def full_name(self, name: str) -> str:
@@ -140,8 +140,7 @@ def sweep() -> list[str]:
         return []
     removed = []
     for path in sorted(NAMESPACES.glob(f"{PREFIX}-*")):
-        owner = _NAME.fullmatch(path.name)
-        if owner is None or _start_time(int(owner["pid"])) == owner["started"]:
+        if not orphaned(path.name):
             continue
         with contextlib.suppress(NamespaceError, ProcessLookupError):
             for process in _ip("netns", "pids", path.name).split():
@@ -152,8 +151,15 @@ def sweep() -> list[str]:
     return removed
 
 
-def _own_prefix() -> str:
+def owner() -> str:
+    """What the names of everything carry that this process leaves on the machine if it is killed."""
     return f"{PREFIX}-{os.getpid()}-{_start_time(os.getpid())}"
+
+
+def orphaned(name: str) -> bool:
+    """Whether *name* carries the mark of an owner that is dead."""
+    found = _NAME.fullmatch(name)
+    return found is not None and _start_time(int(found["pid"])) != found["started"]
 
 
 def _start_time(pid: int) -> str:

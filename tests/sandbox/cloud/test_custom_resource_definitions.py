@@ -1,0 +1,64 @@
+"""deploy/crds on the real API server: what must survive storage does, and status is written as it always was."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.testplane import up
+
+pytestmark = pytest.mark.plane
+GROUP = "/apis/aadpodidentity.k8s.io/v1/namespaces/default"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_for_other_tests(plane: up.Plane) -> Iterator[None]:
+    yield
+    for plural in ("azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions"):
+        for found in plane.api("GET", f"{GROUP}/{plural}")["items"]:
+            if found["metadata"]["name"].startswith("crd-"):
+                plane.api("DELETE", f"{GROUP}/{plural}/{found['metadata']['name']}")
+
+
+def made(plane: up.Plane, plural: str, kind: str, name: str, **content: Any) -> dict[str, Any]:
+    document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": {"name": name}, **content}
+    stored: dict[str, Any] = plane.api("POST", f"{GROUP}/{plural}", document)
+    return stored
+
+
+def test_fields_in_the_spelling_before_1_6_survive_storage(plane: up.Plane) -> None:
+    spec = {"type": 1, "ClientID": "a", "ClientPassword": {"Name": "s"}, "ResourceID": "/b", "TenantID": "c"}
+    assert made(plane, "azureidentities", "AzureIdentity", "crd-old", spec=spec)["spec"] == spec
+    spec = {"AzureIdentity": "a", "Selector": "b", "Weight": 1}
+    assert made(plane, "azureidentitybindings", "AzureIdentityBinding", "crd-old", spec=spec)["spec"] == spec
+    spec = {"PodLabels": {"a": "b"}}
+    stored = made(plane, "azurepodidentityexceptions", "AzurePodIdentityException", "crd-old", spec=spec)
+    assert stored["spec"] == spec
+
+
+def test_embedded_objects_keep_theirs_and_status_is_patched_on_the_object_itself(plane: up.Plane) -> None:
+    def embedded(kind: str, **spec: str) -> dict[str, Any]:
+        metadata = {"name": "x", "namespace": "default", "annotations": {"a": "b"}}
+        return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+    spec = {
+        "azureIdentityRef": embedded("AzureIdentity", ClientID="a", clientID="b"),
+        "azureBindingRef": embedded("AzureIdentityBinding", Selector="c"),
+        "pod": "p",
+        "podNamespace": "n",
+        "nodename": "m",
+    }
+    status = {"status": "Created", "availableReplicas": 0}
+    stored = made(plane, "azureassignedidentities", "AzureAssignedIdentity", "crd-new", spec=spec, status=status)
+    assert stored["spec"] == spec
+    assert stored["status"] == status
+    operations = [{"op": "replace", "path": "/status/status", "value": "Assigned"}]
+    patched = plane.api(
+        "PATCH", f"{GROUP}/azureassignedidentities/crd-new", operations, content_type="application/json-patch+json"
+    )
+    assert patched["status"]["status"] == "Assigned"
+
+
+def test_mistakes_of_value_are_accepted_since_rejecting_them_would_break_what_exists(plane: up.Plane) -> None:
+    spec = {"type": 7, "resourceID": "nonsense", "clientID": ""}
+    assert made(plane, "azureidentities", "AzureIdentity", "crd-odd", spec=spec)["spec"] == spec
