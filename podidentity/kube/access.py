@@ -202,7 +202,7 @@ def _load(path: str) -> _Loaded:
             self.tls_server_name: str | None = None
             self.proxy: str | None = None
 
-    async def read(found: Found) -> str:
+    async def read_in_a_loop_of_its_own(found: Found) -> str:
         load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
         loader = await load(config_file=path, client_configuration=found, persist_config=False)
         context = loader.current_context.get("context") or {}
@@ -210,7 +210,7 @@ def _load(path: str) -> _Loaded:
 
     found = Found()
     try:
-        namespace = asyncio.run(read(found))
+        namespace = asyncio.run(read_in_a_loop_of_its_own(found))
         context = _tls(found.ssl_ca_cert, found.cert_file, found.key_file, verify=found.verify_ssl)
     except (OSError, ssl.SSLError, config.ConfigException) as error:
         raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or name another one") from error

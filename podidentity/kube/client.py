@@ -207,7 +207,9 @@ class Client:
         return self._session
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        return Unreachable(f"cannot reach {self.access.server}: {str(error) or type(error).__name__}")
+        # aiohttp's own words for a failed connection hold the repr of our SSL context.
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        return Unreachable(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
         """The object as it is stored now."""

@@ -90,6 +90,7 @@ class Informer(Generic[T]):
         self._resource_version = ""
         self._synced = asyncio.Event()
         self._last_sign = -math.inf
+        self._stuck_at = ""
         self.store: Mapping[tuple[str, str], T] = MappingProxyType(self._store)
         """Every object by (namespace, name); a live view."""
         self.restarts = 0
@@ -223,6 +224,11 @@ class Informer(Generic[T]):
             self._resource_version = ""
             raise ServerError(502, "Malformed", str(error)) from error
         if event.error is not None:
+            # Usually the server's trouble of a moment; but a place in history that was compacted away can show like
+            # this too ("etcd event received with PrevKv=nil"), and then only a new list leads on.
+            if self._stuck_at == self._resource_version:
+                self._resource_version = ""
+            self._stuck_at = self._resource_version
             raise event.error
         self._apply(event)
         if event.resource_version:

@@ -46,6 +46,23 @@ async def test_an_error_event_of_another_kind_lists_nothing(server: ScriptedServ
     assert running.lists == 1
 
 
+async def test_an_error_event_that_comes_again_at_the_same_place_lists_again(
+    server: ScriptedServer, informer: NewInformer
+) -> None:
+    server.lists += [page(version="7"), page(version="9")]
+    running = informer()
+    trouble = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "PrevKv=nil"}
+    (await server.watch()).send("ERROR", trouble)
+    again = await server.watch()
+    again.bookmark("8")
+    again.send("ERROR", trouble)
+    at_eight = await server.watch()
+    assert (at_eight.request.params["resourceVersion"], running.lists) == ("8", 1)
+    at_eight.send("ERROR", trouble)
+    assert (await server.watch()).request.params["resourceVersion"] == "9"
+    assert running.lists == 2
+
+
 async def test_of_a_continue_token_begins_the_list_anew(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:

@@ -1,0 +1,83 @@
+"""Each test here runs twice: against the sandbox's API server, and against the real one."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.faults.connections import FaultProxy
+from podidctl.sandbox.kubeapi import KubeApi
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.resources import Kind, Resource
+from tests.conftest import ROOT, apply_definitions
+from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
+from tests.testplane import up
+
+NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
+BOTH = ["emulator", pytest.param("real", marks=pytest.mark.plane)]
+SHORT_MEMORY: dict[str, Any] = {"controllers": "none", "apiserver_flags": ["--watch-cache=false"]}
+
+
+@pytest.fixture(scope="session")
+def short_memory_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A real server that may be killed, and that forgets what etcd forgets: with a watch cache it would not."""
+    directory = tmp_path_factory.mktemp("plane")
+    server = RealServer(up.Plane(directory=directory, **SHORT_MEMORY), **SHORT_MEMORY)
+    apply_definitions(server.plane)
+    yield server
+    if server.plane.process.poll() is None:
+        server.plane.stop()
+
+
+@pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[EmulatedServer]:
+    api = KubeApi(ROOT / "deploy" / "crds")
+    await api.start()
+    yield EmulatedServer(api, tmp_path / "kubeconfig")
+    await api.stop()
+
+
+@pytest.fixture(params=BOTH)
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server shared with other tests: leave it running."""
+    if request.param == "emulator":
+        emulated: EmulatedServer = request.getfixturevalue("emulator")
+        return emulated
+    return RealServer(request.getfixturevalue("plane"))
+
+
+@pytest.fixture(params=BOTH)
+def frail_server(request: pytest.FixtureRequest) -> Server:
+    """A server that may be killed and compacted; a test that kills it starts it again."""
+    if request.param == "emulator":
+        emulated: EmulatedServer = request.getfixturevalue("emulator")
+        return emulated
+    real: RealServer = request.getfixturevalue("short_memory_server")
+    return real
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with Client(await server.access(), user_agent="contract") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def namespace(client: Client) -> str:
+    return await new_namespace(client)
+
+
+async def new_namespace(client: Client) -> str:
+    name = fresh_namespace()
+    await client.create(NAMESPACES, "", {"metadata": {"name": name}})
+    return name
+
+
+async def through(proxy: FaultProxy, server: Server) -> ClusterAccess:
+    """The server's access by way of *proxy*, which is started here."""
+    direct = await server.access()
+    await proxy.start()
+    host = address(server)[0]
+    return ClusterAccess(f"https://{host}:{proxy.port}", direct.ssl, direct.authorization, direct.namespace)
