@@ -67,6 +67,7 @@ class ResourceHandler:
         self._flowing = flowing
         self.read_log: ReadLog | None = None
         self.watches: set[Watch] = set()
+        self._watches_changed = asyncio.Event()
         self._methods: dict[tuple[str, bool, str], Method] = {
             ("GET", False, ""): self._list,
             ("GET", True, ""): self._get,
@@ -119,6 +120,7 @@ class ResourceHandler:
             clock=time.monotonic,
         )
         self.watches.add(watch)
+        self._tell_watches_changed()
         try:
             response = web.StreamResponse(headers={"Content-Type": responses.JSON})
             response.enable_chunked_encoding()
@@ -131,7 +133,17 @@ class ResourceHandler:
         finally:
             watch.close()
             self.watches.discard(watch)
+            self._tell_watches_changed()
         return response
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Return when *enough* is true of the watches in progress."""
+        while not enough():
+            await self._watches_changed.wait()
+
+    def _tell_watches_changed(self) -> None:
+        self._watches_changed.set()
+        self._watches_changed = asyncio.Event()
 
     def _line(self, target: Target, event: Event, form: str, include: str) -> bytes:
         sent = responses.one_bytes(target.resource, event.item, form, include, self._now())

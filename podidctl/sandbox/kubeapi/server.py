@@ -193,10 +193,13 @@ class KubeApi:
         for watch in self._handler.watches:
             watch.send_bookmark()
 
-    @property
-    def watch_count(self) -> int:
-        """Watches in progress."""
-        return len(self._handler.watches)
+    def watch_count(self, kind: str = "") -> int:
+        """Watches in progress, of *kind* (named as in the store) or of all."""
+        return sum(kind in {"", watch.target.resource.name} for watch in self._handler.watches)
+
+    async def until_watched(self, kind: str = "", count: int = 1) -> None:
+        """Return when there are exactly *count* watches, of *kind* or of all. The caller sets a deadline."""
+        await self._handler.until(lambda: self.watch_count(kind) == count)
 
     def pause(self) -> None:
         """Answer nothing and send no event until `resume`; connections stay open."""

@@ -1,0 +1,116 @@
+"""What tests do to the emulator: stop it and start it again, pause it, answer in its place, use its store."""
+
+import asyncio
+import datetime
+import socket
+
+import pytest
+
+from podidctl.sandbox.kubeapi import KubeApi
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.sandbox.kubeapi.calling import CONFIGMAPS, PODS, Caller, pod
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+async def test_after_a_restart_the_data_and_the_port_are_the_same_and_watches_resume(
+    api: KubeApi, call: Caller
+) -> None:
+    server, revision = api.server, api.store.revision
+    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
+        await api.stop()
+        assert await watch.ends()
+    api.store.create("configmaps", {"metadata": {"name": "while-down"}}, "default")
+    await api.start()
+    assert api.server == server
+    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
+        assert await watch.told(1) == [("ADDED", "while-down")]
+
+
+async def test_a_stopped_server_refuses_connections(api: KubeApi, call: Caller) -> None:
+    await api.stop()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", api.port)
+    await api.start()
+    assert (await call("GET", "/healthz")).body == "ok"
+
+
+async def test_a_paused_server_accepts_and_answers_nothing_until_it_is_resumed(api: KubeApi, call: Caller) -> None:
+    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
+        api.pause()
+        asked = asyncio.create_task(call("GET", CONFIGMAPS))
+        api.store.create("configmaps", {"metadata": {"name": "a"}}, "default")
+        done, _ = await asyncio.wait([asked], timeout=0.05)
+        assert not done
+        api.resume()
+        assert (await asked).status == 200
+        assert await watch.told(1) == [("ADDED", "a")]
+
+
+async def test_a_request_can_be_answered_in_the_servers_place(api: KubeApi, call: Caller) -> None:
+    busy = StatusError(429, "TooManyRequests", "slow down", retry_after=2)
+    api.intercept = lambda request: busy if request.path.startswith(PODS) else None
+    refused, passed = await call("GET", PODS), await call("GET", CONFIGMAPS)
+    assert (refused.status, refused.headers["Retry-After"], passed.status) == (429, "2", 200)
+    api.intercept = None
+    assert (await call("GET", PODS)).status == 200
+
+
+async def test_requests_are_recorded_in_order(api: KubeApi, call: Caller) -> None:
+    await call("GET", f"{PODS}?limit=1")
+    await call("DELETE", f"{PODS}/none")
+    assert [(request.method, request.path) for request in api.requests] == [
+        ("GET", f"{PODS}?limit=1"),
+        ("DELETE", f"{PODS}/none"),
+    ]
+
+
+async def test_a_socket_from_elsewhere_is_served_and_closed_with_the_server(api: KubeApi, call: Caller) -> None:
+    elsewhere = socket.create_server(("127.0.0.1", 0))
+    port = elsewhere.getsockname()[1]
+    await api.add_socket(elsewhere)
+    other = Caller(f"https://127.0.0.1:{port}", api.token, api.authority.client_context())
+    assert (await other("GET", "/healthz")).body == "ok"
+    await other.close()
+    await api.stop()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_the_clock_of_timestamps_is_given() -> None:
+    api = KubeApi(now=lambda: NOW)
+    made = api.store.create("configmaps", {"metadata": {"name": "a"}}, "default")
+    assert made["metadata"]["creationTimestamp"] == "2026-01-02T03:04:05Z"
+
+
+def test_the_stores_documents_are_the_callers_own() -> None:
+    store = KubeApi().store
+    mine = pod("p", labels={"a": "b"})
+    made = store.create("pods", mine, "default")
+    mine["metadata"]["labels"]["a"] = made["metadata"]["labels"]["a"] = "changed"
+    store.list("pods")[0]["metadata"]["labels"]["a"] = "changed"
+    assert store.get("pods", "p", "default")["metadata"]["labels"] == {"a": "b"}
+
+
+def test_a_subscriber_is_told_of_each_change_until_it_ends() -> None:
+    store = KubeApi().store
+    told: list[tuple[str, str]] = []
+    end = store.subscribe("pods", lambda change: told.append((change.type, change.key[1])))
+    store.create("pods", pod("p", node="n"), "default")
+    store.patch("pods", "p", {"status": {"phase": "Running"}}, "default", subresource="status")
+    assert not store.delete("pods", "p", "default")
+    assert store.delete("pods", "p", "default", grace_seconds=0)
+    end()
+    store.create("pods", pod("q"), "default")
+    assert told == [("ADDED", "p"), ("MODIFIED", "p"), ("MODIFIED", "p"), ("DELETED", "p")]
+
+
+def test_the_store_selects() -> None:
+    store = KubeApi().store
+    store.create("pods", pod("a", node="n1", labels={"x": "1"}), "default")
+    store.create("pods", pod("b", node="n2", labels={"x": "1"}), "default")
+    found = store.list("pods", label_selector="x=1", field_selector="spec.nodeName=n2")
+    assert [item["metadata"]["name"] for item in found] == ["b"]
+    assert store.find("pods", "c", "default") is None
+    with pytest.raises(StatusError):
+        store.get("pods", "c", "default")

@@ -1,0 +1,168 @@
+"""The real kubectl against the emulator: what a person types in the sandbox."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.kubeapi import KubeApi
+from tests.sandbox.kubeapi.calling import identity, pod
+from tests.testplane import up
+
+pytestmark = pytest.mark.plane
+
+Kubectl = Callable[..., Awaitable[str]]
+SECONDS = 30
+
+MANIFEST = """
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentity
+metadata: {name: demo}
+spec: {type: 0, resourceID: /subscriptions/s, clientID: c1}
+---
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: demo-binding}
+spec: {azureIdentity: demo, selector: demo}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: demo, labels: {aadpodidbinding: demo}}
+spec:
+  containers:
+  - {name: main, image: "none:1", ports: [{containerPort: 80}]}
+"""
+
+
+@pytest.fixture
+async def kubectl(api: KubeApi, tmp_path: Path) -> Kubectl:
+    """Runs kubectl; its standard output, or its standard error where it failed."""
+    kubeconfig = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
+    program = await asyncio.to_thread(up.tool, "kubectl")
+
+    async def run(*arguments: str, stdin: str = "") -> str:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            f"--kubeconfig={kubeconfig}",
+            f"--cache-dir={tmp_path / 'cache'}",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(SECONDS):
+            output, errors = await process.communicate(stdin.encode())
+        return (errors if process.returncode else output).decode()
+
+    return run
+
+
+async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl) -> None:
+    changed = MANIFEST.replace("c1", "c2").replace("none:1", "none:2")
+    steps = [await kubectl("apply", "-f", "-", stdin=text) for text in (MANIFEST, MANIFEST, changed)]
+    assert [step.count(word) for step, word in zip(steps, ("created", "unchanged", "configured"), strict=True)] == [
+        3,
+        3,
+        2,
+    ]
+    assert await kubectl("get", "azureidentity", "demo", "-o", "jsonpath={.spec.clientID}") == "c2"
+    assert (await kubectl("delete", "-f", "-", stdin=changed)).count("deleted") == 3
+    assert "NotFound" in await kubectl("get", "pod", "demo")
+
+
+async def test_a_field_that_does_not_exist_is_refused_by_apply(kubectl: Kubectl) -> None:
+    refused = await kubectl("apply", "-f", "-", stdin=json.dumps(identity("x") | {"nonsense": 1}))
+    assert 'unknown field "nonsense"' in refused
+
+
+async def test_the_columns_of_our_kinds_are_shown(api: KubeApi, kubectl: Kubectl) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    shown = await kubectl("get", "azureidentity,azureidentitybinding,azureassignedidentity,pods", "-A")
+    lines = [line.split() for line in shown.splitlines() if line]
+    assert lines[0] == ["NAMESPACE", "NAME", "TYPE", "CLIENTID", "AGE"]
+    assert lines[1][:4] == ["default", "azureidentity.aadpodidentity.k8s.io/demo", "0", "c1"]
+    assert lines[2] == ["NAMESPACE", "NAME", "AZUREIDENTITY", "SELECTOR", "AGE"]
+    assert lines[4][:6] == ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert lines[5][:4] == ["default", "pod/demo", "0/1", "Pending"]
+    api.store.create(
+        "nodes", {"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    )
+    assert (await kubectl("get", "nodes", "--no-headers")).split()[:3] == ["n1", "Ready", "<none>"]
+
+
+async def test_objects_are_labelled_annotated_patched_described_and_explained(kubectl: Kubectl) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    await kubectl("label", "pod", "demo", "x=y")
+    await kubectl("annotate", "azureidentity", "demo", "aadpodidentity.k8s.io/Behavior=namespaced")
+    await kubectl(
+        "patch", "azureidentity", "demo", "--type=json", "-p", '[{"op":"replace","path":"/spec/type","value":1}]'
+    )
+    assert "y" in await kubectl("get", "pod", "demo", "--show-labels")
+    described = await kubectl("describe", "azureidentity", "demo")
+    assert "namespaced" in described
+    assert "Type:         1" in described
+    assert "demo" in await kubectl("describe", "pod", "demo")
+    assert "resourceID" in await kubectl("explain", "azureidentity.spec")
+    assert "demo" in await kubectl("apply", "--server-side", "-f", "-", stdin=MANIFEST)
+
+
+async def test_waiting_for_a_condition_and_for_the_end(api: KubeApi, kubectl: Kubectl) -> None:
+    api.store.create("pods", pod("p", node="n1"), "default")
+    waiting = asyncio.ensure_future(kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod/p"))
+    async with asyncio.timeout(SECONDS):
+        await api.until_watched("pods")
+    ready = {"phase": "Running", "podIP": "127.1.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+    api.store.patch("pods", "p", {"status": ready}, "default", subresource="status")
+    assert await waiting == "pod/p condition met\n"
+    marked = asyncio.Event()
+    api.store.subscribe("pods", lambda _: marked.set())
+    deleting = asyncio.ensure_future(kubectl("delete", "pod", "p"))
+    async with asyncio.timeout(SECONDS):
+        await marked.wait()
+        await api.until_watched("pods")
+    api.store.delete("pods", "p", "default", grace_seconds=0)
+    assert "deleted" in await deleting
+
+
+async def test_logs_come_from_whoever_runs_the_pods(api: KubeApi, kubectl: Kubectl) -> None:
+    async def read(document: dict[str, Any], options: Any) -> AsyncIterator[bytes]:
+        yield f"{document['metadata']['name']} {options.container} {options.tail_lines}\n".encode()
+
+    api.read_logs_with(read)
+    api.store.create("pods", pod("p", node="n1"), "default")
+    assert await kubectl("logs", "p", "--tail=5") == "p main 5\n"
+
+
+async def test_what_kubectl_creates_in_protobuf_is_understood(api: KubeApi, kubectl: Kubectl) -> None:
+    for arguments in (
+        ("namespace", "n"),
+        ("configmap", "c", "-n", "n", "--from-literal=a=b"),
+        ("secret", "generic", "s", "-n", "n", "--from-literal=a=b"),
+        ("serviceaccount", "a", "-n", "n"),
+    ):
+        assert "created" in await kubectl("create", *arguments)
+    assert api.store.get("configmaps", "c", "n")["data"] == {"a": "b"}
+    assert api.store.get("secrets", "s", "n")["data"] == {"a": base64.b64encode(b"b").decode()}
+    token = await kubectl("create", "token", "a", "-n", "n", "--audience", "x")
+    assert json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["aud"] == ["x"]
+    assert "deleted" in await kubectl("delete", "namespace", "n")
+
+
+async def test_the_definitions_of_the_project_are_applied_to_an_empty_server(tmp_path: Path) -> None:
+    api = KubeApi()
+    await api.start()
+    kubeconfig = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
+    program = await asyncio.to_thread(up.tool, "kubectl")
+    crds = Path(__file__).parents[3] / "deploy" / "crds"
+    for arguments in (["apply", "-f", str(crds)], ["wait", "--for=condition=Established", "-f", str(crds)]):
+        process = await asyncio.create_subprocess_exec(
+            program, f"--kubeconfig={kubeconfig}", *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(SECONDS):
+            output, _ = await process.communicate()
+        assert output.count(b"\n") == 4
+    await api.stop()

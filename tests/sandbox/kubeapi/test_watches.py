@@ -1,0 +1,139 @@
+"""Watches against the emulator's own switches: resuming, bookmarks, forgotten history, ends.
+
+Which events a watch tells, with and without selectors, is compared with the real server in
+test_same_as_the_real_server.
+"""
+
+import asyncio
+
+import pytest
+
+from podidctl.sandbox.kubeapi import KubeApi
+from tests.sandbox.kubeapi.calling import CONFIGMAPS, DEADLINE, PODS, Caller, pod
+from tests.sandbox.kubeapi.conftest import CRDS
+
+MINE = {"labelSelector": "mine"}
+
+
+def make(api: KubeApi, *names: str) -> None:
+    for name in names:
+        api.store.create("configmaps", {"metadata": {"name": name, "labels": {"mine": ""}}}, "default")
+
+
+async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: Caller) -> None:
+    make(api, "a")
+    revision = api.store.revision
+    make(api, "b", "c")
+    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
+        assert await watch.told(2) == [("ADDED", "b"), ("ADDED", "c")]
+        make(api, "d")
+        assert await watch.told(1) == [("ADDED", "d")]
+
+
+async def test_without_a_revision_a_watch_begins_with_what_is_there(api: KubeApi, call: Caller) -> None:
+    make(api, "b", "a")
+    async with call.watch(CONFIGMAPS, **MINE) as watch:
+        assert await watch.told(2) == [("ADDED", "a"), ("ADDED", "b")]
+
+
+async def test_a_revision_of_the_future_waits_for_it(api: KubeApi, call: Caller) -> None:
+    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision + 1, **MINE) as watch:
+        make(api, "a", "b")
+        assert await watch.told(1) == [("ADDED", "b")]
+
+
+async def test_what_compaction_forgot_is_an_error_event_in_a_good_answer(api: KubeApi, call: Caller) -> None:
+    make(api, "a")
+    revision = api.store.revision
+    make(api, "b")
+    api.compact()
+    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
+        assert watch.status == 200
+        event = await watch.next()
+        assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+        assert await watch.ends()
+    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
+        make(api, "c")
+        assert await watch.told(1) == [("ADDED", "c")]
+
+
+async def test_an_event_log_that_is_full_forgets_the_oldest() -> None:
+    api = await asyncio.to_thread(KubeApi, CRDS, keep=2)
+    await api.start()
+    call = Caller(api.server, api.token, api.authority.client_context())
+    revision = api.store.revision
+    make(api, "a", "b", "c")
+    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
+        assert (await watch.next())["type"] == "ERROR"
+    async with call.watch(CONFIGMAPS, resourceVersion=revision + 1, **MINE) as watch:
+        assert await watch.told(2) == [("ADDED", "b"), ("ADDED", "c")]
+    await call.close()
+    await api.stop()
+
+
+async def test_bookmarks_carry_the_present_revision_to_those_who_asked(api: KubeApi, call: Caller) -> None:
+    start = api.store.revision
+    async with (
+        call.watch(PODS, resourceVersion=start, allowWatchBookmarks="true") as asked,
+        call.watch(PODS, resourceVersion=start) as did_not_ask,
+    ):
+        make(api, "a")
+        api.send_bookmarks()
+        event = await asked.next()
+        assert event["type"] == "BOOKMARK"
+        assert event["object"]["kind"] == "Pod"
+        assert event["object"]["metadata"]["resourceVersion"] == str(api.store.revision)
+        api.store.create("pods", pod("p"), "default")
+        assert await did_not_ask.told(1) == [("ADDED", "p")]
+
+
+async def test_a_quiet_watch_gets_a_bookmark_each_time_the_interval_is_over() -> None:
+    api = await asyncio.to_thread(KubeApi, None, bookmark_seconds=0.01)
+    await api.start()
+    call = Caller(api.server, api.token, api.authority.client_context())
+    async with call.watch(PODS, resourceVersion=api.store.revision, allowWatchBookmarks="true") as watch:
+        assert [(await watch.next())["type"] for _ in range(3)] == ["BOOKMARK"] * 3
+    await call.close()
+    await api.stop()
+
+
+async def test_a_watch_ends_after_its_time_with_a_bookmark_before(api: KubeApi, call: Caller) -> None:
+    revision = api.store.revision
+    async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
+        assert [event["type"] for event in await watch.rest()] == ["BOOKMARK"]
+
+
+async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call: Caller) -> None:
+    make(api, "a")
+    query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
+    async with call.watch(CONFIGMAPS, **MINE, **query) as watch:
+        assert await watch.told(1) == [("ADDED", "a")]
+        event = await watch.next()
+        assert event["type"] == "BOOKMARK"
+        assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_dropped_watches_see_the_end_of_the_stream_and_resume(api: KubeApi, call: Caller) -> None:
+    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision, **MINE) as watch:
+        make(api, "a")
+        await watch.told(1)
+        revision = api.store.revision
+        api.drop_watches()
+        assert await watch.ends()
+    make(api, "b")
+    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
+        assert await watch.told(1) == [("ADDED", "b")]
+
+
+async def test_a_client_that_goes_away_ends_its_watch(api: KubeApi, call: Caller) -> None:
+    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision):
+        assert api.watch_count("configmaps") == 1
+        assert api.watch_count("pods") == 0
+    async with asyncio.timeout(DEADLINE):
+        await api.until_watched(count=0)
+
+
+@pytest.mark.parametrize("revision", ["x", "-1", "1.5", "¹"])
+async def test_a_revision_that_is_no_number_is_refused(call: Caller, revision: str) -> None:
+    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
+        assert watch.status == 500
