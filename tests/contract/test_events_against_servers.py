@@ -1,0 +1,48 @@
+"""Events as the API servers take and show them."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.resources import BINDINGS, NODES, Meta, Node
+
+
+async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
+    listed = msgspec.json.decode(await client.request("GET", object_path(EVENTS, namespace)))
+    return list(listed["items"])
+
+
+async def test_repeats_become_one_event_with_a_count(client: Client, namespace: str) -> None:
+    document = {"metadata": {"name": "b"}, "spec": {"azureIdentity": "i", "selector": "s"}}
+    about = await client.create(BINDINGS, namespace, document)
+    recorder = EventRecorder(client, "mic", "node-1")
+    task = asyncio.create_task(recorder.run())
+    for _ in range(3):
+        recorder.record(about, BINDINGS, "Normal", "BindingApplied", "binding applied")
+        await asyncio.wait_for(recorder.flushed(), 15)
+    recorder.record(about, BINDINGS, "Warning", "BindingApplyError", "no such identity")
+    await asyncio.wait_for(recorder.flushed(), 15)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    told = {entry["reason"]: entry for entry in await events(client, namespace)}
+    assert {reason: (entry["type"], entry["count"]) for reason, entry in told.items()} == {
+        "BindingApplied": ("Normal", 3),
+        "BindingApplyError": ("Warning", 1),
+    }
+    assert told["BindingApplied"]["involvedObject"]["uid"] == about.metadata.uid
+    assert told["BindingApplied"]["source"] == {"component": "mic", "host": "node-1"}
+    assert recorder.dropped == 0
+
+
+async def test_an_event_about_a_node_lives_in_the_default_namespace(client: Client, namespace: str) -> None:
+    recorder = EventRecorder(client, "mic", "node-1")
+    task = asyncio.create_task(recorder.run())
+    recorder.record(Node(metadata=Meta(name=f"node-{namespace}", uid="u")), NODES, "Warning", "Odd", "an odd node")
+    await asyncio.wait_for(recorder.flushed(), 15)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    told = [entry["message"] for entry in await events(client, "default") if namespace in entry["metadata"]["name"]]
+    assert told == ["an odd node"]
