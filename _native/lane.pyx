@@ -204,7 +204,9 @@ cdef class Connection:
 
     cdef int read(self) except -1:
         cdef Py_ssize_t size
-        if self.state == CLOSED or self.state == HELD or self.state == FINISHING or self.unsent is not None:
+        if self.state == CLOSED or self.state == HELD or self.state == FINISHING:
+            return 0
+        if self.unsent is not None or self.unread is not None:  # no reading ahead of what waits already
             return 0
         size = recv(self.fd, self.lane.inbox, READ_MAX, MSG_DONTWAIT)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
@@ -572,21 +574,23 @@ cdef class Lane:
             return
         count = epoll_wait(self.epoll, events, EVENTS_PER_TURN, 0)
         self.turning = True
-        for at in range(count):
-            which = events[at].data.u64
-            slot = <uint32_t>which
-            if slot == LISTENER:
-                self.accept_some()
-                continue
-            connection = self.connection_at(slot)
-            # An event may be about a connection that was closed, and its slot given away, earlier in this very turn.
-            if connection is None or connection.serial != <uint32_t>(which >> 32):
-                continue
-            try:
-                connection.on_events(events[at].events)
-            except BaseException as error:
-                self.handler_failed(connection, error)
-        self.turning = False
+        try:
+            for at in range(count):
+                which = events[at].data.u64
+                slot = <uint32_t>which
+                if slot == LISTENER:
+                    self.accept_some()
+                    continue
+                connection = self.connection_at(slot)
+                # An event may be about a connection that was closed, and its slot given away, earlier in this turn.
+                if connection is None or connection.serial != <uint32_t>(which >> 32):
+                    continue
+                try:
+                    connection.on_events(events[at].events)
+                except BaseException as error:
+                    self.handler_failed(connection, error)
+        finally:
+            self.turning = False
         self.deliver_losses()
 
     def _go_on(self):
@@ -596,14 +600,16 @@ cdef class Lane:
         self.calling_later = False
         self.waiting = []
         self.turning = True
-        for each in waiting:
-            connection = <Connection>each
-            try:
-                connection.go_on()
-                connection.arm()
-            except BaseException as error:
-                self.handler_failed(connection, error)
-        self.turning = False
+        try:
+            for each in waiting:
+                connection = <Connection>each
+                try:
+                    connection.go_on()
+                    connection.arm()
+                except BaseException as error:
+                    self.handler_failed(connection, error)
+        finally:
+            self.turning = False
         self.deliver_losses()
 
     def _sweep(self):
@@ -771,7 +777,6 @@ cdef class Lane:
         cdef int64_t now = monotonic_ns()
         self.failed += 1
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.turning = False
             raise error
         if self.failure_logged_ns and now - self.failure_logged_ns < FAILURE_QUIET_NS:
             return 0

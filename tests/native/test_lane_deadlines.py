@@ -26,7 +26,7 @@ async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() 
         while lane.count("timed_out") == 0:
             peer.send(b"a")
             await asyncio.sleep(SHORT / 10)
-        assert time.monotonic() - begun < 20 * SHORT
+        assert time.monotonic() - begun < 100 * SHORT
         assert await peer.ending() == b""
         await lane.generals[0].until("lost")
 
@@ -47,10 +47,10 @@ async def test_a_connection_is_idle_after_the_general_lanes_answer_too() -> None
 
 
 async def test_a_connection_in_use_is_not_idle() -> None:
-    async with serving(limits=Limits(idle_seconds=4 * SHORT)) as lane:
+    async with serving(limits=Limits(idle_seconds=8 * SHORT)) as lane:
         peer = await lane.connect()
         begun = time.monotonic()
-        while time.monotonic() - begun < 8 * SHORT:
+        while time.monotonic() - begun < 16 * SHORT:
             assert b" 200 " in await peer.ask(REQUEST)
         assert lane.count("timed_out") == 0
 
@@ -86,7 +86,7 @@ async def test_the_deadline_for_writing_is_not_moved_by_reading_a_little() -> No
             await peer.reader.read(1)
             peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await asyncio.sleep(SHORT / 20)
-        assert time.monotonic() - begun < 40 * SHORT
+        assert time.monotonic() - begun < 100 * SHORT
 
 
 class Flooding(Recorder):
