@@ -7,6 +7,7 @@ the real nat rule where this process may make namespaces, on loopback addresses 
 import asyncio
 import http.client
 import os
+import secrets
 import shutil
 import tempfile
 import uuid
@@ -32,6 +33,7 @@ PROBE_SECONDS: Final = 2.0
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
+PORTS: Final = range(12_000, 20_000)  # below every system's range for outgoing connections
 # What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
@@ -320,5 +322,13 @@ def _probe(port: int) -> bool:
 
 
 def _free_port() -> int:
-    with listening() as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on. Not one that the kernel gives to outgoing connections: until the program for which
+    it is meant listens, somebody else would have it."""
+    for _ in range(100):
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        try:
+            listening("0.0.0.0", port).close()  # noqa: S104 - probes are served on every address
+        except OSError:
+            continue
+        return port
+    raise SandboxError(f"no free port among {PORTS.start} to {PORTS.stop - 1}: end some of the programs that listen")

@@ -26,8 +26,8 @@ from podidctl.sandbox.network import Network, Place
 from podidctl.sandbox.scheduler import Scheduler
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
-from podidentity.kube.errors import AlreadyExists, ApiError, NotFound
-from podidentity.resources import IDENTITIES, NODES, Kind, Resource
+from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, Throttled
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -211,10 +211,11 @@ class Cluster:
             raise ClusterError("the API server does not serve the custom resources; see its log") from late
 
     async def _served(self) -> bool:
-        """Whether the kinds are served: definitions become active together, the first stands for all."""
+        """Whether every kind is served: a real API server says 404, then 429, until it has made ready for a new one."""
         try:
-            await self.client.list(IDENTITIES)
-        except NotFound:
+            for kind in (IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS):
+                await self.client.list(kind)
+        except (NotFound, Throttled):
             return False
         return True
 
