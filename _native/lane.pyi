@@ -74,7 +74,12 @@ class Lane:
     """The listener and its connections, on an epoll descriptor of their own that is registered in the loop."""
 
     def __init__(
-        self, *, index: Index, general: Callable[[Connection], GeneralLane], limits: Limits, require_metadata: bool = True
+        self,
+        *,
+        index: Index,
+        general: Callable[[Connection], GeneralLane],
+        limits: Limits,
+        require_metadata: bool = True,
     ) -> None:
         """Raises OSError when there is no descriptor for it."""
     def start(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:

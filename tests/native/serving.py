@@ -165,7 +165,7 @@ class Serving:
     async def until(self, holds: Callable[[], bool]) -> None:
         """Let the loop run until *holds* does."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds():  # noqa: ASYNC110 - the lane's counters tell nobody when they change
+            while not holds():
                 await asyncio.sleep(0.001)
 
 

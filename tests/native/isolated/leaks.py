@@ -70,7 +70,7 @@ async def storm(port: int, lane: Lane) -> None:
             if at % 3 == 0:  # with a reset
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             sock.close()
-        while lane.counters()["open"]:  # noqa: ASYNC110 - the lane's counters tell nobody when they change
+        while lane.counters()["open"]:
             await asyncio.sleep(0.001)
 
 
