@@ -180,13 +180,10 @@ class App:
         try:
             await self._probes.start()
             await self._metrics.start()
-            await self._first_contact()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(_until(stop), name="stop signal")
-                    tasks.create_task(self._elector.run(), name="leader election")
-                    tasks.create_task(self._credential.follow(), name="cloud config")
-                    tasks.create_task(self._lead(), name="leading")
+                    tasks.create_task(self._serve(), name="serving")
             except* Stopped:
                 log.info("stopping; the lease is released")
             async with asyncio.timeout(RELEASE_SECONDS):
@@ -199,6 +196,13 @@ class App:
             await self._compute.aclose()
             await self._metrics.stop()
             await self._probes.stop()
+
+    async def _serve(self) -> None:
+        await self._first_contact()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._elector.run(), name="leader election")
+            tasks.create_task(self._credential.follow(), name="cloud config")
+            tasks.create_task(self._lead(), name="leading")
 
     async def _first_contact(self) -> None:
         """Say at once, rather than in a log of retries, that the API server cannot be used."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
 from podidentity.resources import (
     ASSIGNED,
@@ -22,7 +24,9 @@ from podidentity.resources import (
     AzureAssignedIdentity,
     AzureIdentity,
     AzureIdentityBinding,
+    AzureIdentitySpec,
     Pod,
+    SecretReference,
     nodename_label,
 )
 
@@ -209,11 +213,20 @@ def unchanged(want: Want, held: Held) -> bool:
         and meta.label(NODENAME_LABEL) == nodename_label(want.node)
         and FINALIZER in (meta.finalizers or ())
         and identity.metadata.uid in {"", want.identity.metadata.uid}
-        and identity.spec == want.identity.spec
+        and _substance(identity.spec) == _substance(want.identity.spec)
         and identity.metadata.annotation(BEHAVIOR_ANNOTATION) == want.identity.metadata.annotation(BEHAVIOR_ANNOTATION)
         and binding.key == want.binding.key
         and binding.metadata.uid in {"", want.binding.metadata.uid}
         and binding.spec == want.binding.spec
+    )
+
+
+def _substance(spec: AzureIdentitySpec) -> AzureIdentitySpec:
+    """*spec* without the difference between absent and empty: the reference writes `{}` and `[]` into its copies."""
+    return msgspec.structs.replace(
+        spec,
+        client_password=spec.client_password if spec.client_password != SecretReference() else None,
+        auxiliary_tenant_ids=spec.auxiliary_tenant_ids or None,
     )
 
 

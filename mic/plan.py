@@ -23,7 +23,8 @@ class Policy:
     """What the operator decided about taking identities off."""
 
     immutable: frozenset[str] = frozenset()
-    """Client ids, lower-case, that are never taken off: `--immutable-user-msis` and the cluster's own identity."""
+    """Client ids (or resource ids), lower-case, that are never taken off: `--immutable-user-msis` and the cluster's own
+    identity."""
     adopt_existing: bool = False
     """Treat what was on a host before MIC as if MIC had put it there."""
 
@@ -273,9 +274,9 @@ def _ours(stake: Stake, policy: Policy) -> bool:
 
 
 def _immutable(key: str, stake: Stake, azure: HostIdentities, policy: Policy) -> bool:
-    """Whether the identity goes by a client id that must stay, in any object's words or in Azure's own."""
+    """Whether the identity goes by an id that must stay, in any object's words or in Azure's own."""
     attached = azure.attached.get(key)
-    names = stake.client_ids.keys() | ({attached.client_id.lower()} if attached else set())
+    names = stake.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
     return not policy.immutable.isdisjoint(names)
 
 

@@ -24,6 +24,9 @@ NODE_PREFIX: Final = "node:"
 REVOKED_JUST_NOW: Final = "revoked"
 """Stands in for the deletion's time from our DELETE's answer until the watch brings the object as it is now."""
 
+RELEASED_MAX: Final = 20_000
+"""Uids of objects known to be gone whose end the watch has not told yet: milliseconds' worth, unless it is away."""
+
 
 class Changes(Protocol[R_contra]):
     """What an informer calls, one object at a time."""
@@ -123,7 +126,7 @@ class View:
         self._claims: defaultdict[ClaimKey, _Claim] = defaultdict(_Claim)
         self._held: dict[Key, Held] = {}
         self._held_by_node: defaultdict[str, set[Key]] = defaultdict(set)
-        self._released: set[str] = set()
+        self._released: dict[str, None] = {}
         self.pods: Changes[Pod] = _Handler(self._pod)
         self.nodes: Changes[Node] = _Handler(self._node)
         self.identities: Changes[AzureIdentity] = _Handler(self._identity)
@@ -168,7 +171,9 @@ class View:
         """The object is known to be gone, whatever older news of it the watch still brings."""
         present = self._held.get(held.key)
         if present is not None and present.object.metadata.uid == held.object.metadata.uid:
-            self._released.add(held.object.metadata.uid)
+            self._released[held.object.metadata.uid] = None
+            if len(self._released) > RELEASED_MAX:
+                del self._released[next(iter(self._released))]
             self._replace_held(present, None)
             self._report()
 
@@ -233,7 +238,7 @@ class View:
     def _assigned(self, _old: AzureAssignedIdentity | None, new: AzureAssignedIdentity | None) -> None:
         if new is None:
             if _old is not None:
-                self._released.discard(_old.metadata.uid)
+                self._released.pop(_old.metadata.uid, None)
                 present = self._held.get(_old.key)
                 if present is not None and present.object.metadata.uid == _old.metadata.uid:
                     self._replace_held(present, None)

@@ -98,12 +98,16 @@ def test_an_identity_that_nobody_of_the_cluster_names_is_never_touched() -> None
     assert cluster.on(vm_id("n0")) == {"stranger"}
 
 
-@pytest.mark.parametrize("client_id", ["client-demo", "other"])
-def test_an_immutable_identity_stays_by_its_client_id(client_id: str) -> None:
-    cluster = assigned(pod(), policy=Policy(immutable=frozenset({client_id})))
+@pytest.mark.parametrize(
+    ("immutable", "left"),
+    [("client-demo", {"demo"}), (identity_id("demo").lower(), {"demo"}), ("other", set())],
+    ids=["client-id", "resource-id", "another"],
+)
+def test_an_immutable_identity_stays(immutable: str, left: set[str]) -> None:
+    cluster = assigned(pod(), policy=Policy(immutable=frozenset({immutable})))
     cluster.remove(pod())
     cluster.rounds(vm_id("n0"))
-    assert cluster.on(vm_id("n0")) == ({"demo"} if client_id == "client-demo" else set())
+    assert cluster.on(vm_id("n0")) == left
     assert cluster.objects == {}
 
 
