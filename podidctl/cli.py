@@ -79,11 +79,13 @@ def sandbox_up(
     nodes: Nodes = 1,
     kubeconfig: Kubeconfig = None,
     loopback: Loopback = False,
+    scale_set: Annotated[bool, typer.Option("--scale-set", help="Nodes are instances of one scale set.")] = False,
     operation_seconds: Annotated[float, typer.Option(min=0, help="How long ARM takes to change a VM.")] = 2.0,
 ) -> None:
     """Run a sandbox until Ctrl-C, and print how to use it."""
     settings = Settings(
         nodes=nodes,
+        scale_set=scale_set,
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         operation_seconds=operation_seconds,

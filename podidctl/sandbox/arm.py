@@ -103,6 +103,10 @@ class Arm(HttpService):
         """The VM or scale set with this resource id, letter case aside. Raises KeyError."""
         return self._machines[resource_id.lower()]
 
+    def find(self, resource_id: str) -> Machine | None:
+        """As `vm`, or None where there is no such machine."""
+        return self._machines.get(resource_id.lower())
+
     def identities_seen_by_imds(self, resource_id: str) -> HostIdentities:
         """What IMDS may give tokens of on this machine: what operations have reached, `lag_seconds` ago or more."""
         machine = self._machines.get(resource_id.lower())

@@ -14,7 +14,6 @@ from podidctl.sandbox.arm import AUDIENCES, Arm
 from podidctl.sandbox.certificates import LOOPBACK, Authority
 from podidctl.sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
 from podidctl.sandbox.imds import Host, Imds
-from podidctl.sandbox.machines import Machine
 from podidctl.sandbox.network import Network
 from podidctl.sandbox.tokens import TokenMint
 
@@ -71,11 +70,18 @@ class LittleAzure:
             await self.arm.listen(listener)
         await self.imds.start()
 
-    async def add_vm(self, node: str, *, operation_seconds: float = 0.2) -> Machine:
-        """Create the VM of a node that the network already has; IMDS serves it from now on."""
-        machine = self.arm.add_vm(
-            f"{COMPUTE}/virtualMachines/{node}", operation_seconds=operation_seconds, location=LOCATION
-        )
+    async def add_vm(self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2) -> str:
+        """Create the VM of a node that the network already has; IMDS serves it from now on. Returns its resource id.
+
+        With *scale_set* it is the next instance of the set of this name, and identities are the set's.
+        """
+        if scale_set:
+            set_id = f"{COMPUTE}/virtualMachineScaleSets/{scale_set}"
+            machine = self.arm.find(set_id) or self.arm.add_vmss(set_id, operation_seconds=operation_seconds)
+            resource_id = f"{set_id}/virtualMachines/{len(self.imds.hosts)}"
+        else:
+            resource_id = f"{COMPUTE}/virtualMachines/{node}"
+            machine = self.arm.add_vm(resource_id, operation_seconds=operation_seconds)
         listener = self._network.metadata_socket(node)
         port = 0
         if listener is not None:
@@ -88,7 +94,7 @@ class LittleAzure:
                 lambda: self.arm.identities_seen_by_imds(machine.resource_id),
                 compute={
                     "name": node,
-                    "resourceId": machine.resource_id,
+                    "resourceId": resource_id,
                     "resourceGroupName": RESOURCE_GROUP,
                     "subscriptionId": SUBSCRIPTION,
                     "location": LOCATION,
@@ -100,7 +106,7 @@ class LittleAzure:
         )
         for listener in self._network.node_sockets(node, self.aad.port):
             await self.aad.listen(listener)
-        return machine
+        return resource_id
 
     def metadata_port(self, node: str) -> int:
         """The port at which the node reaches IMDS."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from podidctl.sandbox import namespaces
-from podidctl.sandbox.azure import COMPUTE, AzureFiles, LittleAzure
+from podidctl.sandbox.azure import AzureFiles, LittleAzure
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.cluster import Cluster
 from podidctl.sandbox.fabric import Fabric
@@ -30,6 +30,7 @@ from podidctl.sandbox.tokens import TokenMint
 ACTIVE_SECONDS: Final = 30.0  # both programs take about a second; a busy machine takes longer
 POLL_SECONDS: Final = 0.05
 PROBE_SECONDS: Final = 2.0
+SCALE_SET: Final = "pool"
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
@@ -49,6 +50,8 @@ class Settings:
     """How a sandbox is to be."""
 
     nodes: int = 1
+    scale_set: bool = False
+    """Whether the nodes are instances of one scale set, which share identities, or VMs by themselves."""
     kubeconfig: Path | None = None
     """An API server that exists, on 127.0.0.1; None: the emulator."""
     schedule: bool = True
@@ -95,6 +98,7 @@ class Sandbox:
         self.nmis: dict[str, NodeProgram] = {}
         self.places: dict[str, Place] = {}
         self._running = running
+        self._vms: dict[str, str] = {}
         self._ports: dict[str, tuple[int, int, int]] = {}
 
     @property
@@ -138,7 +142,11 @@ class Sandbox:
         self.files = await asyncio.to_thread(self.azure.write_files, self.folder)
         for node in self.node_names:
             self.places[node] = await asyncio.to_thread(self.network.add_node, node)
-            await self.azure.add_vm(node, operation_seconds=self.settings.operation_seconds)
+            self._vms[node] = await self.azure.add_vm(
+                node,
+                scale_set=SCALE_SET if self.settings.scale_set else "",
+                operation_seconds=self.settings.operation_seconds,
+            )
         self._ports = {node: self._nmi_ports() for node in self.node_names}
         self.cluster = Cluster(
             self.network,
@@ -148,7 +156,7 @@ class Sandbox:
             running=self._running,
         )
         await self.cluster.start(
-            {node: (self.places[node], f"azure://{self.vm_id(node)}") for node in self.node_names},
+            {node: (self.places[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
         )
         if self.settings.programs:
@@ -172,8 +180,9 @@ class Sandbox:
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     def vm_id(self, node: str) -> str:
-        """The resource id of the node's VM."""
-        return f"{COMPUTE}/virtualMachines/{node}"
+        """The resource id of what ARM knows identities of for this node: its VM, or the scale set that this is of."""
+        vm = self._vms[node]
+        return vm.rpartition("/virtualMachines/")[0] if self.settings.scale_set else vm
 
     def failure(self) -> str:
         """A line on the first part that has ended though it should run; empty while all is well."""

@@ -1,0 +1,24 @@
+"""deploy/demo names what the sandbox's Azure really has, so that it can be applied as it stands."""
+
+from podidctl.demo_pod import parse
+from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION, identity_id
+from podidctl.sandbox.cluster import DEMO, kind_of, read_documents
+from podidctl.sandbox.kubelet import DEMO_IMAGE
+from podidentity.resources import BINDINGS, IDENTITIES, PODS
+
+
+def test_the_files_name_the_sandboxs_own_ids() -> None:
+    identity, binding, pod = read_documents(DEMO)
+    assert identity["spec"] == {"type": 0, "resourceID": identity_id(DEMO_IDENTITY), "clientID": DEMO_CLIENT_ID}
+    assert binding["spec"]["azureIdentity"] == identity["metadata"]["name"]
+    assert pod["metadata"]["labels"] == {"aadpodidbinding": binding["spec"]["selector"]}
+    (container,) = pod["spec"]["containers"]
+    assert DEMO_IMAGE.fullmatch(container["image"])
+    settings = parse(container["args"], {})
+    assert (settings.subscription, settings.client_id) == (SUBSCRIPTION, DEMO_CLIENT_ID)
+    assert settings.resource_group == RESOURCE_GROUP
+
+
+def test_kinds_are_found_by_their_names() -> None:
+    plurals = [kind_of(document).plural for document in read_documents(DEMO)]
+    assert plurals == [IDENTITIES.plural, BINDINGS.plural, PODS.plural]
