@@ -1,0 +1,161 @@
+"""Finding the API server. Each dead end is one line that says what to do."""
+
+import asyncio
+import base64
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
+from podidentity.kube.errors import AccessError
+
+
+def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443/", **cluster}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "mine"}}],
+    }
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+async def test_a_kubeconfig_says_all(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"}, **{"tls-server-name": "kubernetes"})
+    access = await from_kubeconfig(path)
+    assert (access.server, access.namespace, access.server_hostname) == ("https://10.0.0.1:6443", "mine", "kubernetes")
+    assert await access.authorization() == "Bearer abc"
+    assert access.ssl is not None
+    assert access.ssl.verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_insecure_skip_tls_verify_is_obeyed(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {}, **{"insecure-skip-tls-verify": True})
+    access = await from_kubeconfig(path)
+    assert access.ssl is not None
+    assert access.ssl.verify_mode is ssl.CERT_NONE
+    assert await access.authorization() is None
+
+
+async def test_plain_http_needs_no_tls(tmp_path: Path) -> None:
+    access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, server="http://127.0.0.1:8080"))
+    assert (access.server, access.ssl) == ("http://127.0.0.1:8080", None)
+
+
+async def test_a_token_file_is_read_again_after_a_while_and_after_a_401(tmp_path: Path) -> None:
+    clock = [0.0]
+    token = tmp_path / "token"
+    token.write_text("one")
+    path = kubeconfig(tmp_path / "config", {"tokenFile": str(token)})
+    access = await from_kubeconfig(path, clock=lambda: clock[0])
+    token.write_text("two")
+    assert await access.authorization() == "Bearer one"
+    access.forget()
+    assert await access.authorization() == "Bearer two"
+    token.write_text("three")
+    clock[0] += KUBECONFIG_SECONDS
+    assert await access.authorization() == "Bearer three"
+
+
+async def test_a_kubeconfig_that_vanishes_leaves_the_last_credentials(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    access = await from_kubeconfig(path)
+    Path(path).unlink()
+    access.forget()
+    assert await access.authorization() == "Bearer abc"
+
+
+async def test_the_flag_goes_before_the_environment(tmp_path: Path) -> None:
+    flag = kubeconfig(tmp_path / "flag", {"token": "flag"})
+    environ = {"KUBECONFIG": kubeconfig(tmp_path / "environ", {"token": "environ"})}
+    assert await (await find(flag, environ)).authorization() == "Bearer flag"
+    assert await (await find("", environ)).authorization() == "Bearer environ"
+
+
+BAD_CONFIGS = {
+    "not YAML": "{",
+    "empty": "",
+    "a list": "[]",
+    "no contexts": "{}",
+    "no server": json.dumps(
+        {
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {}}],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("content", BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+async def test_an_unusable_kubeconfig_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(content)
+    with pytest.raises(AccessError) as raised:
+        await from_kubeconfig(str(path))
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
+    path = kubeconfig(
+        tmp_path / "config", {}, **{"certificate-authority-data": base64.b64encode(b"not a certificate").decode()}
+    )
+    with pytest.raises(AccessError, match="cannot use the kubeconfig"):
+        await from_kubeconfig(path)
+
+
+async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="there is no kubeconfig at .*: correct --kubeconfig or KUBECONFIG"):
+        await from_kubeconfig(str(tmp_path / "none"))
+
+
+async def test_nothing_at_all_says_what_to_give() -> None:
+    with pytest.raises(AccessError, match="name a kubeconfig with --kubeconfig or KUBECONFIG"):
+        await find("", {})
+
+
+ENVIRON = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "ca.crt").write_text(Path(ssl.get_default_verify_paths().openssl_cafile).read_text())
+    (tmp_path / "token").write_text("one\n")
+    return tmp_path
+
+
+def test_a_pods_three_facts(root: Path) -> None:
+    (root / "namespace").write_text("kube-system")
+    access = in_cluster(root, ENVIRON)
+    assert (access.server, access.namespace) == ("https://10.96.0.1:443", "kube-system")
+    assert in_cluster(root, {**ENVIRON, "KUBERNETES_SERVICE_HOST": "fd00::1"}).server == "https://[fd00::1]:443"
+
+
+async def test_a_pods_token_is_read_again_once_a_minute(root: Path) -> None:
+    clock = [0.0]
+    access = await asyncio.to_thread(lambda: in_cluster(root, ENVIRON, clock=lambda: clock[0]))
+    (root / "token").write_text("two")
+    clock[0] = TOKEN_FILE_SECONDS - 1
+    assert await access.authorization() == "Bearer one"
+    clock[0] = TOKEN_FILE_SECONDS
+    assert await access.authorization() == "Bearer two"
+
+
+@pytest.mark.parametrize(("missing", "told"), [("ca.crt", "certificate authority"), ("token", "token")])
+def test_what_is_not_mounted_is_named(root: Path, missing: str, told: str) -> None:
+    (root / missing).unlink()
+    with pytest.raises(AccessError, match=f"{told}.*automountServiceAccountToken"):
+        in_cluster(root, ENVIRON)
+
+
+def test_an_empty_token_is_refused(root: Path) -> None:
+    (root / "token").write_text("\n")
+    with pytest.raises(AccessError, match="is empty"):
+        in_cluster(root, ENVIRON)

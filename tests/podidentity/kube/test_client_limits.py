@@ -1,0 +1,159 @@
+"""What a client does about servers that are slow, endless, or not API servers at all."""
+
+import asyncio
+
+import pytest
+
+from podidentity.kube import client as module
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.errors import (
+    MESSAGE_MAX,
+    ApiError,
+    Forbidden,
+    ServerError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+from podidentity.resources import PODS
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
+
+
+async def test_an_answer_that_does_not_come_is_unreachable(server: ScriptedServer, client: Client) -> None:
+    server.others += [None, Reply(b"{}")]
+    with pytest.raises(Unreachable, match="no answer from http://127.0.0.1"):
+        await client.request("GET", "/slow", timeout_seconds=0.05)
+    assert await client.request("GET", "/quick") == b"{}"
+
+
+async def test_a_refused_connection_is_unreachable(server: ScriptedServer) -> None:
+    await server.stop()
+    async with Client(ClusterAccess(server.url), user_agent="t") as lonely:
+        with pytest.raises(Unreachable, match="cannot reach http://127.0.0.1"):
+            await lonely.get(PODS, "ns", "a")
+    await server.start()
+
+
+async def test_a_cancelled_request_leaves_the_client_usable(server: ScriptedServer, client: Client) -> None:
+    server.others += [None, Reply(b"{}")]
+    task = asyncio.create_task(client.request("GET", "/slow"))
+    async with asyncio.timeout(5):
+        while not server.requests:
+            await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await client.request("GET", "/quick") == b"{}"
+
+
+async def test_an_error_body_is_read_only_so_far(server: ScriptedServer, client: Client) -> None:
+    server.others.append(Reply(b"x" * 2_000_000, 500))
+    with pytest.raises(ServerError) as raised:
+        await client.request("GET", "/big")
+    assert raised.value.message == "x" * MESSAGE_MAX
+
+
+async def test_an_answer_beyond_all_measure_is_refused(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BODY_MAX", 1000)
+    server.others += [Reply(b"x" * 1000), Reply(b"x" * 999)]
+    with pytest.raises(Unreachable, match="more than 1000 bytes"):
+        await client.request("GET", "/big")
+    assert len(await client.request("GET", "/fits")) == 999
+
+
+async def test_a_watch_line_beyond_all_measure_is_refused(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINE_MAX", 100)
+    async with client.stream("/watch", {"watch": "true"}) as lines:
+        watch = await server.watch()
+        watch.send_raw(b"x" * 90 + b"\n" + b"y" * 101)
+        assert await anext(lines) == b"x" * 90
+        with pytest.raises(Unreachable, match="more than 100 bytes"):
+            await anext(lines)
+
+
+async def test_a_watch_that_breaks_off_inside_a_line_is_unreachable(server: ScriptedServer, client: Client) -> None:
+    async with client.stream("/watch", {"watch": "true"}) as lines:
+        watch = await server.watch()
+        watch.send_raw(b'{"type":')
+        watch.end()
+        with pytest.raises(Unreachable):
+            await anext(lines)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "retry_after"),
+    [
+        (Reply({"kind": "Status", "code": 429}, 429, {"Retry-After": "7"}), Throttled, 7.0),
+        (Reply({"kind": "Status", "code": 429, "details": {"retryAfterSeconds": 3}}, 429), Throttled, 3.0),
+        (
+            Reply({"kind": "Status", "code": 429}, 429, {"Retry-After": "Tue, 24 Nov 2026 17:00:00 GMT"}),
+            Throttled,
+            None,
+        ),
+        (Reply(b"<html>Bad Gateway", 502), ServerError, None),
+        (Reply(b"\xff\xfe", 503), ServerError, None),
+        (Reply(b'{"kind": "Status", "code": "many"}', 403), Forbidden, None),
+        (Reply(b"", 302, {"Location": "http://127.0.0.1:1/elsewhere"}), ApiError, None),
+    ],
+    ids=["header", "details", "date", "html", "not-utf8", "wrong-types", "redirect"],
+)
+async def test_every_refusal_becomes_one_error(
+    server: ScriptedServer, client: Client, reply: Reply, kind: type[ApiError], retry_after: float | None
+) -> None:
+    server.others.append(reply)
+    with pytest.raises(ApiError) as raised:
+        await client.request("GET", "/any")
+    assert type(raised.value) is kind
+    assert (raised.value.status, raised.value.retry_after) == (reply.status, retry_after)
+
+
+async def test_an_answer_that_is_not_the_object_is_a_server_error(server: ScriptedServer, client: Client) -> None:
+    server.others.append(Reply(b"<html>a login page</html>"))
+    with pytest.raises(ServerError, match="cannot be read"):
+        await client.get(PODS, "ns", "a")
+
+
+async def test_an_unreadable_object_is_left_out_of_a_list(server: ScriptedServer, client: Client) -> None:
+    server.lists.append(page(pod("a", "1", spec={"nodeName": []}), pod("b", "2"), version="3"))
+    assert [entry.metadata.name for entry in await client.list(PODS)] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["", "a", "node-1.example.com", "system:node"])
+async def test_names_that_exist_pass(server: ScriptedServer, client: Client, name: str) -> None:
+    server.others.append(Reply(pod("a", "1")))
+    await client.get(PODS, "ns", name)
+    assert server.requests[-1].path == "/api/v1/namespaces/ns/pods" + (f"/{name}" if name else "")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b", "a%2fb", "a\nb", "é", "x" * 254])
+async def test_names_that_cannot_exist_are_not_sent(server: ScriptedServer, client: Client, name: str) -> None:
+    with pytest.raises(ApiError, match="is not the name"):
+        await client.get(PODS, "ns", name)
+    assert not server.requests
+
+
+async def test_credentials_are_sent_and_read_again_once_after_a_401(server: ScriptedServer) -> None:
+    forgotten: list[bool] = []
+
+    async def authorization() -> str:
+        return f"Bearer {len(forgotten)}"
+
+    access = ClusterAccess(server.url, authorization=authorization, forget=lambda: forgotten.append(True))
+    server.others += [
+        status(401, "Unauthorized"),
+        Reply(b"{}"),
+        status(401, "Unauthorized"),
+        status(401, "Unauthorized"),
+    ]
+    async with Client(access, user_agent="nmi/1 test") as client:
+        await client.request("GET", "/a")
+        with pytest.raises(Unauthorized):
+            await client.request("GET", "/b")
+    sent = [(request.path, request.headers["authorization"]) for request in server.requests]
+    assert sent == [("/a", "Bearer 0"), ("/a", "Bearer 1"), ("/b", "Bearer 1"), ("/b", "Bearer 2")]
+    assert {request.headers["user-agent"] for request in server.requests} == {"nmi/1 test"}

@@ -1,0 +1,102 @@
+"""From bytes to projections, whatever the bytes are."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podidentity.kube.decoding import Malformed, decode_event, decode_key, decode_list, decode_object
+from podidentity.kube.errors import Gone
+from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["metadata", "spec", "status", "items", "name", "type", "object", "podIP", "ClientID"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def line(event: str, **document: Any) -> bytes:
+    return json.dumps({"type": event, "object": document}).encode()
+
+
+def test_a_list_has_its_version_and_its_token() -> None:
+    data = b'{"metadata":{"resourceVersion":"7","continue":"c"},"items":[{"metadata":{"name":"a"}}]}'
+    decoded = decode_list(PODS, data)
+    assert (decoded.resource_version, decoded.continue_token) == ("7", "c")
+    assert [entry.metadata.name for entry in decoded.items] == ["a"]
+
+
+def test_an_event_has_its_object() -> None:
+    event = decode_event(PODS, line("ADDED", metadata={"name": "a", "namespace": "ns", "resourceVersion": "7"}))
+    assert (event.type, event.key, event.resource_version) == ("ADDED", ("ns", "a"), "7")
+    assert event.object is not None
+    assert event.object.key == ("ns", "a")
+
+
+def test_a_bookmark_has_only_a_version() -> None:
+    event = decode_event(PODS, line("BOOKMARK", kind="Pod", metadata={"resourceVersion": "9"}))
+    assert (event.type, event.object, event.resource_version) == ("BOOKMARK", None, "9")
+
+
+def test_an_error_event_is_the_error_it_would_be_as_an_answer() -> None:
+    event = decode_event(PODS, line("ERROR", kind="Status", code=410, reason="Expired", message="too old"))
+    assert isinstance(event.error, Gone)
+    assert event.error.status == 410
+
+
+def test_an_event_whose_object_cannot_be_read_still_names_it() -> None:
+    event = decode_event(PODS, line("MODIFIED", metadata={"name": "a", "namespace": "ns"}, spec={"nodeName": 1}))
+    assert (event.object, event.key) == (None, ("ns", "a"))
+
+
+def test_old_spellings_are_read_in_embedded_objects_too() -> None:
+    identity = {"metadata": {"name": "i"}, "spec": {"ClientID": "c", "resourceid": "r", "type": 0}}
+    document = {"metadata": {"name": "a"}, "spec": {"AzureIdentityRef": identity, "Pod": "p", "NodeName": "n"}}
+    spec = decode_object(ASSIGNED_IDENTITIES, json.dumps(document).encode()).spec
+    assert (spec.pod, spec.nodename) == ("p", "n")
+    assert (spec.azure_identity_ref.spec.client_id, spec.azure_identity_ref.spec.resource_id) == ("c", "r")
+    assert spec.azure_identity_ref.metadata.name == "i"
+
+
+def test_nulls_in_our_kinds_count_as_left_out() -> None:
+    data = b'{"metadata":{"name":"a"},"spec":{"clientID":null,"clientPassword":null,"replicas":null},"status":null}'
+    assert decode_object(IDENTITIES, data).spec.client_id == ""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 5000,
+        b'{"type":"ADDED"}',
+        b'{"type":"WHAT","object":{"metadata":{}}}',
+        b'{"type":"ADDED","object":[]}',
+        b'{"type":"ADDED","object":{"metadata":{"name":5}}}',
+    ],
+)
+def test_what_is_no_event_is_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        decode_event(PODS, data)
+
+
+@given(st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_anything_else_is_malformed_and_nothing_else_is_raised(data: bytes) -> None:
+    for kind in (PODS, IDENTITIES, ASSIGNED_IDENTITIES):
+        for decode in (decode_event, decode_list, decode_object):
+            with suppress(Malformed):
+                decode(kind, data)
+    assert all(isinstance(part, str) for part in decode_key(data))

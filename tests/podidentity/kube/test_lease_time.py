@@ -1,0 +1,109 @@
+"""Leadership and time: hung calls, other people's clocks. Excluded: what real servers say (tests/contract)."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from podidentity.kube.client import Client
+from podidentity.kube.lease import Elector, LeadershipLost
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
+
+
+def lease(holder: str, renewed: str, version: str = "1", seconds: int = 1) -> Reply:
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": renewed, "leaseTransitions": 4}
+    return Reply({"metadata": {"name": "mic", "namespace": "ns", "resourceVersion": version}, "spec": spec})
+
+
+def elector(client: Client, duration: float, **options: Any) -> Elector:
+    return Elector(client, namespace="ns", name="mic", identity="me", duration_seconds=duration, **options)
+
+
+async def lost(task: "asyncio.Task[Any]", how: str) -> None:
+    with pytest.raises(LeadershipLost, match=how):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_a_hung_renewal_ends_the_leadership_before_the_lease_does(server: ScriptedServer, client: Client) -> None:
+    server.others += [status(404, "NotFound"), lease("me", "t")] + [None] * 9
+    running = elector(client, 0.4)
+    task = asyncio.create_task(running.run())
+    await asyncio.wait_for(running.acquired(), 5)
+    remaining = running.remaining_seconds()
+    began = time.monotonic()
+    await lost(task, "no renewal succeeded in time")
+    assert time.monotonic() - began < remaining
+    assert running.remaining_seconds() == 0
+
+
+async def test_failing_renewals_are_tried_again_before_giving_up(server: ScriptedServer, client: Client) -> None:
+    server.others += [status(404, "NotFound"), lease("me", "t"), status(500, "InternalError"), lease("me", "u", "2")]
+    running = elector(client, 0.8)
+    task = asyncio.create_task(running.run())
+    async with asyncio.timeout(5):
+        while len(server.requests) < 4:
+            await asyncio.sleep(0.005)
+    assert running.remaining_seconds() > 0
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, client: Client) -> None:
+    gone = status(404, "NotFound")
+    server.others += [gone, lease("me", "t"), gone, gone]
+    running = elector(client, 0.2)
+    await lost(asyncio.create_task(running.run()), "somebody deleted it")
+
+
+@pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
+async def test_the_holders_clock_does_not_count(server: ScriptedServer, client: Client, stamp: str) -> None:
+    clock = [1000.0]
+    held = lease("other", stamp)
+    server.others += [held, held, held, lease("me", "now", "2")]
+    running = elector(client, 0.02, clock=lambda: clock[0])
+    task = asyncio.create_task(running.run())
+    async with asyncio.timeout(5):
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.001)
+    assert {request.method for request in server.requests} == {"GET"}
+    clock[0] += 1.0  # the duration that the holder wrote, by our own clock
+    await asyncio.wait_for(running.acquired(), 5)
+    spec = server.requests[-1].document["spec"]
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("me", 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_lease_that_keeps_changing_is_held(server: ScriptedServer, client: Client) -> None:
+    clock = [1000.0]
+
+    def later() -> float:
+        clock[0] += 0.9
+        return clock[0]
+
+    server.others += [lease("other", str(version), str(version)) for version in range(8)]
+    running = elector(client, 0.02, clock=later)
+    task = asyncio.create_task(running.run())
+    async with asyncio.timeout(5):
+        while server.others:
+            await asyncio.sleep(0.001)
+    assert {request.method for request in server.requests[:8]} == {"GET"}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_server_is_not_asked_by_who_never_held_it(server: ScriptedServer, client: Client) -> None:
+    await elector(client, 1).release()
+    assert not server.requests
+
+
+@pytest.mark.parametrize("reply", [Reply(b"<html>"), Reply(b"[]"), status(503, "ServiceUnavailable")])
+async def test_an_unreadable_lease_is_read_again(server: ScriptedServer, client: Client, reply: Reply) -> None:
+    server.others += [reply, lease("", "t"), lease("me", "u", "2")]
+    running = elector(client, 0.05)
+    task = asyncio.create_task(running.run())
+    await asyncio.wait_for(running.acquired(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
