@@ -81,7 +81,8 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
         document["spec"] = {"finalizers": ["kubernetes"]}
         document["status"] = {"phase": "Active"}
     elif resource.name == DEFINITIONS:
-        definitions.complete(document, now)
+        definitions.complete(document)
+        definitions.accept(document, now)
     elif resource.name == "secrets":
         document.setdefault("type", "Opaque")
     elif resource.has_status and resource.name != "nodes":
@@ -93,6 +94,8 @@ def complete(resource: ResourceType, document: Document) -> None:
     """Put in place what the server fills in at every write, without changing what *document* may share."""
     if resource.name == "pods" and document.get("status"):
         document["status"] = _with_addresses(document["status"])
+    if resource.name == DEFINITIONS:
+        definitions.complete(document)
     if resource.name == "secrets" and document.get("stringData"):
         plain = document.pop("stringData")
         encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}
@@ -172,12 +175,13 @@ def _metadata_causes(resource: ResourceType, metadata: Document) -> list[Cause]:
 
 
 def _pod_causes(pod: Document) -> list[Cause]:
-    containers = (pod.get("spec") or {}).get("containers")
-    if not containers:
+    spec = pod.get("spec") or {}
+    if not spec.get("containers"):
         return [("FieldValueRequired", "Required value", "spec.containers")]
     return [
-        ("FieldValueRequired", "Required value", f"spec.containers[{at}].{field}")
-        for at, container in enumerate(containers)
+        ("FieldValueRequired", "Required value", f"spec.{place}[{at}].{field}")
+        for place in ("containers", "initContainers")
+        for at, container in enumerate(spec.get(place) or ())
         for field in ("name", "image")
         if not container.get(field)
     ]
@@ -196,10 +200,11 @@ def _default_pod(pod: Document) -> None:
         ("priority", 0),
         ("preemptionPolicy", "PreemptLowerPriority"),
     ):
-        spec.setdefault(field, value)
+        if spec.get(field) is None:
+            spec[field] = value
     spec["serviceAccount"] = spec["serviceAccountName"]
-    tolerations = spec.setdefault("tolerations", [])
-    tolerations += [
+    tolerations = list(spec.get("tolerations") or ())
+    spec["tolerations"] = tolerations + [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATED_SECONDS}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
         if all(toleration.get("key") not in {key, None} for toleration in tolerations)

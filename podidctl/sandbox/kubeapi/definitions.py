@@ -70,20 +70,24 @@ def check(definition: Document) -> None:
         raise invalid(_KIND, _GROUP, name, causes)
 
 
-def complete(definition: Document, now: str) -> None:
-    """Fill in the names that may be left out, and the status of a definition whose names were accepted at once."""
+def complete(definition: Document) -> None:
+    """Fill in what may be left out, without changing what *definition* may share."""
     spec = definition["spec"]
-    names = spec["names"]
-    names.setdefault("singular", str(names["kind"]).lower())
-    names.setdefault("listKind", f"{names['kind']}List")
-    spec.setdefault("conversion", {"strategy": "None"})
+    names = {"singular": spec["names"]["kind"].lower(), "listKind": f"{spec['names']['kind']}List"}
+    names |= {name: value for name, value in spec["names"].items() if value}
+    definition["spec"] = {"conversion": {"strategy": "None"}} | spec | {"names": names}
+
+
+def accept(definition: Document, now: str) -> None:
+    """Give a complete definition the status of one whose names were accepted at once."""
+    spec = definition["spec"]
     conditions = [
         _condition("NamesAccepted", "NoConflicts", "no conflicts found", now),
         _condition("Established", "InitialNamesAccepted", "the initial names have been accepted", now),
     ]
     definition["status"] = {
         "conditions": conditions,
-        "acceptedNames": names,
+        "acceptedNames": spec["names"],
         "storedVersions": [version["name"] for version in spec["versions"] if version.get("storage")],
     }
 

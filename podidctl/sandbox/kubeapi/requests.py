@@ -24,6 +24,8 @@ Document = dict[str, Any]
 
 BODY_MAX: Final = 3 * 1024 * 1024
 """Bytes; the real server's own limit."""
+DEPTH_MAX: Final = 200
+"""Levels of nesting in a body: no object of ours has twenty, and Python's own recursion must not be what says no."""
 _ACCEPTED: Final = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 
 
@@ -163,14 +165,29 @@ def decode(data: bytes, media_type: str, expected: str) -> Any:
     try:
         if media_type == protobuf.MEDIA_TYPE:
             return protobuf.decode(data)
-        if media_type.endswith("yaml"):
-            return _plain(yaml.safe_load(data))
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, yaml.YAMLError, RecursionError) as error:
+        decoded = _plain(yaml.safe_load(data)) if media_type.endswith("yaml") else msgspec.json.decode(data)
+    except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(
             f"the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; "
             f"json parse error: {str(error)[:200]}"
         ) from error
+    if _is_deeper_than(DEPTH_MAX, decoded):
+        raise bad_request(f"the object provided is nested deeper than {DEPTH_MAX} levels")
+    return decoded
+
+
+def _is_deeper_than(limit: int, value: Any) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _plain(value: Any) -> Any:

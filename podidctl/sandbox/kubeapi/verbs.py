@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from podidctl.sandbox.kubeapi import admission, definitions, schemas
+from podidctl.sandbox.kubeapi import admission, definitions, schemas, shapes
 from podidctl.sandbox.kubeapi.history import History, Item, Key
 from podidctl.sandbox.kubeapi.kinds import DEFINITIONS, Registry, ResourceType
 from podidctl.sandbox.kubeapi.statuses import (
@@ -134,7 +134,7 @@ class Verbs:
         """
         item = self.get(resource, key)
         old = item.document
-        new = self._typed(resource, change(old))
+        new = self._typed(resource, change(old), patched=not conditional)
         admission.decode_check(resource, new, patched=not conditional)
         self._check_identity(resource, key, old, new, conditional=conditional)
         new = _joined(resource, old, new, subresource)
@@ -185,7 +185,7 @@ class Verbs:
             self._empty(key[1])
         return item, False
 
-    def _typed(self, resource: ResourceType, document: Document) -> Document:
+    def _typed(self, resource: ResourceType, document: Document, *, patched: bool = False) -> Document:
         kind, version = document.get("kind") or "", document.get("apiVersion") or ""
         if resource.custom and not kind:
             text = msgspec.json.encode(document).decode()[:100]
@@ -198,13 +198,10 @@ class Verbs:
                 f'{kind or resource.kind} in version "{version or resource.api_version}" cannot be handled as a '
                 f'{resource.kind}: no kind "{kind}" is registered for version "{version}" at this path'
             )
-        metadata = document.get("metadata")
-        if metadata is not None and not isinstance(metadata, dict):
-            raise bad_request(f"{resource.kind} cannot be handled: metadata must be an object")
+        shapes.check(resource, document, patched=patched)
         # Metadata is copied too: the caller's document may share it with one that is stored.
-        kept = {name: value for name, value in (metadata or {}).items() if value is not None}
+        kept = {name: value for name, value in (document.get("metadata") or {}).items() if value is not None}
         kept.pop("managedFields", None)
-        _check_metadata_types(resource, kept)
         rest = {name: value for name, value in document.items() if name not in {"kind", "apiVersion", "metadata"}}
         return {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": kept, **rest}
 
@@ -358,28 +355,6 @@ def _grace_seconds(resource: ResourceType, document: Document, options: DeleteOp
         return 0
     grace = options.grace_seconds
     return max(0, spec.get("terminationGracePeriodSeconds", 30) if grace is None else grace)
-
-
-def _check_metadata_types(resource: ResourceType, metadata: Document) -> None:
-    for field, kind in (
-        ("name", str),
-        ("namespace", str),
-        ("generateName", str),
-        ("uid", str),
-        ("resourceVersion", str),
-        ("labels", dict),
-        ("annotations", dict),
-        ("finalizers", list),
-    ):
-        value = metadata.get(field)
-        if value is None:
-            continue
-        texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
-            raise bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"json: cannot unmarshal metadata.{field}"
-            )
 
 
 def _spell(moment: datetime.datetime) -> str:

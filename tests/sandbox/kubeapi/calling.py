@@ -1,6 +1,7 @@
 """A small client of an API server, for tests: any method and path, and watches as lists of events."""
 
 import asyncio
+import io
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -90,7 +91,7 @@ class Caller:
     async def __call__(
         self, method: str, path: str, body: Any = None, content_type: str = JSON, accept: str = JSON
     ) -> Answer:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        data = body if isinstance(body, bytes | io.BytesIO) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type, "Accept": accept}
         timeout = aiohttp.ClientTimeout(total=DEADLINE)
         async with self._session.request(
