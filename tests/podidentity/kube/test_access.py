@@ -66,7 +66,7 @@ async def test_a_token_file_is_read_again_after_a_while_and_after_a_401(tmp_path
 async def test_a_kubeconfig_that_vanishes_leaves_the_last_credentials(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"})
     access = await from_kubeconfig(path)
-    Path(path).unlink()
+    (tmp_path / "config").unlink()
     access.forget()
     assert await access.authorization() == "Bearer abc"
 
@@ -112,7 +112,7 @@ async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match="there is no kubeconfig at .*: correct --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match=r"there is no kubeconfig at .*: correct --kubeconfig or KUBECONFIG"):
         await from_kubeconfig(str(tmp_path / "none"))
 
 

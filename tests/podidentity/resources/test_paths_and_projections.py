@@ -1,0 +1,149 @@
+"""Where kinds live, what projections keep, and how old spellings become present ones."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    IDENTITIES,
+    LABEL_VALUE_MAX,
+    NODES,
+    PODS,
+    AzureIdentity,
+    Kind,
+    Meta,
+    Node,
+    Pod,
+    fold,
+    nodename_label,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "path"),
+    [
+        (PODS, {}, "/api/v1/pods"),
+        (PODS, {"namespace": "ns"}, "/api/v1/namespaces/ns/pods"),
+        (PODS, {"namespace": "ns", "name": "a", "subresource": "status"}, "/api/v1/namespaces/ns/pods/a/status"),
+        (NODES, {"namespace": "ignored", "name": "n"}, "/api/v1/nodes/n"),
+        (IDENTITIES, {"namespace": "ns"}, "/apis/aadpodidentity.k8s.io/v1/namespaces/ns/azureidentities"),
+    ],
+)
+def test_a_kind_knows_its_paths(kind: Kind[Any], arguments: dict[str, str], path: str) -> None:
+    assert kind.path(**arguments) == path
+
+
+def test_a_kind_knows_its_api_version() -> None:
+    assert (PODS.api_version, BINDINGS.api_version) == ("v1", "aadpodidentity.k8s.io/v1")
+
+
+def read(document: bytes) -> Pod:
+    return msgspec.json.decode(document, type=Pod)
+
+
+def test_all_addresses_of_a_pod_are_kept_the_primary_first() -> None:
+    pod = read(b'{"status":{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"}]}}')
+    assert pod.addresses == ("10.0.0.1", "fd00::1")
+    assert read(b'{"status":{"podIP":"10.0.0.1"}}').addresses == ("10.0.0.1",)
+    assert read(b'{"status":{"podIPs":[{}]}}').addresses == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "finished"), [("Running", False), ("Pending", False), ("Succeeded", True), ("Failed", True)]
+)
+def test_a_finished_pod_gives_up_its_address(phase: str, finished: bool) -> None:
+    assert read(b'{"status":{"phase":"%s"}}' % phase.encode()).finished is finished
+
+
+RUNNING = b'{"state":{"running":{"startedAt":"x"}}}'
+TERMINATED = b'{"state":{"terminated":{"exitCode":0}}}'
+
+
+@pytest.mark.parametrize(
+    ("document", "ending"),
+    [
+        (b"{}", False),
+        (b'{"metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"}}', True),
+        (b'{"status":{"containerStatuses":[]}}', False),
+        (b'{"status":{"containerStatuses":[%s,%s]}}' % (RUNNING, TERMINATED), False),
+        (b'{"status":{"containerStatuses":[%s,%s]}}' % (TERMINATED, TERMINATED), True),
+    ],
+    ids=["fresh", "deleted", "no-containers", "one-runs", "all-terminated"],
+)
+def test_a_pod_is_ending_when_deleted_or_all_terminated(document: bytes, ending: bool) -> None:
+    assert read(document).ending is ending
+
+
+def test_fields_that_go_servers_spell_in_capitals_are_read() -> None:
+    node = msgspec.json.decode(b'{"spec":{"providerID":"azure:///x"}}', type=Node)
+    assert node.spec.provider_id == "azure:///x"
+    identity = msgspec.json.decode(
+        b'{"spec":{"type":1,"clientID":"c","tenantID":"t","resourceID":"r","adResourceID":"a","adEndpoint":"e",'
+        b'"auxiliaryTenantIDs":null,"clientPassword":{"name":"n","namespace":"ns"}}}',
+        type=AzureIdentity,
+    ).spec
+    assert (identity.type, identity.client_id, identity.tenant_id, identity.resource_id) == (1, "c", "t", "r")
+    assert (identity.ad_resource_id, identity.ad_endpoint, identity.auxiliary_tenant_ids) == ("a", "e", None)
+    assert identity.client_password is not None
+    assert (identity.client_password.name, identity.client_password.namespace) == ("n", "ns")
+
+
+@pytest.mark.parametrize(
+    ("value", "namespaced"), [("namespaced", True), ("Namespaced", True), ("", False), ("no", False)]
+)
+def test_an_identity_is_namespaced_by_its_annotation(value: str, namespaced: bool) -> None:
+    identity = AzureIdentity(metadata=Meta(annotations={"aadpodidentity.k8s.io/Behavior": value}))
+    assert identity.namespaced is namespaced
+
+
+@pytest.mark.parametrize(
+    ("old", "present"),
+    [
+        ({"ClientID": "c", "ResourceID": "r"}, {"clientID": "c", "resourceID": "r"}),
+        ({"clientid": "c"}, {"clientID": "c"}),
+        ({"ClientID": "old", "clientID": "present"}, {"clientID": "present"}),
+        ({"clientID": "present", "ClientID": "old"}, {"clientID": "present"}),
+        ({"AzureIdentity": "i", "Selector": "s"}, {"azureIdentity": "i", "selector": "s"}),
+        ({"PodLabels": {"ClientID": "x"}}, {"podLabels": {"ClientID": "x"}}),
+        ({"ClientPassword": {"Name": "n", "Namespace": "ns"}}, {"clientPassword": {"name": "n", "namespace": "ns"}}),
+        ({"somethingElse": {"Deep": 1}}, {"somethingElse": {"Deep": 1}}),
+        (
+            {"azureIdentityRef": {"metadata": {"labels": {"Pod": "x"}}, "spec": {"TenantID": "t"}}},
+            {"azureIdentityRef": {"metadata": {"labels": {"Pod": "x"}}, "spec": {"tenantID": "t"}}},
+        ),
+    ],
+)
+def test_old_spellings_are_folded_and_words_of_the_user_are_not(old: dict[str, Any], present: dict[str, Any]) -> None:
+    assert fold(old) == present
+
+
+def test_folding_twice_changes_nothing_more() -> None:
+    once = fold({"ClientID": "c", "AzureIdentityRef": {"spec": {"ResourceID": "r"}}})
+    assert fold(once) == once
+
+
+def test_only_our_kinds_have_old_spellings() -> None:
+    assert [kind.old_spellings for kind in (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+@given(st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", fullmatch=True))
+def test_a_node_label_fits_and_begins_like_the_name(node: str) -> None:
+    label = nodename_label(node)
+    assert len(label) <= LABEL_VALUE_MAX
+    assert label[-1].isalnum()
+    assert (label == node) == (len(node) <= LABEL_VALUE_MAX)
+
+
+def test_long_node_names_that_begin_alike_have_different_labels() -> None:
+    assert nodename_label("n" * 80) != nodename_label("n" * 81)

@@ -1,0 +1,70 @@
+"""What anybody can repeat cannot flood the log, and is counted."""
+
+import logging
+
+import pytest
+
+from podidentity.telemetry.logs import BoundedRepeats
+
+
+def record(message: str = "refused", level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("nmi", level, "", 0, message, (), None)
+    made.__dict__.update(fields)
+    return made
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [0.0]
+
+
+@pytest.fixture
+def repeats(clock: list[float]) -> BoundedRepeats:
+    return BoundedRepeats(remember=3, window_seconds=60, clock=lambda: clock[0])
+
+
+def test_the_first_passes_and_its_repeats_do_not(repeats: BoundedRepeats) -> None:
+    assert [repeats.filter(record(pod="a")) for _ in range(3)] == [True, False, False]
+    assert repeats.filter(record(pod="b"))
+    assert repeats.filter(record("granted", pod="a"))
+
+
+def test_varying_what_an_attacker_chooses_gains_nothing(repeats: BoundedRepeats) -> None:
+    assert repeats.filter(record(pod="a", path="/1", error="x"))
+    assert not repeats.filter(record(pod="a", path="/2", error="y"))
+
+
+def test_after_the_window_one_line_stands_for_all(repeats: BoundedRepeats, clock: list[float]) -> None:
+    for _ in range(5):
+        repeats.filter(record())
+    clock[0] = 60.0
+    summary = record()
+    assert repeats.filter(summary)
+    assert summary.__dict__["count"] == 5
+    clock[0] = 120.0
+    alone = record()
+    assert repeats.filter(alone)
+    assert "count" not in alone.__dict__
+
+
+def test_memory_is_bounded_to_the_last_ones(repeats: BoundedRepeats) -> None:
+    for pod in "abcd":
+        assert repeats.filter(record(pod=pod))
+    assert repeats.filter(record(pod="a"))
+    assert not repeats.filter(record(pod="d"))
+
+
+def test_repeats_are_debug_lines_where_those_are_written() -> None:
+    repeats = BoundedRepeats(level=logging.DEBUG)
+    repeats.filter(record())
+    again = record()
+    assert repeats.filter(again)
+    assert (again.levelno, again.levelname) == (logging.DEBUG, "DEBUG")
+
+
+def test_exceptions_and_debug_lines_are_not_counted(repeats: BoundedRepeats) -> None:
+    for _ in range(2):
+        failed = record()
+        failed.exc_info = (ValueError, ValueError("x"), None)
+        assert repeats.filter(failed)
+        assert not repeats.filter(record(level=logging.DEBUG))

@@ -1,0 +1,78 @@
+"""Metrics under the reference's exact names, in a format that Prometheus reads."""
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as ForcedCounter
+from prometheus_client.parser import text_string_to_metric_families
+
+from podidentity.telemetry.metrics import SERIES_MAX, Counter, expose, new_registry
+
+NAME = "aadpodidentity_imds_operations_errors_count"
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry(auto_describe=True)
+
+
+def test_a_counter_keeps_its_name(registry: CollectorRegistry) -> None:
+    counter = Counter(NAME, "Failed calls", ["operation_type"], registry=registry)
+    counter.labels("adal_token_msi").inc()
+    counter.labels("adal_token_msi").inc(2)
+    assert expose(registry).decode() == (
+        f'# HELP {NAME} Failed calls\n# TYPE {NAME} counter\n{NAME}{{operation_type="adal_token_msi"}} 3.0\n'
+    )
+
+
+def test_a_counter_without_labels_starts_at_zero(registry: CollectorRegistry) -> None:
+    counter = Counter("aadpodidentity_mic_cycle_count", "Cycles", registry=registry)
+    assert b"aadpodidentity_mic_cycle_count 0.0\n" in expose(registry)
+    counter.inc()
+    assert b"aadpodidentity_mic_cycle_count 1.0\n" in expose(registry)
+
+
+def test_a_counter_never_goes_down(registry: CollectorRegistry) -> None:
+    with pytest.raises(ValueError, match="never goes down"):
+        Counter("c", "", registry=registry).inc(-1)
+
+
+def test_a_name_is_taken_once(registry: CollectorRegistry) -> None:
+    Counter("c", "", registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Counter("c", "", registry=registry)
+
+
+def test_a_label_set_of_the_wrong_size_is_refused(registry: CollectorRegistry) -> None:
+    counter = Counter("c", "", ["a"], registry=registry)
+    with pytest.raises(ValueError, match="has the labels"):
+        counter.labels()
+
+
+def test_label_values_that_are_no_closed_set_are_found_out(registry: CollectorRegistry) -> None:
+    counter = Counter("c", "", ["a"], registry=registry)
+    for number in range(SERIES_MAX):
+        counter.labels(str(number))
+    with pytest.raises(ValueError, match="not a closed set"):
+        counter.labels("one more")
+    counter.labels("0").inc()
+
+
+def test_the_packages_own_metrics_are_exposed_as_it_would(registry: CollectorRegistry) -> None:
+    ForcedCounter("forced", "a\nb", registry=registry).inc()
+    Gauge("gauge", "", ["l"], registry=registry).labels('q"u\\o\nte').set(float("inf"))
+    Histogram("seconds", "", buckets=[0.1, 1], registry=registry).observe(0.5)
+    lines = expose(registry).decode().splitlines()
+    assert "# HELP forced_total a\\nb" in lines
+    assert "# TYPE forced_total counter" in lines
+    assert 'gauge{l="q\\"u\\\\o\\nte"} +Inf' in lines
+    assert not any("_created" in line for line in lines)
+    assert {"# TYPE seconds histogram", 'seconds_bucket{le="0.1"} 0.0', "seconds_count 1.0"} <= set(lines)
+
+
+def test_what_is_exposed_can_be_read_back() -> None:
+    registry = new_registry()
+    Counter(NAME, "Failed calls", ["operation_type"], registry=registry).labels('a"\\\n').inc()
+    families = {family.name: family for family in text_string_to_metric_families(expose(registry).decode())}
+    assert families[NAME].samples[0].labels == {"operation_type": 'a"\\\n'}
+    assert families["aadpodidentity_build_info"].samples[0].value == 1
+    assert "process_resident_memory_bytes" in families

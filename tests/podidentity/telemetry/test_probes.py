@@ -1,0 +1,164 @@
+"""The probe and metrics servers, asked politely and otherwise."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from podidentity.telemetry import probes
+from podidentity.telemetry.probes import CONNECTIONS_MAX, HEAD_MAX, HttpEndpoints, PortInUse
+
+Open = Callable[..., Awaitable[HttpEndpoints]]
+
+
+@pytest.fixture
+async def endpoints() -> AsyncIterator[Open]:
+    started: list[HttpEndpoints] = []
+
+    async def start(**options: object) -> HttpEndpoints:
+        made = HttpEndpoints("127.0.0.1", 0, **options)  # type: ignore[arg-type]  # by name, as the test gives them
+        await made.start()
+        started.append(made)
+        return made
+
+    yield start
+    for made in started:
+        await made.stop()
+
+
+async def ask(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    head, _, body = (await ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())).partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body.decode()
+
+
+@pytest.mark.parametrize("word", ["Active", "Not Active"])
+async def test_healthz_is_200_whatever_it_says(endpoints: Open, word: str) -> None:
+    opened = await endpoints(healthz=lambda: word)
+    assert await get(opened.port, "/healthz") == (200, word)
+
+
+@pytest.mark.parametrize(
+    ("checks", "answer"),
+    [
+        ({"watch": None, "rule": None}, (200, "[+]watch ok\n[+]rule ok\nready\n")),
+        ({"watch": None, "rule": "missing"}, (503, "[+]watch ok\n[-]rule: missing\nnot ready\n")),
+        ({}, (200, "ready\n")),
+    ],
+    ids=["all", "one-fails", "none"],
+)
+async def test_readyz_fails_with_its_checks(
+    endpoints: Open, checks: Mapping[str, str | None], answer: tuple[int, str]
+) -> None:
+    opened = await endpoints(healthz=lambda: "Active", readyz=lambda: checks)
+    assert await get(opened.port, "/readyz?verbose") == answer
+
+
+async def test_metrics_are_rendered_at_most_once_a_second(endpoints: Open) -> None:
+    clock = [100.0]
+    registry = CollectorRegistry()
+    gauge = Gauge("g", "", registry=registry)
+    opened = await endpoints(registry=registry, clock=lambda: clock[0])
+    gauge.set(1)
+    first = await get(opened.port, "/metrics")
+    gauge.set(2)
+    assert await get(opened.port, "/metrics") == first
+    clock[0] += 1
+    status, body = await get(opened.port, "/metrics")
+    assert (status, body.splitlines()[-1]) == (200, "g 2.0")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/readyz", "/healthz/", "/debug/pprof"])
+async def test_what_is_not_served_is_not_there(endpoints: Open, path: str) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    assert (await get(opened.port, path))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST /healthz HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET /healthz\r\n\r\n", b"400"),
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400"),
+        (b"GET /healthz SPDY/3\r\n\r\n", b"400"),
+    ],
+)
+async def test_other_requests_are_refused(endpoints: Open, request_: bytes, status: bytes) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    assert (await ask(opened.port, request_)).split(b" ")[1] == status
+
+
+async def test_head_has_no_body(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    answer = await ask(opened.port, b"HEAD /healthz HTTP/1.1\r\n\r\n")
+    assert b"Content-Length: 6\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_an_endless_head_is_cut_off_and_a_long_one_is_not(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    with contextlib.suppress(ConnectionError):  # with bytes still unread the kernel says it with a reset
+        assert await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 3 * HEAD_MAX) == b""
+    answer = await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * (HEAD_MAX - 100) + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_silent_client_is_dropped_and_others_are_served(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active", request_seconds=0.1)
+    silent = asyncio.create_task(ask(opened.port, b"GET /hea"))
+    assert (await get(opened.port, "/healthz"))[0] == 200
+    with contextlib.suppress(ConnectionError):
+        assert await silent == b""
+
+
+async def test_more_connections_than_allowed_are_closed_at_once(
+    endpoints: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CONNECTIONS_MAX >= 16
+    monkeypatch.setattr(probes, "CONNECTIONS_MAX", 2)
+    opened = await endpoints(healthz=lambda: "Active", request_seconds=2)
+    held = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(2)]
+    with pytest.raises((ConnectionError, IndexError)):
+        await get(opened.port, "/healthz")
+    for _, writer in held:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_check_that_raises_is_a_500_and_a_log_line(endpoints: Open, caplog: pytest.LogCaptureFixture) -> None:
+    opened = await endpoints(healthz=lambda: str(1 / 0), readyz=dict)
+    assert (await get(opened.port, "/healthz"))[0] == 500
+    assert (await get(opened.port, "/readyz"))[0] == 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "a probe or metrics page failed; report this as a bug"
+    ]
+
+
+async def test_a_port_in_use_says_which_flag_to_change(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    second = HttpEndpoints("127.0.0.1", opened.port, flag="--http-probe-port")
+    with pytest.raises(PortInUse, match=r"127\.0\.0\.1:\d+ is in use: choose another with --http-probe-port"):
+        await second.start()
+    await second.stop()
+
+
+async def test_a_stopped_server_can_be_followed_on_its_port(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    await opened.stop()
+    await opened.stop()
+    follower = HttpEndpoints("127.0.0.1", opened.port, healthz=lambda: "Active")
+    await follower.start()
+    assert (await get(follower.port, "/healthz"))[0] == 200
+    await follower.stop()
