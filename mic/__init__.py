@@ -1,5 +1,7 @@
 """MIC, the controller: makes Azure agree with the cluster about which identity sits on which VM or scale set.
 
-`view` is the picture of the cluster, `plan` decides (pure), `apply` carries out, `reconcile` drives it from a keyed
-queue with one worker for each VM or scale set at a time.
+`view` is the picture of the cluster (`places`, `stakes`), `claims` what each pod wants and whether it has it, `plan`
+decides (pure), `documents` renders, `apply` and `writing` carry out, `reconcile` drives it from keyed queues
+(`queueing`) with one worker for each VM or scale set at a time. `app` puts all of it together; `azure` is the only
+room that knows Resource Manager, `cloud_config` the only one that knows MIC's own credentials.
 """

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
-from mic.apply import Applier
-from mic.queueing import KeyedQueue
+from mic.queueing import Done, KeyedQueue
 from mic.view import View
 from podidentity.resources import AzureIdentity
 
@@ -15,6 +14,22 @@ log = logging.getLogger(__name__)
 
 REVOKE_SECONDS: Final = 0.01
 """One drain of a node is one sweep over its host's open claims, and nobody notices ten milliseconds."""
+
+
+class Rounds(Protocol):
+    """What is driven: `mic.apply.Applier`."""
+
+    async def round(self, key: str) -> Done:
+        """Bring the place a step nearer to what it should be."""
+
+    async def revoke(self, key: str) -> Done:
+        """Revoke what nobody wants any more there."""
+
+    def look_again(self, key: str) -> None:
+        """Have the next round ask Azure in any case."""
+
+    def forgive(self, identity_key: str) -> list[str]:
+        """Try the identity again; the places where it had been refused."""
 
 
 class Reconciler:
@@ -27,7 +42,7 @@ class Reconciler:
     def __init__(
         self,
         view: View,
-        applier: Applier,
+        applier: Rounds,
         *,
         look_seconds: float,
         resync_seconds: float,

@@ -5,18 +5,20 @@ only the VMs and scale sets concerned. Nothing here calls anybody; what is to be
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from mic.claims import ClaimKey, Debt, Held, Key, Want, settled, wants_of
+from mic.places import Claim, Place
 from mic.stakes import Stake
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, Pod, Resource
 
 R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
+Value = TypeVar("Value")
+Entry = TypeVar("Entry")
 
 NODE_PREFIX: Final = "node:"
 """Begins the place of a node that is gone or belongs to no Azure host; an Azure id begins with a slash."""
@@ -47,57 +49,6 @@ class _Handler(Generic[R_contra]):
         self._change(old, None)
 
 
-@dataclass(slots=True)
-class _Claim:
-    want: Want | None = None
-    living: dict[Key, Held] = field(default_factory=dict)
-    open_at: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Place:
-    """One VM or scale set, or one node without either. Implements `stakes.Picture`; owned and changed by the View."""
-
-    key: str
-    view: "View"
-    host: Host | None = None
-    nodes: set[str] = field(default_factory=set)
-    stakes: dict[str, Stake] = field(default_factory=dict)
-    dying: dict[Key, Held] = field(default_factory=dict)
-    open: dict[ClaimKey, None] = field(default_factory=dict)
-    debts: int = 0
-
-    @property
-    def has_work(self) -> bool:
-        """Whether anything here differs from what it should be, as far as the cluster can tell."""
-        return bool(self.open or self.dying or self.debts)
-
-    @property
-    def empty(self) -> bool:
-        return not (self.nodes or self.stakes or self.has_work)
-
-    def open_claims(self) -> Iterator[tuple[Want | None, tuple[Held, ...]]]:
-        for key in self.open:
-            claim = self.view.claim(key)
-            if claim is None:
-                continue
-            if claim.want is not None:
-                yield claim.want, tuple(claim.living.values())
-            else:
-                yield None, tuple(held for held in claim.living.values() if self.view.place_of(held) == self.key)
-
-    def taken(self, key: Key, want: Want) -> bool:
-        held = self.view.held(key)
-        return held is not None and (held.dying or held.claim != want.claim)
-
-    def holds(self, held: Held) -> bool:
-        return self.view.place_of(held) == self.key
-
-    def debts_of(self, held: Held) -> tuple[Debt, ...]:
-        host = self.view.place(self.view.place_of(held)).host
-        return (Debt(host.text, held.identity_id.text),) if host is not None and held.identity_id is not None else ()
-
-
 class View:
     """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each new
     version of an identity."""
@@ -123,7 +74,7 @@ class View:
         self._bindings_by_selector: defaultdict[str, dict[Key, AzureIdentityBinding]] = defaultdict(dict)
         self._selectors_by_identity: defaultdict[Key, dict[Key, str]] = defaultdict(dict)
         self._wants: dict[Key, dict[ClaimKey, Want]] = {}
-        self._claims: defaultdict[ClaimKey, _Claim] = defaultdict(_Claim)
+        self._claims: defaultdict[ClaimKey, Claim] = defaultdict(Claim)
         self._held: dict[Key, Held] = {}
         self._held_by_node: defaultdict[str, set[Key]] = defaultdict(set)
         self._released: dict[str, None] = {}
@@ -142,7 +93,7 @@ class View:
     def places(self) -> Iterable[Place]:
         return self._places.values()
 
-    def claim(self, key: ClaimKey) -> _Claim | None:
+    def claim(self, key: ClaimKey) -> Claim | None:
         return self._claims.get(key)
 
     def held(self, key: Key) -> Held | None:
@@ -197,8 +148,8 @@ class View:
         selectors = set()
         if old is not None:
             selectors.add(old.spec.selector)
-            self._bindings_by_selector[old.spec.selector].pop(old.key, None)
-            self._selectors_by_identity[old.metadata.namespace, old.spec.azure_identity].pop(old.key, None)
+            _drop(self._bindings_by_selector, old.spec.selector, old.key)
+            _drop(self._selectors_by_identity, (old.metadata.namespace, old.spec.azure_identity), old.key)
         if new is not None:
             selectors.add(new.spec.selector)
             self._bindings_by_selector[new.spec.selector][new.key] = new
@@ -446,6 +397,14 @@ def _discard(index: defaultdict[str, set[Key]], value: str, key: Key) -> None:
     if keys is not None:
         keys.discard(key)
         if not keys:
+            del index[value]
+
+
+def _drop(index: defaultdict[Value, dict[Key, Entry]], value: Value, key: Key) -> None:
+    entries = index.get(value)
+    if entries is not None:
+        entries.pop(key, None)
+        if not entries:
             del index[value]
 
 

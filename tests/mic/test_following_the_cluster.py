@@ -1,0 +1,100 @@
+"""The view: what an event touches and what it leaves alone. What is then done is the plan's."""
+
+import msgspec
+
+from mic.claims import Held
+from podidentity.resources import AzureAssignedIdentity
+from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
+
+
+def assigned() -> tuple[Cluster, AzureAssignedIdentity]:
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), node("n1"), identity(), binding(), pod())
+    cluster.rounds(vm_id("n0"))
+    cluster.dirty.clear()
+    return cluster, cluster.objects["default", "web-default-demo"]
+
+
+def test_an_event_marks_only_its_own_host() -> None:
+    cluster, _ = assigned()
+    cluster.add(pod("other", node="n1"))
+    assert set(cluster.dirty) == {vm_id("n1").lower()}
+
+
+def test_a_nodes_heartbeat_marks_nothing() -> None:
+    cluster, _ = assigned()
+    cluster.add(node("n0"), node("n1"))
+    assert cluster.dirty == []
+
+
+def test_a_pod_that_nobody_binds_marks_nothing() -> None:
+    cluster, _ = assigned()
+    cluster.add(pod("idle", label="unbound"))
+    assert cluster.dirty == []
+
+
+def test_what_the_watch_brings_late_does_not_undo_what_was_written() -> None:
+    cluster, stored = assigned()
+    older = msgspec.structs.replace(
+        stored,
+        metadata=msgspec.structs.replace(stored.metadata, resource_version="1"),
+        status=msgspec.structs.replace(stored.status, status="Created"),
+    )
+    cluster.view.assigned.upserted(None, older)
+    held = cluster.view.held(stored.key)
+    assert held is not None
+    assert held.object == stored
+    assert cluster.dirty == []
+
+
+def test_an_object_known_to_be_gone_does_not_come_back_with_old_news() -> None:
+    cluster, stored = assigned()
+    cluster.view.gone(Held(stored))
+    cluster.view.assigned.upserted(stored, stored)
+    assert cluster.view.held(stored.key) is None
+    cluster.view.assigned.deleted(stored)
+    fresh = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, uid="another"))
+    cluster.view.assigned.upserted(None, fresh)
+    assert cluster.view.held(stored.key) is not None
+
+
+def test_a_revocation_stands_until_the_watch_brings_it() -> None:
+    cluster, stored = assigned()
+    cluster.remove(pod())
+    cluster.view.revoked(Held(stored))
+    cluster.view.assigned.upserted(stored, stored)
+    held = cluster.view.held(stored.key)
+    assert held is not None
+    assert held.dying
+
+
+def test_a_node_that_appears_after_its_pods_brings_them_in() -> None:
+    cluster = Cluster()
+    cluster.add(identity(), binding(), pod())
+    assert cluster.dirty == []
+    cluster.add(node("n0"))
+    assert cluster.dirty == [vm_id("n0").lower()]
+
+
+def test_a_node_that_gets_another_host_takes_its_pods_along() -> None:
+    cluster, _ = assigned()
+    cluster.host(vm_id("new"))
+    cluster.add(node("n0", f"azure://{vm_id('new')}"))
+    cluster.rounds(vm_id("new"))
+    assert cluster.on(vm_id("new")) == {"demo"}
+
+
+def test_nothing_is_kept_of_what_is_gone() -> None:
+    cluster = Cluster()
+    cluster.host(set_id())
+    things: list[Thing] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
+    cluster.add(*things)
+    cluster.rounds(set_id())
+    cluster.remove(things[3])
+    cluster.rounds(set_id())
+    cluster.remove(*things[:3])
+    view = cluster.view
+    assert list(view.places()) == []
+    left = {name: kept for name, kept in vars(view).items() if name.startswith("_") and hasattr(kept, "__len__")}
+    assert {name for name, kept in left.items() if kept} == {"_released"}, "which waits for the watch to say so too"

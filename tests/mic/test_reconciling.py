@@ -1,0 +1,115 @@
+"""What gets a round, and when: events soon, refused identities when they change, everything once in an interval."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from mic.queueing import Done
+from mic.reconcile import Reconciler
+from mic.view import View
+from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
+
+
+class Rounds:
+    """Remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.rounds: list[str] = []
+        self.revoked: list[str] = []
+        self.looks: list[str] = []
+        self.refused: dict[str, list[str]] = {}
+        self._news = asyncio.Condition()
+
+    async def round(self, key: str) -> Done:
+        self.rounds.append(key)
+        async with self._news:
+            self._news.notify_all()
+        return Done()
+
+    async def revoke(self, key: str) -> Done:
+        self.revoked.append(key)
+        return Done()
+
+    def look_again(self, key: str) -> None:
+        self.looks.append(key)
+
+    def forgive(self, identity_key: str) -> list[str]:
+        return self.refused.pop(identity_key, [])
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5.0), self._news:
+            await self._news.wait_for(holds)
+
+
+def a_pod_on(view: View, *nodes: str) -> list[str]:
+    """One bound pod on each node; the keys of the nodes' hosts."""
+    view.identities.upserted(None, identity())
+    view.bindings.upserted(None, binding())
+    for name in nodes:
+        view.nodes.upserted(None, node(name))
+        view.pods.upserted(None, pod(f"on-{name}", node=name))
+    return [vm_id(name).lower() for name in nodes]
+
+
+@asynccontextmanager
+async def running(reconciler: Reconciler) -> AsyncIterator[None]:
+    task = asyncio.create_task(reconciler.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_event_gets_a_revocation_and_a_round_of_its_host_alone() -> None:
+    rounds = Rounds()
+    marked: list[str] = []
+    view = View(on_dirty=marked.append)
+    reconciler = Reconciler(view, rounds, look_seconds=600.0, resync_seconds=600.0)
+    async with running(reconciler):
+        assert a_pod_on(view, "n0") == [vm_id("n0").lower()]
+        view.nodes.upserted(None, node("n1"))
+        for key in marked:
+            reconciler.dirty(key)
+        await rounds.until(lambda: bool(rounds.rounds))
+    assert rounds.rounds == [vm_id("n0").lower()]
+    assert set(rounds.revoked) == {vm_id("n0").lower()}
+    assert rounds.looks == []
+
+
+async def test_every_host_with_identities_is_compared_with_azure_once_in_an_interval() -> None:
+    rounds, view = Rounds(), View()
+    keys = a_pod_on(view, "n0", "n1")
+    view.nodes.upserted(None, node("idle"))
+    async with running(Reconciler(view, rounds, look_seconds=0.3, resync_seconds=600.0)):
+        await rounds.until(lambda: len(rounds.rounds) >= 4)
+    assert rounds.looks[:4] == keys * 2
+
+
+async def test_a_resync_gives_a_round_to_whatever_is_unfinished() -> None:
+    rounds, view = Rounds(), View()
+    (key,) = a_pod_on(view, "n0")
+    async with running(Reconciler(view, rounds, look_seconds=600.0, resync_seconds=0.05)):
+        await rounds.until(lambda: rounds.rounds == [key, key])
+    assert rounds.looks == []
+
+
+async def test_a_changed_identity_gets_a_round_where_it_had_been_refused() -> None:
+    rounds, view = Rounds(), View()
+    rounds.refused[identity_id("demo").lower()] = ["host"]
+    reconciler = Reconciler(view, rounds, look_seconds=600.0, resync_seconds=600.0)
+    async with running(reconciler):
+        reconciler.identity_changed(identity())
+        await rounds.until(lambda: rounds.rounds == ["host"])
+
+
+async def test_it_is_running_only_while_rounds_are_given() -> None:
+    rounds, states = Rounds(), []
+    reconciler = Reconciler(View(), rounds, look_seconds=600.0, resync_seconds=600.0)
+    states.append(reconciler.running)
+    async with running(reconciler):
+        reconciler.dirty("anything")
+        await rounds.until(lambda: bool(rounds.rounds))
+        states.append(reconciler.running)
+    states.append(reconciler.running)
+    assert states == [False, True, False]
