@@ -51,7 +51,8 @@ class KubeApi:
     resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. *now* is the wall clock of
     timestamps and ages.
 
-    Data outlive `stop`: `start` again and clients resume where they were.
+    Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
+    inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
     """
 
     def __init__(

@@ -1,0 +1,56 @@
+"""The sandbox's authority, checked as strictly as the newest Python does by default."""
+
+import asyncio
+import ssl
+
+import pytest
+
+from podidctl.sandbox.certificates import Authority, KeyPair
+
+DEADLINE = 5.0
+
+
+async def said_by_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host: str = "127.0.0.1") -> bytes:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        subject = (writer.get_extra_info("peercert") or {}).get("subject", ())
+        writer.write(repr([value for part in subject for _, value in part]).encode())
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(DEADLINE):
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=host)
+        said = await reader.read()
+        writer.close()
+        return said
+
+
+async def test_a_server_certificate_passes_the_strict_checks() -> None:
+    authority = Authority()
+    trust = authority.client_context()
+    trust.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    assert await said_by_a_server(authority.server_context(), trust) == b"[]"
+
+
+async def test_a_client_certificate_names_its_user_and_groups() -> None:
+    authority = Authority()
+    trust = authority.client_context(authority.client("someone", ["a", "b"]))
+    said = await said_by_a_server(authority.server_context(ask_clients=True), trust)
+    assert said == b"['a', 'b', 'someone']"
+
+
+async def test_a_certificate_is_good_for_the_hosts_it_names_alone() -> None:
+    authority = Authority()
+    context = authority.server_context(["management.example", "127.0.0.1"])
+    assert await said_by_a_server(context, authority.client_context(), "management.example") == b"[]"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await said_by_a_server(context, authority.client_context(), "other.example")
+
+
+async def test_another_authority_is_not_trusted() -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await said_by_a_server(Authority().server_context(), Authority().client_context())
+
+
+def test_a_private_key_is_not_shown() -> None:
+    assert "PRIVATE" not in repr(Authority().server())
+    assert "PRIVATE" not in str(KeyPair("certificate", "PRIVATE"))
