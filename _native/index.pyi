@@ -6,7 +6,7 @@ READY_ANSWERS_MAX: int
 
 @final
 class PodRecord:
-    """One pod as the data plane knows it. Owns its ready answers: READY_ANSWERS_MAX at most, the least used goes first."""
+    """One pod as the data plane knows it. Owns its ready answers: READY_ANSWERS_MAX at most, the least used goes."""
 
     def __init__(self, owner: object) -> None: ...
     @property

@@ -8,8 +8,8 @@ from _native.index import Index
 class GeneralLane(Protocol):
     """What one connection hands its bytes to when they are not fast-lane material.
 
-    Every method is called on the loop's thread and may call any method of its Connection. An exception out of one closes
-    the connection and nothing else.
+    Every method is called on the loop's thread and may call any method of its Connection. An exception out of one
+    closes the connection and nothing else.
     """
 
     def data_received(self, data: bytes) -> None:
@@ -17,14 +17,14 @@ class GeneralLane(Protocol):
     def peer_gone(self) -> None:
         """The peer closed its side, or all of it, while a request was being answered: whoever waits may stop."""
     def connection_lost(self) -> None:
-        """The connection is closed; called exactly once, never from within a call to Connection, and nothing after it."""
+        """The connection is closed; called exactly once, never from within a call to Connection, nothing after it."""
 
 @final
 class Limits:
     """Named limits of the listener, each with a default and its reason in the .pyx. Times are seconds.
 
     *head_seconds* runs from the first byte of a request until the general lane calls pause(), so it bounds a body, too.
-    *defer_accept* leaves silent connections in the kernel (TCP_DEFER_ACCEPT): cheaper, but hidden from the limit per peer.
+    *defer_accept* leaves silent connections in the kernel (TCP_DEFER_ACCEPT): cheaper, but the limits do not see them.
     Raises ValueError for a limit under 1 and a time that is not more than 0 and at most a day.
     """
 

@@ -93,6 +93,12 @@ class Finishing(Recorder):
         self.connection.resume()
 
 
+def reset(sock: socket.socket) -> None:
+    """Close *sock* with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
 @dataclass
 class Peer:
     """One client's connection."""
@@ -158,6 +164,16 @@ class Serving:
         peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**20))
         self.peers.append(peer)
         return peer
+
+    def connected(self) -> socket.socket:
+        """A connection that the lane has not accepted yet: nothing here lets the loop run."""
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock.setblocking(False)
+        return sock
+
+    def turn(self) -> None:
+        """One turn of the lane, as the loop would call it."""
+        self.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
 
     def count(self, name: str) -> int:
         return self.lane.counters()[name]

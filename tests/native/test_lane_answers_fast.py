@@ -8,6 +8,7 @@ import re
 import pytest
 
 from _native.index import PodRecord
+from _native.lane import Limits
 from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, admit, ready, serving
 
 
@@ -127,6 +128,14 @@ async def test_an_answer_past_its_freshness_is_not_served() -> None:
     async with serving() as lane:
         admit(lane.record, ready(b"stale", lane.series, lane.usage, fresh_seconds=0))
         assert b" 404 " in await (await lane.connect()).ask()
+
+
+async def test_accepting_may_be_deferred_until_something_is_said() -> None:
+    async with serving(limits=Limits(defer_accept=True)) as lane:
+        silent, peer = await lane.connect(), await lane.connect()
+        assert b" 200 " in await peer.ask()
+        assert lane.count("accepted") == 1
+        assert b" 200 " in await silent.ask()
 
 
 async def test_without_the_header_a_request_is_fast_only_where_it_is_not_required() -> None:

@@ -6,7 +6,7 @@ import socket
 import pytest
 from typing_extensions import override
 
-from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Recorder, serving
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, Recorder, serving
 
 
 async def test_after_stop_accepting_the_connected_are_served_and_nobody_else() -> None:
@@ -48,6 +48,47 @@ async def test_a_request_that_has_arrived_is_answered_before_its_connection_is_c
         answer = await peer.ending()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b"Connection: close" in answer
+
+
+async def test_lingering_connections_do_not_delay_the_end() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        assert await peer.answer() == NOT_FOUND
+        assert lane.count("open") == 1
+        assert lane.lane.close_idle() == 0
+        await lane.generals[0].until("lost")
+
+
+async def test_a_connection_whose_answers_wait_to_be_read_is_not_idle() -> None:
+    async with serving(token=b"t" * 60_000) as lane:
+        peer = await lane.connect(receive_buffer=4096)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+        peer.send(REQUEST * 100)
+        await lane.until(lambda: lane.count("fast_answers") > 0)
+        assert lane.lane.close_idle() == 1
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == lane.count("fast_answers")
+
+
+async def test_an_event_of_a_connection_that_was_closed_in_the_same_turn_is_nobodys() -> None:
+    class ClosingOthers(Finishing):
+        @override
+        def go_on(self) -> None:
+            if self.received == b"close the others\r\n\r\n":
+                lane.lane.close_idle()
+            super().go_on()
+
+    async with serving(ClosingOthers) as lane:
+        with lane.connected() as lingering, lane.connected() as closing:
+            lingering.send(OTHER_REQUEST)
+            lane.turn()
+            lane.turn()
+            closing.send(b"close the others\r\n\r\n")
+            lingering.send(b"more")
+            lane.turn()
+            assert lane.count("open") == 1
+            assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"]]
 
 
 async def test_close_ends_everything_at_once_and_may_be_repeated() -> None:

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from _native.lane import Connection
-from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, serving
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, reset, serving
 
 
 async def test_another_request_is_handed_over_byte_for_byte() -> None:
@@ -107,6 +107,28 @@ async def test_what_was_written_before_finish_arrives_though_the_peer_goes_on_se
         await peer.close()
         await lane.generals[0].until("lost")
         assert lane.count("open") == 0
+
+
+async def test_a_peer_that_sends_for_ever_after_the_last_answer_is_cut() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(b"x" * 2_000_000)
+        await lane.until(lambda: lane.count("open") == 0)
+        assert lane.count("timed_out") == 0
+
+
+async def test_an_answer_to_a_peer_that_has_just_gone_ends_the_connection() -> None:
+    async with serving(Holding) as lane:
+        sock = lane.connected()
+        sock.send(OTHER_REQUEST)
+        lane.turn()
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        reset(sock)
+        general.answer()
+        assert not general.connection.open
+        assert general.calls == ["data"], "never from within a call to Connection"
+        await general.until("lost")
 
 
 async def test_a_finished_connection_is_not_open() -> None:

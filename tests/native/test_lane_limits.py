@@ -13,7 +13,7 @@ import pytest
 from typing_extensions import override
 
 from _native.lane import Lane, Limits
-from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Serving, serving
+from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, serving
 
 
 async def test_one_peer_gets_its_places_and_no_more() -> None:
@@ -38,32 +38,20 @@ async def test_all_together_get_so_many_places() -> None:
         assert lane.count("open") == 2
 
 
-def connected(lane: Serving) -> socket.socket:
-    """A connection that the lane has not accepted yet: nothing here lets the loop run."""
-    sock = socket.create_connection(("127.0.0.1", lane.port))
-    sock.setblocking(False)
-    return sock
-
-
-def turn(lane: Serving) -> None:
-    """One turn of the lane, as the loop would call it."""
-    lane.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
-
-
 async def test_one_turn_serves_one_connection_a_few_requests_only() -> None:
     async with serving() as lane:
-        with connected(lane) as greedy, connected(lane) as modest:
+        with lane.connected() as greedy, lane.connected() as modest:
             greedy.send(REQUEST * 100)
             modest.send(REQUEST)
-            turn(lane)
+            lane.turn()
             assert lane.count("fast_answers") == 32 + 1
             await lane.until(lambda: lane.count("fast_answers") == 101)
 
 
 async def test_one_turn_accepts_a_few_connections_only() -> None:
     async with serving() as lane:
-        waiting = [connected(lane) for _ in range(100)]
-        turn(lane)
+        waiting = [lane.connected() for _ in range(100)]
+        lane.turn()
         assert lane.count("accepted") == 32
         await lane.until(lambda: lane.count("accepted") == 100)
         for sock in waiting:
@@ -85,12 +73,12 @@ def no_more_descriptors() -> Iterator[None]:
 
 async def test_out_of_descriptors_the_listener_rests_and_then_goes_on() -> None:
     async with serving() as lane:
-        with connected(lane) as sock:
+        with lane.connected() as sock:
             sock.send(REQUEST)
             with no_more_descriptors():
-                turn(lane)
+                lane.turn()
                 assert lane.count("accepted") == 0
-            turn(lane)
+            lane.turn()
             assert lane.count("accepted") == 0, "it is resting"
             await lane.until(lambda: lane.count("accepted") == 1)
             await lane.until(lambda: lane.count("fast_answers") == 1)
@@ -100,16 +88,16 @@ async def test_out_of_descriptors_those_who_are_connected_are_served() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         await peer.ask()
-        with connected(lane), no_more_descriptors():
-            turn(lane)
+        with lane.connected(), no_more_descriptors():
+            lane.turn()
             assert b" 200 " in await peer.ask()
 
 
 async def test_a_resting_listener_can_be_closed() -> None:
     async with serving() as lane:
-        with connected(lane):
+        with lane.connected():
             with no_more_descriptors():
-                turn(lane)
+                lane.turn()
             lane.lane.stop_accepting()
             lane.lane.close()
             assert lane.count("accepted") == 0

@@ -7,7 +7,7 @@ import pytest
 from typing_extensions import override
 
 from _native.lane import Connection
-from tests.native.serving import OTHER_REQUEST, Holding, Recorder, serving
+from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, serving
 
 
 class Broken(Holding):
@@ -90,6 +90,33 @@ async def test_a_general_lane_that_cannot_be_made_ends_the_connection() -> None:
         assert await peer.ending() == b""
         assert lane.count("open") == 0
         assert lane.count("failed") == 1
+
+
+async def test_a_handler_that_fails_at_a_connections_first_bytes_ends_that_connection_only() -> None:
+    async with serving(BrokenData) as lane:
+        with lane.connected() as first, lane.connected() as second:
+            first.send(OTHER_REQUEST)
+            second.send(REQUEST)
+            lane.turn()
+            assert second.recv(15) == b"HTTP/1.1 200 OK"
+            assert lane.count("open") == 1
+
+
+class Interrupted(Broken):
+    method = "data"
+    error = KeyboardInterrupt()
+
+
+async def test_an_interrupt_is_passed_on_and_the_lane_could_go_on() -> None:
+    async with serving(Interrupted) as lane:
+        with lane.connected() as first, lane.connected() as second:
+            first.send(OTHER_REQUEST)
+            with pytest.raises(KeyboardInterrupt):
+                lane.turn()
+            await lane.generals[0].until("lost")
+            second.send(REQUEST)
+            lane.turn()
+            assert second.recv(15) == b"HTTP/1.1 200 OK"
 
 
 async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
