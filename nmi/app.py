@@ -190,9 +190,10 @@ class App:
                 await client.request("GET", "/version")
         except (ApiError, TimeoutError) as error:
             await client.aclose()
+            why = str(error) or f"{access.server} did not answer within {REACH_SECONDS:g} s"
             raise StartError(
-                f"the API server {access.server} does not answer ({str(error) or 'no answer in time'}): check the "
-                f"address in the kubeconfig or the pod's environment, the network from this node, and the credentials"
+                f"the API server is not to be had ({why}): check the address in the kubeconfig or the pod's environment, "
+                f"the network from this node, and the credentials"
             ) from error
         return client
 
@@ -269,6 +270,7 @@ def server_policy(settings: Settings) -> ServerPolicy:
         set_retry_after=settings.set_retry_after_header,
         forwarding=forwarding,
         answer_seconds=settings.max_hold_seconds + 10,
+        log_each_request=settings.verbosity >= logs.VERBOSE,
     )
 
 
