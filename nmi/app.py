@@ -192,8 +192,8 @@ class App:
             await client.aclose()
             why = str(error) or f"{access.server} did not answer within {REACH_SECONDS:g} s"
             raise StartError(
-                f"the API server is not to be had ({why}): check the address in the kubeconfig or the pod's environment, "
-                f"the network from this node, and the credentials"
+                f"the API server is not to be had ({why}): check the address in the kubeconfig or the pod's "
+                f"environment, the network from this node, and the credentials"
             ) from error
         return client
 
@@ -211,7 +211,13 @@ class App:
         governor = Governor()
         self._stack.callback(governor.close)
         source = UserAssignedSource(ImdsSource(session, imds_url, observe=measures.observe_imds))
-        broker = Broker({TYPE: source}, governor, measures, caching=settings.token_cache)
+        broker = Broker(
+            {TYPE: source},
+            governor,
+            measures,
+            caching=settings.token_cache,
+            fetch_seconds=settings.max_hold_seconds,
+        )
         self._stack.push_async_callback(broker.aclose)
         policy = server_policy(settings)
         server = Server(
