@@ -1,4 +1,6 @@
-"""Requests that are nearly right: corpus files and fields, cut, doubled, swapped and sprinkled with hostile bytes."""
+"""Requests that are nearly right: files of the corpus with hostile changes, and requests put together from parts."""
+
+from urllib.parse import quote
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -39,3 +41,31 @@ def _mutated(draw: DrawFn) -> bytes:
 def mutated() -> SearchStrategy[bytes]:
     """Bytes a few mutations away from a file of the corpus."""
     return _mutated()
+
+
+PATHS = ["/metadata/identity/oauth2/token", "//METADATA/identity/oauth2/token/", "/metadata/identity/oauth2/tokens"]
+NAMES = ["client_id", "object_id", "mi_res_id", "msi_res_id", "msi-res-id", "xms_cc", "xms_cc", "api-version", "other"]
+SOUND = st.text("aZ09-._~/:@?", min_size=1, max_size=8)
+ODD = st.text("a%=+;& \x00é", max_size=4)
+VALUES = st.one_of(SOUND, SOUND, SOUND, SOUND.map(lambda text: quote(text, safe="")), ODD.map(quote), ODD)
+FIELDS = [
+    "Connection: close", "Connection: Keep-Alive", "X-Other: 2", "Accept:", "Empty:   ", "Host: a", "Metadata: true",
+    "Metadata: false", "Connection: close, te", "X-Forwarded-For: 1", "Te: x", "Content-Length: 0",
+]  # fmt: skip
+
+
+@st.composite
+def _plausible(draw: DrawFn) -> bytes:
+    names = ["resource", *draw(st.lists(st.sampled_from(NAMES), max_size=2))]
+    query = "&".join(f"{name}={draw(VALUES)}" for name in draw(st.permutations(names)))
+    fields = draw(st.lists(st.sampled_from(FIELDS), max_size=2))
+    usual = draw(
+        st.sampled_from([["Host: a", "Metadata: true"], ["METADATA:\tTRUE ", "host: b.c:80"], ["Host: [::1]"]])
+    )
+    start = f"GET {draw(st.sampled_from(PATHS))}?{query} HTTP/1.1"
+    return "\r\n".join([start, *usual, *fields, "", ""]).encode()
+
+
+def plausible() -> SearchStrategy[bytes]:
+    """Requests put together from parts, most of them sound; about one in twelve is fast-lane material."""
+    return _plausible()

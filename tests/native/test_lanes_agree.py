@@ -32,7 +32,7 @@ from nmi.server.server import Server
 from nmi.server.target import Destination
 from nmi.tokens.token import Token
 from tests.corpus.corpus import EVERY, Case
-from tests.native.mutations import mutated
+from tests.native.mutations import mutated, plausible
 from tests.oracle.requests import Asked, Verdict, read
 
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -188,7 +188,7 @@ def test_nothing_changes_however_the_bytes_arrive(world: World, case: Case) -> N
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(data=mutated(), cuts=st.lists(st.integers(0, 700), max_size=3))
+@given(data=mutated() | plausible(), cuts=st.lists(st.integers(0, 700), max_size=3))
 def test_mutated_requests_are_answered_alike_by_both_lanes_and_the_oracle(
     world: World, data: bytes, cuts: list[int]
 ) -> None:
