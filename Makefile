@@ -20,7 +20,7 @@ test: .venv/.built
 lint: .venv/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint _native/*.pyx _native/*.pxd
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint _native/*.pyx _native/*.pxd
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m mypy.stubtest $(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
