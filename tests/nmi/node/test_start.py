@@ -46,7 +46,9 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_an_api_server_that_does_not_answer(machine: Machine, kubeconfig: str) -> None:
-    assert "the API server http://127.0.0.1:1 does not answer" in refused(machine.finish(*NMI, kubeconfig))
+    assert "the API server is not to be had (cannot reach http://127.0.0.1:1" in refused(
+        machine.finish(*NMI, kubeconfig)
+    )
     assert machine.run("iptables-nft-save") == "", "and no pod was led to an NMI that cannot serve"
 
 
