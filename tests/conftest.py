@@ -68,7 +68,7 @@ def no_thread_is_left_behind() -> Iterator[None]:
     yield
     deadline = time.monotonic() + SETTLE_SECONDS
     for thread in set(threading.enumerate()) - before:
-        if not thread.name.startswith(("asyncio_", "ThreadPoolExecutor-")):  # asyncio's name for them, and uvloop's
+        if not thread.name.startswith(("asyncio_", "uvloop_")):
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), f"thread {thread.name} was left behind"
 
