@@ -214,9 +214,7 @@ class Kind(msgspec.Struct, Generic[R_co], frozen=True):
 PODS: Final = Kind("Pod", "pods", Pod)
 NODES: Final = Kind("Node", "nodes", Node, namespaced=False)
 IDENTITIES: Final = Kind("AzureIdentity", "azureidentities", AzureIdentity, GROUP, old_spellings=True)
-BINDINGS: Final = Kind(
-    "AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP, old_spellings=True
-)
+BINDINGS: Final = Kind("AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP, old_spellings=True)
 ASSIGNED_IDENTITIES: Final = Kind(
     "AzureAssignedIdentity", "azureassignedidentities", AzureAssignedIdentity, GROUP, old_spellings=True
 )
@@ -263,4 +261,3 @@ def nodename_label(node: str) -> str:
         return node
     digest = sha256(node.encode()).hexdigest()[:10]
     return f"{node[: LABEL_VALUE_MAX - 11].rstrip('-._')}-{digest}"
-
