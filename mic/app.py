@@ -16,7 +16,6 @@ from mic.apply import Applier
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.claims import misconfigured
 from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
-from mic.errors import StartError
 from mic.measures import Measures
 from mic.plan import Policy
 from mic.reconcile import Reconciler
@@ -24,6 +23,7 @@ from mic.settings import Settings, not_yet
 from mic.view import View
 from mic.writing import Writer
 from podidentity.azure.clouds import Cloud
+from podidentity.exits import StartError
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError, Unreachable
@@ -60,7 +60,7 @@ class Stopped(Exception):  # noqa: N818  unwinds the task group after an ordered
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError, and LeadershipLost in an exception group."""
-    configure(settings.log_format.value, settings.verbosity)
+    configure(settings.log_format, settings.verbosity)
     told = " ".join(f"{name}={value}" for name, value in settings.describe().items())
     log.info("starting; settings that differ from their defaults are listed", extra={"status": VERSION, "reason": told})
     for flag, meaning in not_yet(settings).items():

@@ -4,26 +4,10 @@ Only names and how a value is read. Defaults, meanings and what must hold togeth
 """
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from podidentity.flags import go_bool, go_duration, go_int, quoted
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-def _log_format(text: str) -> LogFormat:
-    try:
-        return LogFormat(text.lower())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(LogFormat)}") from None
+from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of, quoted
+from podidentity.telemetry.logs import LogFormat
 
 
 def _number(text: str) -> float:
@@ -34,18 +18,7 @@ def _number(text: str) -> float:
 
 
 def _client_ids(text: str) -> tuple[str, ...]:
-    return tuple(part for part in (piece.strip().lower() for piece in text.split(",")) if part)
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One flag: its name as people's charts have it, and the field of Settings that it fills."""
-
-    name: str
-    field: str
-    read: Callable[[str], Any]
-    help: str
-    aliases: tuple[str, ...] = ()
+    return comma_list(text.lower())
 
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -81,7 +54,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("http-probe-port", "probe_port", go_int, "port of /healthz"),
     Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
     Flag("enableProfile", "profile", go_bool, "serve profiles of the running program on loopback"),
-    Flag("log-format", "log_format", _log_format, "text or json"),
+    Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
     Flag("logtostderr", "log_to_stderr", go_bool, "deprecated, always so"),
     Flag("v", "verbosity", go_int, "how much is logged, as klog counts", ("--verbosity",)),
     Flag("version", "version", go_bool, "print the version, and exit"),

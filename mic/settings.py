@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mic.flag_table import FLAG_OF, FLAGS, LogFormat
-from podidentity.flags import GoParser, UsageError, quoted
+from mic.flag_table import FLAG_OF, FLAGS
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.telemetry.logs import LogFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,13 +202,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
     SystemExit(0) after printing --help.
     """
-    parser = GoParser(prog="mic", description="Puts the Azure identities that pods are bound to on their VMs.")
-    for flag in FLAGS:
-        names = (f"--{flag.name}", *flag.aliases)
-        parser.add_argument(*names, dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help)
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    given = read_flags(
+        FLAGS, argv, prog="mic", description="Puts the Azure identities that pods are bound to on their VMs."
+    )
     values = _from_environment(environ) | given
-    values["force_namespaced"] = given.get("force_namespaced", False) or _forced(environ)
+    values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
     return Settings(**values)
 
 
@@ -222,14 +221,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
         found["azure_environment_file"] = Path(file)
     return found
-
-
-def _forced(environ: Mapping[str, str]) -> bool:
-    """Whether FORCENAMESPACED is set. What is neither true nor false is refused: ignoring it would open more."""
-    text = environ.get("FORCENAMESPACED", "")
-    if text.lower() not in {"", "true", "false", "1", "0"}:
-        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
-    return text.lower() in {"true", "1"}
 
 
 def not_yet(settings: Settings) -> dict[str, str]:

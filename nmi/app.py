@@ -16,7 +16,6 @@ import aiohttp
 
 from _native.index import Index
 from _native.lane import Limits
-from nmi.errors import StartError
 from nmi.flag_table import StaleIdentity
 from nmi.identity.decide import Policy
 from nmi.identity.feed import Feed
@@ -36,6 +35,7 @@ from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.user_assigned import TYPE, UserAssignedSource
 from podidentity.azure.imds import ImdsSource
+from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
@@ -62,7 +62,7 @@ class Stopped(Exception):  # noqa: N818  not an error
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
-    logs.configure(settings.log_format.value, settings.verbosity)
+    logs.configure(settings.log_format, settings.verbosity)
     log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
     for flag, meaning in not_yet(settings).items():
         log.warning("a flag has no effect yet; leave it out", extra={"reason": f"--{flag}: {meaning}"})

@@ -3,14 +3,12 @@
 Only names and how a value is read. Defaults, meanings and what must hold together are in `nmi.settings`.
 """
 
-import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from podidentity.flags import go_bool, go_duration, go_int, quoted
+from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of
+from podidentity.telemetry.logs import LogFormat
 
 
 class OperationMode(StrEnum):
@@ -41,41 +39,8 @@ class StaleIdentity(StrEnum):
     REFUSE = "refuse"
 
 
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
-
-
 def _numbers(text: str) -> frozenset[int]:
-    return frozenset(go_int(part) for part in _list(text))
-
-
-def _one_of(choices: type[StrEnum]) -> Callable[[str], StrEnum]:
-    """A reader of *choices* that takes any case, as the reference does for --operation-mode."""
-
-    def read(text: str) -> StrEnum:
-        for choice in choices:
-            if text.lower() == choice.value:
-                return choice
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
-
-    return read
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    name: str
-    """As the reference spells it, inconsistencies included: people's charts depend on it."""
-    field: str
-    read: Callable[[str], Any]
-    help: str
-    aliases: tuple[str, ...] = ()
+    return frozenset(go_int(part) for part in comma_list(text))
 
 
 FLAGS: tuple[Flag, ...] = (
@@ -93,16 +58,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag("allow-x-forwarded-for", "allow_x_forwarded_for", go_bool, "serve requests that came through a proxy"),
     Flag("require-redirected", "require_redirected", go_bool, "serve only connections that the nat rule led here"),
     Flag("block-instance-metadata", "block_instance_metadata", go_bool, "refuse /metadata/instance to pods"),
-    Flag("allow-metadata-path", "allowed_metadata_paths", _list, "further path prefixes passed on to IMDS, by comma"),
+    Flag(
+        "allow-metadata-path", "allowed_metadata_paths", comma_list, "further path prefixes passed on to IMDS, by comma"
+    ),
     Flag("proxy-all-metadata", "proxy_all_metadata", go_bool, "pass on every path outside /metadata/identity"),
     Flag("host-token-types", "host_token_types", _numbers, "identity types that /host/token gives out, by comma"),
-    Flag("operation-mode", "operation_mode", _one_of(OperationMode), "standard or managed"),
+    Flag("operation-mode", "operation_mode", one_of(OperationMode), "standard or managed"),
     Flag("forceNamespaced", "force_namespaced", go_bool, "identity and pod in one namespace (env FORCENAMESPACED)"),
     Flag("MICNamespace", "mic_namespace", str, "namespace MIC runs in"),
     Flag(
         "exception-namespaces",
         "exception_namespaces",
-        _list,
+        comma_list,
         "namespaces where exceptions count, by comma; all if empty",
     ),
     Flag(
@@ -113,25 +80,25 @@ FLAGS: tuple[Flag, ...] = (
     Flag("max-hold", "max_hold_seconds", go_duration, "the longest a request may take in all"),
     Flag("set-retry-after-header", "set_retry_after_header", go_bool, "503 with Retry-After for what is not there yet"),
     Flag("enableScaleFeatures", "scale_features", go_bool, "watch only this node's assigned identities"),
-    Flag("stale-identity", "stale_identity", _one_of(StaleIdentity), "serve or refuse what nothing can confirm"),
+    Flag("stale-identity", "stale_identity", one_of(StaleIdentity), "serve or refuse what nothing can confirm"),
     Flag("token-cache", "token_cache", go_bool, "keep tokens and share fetches"),
-    Flag("allowed-ad-endpoints", "allowed_ad_endpoints", _list, "further https endpoints for secrets, by comma"),
+    Flag("allowed-ad-endpoints", "allowed_ad_endpoints", comma_list, "further https endpoints for secrets, by comma"),
     Flag("allow-cross-namespace-secrets", "allow_cross_namespace_secrets", go_bool, "secrets of other namespaces"),
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("metadata-ip", "metadata_ip", str, "IPv4 address of IMDS"),
     Flag("metadata-port", "metadata_port", go_int, "port of IMDS"),
-    Flag("redirect", "redirect", _one_of(RedirectMode), "nat, or none to touch no rule"),
+    Flag("redirect", "redirect", one_of(RedirectMode), "nat, or none to touch no rule"),
     Flag("ipt-update-interval-sec", "redirect_interval_seconds", go_int, "seconds between looks at the nat rule"),
     Flag("fail-closed", "fail_closed", go_bool, "keep pods from the real IMDS while NMI is away"),
     Flag("keep-iptables-rules", "keep_redirect", go_bool, "leave the nat rule in place at exit"),
     Flag("enable-conntrack-deletion", "delete_conntrack", go_bool, "forget connections that bypass NMI"),
-    Flag("route-localnet", "route_localnet", _one_of(RouteLocalnetMode), "check, or set"),
+    Flag("route-localnet", "route_localnet", one_of(RouteLocalnetMode), "check, or set"),
     Flag("allow-network-plugin-kubenet", "allow_kubenet", go_bool, "run although pods can spoof addresses"),
     Flag("kubelet-config", "kubelet_config", Path, "file with the kubelet's flags"),
     Flag("http-probe-port", "probe_port", go_int, "port of /healthz and /readyz"),
     Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
     Flag("enableProfile", "profile", go_bool, "serve profiles on loopback"),
-    Flag("log-format", "log_format", _one_of(LogFormat), "text or json"),
+    Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
     Flag("v", "verbosity", go_int, "how much to log; 4 is a line per request", aliases=("-v",)),
     Flag("logtostderr", "log_to_stderr", go_bool, "klog's; logs go nowhere else"),
     Flag("kubeconfig", "kubeconfig", str, "path of a kubeconfig (env KUBECONFIG); empty is in-cluster"),

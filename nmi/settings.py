@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmi.flag_table import FLAG_OF, FLAGS, LogFormat, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
-from podidentity.flags import GoParser, UsageError, quoted
+from nmi.flag_table import FLAG_OF, FLAGS, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.telemetry.logs import LogFormat
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
@@ -312,14 +313,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
     SystemExit(0) after printing --help.
     """
-    parser = GoParser(prog="nmi", description="Gives pods of this node the Azure access tokens that are theirs.")
-    for flag in FLAGS:
-        parser.add_argument(
-            *flag.aliases, f"--{flag.name}", dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help
-        )
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    given = read_flags(
+        FLAGS, argv, prog="nmi", description="Gives pods of this node the Azure access tokens that are theirs."
+    )
     values = _from_environment(environ) | given
-    values["force_namespaced"] = given.get("force_namespaced", False) or _forced(environ)
+    values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
     settings = Settings(**{"node_name": "", **values})
     for name, (value, sentence) in REFUSED_UNTIL_BUILT.items():
         _demand(getattr(settings, name) != value, sentence)
@@ -335,14 +333,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
         found["azure_environment_file"] = Path(file)
     return found
-
-
-def _forced(environ: Mapping[str, str]) -> bool:
-    """Whether FORCENAMESPACED is set. What is neither true nor false is refused: ignoring it would open more."""
-    text = environ.get("FORCENAMESPACED", "")
-    if text.lower() not in ("", "true", "false", "1", "0"):
-        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
-    return text.lower() in ("true", "1")
 
 
 def not_yet(settings: Settings) -> dict[str, str]:

@@ -1,16 +1,18 @@
 """Command lines in Go's manner, because people's charts and unit files already hold such lines for the reference.
 
 Here lives the grammar (`--flag=value`, `--flag value`, `-flag`, booleans with or without a value, Go's durations) on
-top of argparse. Which flags exist and what they mean together belongs to each program's `settings`; printing an error
-and exiting belongs to its `cli`: nothing here exits, prints an error or reads the environment.
+top of argparse, and the shape of a program's table of flags. Which flags exist and what they mean together belongs to
+each program's `settings`; printing an error and exiting belongs to `exits`: nothing here does either.
 """
 
 import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn, TypeVar
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -79,6 +81,61 @@ def go_duration(text: str) -> float:
 def quoted(text: str) -> str:
     """*text* in quotes, escaped, and cut: fit for an error of one line whatever it held."""
     return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + "…")
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """The parts of *text* between its commas, without spaces around them; empty ones do not count."""
+    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
+    """A reader of *choices* that takes any case, as the reference does for --operation-mode."""
+
+    def read(text: str) -> Choice:
+        for choice in choices:
+            if text.lower() == choice.value:
+                return choice
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag of a program, and the field of its Settings that it fills."""
+
+    name: str
+    """As the reference spells it, inconsistencies included: people's charts depend on it."""
+    field: str
+    read: Callable[[str], Any]
+    help: str
+    aliases: tuple[str, ...] = ()
+
+
+def read_flags(flags: Iterable[Flag], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+    """The values that *argv* (without the program's name) gives, by field; flags left out are not in it.
+
+    Raises UsageError; SystemExit(0) after printing --help.
+    """
+    parser = GoParser(prog=prog, description=description)
+    for flag in flags:
+        names = (*flag.aliases, f"--{flag.name}")
+        parser.add_argument(*names, dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help)
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+def namespaced_by(environ: Mapping[str, str]) -> bool:
+    """Whether FORCENAMESPACED is set there, which both programs obey whatever their flag says, as in the reference.
+
+    Raises UsageError for what is neither true nor false: ignoring it would open more.
+    """
+    text = environ.get("FORCENAMESPACED", "")
+    if text.lower() not in {"", "true", "false", "1", "0"}:
+        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
+    return text.lower() in {"true", "1"}
 
 
 class GoParser(argparse.ArgumentParser):

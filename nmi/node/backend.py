@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nmi.errors import StartError
 from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
 from nmi.node.nft import NOT_PERMITTED, NftPrograms
 from nmi.node.tables import all_rules, chains_in
+from podidentity.exits import StartError
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 """The legacy tables that exist in this network namespace, one a line; no file without the kernel's module."""

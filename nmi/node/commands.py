@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from nmi.errors import StartError
+from podidentity.exits import StartError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 """Where programs are looked for: an unprivileged user's own PATH often lacks the sbin directories."""

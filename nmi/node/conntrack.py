@@ -2,9 +2,9 @@
 
 import re
 
-from nmi.errors import StartError
 from nmi.node.commands import SYSTEM_PATH, ProgramTimeoutError, find_program, run
 from nmi.node.redirect import RedirectError, RedirectRule
+from podidentity.exits import StartError
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")
 

@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from nmi.errors import StartError
+from podidentity.exits import StartError
 
 log = logging.getLogger(__name__)
 

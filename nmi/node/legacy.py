@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nmi.errors import StartError
 from nmi.node.nft import NOT_PERMITTED
 from nmi.node.redirect import CHAIN, Found, LockHeldError, RedirectError, RedirectRule
+from podidentity.exits import StartError
 
 LOCK = Path("/run/xtables.lock")
 """The file that every iptables program of the node locks; in a container it must be the node's own file."""

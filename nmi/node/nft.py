@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from nmi.errors import StartError
 from nmi.node.commands import Finished, ProgramTimeoutError, run
 from nmi.node.redirect import CHAIN, JUMP, Found, RedirectError, RedirectRule
 from nmi.node.tables import all_rules, chains_in, leads_to, normal, rules_of
+from podidentity.exits import StartError
 
 _TRIES = 4
 """Of one change, each from a fresh look. A writer as busy as kube-proxy is in the way for a few milliseconds."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 
-from nmi.errors import StartError
 from nmi.flag_table import RedirectMode, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, sysctl
 from nmi.node.backend import Backend, Detected, detect
@@ -11,6 +10,7 @@ from nmi.node.legacy import LegacyDriver
 from nmi.node.nft import NftDriver
 from nmi.node.redirect import Driver, Redirect, RedirectError, RedirectRule
 from nmi.settings import Settings
+from podidentity.exits import StartError
 
 log = logging.getLogger(__name__)
 

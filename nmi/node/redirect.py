@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from nmi.errors import StartError
+from podidentity.exits import StartError
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Driver(Protocol):
     """One way to a nat table. Each call is one consistent look or one atomic change.
 
     Each raises LockHeldError while somebody else writes, another RedirectError when it failed for now, and
-    nmi.errors.StartError when nothing but a change outside of NMI will help.
+    podidentity.exits.StartError when nothing but a change outside of NMI will help.
     """
 
     async def find(self) -> Found:

@@ -9,10 +9,10 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from nmi.errors import StartError
 from nmi.node.commands import ProgramTimeoutError, run
 from nmi.node.nft import NOT_PERMITTED
 from nmi.node.tables import all_rules, words
+from podidentity.exits import StartError
 
 CONF = Path("/proc/sys/net/ipv4/conf")
 """One directory for each interface, and `all` and `default`."""

@@ -13,9 +13,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import PurePath
 from traceback import extract_tb
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, TextIO
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -97,6 +98,13 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class TextFormatter(logging.Formatter):
     """`I1124 17:00:00.000000 nmi.app] message pod="ns/name" seconds=0.2`, times in UTC."""
 
@@ -173,14 +181,14 @@ class BoundedRepeats(logging.Filter):
         return True
 
 
-def configure(format: Literal["text", "json"], verbosity: int, stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the flag's name
+def configure(format: LogFormat, verbosity: int, stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the flag's name
     """Send the whole process's log to *stream* and nowhere else. For `cli.py`; a second call replaces the first.
 
     Verbosity as in Go's klog: 0 to 3 write INFO and above, from 4 on DEBUG.
     """
     level = logging.DEBUG if verbosity >= VERBOSE else logging.INFO
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if format is LogFormat.JSON else TextFormatter())
     handler.addFilter(BoundedRepeats(level=level))
     root = logging.getLogger()
     for former in root.handlers[:]:

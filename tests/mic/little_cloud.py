@@ -106,7 +106,7 @@ class LittleCloud:
 
     async def active(self, mic: Mic) -> None:
         async def is_active() -> bool:
-            assert mic.process.returncode is None, mic.said()
+            assert mic.process.returncode is None, f"ended with {mic.process.returncode}: {mic.said()}"
             try:
                 return await mic.page("/healthz") == "Active"
             except OSError:

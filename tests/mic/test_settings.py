@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.flag_table import FLAGS, LogFormat
+from mic.flag_table import FLAGS
 from mic.settings import Settings, not_yet, parse
 from podidentity.flags import UsageError
+from podidentity.telemetry.logs import LogFormat
 
 ENVIRON: Mapping[str, str] = {"MIC_POD_NAMESPACE": "kube-system"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nmi.errors import StartError
 from nmi.node.backend import Backend, choose, find_programs
+from podidentity.exits import StartError
 from tests.nmi.node.machines import Machine, Worker
 
 HINT = "*mangle\n:PREROUTING ACCEPT [0:0]\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n"

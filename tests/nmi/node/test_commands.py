@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nmi.errors import StartError
 from nmi.node.commands import ProgramTimeoutError, find_program, run
+from podidentity.exits import StartError
 
 
 async def test_input_output_and_exit_code_go_through() -> None:

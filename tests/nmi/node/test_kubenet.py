@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nmi.errors import StartError
 from nmi.node import kubenet
+from podidentity.exits import StartError
 
 KUBENET = "KUBELET_CONFIG=\nKUBELET_FLAGS=--cgroup-driver=systemd --network-plugin=kubenet --v=2\n"
 

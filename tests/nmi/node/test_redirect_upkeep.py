@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nmi.errors import StartError
 from nmi.node.redirect import JUMP, Found, LockHeldError, Redirect, RedirectError, RedirectRule
+from podidentity.exits import StartError
 
 RULE = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2579)
 WHOLE = Found(RULE.rules, ((1, JUMP),))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nmi.errors import StartError
 from nmi.node import sysctl
 from nmi.node.tables import all_rules
+from podidentity.exits import StartError
 from tests.nmi.node.machines import Machine
 
 GUARD = "-A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"

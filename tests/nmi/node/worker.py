@@ -6,12 +6,12 @@ import logging
 import sys
 from typing import Any
 
-from nmi.errors import StartError
 from nmi.node.backend import detect, find_programs
 from nmi.node.conntrack import find_conntrack, forget_bypassing
 from nmi.node.legacy import LegacyDriver
 from nmi.node.nft import NftDriver
 from nmi.node.redirect import Driver, Redirect, RedirectError, RedirectRule
+from podidentity.exits import StartError
 
 RULE = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2579)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nmi import cli
-from nmi.errors import StartError
 from nmi.settings import Settings
+from podidentity.exits import StartError
 from podidentity.version import VERSION
 
 ROOT = Path(__file__).parents[3]

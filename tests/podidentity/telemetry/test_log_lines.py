@@ -4,13 +4,12 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.telemetry.logs import FIELDS, VALUE_MAX, configure, quoted, redact, redacted
+from podidentity.telemetry.logs import FIELDS, VALUE_MAX, LogFormat, configure, quoted, redact, redacted
 
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJhdWQiOiJodHRwczovL3ZhdWx0In0.c2lnbmF0dXJl"
 LOG = logging.getLogger("nmi.test")
@@ -27,14 +26,14 @@ def logging_is_put_back() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-def written(format: Literal["text", "json"], *, verbosity: int = 0) -> io.StringIO:  # noqa: A002 - as the flag
+def written(format: LogFormat, *, verbosity: int = 0) -> io.StringIO:  # noqa: A002 - as the flag
     stream = io.StringIO()
     configure(format, verbosity, stream)
     return stream
 
 
 def test_a_text_line_is_klogs_head_a_message_and_fields() -> None:
-    stream = written("text")
+    stream = written(LogFormat.TEXT)
     LOG.warning("token refused", extra={"seconds": 0.25, "pod": "ns/a", "status": 403})
     head, _, rest = stream.getvalue().partition("] ")
     assert head.startswith("W")
@@ -43,7 +42,7 @@ def test_a_text_line_is_klogs_head_a_message_and_fields() -> None:
 
 
 def test_a_json_line_is_one_object() -> None:
-    stream = written("json")
+    stream = written(LogFormat.JSON)
     LOG.info('it said "no"', extra={"seconds": 0.25, "pod": "ns/a"})
     line = json.loads(stream.getvalue())
     assert line.pop("time").endswith("Z")
@@ -57,15 +56,15 @@ def test_a_json_line_is_one_object() -> None:
 
 
 def test_an_unknown_field_is_not_written() -> None:
-    stream = written("json")
+    stream = written(LogFormat.JSON)
     LOG.info("x", extra={"access_token": "secret", "pod": "a/b"})
     assert "secret" not in stream.getvalue()
     assert "access_token" not in FIELDS
 
 
-@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize("format", list(LogFormat))
 @given(value=st.text(max_size=400), message=st.text(max_size=50))
-def test_no_text_makes_a_second_line(format: Literal["text", "json"], value: str, message: str) -> None:  # noqa: A002
+def test_no_text_makes_a_second_line(format: LogFormat, value: str, message: str) -> None:  # noqa: A002
     stream = written(format)
     LOG.error("%s", message, extra={"path": value})
     line = stream.getvalue()
@@ -74,15 +73,15 @@ def test_no_text_makes_a_second_line(format: Literal["text", "json"], value: str
     assert line.isascii()
 
 
-@pytest.mark.parametrize("format", ["text", "json"])
-def test_values_are_cut(format: Literal["text", "json"]) -> None:  # noqa: A002
+@pytest.mark.parametrize("format", list(LogFormat))
+def test_values_are_cut(format: LogFormat) -> None:  # noqa: A002
     stream = written(format)
     LOG.info("x", extra={"path": "a" * 100_000})
     assert len(stream.getvalue()) < VALUE_MAX + 200
 
 
 def test_an_exception_is_one_line_with_its_place() -> None:
-    stream = written("text")
+    stream = written(LogFormat.TEXT)
     try:
         int(f"bad\nthing {JWT}")
     except ValueError:
@@ -137,7 +136,7 @@ def test_numbers_stand_bare_and_words_are_quoted() -> None:
     [(0, ["I"], ["W"]), (3, ["I"], ["W"]), (4, ["D", "I"], ["W"]), (8, ["D", "I"], ["D", "W"])],
 )
 def test_verbosity_decides_what_is_written(verbosity: int, ours: list[str], libraries: list[str]) -> None:
-    stream = written("text", verbosity=verbosity)
+    stream = written(LogFormat.TEXT, verbosity=verbosity)
     LOG.debug("a")
     LOG.info("b")
     assert [line[0] for line in stream.getvalue().splitlines()] == ours
@@ -149,6 +148,6 @@ def test_verbosity_decides_what_is_written(verbosity: int, ours: list[str], libr
 
 
 def test_configuring_again_replaces_the_first() -> None:
-    first, second = written("text"), written("text")
+    first, second = written(LogFormat.TEXT), written(LogFormat.TEXT)
     LOG.info("x")
     assert (first.getvalue(), second.getvalue().count("\n")) == ("", 1)
