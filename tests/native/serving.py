@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing_extensions import override
 
 from _native.answers import ReadyAnswer, Usage
+from _native.connection import Connection
 from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
-from _native.lane import Connection, Lane, Limits
+from _native.lane import Lane, Limits
 
 PATIENCE_SECONDS = 10.0
 RESOURCE = b"https://vault.azure.net"

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from _native.lane import Connection
+from _native.connection import Connection
 from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, reset, serving
 
 

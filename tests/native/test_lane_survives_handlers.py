@@ -6,7 +6,7 @@ import logging
 import pytest
 from typing_extensions import override
 
-from _native.lane import Connection
+from _native.connection import Connection
 from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, serving
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ["histogram", "scan", "query", "answers", "index", "lane"]
+ROOMS = ["histogram", "scan", "query", "answers", "index", "connection", "lane"]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
     "clock": set[str](),
@@ -18,7 +18,8 @@ BELOW = {
     "query": {"scan"},
     "answers": {"histogram", "clock"},
     "index": {"answers", "query"},
-    "lane": {"answers", "clock", "index", "query", "scan", "sockets"},
+    "connection": {"answers", "clock", "index", "query", "scan", "sockets"},
+    "lane": {"clock", "connection", "index", "sockets"},
 }
 """What each room may import of its own package."""
 

@@ -13,9 +13,10 @@ import time
 import uvloop
 
 from _native.answers import ReadyAnswer, Usage
+from _native.connection import Connection
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
-from _native.lane import Connection, Lane, Limits
+from _native.lane import Lane, Limits
 
 REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
 LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")

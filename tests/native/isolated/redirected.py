@@ -7,8 +7,9 @@ import asyncio
 import socket
 import subprocess
 
+from _native.connection import Connection
 from _native.index import Index
-from _native.lane import Connection, Lane, Limits
+from _native.lane import Lane, Limits
 
 METADATA = "169.254.169.254"
 RULE = "-t nat -A OUTPUT -p tcp -d {} --dport 80 -j DNAT --to-destination 127.0.0.1:{}"
