@@ -7,6 +7,7 @@ then the lease is released for whoever waits.
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 
@@ -112,7 +113,7 @@ class App:
             client,
             namespace=settings.lease_namespace,
             name=settings.lease_name,
-            identity=settings.lease_holder or host,
+            identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
         )
         self._recorder = EventRecorder(client, COMPONENT, host)
@@ -239,6 +240,14 @@ class App:
             log.warning("an AzureIdentity cannot be used; correct it", extra={"identity": name, "reason": why})
             self._recorder.record(identity, IDENTITIES, "Warning", "invalid identity", why)
         self._reconciler.identity_changed(identity)
+
+
+def candidate(name: str) -> str:
+    """What *name* calls itself in the lease: its own in every process, since who finds its own name there leads.
+
+    Two replicas under one name (a shared host network, a flag copied from one to the other) would both write.
+    """
+    return f"{name}_{secrets.token_hex(4)}"
 
 
 async def _until(stop: asyncio.Event) -> None:

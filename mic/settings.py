@@ -61,7 +61,7 @@ class Settings:
 
     # Leadership.
     lease_holder: str = ""
-    """This process's own name in the lease; empty means the host's name."""
+    """This process's name in the lease, to which it adds what makes it its own; empty means the host's name."""
     lease_namespace: str = "default"
     """Namespace of the lease."""
     lease_name: str = "aad-pod-identity-mic"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from podidctl.sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud, little_cloud
 
@@ -165,6 +166,28 @@ async def test_only_the_leader_acts_and_a_second_one_takes_over(cloud: LittleClo
     await cloud.active(second)
     cloud.remove_pod("web")
     await cloud.until(lambda: not cloud.assigned())
+
+
+async def test_two_processes_under_one_name_never_both_lead(cloud: LittleCloud) -> None:
+    flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
+    first = await cloud.mic(*flags)
+    second = await cloud.mic(*flags, active=False)
+    # Whoever took the lease for its own would do so at its first look; this one has looked, and waits.
+    lease = "leases.coordination.k8s.io"
+    looks = 0
+
+    def looked(request: Recorded) -> None:
+        nonlocal looks
+        looks += request.method == "GET" and "/leases/" in request.path
+
+    cloud.api.intercept = looked
+    await cloud.until(lambda: looks >= 3)
+    cloud.api.intercept = None
+    assert [await each.page("/healthz") for each in (first, second)] == ["Active", "Not Active"]
+    holder = cloud.api.store.get(lease, "aad-pod-identity-mic", "default")["spec"]["holderIdentity"]
+    assert holder.startswith("same_")
+    assert await first.stop() == 0
+    await cloud.active(second)
 
 
 async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
