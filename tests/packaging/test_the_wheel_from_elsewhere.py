@@ -1,0 +1,62 @@
+"""The built wheel, used away from the source tree: beside the sources they would stand in for what it lacks."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("answers", "histogram", "index", "lane", "query", "scan")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, from a copy without what git ignores: no compiled module of this tree gets in."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    sources = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    for name in filter(None, sources.decode().split("\0")):
+        if not name.startswith("tests/") and (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)]
+    subprocess.run(build, check=True, capture_output=True, timeout=150)
+    (made,) = out.glob("*.whl")
+    return made
+
+
+@pytest.mark.timeout(180)
+def test_it_holds_the_compiled_rooms_their_sources_and_their_stubs_but_no_generated_c(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for room in ROOMS:
+        assert {f"_native/{room}.pyx", f"_native/{room}.pyi"} <= names
+        assert any(name.startswith(f"_native/{room}.") and name.endswith(".so") for name in names)
+    assert not [name for name in names if name.endswith(".c")]
+    assert {"nmi/py.typed", "podidentity/py.typed", "_native/py.typed"} <= names
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", ["nmi", "mic", "podidctl"])
+def test_its_programs_run_away_from_the_source_tree(wheel: Path, program: str, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = f"import sys, {program}.cli as cli, _native.lane as lane; print(lane.__file__); sys.exit(cli.main())"
+    run = [sys.executable, "-P", "-c", code, "--version"]
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    place, said = done.stdout.splitlines()
+    assert place.startswith(str(tmp_path))
+    assert said.startswith(f"{program} ")
+
+
+@pytest.mark.timeout(180)
+def test_the_node_needs_no_package_of_azures(wheel: Path) -> None:
+    (metadata,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA")]
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    of_the_node = [line for line in required if "extra ==" not in line or "extra == 'nmi'" in line.replace('"', "'")]
+    assert len(of_the_node) >= 6
+    assert not [line for line in of_the_node if "azure" in line.lower()]
