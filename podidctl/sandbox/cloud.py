@@ -56,6 +56,8 @@ class Settings:
     """An API server that exists, on 127.0.0.1; None: the emulator."""
     schedule: bool = True
     """Whether the sandbox's own scheduler binds pods; False where another one does."""
+    run_pods: bool = True
+    """Whether the sandbox's own kubelets run pods; False where something else does, as kwok."""
     namespaces: bool | None = None
     """Real network namespaces (True), loopback addresses (False), or whatever this process may make (None)."""
     programs: bool = True
@@ -153,6 +155,7 @@ class Sandbox:
             self.folder,
             kubeconfig=self.settings.kubeconfig,
             schedule=self.settings.schedule,
+            run_pods=self.settings.run_pods,
             running=self._running,
         )
         await self.cluster.start(

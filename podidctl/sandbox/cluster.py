@@ -60,11 +60,14 @@ class Cluster:
         *,
         kubeconfig: Path | None = None,
         schedule: bool = True,
+        run_pods: bool = True,
         running: Running | None = None,
     ) -> None:
+        """Without *schedule* somebody else binds pods to nodes, without *run_pods* somebody else is the kubelet."""
         self._network = network
         self._folder = folder
         self._schedule = schedule
+        self._run_pods = run_pods
         self._running = running
         self.kubeconfig = kubeconfig or folder / "kubeconfig"
         self.api = KubeApi() if kubeconfig is None else None
@@ -176,7 +179,7 @@ class Cluster:
 
     async def _run(self, nodes: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for name, kubelet in self.kubelets.items():
+            for name, kubelet in self.kubelets.items() if self._run_pods else ():
                 tasks.create_task(kubelet.run(), name=f"kubelet of {name}")
             if self._schedule:
                 tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")

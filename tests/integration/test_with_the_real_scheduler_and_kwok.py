@@ -1,0 +1,85 @@
+"""The walk on a cluster of which nothing is ours but MIC, NMI and Azure: API server, scheduler, controllers, kwok.
+
+kwok gives a pod an address and calls it Running, but runs nothing: the test speaks in the pod's place, from the pod's
+address, on the pod's node.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.azure import DEMO_CLIENT_ID
+from podidctl.sandbox.cloud import NMI_PORT, Sandbox, Settings
+from podidctl.sandbox.fabric import Fabric
+from podidctl.sandbox.tokens import read_claims
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
+from tests.conftest import NewPlane
+from tests.integration.conftest import ROOT
+from tests.testplane import up
+
+PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
+
+
+class Pod:
+    """One kept-alive connection from the pod's address to NMI, made on its node."""
+
+    def __init__(self, sandbox: Sandbox, address: str) -> None:
+        assert isinstance(sandbox.network, Fabric)
+        entered = ("ip", "-n", sandbox.network.node_namespace("node-0"))
+        subprocess.run([*entered, "address", "add", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+        self._connection = http.client.HTTPConnection("127.0.0.1", NMI_PORT, timeout=20, source_address=(address, 0))
+        sandbox.network.call_on_node("node-0", self._connection.connect)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        self._connection.request("GET", PATH, headers={"Metadata": "true"})
+        answer = self._connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+async def status_of(sandbox: Sandbox) -> list[str]:
+    return [found.status.status for found in await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)]
+
+
+@pytest.mark.root
+@pytest.mark.plane
+async def test_a_pod_of_the_real_scheduler_gets_its_token_and_loses_it_with_its_end(
+    new_plane: NewPlane, request: pytest.FixtureRequest
+) -> None:
+    plane = await asyncio.to_thread(new_plane, scheduler=True, kwok=True)
+
+    def kubectl(*arguments: str) -> None:
+        command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=40)
+
+    settings = Settings(
+        namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, run_pods=False, environment=os.environ
+    )
+    async with Sandbox(settings) as sandbox:
+        await asyncio.to_thread(kubectl, "apply", "-f", str(ROOT / "deploy" / "demo"))
+        await asyncio.to_thread(kubectl, "wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
+        demo = await sandbox.cluster.client.get(PODS, "default", "demo")
+        assert demo.spec.node_name == "node-0"
+
+        pod = await asyncio.to_thread(Pod, sandbox, demo.status.pod_ip)
+        request.addfinalizer(pod.close)
+        status, body = await asyncio.to_thread(pod.ask)  # held until MIC has assigned the identity, if need be
+        assert status == 200, body
+        assert read_claims(body["access_token"])["appid"] == DEMO_CLIENT_ID
+        assert await status_of(sandbox) == [ASSIGNED]
+
+        await asyncio.to_thread(kubectl, "delete", "pod", "demo", "--timeout=30s")
+        status, body = await asyncio.to_thread(pod.ask)
+        assert status == 404, body
+        async with asyncio.timeout(20):
+            while await status_of(sandbox):
+                await asyncio.sleep(0.05)
+        assert sandbox.azure.arm.vm(sandbox.vm_id("node-0")).identities == frozenset()
