@@ -219,27 +219,27 @@ class Applier:
     async def _failed(self, host: Host, memory: HostMemory, change: Change, error: AzureError) -> bool:
         """Draw the lesson of a failed update, and look at what it has left; whether to try again within this round."""
         adds = [text.lower() for text in change.adds]
-        again = False
+        again, about = False, adds
         match error:
-            case BadIdentities() if bad := error.ids.intersection(adds):
+            case BadIdentities() if bad := [key for key in adds if key in error.ids]:
                 for key in bad:
                     memory.bar([key], _advice(key, error))
-                again = True
+                again, about = True, bad
                 self._warn("Azure refuses identities, which are left out and tried again later", host, error)
-            case Refused() if error.status == 400 and len(adds) > 1:
+            case Refused() if _narrows(error) and len(adds) > 1:
                 memory.most_adds = len(adds) // 2
-                again = True
+                again, about = True, []
                 self._warn("Azure refuses identities without saying which; trying with half of them", host, error)
-            case Refused() if error.status == 400 and adds:
+            case Refused() if _narrows(error) and adds:
                 memory.bar(adds, _advice(adds[0], error))
                 again = True
                 self._warn("Azure refuses an identity, which is left out and tried again later", host, error)
             case Conflict() if error.status == 412:
-                again = True
+                again, about = True, []
             case _:
                 memory.writes.failed(error, self._clock())
                 self._warn("Azure did not change the host; trying again", host, error)
-        for key in adds:
+        for key in about:
             self._tell(key, host, error)
         if not await self._read(host, memory):
             return False
@@ -247,11 +247,8 @@ class Applier:
 
     def _tell(self, identity_key: str, host: Host, error: AzureError) -> None:
         """Say on the bindings concerned why their identity is not on the host."""
-        ids = error.ids if isinstance(error, BadIdentities) else frozenset({identity_key})
-        if identity_key not in ids or isinstance(error, Conflict):
-            return
         stake = self._view.place(host.key).stakes.get(identity_key)
-        if stake is None:
+        if stake is None or isinstance(error, Conflict):
             return
         for held in list(stake.holders.values())[:TOLD_MOST]:
             spec = held.object.spec
@@ -290,6 +287,11 @@ class Applier:
 
     def _warn(self, message: str, host: Host, error: AzureError) -> None:
         log.warning(message, extra={"vm": host.text, "status": error.status, "reason": error.code, "error": error})
+
+
+def _narrows(error: Refused) -> bool:
+    """Whether the refusal is about what the update asks for, so that a part of it may be taken."""
+    return error.status == 400 or isinstance(error, BadIdentities)
 
 
 def _advice(identity_id: str, error: AzureError) -> str:

@@ -29,6 +29,10 @@ _ID: Final = re.compile(
 )
 
 
+_MENTION: Final = "microsoft.managedidentity"
+"""In the action or the scope of a refusal that is about an identity, and not about a subnet or a disk of the host."""
+
+
 class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Azure knows no such VM or scale set."""
 
@@ -38,7 +42,8 @@ class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base
 
 
 class BadIdentities(Refused):
-    """The update was refused because of certain identities: `ids` are their keys (lower-case resource ids)."""
+    """The update was refused because of certain identities: `ids` are the keys (lower-case resource ids) that could be
+    read out of the message. An id that has a quote in it, say, cannot, and then these name nobody of the update."""
 
     ids: frozenset[str] = frozenset()
 
@@ -63,7 +68,7 @@ def translated(error: BaseException) -> AzureError:
         "correlation_id": headers.get("x-ms-correlation-request-id", ""),
     }
     ids = frozenset(found.lower() for found in _ID.findall(message[:READ_MAX]))
-    if ids and code.lower() in NAMING_CODES:
+    if code.lower() in NAMING_CODES and (ids or _MENTION in message.lower()):
         bad = BadIdentities(message, **about)
         bad.ids = ids
         return bad

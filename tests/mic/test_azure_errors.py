@@ -50,6 +50,14 @@ def test_a_refusal_that_names_nobody_blames_nobody() -> None:
     assert not isinstance(error, BadIdentities)
 
 
+def test_a_refusal_about_an_identity_that_cannot_be_read_out_is_still_about_identities() -> None:
+    odd = identity_id("x") + "'y"
+    message = f"no permission for 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on '{odd}'"
+    error = answered(403, "LinkedAuthorizationFailed", message)
+    assert isinstance(error, BadIdentities)
+    assert odd.lower() not in error.ids
+
+
 def test_an_id_in_any_other_error_is_not_blamed() -> None:
     assert not isinstance(answered(400, "InvalidParameter", f"about {identity_id('one')}"), BadIdentities)
 
