@@ -10,6 +10,7 @@ Metadata Service".
 
 import asyncio
 import random as random_module
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -21,6 +22,7 @@ import msgspec
 from yarl import URL
 
 from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, Unreachable
+from podidentity.telemetry.logs import redacted
 
 TOKEN_PATH: Final = "/metadata/identity/oauth2/token"  # noqa: S105
 API_VERSION: Final = "2018-02-01"
@@ -33,6 +35,9 @@ ATTEMPT_SECONDS: Final = 10.0
 
 RETRY_DELAYS: Final = (2.0, 4.0, 8.0, 16.0)
 """Seconds before the second and each later try."""
+
+ID_MIN: Final = 16
+"""Characters. A client id has 36; what is much shorter is none, and taking it out of a sentence would spoil the words."""
 
 LAG_DELAYS: Final = (0.5, 1.0, 1.0, 1.5, 2.0)
 """Seconds between tries while IMDS lags behind Resource Manager; the last one repeats."""
@@ -198,7 +203,7 @@ class ImdsSource:
             raise Unreachable(f"no whole answer ({type(error).__name__})", code="no_answer") from error
         if status == 200:
             return self._read(body)
-        raise _failure(status, body, headers.get("Retry-After", ""), headers.get("x-ms-request-id", ""))
+        raise _failure(url, status, body, headers.get("Retry-After", ""), headers.get("x-ms-request-id", ""))
 
     def _read(self, body: bytes) -> ImdsToken:
         try:
@@ -258,7 +263,16 @@ def _number(value: str | int | None) -> int | None:
     return int(text)
 
 
-def _failure(status: int, body: bytes, retry_after: str, correlation_id: str) -> AzureError:
+def _without_ids(sentence: str, url: URL) -> str:
+    """*sentence* with the ids that were asked for redacted: Azure repeats them, and its sentences get logged."""
+    for name in ("client_id", "object_id"):
+        asked = url.query.get(name, "")
+        if len(asked) >= ID_MIN:
+            sentence = re.sub(re.escape(asked), redacted(asked), sentence, flags=re.IGNORECASE)
+    return sentence
+
+
+def _failure(url: URL, status: int, body: bytes, retry_after: str, correlation_id: str) -> AzureError:
     try:
         told = _errors.decode(body)
     except ValueError:
@@ -271,7 +285,7 @@ def _failure(status: int, body: bytes, retry_after: str, correlation_id: str) ->
     elif 400 <= status < 500 and status != 408:
         kind = Refused
     return kind(
-        told.error_description or told.error or f"status {status}",
+        _without_ids(told.error_description, url) or told.error or f"status {status}",
         status=status,
         code=told.error,
         retry_after=_seconds(retry_after),

@@ -148,6 +148,17 @@ async def test_each_status_has_its_class(status: int, kind: type[AzureError]) ->
     assert (error.retry_after, error.correlation_id) == (7.0, "0a-1b")
 
 
+@pytest.mark.parametrize("selector", ["client_id", "object_id"])
+async def test_an_error_that_repeats_the_id_asked_for_is_redacted(selector: str) -> None:
+    async with running_imds() as imds:
+        imds.script = [
+            Answer(400, error_body("unauthorized_client", f"AADSTS700016: no application '{CLIENT_ID.lower()}'"))
+        ]
+        with pytest.raises(Refused) as raised:
+            await ask(imds, **{selector: CLIENT_ID})
+    assert raised.value.message == "AADSTS700016: no application 'C11E…000a'"
+
+
 async def test_an_error_that_is_no_json_still_has_its_class() -> None:
     async with running_imds() as imds:
         imds.script = [Answer(400, b"<html>nope</html>")]
