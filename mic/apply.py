@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from mic import plan
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused
+from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused
 from mic.azure.identities import MOST_IN_ONE_UPDATE, Change, HostIdentities
 from mic.azure.memory import HostMemory
 from mic.measures import Measures
@@ -291,7 +291,7 @@ class Applier:
 
 def _narrows(error: Refused) -> bool:
     """Whether the refusal is about what the update asks for, so that a part of it may be taken."""
-    return error.status == 400 or isinstance(error, BadIdentities)
+    return error.status == 400 or isinstance(error, BadIdentities | Missing)
 
 
 def _advice(identity_id: str, error: AzureError) -> str:

@@ -21,7 +21,7 @@ from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from typing_extensions import override
 
-from mic.azure.errors import NotFound, translated
+from mic.azure.errors import AzureError, Missing, NotFound, translated
 from mic.azure.identities import GONE, Change, HostIdentities, read
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
@@ -122,9 +122,11 @@ class Compute:
     async def update(self, host: Host, change: Change) -> HostIdentities:
         """Carry out *change* and wait for its end; what is on the host then. `GONE` where Azure knows no such host.
 
-        A failure leaves open what has been done: look again.
+        A failure leaves open what has been done: look again. 404 may be about what the update names, or about the
+        operation: only a look tells whether it is about the host.
         """
         after = GONE
+        begun = False
 
         def keep(response: Any, *_: Any) -> None:
             nonlocal after
@@ -146,9 +148,15 @@ class Compute:
                         polling=GrowingPolling(retry_total=3),
                         **self._each(),
                     )
+                begun = True
                 await poller.result()
-        except NotFound:
-            return GONE
+        except NotFound as error:
+            if (await self.get(host)).gone:
+                return GONE
+            kind = AzureError if begun else Missing
+            raise kind(
+                error.message, status=error.status, code=error.code, correlation_id=error.correlation_id
+            ) from error
         return after
 
     async def aclose(self) -> None:

@@ -14,7 +14,17 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 
-__all__ = ["AzureError", "BadIdentities", "Conflict", "NotFound", "Refused", "Throttled", "Unreachable", "translated"]
+__all__ = [
+    "AzureError",
+    "BadIdentities",
+    "Conflict",
+    "Missing",
+    "NotFound",
+    "Refused",
+    "Throttled",
+    "Unreachable",
+    "translated",
+]
 
 NAMING_CODES: Final = frozenset({"linkedauthorizationfailed", "failedidentityoperation"})
 """Codes under which Azure names, in its message, the identities that it will not put on a host."""
@@ -35,6 +45,10 @@ _MENTION: Final = "microsoft.managedidentity"
 
 class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Azure knows no such VM or scale set."""
+
+
+class Missing(Refused):
+    """The host is there, and something that the update names is not: an identity's group, subscription or itself."""
 
 
 class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error

@@ -9,7 +9,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 from mic.azure.compute import Compute
-from mic.azure.errors import BadIdentities, Conflict, Refused, Throttled, Unreachable
+from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused, Throttled, Unreachable
 from mic.azure.identities import GONE, HostIdentities, change
 from podidctl.sandbox.arm import Arm
 from podidctl.sandbox.certificates import Authority
@@ -157,6 +157,19 @@ async def test_a_host_that_azure_does_not_know_is_gone(world: World) -> None:
     planned = change(HostIdentities(), [identity_id("one")], [])
     assert planned is not None
     assert await world.compute.update(on, planned) == GONE
+
+
+@pytest.mark.parametrize(("path", "kind"), [("virtualMachines", Missing), ("operations", AzureError)])
+async def test_a_404_that_is_not_about_the_host_does_not_make_it_gone(
+    world: World, path: str, kind: type[AzureError]
+) -> None:
+    on = host(vm_id())
+    planned = change(await world.compute.get(on), [identity_id("one")], [])
+    assert planned is not None
+    world.arm.mishaps.order(Mishap(status=404, path=path))
+    with pytest.raises(AzureError) as failed:
+        await world.compute.update(on, planned)
+    assert type(failed.value) is kind
 
 
 async def test_the_identities_that_azure_refuses_are_named(world: World) -> None:
