@@ -64,8 +64,8 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
     logs.configure(settings.log_format, settings.verbosity)
     log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
-    for flag, meaning in not_yet(settings).items():
-        log.warning("a flag has no effect yet; leave it out", extra={"reason": f"--{flag}: {meaning}"})
+    for given, meaning in not_yet(settings).items():
+        log.warning("a setting has no effect yet; leave it out", extra={"reason": f"{given}: {meaning}"})
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

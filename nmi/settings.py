@@ -6,11 +6,12 @@ it; what is checked here is that the settings make sense, each alone and all tog
 
 import dataclasses
 import ipaddress
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nmi.flag_table import FLAG_OF, FLAGS, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
 from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
@@ -18,6 +19,8 @@ from podidentity.telemetry.logs import LogFormat
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
+_NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+"""A DNS subdomain, as the API server demands. "$(NODE_NAME)", left as it is where no such variable is set, is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +205,13 @@ class Settings:
         )
 
     def _check_texts(self) -> None:
+        _demand(
+            self.cleanup
+            or self.node_name == ""
+            or (len(self.node_name) <= 253 and _NODE_NAME.fullmatch(self.node_name) is not None),
+            f"--node is {quoted(self.node_name)}, which no node can be called; in a pod write --node=$(NODE_NAME) and "
+            f"set NODE_NAME in its env from spec.nodeName",
+        )
         _demand(self.log_to_stderr, "--logtostderr=false cannot be: logs go to stderr only; leave it out")
         unknown = self.host_token_types - {0, 1, 2}
         _demand(
@@ -280,7 +290,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "attempts_for_created": (0, 1000),
     "attempts_for_assigned": (0, 1000),
     "find_interval_seconds": (1, 600),
-    "max_hold_seconds": (0, 600),
+    "max_hold_seconds": (1, 600),  # fetching is part of it: with nothing no token would ever come
     "redirect_interval_seconds": (1, 86_400),
     "verbosity": (0, 10),
 }
@@ -295,6 +305,8 @@ NOT_YET: Mapping[str, str] = {
     "azure_environment_file": "service principals are not served yet",
 }
 """Fields whose effect is not built yet, each with what that means; the program says so once when one is set."""
+
+_VARIABLE_OF: Mapping[str, str] = {"azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH"}
 
 REFUSED_UNTIL_BUILT: Mapping[str, tuple[object, str]] = {
     "require_redirected": (True, "--require-redirected is not built yet, and nothing would be demanded; leave it out"),
@@ -336,10 +348,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def not_yet(settings: Settings) -> dict[str, str]:
-    """Which settings were given that have no effect yet, by flag, and what that means; for one warning at the start."""
+    """What was given that has no effect yet, as the operator wrote it, and what that means, for the log."""
     defaults = {one.name: one.default for one in dataclasses.fields(settings)}
     return {
-        FLAG_OF.get(name, name): meaning
+        f"--{FLAG_OF[name]}" if name in FLAG_OF else _VARIABLE_OF[name]: meaning
         for name, meaning in NOT_YET.items()
         if getattr(settings, name) != defaults[name]
     }

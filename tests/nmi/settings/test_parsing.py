@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nmi.settings import Settings, parse
+from nmi.settings import Settings, not_yet, parse
 from podidentity.flags import UsageError
 
 NODE = "--node=n1"
@@ -20,7 +20,7 @@ NODE = "--node=n1"
         (["--metadata-header-required=false"], "metadata_header_required", False),
         (["--operation-mode=STANDARD"], "operation_mode", "standard"),
         (["--max-hold=1m"], "max_hold_seconds", 60.0),
-        (["--max-hold=0"], "max_hold_seconds", 0.0),
+        (["--drain-timeout=0"], "drain_seconds", 0.0),
         (["--host-token-types="], "host_token_types", frozenset()),
         (["--host-token-types=0, 2"], "host_token_types", frozenset({0, 2})),
         (["--exception-namespaces=a,,b ,"], "exception_namespaces", ("a", "b")),
@@ -65,6 +65,16 @@ def test_what_a_pod_knows_of_the_api_server_is_taken_from_the_environment() -> N
     assert dict(parse([NODE], {}).environ) == {}
 
 
+@pytest.mark.parametrize("name", ["n", "aks-pool-12-vmss00000a", "ip-10-0-0-1.eu.compute.internal", "n" * 253])
+def test_whatever_a_node_can_be_called_is_taken(name: str) -> None:
+    assert parse([f"--node={name}"], {}).node_name == name
+
+
+def test_what_has_no_effect_yet_is_named_as_the_operator_wrote_it() -> None:
+    settings = parse([NODE, "--enableProfile"], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"})
+    assert set(not_yet(settings)) == {"--enableProfile", "AZURE_ENVIRONMENT_FILEPATH"}
+
+
 def test_the_file_that_describes_a_cloud_is_taken_from_the_environment() -> None:
     assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"}).azure_environment_file == Path(
         "/etc/cloud.json"
@@ -97,7 +107,11 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--ipt-update-interval-sec=0"], "--ipt-update-interval-sec is 0; it may be 1 to 86400"),
         ([NODE, "--find-identity-retry-interval=0"], "--find-identity-retry-interval is 0"),
         ([NODE, "--retry-attempts-for-created=-1"], "--retry-attempts-for-created is -1"),
-        ([NODE, "--max-hold=-1s"], "--max-hold is -1; it may be 0 to 600"),
+        ([NODE, "--max-hold=-1s"], "--max-hold is -1; it may be 1 to 600"),
+        ([NODE, "--max-hold=0"], "--max-hold is 0; it may be 1 to 600"),
+        (["--node=$(NODE_NAME)"], "--node is '$(NODE_NAME)', which no node can be called"),
+        (["--node=a,metadata.name=b"], "which no node can be called"),
+        (["--node=" + "n" * 254], "which no node can be called"),
         ([NODE, "--max-hold=45"], "--max-hold: '45' lacks a unit; write 45s"),
         ([NODE, "--host-token-types=3"], "--host-token-types has 3; it may hold 0, 1 and 2 only"),
         ([NODE, "--host-token-types=a"], "--host-token-types: 'a' is not a whole number"),
