@@ -37,7 +37,7 @@ RETRY_DELAYS: Final = (2.0, 4.0, 8.0, 16.0)
 """Seconds before the second and each later try."""
 
 ID_MIN: Final = 16
-"""Characters. A client id has 36; what is much shorter is none, and taking it out of a sentence would spoil the words."""
+"""Characters. A client id has 36; what is much shorter is none, and its removal would spoil a sentence's words."""
 
 LAG_DELAYS: Final = (0.5, 1.0, 1.0, 1.5, 2.0)
 """Seconds between tries while IMDS lags behind Resource Manager; the last one repeats."""
