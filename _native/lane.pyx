@@ -10,7 +10,7 @@ one deadline for each state, no reading from a peer that does not read its answe
 """
 
 cimport cython
-from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.clock cimport NANOSECONDS, monotonic_ns
@@ -29,7 +29,7 @@ cdef enum:
     ACCEPTS_PER_TURN = 32      # an accept with its first answer costs 25 us
     LISTENER = 0xFFFFFFFF      # in place of a slot
 
-cdef double NO_DESCRIPTORS_SECONDS = 0.1   # how long to leave the listener alone when the process is out of descriptors
+cdef double REST_SECONDS = 0.1             # how long to leave the listener alone when it cannot be accepted from
 cdef double SWEEP_SECONDS = 0.25           # how late a deadline may be noticed, or a quarter of the shortest
 cdef int64_t FAILURE_QUIET_NS = 60 * <int64_t>NANOSECONDS  # between two log lines: a peer may cause many
 
@@ -124,6 +124,8 @@ cdef class Lane(Owner):
             raise ValueError("the lane serves TCP over IPv4: the redirected address has no IPv6 form")
         if listener.getblocking():
             raise ValueError("the listener blocks; call setblocking(False) before start()")
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("the socket does not listen; call listen() before start()")
         self.listener_fd = listener.fileno()
         # Accepted connections inherit both. An answer is one send, so there is nothing to wait for before sending it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
@@ -258,8 +260,12 @@ cdef class Lane(Owner):
 
     def _accept_again(self):
         self.acceptor = None
-        if self.listener is not None:
+        if self.listener is None:
+            return
+        try:
             self.watch_listener()
+        except OSError:
+            self.acceptor = self.loop.call_later(REST_SECONDS, self._accept_again)
 
     # Called by connections.
 
@@ -318,7 +324,7 @@ cdef class Lane(Owner):
             if fd < 0:
                 if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
                     continue
-                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                if errno != EAGAIN:
                     self.rest_from_accepting()
                 return 0
             self.accepted += 1
@@ -358,9 +364,9 @@ cdef class Lane(Owner):
         return connection
 
     cdef int rest_from_accepting(self) except -1:
-        """Out of descriptors: the listener would be ready for ever, and the loop would spin on it."""
+        """Out of descriptors or the like: the listener would be ready for ever, and the loop would spin on it."""
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listener_fd, NULL)
-        self.acceptor = self.loop.call_later(NO_DESCRIPTORS_SECONDS, self._accept_again)
+        self.acceptor = self.loop.call_later(REST_SECONDS, self._accept_again)
         return 0
 
     def _deliver_losses(self):

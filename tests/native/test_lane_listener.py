@@ -1,0 +1,101 @@
+"""The listener never makes the loop spin and is never given up: turns are taken by hand, on a loop of our own."""
+
+import asyncio
+import os
+import resource
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+
+from _native.index import Index
+from _native.lane import Lane, Limits
+
+
+class Handle:
+    def cancel(self) -> None:
+        """Nothing runs by itself here."""
+
+
+class HandLoop:
+    """What a Lane needs of a loop; the test runs what it was given."""
+
+    def __init__(self) -> None:
+        self.epoll = -1
+        self.turn: Callable[[], None] = lambda: None
+        self.later: list[Callable[[], None]] = []
+
+    def add_reader(self, fd: int, call: Callable[[], None]) -> None:
+        self.epoll, self.turn = fd, call
+
+    def remove_reader(self, fd: int) -> None:
+        assert fd == self.epoll
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Handle:
+        assert seconds > 0
+        self.later.append(call)
+        return Handle()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        raise AssertionError("nothing here has to be put off")
+
+    def is_ready(self) -> bool:
+        """Whether a loop would call the turn again at once."""
+        return bool(select.select([self.epoll], [], [], 0)[0])
+
+
+def nobody(connection: Any) -> Any:
+    raise AssertionError(connection)
+
+
+@contextmanager
+def listening() -> Iterator[tuple[HandLoop, socket.socket]]:
+    loop, lane = HandLoop(), Lane(index=Index(), general=nobody, limits=Limits())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
+        yield loop, listener
+        lane.close()
+
+
+def test_a_socket_that_does_not_listen_is_refused() -> None:
+    lane = Lane(index=Index(), general=nobody, limits=Limits())
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        with pytest.raises(ValueError, match="listen"):
+            lane.start(cast("asyncio.AbstractEventLoop", HandLoop()), sock)
+    lane.close()
+
+
+def test_a_listener_that_somebody_shut_down_does_not_make_the_loop_spin() -> None:
+    with listening() as (loop, listener):
+        listener.shutdown(socket.SHUT_RDWR)
+        assert loop.is_ready()
+        loop.turn()
+        assert not loop.is_ready()
+        loop.later.pop()()
+        assert loop.is_ready(), "it is tried again after a while"
+
+
+def test_a_listener_that_cannot_be_watched_again_yet_is_tried_once_more() -> None:
+    with listening() as (loop, listener), socket.create_connection(listener.getsockname()):
+        free = os.dup(0)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            loop.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not loop.is_ready()
+        with select.epoll.fromfd(os.dup(loop.epoll)) as same:
+            same.register(listener, 0)  # so that the lane cannot
+            loop.later.pop()()
+            assert not loop.is_ready()
+            same.unregister(listener)
+            loop.later.pop()()
+        assert loop.is_ready()
