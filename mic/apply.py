@@ -35,6 +35,8 @@ SETTLING_MOST_SECONDS: Final = 120.0
 LEASE_WAIT_SECONDS: Final = 30.0
 TOLD_MOST: Final = 10
 """Of how many pods an Event tells that their identity was refused; the message of each object tells it too."""
+REFUSED_SECONDS: Final = 15.0
+"""Pause before an object that the API server refused is tried again; events of the host try it too."""
 IDLE_SECONDS: Final = 30.0
 """Pause of a host that waits for something else: the news of that is an event, and this only in case it is missed."""
 
@@ -115,13 +117,14 @@ class Applier:
     async def revoke(self, key: str) -> Done:
         """Revoke what nobody wants any more. Beside the rounds, since those may be waiting for Azure."""
         written = await self._writer.carry_out(plan.revocations(self._view.place(key)))
-        return Done(failed=written.error is not None)
+        return Done(failed=written.error is not None, again_after=REFUSED_SECONDS if written.refused else None)
 
     async def _round(self, key: str, picture: Picture) -> Done:
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         asked = await self._look(key, picture, memory)
         before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy))
-        if asked and before.error is None:
+        if asked:
+            # Also where some write failed: what has no record is not added, and what still stands is not taken off.
             await self._change(key, memory)
         picture = self._view.place(key)
         why = self._reasons(picture, memory)
@@ -131,7 +134,10 @@ class Applier:
             return Done(failed=True)
         if before.stale or after.stale:
             return Done(again_after=STALE_SECONDS)
-        return Done(again_after=self._next_try(self._view.place(key), memory, asked=asked))
+        again = self._next_try(self._view.place(key), memory, asked=asked)
+        if before.refused or after.refused:
+            again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
+        return Done(again_after=again)
 
     async def _look(self, key: str, picture: Picture, memory: HostMemory) -> bool:
         """Ask Azure if there is reason to and the time has come; whether `memory.known` is fresh."""

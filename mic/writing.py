@@ -38,6 +38,10 @@ APPLY_ERROR: Final = "binding apply error"
 """Reasons of Events as the reference words them: people's alerts look for them."""
 
 
+REFUSALS: Final = frozenset({400, 403, 413, 422})
+"""Statuses by which the API server says that it is the object, or our role, and not the moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """How the steps went."""
@@ -46,6 +50,9 @@ class Written:
     """Some object was not as thought; it has been read again, so that planning once more makes sense at once."""
     error: ApiError | None = None
     """The last failure that only time can cure."""
+    refused: bool = False
+    """The API server does not take some object as it is (a quota, an admission rule, its size): that one's own matter,
+    and no reason to hold back others."""
 
 
 class Writer:
@@ -81,6 +88,7 @@ class Writer:
         return Written(
             stale=any(outcome.stale for outcome in outcomes),
             error=next((outcome.error for outcome in outcomes if outcome.error is not None), None),
+            refused=any(outcome.refused for outcome in outcomes),
         )
 
     async def _one(self, step: Step) -> Written:
@@ -157,6 +165,13 @@ class Writer:
                 return Written(stale=True)
             case Conflict() | Invalid() if key is not None and await self._read_again(key):
                 return Written(stale=True)
+            case _ if error.status in REFUSALS:
+                log.warning(
+                    "an assigned identity is refused by the API server; see what its namespace and our role allow",
+                    extra=_about(step) | {"error": error},
+                )
+                self._told_refused(step, error)
+                return Written(refused=True)
             case _:
                 log.warning(
                     "an assigned identity could not be written; trying again", extra=_about(step) | {"error": error}
@@ -176,6 +191,15 @@ class Writer:
             return False
         self._view.wrote(stored)
         return before is None or before.object != stored
+
+    def _told_refused(self, step: Step, error: ApiError) -> None:
+        if isinstance(step, plan.Create | plan.Update):
+            want = step.want
+            message = (
+                f"Binding {want.binding.metadata.name} not applied on node {want.node} "
+                f"for pod {'/'.join(want.pod.key)}: the API server refuses its AzureAssignedIdentity: {error.message}"
+            )
+            self._recorder.record(want.binding, BINDINGS, "Warning", APPLY_ERROR, message)
 
     def _told_applied(self, node: str, held: Held | None) -> None:
         if held is not None:

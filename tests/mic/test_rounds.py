@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from mic.apply import Applier
+from mic.apply import REFUSED_SECONDS, Applier
 from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.measures import Measures
@@ -381,6 +381,34 @@ async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> 
     stage.api.intercept = None
     assert await stage.round() == Done()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+@pytest.mark.parametrize("status", [403, 422, 500])
+async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(stage: Stage, status: int) -> None:
+    stage.bind()
+    await stage.round()
+    stage.unbind()
+    stage.bind("fine")
+    stage.view.identities.upserted(None, identity("over-quota", namespace="team", namespaced=True))
+    stage.view.bindings.upserted(None, binding("over-quota", namespace="team", identity="over-quota", selector="team"))
+    stage.view.pods.upserted(None, pod("web", namespace="team", label="team"))
+    stage.api.store.create("namespaces", {"metadata": {"name": "team"}})
+
+    def refuse(request: Recorded) -> StatusError | None:
+        theirs = request.method == "POST" and "/namespaces/team/azureassigned" in request.path
+        return StatusError(status, "No", "exceeded quota") if theirs else None
+
+    stage.api.intercept = refuse
+    done = await stage.round()
+    assert stage.statuses() == {"fine-default-fine": "Assigned"}
+    assert {key.rpartition("/")[2] for key in stage.hosts.state.attached} == {"fine"}
+    if status == 500:
+        assert done.failed
+    else:
+        assert done == Done(again_after=REFUSED_SECONDS), "not failed, which would hold back the host's other events"
+        await stage.recorder.flushed()
+        told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
+        assert told == {"over-quota"}
 
 
 async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -> None:
