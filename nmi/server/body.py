@@ -84,4 +84,5 @@ class Chunked:
 
 
 def body_too_large() -> Refusal:
-    return Refusal(Reason.BODY_TOO_LARGE, "The body of the request is too large.", "see which client sends this")
+    sentence = "The body of the request is too large."
+    return Refusal(Reason.BODY_TOO_LARGE, sentence, f"{sentence} See which client sends it.")

@@ -167,8 +167,9 @@ def _bounded(digits: str) -> int:
 
 def bad(what: str) -> Refusal:
     """A refusal of the request's syntax; *what* it has that it should not have, in our words."""
-    return Refusal(Reason.BAD_SYNTAX, f"The request is malformed: it has {what}.", "see which client sends this")
+    sentence = f"The request is malformed: it has {what}."
+    return Refusal(Reason.BAD_SYNTAX, sentence, f"{sentence} See which client sends it.")
 
 
 def too_large(sentence: str) -> Refusal:
-    return Refusal(Reason.HEAD_TOO_LARGE, sentence, "see which client sends this")
+    return Refusal(Reason.HEAD_TOO_LARGE, sentence, f"{sentence} See which client sends it.")

@@ -76,4 +76,4 @@ def _decoded(text: str) -> str:
 
 
 def _refuse(sentence: str) -> Refusal:
-    return Refusal(Reason.BAD_PARAMETERS, sentence, "the workload's request is malformed: see which client it uses")
+    return Refusal(Reason.BAD_PARAMETERS, sentence, f"{sentence} See which client the workload uses.")

@@ -276,3 +276,9 @@ def test_how_bytes_are_cut_changes_nothing(data: bytes, step: int) -> None:
 
     assert requests == [each for each in pieces if isinstance(each, Request)]
     assert len(whole) == len(pieces), "refused in the one way and not in the other"
+
+
+def test_the_log_tells_an_operator_what_is_malformed_too() -> None:
+    [found] = read(head("Host: h", "A: b", " c"))
+    assert isinstance(found, Refusal)
+    assert found.sentence in found.detail

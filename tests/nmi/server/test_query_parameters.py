@@ -72,6 +72,7 @@ def test_a_query_that_two_readers_could_read_differently_is_refused(query: str) 
 
     assert isinstance(found, Refusal)
     assert found.reason is Reason.BAD_PARAMETERS
+    assert found.sentence in found.detail, "the log tells an operator what is wrong, too"
 
 
 def test_as_many_parameters_as_allowed_pass() -> None:
