@@ -152,7 +152,11 @@ class GeneralLane:
                 self._host.deadlines.add(deadline)
                 outcome = await pending()
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
-            outcome = handlers.late(peer) if deadline.expired() else handlers.failed(peer, error)
+            outcome = (
+                handlers.late(peer, stopping=self._host.draining)
+                if deadline.expired()
+                else handlers.failed(peer, error)
+            )
         finally:
             self._host.deadlines.discard(deadline)
         self._task = None

@@ -139,9 +139,9 @@ class Handlers:
         self._decisions.failed(self._subject(peer)[0], error)
         return self.refuse(peer, _INTERNAL)
 
-    def late(self, peer: str) -> Outcome:
-        """The outcome of a request whose answer was not there in time."""
-        return self.refuse(peer, _LATE)
+    def late(self, peer: str, *, stopping: bool = False) -> Outcome:
+        """The outcome of a request whose answer was not there in time, or before this server had to stop."""
+        return self.refuse(peer, _STOPPING if stopping else _LATE)
 
     def _token(self, peer: str, request: Request, destination: Destination) -> Outcome | Pending:
         if request.method != "GET":
@@ -282,6 +282,11 @@ _BLOCKED: Final = Refusal(
     Reason.BLOCKED_PATH, "Instance metadata is blocked on this node.", "blocked by --block-instance-metadata"
 )
 _LATE: Final = Refusal(Reason.TIMED_OUT, "The answer was not there in time.", "see what the token sources log")
+_STOPPING: Final = Refusal(
+    Reason.TIMED_OUT,
+    "The token server of this node stops; try again.",
+    "NMI stops, and the request still waited at the end of the drain: nothing to do, its client tries again",
+)
 _INTERNAL: Final = Refusal(
     Reason.INTERNAL, "The request failed because of a defect.", "report the traceback that stands in this log"
 )

@@ -250,6 +250,7 @@ async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves
         reply = await client.reply()
         assert (reply.status, reply.headers["connection"]) == (503, "close")
         assert "retry-after" in reply.headers
+        assert b"stops; try again" in reply.body
         await running.server.aclose()
         assert await half.rest() == b""
         assert running.server._tasks == set()
