@@ -124,6 +124,7 @@ class Feed:
                 "index_size": lambda: len(index),
                 "parked": lambda: self._parking.waiting,
                 "stale": lambda: float(self.stale()),
+                "failed_reads": lambda: self._reads.failed,
             },
         )
 

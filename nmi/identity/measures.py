@@ -32,7 +32,7 @@ class IdentityMeasures:
         registry.register(self)
 
     def watch(self, watches: Mapping[str, Watch], gauges: Mapping[str, Callable[[], float]]) -> None:
-        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale."""
+        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, failed_reads."""
         self._watches = watches
         self._gauges = gauges
 
@@ -56,6 +56,14 @@ class IdentityMeasures:
             ("stale", "1 while a watch is silent past its deadline."),
         ):
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=float(gauges[name]()) if name in gauges else 0.0)
+        errors = Metric(
+            "aadpodidentity_kubernetes_api_operations_errors_count",
+            "Reads that the API server did not answer.",
+            "counter",
+        )
+        failed = float(gauges["failed_reads"]()) if "failed_reads" in gauges else 0.0
+        errors.add_sample(errors.name, {"operation_type": "get_pod_list"}, failed)
+        yield errors
         yield GaugeMetricFamily(f"{PREFIX}held_requests", "Requests waiting for an assignment.", value=self.held)
         yield CounterMetricFamily(
             f"{PREFIX}unverified_grants", "Grants while the API server could not confirm them.", value=self.unverified

@@ -83,6 +83,8 @@ class DoubtReads:
         self._pods: _Shared[Pod | None] = _Shared(clock)
         self._assigned: _Shared[Sequence[AzureAssignedIdentity]] = _Shared(clock)
         self._unanswered_until = float("-inf")
+        self.failed = 0
+        """Reads that were sent and not answered, or not to the point."""
 
     async def pod(self, namespace: str, name: str, uid: str) -> Pod | None:
         """The pod of that name as it is now, or None if there is none. Raises UnansweredError.
@@ -123,6 +125,7 @@ class DoubtReads:
                 return await read
         except (ApiError, TimeoutError) as error:
             self._unanswered_until = self._clock() + UNANSWERED_SECONDS
+            self.failed += 1
             log.warning(
                 "a read about a pod was not answered: see whether the API server is up and NMI's role allows get, list",
                 extra={"error": str(error) or type(error).__name__},
