@@ -74,8 +74,11 @@ async def run(settings: Settings) -> None:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)
     except* (AccessError, PortInUse, RedirectError) as group:
-        first = group.exceptions[0]
-        raise StartError(str(first)) from first
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        told = first.strerror if isinstance(first, PortInUse) else ""  # str() of an OSError begins with its number
+        raise StartError(told or str(first)) from first
 
 
 class App:

@@ -3,6 +3,7 @@
 Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start.py).
 """
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,14 @@ def test_ctrl_c_ends_it_without_a_traceback(
     monkeypatch.setattr(cli, "_app", lambda: run)
     assert cli.main(["--node=a"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_port_that_is_in_use_is_told_in_words_alone() -> None:
+    with socket.create_server(("", 0)) as holder:
+        port = holder.getsockname()[1]
+        done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={port ^ 1}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
 
 
 def test_neither_version_nor_usage_loads_what_serves() -> None:
