@@ -139,7 +139,9 @@ class Redirect:
         Raises StartError, or RedirectError when the table cannot be changed.
         """
         fault = await self._ensure()
-        log.info("the redirect is in place", extra={"reason": fault or "it was there already"})
+        log.info(
+            "the redirect is in place; reason says how it was found", extra={"reason": fault or "it was there already"}
+        )
 
     async def verify(self) -> bool:
         """Look once and repair; whether there was anything to repair. Waits for a held lock; raises RedirectError."""

@@ -68,7 +68,7 @@ class TokenMeasures:
         errors.add_sample(errors.name, {"operation_type": USER_ASSIGNED}, self._errors)
         yield errors
         for name, text, value in (
-            ("cache_hits", "Token requests answered from the node's cache.", self.hits),
+            ("cache_hits", "Token requests answered from the node's cache, beside lane_fast_answers.", self.hits),
             ("cache_misses", "Token requests that waited for a fetch.", self.misses),
             ("fetches", "Fetches of a token begun; shared ones count once.", self.fetches),
             ("refreshes", "Fetches begun ahead of expiry.", self.refreshes),
