@@ -251,7 +251,11 @@ cdef class Connection:
         self.deadline_ns = monotonic_ns() + self.owner.head_ns
         self.owner.handed_over += 1
         if self.general is None:
-            self.general = self.owner.general(self)
+            general = self.owner.general(self)
+            if self.state == CLOSED:  # while it was made
+                self.owner.tell_lost(general)
+                return 0
+            self.general = general
         return 0
 
     cdef int tell_peer_left(self) except -1:

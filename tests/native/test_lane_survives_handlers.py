@@ -7,7 +7,7 @@ import pytest
 from typing_extensions import override
 
 from _native.connection import Connection
-from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, serving
+from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, Serving, serving
 
 
 class Broken(Holding):
@@ -117,6 +117,87 @@ async def test_an_interrupt_is_passed_on_and_the_lane_could_go_on() -> None:
             second.send(REQUEST)
             lane.turn()
             assert second.recv(15) == b"HTTP/1.1 200 OK"
+
+
+async def test_an_interrupted_turn_still_tells_of_the_end() -> None:
+    async with serving(Interrupted) as lane:
+        with lane.connected() as only:
+            only.send(OTHER_REQUEST)
+            with pytest.raises(KeyboardInterrupt):
+                lane.turn()
+            assert lane.generals[0].calls == ["data", "lost"]
+
+
+async def test_an_interrupt_leaves_nobody_waiting_for_their_next_turn() -> None:
+    async with serving(Interrupted) as lane:
+        with lane.connected() as first, lane.connected() as second:
+            first.send(REQUEST * 32 + OTHER_REQUEST)
+            second.send(REQUEST * 64)
+            lane.turn()
+            assert lane.count("fast_answers") == 64, "one share each"
+            with pytest.raises(KeyboardInterrupt):
+                lane.lane._go_on()  # type: ignore[attr-defined]  # private, and so not in the stub
+            await lane.until(lambda: lane.count("fast_answers") == 96)
+
+
+async def test_an_interrupt_by_one_that_is_told_of_its_end_keeps_nobody_from_being_told() -> None:
+    interrupts = [KeyboardInterrupt()]
+
+    class InterruptedOnce(Holding):
+        @override
+        def connection_lost(self) -> None:
+            super().connection_lost()
+            if interrupts:
+                raise interrupts.pop()
+
+    async with serving(InterruptedOnce) as lane:
+        for _ in range(3):
+            (await lane.connect()).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 3)
+        with pytest.raises(KeyboardInterrupt):
+            lane.lane.close()
+        for each in lane.generals:
+            await each.until("lost")
+
+
+async def test_ends_are_told_one_after_the_other_and_never_within_each_other() -> None:
+    depths = [0]
+
+    class EndingAll(Holding):
+        @override
+        def connection_lost(self) -> None:
+            depths.append(depths[-1] + 1)
+            super().connection_lost()
+            lane.lane.close_idle()
+            depths.append(depths[-1] - 1)
+
+    async with serving(EndingAll) as lane:
+        for _ in range(3):
+            (await lane.connect()).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 3)
+        lane.lane.close()
+    assert depths == [0, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("end", ["finish", "close the lane"])
+async def test_a_general_lane_whose_connection_ends_while_it_is_made_is_told_so(end: str) -> None:
+    made: list[Serving] = []
+
+    def ending(connection: Connection) -> Recorder:
+        if end == "finish":
+            connection.finish()
+        else:
+            made[0].lane.close()
+        return Recorder(connection)
+
+    async with serving(ending) as lane:
+        made.append(lane)
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        assert await peer.ending() == b""
+        await peer.close()
+        await lane.generals[0].until("lost")
+        assert lane.generals[0].calls == ["lost"]
 
 
 async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
