@@ -104,7 +104,8 @@ def asks_azure(
 ) -> bool:
     """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
 
-    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway.
+    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway. Whose an identity is
+    without any record is always asked anew: the last look may be hours old where nothing of the cluster was on the host.
     """
     if picture.host is None:
         return False
@@ -113,7 +114,7 @@ def asks_azure(
     return any(
         key not in quarantined if stake.wanted > 0 else _ours(stake, policy) or stake.undecided > 0
         for key, stake in picture.stakes.items()
-        if (stake.wanted > 0) != (key in known.attached)
+        if (stake.wanted > 0) != (key in known.attached) or not (stake.owned or stake.foreign or stake.wanted == 0)
     )
 
 

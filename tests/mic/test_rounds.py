@@ -175,6 +175,22 @@ async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stag
     assert stage.hosts.calls == ["get", "update"]
 
 
+async def test_what_was_seen_on_the_host_long_ago_decides_nothing(stage: Stage) -> None:
+    stage.hosts.state = HostIdentities(
+        type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}
+    )
+    stage.bind()
+    await stage.round()
+    stage.unbind()
+    await stage.round()
+    assert stage.statuses() == {}
+    stage.hosts.state = HostIdentities()  # whoever put it there has taken it off
+    stage.bind()
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert identity_id("demo").lower() in stage.hosts.state.attached
+
+
 async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a_minute(stage: Stage) -> None:
     for name in ("one", "two", "three"):
         stage.bind(name)
