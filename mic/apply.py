@@ -269,6 +269,10 @@ class Applier:
         if memory.known is not None and memory.known.gone and picture.host is not None:
             why = f"Azure knows no {picture.host.text}"
             return dict.fromkeys(picture.stakes, why)
+        refusal = memory.reads.refusal or memory.writes.refusal
+        if refusal and picture.host is not None:
+            why = f"Azure refuses MIC on {picture.host.text} ({refusal}): check its credentials and its role there"
+            return dict.fromkeys(picture.stakes, why) | memory.barred()
         return memory.barred()
 
     def _next_try(self, picture: Picture, memory: HostMemory, *, asked: bool) -> float | None:

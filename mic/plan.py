@@ -104,8 +104,8 @@ def asks_azure(
 ) -> bool:
     """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
 
-    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway. Whose an identity is
-    without any record is always asked anew: the last look may be hours old where nothing of the cluster was on the host.
+    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway. Whose an identity
+    without any record is, is always asked anew: where nothing of the cluster was on the host, the last look may be old.
     """
     if picture.host is None:
         return False

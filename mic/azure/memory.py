@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mic.azure.errors import AzureError
+from mic.azure.errors import AzureError, Refused
 from mic.azure.identities import MOST_IN_ONE_UPDATE, HostIdentities
 
 BARRED_FIRST_SECONDS: Final = 30.0
@@ -30,15 +30,19 @@ class Waits:
     """When the next call of one kind to one host may be made: after Retry-After, else after a growing pause."""
 
     until: float = 0.0
+    refusal: str = ""
+    """How Azure refused the last call, where repeating it alone will not help; the same words each time."""
     _failures: int = 0
 
     def failed(self, error: AzureError, now: float) -> None:
         pause = min(WAIT_FIRST_SECONDS * 2**self._failures, WAIT_MOST_SECONDS)
         self._failures = min(self._failures + 1, 16)
         self.until = now + max(pause, error.retry_after or 0.0)
+        told = " ".join(filter(None, (str(error.status or ""), error.code)))
+        self.refusal = (told or "no token") if isinstance(error, Refused) else ""
 
     def succeeded(self) -> None:
-        self.until, self._failures = 0.0, 0
+        self.until, self.refusal, self._failures = 0.0, "", 0
 
 
 @dataclass(slots=True)

@@ -312,6 +312,18 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
     assert stage.statuses() == {}
 
 
+async def test_an_object_says_that_azure_refuses_us_altogether(stage: Stage) -> None:
+    stage.hosts.unread = [Refused("no", status=403, code="AuthorizationFailed")]
+    stage.bind()
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Created"}
+    assert "(403 AuthorizationFailed): check its credentials and its role" in stage.message("demo-default-demo")
+    stage.time.now += 60.0
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert stage.message("demo-default-demo") == ""
+
+
 async def test_failures_of_azure_are_repeated_after_growing_pauses(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [AzureError("broken", status=500) for _ in range(3)]
