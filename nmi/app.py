@@ -26,7 +26,7 @@ from nmi.node.plumbing import Plumbing
 from nmi.node.redirect import RedirectError
 from nmi.server.measures import Measures
 from nmi.server.passthrough import MetadataProxy
-from nmi.server.policy import ServerPolicy
+from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy
 from nmi.server.server import Server
 from nmi.server.target import Forwarding
 from nmi.settings import Settings, not_yet
@@ -280,6 +280,8 @@ def server_policy(settings: Settings) -> ServerPolicy:
         forwarding=forwarding,
         answer_seconds=settings.max_hold_seconds + 10,
         log_each_request=settings.verbosity >= logs.VERBOSE,
+        # The lane ends a connection whose next head is not whole after head_seconds: stop reading before it does.
+        pipeline_seconds=min(PIPELINE_SECONDS, settings.head_seconds / 2),
     )
 
 

@@ -1,8 +1,11 @@
 """What the operator decided about the listener, as one frozen value. `nmi.app` fills it from the settings."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from nmi.server.target import Forwarding
+
+PIPELINE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class ServerPolicy:
     log_each_request: bool = False
     """Write a line for each request (`-v 4`). The fast lane formats none, so it is left out then."""
     sizes: Sizes = field(default_factory=Sizes)
-    pipeline_seconds: float = 5.0
+    pipeline_seconds: float = PIPELINE_SECONDS
     """How long an answer may take with part of the next request behind it, before the connection ends with that answer.
     Less than the lane's head_seconds."""
     answer_seconds: float = 55.0
