@@ -2,7 +2,7 @@
 
 import pytest
 
-from nmi.app import limits, server_policy
+from nmi.app import server_policy
 from nmi.settings import parse
 
 
@@ -11,7 +11,7 @@ def test_reading_stops_before_the_lane_would_cut_a_connection_with_a_request_beh
     head_timeout: str,
 ) -> None:
     settings = parse(["--node=n1", f"--head-timeout={head_timeout}"], {})
-    assert server_policy(settings).pipeline_seconds < limits(settings).head_seconds
+    assert server_policy(settings).pipeline_seconds < settings.head_seconds
 
 
 def test_it_does_not_stop_sooner_than_it_must() -> None:
