@@ -31,7 +31,7 @@ from podidentity.azure.imds import is_identity_not_found
 _UNKNOWN_ADDRESS: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
     "No pod is known at this address.",
-    "no pod of this node has it: a host-network or finished pod, a process of the node, or a watch that is behind",
+    "no pod of this node has it alone: a host-network or finished pod, a process of the node, or a watch behind",
 )
 _LATE: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
