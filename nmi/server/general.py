@@ -42,7 +42,7 @@ _UNKNOWN_MANNER: Final = Manner(keep_alive=False, http_1_0=False, head_only=Fals
 
 
 class Link(Protocol):
-    """What is needed of a `_native.lane.Connection`."""
+    """What is needed of a `_native.connection.Connection`."""
 
     @property
     def peer(self) -> str: ...
@@ -75,7 +75,7 @@ class Host(Protocol):
 
 
 class GeneralLane:
-    """Implements `_native.lane.GeneralLane` for one connection."""
+    """Implements `_native.connection.GeneralLane` for one connection."""
 
     __slots__ = ("_connection", "_ended", "_host", "_hurry", "_last", "_reader", "_task", "_written")
 

@@ -113,10 +113,13 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
     path, _, query = target.partition("?")
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
     found: dict[str, str] = {}
-    for pair in query.split("&"):
-        require(not re.search(r"%(?![0-9A-Fa-f]{2})", pair))
+    pairs = [pair for pair in query.split("&") if pair]
+    require(len(pairs) <= 32, Verdict.UNSURE)
+    for pair in pairs:
+        require(not re.search(r"%(?![0-9A-Fa-f]{2})|;", pair))
         name, _, value = pair.partition("=")
         name, value = decoded(name), decoded(value)
+        require(not any(ord(character) < 0x20 or ord(character) == 0x7F for character in name + value))
         require(name not in found)
         found[name] = value
     require(found.get("resource"))

@@ -108,7 +108,7 @@ class FakeProxy:
 
 
 class FakeConnection:
-    """Keeps `_native.lane.Connection`'s contract, and complains where its caller does not."""
+    """Keeps `_native.connection.Connection`'s contract, and complains where its caller does not."""
 
     def __init__(self, peer: str = PEER) -> None:
         self._peer = peer
