@@ -139,6 +139,7 @@ class App:
             self._measures,
             batch=settings.write_batch,
             per_second=settings.writes_per_second,
+            may_write=lambda: self._elector.remaining_seconds() > 0,
         )
         immutable = {*settings.immutable_client_ids, config.user_assigned_client_id.lower()} - {""}
         self._applier = Applier(

@@ -16,7 +16,7 @@ from mic.claims import Held
 from mic.measures import Measures
 from mic.view import View
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound, Unreachable
 from podidentity.kube.events import EventRecorder, TokenBucket
 from podidentity.resources import (
     ASSIGNED,
@@ -70,14 +70,18 @@ class Writer:
         *,
         batch: int,
         per_second: float,
+        may_write: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """*may_write*: whether we still lead, asked right before each request: a process that was suspended wakes up
+        in the middle of its writes, long after somebody else took over."""
         self._client = client
         self._view = view
         self._recorder = recorder
         self._measures = measures
         self._slots = asyncio.Semaphore(batch)
         self._pace = TokenBucket(per_second, max(1.0, per_second), clock)
+        self._may_write = may_write
         self._clock = clock
 
     async def carry_out(self, steps: Iterable[Step]) -> Written:
@@ -94,6 +98,8 @@ class Writer:
     async def _one(self, step: Step) -> Written:
         async with self._slots:
             await self._pace.wait()
+            if not self._may_write():
+                return Written(error=Unreachable("the leader lease has run out, so nothing is written"))
             operation, began = _OPERATIONS[type(step)], self._clock()
             try:
                 await self._request(step)

@@ -127,7 +127,7 @@ async def stage() -> AsyncIterator[Stage]:
     view.nodes.upserted(None, node("n0"))
     applier = Applier(
         view,
-        Writer(client, view, recorder, measures, batch=4, per_second=1000.0),
+        Writer(client, view, recorder, measures, batch=4, per_second=1000.0, may_write=lambda: lease[0] > 0),
         hosts,
         recorder,
         measures,
@@ -370,6 +370,16 @@ async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> N
     stage.applier._sleep = renewed
     assert await stage.round() == Done()
     assert len(stage.time.slept) >= 3
+
+
+async def test_no_object_is_written_once_the_lease_has_run_out(stage: Stage) -> None:
+    stage.lease[0] = 0.0
+    stage.bind()
+    assert (await stage.round()).failed
+    assert stage.statuses() == {}
+    stage.lease[0] = 60.0
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
 async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
