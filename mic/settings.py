@@ -171,7 +171,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "lease_seconds": (2, 3600),
     "probe_port": (1, 65_535),
     "metrics_port": (1, 65_535),
-    "verbosity": (0, 10),
+    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
 }
 
 NOT_YET: Final[Mapping[str, str]] = {

@@ -23,6 +23,8 @@ from podidentity.resources import Kind, Resource, Wire
 log = logging.getLogger(__name__)
 
 
+LOOK_SECONDS: Final = 1.0
+"""How often who waits looks at the lease: a leader that stopped in order is followed within two seconds."""
 EXPIRY_JITTER_SECONDS: Final = 0.2
 """So that several candidates do not all write in the millisecond in which a lease expires."""
 
@@ -140,7 +142,7 @@ class Elector:
                 log.warning("the leader lease cannot be read; trying again", extra={"error": error})
             # Look again just after the holder's time is up, else once in a while: a released lease shows only then.
             left = self._observed_at + self._theirs - self._clock()
-            pause = self._retry * (1 + self._random() / 5)
+            pause = min(self._retry, LOOK_SECONDS) * (1 + self._random() / 5)
             await asyncio.sleep(min(pause, left + self._random() * EXPIRY_JITTER_SECONDS) if left > 0 else pause)
 
     async def _try_to_take(self) -> bool:

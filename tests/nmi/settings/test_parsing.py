@@ -129,7 +129,7 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--allowed-ad-endpoints=login.example"], "write it as https://host/"),
         ([NODE, "--custom-user-agent=a\r\nb: c"], "--custom-user-agent must be printable ASCII"),
         ([NODE, "--custom-user-agent=" + "a" * 201], "at most 200 characters"),
-        ([NODE, "--v=11"], "--v is 11"),
+        ([NODE, "--v=-1"], "--v is -1"),
         ([NODE, "--logtostderr=false"], "logs go to stderr only"),
         ([NODE, "--fail-closed"], "--fail-closed is not built yet"),
         ([NODE, "--require-redirected"], "--require-redirected is not built yet"),

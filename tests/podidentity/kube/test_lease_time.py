@@ -50,6 +50,16 @@ async def test_failing_renewals_are_tried_again_before_giving_up(server: Scripte
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_leader_that_stops_in_order_is_followed_within_two_seconds(
+    server: ScriptedServer, client: Client
+) -> None:
+    server.others += [lease("other", "t", seconds=60), lease("", "u", "2"), lease("me", "v", "3")]
+    task = asyncio.create_task((running := elector(client, 60)).run())
+    await asyncio.wait_for(running.acquired(), 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, client: Client) -> None:
     gone = status(404, "NotFound")
     server.others += [gone, lease("me", "t"), gone, gone]
