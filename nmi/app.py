@@ -92,6 +92,7 @@ class App:
         self._plumbing = Plumbing(settings)
         self._feed: Feed | None = None
         self._server: Server | None = None
+        self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
         self._active = False
         NodeMeasures(self._registry, self._plumbing)
@@ -134,7 +135,7 @@ class App:
         self._feed = feed
         listener.listen(BACKLOG)
         await server.start(listener)
-        self._server = server
+        self._server, self._listener = server, listener
         await self._plumbing.install()
         self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the redirect")
         self._active = True
@@ -149,7 +150,9 @@ class App:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
             await self._remove_redirect()
-        if self._server is not None:
+        if self._server is not None and self._listener is not None:
+            self._server.stop_accepting()
+            self._listener.close()  # whoever connects now is refused at once, instead of hanging until the exit
             await self._server.drain(self._settings.drain_seconds)
         raise Stopped
 

@@ -85,13 +85,17 @@ class Server:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a request's task failed because of a defect; report this traceback", exc_info=error)
 
+    def stop_accepting(self) -> None:
+        """Leave the listener alone from now on: its owner may close it. Idempotent."""
+        self._lane.stop_accepting()
+
     async def drain(self, seconds: float) -> int:
         """Accept nothing more, answer what is open, close the rest; how many connections are left at the end.
 
         What is not answered after *seconds* is answered 503, for which there is LAST_WORD_SECONDS more.
         """
         self.draining = True
-        self._lane.stop_accepting()
+        self.stop_accepting()
         left = await self._emptied(seconds)
         if left:
             now = asyncio.get_running_loop().time()

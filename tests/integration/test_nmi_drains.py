@@ -1,0 +1,63 @@
+"""SIGTERM with a request open: it is answered, and whoever comes new is refused at once, not left hanging."""
+
+import asyncio
+import http.client
+import os
+import signal
+from typing import Any
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity.resources import PODS
+
+PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
+POD: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "waiting", "namespace": "default", "labels": {"aadpodidbinding": "nothing-yet"}},
+    "spec": {"containers": [{"name": "main", "image": "pause"}]},
+}
+
+
+def metrics(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/metrics")
+    try:
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+async def test_a_held_request_is_answered_and_new_connections_are_refused() -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s"])) as sandbox:
+        await sandbox.cluster.apply(POD)
+        async with asyncio.timeout(15):
+            while not (address := (await sandbox.cluster.client.get(PODS, "default", "waiting")).status.pod_ip):
+                await asyncio.sleep(0.02)
+        nmi = sandbox.nmis["node-0"]
+        host, _, port = nmi.url.removeprefix("http://").partition(":")
+
+        def connect() -> http.client.HTTPConnection:
+            connection = http.client.HTTPConnection(host, int(port), timeout=20, source_address=(address, 0))
+            connection.connect()
+            return connection
+
+        held = await asyncio.to_thread(connect)
+        held.request("GET", PATH, headers={"Metadata": "true"})
+        async with asyncio.timeout(10):
+            while "aadpodidentity_nmi_held_requests 1" not in await asyncio.to_thread(metrics, nmi.metrics_port):
+                await asyncio.sleep(0.02)
+        nmi.program.signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    (await asyncio.to_thread(connect)).close()
+                except ConnectionRefusedError:
+                    break
+                await asyncio.sleep(0.01)
+        assert nmi.program.returncode is None, "it is draining"
+        answer = await asyncio.to_thread(held.getresponse)
+        assert answer.status == 503
+        assert answer.headers["Retry-After"]
+        held.close()
+        async with asyncio.timeout(20):
+            assert await nmi.program.wait() == 0
