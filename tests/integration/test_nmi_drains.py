@@ -28,7 +28,9 @@ def metrics(port: int) -> str:
 
 
 async def test_a_held_request_is_answered_and_new_connections_are_refused() -> None:
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s"])) as sandbox:
+    async with Sandbox(
+        Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=1s"])
+    ) as sandbox:
         await sandbox.cluster.apply(POD)
         async with asyncio.timeout(15):
             while not (address := (await sandbox.cluster.client.get(PODS, "default", "waiting")).status.pod_ip):
