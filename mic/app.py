@@ -43,6 +43,7 @@ from podidentity.resources import (
 from podidentity.telemetry.logs import configure
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import HttpEndpoints, PortInUse
+from podidentity.telemetry.watches import WatchMeasures
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,16 @@ class App:
         self._assigned = Informer(client, ASSIGNED_IDENTITIES, view.assigned)
         self._probes = HttpEndpoints(EVERY_ADDRESS, settings.probe_port, healthz=self.health, flag="--http-probe-port")
         self._metrics = HttpEndpoints(EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port")
+        WatchMeasures(registry, "aadpodidentity_mic_").watch(
+            {
+                "pods": self._pods,
+                "nodes": self._nodes,
+                "identities": self._identities,
+                "bindings": self._bindings,
+                "assigned_identities": self._assigned,
+            }
+        )
+        self._measures.watch("mic_events_dropped", "Events left out, being too many", lambda: self._recorder.dropped)
         self._measures.watch(
             "mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(self._reconciler)
         )

@@ -1,20 +1,14 @@
 """What the identity room counts, read by a collector at each scrape. No label takes a value that a pod can choose."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from podidentity.telemetry.watches import Watch, WatchMeasures
+
 PREFIX: Final = "aadpodidentity_nmi_"
-
-
-class Watch(Protocol):
-    """What of an informer is exported."""
-
-    @property
-    def restarts(self) -> int: ...
-    def staleness_seconds(self) -> float: ...
 
 
 class IdentityMeasures:
@@ -27,28 +21,17 @@ class IdentityMeasures:
         """Grants made though a watch was silent, or the pod was ending, and the API server did not answer."""
         self.retired_by_read = 0
         """Pods that a read found gone before the watch told of it."""
-        self._watches: Mapping[str, Watch] = {}
+        self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
         registry.register(self)
 
     def watch(self, watches: Mapping[str, Watch], gauges: Mapping[str, Callable[[], float]]) -> None:
         """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, failed_reads."""
-        self._watches = watches
+        self._watches.watch(watches)
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
-        staleness = GaugeMetricFamily(
-            f"{PREFIX}watch_staleness_seconds", "Age of the watch's last sign of life.", labels=["watch"]
-        )
-        restarts = CounterMetricFamily(
-            f"{PREFIX}watch_restarts", "Times that a watch failed or broke off.", labels=["watch"]
-        )
-        for name, watch in self._watches.items():
-            staleness.add_metric([name], watch.staleness_seconds())
-            restarts.add_metric([name], watch.restarts)
-        yield staleness
-        yield restarts
         gauges = dict(self._gauges)
         for name, text in (
             ("index_size", "Addresses that answer for a pod."),

@@ -36,6 +36,8 @@ async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud) -> 
     page = await mic.page("/metrics")
     assert "aadpodidentity_assigned_identity_addition_count 1.0\n" in page
     assert 'aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 2.0' in page
+    assert 'aadpodidentity_mic_watch_staleness_seconds{watch="bindings"}' in page
+    assert "aadpodidentity_mic_events_dropped 0.0\n" in page
     assert await mic.stop() == 0
     assert "Traceback" not in mic.said()
 

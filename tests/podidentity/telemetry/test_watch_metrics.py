@@ -1,0 +1,30 @@
+"""What a scrape shows of a program's watches."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from podidentity.telemetry.metrics import expose
+from podidentity.telemetry.watches import WatchMeasures
+
+
+@dataclass
+class Still:
+    """A watch that has said nothing for so long, and broke off so often."""
+
+    silent_seconds: float
+    restarts: int
+
+    def staleness_seconds(self) -> float:
+        return self.silent_seconds
+
+
+def test_each_watch_shows_its_silence_and_its_restarts_under_its_name() -> None:
+    registry = CollectorRegistry()
+    measures = WatchMeasures(registry, "aadpodidentity_mic_")
+    assert "watch=" not in expose(registry).decode()
+    measures.watch({"pods": Still(12.5, 3), "nodes": Still(0.0, 0)})
+    lines = expose(registry).decode().splitlines()
+    assert 'aadpodidentity_mic_watch_staleness_seconds{watch="pods"} 12.5' in lines
+    assert 'aadpodidentity_mic_watch_restarts_total{watch="pods"} 3.0' in lines
+    assert 'aadpodidentity_mic_watch_staleness_seconds{watch="nodes"} 0.0' in lines
