@@ -129,3 +129,14 @@ def apply_definitions(running: up.Plane) -> None:
     subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
     wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
     subprocess.run(wait, check=True, capture_output=True, timeout=60)
+    # Established is not all: for a moment a list may still be answered by 404, then by 429 while the storage starts.
+    deadline = time.monotonic() + 20
+    for plural in ("azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions"):
+        while True:
+            try:
+                running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")
+                break
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)

@@ -7,7 +7,6 @@ the real nat rule where this process may make namespaces, on loopback addresses 
 import asyncio
 import http.client
 import os
-import secrets
 import shutil
 import tempfile
 import uuid
@@ -24,7 +23,7 @@ from podidctl.sandbox.fabric import Fabric
 from podidctl.sandbox.kubelet import Running
 from podidctl.sandbox.network import METADATA_ADDRESS, Loopback, Network, Place
 from podidctl.sandbox.processes import Program, python
-from podidctl.sandbox.serving import listening
+from podidctl.sandbox.serving import free_ports
 from podidctl.sandbox.tokens import TokenMint
 
 ACTIVE_SECONDS: Final = 30.0  # both programs take about a second; a busy machine takes longer
@@ -34,7 +33,6 @@ SCALE_SET: Final = "pool"
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
-PORTS: Final = range(12_000, 20_000)  # below every system's range for outgoing connections
 # What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
@@ -199,7 +197,7 @@ class Sandbox:
 
     async def start_mic(self) -> None:
         """Start the real MIC on this machine."""
-        self.mic_probe_port, self.mic_metrics_port = _free_port(), _free_port()
+        self.mic_probe_port, self.mic_metrics_port = free_ports(2)
         self.mic = await Program.start(
             "mic",
             python(
@@ -302,7 +300,8 @@ class Sandbox:
         """NMI's own port, its probes' and its metrics': the usual ones where nobody else can have them."""
         if self.redirects:
             return NMI_PORT, NMI_PROBE_PORT, NMI_METRICS_PORT
-        return _free_port(), _free_port(), _free_port()
+        port, probe_port, metrics_port = free_ports(3)
+        return port, probe_port, metrics_port
 
     def _may_make_namespaces(self) -> bool:
         if self.settings.namespaces is None:
@@ -331,16 +330,3 @@ def _probe(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    """A port that nobody listens on. Not one that the kernel gives to outgoing connections: until the program for which
-    it is meant listens, somebody else would have it."""
-    for _ in range(100):
-        port = PORTS.start + secrets.randbelow(len(PORTS))
-        try:
-            listening("0.0.0.0", port).close()  # noqa: S104 - probes are served on every address
-        except OSError:
-            continue
-        return port
-    raise SandboxError(f"no free port among {PORTS.start} to {PORTS.stop - 1}: end some of the programs that listen")

@@ -5,7 +5,9 @@ the fault proxy, which also works in front of real servers.
 """
 
 import asyncio
+import contextlib
 import json
+import random
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -82,6 +84,17 @@ def answer(
         content_type="application/json",
         charset="utf-8",
     )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below those that the kernel hands out: no outgoing connection takes one meanwhile."""
+    found: list[int] = []
+    for port in random.sample(range(12_000, 20_000), 2_000):
+        if len(found) == count:
+            break
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            found.append(port)
+    return found
 
 
 def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:

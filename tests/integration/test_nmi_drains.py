@@ -60,6 +60,7 @@ async def test_a_held_request_is_answered_and_new_connections_are_refused() -> N
         answer = await asyncio.to_thread(held.getresponse)
         assert answer.status == 503
         assert answer.headers["Retry-After"]
+        await asyncio.to_thread(answer.read)
         held.close()
         async with asyncio.timeout(20):
             assert await nmi.program.wait() == 0

@@ -1,11 +1,8 @@
 """An API server, Resource Manager and sign-in of the sandbox, and the real `python -m mic` as a process on top."""
 
 import asyncio
-import contextlib
 import json
 import os
-import random
-import socket
 import sys
 import time
 import urllib.request
@@ -20,6 +17,7 @@ from podidctl.sandbox.arm import Arm
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.directory import Directory
 from podidctl.sandbox.kubeapi.server import KubeApi
+from podidctl.sandbox.serving import free_ports
 from podidctl.sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
 
@@ -214,14 +212,3 @@ async def little_cloud(folder: Path) -> AsyncIterator[LittleCloud]:
         await api.stop()
         await arm.stop()
         await aad.stop()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those that the kernel hands out: no outgoing connection takes one meanwhile."""
-    found: list[int] = []
-    for port in random.sample(range(12_000, 32_000), 2_000):
-        if len(found) == count:
-            break
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            found.append(port)
-    return found

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS, free_ports, little_cloud
+from podidctl.sandbox.serving import free_ports
+from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
 
 SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 

@@ -12,6 +12,7 @@ import pytest
 
 from nmi import cli
 from nmi.settings import Settings
+from podidctl.sandbox.serving import free_ports
 from podidentity.exits import StartError
 from podidentity.version import VERSION
 
@@ -107,9 +108,9 @@ def test_ctrl_c_ends_it_without_a_traceback(
 
 
 def test_a_port_that_is_in_use_is_told_in_words_alone() -> None:
-    with socket.create_server(("", 0)) as holder:
-        port = holder.getsockname()[1]
-        done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={port ^ 1}")
+    port, other = free_ports(2)
+    with socket.create_server(("", port)):
+        done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={other}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
 
