@@ -28,6 +28,9 @@ Who asks, and for what
   It rests on what is decided now: an answer that was fetched under an older decision is not let in.
     test_index.py::test_an_answer_of_an_older_decision_is_not_let_in
     test_lane_answers_fast.py::test_a_record_that_was_invalidated_answers_nothing
+  Where only redirected connections are to be served, any other gets no fast answer in its whole life.
+    test_redirected_connections.py::test_a_redirected_connection_tells_where_it_was_meant_to_go_and_gets_fast_answers_where_a_direct_one_does_not
+    test_redirected_connections.py::test_on_loopback_without_any_rule_nobody_gets_a_fast_answer_that_only_the_redirected_get
 
 How fast a peer sends and reads, and how often it connects
   Silence, a head in drops and unread answers end at a deadline that no single byte moves.
@@ -37,15 +40,30 @@ How fast a peer sends and reads, and how often it connects
   Who does not read is not read from, so what is kept for one connection is bounded.
     test_lane_back_pressure.py::test_requests_wait_while_answers_do
     test_lane_hands_over.py::test_a_held_connection_is_not_read_until_it_is_resumed
-  One pod takes neither all places nor a whole turn.
+  One pod takes neither all places nor a whole turn, however many connections it sends on.
     test_lane_limits.py::test_one_peer_gets_its_places_and_no_more
     test_lane_limits.py::test_one_turn_serves_one_connection_a_few_requests_only
+    test_lane_limits.py::test_what_one_peer_sends_without_pause_delays_the_next_peers_request_by_one_of_its_own_only
+    test_lane_limits.py::test_who_connects_very_often_delays_the_first_request_of_others_by_few_of_its_own
+  Pods that hoard all places together, idle or slow, cannot keep out one that has fewer; it loses none to them.
+    test_lane_makes_room.py::test_those_who_hoard_all_places_cannot_keep_another_out_and_lose_alike
+    test_lane_makes_room.py::test_with_nothing_idle_a_slow_peers_place_goes_to_one_that_has_fewer
+    test_lane_makes_room.py::test_a_newcomer_takes_the_place_that_the_greediest_peer_has_used_least_lately
+  A request that is being answered is never cut to make room.
+    test_lane_makes_room.py::test_a_request_that_is_being_answered_is_never_cut
+  Thousands of connections that come to their deadline together do not hold up the loop.
+    test_lane_deadlines.py::test_many_that_are_late_together_are_closed_a_part_at_a_time
+  All of that at once, against the real program (in tests/integration): another pod's p99 stays under 50 ms.
+    ../integration/test_greedy_pods.py::test_a_flood_from_one_pod_does_not_show_in_anothers_p99
+    ../integration/test_greedy_pods.py::test_5000_idle_connections_from_one_pod_that_may_have_them_do_not_show
+    ../integration/test_greedy_pods.py::test_sixteen_pods_that_hold_every_place_cannot_keep_a_seventeenth_from_being_served
   When descriptors run out, those who are connected are served, and nothing spins.
     test_lane_limits.py::test_out_of_descriptors_those_who_are_connected_are_served
     test_lane_limits.py::test_out_of_descriptors_the_listener_rests_and_then_goes_on
 
 How a connection ends
-  Its place is given back, and nothing is left of it.
+  Its place is given back, even where memory ran out when it was taken, and nothing is left of it.
+    test_lane_listener.py::test_out_of_memory_a_connection_is_closed_and_not_counted
     test_lane_limits.py::test_places_are_given_back_however_a_connection_ends
     test_leaks.py::test_nothing_is_left_of_thousands_of_connections
   Whoever gets its descriptor or slot next hears nothing that was meant for it.

@@ -1,10 +1,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from _native.answers cimport ANSWER_MAX
-from _native.index cimport Index
+from _native.answers cimport ANSWER_MAX, ReadyAnswer
+from _native.index cimport Index, PodRecord
 
 cdef enum:
     READ_MAX = 16 * 1024       # bytes per recv: 75 pipelined requests; also what a connection can make us keep unread
+
+cdef enum:
+    LINGER_NS = 1_000_000_000  # a peer on the same node has read its answer by then
 
 cdef enum State:
     CLOSED       # zero on purpose
@@ -15,6 +18,25 @@ cdef enum State:
     FINISHING    # closed once everything written has been sent
     LINGERING    # all is sent and our side shut down; waiting for the peer's
 
+cdef class Peer:
+    """What a lane keeps of an address while it has connections: which, and whose turn it is among them.
+
+    `places` and `lane` write it.
+    """
+    cdef object address      # as Index keys it
+    cdef int open            # its connections
+    cdef int held            # those of them that are HELD
+    cdef Connection first    # of them
+    cdef list order          # (rank, serial, connection) of them, those first to go at the end; may be out of date
+    cdef Peer previous, next  # in Places.by_count, while listed
+    cdef bint listed
+    cdef object queue        # deque of connections that wait for their turn, once one has
+    cdef uint64_t arrived_in  # Owner.turn in which it last connected
+    cdef int arrivals        # connections in that turn
+    cdef uint64_t served     # Owner.turn in which the general lane last worked for it
+
+cdef class Connection
+
 cdef class Owner:
     cdef Index index
     cdef object general           # makes a connection's GeneralLane
@@ -22,18 +44,28 @@ cdef class Owner:
     cdef bint require_metadata
     cdef bint draining
     cdef int epoll
+    cdef uint64_t turn            # a peer gets the general lane's work for one request in each
     cdef uint64_t fast_answers, handed_over
     cdef Py_ssize_t joined        # bytes in outbox; none while anything but one connection's consume() runs
+    cdef Connection first_due, last_due  # a list of those that have an answer due
     cdef unsigned char[READ_MAX] inbox
     cdef char[ANSWER_MAX] outbox
     cdef int later(self, Connection connection) except -1
+    cdef int hold(self, Connection connection, bint held) except -1
     cdef int forget(self, Connection connection) except -1
     cdef int tell_lost(self, object general) except -1
 
 cdef class Connection:
     cdef Owner owner
     cdef object general      # the GeneralLane of this connection, once one was needed
-    cdef object peer_key     # the peer's address as Index keys it
+    cdef object peer_key     # the peer's address as Index keys it; None if no answer is ready for this connection ever
+    cdef ReadyAnswer due     # what the owner has it send at the end of this turn
+    cdef int64_t due_since   # when its request was read
+    cdef Connection next_due  # in Owner.first_due's list
+    cdef PodRecord record    # peer_key's in Index, as of its version looked_up
+    cdef uint64_t looked_up
+    cdef Peer holder         # the peer, as the lane's places have it
+    cdef Connection preceding, following  # among its holder's
     cdef bytes unread        # received and not looked at yet: its turn was over, or it does not read its answers
     cdef bytes unsent        # written, and not taken by the socket yet, from unsent_from on
     cdef Py_ssize_t unsent_from
@@ -48,19 +80,22 @@ cdef class Connection:
     cdef bint registered
     cdef bint busy           # consume() is on the stack: it goes on by itself when the general lane is done
     cdef bint peer_left      # the general lane was told
+    cdef bint queued         # in its holder's queue
     # What the owner calls.
     cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t slot, uint32_t serial) except -1
     cdef int on_events(self, uint32_t events) except -1
-    cdef int read(self) except -1
+    cdef bint read(self) except -1
     cdef int go_on(self) except -1
     cdef int arm(self) except -1
-    cdef bint is_late(self, int64_t now_ns) noexcept
-    cdef int shut_if_idle(self) except -1
+    cdef int send_due(self) except -1
     cdef int shut(self) except -1
     # The rest is its own.
     cdef bint is_open(self) noexcept
+    cdef int leave_hold(self) except -1
     cdef int consume(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1
+    cdef int owe(self, ReadyAnswer answer, int64_t since) except -1
+    cdef int answered(self, ReadyAnswer answer, int64_t since, bint close) except -1
     cdef int hand_over(self) except -1
     cdef int tell_peer_left(self) except -1
     cdef int join(self, const char *data, Py_ssize_t size) except -1

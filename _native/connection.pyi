@@ -10,7 +10,10 @@ class GeneralLane(Protocol):
     """
 
     def data_received(self, data: bytes) -> None:
-        """The next bytes, from the first one of a request on; the first call after resume() begins a new request."""
+        """The next bytes, from the first one of a request on, up to the next blank line or as many as there are.
+
+        The first call after resume() begins a new request. Between two calls other peers have their turn.
+        """
     def peer_gone(self) -> None:
         """The peer closed its side, or all of it, while a request was being answered: whoever waits may stop."""
     def connection_lost(self) -> None:
@@ -19,6 +22,10 @@ class GeneralLane(Protocol):
 @disjoint_base
 class Owner:
     """What a connection needs of the lane that accepted it; made as a Lane only."""
+
+@final
+class Peer:
+    """What a lane keeps of one address; made and used by the lane only."""
 
 @final
 class Connection:
@@ -33,7 +40,10 @@ class Connection:
     def open(self) -> bool:
         """Whether something written now would still be sent: neither closed nor finished."""
     def original_destination(self) -> tuple[str, int] | None:
-        """Where the peer meant to connect before a nat rule redirected it (SO_ORIGINAL_DST); None if not redirected."""
+        """Where the peer meant to connect before a nat rule redirected it (SO_ORIGINAL_DST); None if not redirected.
+
+        None as well where the kernel tracks no connections (ENOPROTOOPT) or not this one (ENOENT). Two system calls.
+        """
     def write(self, data: bytes) -> None:
         """Send, in order; what the socket does not take at once is kept and sent when it can be."""
     def finish(self) -> None:

@@ -16,19 +16,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from _native.answers cimport ANSWER_MAX, ReadyAnswer
-from _native.clock cimport NANOSECONDS, monotonic_ns
+from _native.clock cimport monotonic_ns
 from _native.index cimport PodRecord
-from _native.query cimport Query, read_query
-from _native.scan cimport DONE, Head, scan_head
+from _native.redirects cimport redirected_from
+from _native.scan cimport DONE, Head, scan_head, to_blank_line
 from _native.sockets cimport *
 
 from typing import Protocol
 
 cdef enum:
+    NOTHING = 0                # no events: epoll is to be asked anew, whatever it was asked before
     REQUESTS_PER_TURN = 32     # of one connection, before the others have theirs
     LINGER_BYTES = 256 * 1024  # read and thrown away after the last answer, so that closing does not reset it away
-
-cdef int64_t LINGER_NS = NANOSECONDS   # a peer on the same node has read its answer by then
 
 
 class GeneralLane(Protocol):
@@ -39,7 +38,11 @@ class GeneralLane(Protocol):
 
 cdef class Owner:
     cdef int later(self, Connection connection) except -1:
-        """Call its go_on() in a turn of its own, if it has unread bytes."""
+        """Call its go_on() when its peer's turn comes, if it has unread bytes or is FRESH."""
+        raise NotImplementedError
+
+    cdef int hold(self, Connection connection, bint held) except -1:
+        """It is HELD from now on, or no longer."""
         raise NotImplementedError
 
     cdef int forget(self, Connection connection) except -1:
@@ -49,6 +52,12 @@ cdef class Owner:
     cdef int tell_lost(self, object general) except -1:
         """Call general.connection_lost() when no call into or out of a general lane is on the stack."""
         raise NotImplementedError
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Peer:
+    pass
 
 
 @cython.final
@@ -68,23 +77,14 @@ cdef class Connection:
 
     @property
     def peer(self):
-        return dotted(self.peer_key)
+        return dotted(self.holder.address)
 
     @property
     def open(self):
         return self.is_open()
 
     def original_destination(self):
-        cdef sockaddr_in meant, local
-        cdef socklen_t size = sizeof(sockaddr_in)
-        if self.fd < 0 or getsockopt(self.fd, IPPROTO_IP, SO_ORIGINAL_DST, &meant, &size) != 0:
-            return None  # ENOENT: connection tracking knows nothing of it, so nothing was rewritten
-        size = sizeof(sockaddr_in)
-        if getsockname(self.fd, <sockaddr *>&local, &size) != 0:
-            return None
-        if meant.sin_addr.s_addr == local.sin_addr.s_addr and meant.sin_port == local.sin_port:
-            return None
-        return dotted(meant.sin_addr.s_addr), ntohs(meant.sin_port)
+        return None if self.fd < 0 else redirected_from(self.fd)
 
     def write(self, bytes data not None):
         if self.is_open():
@@ -94,6 +94,7 @@ cdef class Connection:
     def finish(self):
         if not self.is_open():
             return
+        self.leave_hold()
         self.state = FINISHING
         self.deadline_ns = 0
         self.unread = None
@@ -104,18 +105,25 @@ cdef class Connection:
     def pause(self):
         if self.state == HANDED_OVER:
             self.state = HELD
+            self.owner.hold(self, True)
             self.deadline_ns = 0
             self.arm()
 
     def resume(self):
         if self.state != HELD and self.state != HANDED_OVER:
             return
+        self.leave_hold()
         self.state = IDLE
         self.deadline_ns = monotonic_ns() + self.owner.idle_ns
         if not self.busy:
             self.owner.later(self)
             self.settle()
             self.arm()
+
+    cdef int leave_hold(self) except -1:
+        if self.state == HELD:
+            self.owner.hold(self, False)
+        return 0
 
     cdef bint is_open(self) noexcept:
         return self.state != CLOSED and self.state != FINISHING and self.state != LINGERING
@@ -143,11 +151,14 @@ cdef class Connection:
         if events & EPOLLOUT:
             self.send_rest()
         if events & EPOLLIN:
-            self.read()
+            # What is still there, or an end that came together with what was read, would not be told again.
+            if self.read() or events & EPOLLRDHUP:
+                self.armed = NOTHING
         self.arm()
         return 0
 
-    cdef int read(self) except -1:
+    cdef bint read(self) except -1:
+        """Read once, if nothing is in the way; whether there may be more."""
         cdef Py_ssize_t size
         if self.state == CLOSED or self.state == HELD or self.state == FINISHING:
             return 0
@@ -164,12 +175,15 @@ cdef class Connection:
             self.thrown_away += size
             if self.thrown_away > LINGER_BYTES:
                 self.shut()
-            return 0
-        return self.consume(self.owner.inbox, size)
+        else:
+            self.consume(self.owner.inbox, size)
+        return size == READ_MAX
 
     cdef int go_on(self) except -1:
-        """Look at what was left unread, if nothing is in the way any more."""
+        """Look at what was left unread, if nothing is in the way any more, or for the first time."""
         cdef bytes data = self.unread
+        if self.state == FRESH:
+            return self.read()
         if data is None or self.unsent is not None or (self.state != IDLE and self.state != HANDED_OVER):
             return 0
         self.unread = None
@@ -178,20 +192,25 @@ cdef class Connection:
     cdef int consume(self, const unsigned char *data, Py_ssize_t size) except -1:
         """Answer the requests in *data* in their order, or hand them over; keep what has to wait."""
         cdef Py_ssize_t at = 0
-        cdef int answered = 0
+        cdef Py_ssize_t length
+        cdef int count = 0
         self.busy = True
         try:
             while at < size:
                 if self.state == HANDED_OVER:
-                    rest = PyBytes_FromStringAndSize(<const char *>data + at, size - at)
-                    at = size
+                    if self.holder.served == self.owner.turn:
+                        break
+                    self.holder.served = self.owner.turn
+                    length = to_blank_line(data + at, size - at)
+                    rest = PyBytes_FromStringAndSize(<const char *>data + at, length)
+                    at += length
                     self.general.data_received(rest)
                 elif self.state != IDLE and self.state != FRESH:
                     break
-                elif answered == REQUESTS_PER_TURN or self.unsent is not None:
+                elif count == REQUESTS_PER_TURN or self.unsent is not None:
                     break
                 else:
-                    answered += 1
+                    count += 1
                     if not self.answer_fast(data, size, &at):
                         self.hand_over()
             self.flush_joined()
@@ -206,12 +225,10 @@ cdef class Connection:
         return 0
 
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
-        """Answer the request that stands at *at*, which moves on; False if it is not for the fast owner."""
+        """Answer the request that stands at *at*, which moves on; False if it is not for the fast lane."""
         cdef Owner owner = self.owner
         cdef int64_t begun = monotonic_ns()
-        cdef int64_t done
         cdef Head head
-        cdef Query query
         cdef PodRecord record
         cdef ReadyAnswer answer
         cdef const char *text
@@ -219,29 +236,64 @@ cdef class Connection:
         cdef bint close
         if scan_head(data + at[0], size - at[0], &head) != DONE or (owner.require_metadata and not head.metadata):
             return False
-        if not read_query(data + at[0] + head.query.start, head.query.stop - head.query.start, &query):
-            return False
-        record = owner.index.of(self.peer_key)
+        if self.looked_up != owner.index.version:
+            self.record = owner.index.of(self.peer_key)
+            self.looked_up = owner.index.version
+        record = self.record
         if record is None or record.suspended or owner.index.suspended:
             return False
-        answer = record.lookup(&query, begun)
+        answer = record.asked(data + at[0] + head.query.start, head.query.stop - head.query.start, begun)
         if answer is None:
             return False
         at[0] += head.size
         close = head.close or owner.draining
+        if at[0] >= size and owner.joined == 0 and not close:
+            self.state = IDLE
+            self.owe(answer, begun)
+            return True
         text = answer.written(begun, close, &length)
         if at[0] >= size and owner.joined == 0:
             self.send_bytes(text, length)
         else:
             self.join(text, length)
+        self.answered(answer, begun, close)
+        return True
+
+    cdef int owe(self, ReadyAnswer answer, int64_t since) except -1:
+        """Send it at the end of the turn: reading and sending each keep the kernel's code for it in the cache."""
+        cdef Owner owner = self.owner
+        self.due = answer
+        self.due_since = since
+        if owner.last_due is None:
+            owner.first_due = self
+        else:
+            owner.last_due.next_due = self
+        owner.last_due = self
+        return 0
+
+    cdef int send_due(self) except -1:
+        cdef ReadyAnswer answer = self.due
+        cdef const char *text
+        cdef Py_ssize_t length = 0
+        if answer is None:  # closed since its request was read
+            return 0
+        self.due = None
+        text = answer.written(self.due_since, False, &length)
+        self.send_bytes(text, length)
+        self.answered(answer, self.due_since, False)
+        self.settle()
+        return self.arm()
+
+    cdef int answered(self, ReadyAnswer answer, int64_t since, bint close) except -1:
+        cdef int64_t done
         if self.state != CLOSED:
             done = monotonic_ns()
-            answer.series.record(done - begun)
+            answer.series.record(done - since)
             answer.usage.note(done)
-            owner.fast_answers += 1
+            self.owner.fast_answers += 1
             self.state = FINISHING if close else IDLE
-            self.deadline_ns = 0 if close else done + owner.idle_ns
-        return True
+            self.deadline_ns = 0 if close else done + self.owner.idle_ns
+        return 0
 
     cdef int hand_over(self) except -1:
         self.flush_joined()  # the general lane's answer comes after these
@@ -324,24 +376,6 @@ cdef class Connection:
 
     # Ending.
 
-    cdef bint is_late(self, int64_t now_ns) noexcept:
-        if self.unsent is not None and now_ns >= self.write_deadline_ns:
-            return True
-        return self.deadline_ns != 0 and now_ns >= self.deadline_ns
-
-    cdef int shut_if_idle(self) except -1:
-        """Close it now unless something is owed to its peer."""
-        cdef char byte = 0
-        if self.unread is not None or self.unsent is not None:
-            return 0
-        if self.state == LINGERING:
-            self.shut()
-        elif self.state == FRESH or self.state == IDLE:
-            # A request that has arrived and was not read yet is pending, too.
-            if recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
-                self.shut()
-        return 0
-
     cdef int settle(self) except -1:
         """If this is finishing and all is sent, end it."""
         if self.state == IDLE and self.owner.draining and self.unread is None:
@@ -359,15 +393,19 @@ cdef class Connection:
         return 0
 
     cdef int arm(self) except -1:
-        """Ask epoll for what this connection waits for now. Errors and full hang-ups are reported always."""
+        """Ask epoll for what this connection waits for now. Errors and full hang-ups are reported always.
+
+        Edges are asked for: what has happened is told once, and epoll need not look at each connection again a turn
+        later. Asking tells what is so already, and whatever was in the way of reading changes what is asked for.
+        """
         cdef epoll_event event
-        cdef uint32_t wanted = 0
+        cdef uint32_t wanted = EPOLLET
         if self.state == CLOSED or self.busy:
             return 0
         if self.unsent is not None:
-            wanted = EPOLLOUT
+            wanted |= EPOLLOUT
         elif self.state != HELD and self.unread is None:
-            wanted = EPOLLIN
+            wanted |= EPOLLIN | EPOLLRDHUP
         if self.state == HELD and not self.peer_left:
             wanted |= EPOLLRDHUP
         if self.registered and wanted == self.armed:
@@ -385,10 +423,13 @@ cdef class Connection:
         """Close the descriptor now. The general lane hears of it when the turn ends, never inside a call of its own."""
         if self.state == CLOSED:
             return 0
+        self.leave_hold()
         self.state = CLOSED
         close_fd(self.fd)
         self.fd = -1
         self.unread = self.unsent = None
+        self.record = None
+        self.due = None
         self.owner.forget(self)
         if self.general is not None:
             self.owner.tell_lost(self.general)

@@ -6,31 +6,35 @@ ten pods and with ten thousand. A record's generation is what ties an answer to 
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
-from _native.query cimport QUERY_MAX, SelectorKind, Text
+from _native.query cimport QUERY_MAX, SelectorKind, Text, read_query
 
 import socket
 
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(dict mapping, object key) except? NULL
 
-READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 40 kB
+READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 60 kB
 cdef int KEPT_MAX = READY_ANSWERS_MAX
+
+cdef enum:
+    SPELLING_MAX = 1024  # bytes of a query that is recognised without being decoded; SDKs' are under 900
 
 
 @cython.final
 cdef class _Kept:
     """One ready answer and the request it answers."""
-    cdef int selector_kind
-    cdef bytes resource
-    cdef bytes selector
-    cdef bytes xms_cc
-    cdef ReadyAnswer answer
-    cdef uint64_t used  # the record's count of uses when this was last used: the least goes first
+
+    cdef bint was_asked(self, const unsigned char *text, Py_ssize_t length) noexcept:
+        return (
+            self.spelled is not None
+            and PyBytes_GET_SIZE(self.spelled) == length
+            and memcmp(PyBytes_AS_STRING(self.spelled), text, <size_t>length) == 0
+        )
 
     cdef bint answers(self, const Query *query) noexcept:
         return (
@@ -64,17 +68,40 @@ cdef class PodRecord:
         self._kept.clear()
         return self.generation
 
-    cdef ReadyAnswer lookup(self, const Query *query, int64_t now_ns):
-        """The answer to *query* if one is kept and still fresh."""
+    cdef ReadyAnswer asked(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
+        """The answer to the query *text* if one is kept and still fresh; None, too, if `query` cannot read it.
+
+        Applications ask the same again and again. What it means depends on nothing but its bytes, so a query that is
+        byte for byte one that was read before need not be decoded.
+        """
+        cdef _Kept kept
+        cdef Query query
+        for kept in self._kept:
+            if kept.was_asked(text, length):
+                return self.if_fresh(kept, now_ns)
+        if not read_query(text, length, &query):
+            return None
+        kept = self.kept_for(&query)
+        if kept is None:
+            return None
+        if length <= SPELLING_MAX:
+            kept.spelled = PyBytes_FromStringAndSize(<const char *>text, length)
+        return self.if_fresh(kept, now_ns)
+
+    cdef _Kept kept_for(self, const Query *query):
         cdef _Kept kept
         for kept in self._kept:
             if kept.answers(query):
-                if now_ns >= kept.answer.fresh_until_ns or now_ns >= kept.answer.expires_ns:
-                    return None
-                self._uses += 1
-                kept.used = self._uses
-                return kept.answer
+                return kept
         return None
+
+    cdef ReadyAnswer if_fresh(self, _Kept kept, int64_t now_ns):
+        """Its answer, which counts as used, or None."""
+        if now_ns >= kept.answer.fresh_until_ns or now_ns >= kept.answer.expires_ns:
+            return None
+        self._uses += 1
+        kept.used = self._uses
+        return kept.answer
 
     def admit(
         self, int64_t generation, *, bytes resource not None, int selector_kind, bytes selector_value not None,
@@ -115,6 +142,7 @@ cdef class PodRecord:
         int64_t now_ns
     ):
         cdef Query query
+        cdef _Kept kept
         if self.suspended:
             return None
         selector = selector_value.lower()
@@ -122,7 +150,8 @@ cdef class PodRecord:
         refer(&query.selector, selector)
         refer(&query.xms_cc, xms_cc)
         query.selector_kind = <SelectorKind>selector_kind
-        return self.lookup(&query, now_ns)
+        kept = self.kept_for(&query)
+        return None if kept is None else self.if_fresh(kept, now_ns)
 
 
 cdef object key_of(str address):
@@ -143,15 +172,18 @@ cdef object key_of(str address):
 cdef class Index:
     def __init__(self):
         self._records = {}
+        self.version = 1
 
     def put(self, str address not None, PodRecord record not None):
         self._records[key_of(address)] = record
+        self.version += 1
 
     def remove(self, str address not None, PodRecord record not None):
         key = key_of(address)
         if self._records.get(key) is not record:
             return False
         del self._records[key]
+        self.version += 1
         return True
 
     def get(self, str address not None):

@@ -5,33 +5,9 @@ from typing import final
 
 from _native.connection import Connection, GeneralLane, Owner
 from _native.index import Index
+from _native.limits import Limits
 
-@final
-class Limits:
-    """Named limits of the listener, each with a default and its reason in the .pyx. Times are seconds.
-
-    *head_seconds* runs from the first byte of a request until the general lane calls pause(), so it bounds a body, too.
-    *defer_accept* leaves silent connections in the kernel (TCP_DEFER_ACCEPT): cheaper, but the limits do not see them.
-    Raises ValueError for a limit under 1 and a time that is not more than 0 and at most a day.
-    """
-
-    def __init__(
-        self,
-        *,
-        connections: int = 8192,
-        connections_per_peer: int = 512,
-        first_byte_seconds: float = 10.0,
-        head_seconds: float = 10.0,
-        idle_seconds: float = 120.0,
-        write_seconds: float = 30.0,
-        defer_accept: bool = False,
-    ) -> None: ...
-    @property
-    def connections(self) -> int: ...
-    @property
-    def connections_per_peer(self) -> int: ...
-    @property
-    def defer_accept(self) -> bool: ...
+__all__ = ["Lane", "Limits"]
 
 @final
 class Lane(Owner):
@@ -44,8 +20,14 @@ class Lane(Owner):
         general: Callable[[Connection], GeneralLane],
         limits: Limits,
         require_metadata: bool = True,
+        redirected_from: tuple[str, int] | None = None,
     ) -> None:
-        """Raises OSError when there is no descriptor for it."""
+        """With *redirected_from*, a connection that was not made to that IPv4 address and port, and redirected from
+        there, gets no fast answer: everything on it goes to the general lane.
+
+        Raises OSError when there is no descriptor or *redirected_from* holds no IPv4 address, OverflowError
+        when it holds no port.
+        """
     def start(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         """Serve *listener* (bound, listening, non-blocking; the caller goes on owning it).
 
@@ -58,5 +40,11 @@ class Lane(Owner):
     def close(self) -> None:
         """Close everything, at once. Idempotent."""
     def counters(self) -> dict[str, int]:
-        """accepted, open, refused_total (all places taken), refused_peer (one peer's places taken), timed_out,
-        fast_answers, handed_over, failed (exceptions out of the general lane)."""
+        """What has happened since the lane was made, in connections unless it says otherwise.
+
+        accepted; open (now); refused_peer (one peer's places were taken); refused_total (all places were taken, and
+        nobody owed one); evicted_idle and evicted_slow (closed to make room: one that was idle, and where none was one
+        whose peer was slow or sent without waiting for answers); timed_out, and what of it is timed_out_first_byte,
+        timed_out_head, timed_out_idle and timed_out_write; fast_answers and handed_over (requests); failed (exceptions
+        out of the general lane, or no memory for a connection).
+        """

@@ -2,10 +2,11 @@
 
 They live on an epoll descriptor of their own, which is itself registered in the event loop: whenever any of them is
 ready, the loop calls `_turn` once, and everything happens in there or in a method that the general lane calls. All of
-it runs on the loop's thread.
+it runs on the loop's thread. A turn reads first and sends its answers then.
 
 What a peer can do to its neighbours is bounded: connections in all and per peer, work per wake-up and per connection,
-one deadline for each state, no reading from a peer that does not read its answers. The numbers stand below and in
+one deadline for each state, no reading from a peer that does not read its answers. What cannot be done at once waits in
+its peer's queue, and peers take turns, whatever the number of their connections. The numbers stand below and in
 `connection`, with their reasons.
 """
 
@@ -14,86 +15,66 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.clock cimport NANOSECONDS, monotonic_ns
-from _native.connection cimport LINGERING, Connection, Owner
+from _native.connection cimport FRESH, Connection, Owner, Peer
+from _native.deadlines cimport Deadlines
 from _native.index cimport Index
+from _native.limits cimport Limits as OurLimits
+from _native.losses cimport Losses
+from _native.places cimport Places, shut_if_idle
+from _native.redirects cimport Redirects
 from _native.sockets cimport *
+from _native.turns cimport Turns
 
-import logging
 import os
 import socket
 
-log = logging.getLogger(__name__)
+from _native.limits import Limits
+
+__all__ = ["Lane", "Limits"]
 
 cdef enum:
     EVENTS_PER_TURN = 64       # at 6 us each a turn stays under half a millisecond, then the loop's tasks get theirs
-    ACCEPTS_PER_TURN = 32      # an accept with its first answer costs 25 us
+    ACCEPTS_PER_TURN = 256     # at 4 us each: the kernel has one queue for all peers, and who is behind many waits long
+    ARRIVALS_PER_TURN = 16     # of one peer, read at once: with the first answer that costs 25 us; the rest wait for it
+    RECEIVE_BYTES = 16 * 1024  # kernel's, per connection, which doubles it: a whole head beside its own bookkeeping
+    SEND_BYTES = 64 * 1024     # likewise: a whole ready answer of the largest size
     LISTENER = 0xFFFFFFFF      # in place of a slot
 
 cdef double REST_SECONDS = 0.1             # how long to leave the listener alone when it cannot be accepted from
+cdef double SWEEP_AGAIN_SECONDS = 0.001    # when there was more to close
+cdef int64_t TURN_NS = NANOSECONDS // 4000  # of work on what waits for a turn, before events and the loop's tasks
 cdef double SWEEP_SECONDS = 0.25           # how late a deadline may be noticed, or a quarter of the shortest
-cdef int64_t FAILURE_QUIET_NS = 60 * <int64_t>NANOSECONDS  # between two log lines: a peer may cause many
-
-
-cdef int64_t nanoseconds(object seconds) except -1:
-    cdef double given = seconds
-    if not 0 < given <= 86_400:
-        raise ValueError(f"a time limit is more than 0 and at most 86400 seconds, not {given}")
-    return <int64_t>(given * NANOSECONDS)
-
-
-@cython.final
-cdef class Limits:
-    # A node runs up to 250 pods, an SDK keeps a handful of connections; one costs about 300 bytes and a descriptor.
-    cdef readonly int connections
-    # 200 requests at once from one pod have been seen in practice; sixteen pods together can reach the limit in all.
-    cdef readonly int connections_per_peer
-    cdef int64_t first_byte_ns  # SDKs send at once; a silent connection is a probe or an attack
-    cdef int64_t head_ns        # from the first byte to the end of the request, body included: a segment or two
-    cdef int64_t idle_ns        # longer than the 60 to 90 s that HTTP clients keep idle connections: they close first
-    cdef int64_t write_ns       # from the moment the socket was full until everything is sent
-    cdef readonly bint defer_accept
-
-    def __init__(
-        self, *, int connections=8192, int connections_per_peer=512, first_byte_seconds=10.0, head_seconds=10.0,
-        idle_seconds=120.0, write_seconds=30.0, bint defer_accept=False
-    ):
-        if connections < 1 or connections_per_peer < 1:
-            raise ValueError("at least one connection must be allowed, in all and per peer")
-        self.connections = connections
-        self.connections_per_peer = connections_per_peer
-        self.first_byte_ns = nanoseconds(first_byte_seconds)
-        self.head_ns = nanoseconds(head_seconds)
-        self.idle_ns = nanoseconds(idle_seconds)
-        self.write_ns = nanoseconds(write_seconds)
-        self.defer_accept = defer_accept
 
 
 @cython.final
 cdef class Lane(Owner):
-    cdef Limits limits
+    cdef OurLimits limits
     cdef object loop
     cdef object listener          # kept open as long as its descriptor is in our epoll set
     cdef int listener_fd
     cdef list slots               # Connection or None
     cdef list free_slots
-    cdef dict peers               # address -> its open connections
-    cdef list waiting             # connections with unread bytes, for the next turn of the loop
-    cdef list lost                # general lanes to tell of their connection's end
+    cdef Places places
+    cdef Deadlines deadlines
+    cdef Turns turns
+    cdef Losses losses
     cdef object sweeper           # TimerHandle while there are connections
     cdef object acceptor          # TimerHandle while out of descriptors
     cdef double sweep_seconds
     cdef uint32_t serial
+    cdef Redirects redirects      # which alone may have fast answers; None: anybody
     cdef bint turning
     cdef bint calling_later
-    cdef bint delivering
-    cdef uint64_t accepted, refused_total, refused_peer, timed_out, failed
-    cdef int64_t failure_logged_ns
+    cdef uint64_t accepted, refused_total, refused_peer
     cdef int open
 
     def __cinit__(self):
         self.epoll = self.listener_fd = -1
 
-    def __init__(self, *, Index index not None, general, Limits limits not None, bint require_metadata=True):
+    def __init__(
+        self, *, Index index not None, general, OurLimits limits not None, bint require_metadata=True,
+        redirected_from=None
+    ):
         if self.epoll >= 0:
             raise TypeError("a Lane is made once")
         self.index = index
@@ -102,11 +83,15 @@ cdef class Lane(Owner):
         self.first_byte_ns, self.head_ns = limits.first_byte_ns, limits.head_ns
         self.idle_ns, self.write_ns = limits.idle_ns, limits.write_ns
         self.require_metadata = require_metadata
+        if redirected_from is not None:
+            self.redirects = Redirects(*redirected_from)
+        self.turn = 1
         self.slots = []
         self.free_slots = []
-        self.peers = {}
-        self.waiting = []
-        self.lost = []
+        self.places = Places(min(limits.connections, limits.connections_per_peer))
+        self.turns = Turns()
+        self.losses = Losses()
+        self.deadlines = Deadlines()
         shortest = min(self.first_byte_ns, self.head_ns, self.idle_ns, self.write_ns)
         self.sweep_seconds = max(0.005, min(SWEEP_SECONDS, shortest / NANOSECONDS / 4))
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -128,8 +113,14 @@ cdef class Lane(Owner):
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen; call listen() before start()")
         self.listener_fd = listener.fileno()
-        # Accepted connections inherit both. An answer is one send, so there is nothing to wait for before sending it.
+        # Accepted connections inherit all. An answer is one send, so there is nothing to wait for before sending it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
+        # Nothing congests the way between a pod and its own node, but some of a machine's defaults (BBR) work on every
+        # answer as if it did. Reno does least, and every kernel has it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        # Or the kernel would keep megabytes for a peer that sends without pause or reads no answers, on our account.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, <int>RECEIVE_BYTES)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, <int>SEND_BYTES)
         if self.limits.defer_accept:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, one)
         self.listener = listener
@@ -148,12 +139,11 @@ cdef class Lane(Owner):
         self.listener_fd = -1
 
     def close_idle(self):
-        cdef Connection connection
         self.draining = True
+        self.send_all_due()
         for each in list(self.slots):
             if each is not None:
-                connection = <Connection>each
-                connection.shut_if_idle()
+                shut_if_idle(<Connection>each)
         self.deliver_losses_outside_turns()
         return self.open
 
@@ -171,7 +161,7 @@ cdef class Lane(Owner):
             if each is not None:
                 connection = <Connection>each
                 connection.shut()
-        self.waiting.clear()
+        self.turns.clear()
         close_fd(self.epoll)
         self.epoll = -1
         self.deliver_losses_outside_turns()
@@ -182,10 +172,12 @@ cdef class Lane(Owner):
             "open": self.open,
             "refused_total": self.refused_total,
             "refused_peer": self.refused_peer,
-            "timed_out": self.timed_out,
+            "evicted_idle": self.places.evicted_idle,
+            "evicted_slow": self.places.evicted_slow,
+            **self.deadlines.counters(),
             "fast_answers": self.fast_answers,
             "handed_over": self.handed_over,
-            "failed": self.failed,
+            "failed": self.losses.failed,
         }
 
     # Called by the loop.
@@ -200,6 +192,7 @@ cdef class Lane(Owner):
         if self.epoll < 0:
             return
         count = epoll_wait(self.epoll, events, EVENTS_PER_TURN, 0)
+        self.turn += 1
         self.turning = True
         try:
             for at in range(count):
@@ -208,59 +201,54 @@ cdef class Lane(Owner):
                 if slot == LISTENER:
                     self.accept_some()
                     continue
-                connection = self.connection_at(slot)
+                each = self.slots[slot]
                 # An event may be about a connection that was closed, and its slot given away, earlier in this turn.
-                if connection is None or connection.serial != <uint32_t>(which >> 32):
+                if each is None or (<Connection>each).serial != <uint32_t>(which >> 32):
                     continue
+                connection = <Connection>each
                 try:
                     connection.on_events(events[at].events)
                 except BaseException as error:
                     self.handler_failed(connection, error)
         finally:
+            self.send_all_due()
             self.turning = False
+            self.call_go_on()
             self.deliver_losses()
 
     def _go_on(self):
-        """Give each connection that was over its share, or was resumed with bytes at hand, another turn."""
+        """Let peers have their turns, one connection's share each time, for as long as TURN_NS."""
         cdef Connection connection
-        cdef list waiting = self.waiting
-        cdef Py_ssize_t served = 0
+        cdef int64_t until = monotonic_ns() + TURN_NS
         self.calling_later = False
-        self.waiting = []
         self.turning = True
         try:
-            for each in waiting:
-                served += 1
-                connection = <Connection>each
+            while self.turns.any:
+                connection = self.turns.take()
+                self.turn += 1
                 try:
                     connection.go_on()
                     connection.arm()
                 except BaseException as error:
                     self.handler_failed(connection, error)
+                self.send_all_due()
+                if monotonic_ns() >= until:
+                    break
         finally:
             self.turning = False
-            for each in waiting[served:]:  # after an interrupt only
-                self.later(<Connection>each)
+            self.call_go_on()
             self.deliver_losses()
 
     def _sweep(self):
-        """Close what is past its deadline. A walk over 8,192 connections takes 0.1 ms."""
-        cdef int64_t now = monotonic_ns()
-        cdef Connection connection
+        cdef bint done
         self.turning = True
-        for each in self.slots:
-            if each is None:
-                continue
-            connection = <Connection>each
-            if not connection.is_late(now):
-                continue
-            if connection.state != LINGERING:
-                self.timed_out += 1
-            connection.shut()
-        self.turning = False
+        try:
+            done = self.deadlines.pass_over(self.slots)
+        finally:
+            self.turning = False
         self.sweeper = None
         if self.open:
-            self.sweeper = self.loop.call_later(self.sweep_seconds, self._sweep)
+            self.sweeper = self.loop.call_later(self.sweep_seconds if done else SWEEP_AGAIN_SECONDS, self._sweep)
         self.deliver_losses()
 
     def _accept_again(self):
@@ -275,32 +263,48 @@ cdef class Lane(Owner):
     # Called by connections.
 
     cdef int later(self, Connection connection) except -1:
-        if connection.unread is None:
-            return 0
-        self.waiting.append(connection)
-        if not self.calling_later:
-            self.calling_later = True
-            self.loop.call_soon(self._go_on)
+        if connection.unread is not None or connection.state == FRESH:
+            self.turns.put(connection)
+            if not self.turning:
+                self.call_go_on()
         return 0
+
+    cdef int hold(self, Connection connection, bint held) except -1:
+        return self.places.hold(connection.holder, held)
 
     cdef int forget(self, Connection connection) except -1:
         self.slots[connection.slot] = None
         self.free_slots.append(connection.slot)
         self.open -= 1
-        others = self.peers[connection.peer_key] - 1
-        if others:
-            self.peers[connection.peer_key] = others
-        else:
-            del self.peers[connection.peer_key]
-        return 0
+        return self.places.leave(connection)
 
     cdef int tell_lost(self, object general) except -1:
-        self.lost.append(general)
-        if not self.turning and not self.delivering and self.epoll >= 0 and len(self.lost) == 1:
+        self.losses.untold.append(general)
+        if not self.turning and not self.losses.telling and self.epoll >= 0 and len(self.losses.untold) == 1:
             self.loop.call_soon(self._deliver_losses)
         return 0
 
     # The rest is the lane's own.
+
+    cdef int send_all_due(self) except -1:
+        """Send the answers that were owed in this turn, in the order in which they were asked for."""
+        cdef Connection connection
+        while self.first_due is not None:
+            connection = self.first_due
+            self.first_due, connection.next_due = connection.next_due, None
+            if self.first_due is None:
+                self.last_due = None
+            try:
+                connection.send_due()
+            except BaseException as error:
+                self.handler_failed(connection, error)
+        return 0
+
+    cdef int call_go_on(self) except -1:
+        if self.turns.any and not self.calling_later:
+            self.calling_later = True
+            self.loop.call_soon(self._go_on)
+        return 0
 
     cdef int watch_listener(self) except -1:
         cdef epoll_event event
@@ -310,18 +314,13 @@ cdef class Lane(Owner):
             raise OSError(errno, os.strerror(errno))
         return 0
 
-    cdef Connection connection_at(self, uint32_t slot):
-        if slot >= <uint32_t>len(self.slots):
-            return None
-        each = self.slots[slot]
-        return None if each is None else <Connection>each
-
     cdef int accept_some(self) except -1:
         cdef sockaddr_in address
         cdef socklen_t size
         cdef int fd
         cdef Connection connection
-        for _ in range(<int>ACCEPTS_PER_TURN):
+        cdef int waiting = self.queue_length()
+        for _ in range(waiting):
             if self.listener is None:  # a handler stopped us
                 return 0
             size = sizeof(sockaddr_in)
@@ -333,40 +332,73 @@ cdef class Lane(Owner):
                     self.rest_from_accepting()
                 return 0
             self.accepted += 1
-            if self.open >= self.limits.connections:
-                self.refused_total += 1
-                close_fd(fd)
-                continue
-            key = address.sin_addr.s_addr
-            others = self.peers.get(key, 0)
-            if others >= self.limits.connections_per_peer:
-                self.refused_peer += 1
-                close_fd(fd)
-                continue
-            self.peers[key] = others + 1
-            connection = self.admit(fd, key)
             try:
-                connection.read()  # most often the request is here already
-                connection.arm()
+                connection = self.admit(fd, address.sin_addr.s_addr)
+            except BaseException as error:
+                close_fd(fd)
+                self.losses.note_failure(dotted(address.sin_addr.s_addr), error)
+                continue
+            if connection is None:
+                close_fd(fd)
+                continue
+            try:
+                self.welcome(connection)
             except BaseException as error:
                 self.handler_failed(connection, error)
         return 0
 
-    cdef Connection admit(self, int fd, object key):
-        cdef Connection connection = Connection.__new__(Connection)
+    cdef int queue_length(self) noexcept:
+        """How many connections to accept now, from 1 to ACCEPTS_PER_TURN: those that the kernel holds.
+
+        To find out by accepting until there is none costs more: it makes a whole socket before it looks.
+        """
+        cdef tcp_info info
+        cdef socklen_t size = sizeof(tcp_info)
+        info.tcpi_unacked = 0  # of a listener: the length of its queue (linux/net/ipv4/tcp.c, tcp_get_info)
+        if getsockopt(self.listener_fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0:
+            return ACCEPTS_PER_TURN
+        return <int>max(1, min(info.tcpi_unacked, <uint32_t>ACCEPTS_PER_TURN))
+
+    cdef Connection admit(self, int fd, object address):
+        """Take *fd* over; None if there is no place for it. Whatever raises does so before anything has changed."""
+        cdef Peer peer = self.places.peer_at(address)
+        cdef Connection connection
         cdef uint32_t slot
-        if self.free_slots:
-            slot = self.free_slots.pop()
-            self.slots[slot] = connection
-        else:
-            slot = <uint32_t>len(self.slots)
-            self.slots.append(connection)
-        self.serial += 1
-        connection.begin(self, fd, key, slot, self.serial)
-        self.open += 1
+        if peer.open >= self.limits.connections_per_peer:
+            self.refused_peer += 1
+            return None
+        if self.open >= self.limits.connections:
+            self.send_all_due()  # whose answer is owed is not idle, but it may be as soon as that is sent
+            if not self.places.make_room(peer):
+                self.refused_total += 1
+                return None
         if self.sweeper is None:
             self.sweeper = self.loop.call_later(self.sweep_seconds, self._sweep)
+        connection = Connection.__new__(Connection)
+        if not self.free_slots:
+            self.slots.append(None)
+            self.free_slots.append(len(self.slots) - 1)
+        self.places.take(peer, connection)
+        slot = self.free_slots.pop()
+        self.slots[slot] = connection
+        self.open += 1
+        self.serial += 1
+        if self.redirects is not None and not self.redirects.led(fd):
+            address = None
+        connection.begin(self, fd, address, slot, self.serial)
         return connection
+
+    cdef int welcome(self, Connection connection) except -1:
+        """Read at once, since most often the request is here already, unless its peer comes with too many."""
+        cdef Peer peer = connection.holder
+        if peer.arrived_in != self.turn:
+            peer.arrived_in = self.turn
+            peer.arrivals = 0
+        peer.arrivals += 1
+        if peer.arrivals > <int>ARRIVALS_PER_TURN:
+            return self.later(connection)
+        connection.read()
+        return connection.arm()
 
     cdef int rest_from_accepting(self) except -1:
         """Out of descriptors or the like: the listener would be ready for ever, and the loop would spin on it."""
@@ -383,19 +415,12 @@ cdef class Lane(Owner):
         return 0
 
     cdef int deliver_losses(self) except -1:
-        if not self.lost or self.delivering:
+        if not self.losses.untold:
             return 0
-        self.delivering = True
         try:
-            while self.lost:
-                general = self.lost.pop()
-                try:
-                    general.connection_lost()
-                except BaseException as error:
-                    self.note_failure("", error)
+            self.losses.tell_all()
         finally:
-            self.delivering = False
-            if self.lost:  # after an interrupt only
+            if self.losses.untold and not self.losses.telling:  # after an interrupt only
                 self.loop.call_soon(self._deliver_losses)
         return 0
 
@@ -403,20 +428,4 @@ cdef class Lane(Owner):
         """Whatever the general lane raises ends one connection and nothing else."""
         peer = connection.peer
         connection.shut()
-        self.note_failure(peer, error)
-        return 0
-
-    cdef int note_failure(self, str peer, object error) except -1:
-        cdef int64_t now = monotonic_ns()
-        self.failed += 1
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
-        if self.failure_logged_ns and now - self.failure_logged_ns < FAILURE_QUIET_NS:
-            return 0
-        self.failure_logged_ns = now
-        log.error(
-            "closed a connection because its handler failed; this is a defect of ours, please report the traceback",
-            exc_info=error,
-            extra={"peer": peer, "count": self.failed},
-        )
-        return 0
+        return self.losses.note_failure(peer, error)

@@ -19,3 +19,4 @@ cdef struct Head:
     bint close         # `Connection: close` was there
 
 cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noexcept nogil
+cdef Py_ssize_t to_blank_line(const unsigned char *data, Py_ssize_t size) noexcept nogil

@@ -27,6 +27,8 @@ cdef extern from *:
         uint16_t sin_family
         uint16_t sin_port
         in_addr sin_addr
+    cdef struct tcp_info:
+        uint32_t tcpi_unacked
     ctypedef union epoll_data_t:
         uint64_t u64
     cdef struct epoll_event:
@@ -35,9 +37,9 @@ cdef extern from *:
 
     int AF_INET, IPPROTO_TCP, IPPROTO_IP, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK
     int SO_ORIGINAL_DST "PODID_SO_ORIGINAL_DST"
-    int TCP_NODELAY, TCP_DEFER_ACCEPT
+    int TCP_NODELAY, TCP_DEFER_ACCEPT, TCP_INFO
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
+    uint32_t EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
 
     int accept4(int listener, sockaddr *address, socklen_t *size, int flags) nogil
     ssize_t recv(int fd, void *into, size_t size, int flags) nogil
@@ -48,6 +50,7 @@ cdef extern from *:
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size) nogil
     int getsockname(int fd, sockaddr *address, socklen_t *size) nogil
     uint16_t ntohs(uint16_t number) nogil
+    uint16_t htons(uint16_t number) nogil
     int epoll_create1(int flags) nogil
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil
     int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds) nogil

@@ -2,55 +2,67 @@
 
 The order of the start is the order of trust: probes first, then the watches until they have told everything, then the
 listener, then the rule that leads pods to it, and only then "Active". The stop goes the other way: the rule comes off
-first, so that nobody new is led here, then what is open is answered.
+first, so that nobody new is led here, then what is open is answered. With --fail-closed the rule that keeps pods from
+the real IMDS is there before everything but the probes, and at the end both stay.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final, Never
 
 import aiohttp
 
 from _native.index import Index
-from _native.lane import Limits
-from nmi.flag_table import StaleIdentity
-from nmi.identity.decide import Policy
+from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.identity.feed import Feed
 from nmi.identity.measures import IdentityMeasures
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
-from nmi.node.redirect import RedirectError
+from nmi.node.rules import RedirectError
+from nmi.pod_events import PodEvents
+from nmi.policies import hold_policy, limits, server_policy, sign_in_policy
+from nmi.refusal import Limit
+from nmi.server.decisions import Decisions
 from nmi.server.measures import Measures
 from nmi.server.passthrough import MetadataProxy
-from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy
 from nmi.server.server import Server
-from nmi.server.target import Forwarding
-from nmi.settings import Settings, not_yet
+from nmi.settings import Settings
 from nmi.tokens.broker import Broker
+from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.node_identity import NodeIdentitySource
+from nmi.tokens.secrets import Secrets
+from nmi.tokens.service_principal import ServicePrincipalSource
+from nmi.tokens.sign_in import new_session, proxy_by
 from nmi.tokens.user_assigned import TYPE, UserAssignedSource
 from podidentity.azure.imds import ImdsSource
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.events import EventRecorder
 from podidentity.telemetry import logs
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import HttpEndpoints, PortInUse
+from podidentity.telemetry.profile import Profiler
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 """Connections that the kernel holds for us; it cuts this to net.core.somaxconn."""
+COMPONENT: Final = "aad-pod-identity-nmi"
+"""Who says what our Events say."""
 REACH_SECONDS: Final = 15.0
 """How long the API server may stay silent at the start before NMI says so and exits, to be started again."""
-REMOVE_SECONDS: Final = 10.0
+REMOVE_SECONDS: Final = 5.0
 """How long the end waits for the xtables lock. The rest of a pod's grace period (30 s) is the drain's."""
 IMDS_CONNECTIONS: Final = 16
 """IMDS takes 5 requests at once, the governor sees to it; instance metadata and a margin come on top."""
@@ -64,8 +76,6 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
     logs.configure(settings.log_format, settings.verbosity)
     log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
-    for given, meaning in not_yet(settings).items():
-        log.warning("a setting has no effect yet; leave it out", extra={"reason": f"{given}: {meaning}"})
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,6 +102,8 @@ class App:
         self._plumbing = Plumbing(settings)
         self._feed: Feed | None = None
         self._server: Server | None = None
+        self._broker: Broker | None = None
+        self._governor: Governor | None = None
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
         self._active = False
@@ -108,14 +120,14 @@ class App:
                 tasks.create_task(self._stop_in_order(stop), name="stop signal")
                 await self._start(tasks)
         except* Stopped:
-            # Once more, since the signal may have come in the middle of the installation.
-            await self._remove_redirect()
+            await self._leave_redirect(self._plumbing.remove)
         log.info("nmi has stopped")
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         await self._start_endpoints()
         await self._plumbing.prepare()
+        self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the rules")
         listener = self._stack.enter_context(bound(settings.listen_address, settings.listen_port))
         client = await self._stack.enter_async_context(await self._reach_cluster())
         index = Index()
@@ -125,41 +137,51 @@ class App:
             index,
             identities,
             node=settings.node_name,
+            managed=settings.operation_mode is OperationMode.MANAGED,
             scale_features=settings.scale_features,
+            mic_namespace=settings.mic_namespace,
+            exception_namespaces=settings.exception_namespaces,
             refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
         )
         self._stack.push_async_callback(feed.aclose)
-        server = await self._build_server(index, feed, identities)
-        tasks.create_task(feed.run(), name="watch pods and assigned identities")
+        events = EventRecorder(client, COMPONENT, settings.node_name)
+        tasks.create_task(events.run(), name="write events")
+        server = await self._build_server(client, index, feed, identities, Decisions(tell=PodEvents(events).tell))
+        tasks.create_task(feed.run(), name="watch pods and identities")
         await feed.synced()
         self._feed = feed
         listener.listen(BACKLOG)
         await server.start(listener)
         self._server, self._listener = server, listener
         await self._plumbing.install()
-        self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the redirect")
+        # What is there now stays: a full collection would look at it again and again, and stop the loop for 20 ms.
+        gc.collect()
+        gc.freeze()
         self._active = True
         log.info("nmi is active", extra={"node": settings.node_name, "count": len(index)})
 
     async def _stop_in_order(self, stop: asyncio.Event) -> Never:
-        """The rule first: from then on nobody new is led here. Then what is open is answered."""
+        """The jump first: from then on nobody new is led here (or refused at once). Then what is open is answered.
+
+        The rest of the rule goes last, since answers find their way back by it.
+        """
         await stop.wait()
-        log.info("nmi stops: the redirect comes off, open requests are answered")
+        log.info("nmi stops: the redirect comes off unless it is to stay, open requests are answered")
         self._active = False
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
-            await self._remove_redirect()
+            await self._leave_redirect(self._plumbing.withdraw)
         if self._server is not None and self._listener is not None:
             self._server.stop_accepting()
             self._listener.close()  # whoever connects now is refused at once, instead of hanging until the exit
             await self._server.drain(self._settings.drain_seconds)
         raise Stopped
 
-    async def _remove_redirect(self) -> None:
+    async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(REMOVE_SECONDS):
-                await self._plumbing.remove()
+                await step()
         except (TimeoutError, RedirectError, StartError) as error:
             log.error(  # noqa: TRY400  the sentence says it all
                 "the redirect could not be removed; run `nmi --cleanup` on this node", extra={"error": str(error)}
@@ -168,7 +190,13 @@ class App:
     async def _start_endpoints(self) -> None:
         settings = self._settings
         probes = HttpEndpoints(
-            "", settings.probe_port, healthz=self._health, readyz=self._checks, flag="--http-probe-port"
+            "",
+            settings.probe_port,
+            healthz=self._health,
+            readyz=self._checks,
+            state=self._state,
+            profile=Profiler().sample if settings.profile else None,
+            flag="--http-probe-port",
         )
         metrics = HttpEndpoints("", settings.metrics_port, registry=self._registry, flag="--prometheus-port")
         for endpoints in (probes, metrics):
@@ -180,11 +208,24 @@ class App:
 
     def _checks(self) -> dict[str, str | None]:
         feed = self._feed
+        silent = feed.silent() if feed is not None else None
         return {
             "active": None if self._active else "not serving (yet, or any more)",
-            "watches": None if feed is not None and not feed.stale() else "a watch is silent: see the log",
+            "watches": _told_of(silent),
             "redirect": self._plumbing.problem(),
         }
+
+    def _state(self) -> dict[str, object]:
+        """What every room says of itself, for whoever is logged in on the node. No secrets, nothing unbounded."""
+        rooms = {
+            "feed": self._feed,
+            "broker": self._broker,
+            "governor": self._governor,
+            "server": self._server,
+            "plumbing": self._plumbing,
+        }
+        shown = {name: room.state() for name, room in rooms.items() if room is not None}
+        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}
 
     async def _reach_cluster(self) -> Client:
         """A client of the API server, which has answered once. Raises StartError when it does not."""
@@ -203,7 +244,9 @@ class App:
             ) from error
         return client
 
-    async def _build_server(self, index: Index, feed: Feed, identities: IdentityMeasures) -> Server:
+    async def _build_server(
+        self, client: Client, index: Index, feed: Feed, identities: IdentityMeasures, decisions: Decisions
+    ) -> Server:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
         session = await self._stack.enter_async_context(
@@ -216,23 +259,42 @@ class App:
         measures = TokenMeasures(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
-        source = UserAssignedSource(ImdsSource(session, imds_url, observe=measures.observe_imds))
+        imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
+        principals = ServicePrincipalSource(
+            await asyncio.to_thread(sign_in_policy, settings),
+            Secrets(client, count_failure=identities.secret_not_read),
+            await self._stack.enter_async_context(new_session(self._user_agent)),
+            proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
+            observe=measures.observe_aad,
+        )
         broker = Broker(
-            {TYPE: source},
+            {TYPE: UserAssignedSource(imds), SECRET_TYPE: principals, CERTIFICATE_TYPE: principals},
             governor,
             measures,
             caching=settings.token_cache,
             fetch_seconds=settings.max_hold_seconds,
         )
+        self._broker, self._governor = broker, governor
         self._stack.push_async_callback(broker.aclose)
         policy = server_policy(settings)
+        proxy = MetadataProxy(session, imds_url, governor, policy)
+        self._stack.callback(proxy.close)
+        counted = Measures(self._registry)
+        counted.also_count(Limit.PARKED, lambda: feed.turned_away)
         server = Server(
             limits=limits(settings),
             policy=policy,
             index=index,
-            issuer=Issuer(feed, broker, hold_policy(settings), identities),
-            proxy=MetadataProxy(session, imds_url, governor, policy),
-            measures=Measures(self._registry),
+            issuer=Issuer(
+                feed,
+                broker,
+                hold_policy(settings),
+                identities,
+                node_identities=NodeIdentitySource(imds, governor),
+            ),
+            proxy=proxy,
+            measures=counted,
+            decisions=decisions,
         )
         self._stack.push_async_callback(server.aclose)
         return server
@@ -240,6 +302,13 @@ class App:
     @property
     def _user_agent(self) -> str:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
+
+
+def _told_of(silent: list[str] | None) -> str | None:
+    """What readiness says of the watches, given the names of those that are silent; None before they have spoken."""
+    if silent is None:
+        return "the watches have not told everything yet"
+    return f"silent: {', '.join(silent)}; see whether the API server answers this node" if silent else None
 
 
 def bound(address: str, port: int) -> socket.socket:
@@ -256,45 +325,3 @@ def bound(address: str, port: int) -> socket.socket:
             f"another with --nmi-port and --nmi-listen-address"
         ) from error
     return listener
-
-
-def hold_policy(settings: Settings) -> Policy:
-    """What of *settings* decides who gets what, and how long a request is held."""
-    return Policy(
-        force_namespaced=settings.force_namespaced,
-        created_attempts=settings.attempts_for_created,
-        assigned_attempts=settings.attempts_for_assigned,
-        interval_seconds=float(settings.find_interval_seconds),
-        max_hold_seconds=settings.max_hold_seconds,
-    )
-
-
-def server_policy(settings: Settings) -> ServerPolicy:
-    """What of *settings* decides how requests are treated. Raises StartError for a path that may never be proxied."""
-    try:
-        forwarding = Forwarding(settings.allowed_metadata_paths, everything=settings.proxy_all_metadata)
-    except ValueError as error:
-        raise StartError(f"--allow-metadata-path: {error}") from error
-    return ServerPolicy(
-        require_metadata_header=settings.metadata_header_required,
-        allow_x_forwarded_for=settings.allow_x_forwarded_for,
-        block_instance_metadata=settings.block_instance_metadata,
-        set_retry_after=settings.set_retry_after_header,
-        forwarding=forwarding,
-        answer_seconds=settings.max_hold_seconds + 10,
-        log_each_request=settings.verbosity >= logs.VERBOSE,
-        # The lane ends a connection whose next head is not whole after head_seconds: stop reading before it does.
-        pipeline_seconds=min(PIPELINE_SECONDS, settings.head_seconds / 2),
-    )
-
-
-def limits(settings: Settings) -> Limits:
-    """The listener's limits out of *settings*."""
-    return Limits(
-        connections=settings.max_connections,
-        connections_per_peer=settings.max_connections_per_pod,
-        first_byte_seconds=settings.first_byte_seconds,
-        head_seconds=settings.head_seconds,
-        idle_seconds=settings.idle_seconds,
-        write_seconds=settings.write_seconds,
-    )

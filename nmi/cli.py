@@ -53,6 +53,7 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
 
 
 async def _cleanup(settings: Settings) -> None:
-    from nmi.node.plumbing import cleanup  # noqa: PLC0415  see above
+    from nmi.node.cleanup import cleanup  # noqa: PLC0415  see above
 
-    await cleanup(settings)
+    removed = await cleanup(settings) or ["nothing of NMI's was on this node"]
+    sys.stdout.write("".join(f"{line}\n" for line in removed))

@@ -14,6 +14,10 @@ class Reason(StrEnum):
     DISGUISED_PATH = "disguised_path"
     UNKNOWN_PATH = "unknown_path"
     BLOCKED_PATH = "blocked_path"
+    NOT_REDIRECTED = "not_redirected"
+    """A pod came straight to the port, which --require-redirected forbids."""
+    NOT_FROM_HOST = "not_from_host"
+    """The host token endpoint was asked by something else than a process on the node's own loopback."""
     UNKNOWN_ADDRESS = "unknown_address"
     NOTHING_ASSIGNED = "nothing_assigned"
     """The pod has neither the label nor an assigned identity: nothing can come."""
@@ -33,6 +37,39 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
+class Limit(StrEnum):
+    """What bounds what peers may use, each counted where it bites. Closed set: it is a metric label.
+
+    Those of the lane (`_native.lane`) have no Refusal: their connections are closed.
+    """
+
+    CONNECTIONS = "connections"
+    CONNECTIONS_PER_PEER = "connections_per_peer"
+    IDLE_EVICTED = "idle_evicted"
+    """An idle connection made room for a new one."""
+    SLOW_EVICTED = "slow_evicted"
+    """So did one whose peer was slow, where no idle one was left."""
+    FIRST_BYTE = "first_byte"
+    HEAD = "head"
+    """The time for a whole request."""
+    IDLE = "idle"
+    WRITE = "write"
+    HEAD_BYTES = "head_bytes"
+    HEADER_FIELDS = "header_fields"
+    TARGET_BYTES = "target_bytes"
+    BODY_BYTES = "body_bytes"
+    PARAMETERS = "parameters"
+    PIPELINE = "pipeline"
+    """The connection ends with an answer because of what was sent behind its request."""
+    ANSWER = "answer"
+    """The time for one answer."""
+    PARKED = "parked"
+    """Requests from addresses that no pod is known at."""
+    GOVERNOR_QUEUE = "governor_queue"
+    PROXIED_BYTES = "proxied_bytes"
+    """The size of an answer of IMDS that is passed through."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """One refused request."""
@@ -44,3 +81,9 @@ class Refusal:
     """What the operator's log says besides: what to do next."""
     retry_after: float | None = None
     """Seconds after which trying again may help, where somebody said so."""
+    limit: Limit | None = None
+    """The limit that bit, if one did."""
+    identity: str = ""
+    """The AzureIdentity whose token was not to be had (`namespace/name`), where it got that far: for the log."""
+    correlation: str = ""
+    """Azure's id of the failed call, where it told one: for the log."""

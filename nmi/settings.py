@@ -7,13 +7,13 @@ it; what is checked here is that the settings make sense, each alone and all tog
 import dataclasses
 import ipaddress
 import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from nmi.flag_table import FLAG_OF, FLAGS, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
+from podidentity.azure.clouds import parse_endpoint
 from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
 from podidentity.telemetry.logs import LogFormat
 
@@ -21,6 +21,7 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on
 LOOPBACK = "127.0.0.1"
 _NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """A DNS subdomain, as the API server demands. "$(NODE_NAME)", left as it is where no such variable is set, is none."""
+_PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,14 @@ class Settings:
     """Open connections in all; above it new ones are closed at once."""
     max_connections_per_pod: int = 512
     """Open connections from one address; above it new ones are closed at once, whatever others use."""
+    max_head_bytes: int = 16 * 1024
+    """Request line and header fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
+    max_header_fields: int = 64
+    """Header fields of one request; SDKs send about ten."""
+    max_target_bytes: int = 4096
+    """Path and query. A token request with every slash of a full ARM id escaped is under 900."""
+    max_body_bytes: int = 16 * 1024
+    """Bodies mean something in proxied requests only, and there they have a few hundred bytes."""
     first_byte_seconds: float = 10.0
     """How long a new connection may stay silent."""
     head_seconds: float = 10.0
@@ -66,7 +75,8 @@ class Settings:
 
     # Which identity.
     operation_mode: OperationMode = OperationMode.STANDARD
-    """Managed needs force_namespaced."""
+    """Whether MIC says which identity a pod has (standard), or NMI itself by what is bound in the pod's own namespace
+    (managed, which needs force_namespaced)."""
     force_namespaced: bool = False
     """Identity and pod must be in one namespace."""
     mic_namespace: str = "default"
@@ -78,7 +88,7 @@ class Settings:
     attempts_for_assigned: int = 4
     """With find_interval_seconds: how much longer it waits for one that is Created but not Assigned."""
     find_interval_seconds: int = 5
-    """The unit of the two above. Nothing is polled at this interval."""
+    """Seconds: the unit of the two above. Nothing is polled at this interval."""
     max_hold_seconds: float = 45.0
     """The one budget of a request: address re-check, waiting and upstream together; SDKs give up a try at 60 s."""
     set_retry_after_header: bool = False
@@ -97,6 +107,10 @@ class Settings:
     """Let an AzureIdentity name a Secret of another namespace, as the reference does."""
     azure_environment_file: Path | None = None
     """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
+    """URL of the proxy by which Azure AD is reached (environment HTTPS_PROXY); IMDS and the API server never are."""
+    no_proxy: str = ""
+    """Hosts that the proxy is not for, with their subdomains, by comma (environment NO_PROXY)."""
     custom_user_agent: str = ""
     """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
 
@@ -106,17 +120,19 @@ class Settings:
     metadata_port: int = 80
     """TCP port of IMDS."""
     redirect: RedirectMode = RedirectMode.NAT
-    """`none` touches no rule, for a machine without NET_ADMIN."""
+    """How requests come to NMI: `nat` by a rule of the node; `none` touches no rule, for a machine without
+    NET_ADMIN."""
     redirect_interval_seconds: int = 60
-    """Between two verifications of the nat rule; at least 1."""
+    """Seconds between two verifications of the nat rule."""
     fail_closed: bool = False
-    """Keep pods from the real IMDS while NMI is away; excludes redirect none."""
+    """Keep pods from the real IMDS while NMI is away: both rules stay at exit. Needs the redirect `nat`."""
     keep_redirect: bool = False
     """Leave the nat rule in place at exit."""
     delete_conntrack: bool = False
     """After the rule is in, forget tracked connections to the real IMDS, which would go on bypassing NMI."""
     route_localnet: RouteLocalnetMode = RouteLocalnetMode.CHECK
-    """`set` needs a writable /proc/sys."""
+    """What to do where route_localnet is 0, so that the rule leads nowhere: `check` says so and is not ready, `set`
+    switches it on and needs a writable /proc/sys."""
     allow_kubenet: bool = False
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
     kubelet_config: Path = Path("/etc/default/kubelet")
@@ -128,9 +144,9 @@ class Settings:
     metrics_port: int = 9090
     """/metrics, on every address."""
     profile: bool = False
-    """Serve profiles of the running program on loopback."""
+    """Serve /debug/profile on the probe port, to processes on loopback only."""
     log_format: LogFormat = LogFormat.TEXT
-    """text or json."""
+    """Lines for people, or one JSON object a line."""
     verbosity: int = 0
     """klog's scale: 0 decisions, 4 a line per request, more for debugging."""
     log_to_stderr: bool = True
@@ -231,11 +247,15 @@ class Settings:
                 f"node's own tokens",
             )
         for endpoint in self.allowed_ad_endpoints:
-            parts = urllib.parse.urlsplit(endpoint)
             _demand(
-                parts.scheme == "https" and bool(parts.hostname) and parts.username is None,
+                parse_endpoint(endpoint) is not None,
                 f"--allowed-ad-endpoints has {quoted(endpoint)}; write it as https://host/",
             )
+        _demand(
+            self.https_proxy == "" or _PROXY.fullmatch(self.https_proxy) is not None,
+            # Without its value, which may hold a password.
+            "HTTPS_PROXY in NMI's environment is no proxy's address; write it as http://host:port",
+        )
         agent = self.custom_user_agent
         _demand(
             len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
@@ -282,6 +302,11 @@ def _overlaps(prefix: str, kept: str) -> bool:
 _RANGES: Mapping[str, tuple[float, float]] = {
     "max_connections": (1, 1_000_000),
     "max_connections_per_pod": (1, 1_000_000),
+    # The least is what the fast lane takes (_native/scan.pxd): it must never take what the general lane refuses.
+    "max_head_bytes": (4096, 1 << 20),
+    "max_header_fields": (32, 1024),
+    "max_target_bytes": (2048, 1 << 16),
+    "max_body_bytes": (0, 1 << 20),
     "first_byte_seconds": (0.1, 3600),
     "head_seconds": (0.1, 3600),
     "idle_seconds": (0.1, 86_400),
@@ -295,29 +320,6 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
 }
 
-NOT_YET: Mapping[str, str] = {
-    "profile": "there is no profile endpoint yet",
-    "exception_namespaces": "AzurePodIdentityException is not read yet, so none counts",
-    "mic_namespace": "MIC's pods are not recognised yet",
-    "host_token_types": "/host/token is not served yet",
-    "allow_cross_namespace_secrets": "service principals are not served yet",
-    "allowed_ad_endpoints": "service principals are not served yet",
-    "azure_environment_file": "service principals are not served yet",
-}
-"""Fields whose effect is not built yet, each with what that means; the program says so once when one is set."""
-
-_VARIABLE_OF: Mapping[str, str] = {"azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH"}
-
-REFUSED_UNTIL_BUILT: Mapping[str, tuple[object, str]] = {
-    "require_redirected": (True, "--require-redirected is not built yet, and nothing would be demanded; leave it out"),
-    "operation_mode": (
-        OperationMode.MANAGED,
-        "--operation-mode=managed is not built yet; use --operation-mode=standard",
-    ),
-    "fail_closed": (True, "--fail-closed is not built yet, and a node that only seems closed is worse; leave it out"),
-}
-"""Values that would promise protection, or a mode, which is not there: refused rather than warned about."""
-
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
@@ -330,14 +332,13 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     )
     values = _from_environment(environ) | given
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
-    settings = Settings(**{"node_name": "", **values})
-    for name, (value, sentence) in REFUSED_UNTIL_BUILT.items():
-        _demand(getattr(settings, name) != value, sentence)
-    return settings
+    return Settings(**{"node_name": "", **values})
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {
+        "https_proxy": environ.get("HTTPS_PROXY") or environ.get("https_proxy", ""),
+        "no_proxy": environ.get("NO_PROXY") or environ.get("no_proxy", ""),
         "kubeconfig": environ.get("KUBECONFIG", ""),
         "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
         "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
@@ -345,13 +346,3 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
         found["azure_environment_file"] = Path(file)
     return found
-
-
-def not_yet(settings: Settings) -> dict[str, str]:
-    """What was given that has no effect yet, as the operator wrote it, and what that means, for the log."""
-    defaults = {one.name: one.default for one in dataclasses.fields(settings)}
-    return {
-        f"--{FLAG_OF[name]}" if name in FLAG_OF else _VARIABLE_OF[name]: meaning
-        for name, meaning in NOT_YET.items()
-        if getattr(settings, name) != defaults[name]
-    }

@@ -1,7 +1,7 @@
 """May this pod have this token, and of which identity? A function from values to a value.
 
-No clock, no I/O, no waiting: whoever calls it waits, asks Azure and asks again. The rules are those of standard mode;
-managed mode brings its own `Assigned` values and shares the choice made here.
+No clock, no I/O, no waiting: whoever calls it waits, asks Azure and asks again. Where the `Assigned` values come from
+(`assignments`, or `managed` in that mode) and why a pod is exempt (`exempting`) is settled before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,8 @@ class PodFacts:
     uid: str
     label: str
     """The value of its label `aadpodidbinding`, or empty."""
+    exempt: str = ""
+    """Why its requests are for the node's own identities (`exempting`), or empty: they are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Policy:
     """The reference polls: so often, so far apart. Here their product is a deadline."""
     max_hold_seconds: float = 45.0
     """The longest hold whatever the product says: SDKs give up a try at 60 seconds."""
+    host_token_types: frozenset[int] = frozenset((0, 1, 2))
+    """Types of identity whose tokens a process of the node may have for a pod that it names; empty: of none."""
 
     def hold_seconds(self, *, created: bool) -> float:
         """How long after its arrival a request may be held; longer when an identity has at least been Created."""
@@ -59,7 +63,15 @@ class Wait:
     """What the request gets if nothing has changed by then."""
 
 
-Decision = Grant | Wait | Refusal
+@dataclass(frozen=True, slots=True)
+class Exempt:
+    """The pod's requests go to IMDS as they are, for the node's own identities."""
+
+    why: str
+    """`MIC`, or `exception namespace/name`; for the log."""
+
+
+Decision = Grant | Exempt | Wait | Refusal
 
 NOTHING_ASSIGNED = Refusal(
     Reason.NOTHING_ASSIGNED,
@@ -74,7 +86,8 @@ _STILL_ASSIGNING = Refusal(
 _NONE_ASSIGNED = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity is assigned to this pod.",
-    "compare the pod's label aadpodidbinding with the selector of an AzureIdentityBinding, then see MIC's log",
+    "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
+    "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log, where there is a MIC",
 )
 _NONE_MATCHES = Refusal(
     Reason.NO_MATCHING_IDENTITY,
@@ -100,13 +113,15 @@ def decide(
     policy: Policy,
     object_ids: Mapping[str, str],
 ) -> Decision:
-    """What *pod* gets for *request*.
+    """What *pod* gets for *request*. An exempt pod is that first of all, whatever it asks and whatever it is assigned.
 
     *assigned* are those that name the pod by namespace and name; *object_ids* maps lower-cased client ids to object
     ids, as learnt from IMDS's own answers. An identity is the pod's only when it was made for this pod's uid (or does
     not say) and its binding selects the label that the pod has now, so that neither a pod's successor under the same
     name nor a relabelled pod inherits.
     """
+    if pod.exempt:
+        return Exempt(pod.exempt)
     own = [each for each in assigned if not each.deleting and each.pod_uid in {"", pod.uid}]
     if not pod.label and not own:
         return NOTHING_ASSIGNED

@@ -1,49 +1,49 @@
-"""From the API server to the index: two watches, and the one place where what they say changes who gets what.
+"""What the API server says, as requests need it: who is at an address, what to decide on, and how sure that is.
 
-Pods of this node and the assigned identities that name them come in as events; entries, claims on addresses and
-generations go out. Where the watches may be behind (an unknown or contested address, an ending pod, a silent watch) a
-few bounded reads are asked as well. A read never overwrites what a watch has said, since the two may cross: it only
-adds an unconfirmed pod, settles whose an address is, or finds a pod gone.
+The rooms below keep it equal to the API server: `watching` brings changes, `roster` and `addresses` hold the pods,
+`assignments` (or `managed`) their identities, `exempting` the exceptions. Where the watches may be behind (an unknown
+or contested address, an ending pod, a silent watch) a few bounded reads are asked as well. A read never overwrites what
+a watch has said, since the two may cross: it only adds an unconfirmed pod, settles whose an address is, or finds a pod
+gone.
 """
 
 import asyncio
 import logging
 import random as random_module
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from _native.index import Index, PodRecord
 from nmi.identity.addresses import Addresses
+from nmi.identity.assignments import Assignments, MicAssignments
 from nmi.identity.decide import PodFacts
+from nmi.identity.exempting import Exemptions
+from nmi.identity.managed import BoundIdentities
 from nmi.identity.measures import IdentityMeasures
 from nmi.identity.parking import Parking
-from nmi.identity.pods import PodEntry, facts
+from nmi.identity.pods import PodEntry, facts, own_addresses
 from nmi.identity.reads import DoubtReads, UnansweredError
-from nmi.identity.standard import Assigned, project
+from nmi.identity.roster import Roster
+from nmi.identity.standard import Assigned
+from nmi.identity.watching import Watches
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
-from podidentity.kube.informer import SILENCE_SECONDS, Informer
-from podidentity.resources import (
-    ASSIGNED_IDENTITIES,
-    NODENAME_LABEL,
-    PODS,
-    AzureAssignedIdentity,
-    Pod,
-    nodename_label,
-)
+from podidentity.kube.informer import SILENCE_SECONDS
+from podidentity.resources import EXCEPTIONS, PODS, Pod
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS: Final = 5.0
-"""On top of the watch's own deadline on silence, so that one which replaces itself in time suspends nothing."""
 CHECK_SECONDS: Final = 0.5
 """How soon a watch that speaks again is noticed."""
+SHOWN_MAX: Final = 300
+"""Pods in `state`; a node runs 110, or 250 at most."""
 
 GONE: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
-    "No pod is known at this address.",
+    "The pod that this request is for is not there any longer.",
     "the pod has been deleted, has finished, or its address has passed to another; nothing to do",
 )
 _UNVERIFIED: Final = Refusal(
@@ -53,7 +53,8 @@ _UNVERIFIED: Final = Refusal(
     retry_after=5.0,
 )
 
-PodKey = tuple[str, str]
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+"""What a namespace or a pod may be called; nothing else gets into the path of a read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,55 +77,61 @@ class Feed:
         measures: IdentityMeasures,
         *,
         node: str,
+        managed: bool = False,
         scale_features: bool = True,
+        mic_namespace: str = "default",
+        exception_namespaces: Collection[str] = (),
         refuse_stale: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
         park_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*scale_features*: MIC labels assigned identities with their node, so only this node's are watched.
+        """*managed*: identities come from the bindings of the pod's namespace instead of from MIC.
+
+        *scale_features*: MIC labels assigned identities with their node, so only this node's are watched.
+
+        *exception_namespaces*: where exceptions count; everywhere if empty.
 
         *refuse_stale*: refuse where a watch is silent and the API server does not answer either, instead of serving.
         """
-        label_selector = f"{NODENAME_LABEL}={nodename_label(node)}" if scale_features else ""
         self._index = index
         self._measures = measures
         self._node = node
         self._refuse_stale = refuse_stale
-        self._stale_seconds = silence_seconds + GRACE_SECONDS
-        self._clock = clock
-        self._entries: dict[PodKey, PodEntry] = {}
-        self._assigned: dict[PodKey, dict[tuple[str, str], Assigned]] = {}
-        self._reads = DoubtReads(client, label_selector, clock)
+        self._reads = DoubtReads(client, clock)
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
+        self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
         self._addresses = Addresses(index, self._parking.arrived)
-        self.pods = Informer(
-            client,
-            PODS,
-            PodHandler(self),
-            field_selector=f"spec.nodeName={node}",
-            silence_seconds=silence_seconds,
-            clock=clock,
-            random=random,
+        self.watches = Watches(client, silence_seconds=silence_seconds, clock=clock, random=random)
+        self._exemptions = Exemptions(
+            self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )
-        self.assigned = Informer(
-            client,
-            ASSIGNED_IDENTITIES,
-            AssignedHandler(self),
-            label_selector=label_selector,
-            silence_seconds=silence_seconds,
-            clock=clock,
-            random=random,
+        self._assignments: Assignments = (
+            BoundIdentities(self.watches, self._reads, self._reassign, clock=clock)
+            if managed
+            else MicAssignments(
+                self.watches, self._reads, self._reassign, node=node, scale_features=scale_features, clock=clock
+            )
         )
+        self.roster = Roster(
+            self._addresses,
+            self._assignments.of,
+            self._exemptions.why,
+            lambda entry: self._by_name.arrived(entry.key),
+        )
+        self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
+        self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
         index.suspended = True
         measures.watch(
-            {"pods": self.pods, "assigned_identities": self.assigned},
+            self.watches.by_name,
             {
                 "index_size": lambda: len(index),
-                "parked": lambda: self._parking.waiting,
+                "parked": lambda: self._parking.waiting + self._by_name.waiting,
                 "stale": lambda: float(self.stale()),
                 "failed_reads": lambda: self._reads.failed,
+                "exceptions": lambda: len(self._exemptions),
+                "exceptions_seen": lambda: self._exemptions.seen,
             },
         )
 
@@ -133,53 +140,79 @@ class Feed:
     async def run(self) -> None:
         """Keep the index equal to the API server until cancelled. Ends with an exception only if a handler failed."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.pods.run(), name="watch pods")
-            tasks.create_task(self.assigned.run(), name="watch assigned identities")
+            tasks.create_task(self.watches.run(), name="watch the API server")
             tasks.create_task(self._watch_the_watches(), name="watch for silence")
 
     async def synced(self) -> None:
-        """Wait until both first lists are in the index."""
-        await self.pods.synced()
-        await self.assigned.synced()
+        """Wait until every first list is in the index."""
+        await self.watches.synced()
         self.check()
 
     async def aclose(self) -> None:
         """End the reads that requests have begun."""
         await self._parking.aclose()
+        await self._by_name.aclose()
         await self._reads.aclose()
 
+    def silent(self) -> list[str]:
+        """The names of the watches that are silent past their deadline (or have not spoken yet)."""
+        return self.watches.silent()
+
     def stale(self) -> bool:
-        """Whether a watch is silent past its deadline (or has not spoken yet)."""
-        return self._silent(self.pods) or self._silent(self.assigned)
+        """Whether there is such a watch."""
+        return bool(self.watches.silent())
 
     def check(self) -> None:
         """Suspend ready answers while a watch is silent; let them be served again when it speaks."""
-        stale = self.stale()
-        if stale == self._index.suspended:
+        silent = self.silent()
+        if bool(silent) == self._index.suspended:
             return
-        self._index.suspended = stale
-        if stale:
+        self._index.suspended = bool(silent)
+        if silent:
             log.warning(
                 "a watch is silent and every grant is verified by a read: see whether the API server answers this node",
-                extra={"node": self._node},
+                extra={"node": self._node, "resource": ", ".join(silent)},
             )
         else:
-            log.info("the watches speak, nothing to do", extra={"node": self._node, "count": len(self._entries)})
-
-    def _silent(self, watch: Informer[Pod] | Informer[AzureAssignedIdentity]) -> bool:
-        return watch.staleness_seconds() > self._stale_seconds
+            log.info("the watches speak, nothing to do", extra={"node": self._node, "count": len(self.roster)})
 
     async def _watch_the_watches(self) -> None:
         while True:
             self.check()
-            oldest = max(self.pods.staleness_seconds(), self.assigned.staleness_seconds())
-            await asyncio.sleep(max(CHECK_SECONDS, self._stale_seconds - oldest))
+            await asyncio.sleep(max(CHECK_SECONDS, self.watches.patience()))
+
+    def state(self) -> dict[str, object]:
+        """What is known now, for the debug page: bounded, without secrets and without client ids."""
+        entries = [_shown(entry) for _, entry in zip(range(SHOWN_MAX), self.roster, strict=False)]
+        return {
+            "pods": entries,
+            "pods_left_out": len(self.roster) - len(entries),
+            "addresses": len(self._index),
+            "suspended": self._index.suspended,
+            "watches": {
+                name: {
+                    "silent_seconds": round(age, 1) if (age := each.staleness_seconds()) < float("inf") else None,
+                    "restarts": each.restarts,
+                    "objects": len(each.store),
+                }
+                for name, each in self.watches.by_name.items()
+            },
+            "silent": self.silent(),
+            "exceptions": len(self._exemptions),
+            "held": self._measures.held,
+            "parked": self._parking.waiting + self._by_name.waiting,
+        }
+
+    @property
+    def turned_away(self) -> int:
+        """Requests from unknown addresses, or for unknown names, that found every place taken."""
+        return self._parking.turned_away + self._by_name.turned_away
 
     # What requests ask.
 
-    def entries(self) -> Iterator[PodEntry]:
+    def entries(self) -> Iterable[PodEntry]:
         """Every pod that may get a token."""
-        return iter(self._entries.values())
+        return self.roster
 
     def is_at(self, address: str, entry: PodEntry) -> bool:
         """Whether *address* answers for *entry* at this moment."""
@@ -190,31 +223,46 @@ class Feed:
         record = await self._parking.find(address)
         return _owner(record) if record is not None else None
 
-    async def standing(self, entry: PodEntry, address: str) -> Standing | Refusal:
-        """What to decide on for *entry*, whom *address* answers for. Without doubt nothing is read or awaited."""
-        pods_silent, assigned_silent = self._silent(self.pods), self._silent(self.assigned)
-        if not (entry.doubtful or pods_silent or assigned_silent):
+    async def entry_named(self, namespace: str, name: str) -> PodEntry | None:
+        """The pod of this node by that name, on whichever network; waited for like an address.
+
+        The kubelet may act for a pod (mount a volume) in the moment it learns of it, as the watch does.
+        """
+        if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
+            return None
+        record = await self._by_name.find(f"{namespace}/{name}")
+        return _owner(record) if record is not None else None
+
+    async def standing(self, entry: PodEntry, address: str = "") -> Standing | Refusal:
+        """What to decide on for *entry*, whom *address* answers for, or who was named (then *address* is empty).
+
+        Without doubt nothing is read or awaited. A silent watch of exceptions is a doubt like any other: an exemption
+        is confirmed by a read, and what nobody can confirm is served or refused by the same switch.
+        """
+        silent = self.silent()
+        if not (entry.doubtful or silent):
             return Standing(entry.facts, entry.assigned, certain=True)
         try:
-            now = entry.facts
-            if entry.doubtful or pods_silent:
-                pod = await self._reads.pod(entry.namespace, entry.name, entry.uid)
-                if pod is None or pod.metadata.uid != entry.uid or not _eligible(pod):
+            pod = entry.pod
+            if entry.doubtful or "pods" in silent:
+                # A read from before the watch told of a change says less than the watch: it is not shared across one.
+                as_known = f"{entry.uid}/{entry.record.generation}"
+                read = await self._reads.pod(entry.namespace, entry.name, as_known)
+                if read is None or read.metadata.uid != entry.uid or read.finished:
                     self._measures.retired_by_read += 1
-                    self._retire(entry)
+                    self.roster.retire(entry)
                     return GONE
-                if address not in pod.addresses:
+                if address and address not in own_addresses(read):
                     return GONE
-                now = facts(pod)
-            assigned = entry.assigned
-            if assigned_silent:
-                listed = await self._reads.assigned()
-                known = {each.identity.metadata.name: each.usable_since for each in assigned}
-                assigned = tuple(
-                    project(each, known.get(each.spec.azure_identity_ref.metadata.name, self._clock()))
-                    for each in listed
-                    if self._names(each) == (entry.namespace, entry.name)
-                )
+                pod = read
+            exempt = self._exemptions.why(pod)
+            if "exceptions" in silent:
+                exempt = self._exemptions.why_given(pod, await self._reads.exceptions(entry.namespace))
+            now = facts(pod, exempt)
+            if any(name in silent for name in self._assignments.watched):
+                assigned = await self._assignments.read(now)
+            else:
+                assigned = self._assignments.of(now)
         except UnansweredError:
             if self._refuse_stale:
                 return _UNVERIFIED
@@ -222,82 +270,28 @@ class Feed:
             return Standing(entry.facts, entry.assigned, certain=False)
         return Standing(now, assigned, certain=False)
 
-    # What the watches tell.
-
-    def pod_upserted(self, pod: Pod) -> None:
-        """A pod of this node is, or has become, like this."""
-        entry = self._entries.get(pod.key)
-        if entry is not None and entry.uid != pod.metadata.uid:
-            self._retire(entry)
-            entry = None
-        if not _eligible(pod):
-            if entry is not None:
-                self._retire(entry)
-        elif entry is None:
-            self._enter(pod, confirmed=True)
-        else:
-            before = entry.addresses
-            entry.update(pod)
-            self._addresses.release((each for each in before if each not in pod.addresses), entry)
-            self._addresses.claim(pod.addresses, entry)
-
-    def pod_deleted(self, pod: Pod) -> None:
-        """A pod of this node is gone."""
-        entry = self._entries.get(pod.key)
-        if entry is not None and entry.uid == pod.metadata.uid:
-            self._retire(entry)
-
-    def assigned_upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
-        """An assigned identity is, or has become, like this."""
-        names = self._names(new)
-        if old is not None and (former := self._names(old)) is not None and former != names:
-            self._unassign(former, old.key)
-        if names is None:
-            return
-        bucket = self._assigned.setdefault(names, {})
-        before = bucket.get(new.key)
-        since = before.usable_since if before is not None and before.usable else self._clock()
-        bucket[new.key] = project(new, since)
-        self._publish(names)
-
-    def assigned_deleted(self, old: AzureAssignedIdentity) -> None:
-        """An assigned identity is gone."""
-        names = self._names(old)
-        if names is not None:
-            self._unassign(names, old.key)
-
     # Behind them.
 
-    def _names(self, assigned: AzureAssignedIdentity) -> PodKey | None:
-        """The pod that it names, or None if that pod would be on another node."""
-        spec = assigned.spec
-        return (spec.pod_namespace, spec.pod) if spec.nodename in {"", self._node} else None
+    def _reassign(self, namespace: str, name: str) -> None:
+        self.roster.reassign(namespace, name)
 
-    def _unassign(self, names: PodKey, key: tuple[str, str]) -> None:
-        bucket = self._assigned.get(names, {})
-        if bucket.pop(key, None) is None:
+    def _reexempt(self, namespace: str) -> None:
+        self.roster.reexempt(namespace)
+
+    def _record_named(self, key: str) -> PodRecord | None:
+        entry = self.roster.get(*key.split("/", 1))
+        return entry.record if entry is not None else None
+
+    async def _ask_for(self, key: str) -> None:
+        """One read for a pod that was named and is not known."""
+        namespace, name = key.split("/", 1)
+        try:
+            pod = await self._reads.pod(namespace, name)
+        except UnansweredError:
             return
-        if not bucket:
-            del self._assigned[names]
-        self._publish(names)
-
-    def _publish(self, names: PodKey) -> None:
-        entry = self._entries.get(names)
-        if entry is not None:
-            entry.assign(tuple(self._assigned.get(names, {}).values()))
-
-    def _enter(self, pod: Pod, *, confirmed: bool) -> PodEntry:
-        entry = PodEntry(pod, tuple(self._assigned.get(pod.key, {}).values()), confirmed=confirmed)
-        self._entries[pod.key] = entry
-        self._addresses.claim(entry.addresses, entry)
-        return entry
-
-    def _retire(self, entry: PodEntry) -> None:
-        key = (entry.namespace, entry.name)
-        if self._entries.get(key) is entry:
-            del self._entries[key]
-        entry.retire()
-        self._addresses.release(entry.addresses, entry)
+        there = self.roster.get(namespace, name)
+        if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
+            self.roster.enter(pod, confirmed=False)
 
     async def _ask_about(self, address: str) -> None:
         """One read about an address that is unknown or contested."""
@@ -309,17 +303,19 @@ class Feed:
         for claimant in self._addresses.claimants(address):
             if not claimant.confirmed and claimant.uid not in there:
                 # A read knew of it once and the watch never has: no event will ever take it away.
-                self._retire(claimant)
-        live = [pod for pod in pods if _eligible(pod) and address in pod.addresses]
+                self.roster.retire(claimant)
+        live = [pod for pod in pods if not pod.finished and address in own_addresses(pod)]
         if len(live) > 1:
             # An address passes on only when the former pod's sandbox is down, and that one is ending then.
             live = [pod for pod in live if not pod.ending]
-        if len(live) != 1:
-            return
-        [pod] = live
-        entry = self._entries.get(pod.key)
+        if len(live) == 1:
+            self._settle(address, live[0])
+
+    def _settle(self, address: str, pod: Pod) -> None:
+        """A read says that *address* is *pod*'s."""
+        entry = self.roster.get(*pod.key)
         if entry is None:
-            entry = self._enter(pod, confirmed=False)
+            entry = self.roster.enter(pod, confirmed=False)
         elif entry.uid != pod.metadata.uid:
             # Which of the two is the later one only the watch can tell.
             return
@@ -329,36 +325,26 @@ class Feed:
         self._addresses.settle(address, entry)
 
 
-class PodHandler:
-    """The pod watch's handler."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def upserted(self, old: Pod | None, new: Pod) -> None:  # noqa: ARG002 - the feed compares with its own entry
-        self._feed.pod_upserted(new)
-
-    def deleted(self, old: Pod) -> None:
-        self._feed.pod_deleted(old)
-
-
-class AssignedHandler:
-    """The assigned identities' watch's handler."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
-        self._feed.assigned_upserted(old, new)
-
-    def deleted(self, old: AzureAssignedIdentity) -> None:
-        self._feed.assigned_deleted(old)
-
-
-def _eligible(pod: Pod) -> bool:
-    """Whether the pod may ever get a token: its address is its own, and something in it may still run."""
-    return not pod.spec.host_network and not pod.finished
-
-
 def _owner(record: PodRecord) -> PodEntry | None:
     return record.owner if isinstance(record.owner, PodEntry) else None
+
+
+def _shown(entry: PodEntry) -> dict[str, object]:
+    return {
+        "pod": entry.key,
+        "uid": entry.uid,
+        "addresses": list(entry.addresses),
+        "label": entry.facts.label,
+        "exempt": entry.facts.exempt,
+        "doubtful": entry.doubtful,
+        "host_network": entry.pod.spec.host_network,
+        "identities": [
+            {
+                "identity": "/".join(each.identity.key),
+                "binding": each.binding,
+                "status": each.status,
+                "usable": each.usable,
+            }
+            for each in entry.assigned[:SHOWN_MAX]
+        ],
+    }

@@ -21,14 +21,22 @@ class IdentityMeasures:
         """Grants made though a watch was silent, or the pod was ending, and the API server did not answer."""
         self.retired_by_read = 0
         """Pods that a read found gone before the watch told of it."""
+        self.failed_secret_reads = 0
+        """Secrets of service principals that the API server did not give."""
         self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
         registry.register(self)
 
     def watch(self, watches: Mapping[str, Watch], gauges: Mapping[str, Callable[[], float]]) -> None:
-        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, failed_reads."""
+        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions, and the
+        counts failed_reads and exceptions_seen.
+        """
         self._watches.watch(watches)
         self._gauges = gauges
+
+    def secret_not_read(self) -> None:
+        """Count one."""
+        self.failed_secret_reads += 1
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
@@ -37,16 +45,22 @@ class IdentityMeasures:
             ("index_size", "Addresses that answer for a pod."),
             ("parked", "Requests from addresses that no pod answers for yet."),
             ("stale", "1 while a watch is silent past its deadline."),
+            ("exceptions", "AzurePodIdentityExceptions that give pods the node's own identities."),
         ):
-            yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=float(gauges[name]()) if name in gauges else 0.0)
+            yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
         errors = Metric(
             "aadpodidentity_kubernetes_api_operations_errors_count",
             "Reads that the API server did not answer.",
             "counter",
         )
-        failed = float(gauges["failed_reads"]()) if "failed_reads" in gauges else 0.0
-        errors.add_sample(errors.name, {"operation_type": "get_pod_list"}, failed)
+        errors.add_sample(errors.name, {"operation_type": "get_pod_list"}, _value(gauges, "failed_reads"))
+        errors.add_sample(errors.name, {"operation_type": "get_secret"}, self.failed_secret_reads)
         yield errors
+        yield CounterMetricFamily(
+            f"{PREFIX}exceptions_seen",
+            "Exceptions that have begun to count, or changed what they match.",
+            value=_value(gauges, "exceptions_seen"),
+        )
         yield GaugeMetricFamily(f"{PREFIX}held_requests", "Requests waiting for an assignment.", value=self.held)
         yield CounterMetricFamily(
             f"{PREFIX}unverified_grants", "Grants while the API server could not confirm them.", value=self.unverified
@@ -54,3 +68,7 @@ class IdentityMeasures:
         yield CounterMetricFamily(
             f"{PREFIX}pods_retired_by_read", "Pods found gone before the watch said so.", value=self.retired_by_read
         )
+
+
+def _value(gauges: Mapping[str, Callable[[], float]], name: str) -> float:
+    return float(gauges[name]()) if name in gauges else 0.0

@@ -59,6 +59,8 @@ class Parking:
         self._waiting = 0
         self._next_read = float("-inf")
         self._negatives: OrderedDict[str, float] = OrderedDict()
+        self.turned_away = 0
+        """Requests for which there was no place."""
 
     @property
     def waiting(self) -> int:
@@ -73,6 +75,7 @@ class Parking:
         if place is None and self._clock() < self._negatives.get(address, float("-inf")):
             return None
         if self._waiting >= WAITERS_MAX:
+            self.turned_away += 1
             return None
         if place is None:
             reader = asyncio.create_task(self._read_once(address), name="look up an unknown address")

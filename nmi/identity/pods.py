@@ -18,33 +18,36 @@ SERVED_MAX: Final = 64
 
 
 class PodEntry:
-    """A pod, for as long as it lives under one uid. Never a host-network or a finished pod."""
+    """A pod, for as long as it lives under one uid. Never a finished one; one on the host's network has no address."""
 
     __slots__ = (
         "_assigned",
         "_confirmed",
         "_ending",
         "_gone",
-        "_labels",
         "_served",
         "_waiters",
         "addresses",
         "facts",
+        "pod",
         "record",
     )
 
-    def __init__(self, pod: Pod, assigned: tuple[Assigned, ...] = (), *, confirmed: bool = True) -> None:
+    def __init__(
+        self, pod: Pod, assigned: tuple[Assigned, ...] = (), *, exempt: str = "", confirmed: bool = True
+    ) -> None:
         """*confirmed*: a watch event told of it; else a single read did, and the watch may yet say otherwise."""
         self.record = PodRecord(self)
-        self.facts = facts(pod)
-        self.addresses = pod.addresses
-        self._labels: Mapping[str, str] = pod.metadata.labels or {}
+        self.pod = pod
+        self.facts = facts(pod, exempt)
+        self.addresses = own_addresses(pod)
         self._assigned = assigned
         self._ending = pod.ending
         self._confirmed = confirmed
         self._gone = False
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._served: set[Hashable] = set()
+        # Thousands of pods never ask: sets of their own come with the first request.
+        self._waiters: set[asyncio.Future[None]] | None = None
+        self._served: set[Hashable] | None = None
         self.record.suspended = self.doubtful
 
     @property
@@ -66,7 +69,7 @@ class PodEntry:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        return self._labels
+        return self.pod.metadata.labels or {}
 
     @property
     def assigned(self) -> tuple[Assigned, ...]:
@@ -93,16 +96,24 @@ class PodEntry:
         """Whether each grant needs a word from the API server first; then no ready answer is served either."""
         return self._ending or not self._confirmed
 
-    def update(self, pod: Pod) -> bool:
+    def update(self, pod: Pod, exempt: str = "") -> bool:
         """Take over what the watch now says of the same pod; whether that changed anything a decision depends on."""
-        before = (self.facts, self.addresses, self._labels, self._ending, self._confirmed)
-        self.facts = facts(pod)
-        self.addresses = pod.addresses
-        self._labels = pod.metadata.labels or {}
+        before = (self.facts, self.addresses, self.labels, self._ending, self._confirmed)
+        self.pod = pod
+        self.facts = facts(pod, exempt)
+        self.addresses = own_addresses(pod)
         self._ending = pod.ending
         self._confirmed = True
-        changed = before != (self.facts, self.addresses, self._labels, self._ending, self._confirmed)
+        changed = before != (self.facts, self.addresses, self.labels, self._ending, self._confirmed)
         if changed:
+            self.bump()
+        return changed
+
+    def exempt(self, why: str) -> bool:
+        """The exceptions have changed: *why* is what they say of it now. Whether that changes anything."""
+        changed = self.facts.exempt != why
+        if changed:
+            self.facts = facts(self.pod, why)
             self.bump()
         return changed
 
@@ -129,35 +140,44 @@ class PodEntry:
         """Begin a new generation and wake the waiters."""
         self.record.suspended = self.doubtful or self._gone
         self.record.invalidate()
-        self._served.clear()
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
+        waiters, self._waiters, self._served = self._waiters, None, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
 
     def serve(self, key: Hashable) -> None:
         """Note that a ready answer may be made of the token kept under *key*."""
-        if len(self._served) >= SERVED_MAX:
+        if self._served is not None and len(self._served) >= SERVED_MAX:
             # Rather than forget which tokens its answers hold, forget the answers.
             self.bump()
+        if self._served is None:
+            self._served = set()
         self._served.add(key)
 
     def serves(self, key: Hashable) -> bool:
         """Whether a ready answer may hold the token kept under *key*."""
-        return key in self._served
+        return self._served is not None and key in self._served
 
     async def changed(self, generation: int) -> None:
         """Return as soon as the record's generation is no longer *generation*. The caller sets the deadline."""
         while self.record.generation == generation:
             waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = set()
             self._waiters.add(waiter)
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                if self._waiters is not None:
+                    self._waiters.discard(waiter)
 
 
-def facts(pod: Pod) -> PodFacts:
-    """What of *pod* a decision depends on."""
+def facts(pod: Pod, exempt: str = "") -> PodFacts:
+    """What of *pod* a decision depends on; *exempt* is `exempting`'s word."""
     metadata = pod.metadata
-    return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label)
+    return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label, exempt)
+
+
+def own_addresses(pod: Pod) -> tuple[str, ...]:
+    """The addresses that are the pod's alone: none where it shares the node's."""
+    return () if pod.spec.host_network else pod.addresses

@@ -12,7 +12,20 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from podidentity.kube.errors import ApiError, NotFound
-from podidentity.resources import ASSIGNED_IDENTITIES, PODS, AzureAssignedIdentity, Kind, Pod, Resource
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    PODS,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzurePodIdentityException,
+    Kind,
+    Pod,
+    Resource,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,29 +86,46 @@ class _Shared(Generic[V]):
 
 
 class DoubtReads:
-    """What the API server says right now about a pod, and about the assigned identities of this node's pods."""
+    """What the API server says right now: of a pod, of its identities, of the exceptions of its namespace."""
 
-    def __init__(self, reader: Reader, label_selector: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """*label_selector* chooses this node's assigned identities, as the watch's does."""
+    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
-        self._label_selector = label_selector
         self._clock = clock
         self._pods: _Shared[Pod | None] = _Shared(clock)
         self._assigned: _Shared[Sequence[AzureAssignedIdentity]] = _Shared(clock)
+        self._bindings: _Shared[Sequence[AzureIdentityBinding]] = _Shared(clock)
+        self._identities: _Shared[Sequence[AzureIdentity]] = _Shared(clock)
+        self._exceptions: _Shared[Sequence[AzurePodIdentityException]] = _Shared(clock)
         self._unanswered_until = float("-inf")
         self.failed = 0
         """Reads that were sent and not answered, or not to the point."""
 
-    async def pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+    async def pod(self, namespace: str, name: str, as_known: str = "") -> Pod | None:
         """The pod of that name as it is now, or None if there is none. Raises UnansweredError.
 
-        *uid* is part of what is shared: a namesake's read, a moment earlier, says nothing about this one.
+        Shared with who asks about the pod *as_known*: a read of a moment ago says nothing about a namesake since, nor
+        about what has changed since.
         """
-        return await self._pods.get((namespace, name, uid), lambda: self._limited(self._get_pod(namespace, name)))
+        return await self._pods.get((namespace, name, as_known), lambda: self._limited(self._get_pod(namespace, name)))
 
-    async def assigned(self) -> Sequence[AzureAssignedIdentity]:
-        """The assigned identities that the watch would have, as they are now. Raises UnansweredError."""
-        return await self._assigned.get("", lambda: self._limited(self._list_assigned()))
+    async def assigned(self, label_selector: str) -> Sequence[AzureAssignedIdentity]:
+        """The assigned identities that the watch with this selector would have. Raises UnansweredError."""
+        return await self._assigned.get(
+            label_selector,
+            lambda: self._limited(self._reader.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
+        )
+
+    async def bindings(self, namespace: str) -> Sequence[AzureIdentityBinding]:
+        """The bindings of *namespace* as they are now. Raises UnansweredError."""
+        return await self._bindings.get(namespace, lambda: self._limited(self._reader.list(BINDINGS, namespace)))
+
+    async def identities(self, namespace: str) -> Sequence[AzureIdentity]:
+        """The identities of *namespace* as they are now. Raises UnansweredError."""
+        return await self._identities.get(namespace, lambda: self._limited(self._reader.list(IDENTITIES, namespace)))
+
+    async def exceptions(self, namespace: str) -> Sequence[AzurePodIdentityException]:
+        """The exceptions of *namespace* as they are now. Raises UnansweredError."""
+        return await self._exceptions.get(namespace, lambda: self._limited(self._reader.list(EXCEPTIONS, namespace)))
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
         """The pods of *node* that the API server knows at *address*. Not shared. Raises UnansweredError."""
@@ -103,17 +133,14 @@ class DoubtReads:
         return await self._limited(self._reader.list(PODS, field_selector=selector))
 
     async def aclose(self) -> None:
-        await self._pods.aclose()
-        await self._assigned.aclose()
+        for each in (self._pods, self._assigned, self._bindings, self._identities, self._exceptions):
+            await each.aclose()
 
     async def _get_pod(self, namespace: str, name: str) -> Pod | None:
         try:
             return await self._reader.get(PODS, namespace, name)
         except NotFound:
             return None
-
-    async def _list_assigned(self) -> Sequence[AzureAssignedIdentity]:
-        return await self._reader.list(ASSIGNED_IDENTITIES, label_selector=self._label_selector)
 
     async def _limited(self, read: Awaitable[V]) -> V:
         if self._clock() < self._unanswered_until:

@@ -1,7 +1,8 @@
-"""Standard mode: what an AzureAssignedIdentity says, reduced to what a decision depends on. Pure.
+"""What an AzureAssignedIdentity says, reduced to what a decision depends on. Pure.
 
-`feed` projects each watched object once; `decide` reads the projections. What is not in the projection (MIC's notes,
-resource versions, managed fields) may change without waking anybody or emptying anything.
+`assignments` projects each watched object once (in managed mode `managed` makes the same of binding and identity);
+`decide` reads the projections. What is not in the projection (MIC's notes, resource versions, managed fields) may
+change without waking anybody or emptying anything.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ _READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """One identity that MIC has put, is putting, or is taking off, for one pod."""
+    """One identity that MIC has put, is putting, or is taking off, for one pod; or that a binding gives it."""
 
     binding: str
     """The binding's name."""
@@ -53,21 +54,22 @@ class Assigned:
 
 def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> Assigned:
     """What of *assigned* a decision depends on."""
-    identity = assigned.spec.azure_identity_ref
-    annotations = {key: value for key in _READ_ANNOTATIONS if (value := identity.metadata.annotation(key))}
     return Assigned(
         binding=assigned.spec.azure_binding_ref.metadata.name,
         selector=assigned.spec.azure_binding_ref.spec.selector,
         status=assigned.status.status,
         deleting=assigned.metadata.deletion_timestamp is not None,
         pod_uid=assigned.metadata.annotation(POD_UID_ANNOTATION),
-        identity=AzureIdentity(
-            metadata=Meta(
-                name=identity.metadata.name,
-                namespace=identity.metadata.namespace,
-                annotations=annotations or None,
-            ),
-            spec=identity.spec,
-        ),
+        identity=trimmed(assigned.spec.azure_identity_ref),
         usable_since=usable_since,
+    )
+
+
+def trimmed(identity: AzureIdentity) -> AzureIdentity:
+    """*identity* with that part of its metadata only on which a decision depends."""
+    metadata = identity.metadata
+    annotations = {key: value for key in _READ_ANNOTATIONS if (value := metadata.annotation(key))}
+    return AzureIdentity(
+        metadata=Meta(name=metadata.name, namespace=metadata.namespace, annotations=annotations or None),
+        spec=identity.spec,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
 from nmi.node.nft import NOT_PERMITTED, NftPrograms
+from nmi.node.rules import CHAIN
 from nmi.node.tables import all_rules, chains_in
 from podidentity.exits import StartError
 
@@ -48,6 +49,8 @@ class Detected:
     programs: Programs
     legacy_tables: frozenset[str]
     """Which legacy tables existed."""
+    left_elsewhere: bool = False
+    """Whether the other backend holds a chain of ours, or of the reference's."""
 
     @property
     def iptables(self) -> str | None:
@@ -105,7 +108,9 @@ async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES
         nft = _saved(await run((programs.nft.save,)))
     if tables and programs.legacy_save is not None:
         legacy = await _save_legacy(programs.legacy_save, sorted(tables))
-    return Detected(choose(nft, legacy), programs, tables)
+    backend = choose(nft, legacy)
+    other = legacy if backend is Backend.NFT else nft
+    return Detected(backend, programs, tables, left_elsewhere=CHAIN in chains_in(other or ""))
 
 
 async def _save_legacy(program: str, tables: Iterable[str]) -> str:

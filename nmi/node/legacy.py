@@ -1,8 +1,9 @@
-"""The nat table of a node whose iptables is the legacy one: through python-iptables, under the xtables lock.
+"""The tables of a node whose iptables is the legacy one: through python-iptables, under the xtables lock.
 
 python-iptables takes no lock of its own, and a table is written back whole: without the lock, rules that kube-proxy
 wrote in between would be lost. Reading and writing is ctypes code that blocks, so each call runs in a thread, and takes
-and gives back the lock there: a caller that is cancelled never leaves it held.
+and gives back the lock there: a caller that is cancelled never leaves it held. While python-iptables reads a rule,
+descriptor 1 of the process is a pipe of its own: a running NMI writes nothing to standard output.
 
 On a node with the nft backend this module must not be used at all: opening a legacy table creates it.
 """
@@ -12,14 +13,14 @@ import fcntl
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nmi.node.nft import NOT_PERMITTED
-from nmi.node.redirect import CHAIN, Found, LockHeldError, RedirectError, RedirectRule
+from nmi.node.rules import Found, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
 LOCK = Path("/run/xtables.lock")
@@ -27,7 +28,7 @@ LOCK = Path("/run/xtables.lock")
 
 
 class LegacyDriver:
-    """`redirect.Driver` for the legacy backend."""
+    """`rules.Driver` for the legacy backend."""
 
     def __init__(self, *, lock: Path = LOCK) -> None:
         """Raises StartError when python-iptables or the library it drives is missing."""
@@ -36,67 +37,113 @@ class LegacyDriver:
         # python-iptables keeps one object for each table in the process: two threads would share its handle.
         self._one = threading.Lock()
 
-    async def find(self) -> Found:
-        return await asyncio.to_thread(self._look)
+    async def find(self, rule: TopRule) -> Found:
+        return await asyncio.to_thread(self._find, rule)
 
-    async def put(self, rule: RedirectRule) -> None:
+    async def put(self, rule: TopRule) -> None:
         await asyncio.to_thread(self._put, rule)
 
-    async def clear(self) -> None:
-        await asyncio.to_thread(self._clear)
+    async def clear(self, rule: TopRule) -> None:
+        await asyncio.to_thread(self._clear, rule)
 
-    def _look(self) -> Found:
-        with self._one, self._nat() as table:
-            rules = None
-            if table.is_chain(CHAIN):
-                rules = tuple(self._text(table, CHAIN, entry) for entry in _entries(table, CHAIN))
-            jumps = tuple(
-                (position, self._text(table, "PREROUTING", entry))
-                for position, entry in enumerate(_entries(table, "PREROUTING"), start=1)
-                if table.get_target(entry) == CHAIN.encode()
+    async def detach(self, rule: TopRule) -> None:
+        await asyncio.to_thread(self._detach, rule)
+
+    def _find(self, rule: TopRule) -> Found:
+        with self._one, self._open(rule.table) as table:
+            return Found(
+                tops=tuple((at + 1, text) for at, text in self._ours(table, rule)),
+                rules=self._chain(table, rule) if rule.chain and table.is_chain(rule.chain) else None,
             )
-            return Found(rules=rules, jumps=jumps)
 
-    def _put(self, rule: RedirectRule) -> None:
-        with self._one, self._locked(), self._nat() as table:
-            if table.is_chain(CHAIN):
-                table.flush_entries(CHAIN)
-            else:
-                table.create_chain(CHAIN)
-            _delete_jumps(table, "PREROUTING")
-            chain = self._iptc.Chain(table, CHAIN)
-            for one in (self._dnat(rule), self._plain("RETURN")):
-                chain.append_rule(one)
-            self._iptc.Chain(table, "PREROUTING").insert_rule(self._plain(CHAIN))
+    def _put(self, rule: TopRule) -> None:
+        with self._one, self._locked(), self._open(rule.table) as table:
+            self._delete(table, rule.hook, [at for at, _ in self._ours(table, rule)])
+            if rule.chain:
+                if table.is_chain(rule.chain):
+                    table.flush_entries(rule.chain)
+                else:
+                    table.create_chain(rule.chain)
+                chain = self._iptc.Chain(table, rule.chain)
+                for one in rule.rules:
+                    chain.append_rule(self._made(one))
+            self._iptc.Chain(table, rule.hook).insert_rule(self._made(rule.text))
             # python-iptables takes a DNAT without a destination and matches without a value: nothing is committed that
             # does not read back as what was meant.
-            made = tuple(self._text(table, CHAIN, entry) for entry in _entries(table, CHAIN))
-            if made != rule.rules:
-                raise RedirectError(f"python-iptables made {made} of the rule; nothing was written")
+            made = (tuple(text for _, text in self._ours(table, rule)), self._chain(table, rule))
+            if made != ((rule.text,), rule.rules):
+                raise RedirectError(f"python-iptables made {made} of {rule.name}; nothing was written")
             table.commit()
 
-    def _clear(self) -> None:
-        with self._one, self._locked(), self._nat() as table:
-            if not table.is_chain(CHAIN):
+    def _detach(self, rule: TopRule) -> None:
+        with self._one, self._locked(), self._open(rule.table) as table:
+            if table.is_chain(rule.chain):
+                self._delete_jumps(table, rule)
+                table.commit()
+
+    def _delete_jumps(self, table: Any, rule: TopRule) -> None:
+        for chain in table.chains:
+            self._delete(table, chain.name, _leading(table, chain.name, rule.chain))
+
+    def _clear(self, rule: TopRule) -> None:
+        with self._one, self._locked(), self._open(rule.table) as table:
+            if not rule.chain:
+                ours = [at for at, _ in self._ours(table, rule)]
+                if not ours:
+                    return
+                self._delete(table, rule.hook, ours)
+            elif table.is_chain(rule.chain):
+                self._delete_jumps(table, rule)
+                table.flush_entries(rule.chain)
+                table.delete_chain(rule.chain)
+            else:
                 return
-            for chain in table.chains:
-                _delete_jumps(table, chain.name)
-            table.flush_entries(CHAIN)
-            table.delete_chain(CHAIN)
             table.commit()
 
-    def _dnat(self, rule: RedirectRule) -> Any:
-        made = self._iptc.Rule()
-        made.protocol = "tcp"
-        made.src = "!127.0.0.1/32"
-        made.dst = f"{rule.metadata_ip}/32"
-        made.create_match("tcp").dport = str(rule.metadata_port)
-        made.create_target("DNAT").to_destination = f"{rule.target_ip}:{rule.target_port}"
-        return made
+    def _ours(self, table: Any, rule: TopRule) -> list[tuple[int, str]]:
+        """The rules of the hook that are ours, with their positions from 0."""
+        entries = list(_entries(table, rule.hook))
+        # Only what leads where ours does is decoded: others may use extensions that this image lacks.
+        texts = [(at, self._text(table, rule.hook, entries[at])) for at in _leading(table, rule.hook, rule.target)]
+        return [(at, text) for at, text in texts if rule.chain or text == rule.text]
 
-    def _plain(self, target: str) -> Any:
-        made = self._iptc.Rule()
-        made.create_target(target)
+    def _chain(self, table: Any, rule: TopRule) -> tuple[str, ...]:
+        if not rule.chain:
+            return ()
+        return tuple(self._text(table, rule.chain, entry) for entry in _entries(table, rule.chain))
+
+    def _delete(self, table: Any, chain: str, positions: Iterable[int]) -> None:
+        """Delete rules by number, from the end so that positions stay true.
+
+        python-iptables offers that only below its surface: deleting by value would need the rule decoded.
+        """
+        for at in sorted(positions, reverse=True):
+            if table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle) != 1:  # noqa: SLF001
+                raise RedirectError(f"a rule in {chain} was not deleted: {table.strerror()}")
+
+    def _made(self, text: str) -> Any:
+        """A rule of ours as python-iptables has it; knows the words that `rules` uses."""
+        made = of = self._iptc.Rule()
+        inverted = ""
+        left = iter(text.split())
+        for word in left:
+            match word:
+                case "!":
+                    inverted = "!"
+                    continue
+                case "-s":
+                    made.src = inverted + next(left)
+                case "-d":
+                    made.dst = inverted + next(left)
+                case "-p":
+                    made.protocol = inverted + next(left)
+                case "-m":
+                    of = made.create_match(next(left))
+                case "-j":
+                    of = made.create_target(next(left))
+                case option:
+                    setattr(of, option.removeprefix("--").replace("-", "_"), inverted + next(left))
+            inverted = ""
         return made
 
     def _text(self, table: Any, chain: str, entry: Any) -> str:
@@ -108,10 +155,12 @@ class LegacyDriver:
         return text_of(read)
 
     @contextmanager
-    def _nat(self) -> Iterator[Any]:
-        """The nat table as it is now. What is not committed before the end is forgotten."""
+    def _open(self, name: str) -> Iterator[Any]:
+        """A table as it is now. What is not committed before the end is forgotten."""
+        # Told which tables exist, python-iptables opens no other ones: merely opening a legacy table creates it.
+        self._iptc.Table.existing_table_names.update({one: one == name for one in self._iptc.Table.ALL})
         try:
-            table = self._iptc.Table("nat", autocommit=False)
+            table = self._iptc.Table(name, autocommit=False)
             table.refresh()
             try:
                 yield table
@@ -121,8 +170,10 @@ class LegacyDriver:
             if any(word in str(error) for word in ("Permission denied", "Operation not permitted")):
                 raise StartError(f"{NOT_PERMITTED} ({error})") from error
             if "temporarily unavailable" in str(error):
-                raise LockHeldError("another program wrote to nat at the same moment, without the lock") from error
-            raise RedirectError(f"nat was not read or changed: {error}; look at iptables-legacy -t nat -S") from error
+                raise LockHeldError(f"another program wrote to {name} at the same moment, without the lock") from error
+            raise RedirectError(
+                f"{name} was not read or changed: {error}; look at iptables-legacy -t {name} -S"
+            ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -191,13 +242,9 @@ def _entries(table: Any, chain: str) -> Iterator[Any]:
         entry = table.next_rule(entry)
 
 
-def _delete_jumps(table: Any, chain: str) -> None:
-    """Delete every rule of *chain* that leads to ours, from the end so that positions stay true."""
-    positions = [at for at, entry in enumerate(_entries(table, chain)) if table.get_target(entry) == CHAIN.encode()]
-    for at in reversed(positions):
-        # By number, which python-iptables offers only below its surface: deleting by value would need the rule decoded.
-        if table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle) != 1:  # noqa: SLF001
-            raise RedirectError(f"a jump in {chain} was not deleted: {table.strerror()}")
+def _leading(table: Any, chain: str, target: str) -> list[int]:
+    """The positions from 0 of the rules of *chain* that lead to *target*."""
+    return [at for at, entry in enumerate(_entries(table, chain)) if table.get_target(entry) == target.encode()]
 
 
 def _load() -> ModuleType:
@@ -219,7 +266,5 @@ def _load() -> ModuleType:
             del sys.modules["distutils"]
         else:
             sys.modules["distutils"] = kept  # type: ignore[assignment]
-    # Told which tables exist, it opens no other ones: merely opening a legacy table creates it.
-    iptc.Table.existing_table_names.update({name: name == "nat" for name in iptc.Table.ALL})
     module: ModuleType = iptc
     return module

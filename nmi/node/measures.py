@@ -17,13 +17,32 @@ class NodeMeasures:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
-        yield CounterMetricFamily(
-            "aadpodidentity_nmi_iptables_repairs",
-            "How often the redirect was found changed and was put back.",
-            value=self._plumbing.repairs,
-        )
+        plumbing = self._plumbing
+        for name, help_text, count in (
+            (
+                "aadpodidentity_nmi_iptables_repairs",
+                "How often a rule of NMI's was found changed and was put back.",
+                plumbing.repairs,
+            ),
+            (
+                "aadpodidentity_nmi_iptables_failures",
+                "How many verifications of NMI's rules failed.",
+                plumbing.failures,
+            ),
+            (
+                "aadpodidentity_nmi_conntrack_deleted",
+                "Connections that bypassed NMI and were ended (--enable-conntrack-deletion).",
+                plumbing.forgotten,
+            ),
+        ):
+            yield CounterMetricFamily(name, help_text, value=count)
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_redirect_in_force",
             "1 while pods are led to NMI, or nobody asked for it (--redirect=none).",
-            value=float(self._plumbing.problem() is None),
+            value=float(plumbing.problem() is None),
+        )
+        yield GaugeMetricFamily(
+            "aadpodidentity_nmi_fail_closed",
+            "1 while no pod would reach the real IMDS if NMI went away (--fail-closed).",
+            value=float(plumbing.closed),
         )

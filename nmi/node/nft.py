@@ -1,4 +1,4 @@
-"""The nat table of a node whose iptables is a face of nftables: through the iptables-nft programs, never native rules.
+"""The tables of a node whose iptables is a face of nftables: through the iptables-nft programs, never native rules.
 
 A change is one `iptables-nft-restore --noflush`, which the kernel takes as one transaction: there is no moment without
 the rule, and if somebody else changed what it builds on, it fails as a whole and is made anew.
@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nmi.node.commands import Finished, ProgramTimeoutError, run
-from nmi.node.redirect import CHAIN, JUMP, Found, RedirectError, RedirectRule
-from nmi.node.tables import all_rules, chains_in, leads_to, normal, rules_of
+from nmi.node.rules import Found, RedirectError, TopRule
+from nmi.node.tables import all_rules, chains_in, normal, rules_of
 from podidentity.exits import StartError
 
 _TRIES = 4
@@ -32,41 +32,54 @@ class NftPrograms:
 
 
 class NftDriver:
-    """`redirect.Driver` for the nft backend."""
+    """`rules.Driver` for the nft backend."""
 
     def __init__(self, programs: NftPrograms, *, seconds: float = 30.0) -> None:
         """*seconds* bounds each program; nodes with ten thousand services need some for theirs."""
         self._programs = programs
         self._seconds = seconds
 
-    async def find(self) -> Found:
-        # Two chains are asked for by name, since a whole nat table may hold ten thousand rules of kube-proxy's. For a
+    async def find(self, rule: TopRule) -> Found:
+        # Chains are asked for by name, since a whole nat table may hold ten thousand rules of kube-proxy's. For a
         # chain that is not there iptables-nft 1.8.9 says that it is "incompatible": so failing is read as "not there",
         # and what is worse shows in the first command or in the change that follows.
-        before = await self._ask(self._programs.iptables, "-t", "nat", "-S", "PREROUTING")
-        ours = await self._run(self._programs.iptables, "-t", "nat", "-S", CHAIN)
+        hook = await self._listed(rule)
+        rules = None
+        if rule.chain:
+            ours = await self._run(self._programs.iptables, "-t", rule.table, "-S", rule.chain)
+            rules = tuple(map(normal, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
         return Found(
-            rules=tuple(map(normal, rules_of(ours.stdout, CHAIN))) if ours.code == 0 else None,
-            jumps=tuple(
-                (position, normal(rule))
-                for position, rule in enumerate(rules_of(before, "PREROUTING"), start=1)
-                if leads_to(rule, CHAIN)
+            tops=tuple(
+                (position, normal(one))
+                for position, one in enumerate(rules_of(hook, rule.hook), start=1)
+                if rule.is_ours(one)
             ),
+            rules=rules,
         )
 
-    async def put(self, rule: RedirectRule) -> None:
+    async def put(self, rule: TopRule) -> None:
         async def script() -> str:
-            return put_script(await self._ask(self._programs.iptables, "-t", "nat", "-S", "PREROUTING"), rule)
+            return put_script(await self._listed(rule), rule)
 
-        await self._change(script)
+        await self._change(script, rule.table)
 
-    async def clear(self) -> None:
+    async def detach(self, rule: TopRule) -> None:
         async def script() -> str:
-            return clear_script(await self._ask(self._programs.save, "-t", "nat"))
+            jumps = _jumps(await self._ask(self._programs.save, "-t", rule.table), rule)
+            return _script(rule.table, *jumps) if jumps else ""
 
-        await self._change(script)
+        await self._change(script, rule.table)
 
-    async def _change(self, make: Callable[[], Awaitable[str]]) -> None:
+    async def clear(self, rule: TopRule) -> None:
+        async def script() -> str:
+            return clear_script(await self._ask(self._programs.save, "-t", rule.table), rule)
+
+        await self._change(script, rule.table)
+
+    async def _listed(self, rule: TopRule) -> str:
+        return await self._ask(self._programs.iptables, "-t", rule.table, "-S", rule.hook)
+
+    async def _change(self, make: Callable[[], Awaitable[str]], table: str) -> None:
         """Hand what *make* makes from a fresh look to the restore program, until it takes it."""
         failed = ""
         for attempt in range(_TRIES):
@@ -78,12 +91,12 @@ class NftDriver:
             if done.code == 0:
                 return
             failed = done.complaint
-        raise RedirectError(f"nat was not changed: {failed}; look at the output of iptables-nft -t nat -S")
+        raise RedirectError(f"{table} was not changed: {failed}; look at the output of iptables-nft -t {table} -S")
 
     async def _ask(self, *words: str) -> str:
         done = await self._run(*words)
         if done.code != 0:
-            raise RedirectError(f"nat could not be read: {done.complaint}; try {' '.join(words)} on this node")
+            raise RedirectError(f"a table could not be read: {done.complaint}; try {' '.join(words)} on this node")
         return done.stdout
 
     async def _run(self, *words: str, given: str = "") -> Finished:
@@ -96,23 +109,31 @@ class NftDriver:
         return done
 
 
-def put_script(before: str, rule: RedirectRule) -> str:
-    """What iptables-restore --noflush must be given to put *rule* in force, when *before* is what PREROUTING holds.
+def put_script(before: str, rule: TopRule) -> str:
+    """What iptables-restore --noflush must be given to put *rule* in force, when *before* is what its hook holds.
 
     Declaring a chain creates it or empties it.
     """
-    old = [f"-D PREROUTING {jump}" for jump in rules_of(before, "PREROUTING") if leads_to(jump, CHAIN)]
-    new = [f"-A {CHAIN} {one}" for one in rule.rules]
-    return _script(f":{CHAIN} - [0:0]", *old, *new, f"-I PREROUTING 1 {JUMP}")
+    chain = [f":{rule.chain} - [0:0]"] if rule.chain else []
+    old = [f"-D {rule.hook} {one}" for one in rules_of(before, rule.hook) if rule.is_ours(one)]
+    new = [f"-A {rule.chain} {one}" for one in rule.rules]
+    return _script(rule.table, *chain, *old, *new, f"-I {rule.hook} 1 {rule.text}")
 
 
-def clear_script(saved: str) -> str:
-    """What iptables-restore --noflush must be given to remove the chain, when *saved* is nat; "" if it is not there."""
-    if CHAIN not in chains_in(saved):
-        return ""
-    jumps = [f"-D {chain} {one}" for chain, one in all_rules(saved) if chain != CHAIN and leads_to(one, CHAIN)]
-    return _script(f":{CHAIN} - [0:0]", *jumps, f"-X {CHAIN}")
+def clear_script(saved: str, rule: TopRule) -> str:
+    """What iptables-restore --noflush must be given to remove *rule*, when *saved* is its table; "" for nothing."""
+    if rule.chain:
+        if rule.chain not in chains_in(saved):
+            return ""
+        return _script(rule.table, f":{rule.chain} - [0:0]", *_jumps(saved, rule), f"-X {rule.chain}")
+    ours = [f"-D {rule.hook} {one}" for one in rules_of(saved, rule.hook) if rule.is_ours(one)]
+    return _script(rule.table, *ours) if ours else ""
 
 
-def _script(*lines: str) -> str:
-    return "\n".join(("*nat", *lines, "COMMIT", ""))
+def _jumps(saved: str, rule: TopRule) -> list[str]:
+    """What deletes each rule that leads to our chain."""
+    return [f"-D {chain} {one}" for chain, one in all_rules(saved) if chain != rule.chain and rule.is_ours(one)]
+
+
+def _script(table: str, *lines: str) -> str:
+    return "\n".join((f"*{table}", *lines, "COMMIT", ""))

@@ -5,10 +5,12 @@ import logging
 
 from nmi.flag_table import RedirectMode, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, sysctl
+from nmi.node.alarm import Alarm, LockReleases, NftChanges, Source
 from nmi.node.backend import Backend, Detected, detect
-from nmi.node.legacy import LegacyDriver
+from nmi.node.legacy import LOCK, LegacyDriver
 from nmi.node.nft import NftDriver
-from nmi.node.redirect import Driver, Redirect, RedirectError, RedirectRule
+from nmi.node.rules import Driver, RedirectError, Redirection
+from nmi.node.upkeep import Upkeep, patiently
 from nmi.settings import Settings
 from podidentity.exits import StartError
 
@@ -16,23 +18,43 @@ log = logging.getLogger(__name__)
 
 
 class Plumbing:
-    """The node's side of one NMI: prepare(), install(), maintain() as a task of the owner's, and after it remove()."""
+    """The node's side of one NMI: prepare(), then maintain() as a task of the owner's, install(), and at last remove().
+
+    remove() comes after the end of maintain(), which would put the rules back.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._to = redirection_of(settings)
         self._detected: Detected | None = None
-        self._redirect: Redirect | None = None
+        self._upkeep: Upkeep | None = None
+        self._alarm = Alarm()
         self._localnet: str | None = None
 
     @property
     def repairs(self) -> int:
-        """How often the rule had to be put back, for the metric."""
-        return self._redirect.repairs if self._redirect else 0
+        """How often a rule had to be put back."""
+        return self._upkeep.repairs if self._upkeep else 0
+
+    @property
+    def failures(self) -> int:
+        """How many verifications failed."""
+        return self._upkeep.failures if self._upkeep else 0
+
+    @property
+    def forgotten(self) -> int:
+        """How many connections that bypassed NMI were ended."""
+        return self._upkeep.forgotten if self._upkeep else 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether no pod would reach the real IMDS if NMI went away now."""
+        return self._settings.fail_closed and self._upkeep is not None and self._upkeep.in_force(self._to.reject)
 
     async def prepare(self) -> None:
-        """Look whether this node allows what the settings ask for, changing nothing.
+        """Look whether this node allows what the settings ask for; only --fail-closed changes it already now.
 
-        Raises StartError, or RedirectError when the nat table cannot be read.
+        Raises StartError, or RedirectError when nat cannot be read.
         """
         settings = self._settings
         await asyncio.to_thread(kubenet.check, settings.kubelet_config, allowed=settings.allow_kubenet)
@@ -41,41 +63,114 @@ class Plumbing:
         if settings.delete_conntrack:
             await conntrack.find_conntrack()
         self._detected = await detect()
-        driver = await driver_for(self._detected)
-        await driver.find()
-        self._redirect = Redirect(rule_of(settings), driver)
         log.info("found the node's iptables", extra={"reason": str(self._detected.backend)})
+        if self._detected.left_elsewhere:
+            log.warning(
+                "the other backend of iptables holds a redirect, too: end NMI and run `nmi --cleanup` here once"
+            )
+        upkeep = Upkeep(
+            await driver_for(self._detected), forget=self._forget_bypassing if settings.delete_conntrack else None
+        )
+        await upkeep.find(self._to.redirect)
+        if settings.fail_closed:
+            await upkeep.install(self._to.reject)
+        self._upkeep = upkeep
 
     async def install(self) -> None:
-        """Lead pods to NMI; to be called when it listens. Raises StartError or RedirectError."""
-        if self._redirect is None:
+        """Lead pods to NMI; to be called when it listens. Raises StartError."""
+        if self._upkeep is None:
             return
         await self._ensure_localnet()
-        await self._redirect.install()
-        if self._settings.delete_conntrack:
-            found = await conntrack.find_conntrack()
-            count = await conntrack.forget_bypassing(rule_of(self._settings), found)
-            log.info("forgot connections that bypassed NMI", extra={"count": count})
+        await self._upkeep.install(self._to.redirect)
+        self._alarm.ring()  # what went wrong beside the rule itself need not wait for the interval
+        if not self._settings.fail_closed:
+            await self._lift_reject(self._upkeep)
 
     async def maintain(self) -> None:
-        """Keep it so until cancelled. Failures are logged, shown by problem(), and tried again."""
-        if self._redirect is None:
+        """Keep what is installed, until cancelled. Failures are logged, shown by problem(), and tried again."""
+        if self._upkeep is None or self._detected is None:
             return
         seconds = float(self._settings.redirect_interval_seconds)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._redirect.maintain(seconds), name="maintain the redirect")
+        async with self._alarm.listening_to(self._changes), asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._upkeep.maintain(seconds, self._alarm.pause), name="maintain the rules")
             tasks.create_task(self._watch_localnet(seconds), name="watch route_localnet")
 
     def problem(self) -> str | None:
         """Why pods may not be led here, for the readiness probe; None when they are, or when nobody asked for it."""
-        if self._redirect is None:
+        if self._upkeep is None:
             return None if self._settings.redirect is RedirectMode.NONE else "the node is not prepared yet"
-        return self._redirect.problem() or self._localnet
+        if problem := self._upkeep.problem():
+            return problem
+        if not self._upkeep.in_force(self._to.redirect):
+            return f"{self._to.redirect.name}: it has not been installed yet"
+        return self._localnet
+
+    def state(self) -> dict[str, object]:
+        """What an operator who looks into a running NMI wants to know of this room."""
+        upkeep = self._upkeep
+        return {
+            "redirect": str(self._settings.redirect),
+            "backend": str(self._detected.backend) if self._detected else "",
+            "in_force": upkeep is not None and upkeep.in_force(self._to.redirect),
+            "fail_closed": self._settings.fail_closed,
+            "closed": self.closed,
+            "problem": self.problem(),
+            "told_of_changes": self._alarm.listening,
+            "repairs": self.repairs,
+            "failed_verifications": self.failures,
+            "forgotten_connections": self.forgotten,
+        }
+
+    async def withdraw(self) -> None:
+        """Lead no new connection here, unless told to keep the rules; those that are open go on until remove().
+
+        Waits for a held lock: bound it by a deadline. Raises StartError or RedirectError.
+        """
+        if self._upkeep is not None and not (self._settings.fail_closed or self._settings.keep_redirect):
+            await self._upkeep.withdraw(self._to.redirect)
 
     async def remove(self) -> None:
-        """Leave nat as it was found, unless told to keep the rule. Waits for a held lock: bound it by a deadline."""
-        if self._redirect is not None and not self._settings.keep_redirect:
-            await self._redirect.remove()
+        """Leave the node as it was found, unless told to keep the rules. Waits for a held lock: bound it by a deadline.
+
+        Raises StartError or RedirectError.
+        """
+        if self._upkeep is None:
+            return
+        if self._settings.fail_closed:
+            log.info("the rules stay, so that no pod reaches the real IMDS; `nmi --cleanup` removes them")
+        elif self._settings.keep_redirect:
+            log.info("the redirect stays, as asked; `nmi --cleanup` removes it")
+        else:
+            await self._upkeep.remove(self._to.redirect)
+            await self._lift_reject(self._upkeep)
+
+    async def _lift_reject(self, upkeep: Upkeep) -> None:
+        """Remove the reject that an NMI with --fail-closed left: without that flag it is not wanted any more."""
+        if not self._may_have_filter():
+            return
+        try:
+            if await upkeep.find(self._to.reject):
+                await upkeep.remove(self._to.reject)
+                log.warning("pods reach the real IMDS again while NMI is away, since --fail-closed is not set any more")
+        except RedirectError as error:
+            log.error(  # noqa: TRY400  the sentence says it all
+                "the reject of an NMI with --fail-closed may still be there; run `nmi --cleanup` when NMI has gone",
+                extra={"error": str(error)},
+            )
+
+    def _may_have_filter(self) -> bool:
+        """Whether looking into filter creates nothing."""
+        found = self._detected
+        return found is not None and (found.backend is Backend.NFT or "filter" in found.legacy_tables)
+
+    def _changes(self) -> Source:
+        if self._detected is not None and self._detected.backend is Backend.NFT:
+            rules = (self._to.redirect, self._to.reject) if self._settings.fail_closed else (self._to.redirect,)
+            return NftChanges(chain for rule in rules for chain in (rule.hook, rule.chain) if chain)
+        return LockReleases(LOCK)
+
+    async def _forget_bypassing(self) -> int:
+        return await conntrack.forget_bypassing(self._to, await conntrack.find_conntrack())
 
     async def _ensure_localnet(self) -> None:
         if not sysctl.needed(self._settings.redirect_target[0]):
@@ -88,7 +183,8 @@ class Plumbing:
                     "--route-localnet=set needs the iptables program of this node's backend in NMI's image"
                 )
             # The guard first, whoever set it: there is to be no moment with the one and without the other.
-            if await sysctl.ensure_guard(self._detected.iptables):
+            iptables = self._detected.iptables
+            if await patiently(lambda: sysctl.ensure_guard(iptables)):
                 log.info("guarded this node's 127.0.0.1 in filter/INPUT; it stays there when NMI ends")
             if problem:
                 await asyncio.to_thread(sysctl.switch_on)
@@ -108,12 +204,15 @@ class Plumbing:
                 await self._ensure_localnet()
             except (StartError, OSError) as error:
                 self._localnet = str(error)
-                log.exception("route_localnet could not be looked after; see the error", extra={"error": str(error)})
+                log.error(  # noqa: TRY400  the sentence says it all
+                    "route_localnet could not be looked after; see the error, it is tried again at the next interval",
+                    extra={"error": self._localnet},
+                )
 
 
-def rule_of(settings: Settings) -> RedirectRule:
-    """The rule that *settings* describe."""
-    return RedirectRule(settings.metadata_ip, settings.metadata_port, *settings.redirect_target)
+def redirection_of(settings: Settings) -> Redirection:
+    """From where to where *settings* lead pods."""
+    return Redirection(settings.metadata_ip, settings.metadata_port, *settings.redirect_target)
 
 
 async def driver_for(detected: Detected) -> Driver:
@@ -121,19 +220,3 @@ async def driver_for(detected: Detected) -> Driver:
     if detected.backend is Backend.NFT and detected.programs.nft is not None:
         return NftDriver(detected.programs.nft)
     return await asyncio.to_thread(LegacyDriver)
-
-
-async def cleanup(settings: Settings) -> None:
-    """Remove the redirect from this node, whichever backend holds one (`nmi --cleanup`). Raises StartError."""
-    detected = await detect()
-    drivers: list[Driver] = []
-    if detected.programs.nft is not None:
-        drivers.append(NftDriver(detected.programs.nft))
-    if "nat" in detected.legacy_tables:
-        drivers.append(await asyncio.to_thread(LegacyDriver))
-    rule = rule_of(settings)
-    for driver in drivers:
-        try:
-            await Redirect(rule, driver).remove()
-        except RedirectError as error:
-            raise StartError(f"the redirect was not removed: {error}") from error

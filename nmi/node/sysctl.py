@@ -9,8 +9,9 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from nmi.node.commands import ProgramTimeoutError, run
+from nmi.node.commands import Finished, ProgramTimeoutError, run
 from nmi.node.nft import NOT_PERMITTED
+from nmi.node.rules import LockHeldError
 from nmi.node.tables import all_rules, words
 from podidentity.exits import StartError
 
@@ -25,6 +26,9 @@ GUARD = (
     *("-m", "conntrack", "!", "--ctstate", "RELATED,ESTABLISHED,DNAT", "-j", "DROP"),
 )
 """The rule that keeps neighbours out; kubelet and kube-proxy keep an equal one in a chain of theirs."""
+
+_BUSY = 4
+"""The exit code of iptables when it did not get the lock; it means a few other things, too."""
 
 
 def needed(target_ip: str) -> bool:
@@ -61,7 +65,7 @@ def switch_on(conf: Path = CONF) -> None:
 
 def _is_on(interface: Path) -> bool:
     try:
-        return (interface / "route_localnet").read_text().strip() == "1"
+        return (interface / "route_localnet").read_text().strip() != "0"  # any other number switches it on
     except FileNotFoundError:
         return True  # the interface has gone since it was listed
 
@@ -81,14 +85,14 @@ def _normal_guard(rule: Iterable[str]) -> list[str]:
 
 
 async def ensure_guard(iptables: str) -> bool:
-    """Put the guard into filter/INPUT unless it or its equal is there; whether it was put. Raises StartError."""
-    try:
-        listed = await run((iptables, "-w", "10", "-t", "filter", "-S"))
-        if listed.code == 0 and guarded(all_rules(listed.stdout)):
-            return False
-        done = await run((iptables, "-w", "10", "-t", "filter", "-I", "INPUT", "1", *GUARD))
-    except ProgramTimeoutError as error:
-        raise StartError(f"the guard of 127.0.0.1 was not put into filter/INPUT: {error}") from error
+    """Put the guard into filter/INPUT unless it or its equal is there; whether it was put.
+
+    Raises LockHeldError while another program writes, StartError when it cannot be done.
+    """
+    listed = await _filter(iptables, "-S")
+    if listed.code == 0 and guarded(all_rules(listed.stdout)):
+        return False
+    done = await _filter(iptables, "-I", "INPUT", "1", *GUARD)
     if done.not_permitted:
         raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
     if done.code != 0:
@@ -97,3 +101,13 @@ async def ensure_guard(iptables: str) -> bool:
             f"route_localnet, and start NMI with --route-localnet=check"
         )
     return True
+
+
+async def _filter(iptables: str, *words: str) -> Finished:
+    try:
+        done = await run((iptables, "-w", "1", "-t", "filter", *words))
+    except ProgramTimeoutError as error:
+        raise LockHeldError(str(error)) from error
+    if done.code == _BUSY and "xtables lock" in done.stderr:
+        raise LockHeldError(done.complaint)
+    return done

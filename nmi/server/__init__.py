@@ -7,11 +7,14 @@ it. From the bytes inwards:
     reading      bytes -> whole requests, with limits that count across reads; `head` and `body` hold its strict rules
     target       request target -> its one normal form -> where it may go; pure, meant to be read as a safety argument
     parameters   query -> what the token path may be asked; pure
-    handlers     a request -> an outcome, in the order of checks that SDKs rely on
-    passthrough  what may be proxied to IMDS, rebuilt from parsed parts
+    call         who asks, and the ids by which a request is found again in logs
+    handlers     a request -> an outcome: by `token_path` (in the order of checks that SDKs rely on), `host_path` or
+                 `proxied_path`; `granting` says what an issuer is
+    outcomes     an answer or a refusal -> counted and logged, exactly once
+    passthrough  what is proxied to IMDS, rebuilt from parsed parts
     responses    reasons -> status codes, and how an answer looks on the wire; no other file here knows a status code
-    measures     the request histogram, with label values from closed sets
-    decisions    one log line per decision, repeats summed up
+    measures     the request histogram and what bounds requests, with label values from closed sets
+    decisions    one log line per decision, repeats summed up; who else is told of a refusal is `nmi.pod_events`
     server       puts lane, tasks and shutdown together
 
 It never decides who may have a token (`nmi.identity`, `nmi.issuer`), never fetches one (`nmi.tokens`), and writes

@@ -1,13 +1,14 @@
 """Where a request's body ends. Two small machines over a growing buffer; neither ever holds more than it may.
 
 Bodies mean something in proxied requests only, but each has to be read (or the connection closed): what follows it on
-the connection is the next request, and to be of another opinion about where that begins is request smuggling.
+the connection is the next request, and to be of another opinion about where that begins is request smuggling. A body is
+whole before anybody looks at its request: at most 16 kB, and no call to IMDS, nor its slot, waits for a slow sender.
 """
 
 import re
 from typing import Final, Protocol
 
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.head import CRLF, bad
 
 _SIZE_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
@@ -85,4 +86,5 @@ class Chunked:
 
 def body_too_large() -> Refusal:
     sentence = "The body of the request is too large."
-    return Refusal(Reason.BODY_TOO_LARGE, sentence, f"{sentence} See which client sends it.")
+    detail = f"{sentence} See which client sends it, and --max-body-bytes if it is one of yours."
+    return Refusal(Reason.BODY_TOO_LARGE, sentence, detail, limit=Limit.BODY_BYTES)

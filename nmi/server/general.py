@@ -2,8 +2,9 @@
 
 Which bytes are read when: while a request is being answered the connection is paused and the kernel holds what the peer
 sends. Only if part of a further request has been read already is it left open, for a short while, since the lane knows
-no way back into the midst of a request; past that time the connection ends with the answer. When every byte received is
-answered, the connection goes back to the fast lane.
+no way back into the midst of a request; past that time the connection ends with the answer. No SDK pipelines, and a
+client that does has to be ready for that (RFC 9112 §9.3.2). When every byte received is answered, the connection goes
+back to the fast lane.
 """
 
 import asyncio
@@ -11,11 +12,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, Protocol, Self
 
-from nmi.refusal import Refusal
-from nmi.server.handlers import Handlers, Outcome, Pending
+from nmi.refusal import Limit, Refusal
+from nmi.server.handlers import Handlers
+from nmi.server.outcomes import Outcome, Pending
 from nmi.server.policy import ServerPolicy
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
+from nmi.server.responses import Answer, StreamedAnswer
 
 log = logging.getLogger(__name__)
 requests_log = logging.getLogger(f"{__name__}.requests")
@@ -46,6 +49,7 @@ class Link(Protocol):
 
     @property
     def peer(self) -> str: ...
+    def original_destination(self) -> tuple[str, int] | None: ...
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
     def pause(self) -> None: ...
@@ -121,19 +125,13 @@ class GeneralLane:
                 return
             begun = self._host.now_ns()
             if isinstance(found, Refusal):
-                self._write(_UNKNOWN_MANNER, self._host.handlers.refuse(self._connection.peer, found), begun)
+                self._write(_UNKNOWN_MANNER, self._host.handlers.malformed(self._connection, found), begun)
                 return
-            outcome = self._answer(found)
+            outcome = self._host.handlers.answer(self._connection, found)
             if not isinstance(outcome, Outcome):
                 self._wait(Manner.of(found), outcome, begun)
                 return
             self._write(Manner.of(found), outcome, begun)
-
-    def _answer(self, request: Request) -> Outcome | Pending:
-        try:
-            return self._host.handlers.answer(self._connection.peer, request)
-        except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
-            return self._host.handlers.failed(self._connection.peer, error)
 
     def _wait(self, manner: Manner, pending: Pending, begun: int) -> None:
         if self._reader.empty:
@@ -145,17 +143,17 @@ class GeneralLane:
 
     async def _answer_later(self, manner: Manner, pending: Pending, begun: int) -> None:
         """Wait for one answer, write it, go on with what arrived meanwhile. Only cancellation leaves here."""
-        peer, handlers = self._connection.peer, self._host.handlers
+        handlers, stream = self._host.handlers, _Stream(self, manner)
         deadline = asyncio.timeout(self._host.policy.answer_seconds)
         try:
             async with deadline:
                 self._host.deadlines.add(deadline)
-                outcome = await pending()
+                outcome = await pending.work(stream)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             outcome = (
-                handlers.late(peer, stopping=self._host.draining)
+                handlers.late(pending, stopping=self._host.draining)
                 if deadline.expired()
-                else handlers.failed(peer, error)
+                else handlers.failed(pending, error)
             )
         finally:
             self._host.deadlines.discard(deadline)
@@ -164,43 +162,71 @@ class GeneralLane:
         if self._ended:
             return
         try:
-            self._write(manner, outcome, begun)
+            if stream.closes is None:
+                self._write(manner, outcome, begun)
+            else:
+                self._written_through(outcome, begun, close=stream.closes)
             self._advance()
         except Exception as error:  # noqa: BLE001 - a paused connection has no deadline: it must not be left so
             self._end()
-            handlers.failed(peer, error)
+            handlers.failed(pending, error)
 
     def _write(self, manner: Manner, outcome: Outcome, begun: int) -> None:
         """Send an answer in the manner that its request asks for."""
-        answer, now = outcome.answer, self._host.now_ns()
-        self._last = self._last or self._written > self._host.policy.sizes.answered_bytes
+        close = self.begin(manner, outcome.answer)
+        self._count(outcome, begun)
+        if close:
+            self._end()
+
+    def _written_through(self, outcome: Outcome, begun: int, *, close: bool) -> None:
+        """The end of an answer that has begun already: it is whole, or cut, which only the connection's end can say."""
+        self._count(outcome, begun)
+        if close or not isinstance(outcome.answer, StreamedAnswer):
+            self._end()
+
+    def begin(self, manner: Manner, answer: Answer) -> bool:
+        """Send *answer*, or what there is of it yet; whether the connection ends after it."""
+        if self._written > self._host.policy.sizes.answered_bytes and not self._last:
+            self._last = True
+            self._host.handlers.limit_hit(Limit.PIPELINE)
         close = answer.ends_connection or not manner.keep_alive or self._last or self._host.draining
-        data = answer.render(now, close)
+        data = answer.render(self._host.now_ns(), close)
         if manner.http_1_0 and not close:
             # RFC 9112 §9.3: such a client takes the connection for closing unless it is told otherwise.
             data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
         if manner.head_only:
             data = data[: data.index(_HEAD_END) + len(_HEAD_END)]
-        self._written += len(data)
-        outcome.series.observe(now - begun)
+        self.send(data)
+        return close
+
+    def send(self, data: bytes) -> None:
+        """Send more of an answer, unless nobody is there to read it any more."""
+        if not self._ended:
+            self._written += len(data)
+            self._connection.write(data)
+
+    def _count(self, outcome: Outcome, begun: int) -> None:
+        taken = self._host.now_ns() - begun
+        outcome.series.observe(taken)
         if requests_log.isEnabledFor(logging.DEBUG):
             requests_log.debug(
                 "request answered",
                 extra={
-                    "peer": self._connection.peer,
+                    "peer": outcome.call.peer,
                     "path": outcome.series.labels[0],
-                    "status": answer.status,
-                    "seconds": (now - begun) / 1e9,
+                    "status": outcome.answer.status,
+                    "seconds": taken / 1e9,
+                    "request": outcome.call.request,
+                    "client_request": outcome.call.client_request or None,
                 },
             )
-        self._connection.write(data)
-        if close:
-            self._end()
 
     def _stop_reading(self) -> None:
         """Take no more bytes while an answer is awaited. There is no way back from here: that answer is the last."""
-        self._last = True
-        self._connection.pause()
+        if not self._last:
+            self._last = True
+            self._host.handlers.limit_hit(Limit.PIPELINE)
+            self._connection.pause()
 
     def _end(self) -> None:
         self._ended = True
@@ -211,3 +237,21 @@ class GeneralLane:
         if self._hurry is not None:
             self._hurry.cancel()
             self._hurry = None
+
+
+class _Stream:
+    """Implements `nmi.server.passthrough.Stream` for one request."""
+
+    __slots__ = ("_lane", "_manner", "closes")
+
+    def __init__(self, lane: GeneralLane, manner: Manner) -> None:
+        self._lane = lane
+        self._manner = manner
+        self.closes: bool | None = None
+        """Whether the connection ends after the answer; None until it has begun."""
+
+    def begin(self, answer: StreamedAnswer) -> None:
+        self.closes = self._lane.begin(self._manner, answer)
+
+    def send(self, piece: bytes) -> None:
+        self._lane.send(piece)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.policy import Sizes
 
 CRLF: Final = b"\r\n"
@@ -32,6 +32,12 @@ _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*
 """RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
 _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
 """Two of one of these means that two readers may each take another one."""
+
+_FLAGS: Final = {
+    Limit.HEAD_BYTES: "--max-head-bytes",
+    Limit.HEADER_FIELDS: "--max-header-fields",
+    Limit.TARGET_BYTES: "--max-target-bytes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +63,22 @@ def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | 
     if not b"A" <= received[:1] <= b"Z":
         return bad("no method")
     if len(received) >= sizes.head_bytes:
-        return too_large("The head of the request is too large.")
+        return too_large("The head of the request is too large.", Limit.HEAD_BYTES)
     longest = METHOD_BYTES + 1 + sizes.target_bytes + 1 + VERSION_BYTES + len(CRLF)
     if len(received) > longest and received.find(CRLF, 0, longest) < 0:
-        return too_large("The target of the request is too long.")
+        return too_large("The target of the request is too long.", Limit.TARGET_BYTES)
     return None
 
 
 def parse_head(raw: bytes, sizes: Sizes) -> Head | Refusal:
     """Read *raw*, which ends with its first empty line."""
     if len(raw) > sizes.head_bytes:
-        return too_large("The head of the request is too large.")
+        return too_large("The head of the request is too large.", Limit.HEAD_BYTES)
     if _STRAY.search(raw):  # RFC 9112 §2.2: a bare CR is to be rejected; a bare LF may be
         return bad("a bare CR or LF, or a NUL")
     first, *lines = raw[: -len(HEAD_END)].split(CRLF)
     if len(lines) > sizes.fields:
-        return too_large("The request has too many header fields.")
+        return too_large("The request has too many header fields.", Limit.HEADER_FIELDS)
     start = _request_line(first, sizes)
     if isinstance(start, Refusal):
         return start
@@ -92,7 +98,7 @@ def _request_line(line: bytes, sizes: Sizes) -> tuple[str, str, bool] | Refusal:
     if len(method) > METHOD_BYTES or _METHOD.fullmatch(method) is None:
         return bad("no method")
     if len(target) > sizes.target_bytes:
-        return too_large("The target of the request is too long.")
+        return too_large("The target of the request is too long.", Limit.TARGET_BYTES)
     if _TARGET.fullmatch(target) is None:
         return bad("a malformed target")
     if version not in {b"HTTP/1.1", b"HTTP/1.0"}:
@@ -171,5 +177,6 @@ def bad(what: str) -> Refusal:
     return Refusal(Reason.BAD_SYNTAX, sentence, f"{sentence} See which client sends it.")
 
 
-def too_large(sentence: str) -> Refusal:
-    return Refusal(Reason.HEAD_TOO_LARGE, sentence, f"{sentence} See which client sends it.")
+def too_large(sentence: str, limit: Limit) -> Refusal:
+    detail = f"{sentence} See which client sends it, and {_FLAGS[limit]} if it is one of yours."
+    return Refusal(Reason.HEAD_TOO_LARGE, sentence, detail, limit=limit)

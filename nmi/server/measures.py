@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from _native.histogram import Histogram, Series
-from nmi.refusal import Reason
+from nmi.refusal import Limit, Reason
 
 BUCKETS_SECONDS: Final = (
     *(0.000_05, 0.000_1, 0.000_25, 0.000_5),  # ready answers
@@ -77,6 +77,8 @@ class Measures:
         self.histogram = Histogram(BUCKETS_SECONDS)
         self._made: dict[tuple[str, str, str, str], Series] = {}
         self._refusals = dict.fromkeys(Reason, 0)
+        self._limits = dict.fromkeys(Limit, 0)
+        self._elsewhere: dict[Limit, Callable[[], int]] = {}
         self._lane: Callable[[], Mapping[str, int]] = dict
         self._pending: Callable[[], int] = int
         if registry is not None:
@@ -85,6 +87,10 @@ class Measures:
     def watch(self, *, lane: Callable[[], Mapping[str, int]], pending: Callable[[], int]) -> None:
         """From now on expose the lane's counters and the number of requests that wait for their answer."""
         self._lane, self._pending = lane, pending
+
+    def also_count(self, limit: Limit, count: Callable[[], int]) -> None:
+        """From now on *count* says how often *limit* has bitten, besides what is told to `limit_hit`."""
+        self._elsewhere[limit] = count
 
     def series(self, operation: str, status: int, namespace: str, resource: str) -> Series:
         """Where to count an answer. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
@@ -102,6 +108,26 @@ class Measures:
     def refusals(self, reason: Reason) -> int:
         return self._refusals[reason]
 
+    def limit_hit(self, limit: Limit) -> None:
+        """Count that *limit* bit; those of the lane are counted there."""
+        self._limits[limit] += 1
+
+    def limits_hit(self) -> dict[Limit, int]:
+        """How often each limit has bitten, the lane's included."""
+        lane = self._lane()
+        return {
+            limit: count + lane.get(_LANE_LIMITS.get(limit, ""), 0) + self._elsewhere.get(limit, int)()
+            for limit, count in self._limits.items()
+        }
+
+    def state(self) -> dict[str, object]:
+        """What has been refused and limited so far, and how many series there are."""
+        return {
+            "refusals": {reason.value: count for reason, count in self._refusals.items() if count},
+            "limits_hit": {limit.value: count for limit, count in self.limits_hit().items() if count},
+            "series": len(self._made),
+        }
+
     def describe(self) -> list[Metric]:
         """Nothing, so that registering does not collect."""
         return []
@@ -114,6 +140,12 @@ class Measures:
         for reason, count in self._refusals.items():
             refusals.add_metric([reason.value], count)
         yield refusals
+        limits = CounterMetricFamily(
+            "aadpodidentity_nmi_limits_hit", "How often a limit of the token server bit, by limit.", labels=["limit"]
+        )
+        for limit, count in self.limits_hit().items():
+            limits.add_metric([limit.value], count)
+        yield limits
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_pending_requests", "Requests that wait for their answer.", value=self._pending()
         )
@@ -136,10 +168,8 @@ class Measures:
         for name, value in self._lane().items():
             if name == "open":
                 yield GaugeMetricFamily("aadpodidentity_nmi_connections_open", "Open connections.", value=value)
-            else:
-                yield CounterMetricFamily(
-                    f"aadpodidentity_nmi_lane_{name}", _LANE_COUNTERS.get(name, "Counter of the listener."), value=value
-                )
+            elif name in _LANE_COUNTERS:
+                yield CounterMetricFamily(f"aadpodidentity_nmi_lane_{name}", _LANE_COUNTERS[name], value=value)
 
 
 _LANE_COUNTERS: Final = {
@@ -151,3 +181,14 @@ _LANE_COUNTERS: Final = {
     "handed_over": "Requests handed to the general lane.",
     "failed": "Connections closed because of a defect.",
 }
+_LANE_LIMITS: Final = {
+    Limit.CONNECTIONS: "refused_total",
+    Limit.CONNECTIONS_PER_PEER: "refused_peer",
+    Limit.IDLE_EVICTED: "evicted_idle",
+    Limit.SLOW_EVICTED: "evicted_slow",
+    Limit.FIRST_BYTE: "timed_out_first_byte",
+    Limit.HEAD: "timed_out_head",
+    Limit.IDLE: "timed_out_idle",
+    Limit.WRITE: "timed_out_write",
+}
+"""Which of the lane's counters counts a limit."""

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Limit, Reason, Refusal
 
 PARAMETERS_MAX: Final = 32
 """The token path knows ten."""
@@ -33,7 +33,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
         return _refuse('The query holds a bad percent escape, or a ";", which has to be sent as %3B.')
     pairs = [each.partition("=") for each in query.split("&") if each]
     if len(pairs) > PARAMETERS_MAX:
-        return _refuse("The query has too many parameters.")
+        return _refuse("The query has too many parameters.", Limit.PARAMETERS)
     try:
         decoded = [(_decoded(name), _decoded(value)) for name, _, value in pairs]
     except UnicodeDecodeError:
@@ -75,5 +75,5 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "strict")
 
 
-def _refuse(sentence: str) -> Refusal:
-    return Refusal(Reason.BAD_PARAMETERS, sentence, f"{sentence} See which client the workload uses.")
+def _refuse(sentence: str, limit: Limit | None = None) -> Refusal:
+    return Refusal(Reason.BAD_PARAMETERS, sentence, f"{sentence} See which client the workload uses.", limit=limit)

@@ -6,7 +6,7 @@ whole life: change nothing here without the table of client libraries at hand.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import ceil
@@ -17,8 +17,10 @@ import msgspec
 
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.token import Token
+from podidentity.azure.imds import RawAnswer
 
 JSON: Final = "application/json"
+REQUEST_ID: Final = "x-ms-request-id"
 SENTENCE_CHARS: Final = 1024
 """What a pod reads of an error at most; an AAD error with its correlation id is about 400."""
 RETRY_AFTER_SECONDS: Final = 5
@@ -55,16 +57,40 @@ class PlainAnswer:
     headers: tuple[tuple[str, str], ...] = ()
     """Besides Content-Type, Content-Length and Connection. Names and values have been checked."""
     ends_connection: bool = False
+    length: int | None = None
+    """What Content-Length says where the body does not come along: in an answer to HEAD."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
-        lines = [f"HTTP/1.1 {self.status} {_phrase(self.status)}"]
-        if self.content_type:
-            lines.append(f"Content-Type: {self.content_type}")
-        lines.append(f"Content-Length: {len(self.body)}")
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        if close:
-            lines.append("Connection: close")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
+        length = len(self.body) if self.length is None else self.length
+        return _head(self.status, self.content_type, length, self.headers, close=close) + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedAnswer:
+    """The head of an answer whose body follows piece by piece, *length* bytes in all unless the connection ends."""
+
+    status: int
+    length: int
+    content_type: str
+    headers: tuple[tuple[str, str], ...]
+    ends_connection: bool = False
+
+    def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
+        return _head(self.status, self.content_type, self.length, self.headers, close=close)
+
+
+def _head(
+    status: int, content_type: str, length: int, headers: Iterable[tuple[str, str]], *, close: bool = False
+) -> bytes:
+    lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    if status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
+        lines.append(f"Content-Length: {length}")
+    lines += [f"{name}: {value}" for name, value in headers]
+    if close:
+        lines.append("Connection: close")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +115,8 @@ _FORMS: Final = MappingProxyType(
         Reason.DISGUISED_PATH: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.UNKNOWN_PATH: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.BLOCKED_PATH: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
+        Reason.NOT_REDIRECTED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
+        Reason.NOT_FROM_HOST: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.UNKNOWN_ADDRESS: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NOTHING_ASSIGNED: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.STILL_ASSIGNING: _Form(HTTPStatus.NOT_FOUND, "not_found"),
@@ -110,8 +138,10 @@ _ON_ITS_WAY: Final = frozenset({Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENT
 _RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _AWAY, says_retry_after=True)
 
 
-def refused(refusal: Refusal, *, set_retry_after: bool = False, allow: Iterable[str] = ()) -> PlainAnswer:
-    """The answer to a refused request.
+def refused(
+    refusal: Refusal, *, request_id: str = "", set_retry_after: bool = False, allow: Iterable[str] = ()
+) -> PlainAnswer:
+    """The answer to a refused request, with its id for whoever asks about it.
 
     With *set_retry_after* an identity that is on its way is a 503 with Retry-After, not a 404. *allow*: the methods
     that a 405 names.
@@ -125,17 +155,43 @@ def refused(refusal: Refusal, *, set_retry_after: bool = False, allow: Iterable[
         headers += (("Retry-After", str(_seconds(refusal.retry_after, ours))),)
     if allow:
         headers += (("Allow", ", ".join(allow)),)
+    if request_id:
+        headers += ((REQUEST_ID, request_id),)
     sentence = _SPOILED.sub("not answering", refusal.sentence)[:SENTENCE_CHARS]
     body = msgspec.json.encode({"error": form.error, "error_description": sentence})
     return PlainAnswer(form.status, body, headers=headers, ends_connection=form.ends_connection)
 
 
-def token_parts(token: Token, expires_ns: int, now_ns: int) -> tuple[bytes, bytes]:
-    """The JSON body of *token* before and after the digits of expires_in. All values are strings, as IMDS gives them.
+Parts = tuple[bytes, bytes]
+"""The JSON text of an answer before and after the digits of its first expires_in."""
 
-    *expires_ns* and *now_ns* are time.monotonic_ns(); they stand in for an ext_expires_in that nobody told.
+
+def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_ns: int) -> Parts:
+    """The JSON body that grants *token*. All values are strings, as IMDS gives them.
+
+    With *auxiliary* tokens it is an array, the primary one first, as the reference has it. *expires_ns* and *now_ns*
+    are time.monotonic_ns(); they tell the life of all, and stand in for an ext_expires_in that nobody told.
     """
-    life = str(max(0, expires_ns - now_ns) // _NANOSECONDS)
+    life = str(_life(expires_ns, now_ns))
+    before, after = _split(token, life)
+    if not auxiliary:
+        return before, after
+    others = b"".join(b"," + life.encode().join(_split(each, life)) for each in auxiliary)
+    return b"[" + before, after + others + b"]"
+
+
+def host_token_parts(token: Token, expires_ns: int, now_ns: int) -> Parts:
+    """The JSON body of /host/token: the reference's names around the same object."""
+    before, after = _split(token, str(_life(expires_ns, now_ns)))
+    return b'{"token":' + before, after + b',"clientid":' + msgspec.json.encode(token.client_id) + b"}"
+
+
+def timeless(parts: Parts, expires_ns: int, now_ns: int) -> PlainAnswer:
+    """The answer of *parts* as of now: for one that does not become a ready answer; the same bytes otherwise."""
+    return PlainAnswer(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
+
+
+def _split(token: Token, life: str) -> Parts:
     before = {
         "access_token": token.access_token,
         "client_id": token.client_id,
@@ -154,15 +210,22 @@ def token_parts(token: Token, expires_ns: int, now_ns: int) -> tuple[bytes, byte
     )
 
 
-def timeless_token(parts: tuple[bytes, bytes], expires_ns: int, now_ns: int) -> PlainAnswer:
-    """A token answer that is too large to be a ready one; the same bytes otherwise."""
-    life = str(max(0, expires_ns - now_ns) // _NANOSECONDS)
-    return PlainAnswer(HTTPStatus.OK, parts[0] + life.encode() + parts[1])
+def _life(expires_ns: int, now_ns: int) -> int:
+    """Whole seconds left."""
+    return max(0, expires_ns - now_ns) // _NANOSECONDS
 
 
-def proxied(status: int, body: bytes, content_type: str, headers: tuple[tuple[str, str], ...]) -> PlainAnswer:
-    """What IMDS answered, its status untouched."""
-    return PlainAnswer(status, body, content_type=content_type, headers=headers)
+def passed_on(answer: RawAnswer, request_id: str) -> PlainAnswer:
+    """What IMDS answered, untouched, for a pod that gets its tokens from there; an error has an id in any case."""
+    headers = with_request_id(answer.status, answer.headers, request_id)
+    return PlainAnswer(answer.status, answer.body, content_type=answer.content_type, headers=headers)
+
+
+def with_request_id(status: int, headers: tuple[tuple[str, str], ...], request_id: str) -> tuple[tuple[str, str], ...]:
+    """*headers* of IMDS's answer, with our id if it is an error and has none of IMDS's."""
+    if status < HTTPStatus.BAD_REQUEST or any(name.lower() == REQUEST_ID for name, _ in headers):
+        return headers
+    return (*headers, (REQUEST_ID, request_id))
 
 
 def _seconds(told: float | None, ours: int) -> int:

@@ -11,9 +11,11 @@ from _native.index import Index
 from _native.lane import Lane, Limits
 from nmi.server.decisions import PERIOD_SECONDS, Decisions
 from nmi.server.general import GeneralLane
-from nmi.server.handlers import Forwarder, Handlers, TokenIssuer
+from nmi.server.granting import TokenIssuer
+from nmi.server.handlers import Handlers
 from nmi.server.measures import Measures
 from nmi.server.policy import ServerPolicy
+from nmi.server.proxied_path import Forwarder
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Server:
         self.policy = policy
         self.now_ns = now_ns
         self.draining = False
+        self._measures = measures
         self._decisions = Decisions() if decisions is None else decisions
         self.handlers = Handlers(
             policy=policy,
@@ -60,6 +63,7 @@ class Server:
             general=lambda connection: GeneralLane(connection, self),
             limits=limits,
             require_metadata=policy.require_metadata_header,
+            redirected_from=policy.redirected_from,
         )
         measures.watch(lane=self._lane.counters, pending=self._tasks.__len__)
 
@@ -72,6 +76,16 @@ class Server:
     def counters(self) -> dict[str, int]:
         """What the lane counted; see `_native.lane`."""
         return self._lane.counters()
+
+    def state(self) -> dict[str, object]:
+        """What this server is doing, for `/debug/state`: numbers only."""
+        return {
+            "draining": self.draining,
+            "waiting_requests": len(self._tasks),
+            "lane": self.counters(),
+            "decisions": self._decisions.state(),
+            **self._measures.state(),
+        }
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work*, one waiting request, as a task that aclose() ends."""

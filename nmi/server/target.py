@@ -4,12 +4,12 @@ The promise: whatever bytes a pod sends, nothing that IMDS might take for a path
 it, since its answer would be a token of the node. It is kept in four steps, each of which only ever refuses more:
 
 1. `normal` undoes every disguise it knows (escapes, nested ones too, back slashes, doubled slashes, dot segments, path
-   parameters), and gives up (None, a 400) if what is left holds anything but unreserved ASCII characters. So no step
-   after it could read the path in yet another way.
+   parameters), and gives up (None, a 400) if what is left holds anything but letters, digits, "_", "-" and single
+   inner dots. So no step after it could read the path in yet another way.
 2. The token path is served under a few raw spellings only. Whatever else leads there, or merely spells its four words
    in their order, is refused as a disguise.
 3. A path in which `identity` occurs anywhere, in any case, is never forwarded.
-4. What is forwarded is the normal form, and it has to be under a prefix that somebody allowed.
+4. What is forwarded is the normal form, and it has to be under a prefix that somebody allowed; never one of our own.
 """
 
 import re
@@ -25,8 +25,9 @@ _TOKEN_SPELLINGS: Final = re.compile(r"//?[mM][eE][tT][aA][dD][aA][tT][aA]/ident
 _TOKEN_WORDS: Final = ("metadata", "identity", "oauth2", "token")
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
-_SEGMENT: Final = re.compile(r"[A-Za-z0-9_~.-]*")
-"""RFC 3986 §2.3 unreserved. IMDS's own paths need no more."""
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+"""RFC 3986 §2.3 unreserved, but for what a file system of Windows could take for another name: it drops trailing dots,
+and `identi~1` would be a short name of `identity`. IMDS's own paths have neither."""
 
 
 class Route(StrEnum):
@@ -119,15 +120,15 @@ def _elsewhere(raw: str, path: str, query: str, forwarding: Forwarding) -> Desti
     if segments[:2] == ("metadata", "instance"):
         return Destination(Action.PROXY, Route.INSTANCE, path, query)
     route = Route.METADATA if segments[0] == "metadata" else Route.OTHER
-    action = Action.PROXY if forwarding.allows(segments) else Action.REFUSE_UNKNOWN
+    action = Action.PROXY if segments[0] != "host" and forwarding.allows(segments) else Action.REFUSE_UNKNOWN
     return Destination(action, route, path, query)
 
 
 def normal(raw: str) -> str | None:
     """The one normal form of an absolute path, or None if it cannot be had.
 
-    No escapes, no back slash, no empty or dot segment, no path parameter, `metadata` in lower case, unreserved ASCII
-    only. One trailing slash stays, as it may mean something to the server.
+    No escapes, no back slash, no empty or dot segment, no path parameter, `metadata` in lower case, plain ASCII only.
+    One trailing slash stays, as it may mean something to the server.
     """
     text = _decoded(raw)
     if text is None or not text.startswith(("/", "\\")):
@@ -140,8 +141,7 @@ def normal(raw: str) -> str | None:
             del kept[-1:]
         elif segment in {"", "."}:
             continue
-        elif _SEGMENT.fullmatch(segment) is None or segment.endswith("."):
-            # A file system of Windows drops trailing dots, so "identity." could turn into "identity" behind our back.
+        elif _SEGMENT.fullmatch(segment) is None:
             return None
         else:
             kept.append(segment)

@@ -10,16 +10,27 @@ import logging
 import random as random_module
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
-from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
+from nmi.tokens.cache import (
+    RESOURCE_SHOWN,
+    SOON_SECONDS,
+    STATE_MAX,
+    CachedToken,
+    ObjectIds,
+    Refusals,
+    TokenCache,
+    told,
+)
 from nmi.tokens.flight import Flight
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.source import Granted, TokenKey, TokenSource, key_of
-from podidentity.azure.errors import AzureError, Refused
+from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
+from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import AzureIdentity
 
 log = logging.getLogger(__name__)
@@ -30,7 +41,14 @@ LAG_RETRY_SECONDS: Final = 10.0
 """For so long "Identity not found" is then tried again."""
 
 FRESHER_SECONDS: Final = 3.0
-"""How long a request waits for a fresher token while one lives that has under five minutes left."""
+"""How old a fetch gets before requests no longer wait for it while a token lives that has under five minutes left."""
+
+
+DRIFTING_MAX: Final = 32
+"""Flights that go on without waiters while IMDS says 410. Dropping more of them costs their pods a new flight each."""
+
+MARGIN_SECONDS: Final = 0.05
+"""How much before its time is over a waiter is told why: its own time-out could not say."""
 
 
 class UnsupportedTypeError(Exception):
@@ -81,7 +99,11 @@ class Broker:
         self._tasks: set[asyncio.Task[CachedToken]] = set()
         self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
         self._closing = False
-        measures.watch(tokens=lambda: len(self._tokens), governor=governor)
+        measures.watch(
+            tokens=lambda: len(self._tokens),
+            soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock()),
+            governor=governor,
+        )
 
     @property
     def caching(self) -> bool:
@@ -95,17 +117,33 @@ class Broker:
     def supports(self, identity: AzureIdentity) -> bool:
         return identity.spec.type in self._sources
 
+    def key_of(self, identity: AzureIdentity, resource: str, xms_cc: str) -> TokenKey:
+        """Under what a token of *identity* is kept at this moment."""
+        source = self._sources.get(identity.spec.type)
+        key = key_of(identity, resource, xms_cc, source.credential(identity) if source is not None else "")
+        return self._tokens.known(key)
+
     async def token(
-        self, identity: AzureIdentity, request: TokenRequest, starter: str, usable_since: float = float("-inf")
+        self,
+        identity: AzureIdentity,
+        request: TokenRequest,
+        starter: str,
+        usable_since: float = float("-inf"),
+        within: float = float("inf"),
     ) -> CachedToken:
         """A token of *identity* for *request*; *starter* is the pod that pays for the call, if one is made.
 
         *usable_since*, by this broker's clock, is when the identity became usable for the pod: what was refused before
-        does not count, and for a while after it IMDS's "Identity not found" is tried again. May be awaited under any
-        deadline and cancelled: the fetch goes on for the others. Raises AzureError, CongestedError and
+        does not count, and for a while after it IMDS's "Identity not found" is tried again. *within*: the seconds that
+        the request has left; at their end it raises what is known of the fetch, with the time to ask again. May be
+        cancelled: the fetch goes on for the others. Raises AzureError, CongestedError, PolicyError and
         UnsupportedTypeError.
         """
-        key = key_of(identity, request.resource, request.xms_cc)
+        source = self._sources.get(identity.spec.type)
+        if source is None:
+            raise UnsupportedTypeError
+        source.check(identity)
+        key = self.key_of(identity, request.resource, request.xms_cc)
         ask = Ask(key, request.fetch_anew, identity, request.resource, request.xms_cc)
         cached: CachedToken | None = None
         if self._caching and not request.fetch_anew:
@@ -113,15 +151,23 @@ class Broker:
             cached = self._tokens.find(key, now)
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
                 return self._hit(cached, ask, now)
-            refusal = self._refusals.find(key, now, usable_since)
+            refusal = self._refusals.find(key.lasting, now, usable_since)
             if refusal is not None and cached is None:
                 raise refusal
         self._measures.misses += 1
-        flight = self._flying(ask) or self._launch(ask, usable_since, background=cached is not None)
-        if cached is None:
-            # Not counted as a use: who asks once and never again needs no renewal.
-            return await flight.wait(starter, self._drop)
-        return await self._fresher(flight, starter, cached)
+        flight = self._flying(ask) or self._launch(ask, usable_since, background=cached is not None, patience=within)
+        if cached is not None:
+            return await self._fresher(flight, starter, cached, within)
+        # Not counted as a use: who asks once and never again needs no renewal.
+        try:
+            return await self._landing(flight, starter, within)
+        except (AzureError, CongestedError) as error:
+            # A Secret that has just changed leaves a token behind that is as good as on the day before.
+            before = self._tokens.predecessor(key, self._clock())
+            if before is None or request.fetch_anew or isinstance(error, Refused):
+                raise
+            self._measures.stale_served += 1
+            return before
 
     def _hit(self, cached: CachedToken, ask: Ask, now: float) -> CachedToken:
         self._measures.hits += 1
@@ -133,12 +179,23 @@ class Broker:
             self._launch(ask, float("-inf"), background=True)
         return cached
 
-    async def _fresher(self, flight: Flight, starter: str, cached: CachedToken) -> CachedToken:
+    async def _landing(self, flight: Flight, starter: str, within: float) -> CachedToken:
+        """What *flight* brings; *within* so many seconds, or what is known of it by then is raised."""
+        limit = asyncio.timeout(max(0.0, within - MARGIN_SECONDS) if within < float("inf") else None)
+        try:
+            async with limit:
+                return await flight.wait(starter, self._drop)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise flight.late() from None
+
+    async def _fresher(self, flight: Flight, starter: str, cached: CachedToken, within: float) -> CachedToken:
         """What *flight* brings, or *cached*, which is about to expire, if it brings nothing soon."""
         try:
-            async with asyncio.timeout(FRESHER_SECONDS):
-                return await flight.wait(starter, self._drop)
-        except (AzureError, CongestedError, TimeoutError):
+            patience = FRESHER_SECONDS - (self._clock() - flight.begun)
+            return await self._landing(flight, starter, min(within, max(patience, MARGIN_SECONDS)))
+        except (AzureError, CongestedError):
             if cached.left(self._clock()) <= 0.0:
                 raise
             self._measures.stale_served += 1
@@ -156,24 +213,54 @@ class Broker:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._governor.close()
 
+    def state(self) -> dict[str, object]:
+        """For the operator: JSON-able, bounded, client ids redacted."""
+        now = self._clock()
+        flights = [
+            {
+                "identity": told(key),
+                "resource": key.resource[:RESOURCE_SHOWN],
+                "anew": anew,
+                "waiters": flight.waiters,
+                "age_seconds": round(now - flight.begun),
+            }
+            for (key, anew), flight in islice(self._flights.items(), STATE_MAX)
+        ]
+        return {
+            "caching": self._caching,
+            "tokens_in_all": len(self._tokens),
+            "tokens": self._tokens.state(now),
+            "flights_in_all": len(self._flights),
+            "flights": flights,
+            "refusals": len(self._refusals),
+        }
+
     # Flights.
 
     def _flying(self, ask: Ask) -> Flight | None:
         """The flight that *ask* may join. One that has just ended is none, though it may not have been cleared away."""
-        flight = self._flights.get((ask.key, ask.anew))
+        flight = self._flights.get((ask.key.lasting, ask.anew))
         return flight if flight is not None and not flight.task.done() else None
 
-    def _launch(self, ask: Ask, usable_since: float, *, background: bool) -> Flight:
+    def _launch(self, ask: Ask, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS) -> Flight:
         source = self._sources.get(ask.identity.spec.type)
         if source is None:
             raise UnsupportedTypeError
         lag = LAG_RETRY_SECONDS if self._clock() - usable_since < LAG_WINDOW_SECONDS else 0.0
-        place = (ask.key, ask.anew)
+        place = (ask.key.lasting, ask.anew)
 
         async def fly(flight: Flight) -> CachedToken:
             return await self._fetch(source, ask, lag, flight)
 
-        flight = Flight(self._governor, fly, name=f"token of {ask.identity.metadata.name}", background=background)
+        flight = Flight(
+            self._governor,
+            fly,
+            name=f"token of {ask.identity.metadata.name}",
+            background=background,
+            begun=self._clock(),
+            may_drift=lambda: sum(each.drifting for each in self._flights.values()) < DRIFTING_MAX,
+            patience=patience,
+        )
         self._flights[place] = flight
         self._tasks.add(flight.task)
         self._measures.fetches += 1
@@ -193,6 +280,7 @@ class Broker:
                 del self._flights[place]
 
     async def _fetch(self, source: TokenSource, ask: Ask, lag: float, flight: Flight) -> CachedToken:
+        begun = self._clock()
         try:
             granted = await source.fetch(
                 ask.identity,
@@ -203,13 +291,20 @@ class Broker:
                 lag_seconds=lag,
                 slot=flight.slot,
             )
+            # A Secret that has changed gives its tokens another key; those of the old version go with the keeping.
+            ask = ask._replace(key=ask.key._replace(credential=granted.credential))
             fetched = self._made(granted, ask)
         except (AzureError, CongestedError) as error:
             self._failed(ask, error)
             raise
         self._object_ids.learn(ask.identity.spec.client_id, granted.object_id)
-        if self._caching:
-            self._keep(ask, fetched)
+        if not self._caching:
+            return fetched
+        present = self._tokens.find(ask.key, self._clock())
+        if present is not None and not ask.anew and present.fetched_at > begun:
+            # Somebody has meanwhile had it fetched anew, past IMDS's own cache, out of which this one may be.
+            return present
+        self._keep(ask, fetched)
         return fetched
 
     def _made(self, granted: Granted, ask: Ask) -> CachedToken:
@@ -237,11 +332,13 @@ class Broker:
             return
         now = self._clock()
         if isinstance(error, Refused):
-            self._refusals.keep(ask.key, now, error)
+            self._refusals.keep(ask.key.lasting, now, error)
         cached = self._tokens.find(ask.key, now)
         if cached is not None and not ask.anew:
             cached.postpone(now, self._jitter())
             self._schedule(ask, cached)
+            if isinstance(error, NotSent | Paused):
+                return  # whoever left IMDS alone has said so, once for all
             log.warning(
                 "a token could not be renewed and the present one is served on: see whether IMDS answers on this node",
                 extra={
@@ -254,7 +351,7 @@ class Broker:
     # The cache and its refreshes.
 
     def _keep(self, ask: Ask, fetched: CachedToken) -> None:
-        self._refusals.forget(ask.key)
+        self._refusals.forget(ask.key.lasting)
         for key in self._tokens.keep(ask.key, fetched):
             self._forget_timer(key)
         self._schedule(ask._replace(anew=False), fetched)

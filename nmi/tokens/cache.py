@@ -5,6 +5,8 @@ Values and bookkeeping only: nothing here fetches, and nothing here reads a cloc
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import islice
+from math import inf
 from types import MappingProxyType
 from typing import Final
 
@@ -12,6 +14,7 @@ from _native.answers import Usage
 from nmi.tokens.source import Granted, TokenKey
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
+from podidentity.telemetry.logs import redacted
 
 SOON_SECONDS: Final = 300.0
 """A token with less than this to live is served only when no fresher one can be had: SDKs treat it as expired."""
@@ -21,6 +24,9 @@ TOKENS_PER_IDENTITY: Final = 64
 REFUSALS_MAX: Final = 512
 REFUSAL_SECONDS: Final = 10.0
 OBJECT_IDS_MAX: Final = 1024
+STATE_MAX: Final = 200
+RESOURCE_SHOWN: Final = 128
+"""Characters of an audience, which a pod chooses, that are shown."""
 
 RETRY_FLOOR_SECONDS: Final = 30.0
 """The shortest pause between two refreshes of one token ahead of need."""
@@ -32,17 +38,32 @@ AGAIN_SECONDS: Final = 2.0
 class CachedToken:
     """A token and its times, by the broker's monotonic clock, in seconds."""
 
-    __slots__ = ("_usage_before", "expires_at", "fetched_at", "refresh_at", "token", "usage")
+    __slots__ = (
+        "_usage_before",
+        "auxiliary",
+        "correlation",
+        "expires_at",
+        "fetched_at",
+        "key",
+        "refresh_at",
+        "token",
+        "usage",
+    )
 
     def __init__(self, granted: Granted, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
         """*jitter* is a factor around 1 for the pause before the refresh.
 
-        The nearer of the two expiries that an answer gives counts, so that neither a wrong wall clock nor an answer out
-        of IMDS's own cache makes a token look younger than it is.
+        The nearest of all the expiries that an answer gives counts, so that neither a wrong wall clock nor an answer
+        out of IMDS's own cache makes a token look younger than it is, and no auxiliary token dies before the answer.
         """
         self.token: Token = granted.token
+        self.auxiliary: tuple[Token, ...] = granted.auxiliary
+        self.correlation = granted.correlation
+        self.key: TokenKey | None = None
+        """Under which the cache keeps it; None until it does."""
         self.fetched_at = now
-        self.expires_at = now + min(granted.expires_in, granted.token.expires_on - wall_now)
+        expires_on = min(token.expires_on for token in (granted.token, *granted.auxiliary))
+        self.expires_at = now + min(granted.expires_in, expires_on - wall_now)
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
         self.usage = usage
         """Shared with the ready answers made of this token, and handed on to its successor."""
@@ -79,6 +100,11 @@ def _refresh_pause(left: float, jitter: float) -> float:
     return max(min(pause, latest), 1.0)
 
 
+def told(key: TokenKey) -> str:
+    """The identity of *key* as an operator may read it: its type, and its client id redacted or its resource's name."""
+    return f"type {key.type} {redacted(key.client_id) if key.client_id else key.resource_id.rpartition('/')[2][:64]}"
+
+
 class TokenCache:
     """Tokens by key, bounded in all and for each identity; the least lately asked for go first.
 
@@ -107,23 +133,64 @@ class TokenCache:
         self._keys[key.identity].move_to_end(key)
         return cached
 
+    def predecessor(self, key: TokenKey, now: float) -> CachedToken | None:
+        """A living token of another version of the same Secret; None for identities without one."""
+        if not key.credential:
+            return None
+        for other in self._keys.get(key.identity, ()):
+            cached = self._tokens[other]
+            if other != key and other.lasting == key.lasting and cached.left(now) > 0.0:
+                return cached
+        return None
+
+    def soonest_expiry(self, now: float) -> float:
+        """Seconds left to the token in use which expires first, at least 0; infinitely many where none is in use.
+
+        One that nobody has asked for again is left to run out, so its age says nothing.
+        """
+        return min((max(each.left(now), 0.0) for each in self._tokens.values() if each.used), default=inf)
+
+    def state(self, now: float) -> list[dict[str, object]]:
+        """For the operator: JSON-able, at most STATE_MAX of them, the most lately used first."""
+        return [
+            {
+                "identity": told(key),
+                "resource": key.resource[:RESOURCE_SHOWN],
+                "age_seconds": round(now - cached.fetched_at),
+                "left_seconds": round(cached.left(now)),
+                "refresh_in_seconds": round(cached.refresh_at - now),
+                "used": cached.used,
+            }
+            for key, cached in islice(reversed(self._tokens.items()), STATE_MAX)
+        ]
+
     def peek(self, key: TokenKey) -> CachedToken | None:
         """The token, dead or alive, without that counting as a use."""
         return self._tokens.get(key)
 
+    def known(self, key: TokenKey) -> TokenKey:
+        """*key*, as the one object that all may share who note it, where a token is kept under it."""
+        cached = self._tokens.get(key)
+        return key if cached is None or cached.key is None else cached.key
+
     def keep(self, key: TokenKey, cached: CachedToken) -> list[TokenKey]:
-        """Keep *cached* in place of any other; the keys that had to go for it."""
+        """Keep *cached* in place of any other, also of an older version of its Secret; the keys that had to go."""
         self.forget(key)
         self._tokens[key] = cached
+        cached.key = key
         siblings = self._keys.setdefault(key.identity, OrderedDict())
         siblings[key] = None
-        gone = []
-        if len(siblings) > self._most_per_identity:
-            gone.append(next(iter(siblings)))
-        elif len(self._tokens) > self._most:
-            gone.append(next(iter(self._tokens)))
+        gone = [each for each in siblings if each != key and each.lasting == key.lasting] if key.credential else []
         for each in gone:
             self.forget(each)
+        crowded: TokenKey | None = None
+        if len(siblings) > self._most_per_identity:
+            crowded = next(iter(siblings))
+        elif len(self._tokens) > self._most:
+            crowded = next(iter(self._tokens))
+        if crowded is not None:
+            self.forget(crowded)
+            gone.append(crowded)
         return gone
 
     def forget(self, key: TokenKey) -> None:

@@ -1,13 +1,9 @@
 """Type 0: tokens of a user-assigned identity on this VM, from IMDS by its client id."""
 
-import base64
-import binascii
-import re
 from typing import Final
 
-import msgspec
-
-from nmi.tokens.source import Granted, Slot
+from nmi.tokens.claims import claims_of
+from nmi.tokens.source import Granted, PolicyError, Slot
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
@@ -15,7 +11,32 @@ from podidentity.resources import AzureIdentity
 
 TYPE: Final = 0
 
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+CLIENT_ID_MAX: Final = 256
+RESOURCE_ID_MAX: Final = 2048
+"""Characters. A client id has 36 and an ARM id a few hundred; an AzureIdentity may hold a megabyte of anything."""
+
+
+def check(identity: AzureIdentity) -> None:
+    """Raises PolicyError: what can be no id is not sent to IMDS. Of what can be one, IMDS itself decides."""
+    for field, text, most in (
+        ("clientID", identity.spec.client_id, CLIENT_ID_MAX),
+        ("resourceID", identity.spec.resource_id, RESOURCE_ID_MAX),
+    ):
+        stripped = text.strip()
+        if len(stripped) > most or not (stripped.isascii() and stripped.isprintable()):
+            raise PolicyError(
+                "This identity's AzureIdentity is not one that a token can be fetched for; "
+                "its owner must set it right.",
+                f"AzureIdentity {'/'.join(identity.key)} has a {field} that is none: set it to the identity's own",
+            )
+
+
+def ids(identity: AzureIdentity) -> tuple[str, str]:
+    """The client id and the resource id that IMDS is asked by; one of them may be empty. Raises Refused for none."""
+    client_id, resource_id = identity.spec.client_id.strip(), identity.spec.resource_id.strip()
+    if not client_id and not resource_id:
+        raise Refused("the AzureIdentity names neither a clientID nor a resourceID", code="identity_incomplete")
+    return client_id, resource_id
 
 
 class UserAssignedSource:
@@ -23,6 +44,14 @@ class UserAssignedSource:
 
     def __init__(self, imds: ImdsSource) -> None:
         self._imds = imds
+
+    def check(self, identity: AzureIdentity) -> None:
+        """As TokenSource.check."""
+        check(identity)
+
+    def credential(self, identity: AzureIdentity) -> str:  # noqa: ARG002  its kind has none
+        """As TokenSource.credential."""
+        return ""
 
     async def fetch(
         self,
@@ -36,9 +65,7 @@ class UserAssignedSource:
         slot: Slot,
     ) -> Granted:
         """As TokenSource.fetch. An answer that names another client id than the one asked for is refused."""
-        client_id, resource_id = identity.spec.client_id.strip(), identity.spec.resource_id.strip()
-        if not client_id and not resource_id:
-            raise Refused("the AzureIdentity names neither a clientID nor a resourceID", code="identity_incomplete")
+        client_id, resource_id = ids(identity)
         answer = await self._imds.token(
             resource,
             client_id=client_id,
@@ -61,23 +88,9 @@ class UserAssignedSource:
             refresh_token=answer.refresh_token,
             ext_expires_in=answer.ext_expires_in,
         )
-        return Granted(token, answer.expires_in, answer.object_id or _object_id(answer.access_token))
-
-
-class _Claims(msgspec.Struct):
-    oid: str = ""
-
-
-_claims: Final = msgspec.json.Decoder(_Claims)
-
-
-def _object_id(access_token: str) -> str:
-    """The claim `oid` of a JWT that IMDS itself gave us (hence unverified), or empty: tokens are opaque by contract."""
-    parts = access_token.split(".")
-    if len(parts) != 3:
-        return ""
-    try:
-        oid = _claims.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))).oid
-    except (ValueError, binascii.Error):
-        return ""
-    return oid if _UUID.fullmatch(oid) else ""
+        return Granted(
+            token,
+            answer.expires_in,
+            answer.object_id or claims_of(answer.access_token).oid,
+            correlation=answer.correlation_id,
+        )

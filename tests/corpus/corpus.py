@@ -2,7 +2,8 @@
 
 `accepted/` holds requests that a pod with a granted identity gets its token for. A name that begins with `general-` is
 left to the general lane; all others are fast-lane material. `refused/` holds neighbours of those, a byte or a line
-away; the name begins with the status of the answer. A request that was ever read wrongly becomes a file here.
+away; the name begins with the status of the answer. All are asked from 127.0.0.1, which makes a difference at
+/host/token only. A request that was ever read wrongly becomes a file here.
 """
 
 from dataclasses import dataclass, field

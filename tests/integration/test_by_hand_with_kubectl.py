@@ -32,7 +32,8 @@ async def test_kubectl_applies_the_demo_and_shows_what_came_of_it(sandbox: Sandb
     async with asyncio.timeout(15):
         while "instance metadata" not in (log := await asyncio.to_thread(kubectl, "logs", "demo")):
             await asyncio.sleep(0.05)
-    assert [line.split(",")[0] for line in log.splitlines()[:4]] == [
+    assert log.startswith("starting demo pod default/demo ")
+    assert [line.split(",")[0] for line in log.splitlines()[1:5]] == [
         "successfully doARMOperations vm count 1",
         "successfully acquired a token using the MSI",
         "successfully acquired a token",

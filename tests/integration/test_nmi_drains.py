@@ -6,8 +6,11 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from podidctl.sandbox.cloud import Sandbox, Settings
 from podidentity.resources import PODS
+from tests.integration.walking import NODE, ask, eventually, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 POD: dict[str, Any] = {
@@ -64,3 +67,26 @@ async def test_a_held_request_is_answered_and_new_connections_are_refused() -> N
         held.close()
         async with asyncio.timeout(20):
             assert await nmi.program.wait() == 0
+
+
+@pytest.mark.root
+async def test_a_held_request_that_the_nat_rule_led_here_is_answered_though_the_rule_is_gone() -> None:
+    async with Sandbox(
+        Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=1s"])
+    ) as sandbox:
+        place = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
+        nmi = sandbox.nmis[NODE]
+        held = asyncio.create_task(ask(sandbox, place))
+
+        async def is_held() -> bool:
+            seen = sandbox.network.call_on_node
+            text = await asyncio.to_thread(seen, NODE, lambda: metrics(nmi.metrics_port))
+            return "aadpodidentity_nmi_held_requests 1" in text
+
+        await eventually(is_held)
+        nmi.program.signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            answer = await held
+            assert await nmi.program.wait() == 0
+        assert answer.status == 503
+        assert answer.headers["Retry-After"]

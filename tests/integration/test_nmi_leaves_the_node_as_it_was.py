@@ -1,42 +1,19 @@
 """What NMI's end, in order or not, leaves in the node's tables. Excluded: repair of a rule while NMI runs."""
 
 import asyncio
-import re
+import os
 import signal
-import subprocess
+import sys
+from collections.abc import AsyncIterator
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox
-from podidctl.sandbox.fabric import Fabric
+from podidctl.sandbox.cloud import Sandbox, Settings
+from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved
 
 pytestmark = pytest.mark.root
 
-JUMP = "-A PREROUTING -j aad-metadata"
-REDIRECT = (
-    "-A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 "
-    "-j DNAT --to-destination 127.0.0.1:2579"
-)
 FOREIGN = ("-t", "nat", "-A", "POSTROUTING", "-s", "10.9.0.0/16", "-j", "MASQUERADE")
-
-
-def on_node(sandbox: Sandbox, *command: str) -> str:
-    assert isinstance(sandbox.network, Fabric)
-    entered = ["ip", "netns", "exec", sandbox.network.node_namespace("node-0"), *command]
-    return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=10).stdout
-
-
-def saved(sandbox: Sandbox) -> list[str]:
-    """Every table's rules, without counters and comments."""
-    lines = on_node(sandbox, "iptables-save").splitlines()
-    return [re.sub(r" ?\[\d+:\d+\]", "", line) for line in lines if not line.startswith("#")]
-
-
-async def end(sandbox: Sandbox, number: signal.Signals) -> int:
-    program = sandbox.nmis["node-0"].program
-    program.signal(number)
-    async with asyncio.timeout(15):
-        return await program.wait()
 
 
 async def test_sigterm_leaves_the_tables_as_before(node: Sandbox) -> None:
@@ -78,3 +55,37 @@ async def test_a_kill_and_a_restart_leave_exactly_one_rule(node: Sandbox) -> Non
     assert lines.count(JUMP) == 1
     assert lines.count(REDIRECT) == 1
     assert [line for line in lines if line.startswith("-A PREROUTING")] == [JUMP]
+
+
+@pytest.fixture
+async def closed() -> AsyncIterator[Sandbox]:
+    """A node whose NMI runs with --fail-closed."""
+    settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--fail-closed"])
+    async with Sandbox(settings) as running:
+        yield running
+
+
+async def test_with_fail_closed_both_rules_stay_until_the_cleanup(closed: Sandbox) -> None:
+    during = saved(closed)
+    assert await end(closed, signal.SIGTERM) == 0
+    assert saved(closed) == during
+    assert "nmi --cleanup" in closed.nmis["node-0"].program.said()
+    said = on_node(closed, sys.executable, "-m", "nmi", "--cleanup")
+    assert said.count("removed") == 2
+    assert not [line for line in saved(closed) if line in (JUMP, REDIRECT, REJECT)]
+    assert on_node(closed, sys.executable, "-m", "nmi", "--cleanup") == "nothing of NMI's was on this node\n"
+
+
+@pytest.mark.parametrize("moment", ["found the node's iptables", "the watches speak", "nmi is active"])
+async def test_with_fail_closed_a_sigterm_in_the_middle_of_the_start_leaves_the_node_closed(
+    closed: Sandbox, moment: str
+) -> None:
+    during = saved(closed)
+    assert await end(closed, signal.SIGTERM) == 0
+    closed.nmis["node-0"].program.log.write_text("")
+    await closed.start_nmi("node-0")
+    async with asyncio.timeout(15):
+        while moment not in closed.nmis["node-0"].program.said():
+            await asyncio.sleep(0.001)
+    assert await end(closed, signal.SIGTERM) == 0
+    assert saved(closed) == during

@@ -123,14 +123,14 @@ class Peer:
 
     async def ending(self) -> bytes:
         """What comes until the lane closes the connection, gently or not."""
-        received = b""
+        received = bytearray()
         async with asyncio.timeout(PATIENCE_SECONDS):
             try:
                 while data := await self.reader.read(65536):
                     received += data
             except ConnectionResetError:
                 pass
-        return received
+        return bytes(received)
 
     def half_close(self) -> None:
         self.writer.write_eof()
@@ -214,6 +214,7 @@ async def serving(
     token: bytes = b"secret",
     require_metadata: bool = True,
     addresses: Iterable[str] = ("127.0.0.1",),
+    redirected_from: tuple[str, int] | None = None,
 ) -> AsyncIterator[Serving]:
     """A lane whose index knows one pod, at each of *addresses*, with one answer ready."""
     index, record, usage = Index(), PodRecord("pod"), Usage()
@@ -231,7 +232,13 @@ async def serving(
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         listener.setblocking(False)
-        lane = Lane(index=index, general=make, limits=limits or Limits(), require_metadata=require_metadata)
+        lane = Lane(
+            index=index,
+            general=make,
+            limits=limits or Limits(),
+            require_metadata=require_metadata,
+            redirected_from=redirected_from,
+        )
         lane.start(asyncio.get_running_loop(), listener)
         started = Serving(lane, index, record, series, usage, listener.getsockname()[1], generals)
         try:

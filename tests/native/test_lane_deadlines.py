@@ -6,16 +6,24 @@ import time
 from typing_extensions import override
 
 from _native.lane import Limits
-from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, Recorder, serving
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, Recorder, Serving, serving
 
 SHORT = 0.05
+
+
+def late(lane: Serving) -> dict[str, int]:
+    """Which deadlines have passed, and how often; they add up to all."""
+    counters = lane.lane.counters()
+    found = {name: counters[f"timed_out_{name}"] for name in ("first_byte", "head", "idle", "write")}
+    assert sum(found.values()) == counters["timed_out"]
+    return {name: count for name, count in found.items() if count}
 
 
 async def test_a_connection_that_says_nothing_is_closed() -> None:
     async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
         assert await (await lane.connect()).ending() == b""
-        assert lane.count("timed_out") == 1
         assert lane.generals == []
+        assert late(lane) == {"first_byte": 1}
 
 
 async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() -> None:
@@ -29,6 +37,17 @@ async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() 
         assert time.monotonic() - begun < 100 * SHORT
         assert await peer.ending() == b""
         await lane.generals[0].until("lost")
+        assert late(lane) == {"head": 1}
+
+
+async def test_many_that_are_late_together_are_closed_a_part_at_a_time() -> None:
+    async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
+        socks = [lane.connected() for _ in range(300)]
+        await lane.until(lambda: lane.count("timed_out") > 0)
+        assert lane.count("timed_out") <= 128, "the loop had its turn before the rest"
+        await lane.until(lambda: lane.count("timed_out") == 300)
+        for sock in socks:
+            sock.close()
 
 
 async def test_an_idle_connection_is_closed() -> None:
@@ -36,7 +55,7 @@ async def test_an_idle_connection_is_closed() -> None:
         peer = await lane.connect()
         assert b" 200 " in await peer.ask()
         assert await peer.ending() == b""
-        assert lane.count("timed_out") == 1
+        assert late(lane) == {"idle": 1}
 
 
 async def test_a_connection_is_idle_after_the_general_lanes_answer_too() -> None:
@@ -75,6 +94,7 @@ async def test_a_peer_that_never_reads_its_answers_is_closed() -> None:
         peer.send(REQUEST * 200)
         await lane.until(lambda: lane.count("timed_out") == 1)
         assert lane.count("open") == 0
+        assert late(lane) == {"write": 1}
 
 
 async def test_the_deadline_for_writing_is_not_moved_by_reading_a_little() -> None:

@@ -6,7 +6,16 @@ import socket
 import pytest
 from typing_extensions import override
 
-from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, Recorder, serving
+from tests.native.serving import (
+    LAST_REQUEST,
+    NOT_FOUND,
+    OTHER_REQUEST,
+    REQUEST,
+    Finishing,
+    Holding,
+    Recorder,
+    serving,
+)
 
 
 async def test_after_stop_accepting_the_connected_are_served_and_nobody_else() -> None:
@@ -131,3 +140,19 @@ async def test_a_lane_is_started_once() -> None:
     async with serving() as lane:
         with socket.socket() as listener, pytest.raises(RuntimeError, match="once"):
             lane.lane.start(asyncio.get_running_loop(), listener)
+
+
+async def test_pipelined_answers_come_whole_with_the_end_behind_them() -> None:
+    async with serving(token=b"t" * 1500) as lane:
+        peer = await lane.connect()
+        peer.send(REQUEST * 30 + LAST_REQUEST)
+        assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 31
+
+
+async def test_a_large_last_answer_comes_whole_to_a_peer_that_reads_late() -> None:
+    async with serving(token=b"t" * 14_000) as lane:
+        peer = await lane.connect(receive_buffer=2048)
+        peer.send(REQUEST * 31 + LAST_REQUEST)
+        received = await peer.ending()
+        assert received.count(b"HTTP/1.1 200 OK") == 32
+        assert received.endswith(b'"token_type":"Bearer"}')

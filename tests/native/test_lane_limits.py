@@ -1,6 +1,7 @@
 """How many connections and how much work one peer, or all together, can make the lane bear.
 
-Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py).
+Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py), who gives up a place
+when all are taken (test_lane_makes_room.py).
 """
 
 import os
@@ -13,7 +14,7 @@ import pytest
 from typing_extensions import override
 
 from _native.lane import Lane, Limits
-from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, serving
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Recorder, serving
 
 
 async def test_one_peer_gets_its_places_and_no_more() -> None:
@@ -30,9 +31,10 @@ async def test_one_peer_gets_its_places_and_no_more() -> None:
 
 
 async def test_all_together_get_so_many_places() -> None:
-    async with serving(limits=Limits(connections=2)) as lane:
+    async with serving(Holding, limits=Limits(connections=2)) as lane:
         for address in ("127.0.0.1", "127.0.0.2"):
-            await (await lane.connect(address)).ask()
+            (await lane.connect(address)).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 2)
         assert await (await lane.connect("127.0.0.3")).ending() == b""
         assert lane.count("refused_total") == 1
         assert lane.count("open") == 2
@@ -48,13 +50,82 @@ async def test_one_turn_serves_one_connection_a_few_requests_only() -> None:
             await lane.until(lambda: lane.count("fast_answers") == 101)
 
 
+async def test_what_one_peer_sends_without_pause_delays_the_next_peers_request_by_one_of_its_own_only() -> None:
+    order: list[str] = []
+
+    class Slow(Recorder):
+        @override
+        def data_received(self, data: bytes) -> None:
+            order.append(self.connection.peer)
+            super().data_received(data)
+
+    async with serving(Slow) as lane:
+        greedy = [lane.connected() for _ in range(20)]
+        with socket.socket() as modest:
+            modest.bind(("127.0.0.2", 0))
+            modest.connect(("127.0.0.1", lane.port))
+            for sock in greedy:
+                sock.send(OTHER_REQUEST * 50)
+            modest.send(OTHER_REQUEST * 3)
+            lane.turn()
+            assert order == ["127.0.0.1", "127.0.0.2"], "one request of each in a turn, however many connections"
+            await lane.until(lambda: len(order) == 20 * 50 + 3)
+        assert [each for each in order if each == "127.0.0.2"] == ["127.0.0.2"] * 3
+        assert order[:6] == ["127.0.0.1", "127.0.0.2"] * 3
+        for sock in greedy:
+            sock.close()
+
+
+async def test_one_connection_gives_the_others_of_its_peer_their_turn() -> None:
+    order: list[Recorder] = []
+
+    class Noting(Recorder):
+        @override
+        def data_received(self, data: bytes) -> None:
+            order.append(self)
+            super().data_received(data)
+
+    async with serving(Noting) as lane:
+        with lane.connected() as greedy, lane.connected() as modest:
+            greedy.send(OTHER_REQUEST * 100)
+            modest.send(OTHER_REQUEST)
+            await lane.until(lambda: len(order) == 101)
+        assert order.index(lane.generals[1]) <= 2
+
+
+async def test_the_general_lane_gets_one_head_at_a_time() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST * 10 + OTHER_REQUEST[:9])
+        for _ in range(10):
+            assert await peer.answer() == NOT_FOUND
+        await lane.until(lambda: lane.generals[0].calls.count("data") == 11)
+        assert lane.count("handed_over") == 11
+
+
 async def test_one_turn_accepts_a_few_connections_only() -> None:
     async with serving() as lane:
-        waiting = [lane.connected() for _ in range(100)]
+        waiting = [lane.connected() for _ in range(300)]
         lane.turn()
-        assert lane.count("accepted") == 32
-        await lane.until(lambda: lane.count("accepted") == 100)
+        assert lane.count("accepted") == 256
+        await lane.until(lambda: lane.count("accepted") == 300)
         for sock in waiting:
+            sock.close()
+
+
+async def test_who_connects_very_often_delays_the_first_request_of_others_by_few_of_its_own() -> None:
+    async with serving(addresses=("127.0.0.1", "127.0.0.2")) as lane:
+        greedy = [lane.connected() for _ in range(200)]
+        with socket.socket() as modest:
+            modest.bind(("127.0.0.2", 0))
+            modest.connect(("127.0.0.1", lane.port))
+            for sock in [*greedy, modest]:
+                sock.send(REQUEST)
+            lane.turn()
+            assert modest.recv(15) == b"HTTP/1.1 200 OK"
+            assert lane.count("fast_answers") == 16 + 1, "the others have their places, and wait"
+            await lane.until(lambda: lane.count("fast_answers") == 201)
+        for sock in greedy:
             sock.close()
 
 

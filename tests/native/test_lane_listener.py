@@ -27,6 +27,7 @@ class HandLoop:
         self.epoll = -1
         self.turn: Callable[[], None] = lambda: None
         self.later: list[Callable[[], None]] = []
+        self.out_of_memory = False
 
     def add_reader(self, fd: int, call: Callable[[], None]) -> None:
         self.epoll, self.turn = fd, call
@@ -36,6 +37,8 @@ class HandLoop:
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> Handle:
         assert seconds > 0
+        if self.out_of_memory:
+            raise MemoryError("on purpose")
         self.later.append(call)
         return Handle()
 
@@ -52,13 +55,29 @@ def nobody(connection: Any) -> Any:
 
 
 @contextmanager
-def listening() -> Iterator[tuple[HandLoop, socket.socket]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=nobody, limits=Limits())
+def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
+    loop, lane = HandLoop(), Lane(index=Index(), general=nobody, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
-        yield loop, listener
+        yield loop, listener, lane
         lane.close()
+
+
+def test_out_of_memory_a_connection_is_closed_and_not_counted() -> None:
+    with listening(Limits(connections_per_peer=1)) as (loop, listener, lane):
+        loop.out_of_memory = True
+        with socket.create_connection(listener.getsockname()) as unlucky:
+            loop.turn()
+            assert unlucky.recv(1) == b""
+        assert (lane.counters()["open"], lane.counters()["failed"]) == (0, 1)
+        loop.out_of_memory = False
+        with socket.create_connection(listener.getsockname()) as next_one:
+            next_one.setblocking(False)
+            loop.turn()
+            assert (lane.counters()["open"], lane.counters()["refused_peer"]) == (1, 0)
+            with pytest.raises(BlockingIOError):
+                next_one.recv(1)
 
 
 def test_a_socket_that_does_not_listen_is_refused() -> None:
@@ -72,7 +91,7 @@ def test_a_socket_that_does_not_listen_is_refused() -> None:
 
 
 def test_a_listener_that_somebody_shut_down_does_not_make_the_loop_spin() -> None:
-    with listening() as (loop, listener):
+    with listening() as (loop, listener, _):
         listener.shutdown(socket.SHUT_RDWR)
         assert loop.is_ready()
         loop.turn()
@@ -82,7 +101,7 @@ def test_a_listener_that_somebody_shut_down_does_not_make_the_loop_spin() -> Non
 
 
 def test_a_listener_that_cannot_be_watched_again_yet_is_tried_once_more() -> None:
-    with listening() as (loop, listener), socket.create_connection(listener.getsockname()):
+    with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
         free = os.dup(0)
         os.close(free)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -99,3 +118,11 @@ def test_a_listener_that_cannot_be_watched_again_yet_is_tried_once_more() -> Non
             same.unregister(listener)
             loop.later.pop()()
         assert loop.is_ready()
+
+
+def test_connections_get_reno_whatever_the_machine_uses() -> None:
+    with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
+        assert loop.is_ready()
+        accepted, _ = listener.accept()  # in the lane's place, to look at it
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"

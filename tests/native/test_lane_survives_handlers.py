@@ -52,7 +52,7 @@ async def test_a_failing_handler_ends_its_connection_only(
         await lane.generals[0].until("lost")
         assert b" 200 " in await other.ask()
         assert lane.count("failed") == 1
-    (record,) = [each for each in caplog.records if each.name == "_native.lane"]
+    (record,) = [each for each in caplog.records if each.name == "_native.losses"]
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is not None
@@ -207,4 +207,4 @@ async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.Lo
             peer.send(OTHER_REQUEST)
             await peer.ending()
         assert lane.count("failed") == 20
-    assert len([each for each in caplog.records if each.name == "_native.lane"]) == 1
+    assert len([each for each in caplog.records if each.name == "_native.losses"]) == 1

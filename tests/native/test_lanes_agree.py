@@ -25,6 +25,7 @@ from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.measures import Measures
+from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
@@ -38,7 +39,10 @@ from tests.oracle.requests import Asked, Verdict, read
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 FOR_EVER = 10**15
 SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
-MALFORMED = re.compile(rb'Content-Length: \d+(?=\r\nConnection: close\r\n\r\n{.*malformed)|it has [^"]*')
+REQUEST_ID = re.compile(rb"(?<=x-ms-request-id: )[0-9a-f-]{36}")
+MALFORMED = re.compile(
+    rb'Content-Length: \d+(?=\r\nx-ms-request-id: [0-9a-f-]*\r\nConnection: close\r\n\r\n{.*malformed)|it has [^"]*'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,9 @@ class Grant:
     usage: Usage
     cacheable: bool
     identity: str = "shop/identity"
+    auxiliary: tuple[Token, ...] = ()
+    uid: str = "uid"
+    correlation: str = ""
 
 
 @dataclass
@@ -68,9 +75,14 @@ class Generous:
         until = self.now_ns + FOR_EVER
         return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.fetch_anew)
 
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Grant | Refusal:
+        return await self.issue("", request)
+
 
 class NoProxy:
-    async def forward(self, charged: str, request: Request, destination: Destination) -> PlainAnswer | Refusal:
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | Refusal:
         return PlainAnswer(200, b"{}")
 
 
@@ -127,11 +139,11 @@ class World:
 
 
 def comparable(received: bytes) -> bytes:
-    """All answers, but for the seconds that are left, and for what it was that made a request malformed.
+    """All answers, but for the seconds that are left, the ids, and what it was that made a request malformed.
 
     Which of a malformed request's faults is seen first depends on how much of it is there.
     """
-    return MALFORMED.sub(b"", SECONDS_LEFT.sub(b"", received))
+    return MALFORMED.sub(b"", REQUEST_ID.sub(b"", SECONDS_LEFT.sub(b"", received)))
 
 
 @pytest.fixture(scope="module")

@@ -92,3 +92,18 @@ ACCEPTED_WITH_EVERYTHING = (
     b"GET //metadata/identity/oauth2/token/?api-version=1&resource=a%2Fb&client_id=C%41&xms_cc=cp1 HTTP/1.1\r\n"
     b"Host: a-b.c:80\r\nMetadata: true\r\nX: \ty z\t\r\nConnection: close\r\n\r\n"
 )
+
+
+@pytest.mark.parametrize("at", range(20))
+def test_every_byte_at_every_place_of_a_value_is_judged_alike(at: int) -> None:
+    """Values are read eight bytes at a time, and their ends one by one."""
+    for byte in range(256):
+        value = bytes([*b"a" * at, byte, *b"a" * (19 - at)])
+        data = (
+            b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\nX: "
+            + value
+            + b"\r\n\r\n"
+        )
+        assert (fast(data) is not None) == (0x20 <= byte <= 0x7E or byte == 0x09), byte
+        if fast(data) is not None:
+            assert fast(data) == read(data)

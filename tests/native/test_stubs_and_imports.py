@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ["histogram", "scan", "query", "answers", "index", "connection", "lane"]
+ROOMS = [
+    *("histogram", "scan", "query", "answers", "index"),
+    *("redirects", "connection", "limits", "places", "turns", "deadlines", "losses", "lane"),
+]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
     "clock": set[str](),
@@ -18,8 +21,25 @@ BELOW = {
     "query": {"scan"},
     "answers": {"histogram", "clock"},
     "index": {"answers", "query"},
-    "connection": {"answers", "clock", "index", "query", "scan", "sockets"},
-    "lane": {"clock", "connection", "index", "sockets"},
+    "redirects": {"sockets"},
+    "connection": {"answers", "clock", "index", "query", "redirects", "scan", "sockets"},
+    "limits": {"clock"},
+    "places": {"connection", "sockets"},
+    "turns": {"connection"},
+    "deadlines": {"clock", "connection"},
+    "losses": {"clock"},
+    "lane": {
+        "clock",
+        "connection",
+        "deadlines",
+        "index",
+        "limits",
+        "losses",
+        "places",
+        "redirects",
+        "sockets",
+        "turns",
+    },
 }
 """What each room may import of its own package."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from podidentity.azure.imds import ImdsSource
+from podidentity.azure.imds import RETRY_DELAYS, ImdsSource, Observe
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0"
@@ -115,13 +115,22 @@ class Pauses:
 
 
 @asynccontextmanager
-async def source_of(imds: FakeImds, pauses: Pauses, *, attempt_seconds: float = 5.0) -> AsyncIterator[ImdsSource]:
+async def source_of(
+    imds: FakeImds,
+    pauses: Pauses,
+    *,
+    attempt_seconds: float = 5.0,
+    retry_delays: tuple[float, ...] = RETRY_DELAYS,
+    observe: Observe = lambda _named, _seconds, _error: None,
+) -> AsyncIterator[ImdsSource]:
     """An ImdsSource with a session of its own, whose pauses cost nothing."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield ImdsSource(
             session,
             imds.url,
             attempt_seconds=attempt_seconds,
+            retry_delays=retry_delays,
+            observe=observe,
             clock=pauses.clock,
             wall_clock=imds.wall,
             random=lambda: 0.5,

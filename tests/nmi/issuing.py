@@ -1,6 +1,6 @@
 """A whole issuer for tests: the feed of a real watch, the real broker, and IMDS on loopback."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,8 +16,10 @@ from nmi.refusal import Refusal
 from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.node_identity import NodeIdentitySource
+from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
-from podidentity.azure.imds import ImdsSource
+from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import REQUEST, assigned_identity, pod
@@ -34,8 +36,13 @@ class Office:
         self.broker = broker
         self.issuer = issuer
 
-    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | Refusal:
+    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
         return await self.issuer.issue(peer, request)
+
+    async def issue_for(
+        self, name: str = "web", request: TokenRequest = REQUEST, namespace: str = "ns"
+    ) -> Issued | RawAnswer | Refusal:
+        return await self.issuer.issue_for(namespace, name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
         answer = await self.issue(request, peer)
@@ -60,9 +67,18 @@ class Office:
 
 @asynccontextmanager
 async def running_office(
-    *, caching: bool = True, retry_delays: tuple[float, ...] = (), policy: Policy | None = None, **feed: Any
+    *,
+    caching: bool = True,
+    retry_delays: tuple[float, ...] = (),
+    policy: Policy | None = None,
+    sources: Mapping[int, TokenSource] | None = None,
+    for_exempt: bool = True,
+    **feed: Any,
 ) -> AsyncIterator[Office]:
-    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise."""
+    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
+
+    *sources*: besides that of type 0. *for_exempt*: there is a source of the node's own identities.
+    """
     async with (
         running_cluster(**feed) as cluster,
         running_imds() as imds,
@@ -70,16 +86,22 @@ async def running_office(
     ):
         registry = CollectorRegistry()
         source = ImdsSource(session, imds.url, retry_delays=retry_delays)
+        governor = Governor()
         broker = Broker(
-            {0: UserAssignedSource(source)},
-            Governor(),
+            {0: UserAssignedSource(source), **(sources or {})},
+            governor,
             TokenMeasures(registry),
             caching=caching,
             clock=cluster.clock,
             wall_clock=imds.wall,
         )
         issuer = Issuer(
-            cluster.feed, broker, policy or Policy(), IdentityMeasures(CollectorRegistry()), clock=cluster.clock
+            cluster.feed,
+            broker,
+            policy or Policy(),
+            IdentityMeasures(CollectorRegistry()),
+            node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
+            clock=cluster.clock,
         )
         try:
             yield Office(cluster, imds, broker, issuer)

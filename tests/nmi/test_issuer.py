@@ -9,11 +9,14 @@ import pytest
 from nmi.identity.decide import Policy
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
+from nmi.tokens.source import PolicyError
+from nmi.tokens.token import Token
 from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, by, pod
+from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.nmi.issuing import ADDRESS, running_office
+from tests.nmi.tokens.fakes import FakeSource
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 BRIEF = Policy(max_hold_seconds=0.2)
@@ -204,13 +207,15 @@ async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
         assert (await office.refused()).reason is Reason.UPSTREAM_REFUSED
 
 
-@pytest.mark.parametrize("type_", [1, 2, 3, -1])
-async def test_a_type_that_is_not_served_yet_is_refused_by_policy(type_: int) -> None:
+@pytest.mark.parametrize("type_", [3, -1])
+async def test_a_type_that_does_not_exist_is_refused_and_the_log_names_those_that_do(type_: int) -> None:
     async with running_office() as office:
         entry = await office.with_pod(assigned=False)
-        office.cluster.feed.assigned_upserted(None, assigned_identity(type_=type_))
+        office.cluster.told(assigned_identity(type_=type_), "assigned_identities")
         assert entry.assigned
-        assert (await office.refused()).reason is Reason.POLICY
+        refusal = await office.refused()
+        assert refusal.reason is Reason.POLICY
+        assert all(f"{served} (" in refusal.detail for served in (0, 1, 2))
         assert office.imds.calls == []
 
 
@@ -250,3 +255,54 @@ async def test_the_peers_address_alone_says_who_asks() -> None:
         assert (await office.issued(peer=ADDRESS)).identity == "ns/id"
         assert (await office.issued(peer="10.0.0.2")).identity == "ns/second"
         assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID, OTHER_ID]
+
+
+async def test_what_a_source_forbids_is_refused_with_its_own_words() -> None:
+    forbidding = FakeSource(forbidden=PolicyError("Not from there.", "--allow-it would allow it"))
+    async with running_office(sources={1: forbidding}) as office:
+        await office.with_pod(assigned=False)
+        office.cluster.put_assigned(assigned_identity(type_=1))
+        refusal = await office.refused()
+        assert (refusal.reason, refusal.sentence, refusal.detail) == (
+            Reason.POLICY,
+            "Not from there.",
+            "--allow-it would allow it",
+        )
+        assert forbidding.asked == []
+
+
+async def test_tokens_of_further_tenants_come_along_and_never_in_a_ready_answer() -> None:
+    further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
+    async with running_office(sources={1: FakeSource(auxiliary=(further,))}) as office:
+        entry = await office.with_pod(assigned=False)
+        office.cluster.put_assigned(assigned_identity(type_=1))
+        issued = await office.issued()
+        assert (issued.auxiliary, issued.cacheable) == ((further,), False)
+        assert not entry.serves(office.broker.key_of(entry.assigned[0].identity, RESOURCE, "").lasting)
+
+
+async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> None:
+    async with running_office(sources={1: FakeSource()}) as office:
+        entry = await office.with_pod(assigned=False)
+        office.cluster.put_assigned(assigned_identity(type_=1))
+        issued = await office.issued()
+        assert (issued.uid, issued.correlation) == (entry.uid, "call-1")
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.script = [Answer(403, error_body("access_denied", "no"), {"x-ms-request-id": "11f5-ab"})]
+        assert (await office.refused()).correlation == "11f5-ab"
+
+
+async def test_an_address_that_passes_on_answers_for_its_new_pod_at_once_also_to_who_asked_before() -> None:
+    # A kept-alive connection asks by its peer's address each time: nothing of the former pod is bound to it.
+    async with running_office() as office:
+        await office.with_pod()
+        before = await office.issued()
+        office.cluster.delete_pod()
+        office.cluster.put_pod(pod("successor"))
+        office.cluster.put_assigned(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
+        await until(lambda: bool((it := office.cluster.at(ADDRESS)) and it.name == "successor" and it.assigned))
+        after = await office.issued()
+        assert (after.pod, after.identity) == ("ns/successor", "ns/second")
+        assert before.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+        assert before.record.suspended

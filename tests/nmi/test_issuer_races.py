@@ -9,6 +9,7 @@ from nmi.identity.decide import Policy
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
+from podidentity.azure.imds import RawAnswer
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
@@ -17,7 +18,7 @@ ANEW = TokenRequest(RESOURCE, fetch_anew=True)
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
-async def while_fetching(office: Office, change: Callable[[], None]) -> "asyncio.Task[Issued | Refusal]":
+async def while_fetching(office: Office, change: Callable[[], None]) -> "asyncio.Task[Issued | RawAnswer | Refusal]":
     """A request whose fetch is in the air while *change* happens and the feed sees it."""
     entry = office.cluster.at(ADDRESS)
     assert entry is not None
@@ -74,7 +75,7 @@ async def test_a_successor_at_the_address_does_not_get_its_predecessors_token() 
 async def test_a_second_claim_on_the_address_during_the_fetch_ends_the_request() -> None:
     async with running_office() as office:
         await office.with_pod()
-        request = await while_fetching(office, lambda: office.cluster.feed.pod_upserted(pod("rival", uid="uid-2")))
+        request = await while_fetching(office, lambda: office.cluster.told(pod("rival", uid="uid-2")))
         answer = await asyncio.wait_for(request, DEADLINE)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.UNKNOWN_ADDRESS

@@ -1,4 +1,4 @@
-"""Accept a redirected and a direct connection and print where each was meant to go.
+"""Accept redirected and direct connections; print where each was meant to go, or how its requests were answered.
 
 Run by test_redirected_connections.py in a network namespace of its own, whose nat rule it makes itself.
 """
@@ -6,13 +6,21 @@ Run by test_redirected_connections.py in a network namespace of its own, whose n
 import asyncio
 import socket
 import subprocess
+import time
 
+from typing_extensions import override
+
+from _native.answers import ReadyAnswer, Usage
 from _native.connection import Connection
-from _native.index import Index
+from _native.histogram import Histogram
+from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
 
 METADATA = "169.254.169.254"
 RULE = "-t nat -A OUTPUT -p tcp -d {} --dport 80 -j DNAT --to-destination 127.0.0.1:{}"
+
+
+REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
 
 
 class General:
@@ -29,10 +37,33 @@ class General:
     def connection_lost(self) -> None: ...
 
 
-def ask(address: tuple[str, int]) -> str:
+class Resuming(General):
+    """Answers a request and gives the connection back."""
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self.connection.write(b"general\n")
+        self.connection.resume()
+
+
+def ask(address: tuple[str, int], *requests: bytes) -> list[str]:
     with socket.create_connection(address, timeout=10) as sock:
-        sock.sendall(b"anything\r\n\r\n")
-        return sock.makefile().readline().strip()
+        lines = sock.makefile()
+        answers = []
+        for request in requests:
+            sock.sendall(request)
+            answers.append(lines.readline().strip())
+        return answers
+
+
+def index_with_an_answer() -> Index:
+    index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
+    far = time.monotonic_ns() + 10**13
+    answer = ReadyAnswer(before=b"", after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage())
+    record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
+    for address in ("127.0.0.1", METADATA):
+        index.put(address, record)
+    return index
 
 
 async def main() -> None:
@@ -45,11 +76,21 @@ async def main() -> None:
             f"iptables {RULE.format(METADATA, port)}",
         ):
             subprocess.run(command.split(), check=True)  # noqa: ASYNC221 - nothing else runs yet
-        lane = Lane(index=Index(), general=General, limits=Limits())
-        lane.start(asyncio.get_running_loop(), listener)
-        print(await asyncio.to_thread(ask, (METADATA, 80)))  # noqa: T201
-        print(await asyncio.to_thread(ask, ("127.0.0.1", port)))  # noqa: T201
-        lane.close()
+        for general, limited_to in ((General, None), (Resuming, (METADATA, 80)), (Resuming, (METADATA, 81))):
+            lane = Lane(
+                index=Index() if general is General else index_with_an_answer(),
+                general=general,
+                limits=Limits(),
+                redirected_from=limited_to,
+            )
+            lane.start(asyncio.get_running_loop(), listener)
+            for address in ((METADATA, 80), ("127.0.0.1", port)):
+                requests = [b"anything\r\n\r\n"] if general is General else [REQUEST]
+                print(*await asyncio.to_thread(ask, address, *requests))  # noqa: T201
+            if general is Resuming:
+                # For its whole life, whatever came between.
+                print(*await asyncio.to_thread(ask, ("127.0.0.1", port), REQUEST, REQUEST))  # noqa: T201
+            lane.close()
 
 
 asyncio.run(main())

@@ -19,7 +19,21 @@ from nmi.identity.pods import PodEntry
 from podidctl.sandbox.kubeapi.server import KubeApi
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
-from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, AzureAssignedIdentity, Pod, nodename_label
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    NODENAME_LABEL,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzurePodIdentityException,
+    Kind,
+    Pod,
+    Resource,
+    nodename_label,
+)
 from tests.nmi.identity.shapes import NODE
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
@@ -63,19 +77,54 @@ class Cluster:
 
     def put_assigned(self, assigned: AzureAssignedIdentity) -> None:
         """Create or replace it, labelled with this node as MIC does."""
-        kind = ASSIGNED_IDENTITIES
-        document = {"apiVersion": kind.api_version, "kind": kind.name, **_document(assigned)}
-        document["metadata"]["labels"] = {NODENAME_LABEL: nodename_label(NODE)}
-        namespace, name = assigned.key
-        found = self.api.store.find(ASSIGNED_KIND, name, namespace)
-        if found is None:
-            self.api.store.create(ASSIGNED_KIND, document, namespace)
-        else:
-            document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-            self.api.store.replace(ASSIGNED_KIND, document)
+        self._put(ASSIGNED_IDENTITIES, assigned, {NODENAME_LABEL: nodename_label(NODE)})
 
     def delete_assigned(self, assigned: AzureAssignedIdentity) -> None:
-        self.api.store.delete(ASSIGNED_KIND, assigned.metadata.name, assigned.metadata.namespace)
+        self._delete(ASSIGNED_IDENTITIES, assigned)
+
+    def put_exception(self, exception: AzurePodIdentityException) -> None:
+        self._put(EXCEPTIONS, exception)
+
+    def delete_exception(self, exception: AzurePodIdentityException) -> None:
+        self._delete(EXCEPTIONS, exception)
+
+    def put_binding(self, binding: AzureIdentityBinding) -> None:
+        self._put(BINDINGS, binding)
+
+    def delete_binding(self, binding: AzureIdentityBinding) -> None:
+        self._delete(BINDINGS, binding)
+
+    def put_identity(self, identity: AzureIdentity) -> None:
+        self._put(IDENTITIES, identity)
+
+    def delete_identity(self, identity: AzureIdentity) -> None:
+        self._delete(IDENTITIES, identity)
+
+    def _put(self, kind: Kind[Any], resource: Resource, labels: dict[str, str] | None = None) -> None:
+        document = {"apiVersion": kind.api_version, "kind": kind.name, **_document(resource)}
+        if labels is not None:
+            document["metadata"]["labels"] = labels
+        namespace, name = resource.key
+        stored = f"{kind.plural}.{kind.group}"
+        found = self.api.store.find(stored, name, namespace)
+        if found is None:
+            self.api.store.create(stored, document, namespace)
+        else:
+            document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+            self.api.store.replace(stored, document)
+
+    def _delete(self, kind: Kind[Any], resource: Resource) -> None:
+        self.api.store.delete(f"{kind.plural}.{kind.group}", resource.metadata.name, resource.metadata.namespace)
+
+    # What a watch would tell, told without one.
+
+    def told(self, resource: Resource, watch: str = "pods") -> None:
+        """The watch of that name has told of *resource*."""
+        self.feed.watches.by_name[watch]._handler.upserted(None, resource)
+
+    def told_gone(self, resource: Resource, watch: str = "pods") -> None:
+        """The watch of that name has told that *resource* is gone."""
+        self.feed.watches.by_name[watch]._handler.deleted(resource)
 
     def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)
@@ -104,7 +153,7 @@ class Cluster:
         ]
 
 
-def _document(resource: Pod | AzureAssignedIdentity) -> dict[str, Any]:
+def _document(resource: Resource) -> dict[str, Any]:
     """What the API server stores: it gives out uids and deletion timestamps itself."""
     document: dict[str, Any] = json.loads(msgspec.json.encode(resource))
     for field in ("uid", "resourceVersion", "deletionTimestamp"):

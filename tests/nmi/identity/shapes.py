@@ -16,9 +16,12 @@ from podidentity.resources import (
     AzureIdentityBinding,
     AzureIdentityBindingSpec,
     AzureIdentitySpec,
+    AzurePodIdentityException,
+    AzurePodIdentityExceptionSpec,
     ContainerState,
     ContainerStatus,
     Meta,
+    OwnerReference,
     Pod,
     PodIP,
     PodSpec,
@@ -31,6 +34,11 @@ CLIENT_ID = "c11e0000-0000-0000-0000-00000000000a"
 OBJECT_ID = "0b000000-0000-0000-0000-000000000001"
 REQUEST = TokenRequest(RESOURCE)
 POD = PodFacts("ns", "web", "uid-1", "web")
+
+
+def since(deleting: bool) -> str | None:
+    """The deletionTimestamp of what is being deleted, or of what is not."""
+    return "2026-01-01T00:00:00Z" if deleting else None
 
 
 def resource_id(name: str) -> str:
@@ -53,6 +61,8 @@ def pod(
     deleting: bool = False,
     terminated: bool = False,
     labels: dict[str, str] | None = None,
+    owner: OwnerReference | None = None,
+    resource_version: str = "",
 ) -> Pod:
     own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
     return Pod(
@@ -61,7 +71,9 @@ def pod(
             namespace=namespace,
             uid=uid,
             labels=own_labels,
-            deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
+            resource_version=resource_version,
+            deletion_timestamp=since(deleting),
+            owner_references=[owner] if owner is not None else None,
         ),
         spec=PodSpec(node_name=NODE, host_network=host_network),
         status=PodStatus(
@@ -101,7 +113,7 @@ def assigned_identity(
             name=f"{pod_name}-{pod_namespace}-{name}",
             namespace="default",
             resource_version=resource_version,
-            deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
+            deletion_timestamp=since(deleting),
             annotations=own or None,
         ),
         spec=AzureAssignedIdentitySpec(
@@ -123,3 +135,70 @@ def assigned_identity(
 
 def assigned(name: str = "id", **changes: Any) -> Assigned:
     return project(assigned_identity(name, **changes))
+
+
+def exception(
+    name: str = "ex",
+    labels: dict[str, str] | None = None,
+    *,
+    namespace: str = "ns",
+    deleting: bool = False,
+    resource_version: str = "1",
+    uid: str = "",
+) -> AzurePodIdentityException:
+    return AzurePodIdentityException(
+        metadata=Meta(
+            name=name,
+            namespace=namespace,
+            uid=uid,
+            resource_version=resource_version,
+            deletion_timestamp=since(deleting),
+        ),
+        spec=AzurePodIdentityExceptionSpec(pod_labels=labels),
+    )
+
+
+def binding(
+    name: str = "b",
+    identity_name: str = "id",
+    *,
+    selector: str = "web",
+    namespace: str = "ns",
+    deleting: bool = False,
+    resource_version: str = "1",
+    uid: str = "",
+) -> AzureIdentityBinding:
+    return AzureIdentityBinding(
+        metadata=Meta(
+            name=name,
+            namespace=namespace,
+            uid=uid,
+            resource_version=resource_version,
+            deletion_timestamp=since(deleting),
+        ),
+        spec=AzureIdentityBindingSpec(azure_identity=identity_name, selector=selector),
+    )
+
+
+def identity(
+    name: str = "id",
+    *,
+    client_id: str = CLIENT_ID,
+    namespace: str = "ns",
+    type_: int = 0,
+    annotations: dict[str, str] | None = None,
+    deleting: bool = False,
+    resource_version: str = "1",
+    uid: str = "",
+) -> AzureIdentity:
+    return AzureIdentity(
+        metadata=Meta(
+            name=name,
+            namespace=namespace,
+            uid=uid,
+            resource_version=resource_version,
+            annotations=annotations,
+            deletion_timestamp=since(deleting),
+        ),
+        spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=resource_id(name)),
+    )

@@ -1,12 +1,13 @@
 """Which identity a pod gets, if any, and how long it is worth waiting. Excluded: the waiting itself."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.identity.decide import Decision, Grant, PodFacts, Policy, Wait, decide
+from nmi.identity.decide import Decision, Exempt, Grant, PodFacts, Policy, Wait, decide
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
@@ -48,6 +49,15 @@ def test_a_pod_without_the_label_and_without_identities_is_refused_at_once() -> 
     assert refused(decision) is Reason.NOTHING_ASSIGNED
     assert isinstance(decision, Refusal)
     assert decision.sentence == "Identity not found"
+
+
+@pytest.mark.parametrize("request_", [REQUEST, by(SelectorKind.CLIENT_ID, OTHER_ID)], ids=["unspecified", "named"])
+@pytest.mark.parametrize("identities", [(), (assigned(),), (assigned(status=CREATED),)], ids=["none", "one", "coming"])
+def test_an_exempt_pod_is_that_before_anything_else(identities: tuple[Assigned, ...], request_: TokenRequest) -> None:
+    for pod in (POD, UNLABELLED):
+        exempt = dataclasses.replace(pod, exempt="exception ns/ex")
+        assert outcome(*identities, pod=exempt, request=request_) == Exempt("exception ns/ex")
+        assert not isinstance(outcome(*identities, pod=pod, request=request_), Exempt)
 
 
 def test_a_pod_with_the_label_is_worth_waiting_for() -> None:

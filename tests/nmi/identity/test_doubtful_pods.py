@@ -73,7 +73,7 @@ async def test_a_pod_whose_containers_have_all_terminated_is_doubtful_until_one_
 async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
     async with running_cluster() as cluster:
         ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
-        cluster.feed.pod_upserted(ghost)
+        cluster.told(ghost)
         entry = cluster.at("10.0.0.2")
         assert entry is not None
         assert await cluster.feed.standing(entry, "10.0.0.2") is GONE
@@ -83,7 +83,7 @@ async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
 
 async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.feed.pod_upserted(pod(uid="uid-former", deleting=True))
+        cluster.told(pod(uid="uid-former", deleting=True))
         cluster.put_pod(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
@@ -94,7 +94,7 @@ async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
 async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(addresses=("10.0.0.7",)))
-        cluster.feed.pod_upserted(pod(uid=uid))
+        cluster.told(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert await cluster.feed.standing(entry, ADDRESS) is GONE
@@ -103,12 +103,24 @@ async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
 async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
-        cluster.feed.pod_upserted(pod(uid=uid))
+        cluster.told(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         standing = await cluster.feed.standing(entry, ADDRESS)
         assert isinstance(standing, Standing)
         assert standing.pod.label == "relabelled"
+
+
+async def test_what_the_watch_has_told_since_a_read_is_not_overlooked_for_the_second_that_it_is_good() -> None:
+    async with running_cluster() as cluster:
+        entry = await ending(cluster)
+        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
+        cluster.api.store.patch("pods", "web", {"metadata": {"labels": {"aadpodidbinding": "other"}}}, "ns")
+        await cluster.seen(lambda: entry.facts.label == "other")
+        standing = await cluster.feed.standing(entry, ADDRESS)
+        assert isinstance(standing, Standing)
+        assert standing.pod.label == "other"
+        assert cluster.reads() == [POD_PATH] * 2
 
 
 async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
@@ -134,8 +146,8 @@ async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
 async def test_what_was_revoked_behind_a_silent_watch_is_not_granted() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
-        cluster.feed.pod_upserted(pod(uid=uid))
-        cluster.feed.assigned_upserted(None, assigned_identity("revoked"))
+        cluster.told(pod(uid=uid))
+        cluster.told(assigned_identity("revoked"), "assigned_identities")
         cluster.put_assigned(assigned_identity("still-there"))
         cluster.put_assigned(assigned_identity("another-pods", pod_name="other"))
         entry = cluster.at(ADDRESS)

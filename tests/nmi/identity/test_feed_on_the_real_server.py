@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,15 @@ from nmi.identity.measures import IdentityMeasures
 from nmi.identity.pods import PodEntry
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
-from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, nodename_label
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    NODENAME_LABEL,
+    Kind,
+    nodename_label,
+)
 from tests.nmi.identity.cluster import until
 from tests.testplane import up
 
@@ -28,23 +37,30 @@ MERGE = "application/merge-patch+json"
 class RealCluster:
     """A namespace and a node of this test's own, and a feed of that node."""
 
-    def __init__(self, plane: up.Plane, client: Client) -> None:
+    def __init__(self, plane: up.Plane, client: Client, *, managed: bool = False) -> None:
         self.plane = plane
         self.namespace = f"feed-{uuid.uuid4().hex[:8]}"
         self.node = f"{self.namespace}-{LONG_NODE}"
         self.index = Index()
         self.registry = CollectorRegistry()
-        self.feed = Feed(client, self.index, IdentityMeasures(self.registry), node=self.node)
+        self.feed = Feed(
+            client,
+            self.index,
+            IdentityMeasures(self.registry),
+            node=self.node,
+            managed=managed,
+            mic_namespace=self.namespace,
+            exception_namespaces=(self.namespace,),
+        )
 
     async def api(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
         return await asyncio.to_thread(self.plane.api, method, path, body, content_type)
 
-    async def create_pod(self, name: str, address: str, label: str = "web") -> str:
+    async def create_pod(self, name: str, address: str, label: str = "web", **changes: Any) -> str:
         path = f"/api/v1/namespaces/{self.namespace}/pods"
-        document = {
-            "metadata": {"name": name, "labels": {"aadpodidbinding": label}},
-            "spec": {"nodeName": self.node, "containers": [{"name": "c", "image": "i"}]},
-        }
+        labels = {"aadpodidbinding": label, **changes.pop("labels", {})}
+        spec = {"nodeName": self.node, "containers": [{"name": "c", "image": "i"}], **changes.pop("spec", {})}
+        document = {"metadata": {"name": name, "labels": labels, **changes}, "spec": spec}
         made = await self.api("POST", path, document)
         status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
         await self.api("PATCH", f"{path}/{name}/status", status, MERGE)
@@ -69,20 +85,26 @@ class RealCluster:
         await self.api("POST", path, document)
         return f"{path}/{pod}-{name}"
 
+    async def create(self, kind: Kind[Any], name: str, spec: dict[str, Any]) -> str:
+        path = kind.path(self.namespace)
+        document = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": name}, "spec": spec}
+        await self.api("POST", path, document)
+        return f"{path}/{name}"
+
     def at(self, address: str) -> PodEntry | None:
         record = self.index.get(address)
         return record.owner if record is not None and isinstance(record.owner, PodEntry) else None
 
 
-@pytest.fixture
-async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
+@asynccontextmanager
+async def real_cluster(plane: up.Plane, **settings: Any) -> AsyncIterator[RealCluster]:
     context = ssl.create_default_context(cadata=plane.ca)
 
     async def authorization() -> str:
         return f"Bearer {plane.token}"
 
     async with Client(ClusterAccess(plane.server, context, authorization), user_agent="test") as client:
-        made = RealCluster(plane, client)
+        made = RealCluster(plane, client, **settings)
         await made.api("POST", "/api/v1/namespaces", {"metadata": {"name": made.namespace}})
         account = f"/api/v1/namespaces/{made.namespace}/serviceaccounts/default"
         async with asyncio.timeout(20):
@@ -90,6 +112,23 @@ async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
                 await asyncio.sleep(0.05)
         yield made
         await made.feed.aclose()
+
+
+@pytest.fixture
+async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
+    async with real_cluster(plane) as made:
+        yield made
+
+
+@asynccontextmanager
+async def following(cluster: RealCluster) -> AsyncIterator[None]:
+    task = asyncio.create_task(cluster.feed.run())
+    try:
+        await asyncio.wait_for(cluster.feed.synced(), 10)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def exists(cluster: RealCluster, path: str) -> bool:
@@ -134,6 +173,86 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_exception_frees_its_pods_from_the_event_on_until_it_goes(cluster: RealCluster) -> None:
+    await cluster.create_pod("web", "10.99.2.1", labels={"app": "Web"})
+    async with following(cluster):
+        entry = cluster.at("10.99.2.1")
+        assert entry is not None
+        assert entry.facts.exempt == ""
+        path = await cluster.create(EXCEPTIONS, "ex", {"podLabels": {"none": "", "app": "WEB"}})
+        await until(lambda: entry.facts.exempt == f"exception {cluster.namespace}/ex")
+        await cluster.api("PATCH", path, {"spec": {"podLabels": {"app": "other"}}}, MERGE)
+        await until(lambda: entry.facts.exempt == "")
+        await cluster.api("PATCH", path, {"spec": {"podLabels": {"app": "web"}}}, MERGE)
+        await until(lambda: entry.facts.exempt != "")
+        await cluster.api("DELETE", path)
+        await until(lambda: entry.facts.exempt == "")
+
+
+async def test_mics_pod_is_known_by_its_owner_as_the_server_keeps_it(cluster: RealCluster) -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": str(uuid.uuid4()), "controller": True}
+    labels = {"component": "mic"}
+    await cluster.create_pod("mic-1-x", "10.99.3.1", labels=labels, ownerReferences=[{**owner, "name": "mic-1"}])
+    await cluster.create_pod("web-1-x", "10.99.3.2", labels=labels, ownerReferences=[{**owner, "name": "web-1"}])
+    async with following(cluster):
+        mic, web = cluster.at("10.99.3.1"), cluster.at("10.99.3.2")
+        assert mic is not None
+        assert web is not None
+        assert (mic.facts.exempt, web.facts.exempt) == ("MIC", "")
+
+
+async def test_a_host_network_pod_is_known_by_its_name_alone(cluster: RealCluster) -> None:
+    async with following(cluster):
+        finding = asyncio.create_task(cluster.feed.entry_named(cluster.namespace, "host"))
+        await cluster.create_pod("host", "10.99.4.1", spec={"hostNetwork": True})
+        entry = await asyncio.wait_for(finding, 10)
+        assert entry is not None
+        assert entry.addresses == ()
+        assert cluster.at("10.99.4.1") is None
+
+
+async def test_managed_mode_follows_bindings_and_identities(plane: up.Plane) -> None:
+    async with real_cluster(plane, managed=True) as cluster:
+        await cluster.create_pod("web", "10.99.5.1")
+        await cluster.create(BINDINGS, "first", {"azureIdentity": "id", "selector": "web"})
+        async with following(cluster):
+            entry = cluster.at("10.99.5.1")
+            assert entry is not None
+            assert [each.binding for each in entry.assigned] == []
+            path = await cluster.create(IDENTITIES, "id", {"type": 0, "clientID": "c", "resourceID": "r"})
+            await until(lambda: len(entry.assigned) == 1)
+            assert entry.assigned[0].usable
+            second = await cluster.create(BINDINGS, "another", {"azureIdentity": "id", "selector": "web"})
+            await until(lambda: [each.binding for each in entry.assigned] == ["another", "first"])
+            await cluster.api("PATCH", second, {"spec": {"selector": "other"}}, MERGE)
+            await until(lambda: [each.binding for each in entry.assigned] == ["first"])
+            revoked = asyncio.create_task(entry.changed(entry.record.generation))
+            await cluster.api("DELETE", path)
+            await asyncio.wait_for(revoked, 5)
+            assert entry.assigned == ()
+
+
+async def test_the_reads_behind_silent_watches_say_what_the_watches_would(plane: up.Plane) -> None:
+    async with real_cluster(plane, managed=True) as cluster:
+        await cluster.create_pod("web", "10.99.6.1", labels={"app": "web"})
+        await cluster.create(BINDINGS, "b", {"azureIdentity": "id", "selector": "web"})
+        await cluster.create(IDENTITIES, "id", {"type": 0, "clientID": "c", "resourceID": "r"})
+        path = await cluster.create(EXCEPTIONS, "ex", {"podLabels": {"app": "web"}})
+        # Nothing has been watched: the pod is found by a read, and so is all that decides about it.
+        entry = await cluster.feed.entry_at("10.99.6.1")
+        assert entry is not None
+        assert (entry.facts.exempt, entry.assigned) == ("", ())
+        now = await cluster.feed.standing(entry, "10.99.6.1")
+        assert isinstance(now, Standing)
+        assert now.pod.exempt == f"exception {cluster.namespace}/ex"
+        assert [each.identity.metadata.name for each in now.assigned] == ["id"]
+        await cluster.api("DELETE", path)
+        await asyncio.sleep(1.0)  # for so long a read is good for everybody who asks
+        later = await cluster.feed.standing(entry, "10.99.6.1")
+        assert isinstance(later, Standing)
+        assert (later.pod.exempt, later.certain) == ("", False)
 
 
 async def test_one_read_finds_a_pod_by_its_address(cluster: RealCluster) -> None:

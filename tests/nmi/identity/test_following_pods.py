@@ -62,7 +62,7 @@ async def test_a_pod_whose_address_is_not_its_own_never_answers(changes: dict[st
 
 async def test_a_status_that_is_no_address_harms_only_its_own_pod() -> None:
     async with running_cluster() as cluster:
-        cluster.feed.pod_upserted(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
+        cluster.told(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
         await with_pod(cluster)
         assert len(cluster.index) == 1
 
@@ -189,7 +189,7 @@ async def test_without_scale_features_unlabelled_identities_are_seen_too() -> No
 async def test_an_assignment_may_be_seen_before_its_pod() -> None:
     async with running_cluster() as cluster:
         cluster.put_assigned(assigned_identity())
-        await cluster.seen(lambda: bool(cluster.feed.assigned.store))
+        await cluster.seen(lambda: bool(cluster.feed.watches.by_name["assigned_identities"].store))
         entry = await with_pod(cluster)
         assert len(entry.assigned) == 1
 

@@ -6,7 +6,7 @@ from nmi.identity.parking import Parking
 from nmi.identity.pods import PodEntry
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import pod
-from tests.nmi.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import in_virtual_time, now, settle
 
 ADDRESS = "10.0.0.1"
 
@@ -145,7 +145,7 @@ async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
         assert "status.podIP%3D10.0.0.1" in path
         assert "spec.nodeName%3Dnode-1" in path
         # The watch catches up: the same pod, from now on without doubt.
-        cluster.feed.pod_upserted(pod(uid=uid))
+        cluster.told(pod(uid=uid))
         assert cluster.at(ADDRESS) is entry
         assert not entry.doubtful
 
@@ -158,7 +158,7 @@ async def test_a_pod_that_only_a_read_knew_of_does_not_keep_its_address() -> Non
         # It goes, and another pod gets the address, before the watch has told of either.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
-        cluster.feed.pod_upserted(pod("successor", uid=uid))
+        cluster.told(pod("successor", uid=uid))
         entry = await cluster.feed.entry_at(ADDRESS)
         assert entry is not None
         assert entry.name == "successor"
@@ -184,10 +184,10 @@ async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -
 def contest(cluster: Cluster) -> PodEntry:
     """The address is claimed by a real pod, and by one that is gone though the watch has not said so."""
     uid = cluster.put_pod(pod())
-    cluster.feed.pod_upserted(pod("former", uid="uid-former"))
+    cluster.told(pod("former", uid="uid-former"))
     former = cluster.at(ADDRESS)
     assert former is not None
-    cluster.feed.pod_upserted(pod(uid=uid))
+    cluster.told(pod(uid=uid))
     return former
 
 
@@ -207,7 +207,7 @@ async def test_a_read_settles_whose_the_address_is() -> None:
         assert entry is not None
         assert entry.key == "ns/web"
         # A third claim asks the question anew.
-        cluster.feed.pod_upserted(pod("third", uid="uid-third"))
+        cluster.told(pod("third", uid="uid-third"))
         assert cluster.at(ADDRESS) is None
         assert not former.gone
 
@@ -225,7 +225,7 @@ async def test_of_an_ending_and_a_running_pod_the_running_one_has_the_address() 
 async def test_the_watchs_word_settles_it_too() -> None:
     async with running_cluster(watching=False) as cluster:
         former = contest(cluster)
-        cluster.feed.pod_deleted(pod("former", uid="uid-former"))
+        cluster.told_gone(pod("former", uid="uid-former"))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
@@ -234,10 +234,10 @@ async def test_the_watchs_word_settles_it_too() -> None:
 
 async def test_a_claim_moves_the_record_on_so_that_no_decision_outlives_it() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.feed.pod_upserted(pod())
+        cluster.told(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
         before = entry.record.generation
-        cluster.feed.pod_upserted(pod("other", uid="uid-2"))
+        cluster.told(pod("other", uid="uid-2"))
         assert entry.record.generation != before
         assert not cluster.feed.is_at(ADDRESS, entry)

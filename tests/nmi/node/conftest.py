@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine, Worker, machines
+from tests.nmi.node.sites import Site, sites
 
 OTHERS = """*nat
 :KUBE-SERVICES - [0:0]
@@ -37,3 +38,9 @@ def node(backend: str) -> Iterator[Machine]:
 def worker(node: Machine, backend: str) -> Iterator[Worker]:
     with Worker(node, backend) as worker:
         yield worker
+
+
+@pytest.fixture
+def site(backend: str) -> Iterator[Site]:
+    with sites(backend) as site:
+        yield site

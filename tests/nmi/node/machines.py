@@ -60,7 +60,7 @@ class Machine:
         return [line.split(" [")[0] for line in lines if not line.startswith("#")]
 
     def rules(self, backend: str, chain: str) -> list[str]:
-        """The rules of one chain of nat."""
+        """The rules of one chain, whatever its table."""
         return [line for line in self.saved(backend) if line.startswith(f"-A {chain} ")]
 
     def close(self) -> None:

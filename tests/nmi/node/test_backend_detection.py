@@ -80,6 +80,17 @@ def test_more_rules_decide_on_a_real_node(machine: Machine) -> None:
     assert detected(machine) == "nft"
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(("left", "elsewhere"), [("legacy", "True"), ("nft", "False")])
+def test_a_redirect_in_the_backend_that_is_not_the_nodes_is_noticed(
+    machine: Machine, left: str, elsewhere: str
+) -> None:
+    machine.run("iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    machine.run(f"iptables-{left}", "-t", "nat", "-N", "aad-metadata")
+    code = "import asyncio; from nmi.node.backend import detect; print(asyncio.run(detect()).left_elsewhere)"
+    assert machine.run(".venv/bin/python", "-c", code) == f"{elsewhere}\n"
+
+
 def test_programs_are_told_apart_by_name(tmp_path: Path) -> None:
     for name in ("iptables-nft", "iptables-nft-save", "iptables-nft-restore", "iptables-legacy"):
         pretend(tmp_path / name, "")

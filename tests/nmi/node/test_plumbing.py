@@ -1,33 +1,14 @@
 """What NMI does to a node from start to end, by its settings, on a real one. Excluded: each part's own cases."""
 
-import json
-import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.nmi.node.machines import Machine
+from tests.nmi.node.plumbing_process import Plumbed
 
 pytestmark = pytest.mark.root
-
-# Tells problem() before, after the installation and after the removal.
-RUN = """
-import asyncio, json, sys
-from nmi.node.plumbing import Plumbing
-from nmi.settings import parse
-
-async def main():
-    plumbing = Plumbing(parse(["--node=n1", *sys.argv[1:]], {}))
-    said = [plumbing.problem()]
-    await plumbing.prepare()
-    await plumbing.install()
-    said.append(plumbing.problem())
-    print(json.dumps(said), flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    await plumbing.remove()
-
-asyncio.run(main())
-"""
 
 
 @pytest.fixture
@@ -39,16 +20,14 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
-def told(machine: Machine, *args: str, during: list[str] | None = None) -> list[str | None]:
-    """What problem() said; *during* is filled with the tables between installation and removal."""
-    with machine.start(sys.executable, "-c", RUN, *args) as process:
-        assert process.stdout is not None
-        said: list[str | None] = json.loads(process.stdout.readline())
+def told(machine: Machine, *flags: str, during: list[str] | None = None) -> list[str | None]:
+    """What problem() said before and after; *during* is filled with the tables between installation and removal."""
+    with Plumbed(machine, *flags) as node:
+        node.installed()
         if during is not None:
             during += machine.saved("nft")
-        process.communicate("go on\n")
-        assert process.returncode == 0
-    return said
+        node.end()
+    return [node.states[0]["problem"], node.states[2]["problem"]]
 
 
 def test_without_route_localnet_it_is_not_ready_and_says_which_command_to_run(machine: Machine) -> None:
@@ -78,6 +57,37 @@ def test_told_to_it_switches_route_localnet_on_and_guards_the_loopback_for_good(
         rules = [line for line in machine.saved("nft") if line.startswith("-A INPUT")]
         assert len(rules) == 2
         assert "--ctstate RELATED,ESTABLISHED,DNAT -j DROP" in rules[0]
+
+
+def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
+    machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    with machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat") as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with Plumbed(machine, "--route-localnet=set") as node:
+            node.next()
+            node.next()
+            time.sleep(1.5)  # longer than iptables itself waits
+            holder.communicate()
+            assert node.installed()["problem"] is None
+    assert [line for line in machine.saved("legacy") if line.startswith("-A INPUT ! -s 127.0.0.0/8")]
+
+
+def test_what_others_do_to_route_localnet_and_its_guard_later_is_seen(machine: Machine) -> None:
+    switch = "net.ipv4.conf.all.route_localnet"
+    with Plumbed(machine, "--route-localnet=set", "--ipt-update-interval-sec=1") as node:
+        node.installed()
+        machine.run("iptables-nft", "-D", "INPUT", "1")
+        machine.run("sysctl", "-qw", f"{switch}=0")
+        while machine.run("sysctl", "-n", switch) == "0\n":
+            time.sleep(0.05)
+        assert machine.rules("nft", "INPUT")[0].startswith("-A INPUT ! -s 127.0.0.0/8")
+    with Plumbed(machine, "--ipt-update-interval-sec=1") as node:
+        assert node.installed()["problem"] is None
+        machine.run("sysctl", "-qw", f"{switch}=0")
+        assert "sysctl -w" in str(node.until(lambda state: state["problem"] is not None)["problem"])
+        machine.run("sysctl", "-qw", f"{switch}=1")
+        node.until(lambda state: state["problem"] is None)
 
 
 def test_told_to_it_keeps_the_rule(machine: Machine) -> None:

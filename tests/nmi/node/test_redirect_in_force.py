@@ -29,6 +29,19 @@ def test_after_removal_everything_is_as_it_was(node: Machine, worker: Worker, ba
     assert node.saved(backend) == before
 
 
+def test_withdrawn_it_leads_nobody_new_and_its_chain_stays_for_what_is_open(
+    node: Machine, worker: Worker, backend: str
+) -> None:
+    before, elsewhere = node.rules(backend, "PREROUTING"), node.saved(backend)
+    worker.do("install")
+    assert worker.do("withdraw") is False
+    assert node.rules(backend, "PREROUTING") == before
+    assert node.rules(backend, "aad-metadata") == CHAIN
+    worker.do("withdraw")
+    worker.do("remove")
+    assert node.saved(backend) == elsewhere
+
+
 def test_removing_twice_or_without_having_installed_is_fine(node: Machine, worker: Worker, backend: str) -> None:
     before = node.saved(backend)
     worker.do("remove")
@@ -50,7 +63,7 @@ def test_installing_again_after_a_kill_leaves_exactly_one_rule(node: Machine, wo
 def test_a_rule_to_another_port_is_replaced(node: Machine, worker: Worker, backend: str) -> None:
     worker.do("install")
     once = node.saved(backend)
-    worker.do("install", 9999)
+    worker.do("install", "redirect", 9999)
     assert node.saved(backend) == [line.replace(":2579", ":9999") for line in once]
 
 

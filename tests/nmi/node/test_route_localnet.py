@@ -33,6 +33,10 @@ def test_every_interface_and_those_to_come_are_enough_as_well(tmp_path: Path) ->
     assert sysctl.fault(conf(tmp_path, all="0", default="1", eth0="1", lo="0")) is None
 
 
+def test_any_number_but_zero_is_on_as_the_kernel_reads_it(tmp_path: Path) -> None:
+    assert sysctl.fault(conf(tmp_path, all="2", default="0", eth0="0")) is None
+
+
 @pytest.mark.parametrize("off", ["default", "eth0"])
 def test_one_interface_that_is_off_is_told_with_the_command_that_cures_it(tmp_path: Path, off: str) -> None:
     values = {"all": "0", "default": "1", "eth0": "1"} | {off: "0"}

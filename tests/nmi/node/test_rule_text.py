@@ -1,12 +1,14 @@
-"""The rule and the scripts that put it in and out, as text. Excluded: real tables (test_redirect_in_force)."""
+"""The rules and the scripts that put them in and out, as text. Excluded: real tables (test_redirect_in_force)."""
 
 import pytest
 
 from nmi.node.nft import clear_script, put_script
-from nmi.node.redirect import Found, RedirectRule
+from nmi.node.rules import Found, Redirection, TopRule
 from nmi.node.tables import leads_to, normal
 
-RULE = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2579)
+TO = Redirection("169.254.169.254", 80, "127.0.0.1", 2579)
+RULE = TO.redirect
+REJECT = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
 
 def test_the_rule_leads_everything_but_loopback_to_nmi() -> None:
@@ -32,9 +34,44 @@ def test_the_script_makes_the_chain_anew_and_the_jump_first_in_one_transaction()
     ]
 
 
-def test_where_nothing_is_ours_there_is_nothing_to_remove() -> None:
-    assert clear_script("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j OTHER\nCOMMIT\n") == ""
-    assert clear_script("") == ""
+def test_the_reject_stands_by_itself_in_filter() -> None:
+    assert TO.reject.text == REJECT
+    before = f"-P FORWARD DROP\n-A FORWARD -j OTHER\n-A FORWARD {REJECT}\n-A FORWARD -d 10.0.0.1/32 -j REJECT\n"
+    assert put_script(before, TO.reject).splitlines() == [
+        "*filter",
+        f"-D FORWARD {REJECT}",
+        f"-I FORWARD 1 {REJECT}",
+        "COMMIT",
+    ]
+    assert clear_script(before, TO.reject).splitlines() == ["*filter", f"-D FORWARD {REJECT}", "COMMIT"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ours"),
+    [
+        (REJECT, True),
+        (REJECT.replace("-m tcp", '-m comment --comment "put here by nobody" -m tcp'), True),
+        (REJECT.replace("tcp-reset", "icmp-port-unreachable"), False),
+        (f"-s 10.0.0.0/8 {REJECT}", False),
+        (REJECT.replace("--dport 80", "--dport 8080"), False),
+        (REJECT.replace("REJECT --reject-with tcp-reset", "DROP"), False),
+    ],
+)
+def test_of_rules_like_the_reject_only_an_equal_one_is_ours(rule: str, ours: bool) -> None:
+    assert TO.reject.is_ours(rule) is ours
+
+
+def test_the_reject_that_was_found_is_at_fault_unless_it_is_first_and_alone() -> None:
+    assert Found(((1, REJECT),)).fault(TO.reject) is None
+    assert Found(()).fault(TO.reject) == "the rule is missing"
+    assert Found(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
+    assert Found(((1, REJECT), (5, REJECT))).fault(TO.reject) == "the rule is there more than once"
+
+
+@pytest.mark.parametrize("rule", [TO.redirect, TO.reject], ids=["redirect", "reject"])
+def test_where_nothing_is_ours_there_is_nothing_to_remove(rule: TopRule) -> None:
+    assert clear_script(f"*nat\n:{rule.hook} ACCEPT [0:0]\n-A {rule.hook} -j OTHER\nCOMMIT\n", rule) == ""
+    assert clear_script("", rule) == ""
 
 
 def test_a_jump_in_a_chain_of_others_is_removed_with_its_own_words() -> None:
@@ -42,7 +79,7 @@ def test_a_jump_in_a_chain_of_others_is_removed_with_its_own_words() -> None:
         "*nat\n:PREROUTING ACCEPT [0:0]\n:aad-metadata - [0:0]\n"
         '-A OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata\n-A aad-metadata -j RETURN\nCOMMIT\n'
     )
-    assert '-D OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata' in clear_script(saved).splitlines()
+    assert '-D OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata' in clear_script(saved, RULE).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -73,10 +110,11 @@ def test_versions_of_iptables_may_spell_the_rule_differently(spelling: str) -> N
 
 
 def test_what_was_found_is_at_fault_unless_it_is_exactly_the_rule() -> None:
-    assert Found(RULE.rules, ((1, "-j aad-metadata"),)).fault(RULE) is None
-    assert Found(RULE.rules, ((2, "-j aad-metadata"),)).fault(RULE) == "other rules come before the jump"
-    assert Found(RULE.rules[::-1], ((1, "-j aad-metadata"),)).fault(RULE) == "the chain holds other rules"
-    assert Found((), ((1, "-j aad-metadata"),)).fault(RULE) == "the chain holds other rules"
-    assert Found(None, ()).fault(RULE) == "the chain is missing"
-    elsewhere = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2580)
-    assert Found(RULE.rules, ((1, "-j aad-metadata"),)).fault(elsewhere) == "the chain holds other rules"
+    jump = ((1, "-j aad-metadata"),)
+    assert Found(jump, RULE.rules).fault(RULE) is None
+    assert Found(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"
+    assert Found(jump, RULE.rules[::-1]).fault(RULE) == "the chain holds other rules"
+    assert Found(jump, ()).fault(RULE) == "the chain holds other rules"
+    assert Found(()).fault(RULE) == "the chain is missing"
+    elsewhere = Redirection("169.254.169.254", 80, "127.0.0.1", 2580).redirect
+    assert Found(jump, RULE.rules).fault(elsewhere) == "the chain holds other rules"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nmi.node.machines import Machine, Worker
+from tests.nmi.node.machines import Machine
 
 pytestmark = pytest.mark.root
 
@@ -83,23 +83,3 @@ def test_a_node_with_kubenet(machine: Machine, kubeconfig: str, tmp_path: Path) 
     kubelet.write_text("KUBELET_FLAGS=--network-plugin=kubenet")
     line = refused(machine.finish(*NMI, kubeconfig, f"--kubelet-config={kubelet}"))
     assert "--allow-network-plugin-kubenet" in line
-
-
-def test_cleanup_removes_the_redirect_from_either_backend(machine: Machine) -> None:
-    before = {}
-    for backend in ("nft", "legacy"):
-        machine.run(f"iptables-{backend}", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
-        before[backend] = machine.saved(backend)
-        with Worker(machine, backend) as worker:
-            worker.do("install")
-        assert machine.saved(backend) != before[backend]
-    done = machine.finish(sys.executable, "-m", "nmi", "--cleanup")
-    assert (done.returncode, done.stderr) == (0, "")
-    for backend, saved in before.items():
-        assert machine.saved(backend) == saved
-
-
-def test_cleanup_of_a_clean_node_creates_nothing(machine: Machine) -> None:
-    assert machine.finish(sys.executable, "-m", "nmi", "--cleanup").returncode == 0
-    assert machine.run("iptables-nft-save") == ""
-    assert machine.run("cat", "/proc/net/ip_tables_names") == ""

@@ -1,4 +1,7 @@
-"""What machines.Worker runs inside a machine: one Redirect, told what to do in JSON lines on standard input."""
+"""What machines.Worker runs inside a machine: one Upkeep, told what to do in JSON lines on standard input.
+
+Each line is an action, the rule it is about (redirect or reject), and the port that the redirect leads to.
+"""
 
 import asyncio
 import json
@@ -10,53 +13,56 @@ from nmi.node.backend import detect, find_programs
 from nmi.node.conntrack import find_conntrack, forget_bypassing
 from nmi.node.legacy import LegacyDriver
 from nmi.node.nft import NftDriver
-from nmi.node.redirect import Driver, Redirect, RedirectError, RedirectRule
+from nmi.node.rules import Driver, RedirectError, Redirection
+from nmi.node.upkeep import Upkeep
 from podidentity.exits import StartError
+from tests.nmi.node.saying import OUT, say
 
-RULE = RedirectRule("169.254.169.254", 80, "127.0.0.1", 2579)
+TO = Redirection("169.254.169.254", 80, "127.0.0.1", 2579)
 
 
 def tell(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(answer))
 
 
-async def act(redirects: dict[int, Redirect], driver: Driver, action: str, port: int = RULE.target_port) -> object:
-    rule = RedirectRule(RULE.metadata_ip, RULE.metadata_port, RULE.target_ip, port)
-    redirect = redirects.setdefault(port, Redirect(rule, driver))
+async def act(
+    upkeep: Upkeep, driver: Driver, action: str, name: str = "redirect", port: int = TO.target_port
+) -> object:
+    to = Redirection(TO.metadata_ip, TO.metadata_port, TO.target_ip, port)
+    rule = to.reject if name == "reject" else to.redirect
     match action:
         case "install":
-            await redirect.install()
+            await upkeep.install(rule)
         case "verify":
-            return await redirect.verify()
+            return await upkeep.verify()
+        case "withdraw":
+            await upkeep.withdraw(rule)
         case "remove":
-            await redirect.remove()
+            await upkeep.remove(rule)
         case "fault":
-            return (await driver.find()).fault(rule)
-        case "clear":
-            await driver.clear()
+            return (await driver.find(rule)).fault(rule)
         case "forget":
-            return await forget_bypassing(rule, await find_conntrack())
+            return await forget_bypassing(to, await find_conntrack())
         case "detect":
             return (await detect()).backend
         case _:
             raise ValueError(action)
-    return redirect.present()
+    return upkeep.in_force(rule)
 
 
 async def main(backend: str) -> None:
     programs = await find_programs()
     assert programs.nft is not None
     driver: Driver = LegacyDriver() if backend == "legacy" else NftDriver(programs.nft)
-    redirects: dict[int, Redirect] = {}
+    upkeep = Upkeep(driver)
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:
-            tell({"done": await act(redirects, driver, *json.loads(line))})
+            tell({"done": await act(upkeep, driver, *json.loads(line))})
         except (StartError, RedirectError) as error:
             tell({"failed": str(error)})
 
 
 if __name__ == "__main__":
     # Log lines come between the answers; their messages are constants without quotes.
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format='{"log": "%(message)s"}')
+    logging.basicConfig(stream=OUT, level=logging.INFO, format='{"log": "%(message)s"}')
     asyncio.run(main(sys.argv[1]))

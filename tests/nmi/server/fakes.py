@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from _native.answers import Usage
 from _native.index import Index, PodRecord
 from nmi.identity.pods import PodEntry
@@ -16,11 +18,13 @@ from nmi.server.decisions import Decisions
 from nmi.server.general import GeneralLane
 from nmi.server.handlers import Handlers
 from nmi.server.measures import Measures
+from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.tokens.token import Token
+from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Meta, Pod
 
 PEER = "10.0.0.7"
@@ -69,6 +73,9 @@ class Grant:
     usage: Usage
     cacheable: bool = True
     identity: str = "shop/cart-identity"
+    auxiliary: tuple[Token, ...] = ()
+    uid: str = "uid-cart"
+    correlation: str = ""
 
 
 def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = True, life: int = 3600) -> Grant:
@@ -84,17 +91,24 @@ def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = Tr
     )
 
 
+Issued = Grant | RawAnswer | Refusal
+
+
 class FakeIssuer:
     """Answers as it is told; counts what it was asked."""
 
-    def __init__(self, answer: Callable[[TokenRequest], Awaitable[Grant | Refusal] | Grant | Refusal]) -> None:
+    def __init__(self, answer: Callable[[TokenRequest], Awaitable[Issued] | Issued]) -> None:
         self.answer = answer
         self.asked: list[tuple[str, TokenRequest]] = []
+        """By a pod's address, or for a pod's `namespace/name`."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> Grant | Refusal:
+    async def issue(self, peer: str, request: TokenRequest) -> Issued:
         self.asked.append((peer, request))
         answer = self.answer(request)
-        return answer if isinstance(answer, Grant | Refusal) else await answer
+        return answer if isinstance(answer, Grant | RawAnswer | Refusal) else await answer
+
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued:
+        return await self.issue(f"{namespace}/{name}", request)
 
 
 @dataclass(slots=True)
@@ -102,16 +116,35 @@ class FakeProxy:
     forwarded: list[tuple[str, Request, Destination]] = field(default_factory=list)
     answer: PlainAnswer | Refusal = field(default_factory=lambda: PlainAnswer(200, b'{"compute":{}}'))
 
-    async def forward(self, charged: str, request: Request, destination: Destination) -> PlainAnswer | Refusal:
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
         self.forwarded.append((charged, request, destination))
         return self.answer
+
+
+@dataclass(slots=True)
+class Pieces:
+    """A stream that keeps what goes into it."""
+
+    begun: list[StreamedAnswer] = field(default_factory=list)
+    body: bytes = b""
+
+    def begin(self, answer: StreamedAnswer) -> None:
+        self.begun.append(answer)
+
+    def send(self, piece: bytes) -> None:
+        self.body += piece
 
 
 class FakeConnection:
     """Keeps `_native.connection.Connection`'s contract, and complains where its caller does not."""
 
-    def __init__(self, peer: str = PEER) -> None:
+    def __init__(self, peer: str = PEER, meant: tuple[str, int] | None = None) -> None:
         self._peer = peer
+        self.meant = meant
+        self.looked = 0
+        """How often the kernel was asked where the peer meant to connect."""
         self.written = bytearray()
         self.state = "handed over"
         self.resumed = 0
@@ -123,6 +156,10 @@ class FakeConnection:
     @property
     def open(self) -> bool:
         return self.state != "finished"
+
+    def original_destination(self) -> tuple[str, int] | None:
+        self.looked += 1
+        return self.meant
 
     def write(self, data: bytes) -> None:
         assert self.open, "written to after finish()"
@@ -176,17 +213,27 @@ def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Rep
 class World:
     """The parts of a token server around one or more fake connections, without a lane."""
 
-    def __init__(self, policy: ServerPolicy | None = None) -> None:
+    def __init__(
+        self,
+        policy: ServerPolicy | None = None,
+        *,
+        peer: str = PEER,
+        meant: tuple[str, int] | None = None,
+        registry: CollectorRegistry | None = None,
+        decisions: Decisions | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.policy = policy or ServerPolicy()
+        self.peer, self.meant = peer, meant
         self.draining = False
-        self.now_ns = time.monotonic_ns
+        self.now_ns = now_ns
         self.index = Index()
         self.entry = pod_entry()
-        self.index.put(PEER, self.entry.record)
+        self.index.put(peer, self.entry.record)
         self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
-        self.measures = Measures()
-        self.decisions = Decisions()
+        self.measures = Measures(registry)
+        self.decisions = decisions or Decisions()
         self.handlers = Handlers(
             policy=self.policy,
             index=self.index,
@@ -198,7 +245,7 @@ class World:
         )
         self.tasks: set[asyncio.Task[None]] = set()
         self.deadlines: set[asyncio.Timeout] = set()
-        self.connection = FakeConnection()
+        self.connection = FakeConnection(self.peer, self.meant)
         self.lane = GeneralLane(self.connection, self)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -215,7 +262,7 @@ class World:
 
     async def ask(self, data: bytes, **options: bool) -> Reply:
         """The one answer to *data* on a connection of its own."""
-        self.connection = FakeConnection()
+        self.connection = FakeConnection(self.peer, self.meant)
         self.lane = GeneralLane(self.connection, self)
         self.lane.data_received(data)
         await self.settle()

@@ -9,6 +9,7 @@ from typing_extensions import override
 from _native.answers import Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
+from nmi.server.call import Call
 from nmi.server.decisions import (
     LINES_PER_PERIOD,
     LINES_PER_SUBJECT,
@@ -16,10 +17,12 @@ from nmi.server.decisions import (
     SHOWN_CHARS,
     Decisions,
     Subject,
-    redacted,
 )
+from tests.nmi.server.fakes import pod_entry
 
-POD = Subject("10.0.0.7", "shop/cart")
+CALL = Call("10.0.0.7", "our-id", "their-id")
+ENTRY = pod_entry()
+POD = Subject(CALL, ENTRY)
 ASKED = TokenRequest("https://vault.azure.net")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
@@ -76,7 +79,7 @@ def test_what_pods_share_is_told_as_shared_and_what_a_renewed_token_served_is_no
 ) -> None:
     decisions, shared, renewed = Decisions(), Usage(), Usage()
     decisions.granted(POD, ASKED, "shop/id", shared)
-    decisions.granted(Subject("10.0.0.8", "shop/till"), ASKED, "shop/id", shared)
+    decisions.granted(Subject(Call("10.0.0.8", "other"), pod_entry(name="till")), ASKED, "shop/id", shared)
     shared.touch()
     decisions.summarize()
     assert (field(lines[-1], "pod"), field(lines[-1], "count")) == ("shop/cart and 1 more", 1)
@@ -105,7 +108,7 @@ def test_one_pod_has_so_many_lines_a_period_and_the_rest_is_counted(lines: list[
     for n in range(LINES_PER_SUBJECT + 7):
         decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
     assert len(lines) == LINES_PER_SUBJECT
-    decisions.refused(Subject("10.0.0.8"), "/p", 404, REFUSAL, ASKED)
+    decisions.refused(Subject(Call("10.0.0.8", "other")), "/p", 404, REFUSAL, ASKED)
     assert len(lines) == LINES_PER_SUBJECT + 1, "another pod still has its lines"
     decisions.summarize()
     assert field(lines[-1], "count") == 7
@@ -116,7 +119,7 @@ def test_one_pod_has_so_many_lines_a_period_and_the_rest_is_counted(lines: list[
 def test_the_log_in_all_is_bounded(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for n in range(LINES_PER_PERIOD + 50):
-        decisions.refused(Subject(f"peer-{n}"), "/p", 404, REFUSAL, None)
+        decisions.refused(Subject(Call(f"peer-{n}", "other")), "/p", 404, REFUSAL, None)
 
     assert len(lines) == LINES_PER_PERIOD
 
@@ -147,8 +150,26 @@ def test_a_defect_is_told_with_its_traceback_once(lines: list[logging.LogRecord]
     assert lines[0].exc_info
 
 
-@pytest.mark.parametrize(
-    ("client_id", "wanted"), [("11111111-2222-3333-4444-555555555555", "1111…5555"), ("short", "…"), ("", "…")]
-)
-def test_a_client_id_is_redacted(client_id: str, wanted: str) -> None:
-    assert redacted(client_id) == wanted
+def test_what_had_no_line_is_news_until_it_has_one(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_SUBJECT):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+    for _ in range(3):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
+    assert len(lines) == LINES_PER_SUBJECT
+    decisions.summarize()
+    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
+
+    assert field(lines[-1], "resource") == "late"
+    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
+    assert field(lines[-1], "resource") == "late"
+
+
+def test_names_that_a_process_of_the_node_makes_up_share_its_lines(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_SUBJECT + 5):
+        decisions.refused(
+            Subject(Call("127.0.0.1", "id"), pod=f"made/up-{n}"), "/host/token", 404, REFUSAL, TokenRequest(f"r{n}")
+        )
+    assert len(lines) == LINES_PER_SUBJECT
+    assert field(lines[0], "pod") == "made/up-0"

@@ -19,7 +19,7 @@ from tests.oracle.requests import Asked, Verdict, read
 
 async def answered(data: bytes, step: int = 0) -> World:
     """A world after *data* has come in, whole or cut."""
-    world = World()
+    world = World(peer="127.0.0.1")
     for piece in [data[at : at + step] for at in range(0, len(data), step)] if step else [data]:
         world.lane.data_received(piece)
         await world.settle()

@@ -18,6 +18,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, Destination, Forwarding, Route, resolve
 from nmi.tokens.governor import CongestedError, Governor
+from tests.nmi.server.fakes import Pieces
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,7 +32,7 @@ class Imds:
 
     async def ordinary(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(
-            {"vmId": "1"}, headers={"x-ms-request-id": "r", "Connection": "x-secret", "X-Secret": "s"}
+            {"vmId": "1"}, headers={"x-ms-request-id": "r", "Connection": "etag", "X-Secret": "s", "ETag": "e"}
         )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -70,7 +71,7 @@ async def test_only_the_normal_form_is_forwarded() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
         target = "//METADATA/./instance;x/%63ompute?api-version=2021-02-01&format=a+b%2Fc&x"
-        answer = await metadata.forward("pod", request(("metadata", "true")), destination(target))
+        answer = await metadata.forward("pod", request(("metadata", "true")), destination(target), Pieces())
 
     assert isinstance(answer, PlainAnswer)
     assert (answer.status, answer.body) == (200, b'{"vmId": "1"}')
@@ -85,7 +86,8 @@ async def test_only_the_fields_that_imds_reads_are_forwarded() -> None:
         ("accept", "application/json"),
         ("x-forwarded-for", "10.0.0.1"),
         ("forwarded", "for=10.0.0.1"),
-        ("connection", "keep-alive, metadata"),
+        ("connection", "keep-alive, Content-Type"),
+        ("content-type", "text/plain"),
         ("transfer-encoding", "chunked"),
         ("te", "trailers"),
         ("upgrade", "h2c"),
@@ -94,7 +96,7 @@ async def test_only_the_fields_that_imds_reads_are_forwarded() -> None:
         ("x-custom", "y"),
     )
     async with proxy(imds) as metadata:
-        await metadata.forward("pod", request(*fields), destination("/metadata/instance"))
+        await metadata.forward("pod", request(*fields), destination("/metadata/instance"), Pieces())
     ((_, _, headers, _),) = imds.asked
 
     host = headers.pop("host")
@@ -110,7 +112,9 @@ async def test_a_field_that_not_everybody_reads_alike_is_emptied_on_both_ways() 
 
     imds.answer = odd
     async with proxy(imds) as metadata:
-        answer = await metadata.forward("pod", request(("user-agent", "\xff")), destination("/metadata/instance"))
+        answer = await metadata.forward(
+            "pod", request(("user-agent", "\xff")), destination("/metadata/instance"), Pieces()
+        )
 
     assert isinstance(answer, PlainAnswer)
     assert (dict(answer.headers)["Etag"], dict(answer.headers)["X-Ms-Request-Id"]) == ("", "r")
@@ -121,7 +125,7 @@ async def test_a_field_that_not_everybody_reads_alike_is_emptied_on_both_ways() 
 async def test_a_request_without_metadata_header_is_forwarded_without_one() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
-        await metadata.forward("pod", request(), destination("/metadata/instance"))
+        await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert "metadata" not in imds.asked[0][2]
 
@@ -130,17 +134,33 @@ async def test_a_body_is_forwarded_with_its_own_length() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
         await metadata.forward(
-            "pod", request(method="POST", body=b'{"StartRequests":[]}'), destination("/metadata/scheduledevents")
+            "pod",
+            request(method="POST", body=b'{"StartRequests":[]}'),
+            destination("/metadata/scheduledevents"),
+            Pieces(),
         )
 
     method, _, headers, body = imds.asked[0]
     assert (method, body, headers["content-length"]) == ("POST", b'{"StartRequests":[]}', "20")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_body_that_means_nothing_stays_here(method: str) -> None:
+    imds = Imds()
+    async with proxy(imds) as metadata:
+        smuggled = b"GET /metadata/identity/oauth2/token HTTP/1.1\r\n\r\n"
+        await metadata.forward(
+            "pod", request(method=method, body=smuggled), destination("/metadata/instance"), Pieces()
+        )
+
+    ((_, _, headers, body),) = imds.asked
+    assert (body, "content-length" in headers, "transfer-encoding" in headers) == (b"", False, False)
+
+
 async def test_hop_by_hop_fields_do_not_come_back() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, PlainAnswer)
     assert {name.lower() for name, _ in answer.headers} == {"server", "date", "x-ms-request-id"}
@@ -161,7 +181,7 @@ async def test_imds_own_errors_come_back_as_they_are(status: int) -> None:
 
     imds.answer = fails
     async with proxy(imds) as metadata:
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, PlainAnswer)
     assert (answer.status, answer.body, dict(answer.headers)["Retry-After"]) == (status, b"why", "7")
@@ -175,7 +195,7 @@ async def test_a_redirect_is_neither_followed_nor_passed_on_with_its_location() 
 
     imds.answer = redirects
     async with proxy(imds) as metadata:
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, PlainAnswer)
     assert answer.status == 302
@@ -192,9 +212,9 @@ async def test_an_answer_that_is_too_large_is_refused_and_one_at_the_limit_is_no
 
     imds.answer = answers
     async with proxy(imds, ServerPolicy(proxy_body_bytes=100)) as metadata:
-        fits = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        fits = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
         size = 101
-        large = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        large = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(fits, PlainAnswer)
     assert isinstance(large, Refusal)
@@ -211,7 +231,7 @@ async def test_an_upstream_that_hangs_is_given_up() -> None:
 
     imds.answer = hangs
     async with proxy(imds, ServerPolicy(proxy_seconds=0.05)) as metadata:
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
         released.set()
 
     assert isinstance(answer, Refusal)
@@ -221,7 +241,7 @@ async def test_an_upstream_that_hangs_is_given_up() -> None:
 async def test_an_upstream_that_is_away_is_said_to_be_so() -> None:
     async with aiohttp.ClientSession() as session:
         metadata = MetadataProxy(session, "http://127.0.0.1:1", Governor(), ServerPolicy())
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
@@ -238,7 +258,7 @@ async def test_an_upstream_that_speaks_no_http_is_no_defect_of_ours() -> None:
     async with server, aiohttp.ClientSession() as session:
         port = server.sockets[0].getsockname()[1]
         metadata = MetadataProxy(session, f"http://127.0.0.1:{port}", Governor(), ServerPolicy())
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
@@ -247,7 +267,7 @@ async def test_an_upstream_that_speaks_no_http_is_no_defect_of_ours() -> None:
 async def test_a_query_that_cannot_be_read_for_sure_is_not_forwarded() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
-        answer = await metadata.forward("pod", request(), destination("/metadata/instance?a=1&a=2"))
+        answer = await metadata.forward("pod", request(), destination("/metadata/instance?a=1&a=2"), Pieces())
 
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.BAD_PARAMETERS
@@ -270,7 +290,7 @@ async def test_each_call_takes_a_slot_charged_to_its_pod() -> None:
 
     async with aiohttp.ClientSession() as session:
         metadata = MetadataProxy(session, "http://127.0.0.1:1", Full(), ServerPolicy())
-        answer = await metadata.forward("shop/cart", request(), destination("/metadata/instance"))
+        answer = await metadata.forward("shop/cart", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)

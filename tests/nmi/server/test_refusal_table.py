@@ -121,13 +121,6 @@ async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
     assert world.proxy.forwarded == []
 
 
-async def test_host_tokens_are_a_404_for_now() -> None:
-    reply = await World().ask(request_bytes("/host/token/?resource=x"))
-
-    check(reply, 404, "not_found")
-    assert "host network" in reply.json["error_description"]
-
-
 async def test_instance_metadata_is_blocked_where_the_operator_says_so() -> None:
     blocking = World(ServerPolicy(block_instance_metadata=True))
 

@@ -70,8 +70,7 @@ def test_the_number_of_series_is_bounded_whatever_namespaces_there_are() -> None
 
 async def test_prometheus_reads_what_was_counted() -> None:
     registry = CollectorRegistry()
-    world = World()
-    world.handlers._measures = world.measures = Measures(registry)
+    world = World(registry=registry)
     world.measures.watch(lane=lambda: {"open": 3, "accepted": 5, "refused_peer": 1}, pending=lambda: 2)
     world.issuer.answer = lambda _: grant(world.entry.record)
     await world.ask(request_bytes())

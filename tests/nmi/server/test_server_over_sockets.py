@@ -1,6 +1,7 @@
 """The whole token server over loopback: compiled lane, general lane, drain and end. Issuer and IMDS are stand-ins."""
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -250,12 +251,37 @@ async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves
         reply = await client.reply()
         assert (reply.status, reply.headers["connection"]) == (503, "close")
         assert "retry-after" in reply.headers
+        labels = {series.labels[:2] for series in running.measures.histogram.all_series()}
+        assert labels == {(TOKEN_PATH, "503")}, "counted where it was asked"
         assert b"stops; try again" in reply.body
         await running.server.aclose()
         assert await half.rest() == b""
         assert running.server._tasks == set()
         assert running.server.deadlines == set()
         await running.server.aclose()
+
+
+async def test_its_state_is_json_and_says_nothing_that_a_pod_chose() -> None:
+    async with serving() as running, running.client() as client:
+        await client.ask(request_bytes("/made-up-path"))
+        await client.ask(request_bytes())
+        state = running.server.state()
+        text = json.dumps(state)
+
+    assert (state["draining"], state["waiting_requests"], state["refusals"]) == (False, 0, {"unknown_path": 1})
+    assert "made-up" not in text
+    assert "secret" not in text
+    assert len(text) < 4000
+
+
+async def test_the_lane_is_told_to_take_only_redirected_connections() -> None:
+    # A connection to the port itself was meant for another address, so neither lane may serve it.
+    async with serving(ServerPolicy(redirected_from=("169.254.169.254", 80))) as running, running.client() as client:
+        for _ in range(3):
+            reply = await client.ask(request_bytes())
+            assert (reply.status, reply.json["error"]) == (403, "access_denied")
+
+        assert (running.server.counters()["fast_answers"], running.issuer.asked) == (0, [])
 
 
 async def test_the_lanes_counters_are_exposed() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_what_upstream_gave_is_told_as_it_is_and_escaped() -> None:
         refresh_token="r",
         ext_expires_in="7",
     )
-    before, after = token_parts(odd, 0, 10**9)
+    before, after = token_parts(odd, (), 0, 10**9)
     body = json.loads(before + b"0" + after)
 
     assert body["access_token"] == 'a"\\\n'
@@ -63,9 +64,7 @@ async def test_an_answer_becomes_a_ready_one_only_if_it_may(*, cacheable: bool) 
 
 
 async def test_the_general_answer_is_the_very_one_that_becomes_ready() -> None:
-    world = World()
-    world.now_ns = lambda: 0
-    world.handlers._now_ns = world.now_ns
+    world = World(now_ns=lambda: 0)
     world.issuer.answer = lambda _: grant(world.entry.record, life=10)
     reply = request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1")
     world.lane.data_received(reply)
@@ -114,6 +113,23 @@ async def test_the_issuer_is_asked_for_the_connections_peer_and_what_the_query_s
         "/x",
         True,
     )
+
+
+@pytest.mark.parametrize("others", [1, 3])
+async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_one(others: int) -> None:
+    world = World()
+    auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
+    world.issuer.answer = lambda _: replace(grant(world.entry.record), auxiliary=auxiliary)
+    alone = (await World().ask(request_bytes())).json
+    reply = await world.ask(request_bytes())
+    found = json.loads(reply.body)
+
+    assert [each["access_token"] for each in found] == ["secret-token", *(each.access_token for each in auxiliary)]
+    assert all(each.keys() == alone.keys() for each in found)
+    assert {each["expires_in"] for each in found} == {found[0]["expires_in"]}
+    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    await world.ask(request_bytes())
+    assert len(world.issuer.asked) == 2
 
 
 def test_a_token_shows_in_no_repr() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from nmi.flag_table import FLAG_OF, FLAGS
-from nmi.settings import NOT_YET, REFUSED_UNTIL_BUILT, Settings, not_yet, parse
+from nmi.settings import Settings, parse
 
 DEFAULTS: dict[str, object] = {
     "node_name": "n1",
@@ -12,6 +12,10 @@ DEFAULTS: dict[str, object] = {
     "listen_port": 2579,
     "max_connections": 8192,
     "max_connections_per_pod": 512,
+    "max_head_bytes": 16384,
+    "max_header_fields": 64,
+    "max_target_bytes": 4096,
+    "max_body_bytes": 16384,
     "first_byte_seconds": 10.0,
     "head_seconds": 10.0,
     "idle_seconds": 120.0,
@@ -39,6 +43,8 @@ DEFAULTS: dict[str, object] = {
     "allowed_ad_endpoints": (),
     "allow_cross_namespace_secrets": False,
     "azure_environment_file": None,
+    "https_proxy": "",
+    "no_proxy": "",
     "custom_user_agent": "",
     "metadata_ip": "169.254.169.254",
     "metadata_port": 80,
@@ -82,13 +88,6 @@ def test_every_flag_of_the_reference_is_there_in_its_spelling() -> None:
 
 def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
     fields = {one.name for one in dataclasses.fields(Settings)}
-    from_environment_only = {"azure_environment_file", "service_host", "service_port"}
+    from_environment_only = {"azure_environment_file", "https_proxy", "no_proxy", "service_host", "service_port"}
     assert {flag.field for flag in FLAGS} == fields - from_environment_only
     assert len(FLAG_OF) == len(FLAGS)
-
-
-def test_what_has_no_effect_yet_is_said_when_it_is_set_and_only_then() -> None:
-    assert not_yet(parse(["--node=n1"], {})) == {}
-    told = not_yet(parse(["--node=n1", "--enableProfile", "--exception-namespaces=a"], {}))
-    assert set(told) == {"--enableProfile", "--exception-namespaces"}
-    assert set(NOT_YET) | set(REFUSED_UNTIL_BUILT) <= set(DEFAULTS)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nmi.settings import Settings, not_yet, parse
+from nmi.flag_table import OperationMode
+from nmi.settings import Settings, parse
 from podidentity.flags import UsageError
 
 NODE = "--node=n1"
@@ -70,15 +71,40 @@ def test_whatever_a_node_can_be_called_is_taken(name: str) -> None:
     assert parse([f"--node={name}"], {}).node_name == name
 
 
-def test_what_has_no_effect_yet_is_named_as_the_operator_wrote_it() -> None:
-    settings = parse([NODE, "--enableProfile"], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"})
-    assert set(not_yet(settings)) == {"--enableProfile", "AZURE_ENVIRONMENT_FILEPATH"}
+@pytest.mark.parametrize("mode", ["managed", "Managed", "MANAGED"])
+def test_managed_mode_is_taken_in_any_case_where_namespaces_are_kept_apart(mode: str) -> None:
+    given: list[tuple[list[str], dict[str, str]]] = [(["--forceNamespaced"], {}), ([], {"FORCENAMESPACED": "true"})]
+    for args, environ in given:
+        assert parse([NODE, f"--operation-mode={mode}", *args], environ).operation_mode is OperationMode.MANAGED
 
 
 def test_the_file_that_describes_a_cloud_is_taken_from_the_environment() -> None:
     assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"}).azure_environment_file == Path(
         "/etc/cloud.json"
     )
+
+
+@pytest.mark.parametrize("names", [("HTTPS_PROXY", "NO_PROXY"), ("https_proxy", "no_proxy")])
+def test_the_proxy_towards_azure_is_the_environments_and_its_password_is_not_shown(names: tuple[str, str]) -> None:
+    url = "http://user:pass%40word@proxy.example:3128"
+    settings = parse([NODE], dict(zip(names, (url, "a.example,b.example"), strict=True)))
+    assert (settings.https_proxy, settings.no_proxy) == (url, "a.example,b.example")
+    assert settings.describe()["https_proxy"] == "***"
+    assert parse([NODE], {"HTTP_PROXY": url, "ALL_PROXY": url}).https_proxy == ""
+
+
+@pytest.mark.parametrize("url", ["proxy.example:3128", "http://10.1.2.3", "https://proxy.example/", "http://[::1]:80"])
+def test_a_proxy_may_be_written_in_several_ways(url: str) -> None:
+    assert parse([NODE], {"HTTPS_PROXY": url}).https_proxy == url
+
+
+@pytest.mark.parametrize(
+    "url", ["socks5://word.example:1", "http://", "http://word@", "http://a word", "http://word:x"]
+)
+def test_what_is_no_proxy_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(UsageError, match="HTTPS_PROXY") as refused:
+        parse([NODE], {"HTTPS_PROXY": url})
+    assert "word" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +153,12 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--allow-metadata-path=metadata/versions"], "write a plain path"),
         ([NODE, "--allowed-ad-endpoints=http://login.example/"], "write it as https://host/"),
         ([NODE, "--allowed-ad-endpoints=login.example"], "write it as https://host/"),
+        ([NODE, "--allowed-ad-endpoints=https://a@login.example"], "write it as https://host/"),
+        ([NODE, "--allowed-ad-endpoints=https://login.example/?x"], "write it as https://host/"),
         ([NODE, "--custom-user-agent=a\r\nb: c"], "--custom-user-agent must be printable ASCII"),
         ([NODE, "--custom-user-agent=" + "a" * 201], "at most 200 characters"),
         ([NODE, "--v=-1"], "--v is -1"),
         ([NODE, "--logtostderr=false"], "logs go to stderr only"),
-        ([NODE, "--fail-closed"], "--fail-closed is not built yet"),
-        ([NODE, "--require-redirected"], "--require-redirected is not built yet"),
-        ([NODE, "--forceNamespaced", "--operation-mode=managed"], "--operation-mode=managed is not built yet"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line_that_says_what_to_change(args: list[str], sentence: str) -> None:
@@ -141,6 +166,12 @@ def test_what_makes_no_sense_is_refused_in_one_line_that_says_what_to_change(arg
         parse(args, {})
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_fail_closed_goes_with_the_rule_that_it_keeps_anyway() -> None:
+    settings = parse([NODE, "--fail-closed", "--keep-iptables-rules"], {})
+    assert settings.fail_closed
+    assert settings.keep_redirect
 
 
 def test_an_unclear_forcenamespaced_is_refused_rather_than_ignored() -> None:

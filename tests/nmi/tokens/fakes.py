@@ -10,10 +10,10 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import Granted, Slot
+from nmi.tokens.source import Granted, PolicyError, Slot
 from nmi.tokens.token import Token
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
-from tests.nmi.virtual_time import now
+from tests.virtual_time import now
 
 RESOURCE = "https://vault.azure.net"
 REQUEST = TokenRequest(RESOURCE)
@@ -47,11 +47,24 @@ class FakeSource:
     same: bool = False
     """Whether the token stays the same one, growing old."""
     first_expiry: float | None = None
+    auxiliary: tuple[Token, ...] = ()
+    forbidden: PolicyError | None = None
+    version: str = ""
+    """Of the Secret, as last read."""
+    stored_version: str = ""
+    """Of the Secret, as the next fetch reads it."""
     retry: Callable[[], bool] = lambda: False
     """Whether a further call follows at once."""
 
     def __post_init__(self) -> None:
         self.gate.set()
+
+    def check(self, identity: AzureIdentity) -> None:
+        if self.forbidden is not None:
+            raise self.forbidden
+
+    def credential(self, identity: AzureIdentity) -> str:
+        return self.version
 
     async def fetch(
         self,
@@ -65,6 +78,7 @@ class FakeSource:
         slot: Slot,
     ) -> Granted:
         self.asked.append({"bypass_cache": bypass_cache, "lag_seconds": lag_seconds, "xms_cc": xms_cc})
+        self.version = version = self.stored_version
         while True:
             async with slot():
                 self.sent += 1
@@ -83,7 +97,14 @@ class FakeSource:
             resource=resource,
             client_id=identity.spec.client_id,
         )
-        return Granted(token, int(self.first_expiry - wall()), "0b000000-0000-0000-0000-000000000001")
+        return Granted(
+            token,
+            int(self.first_expiry - wall()),
+            "0b000000-0000-0000-0000-000000000001",
+            auxiliary=self.auxiliary,
+            credential=version,
+            correlation=f"call-{number}",
+        )
 
 
 class Bench:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nmi.identity.request import TokenRequest
 from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.tokens.fakes import Bench, identity
-from tests.nmi.virtual_time import VirtualTimeLoop, settle
+from tests.virtual_time import VirtualTimeLoop, settle
 
 Event = tuple[str, int, int]
 EVENTS = st.lists(

@@ -1,13 +1,15 @@
 """How fast, how many at once, and in whose turn this node calls IMDS. Excluded: what the calls say."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from nmi.tokens.governor import CongestedError, Governor
-from podidentity.azure.errors import Throttled
-from tests.nmi.virtual_time import in_virtual_time, now, settle
+from podidentity.azure.errors import Paused, Throttled
+from tests.virtual_time import in_virtual_time, now, settle
 
 CALL_SECONDS = 0.01
 
@@ -54,14 +56,77 @@ async def test_no_second_sees_more_than_twenty_calls() -> None:
 @in_virtual_time
 async def test_no_more_than_five_calls_are_in_the_air() -> None:
     calls = Calls(Governor(clock=now))
-    tasks = [asyncio.create_task(calls.held("ns/a")) for _ in range(12)]
-    await settle()
+    tasks = [asyncio.create_task(calls.held(pod)) for pod in ("ns/a", "ns/b") for _ in range(6)]
+    await asyncio.sleep(1.0)
     assert calls.in_flight == 5
     assert calls.governor.waiting == 7
     calls.release.set()
     await asyncio.gather(*tasks)
     assert calls.most_in_flight == 5
     assert (calls.governor.in_flight, calls.governor.waiting) == (0, 0)
+
+
+@in_virtual_time
+async def test_one_pod_never_has_every_slot() -> None:
+    calls = Calls(Governor(clock=now))
+    greedy = [asyncio.create_task(calls.held("ns/greedy")) for _ in range(20)]
+    await asyncio.sleep(1.0)
+    assert calls.in_flight == 4
+    neighbour = asyncio.create_task(calls.held("ns/neighbour"))
+    await asyncio.sleep(0.1)
+    assert [pod for _, pod in calls.begun][-1] == "ns/neighbour"
+    calls.release.set()
+    await asyncio.gather(neighbour, *greedy)
+
+
+@pytest.mark.parametrize("arrival", [0.0, 0.05, 0.5, 0.85, 0.95, 1.06, 3.3, 10.0])
+@pytest.mark.parametrize("call_seconds", [0.002, 0.1])
+@in_virtual_time
+async def test_a_newcomer_waits_less_than_a_third_of_a_second_behind_a_flood(
+    arrival: float, call_seconds: float
+) -> None:
+    governor = Governor(clock=now)
+
+    async def flood() -> None:
+        async with governor.slot("ns/greedy"):
+            await asyncio.sleep(call_seconds)
+
+    async def keep_flooding() -> None:
+        while True:
+            await asyncio.gather(*(flood() for _ in range(64)), return_exceptions=True)
+
+    flooding = asyncio.create_task(keep_flooding())
+    await asyncio.sleep(arrival)
+    before = now()
+    async with governor.slot("ns/newcomer"):
+        assert now() - before < 0.3
+    flooding.cancel()
+    await asyncio.gather(flooding, return_exceptions=True)
+    await settle()
+
+
+@in_virtual_time
+async def test_calls_that_wait_leave_evenly() -> None:
+    calls = Calls(Governor(clock=now))
+    await asyncio.gather(*(calls.brief("ns/a") for _ in range(20)))
+    times = [when for when, _ in calls.begun]
+    assert times[3] - times[0] < 0.02
+    assert all(0.03 < later - earlier < 0.06 for earlier, later in pairwise(times[4:]))
+
+
+@in_virtual_time
+async def test_the_seconds_waited_are_told() -> None:
+    waited: list[float] = []
+    governor = Governor(at_once=1, clock=now)
+    governor.observe_waits(waited.append)
+    calls = Calls(governor)
+    holder = asyncio.create_task(calls.held("ns/a"))
+    await settle()
+    second = asyncio.create_task(calls.brief("ns/b"))
+    await asyncio.sleep(2.0)
+    calls.release.set()
+    await asyncio.gather(holder, second)
+    assert waited == [0.0, pytest.approx(2.0)]
 
 
 @in_virtual_time
@@ -118,7 +183,7 @@ async def test_a_waiter_cancelled_but_not_yet_run_is_passed_over() -> None:
     third = asyncio.create_task(calls.held("ns/c"))
     await settle()
     second.cancel()
-    governor.finish()  # the first call ends before the cancelled waiter has run
+    governor.finish("ns/a")  # the first call ends before the cancelled waiter has run
     await settle()
     assert [pod for _, pod in calls.begun] == ["ns/a", "ns/c"]
     assert governor.waiting == 0
@@ -127,24 +192,88 @@ async def test_a_waiter_cancelled_but_not_yet_run_is_passed_over() -> None:
     await settle()
 
 
+@pytest.mark.parametrize(("said", "pause"), [(7.0, 7.0), (None, 1.0)], ids=["said", "unsaid"])
 @in_virtual_time
-async def test_retry_after_pauses_everybody() -> None:
+async def test_a_429_pauses_everybody(said: float | None, pause: float) -> None:
     governor = Governor(clock=now)
     started = now()
     with pytest.raises(Throttled):
-        async with governor.slot("ns/a"):
-            raise Throttled("busy", status=429, retry_after=7.0)
-    async with governor.slot("ns/b"):
-        assert now() - started == pytest.approx(7.0)
+        async with governor.token_slot("ns/a"):
+            raise Throttled("busy", status=429, retry_after=said)
+    async with governor.token_slot("ns/b"):
+        assert now() - started == pytest.approx(pause)
 
 
 @in_virtual_time
 async def test_a_pause_is_bounded_whatever_was_asked_for() -> None:
     governor = Governor(clock=now)
-    started = now()
     governor.pause(86400.0)
+    assert governor.pause_left == 30.0
+    await asyncio.sleep(30.0)
     async with governor.slot("ns/a"):
-        assert now() - started <= 30.0
+        assert governor.pause_left == 0.0
+
+
+@in_virtual_time
+async def test_a_long_pause_is_told_at_once_and_truly() -> None:
+    governor = Governor(clock=now)
+    governor.pause(25.0)
+    await asyncio.sleep(5.0)
+    before = now()
+    with pytest.raises(Throttled) as throttled:
+        async with governor.token_slot("ns/a"):
+            pass
+    with pytest.raises(CongestedError) as congested:
+        async with governor.slot("ns/a"):
+            pass
+    assert now() == before
+    assert throttled.value.status == 429
+    assert throttled.value.retry_after == pytest.approx(20.0)
+    assert congested.value.retry_after == pytest.approx(20.0)
+    await asyncio.sleep(11.0)
+    async with governor.token_slot("ns/a"):
+        assert now() - before == pytest.approx(20.0)
+
+
+@in_virtual_time
+async def test_a_pause_longer_than_the_caller_has_is_told_at_once() -> None:
+    governor = Governor(clock=now)
+    governor.pause(6.0)
+    with pytest.raises(Throttled):
+        async with governor.token_slot("ns/a", patience=3.0):
+            pass
+    async with governor.token_slot("ns/b", patience=7.0):
+        assert governor.pause_left == 0.0
+
+
+@in_virtual_time
+async def test_who_has_no_time_left_is_not_told_of_a_pause_that_nobody_asked_for() -> None:
+    governor = Governor(clock=now)
+    async with governor.token_slot("ns/a", patience=-0.1):
+        assert governor.pause_left == 0.0
+
+
+@in_virtual_time
+async def test_a_long_pause_ends_the_waits_that_have_begun() -> None:
+    calls = Calls(Governor(at_once=1, clock=now))
+    holder = asyncio.create_task(calls.held("ns/a"))
+    await settle()
+
+    async def token_call() -> None:
+        async with calls.governor.token_slot("ns/b"):
+            pass
+
+    waiters = [asyncio.create_task(token_call()), asyncio.create_task(calls.brief("ns/c"))]
+    await settle()
+    calls.governor.pause(9.0)
+    await settle()
+    assert calls.governor.waiting == 2
+    calls.governor.pause(20.0)
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [type(each) for each in results] == [Paused, CongestedError]
+    assert (calls.governor.waiting, calls.governor.in_flight) == (0, 1)
+    calls.release.set()
+    await holder
 
 
 Fill = Callable[[int], str]
@@ -162,13 +291,14 @@ Fill = Callable[[int], str]
 async def test_a_full_queue_refuses_at_once(fill: Fill, most: int, refused: str, accepted: str | None) -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
-    holders = [asyncio.create_task(calls.held("ns/holder")) for _ in range(5)]
-    await settle()
+    holders = [asyncio.create_task(calls.held(f"ns/holder-{n}")) for n in range(5)]
+    await asyncio.sleep(1.0)
     waiters = [asyncio.create_task(calls.held(fill(n))) for n in range(most)]
     await settle()
     with pytest.raises(CongestedError) as congested:
         await calls.brief(refused)
     assert congested.value.retry_after >= 1.0
+    assert governor.refused == 1
     if accepted is not None:
         waiters.append(asyncio.create_task(calls.held(accepted)))
         await settle()
@@ -197,3 +327,22 @@ async def test_a_recharged_slot_waits_on_the_other_pods_account() -> None:
     assert slot.pod_key == "ns/b"
     await slot.__aexit__(None, None, None)
     assert governor.in_flight == 0
+
+
+@in_virtual_time
+async def test_the_state_names_who_waits_and_is_bounded() -> None:
+    governor = Governor(clock=now)
+    calls = Calls(governor)
+    tasks = [asyncio.create_task(calls.held(f"ns/{n}")) for n in range(300)]
+    await asyncio.sleep(1.0)
+    governor.pause(3.0)
+    state = governor.state()
+    assert (state["waiting_in_all"], state["paused_seconds"]) == (295, 3.0)
+    waiting = state["waiting"]
+    assert isinstance(waiting, dict)
+    assert len(waiting) == 200
+    assert waiting["ns/5"] == 1
+    json.dumps(state)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What the broker keeps, for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -11,7 +12,7 @@ from nmi.tokens.source import Granted, key_of
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from tests.nmi.tokens.fakes import ANEW, REQUEST, RESOURCE, Bench, identity
-from tests.nmi.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import in_virtual_time, now, settle
 
 HOUR = 3600.0
 
@@ -112,6 +113,9 @@ async def test_a_slow_imds_does_not_keep_a_living_token_from_its_pod() -> None:
     before = now()
     assert await bench.token() == "token-1"
     assert now() - before <= 3.0
+    before = now()
+    assert await bench.token(pod="ns/b") == "token-1"
+    assert now() - before < 0.1
     bench.source.gate.set()
     await settle()
     assert await bench.token() == "token-2"
@@ -138,6 +142,47 @@ async def test_fetching_anew_replaces_what_is_kept() -> None:
     assert await bench.token() == "token-1"
     assert await bench.token(ANEW) == "token-2"
     assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_answer_that_was_asked_for_before_does_not_replace_one_fetched_anew() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    ordinary = asyncio.create_task(bench.token())
+    await pass_time(1.0)
+    slow, bench.source.gate = bench.source.gate, asyncio.Event()
+    bench.source.gate.set()
+    anew = await bench.token(ANEW)
+    slow.set()
+    assert await ordinary == anew
+    assert await bench.token() == anew
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_what_the_operator_sees_of_the_cache_is_bounded_and_redacted() -> None:
+    bench = Bench()
+    for number in range(300):
+        whose = identity(client_id=f"c11e0000-0000-0000-0000-{number:012}")
+        await bench.broker.token(whose, TokenRequest("r" * 5000), f"ns/{number}")
+    bench.source.gate.clear()
+    waiting = asyncio.create_task(bench.token())
+    await pass_time(100.0)
+    state = bench.broker.state()
+    tokens, flights = state["tokens"], state["flights"]
+    assert isinstance(tokens, list)
+    assert isinstance(flights, list)
+    assert (state["tokens_in_all"], len(tokens), len(flights)) == (300, 200, 1)
+    assert tokens[0]["identity"] == "type 0 c11e…0299"
+    assert 100 <= tokens[0]["age_seconds"] <= 103
+    assert flights[0]["waiters"] == 1
+    text = json.dumps(state)
+    assert "token-" not in text
+    assert "0000-0000-0000" not in text
+    assert len(text) < 100_000
+    bench.source.gate.set()
+    await waiting
     await bench.broker.aclose()
 
 
@@ -262,6 +307,14 @@ def test_a_renewal_falls_within_the_life_and_before_its_last_minutes(left: float
         assert cached.left(cached.fresh_until(1_000.0)) >= 300.0
 
 
+@pytest.mark.parametrize("jitter", [0.9, 1.0, 1.1])
+@pytest.mark.parametrize(("left", "pause"), [(86400.0, 43200.0), (3600.0, 1800.0), (1200.0, 600.0), (660.0, 330.0)])
+def test_a_renewal_comes_after_half_of_what_is_left_or_five_minutes(left: float, pause: float, jitter: float) -> None:
+    cached = CachedToken(granted(left), now=1_000.0, wall_now=2_000.0, jitter=jitter, usage=Usage())
+    latest = left - 300.0 - 30.0
+    assert cached.refresh_at - 1_000.0 == pytest.approx(min(pause * jitter, latest))
+
+
 def test_the_nearer_of_two_expiries_counts() -> None:
     token = Token("t", 2_100, 0, "r", "c")
     assert CachedToken(Granted(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
@@ -280,6 +333,16 @@ def test_every_memory_is_bounded() -> None:
     assert (len(cache), len(refusals), len(ids.view)) == (3, 3, 3)
     assert gone == [keys[1], keys[2]]
     assert cache.find(keys[0], 1_000.0) is not None
+
+
+def test_who_notes_the_key_of_a_token_that_is_kept_shares_one_object() -> None:
+    cache = TokenCache()
+    first, again = (key_of(identity(), RESOURCE, "") for _ in range(2))
+    assert cache.known(again) is again
+    cache.keep(first, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+    assert cache.known(again) is first
+    cache.forget(first)
+    assert cache.known(again) is again
 
 
 def test_a_pod_that_asks_for_ever_new_things_empties_only_its_own_identitys_part() -> None:

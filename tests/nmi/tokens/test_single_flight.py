@@ -17,7 +17,7 @@ from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.imds import ImdsSource
 from tests.nmi.fake_imds import Answer, error_body, running_imds
 from tests.nmi.tokens.fakes import ANEW, REQUEST, Bench, identity
-from tests.nmi.virtual_time import in_virtual_time, settle
+from tests.virtual_time import in_virtual_time, settle
 
 
 async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:

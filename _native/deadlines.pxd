@@ -1,0 +1,9 @@
+from libc.stdint cimport uint64_t
+
+from _native.connection cimport State
+
+cdef class Deadlines:
+    cdef Py_ssize_t at           # where the next look begins
+    cdef uint64_t first_byte, head, idle, write
+    cdef bint pass_over(self, list connections) except -1
+    cdef int count(self, State state) except -1

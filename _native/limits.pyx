@@ -1,0 +1,38 @@
+"""The listener's limits, each with its default and the reason for it."""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+from _native.clock cimport NANOSECONDS
+
+
+cdef int64_t nanoseconds(object seconds) except -1:
+    cdef double given = seconds
+    if not 0 < given <= 86_400:
+        raise ValueError(f"a time limit is more than 0 and at most 86400 seconds, not {given}")
+    return <int64_t>(given * NANOSECONDS)
+
+
+@cython.final
+cdef class Limits:
+    # connections: a node runs up to 250 pods, an SDK keeps a handful; one costs about 350 bytes and a descriptor.
+    # connections_per_peer: 200 requests at once from one pod have been seen in practice; sixteen pods together can
+    # take all places, and then the greediest give some back.
+    # first_byte: SDKs send at once; a silent connection is a probe or an attack.
+    # head: from the first byte to the end of the request, body included: a segment or two.
+    # idle: longer than the 60 to 90 s that HTTP clients keep idle connections: they close first.
+    # write: from the moment the socket was full until everything is sent.
+
+    def __init__(
+        self, *, int connections=8192, int connections_per_peer=512, first_byte_seconds=10.0, head_seconds=10.0,
+        idle_seconds=120.0, write_seconds=30.0, bint defer_accept=False
+    ):
+        if connections < 1 or connections_per_peer < 1:
+            raise ValueError("at least one connection must be allowed, in all and per peer")
+        self.connections = connections
+        self.connections_per_peer = connections_per_peer
+        self.first_byte_ns = nanoseconds(first_byte_seconds)
+        self.head_ns = nanoseconds(head_seconds)
+        self.idle_ns = nanoseconds(idle_seconds)
+        self.write_ns = nanoseconds(write_seconds)
+        self.defer_accept = defer_accept

@@ -1,0 +1,190 @@
+"""Managed mode: no MIC and no assigned identities; a pod's identities are those that bindings of its namespace select.
+
+Label to binding to identity, all three in one namespace, joined here into the same `Assigned` values that MIC's objects
+become in standard mode, so that one `decide` serves both. Who puts the identities on the VMs is outside (hence the
+mode's name): here an identity is usable as soon as binding and identity exist.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from nmi.identity.assignments import Changed
+from nmi.identity.decide import PodFacts
+from nmi.identity.reads import DoubtReads
+from nmi.identity.standard import Assigned, trimmed
+from nmi.identity.watching import Watches
+from podidentity.resources import ASSIGNED, BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding
+
+ALWAYS: Final = float("-inf")
+
+Key = tuple[str, str]
+V = TypeVar("V")
+
+
+class BoundIdentities:
+    """What the two watches, which it adds, have told of bindings and identities; each change is told at once.
+
+    A change costs about what it changes, however many bindings whoever may write them has made: what a binding gives is
+    joined when it or its identity changes, and all pods with one label share one value.
+    """
+
+    watched = ("bindings", "identities")
+
+    def __init__(
+        self,
+        watches: Watches,
+        reads: DoubtReads,
+        changed: Changed,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reads = reads
+        self._changed = changed
+        self._clock = clock
+        self._identities: dict[Key, tuple[AzureIdentity, float]] = {}
+        """By namespace and name, with the time since when it is as it is: IMDS may lag behind a new one."""
+        self._naming: dict[Key, dict[str, AzureIdentityBinding]] = {}
+        """Bindings by the identity that they name, then by their own name."""
+        self._given: dict[Key, dict[str, Assigned]] = {}
+        """By namespace and selector, then by the binding's name."""
+        self._sorted: dict[Key, tuple[Assigned, ...]] = {}
+        """The same, ready for pods; gone with each change."""
+        watches.add("bindings", BINDINGS, _BindingHandler(self))
+        watches.add("identities", IDENTITIES, _IdentityHandler(self))
+
+    def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
+        place = (pod.namespace, pod.label)
+        if not pod.label or place not in self._given:
+            return ()
+        found = self._sorted.get(place)
+        if found is None:
+            found = self._sorted[place] = _in_order(self._given[place].values())
+        return found
+
+    async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
+        if not pod.label:
+            return ()
+        bindings = await self._reads.bindings(pod.namespace)
+        identities = {each.metadata.name: each for each in await self._reads.identities(pod.namespace)}
+        found = []
+        for binding in bindings:
+            identity = identities.get(binding.spec.azure_identity)
+            if identity is not None and binding.spec.selector == pod.label:
+                known, since = self._identities.get(identity.key, (None, ALWAYS))
+                same = known is not None and known.spec == identity.spec
+                found.append(join(binding, identity, since if same else self._clock()))
+        return _in_order(found)
+
+    # What the watches tell.
+
+    def binding_upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> None:
+        """A binding is, or has become, like *new*."""
+        if old is not None and old.spec != new.spec:
+            self._unbind(old)
+        self._naming.setdefault(_named_by(new), {})[new.metadata.name] = new
+        self._give(new)
+        self._changed(new.metadata.namespace, "")
+
+    def binding_deleted(self, old: AzureIdentityBinding) -> None:
+        """A binding is gone."""
+        self._unbind(old)
+        self._changed(old.metadata.namespace, "")
+
+    def identity_upserted(self, new: AzureIdentity) -> None:
+        """An identity is, or has become, like *new*."""
+        known, since = self._identities.get(new.key, (None, ALWAYS))
+        if known is None or known.spec != new.spec:
+            since = self._clock()
+        self._identities[new.key] = (new, since)
+        self._identity_changed(new.key)
+
+    def identity_deleted(self, old: AzureIdentity) -> None:
+        """An identity is gone."""
+        self._identities.pop(old.key, None)
+        self._identity_changed(old.key)
+
+    def _identity_changed(self, key: Key) -> None:
+        bindings = list(self._naming.get(key, {}).values())
+        for binding in bindings:
+            self._give(binding)
+        if bindings:
+            self._changed(key[0], "")
+
+    def _give(self, binding: AzureIdentityBinding) -> None:
+        """Join *binding* anew with what it names."""
+        identity, since = self._identities.get(_named_by(binding), (None, ALWAYS))
+        if identity is None:
+            self._take(binding)
+        else:
+            place = (binding.metadata.namespace, binding.spec.selector)
+            there, made = self._given.setdefault(place, {}), join(binding, identity, since)
+            if there.get(binding.metadata.name) != made:
+                # Else the very object stays, which whoever compares it sees at once.
+                there[binding.metadata.name] = made
+                self._sorted.pop(place, None)
+
+    def _take(self, binding: AzureIdentityBinding) -> None:
+        place = (binding.metadata.namespace, binding.spec.selector)
+        _drop(self._given, place, binding.metadata.name)
+        self._sorted.pop(place, None)
+
+    def _unbind(self, binding: AzureIdentityBinding) -> None:
+        self._take(binding)
+        _drop(self._naming, _named_by(binding), binding.metadata.name)
+
+
+def _named_by(binding: AzureIdentityBinding) -> Key:
+    return binding.metadata.namespace, binding.spec.azure_identity
+
+
+def _in_order(several: Iterable[Assigned]) -> tuple[Assigned, ...]:
+    return tuple(sorted(several, key=lambda each: each.order))
+
+
+def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:
+    """Take *name* out of *place*, and the place with the last of them."""
+    there = nested.get(place, {})
+    there.pop(name, None)
+    if not there:
+        nested.pop(place, None)
+
+
+def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: float = ALWAYS) -> Assigned:
+    """The identity as *binding* gives it to every pod that it selects; none any longer once either is being deleted."""
+    deleting = [each.metadata.deletion_timestamp is not None for each in (binding, identity)]
+    return Assigned(
+        binding=binding.metadata.name,
+        selector=binding.spec.selector,
+        status=ASSIGNED,
+        deleting=any(deleting),
+        pod_uid="",
+        identity=trimmed(identity),
+        usable_since=usable_since,
+    )
+
+
+class _BindingHandler:
+    """The binding watch's handler."""
+
+    def __init__(self, bound: BoundIdentities) -> None:
+        self._bound = bound
+
+    def upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> None:
+        self._bound.binding_upserted(old, new)
+
+    def deleted(self, old: AzureIdentityBinding) -> None:
+        self._bound.binding_deleted(old)
+
+
+class _IdentityHandler:
+    """The identity watch's handler."""
+
+    def __init__(self, bound: BoundIdentities) -> None:
+        self._bound = bound
+
+    def upserted(self, old: AzureIdentity | None, new: AzureIdentity) -> None:  # noqa: ARG002 - compared with its own
+        self._bound.identity_upserted(new)
+
+    def deleted(self, old: AzureIdentity) -> None:
+        self._bound.identity_deleted(old)

@@ -1,0 +1,105 @@
+"""The pods of this node by name: who is there, at which addresses, with which identities, exempt or not.
+
+The handler of the pods' watch, and what the other watches' changes end in: each changes an entry at once, so that
+nothing is decided on what was.
+"""
+
+from collections.abc import Callable, Iterator
+
+from nmi.identity.addresses import Addresses
+from nmi.identity.decide import PodFacts
+from nmi.identity.pods import PodEntry
+from nmi.identity.standard import Assigned
+from podidentity.resources import Pod
+
+PodKey = tuple[str, str]
+"""Namespace and name."""
+
+
+class Roster:
+    """Entries; none of a pod that has finished. Pods on the host's network are known by name and have no address."""
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        assigned: Callable[[PodFacts], tuple[Assigned, ...]],
+        exempt: Callable[[Pod], str],
+        entered: Callable[[PodEntry], None],
+    ) -> None:
+        """*assigned* and *exempt* say what the watches have told of a pod; *entered* hears of each new entry."""
+        self._addresses = addresses
+        self._assigned = assigned
+        self._exempt = exempt
+        self._entered = entered
+        self._entries: dict[PodKey, PodEntry] = {}
+        self._by_namespace: dict[str, dict[str, PodEntry]] = {}
+
+    def __iter__(self) -> Iterator[PodEntry]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, namespace: str, name: str) -> PodEntry | None:
+        return self._entries.get((namespace, name))
+
+    # The watch's handler.
+
+    def upserted(self, old: Pod | None, new: Pod) -> None:  # noqa: ARG002 - compared with the entry
+        """A pod of this node is, or has become, like *new*."""
+        entry = self._entries.get(new.key)
+        if entry is not None and entry.uid != new.metadata.uid:
+            self.retire(entry)
+            entry = None
+        if new.finished:
+            if entry is not None:
+                self.retire(entry)
+        elif entry is None:
+            self.enter(new, confirmed=True)
+        else:
+            before = entry.addresses
+            entry.update(new, self._exempt(new))
+            entry.assign(self._assigned(entry.facts))
+            self._addresses.release((each for each in before if each not in entry.addresses), entry)
+            self._addresses.claim(entry.addresses, entry)
+
+    def deleted(self, old: Pod) -> None:
+        """A pod of this node is gone."""
+        entry = self._entries.get(old.key)
+        if entry is not None and entry.uid == old.metadata.uid:
+            self.retire(entry)
+
+    # What else changes entries.
+
+    def reassign(self, namespace: str, name: str) -> None:
+        """The identities of that pod may have changed; without a *name*, of any pod of the namespace."""
+        there = self._by_namespace.get(namespace, {})
+        for entry in list(there.values()) if not name else [each for each in (there.get(name),) if each is not None]:
+            entry.assign(self._assigned(entry.facts))
+
+    def reexempt(self, namespace: str) -> None:
+        """The exceptions of that namespace have changed."""
+        for entry in list(self._by_namespace.get(namespace, {}).values()):
+            entry.exempt(self._exempt(entry.pod))
+
+    def enter(self, pod: Pod, *, confirmed: bool) -> PodEntry:
+        """A new entry; *confirmed* by the watch, or only read of. There must be none of that name."""
+        exempt = self._exempt(pod)
+        entry = PodEntry(pod, exempt=exempt, confirmed=confirmed)
+        entry.assign(self._assigned(entry.facts))
+        self._entries[pod.key] = entry
+        self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
+        self._addresses.claim(entry.addresses, entry)
+        self._entered(entry)
+        return entry
+
+    def retire(self, entry: PodEntry) -> None:
+        """The pod is gone, for good. Idempotent."""
+        if self._entries.get((entry.namespace, entry.name)) is entry:
+            del self._entries[entry.namespace, entry.name]
+            there = self._by_namespace[entry.namespace]
+            del there[entry.name]
+            if not there:
+                del self._by_namespace[entry.namespace]
+        entry.retire()
+        self._addresses.release(entry.addresses, entry)

@@ -1,0 +1,73 @@
+"""The feed's watches, each under a name by which metrics, probes and people know it, and which of them are silent."""
+
+import asyncio
+import random as random_module
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from podidentity.kube.client import Client
+from podidentity.kube.informer import SILENCE_SECONDS, Handler, Informer
+from podidentity.resources import Kind, Resource
+
+T = TypeVar("T", bound=Resource)
+
+GRACE_SECONDS: Final = 5.0
+"""On top of a watch's own deadline on silence, so that one which replaces itself in time suspends nothing."""
+
+
+class Watches:
+    """Informers by name, all with the same client, clock and deadline. Add them first, then run them."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._client = client
+        self._silence_seconds = silence_seconds
+        self._clock = clock
+        self._random = random
+        self._informers: dict[str, Informer[Any]] = {}
+        self.by_name: Mapping[str, Informer[Any]] = MappingProxyType(self._informers)
+        """A live view."""
+
+    def add(
+        self, name: str, kind: Kind[T], handler: Handler[T], *, field_selector: str = "", label_selector: str = ""
+    ) -> None:
+        """Watch *kind*, in all namespaces, once `run` runs."""
+        self._informers[name] = Informer(
+            self._client,
+            kind,
+            handler,
+            field_selector=field_selector,
+            label_selector=label_selector,
+            silence_seconds=self._silence_seconds,
+            clock=self._clock,
+            random=self._random,
+        )
+
+    async def run(self) -> None:
+        """Follow every kind until cancelled. Ends with an exception only if a handler failed."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, informer in self._informers.items():
+                tasks.create_task(informer.run(), name=f"watch {name.replace('_', ' ')}")
+
+    async def synced(self) -> None:
+        """Wait until every first list has been handed on."""
+        for informer in self._informers.values():
+            await informer.synced()
+
+    def silent(self) -> list[str]:
+        """The names of those that are silent past their deadline, or have not spoken yet."""
+        limit = self._silence_seconds + GRACE_SECONDS
+        return [name for name, each in self._informers.items() if each.staleness_seconds() > limit]
+
+    def patience(self) -> float:
+        """Seconds until the next of them may become silent; negative where one is."""
+        oldest = max((each.staleness_seconds() for each in self._informers.values()), default=0.0)
+        return self._silence_seconds + GRACE_SECONDS - oldest

@@ -1,0 +1,53 @@
+"""`nmi --cleanup`: taking everything of ours off a node, for the hook of an uninstallation. Needs no cluster.
+
+The reference's rule goes too, since its chain has the same name. What stays: route_localnet, which others may have come
+to rely on, and the guard of 127.0.0.1 in filter/INPUT, without which a node with route_localnet has its loopback
+services open to its neighbours (CVE-2020-8558). Whoever takes both back sets the one to 0 first.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from nmi.node.backend import Backend, detect
+from nmi.node.legacy import LegacyDriver
+from nmi.node.nft import NftDriver
+from nmi.node.plumbing import redirection_of
+from nmi.node.rules import Driver, RedirectError
+from nmi.node.upkeep import Upkeep
+from nmi.settings import Settings
+from podidentity.exits import StartError
+
+PATIENCE_SECONDS = 60.0
+"""How long a hook waits for the xtables lock in all; iptables programs hold it for seconds at most."""
+
+
+async def cleanup(settings: Settings) -> list[str]:
+    """Remove our rules, whichever backend holds them; a line for each one removed. Raises StartError."""
+    to = redirection_of(settings)
+    removed: list[str] = []
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async for backend, driver, tables in _drivers():
+                upkeep = Upkeep(driver)
+                # The redirect last: as long as it is there pods get at most a refusal.
+                for rule in (to.reject, to.redirect):
+                    if rule.table in tables and await upkeep.find(rule):
+                        await upkeep.remove(rule)
+                        removed.append(f"removed {rule.name} ({rule.table} of iptables-{backend})")
+    except RedirectError as error:
+        raise StartError(f"not everything was removed: {error}; then run this again") from error
+    except TimeoutError as error:
+        raise StartError(
+            f"the xtables lock was held for {PATIENCE_SECONDS:g} s: find the iptables process that holds it (fuser "
+            f"/run/xtables.lock), then run this again"
+        ) from error
+    return removed
+
+
+async def _drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
+    """Each backend that may hold something, with those of its tables that can be opened without being created."""
+    detected = await detect()
+    if detected.programs.nft is not None:
+        yield Backend.NFT, NftDriver(detected.programs.nft), frozenset(("nat", "filter"))
+    if detected.legacy_tables & {"nat", "filter"}:
+        yield Backend.LEGACY, await asyncio.to_thread(LegacyDriver), detected.legacy_tables

@@ -1,0 +1,68 @@
+"""Paths that IMDS answers itself: which methods and header fields may go there. How is `passthrough`'s."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.call import Call
+from nmi.server.outcomes import Outcome, Outcomes, Pending, misheaded
+from nmi.server.passthrough import Stream
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer, StreamedAnswer, with_request_id
+from nmi.server.target import Destination, Route
+
+READING: Final = ("GET", "HEAD")
+PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+NEVER: Final = frozenset({"CONNECT", "TRACE"})
+"""The one opens a tunnel, the other echoes header fields (RFC 9110 §9.3.6 and §9.3.8)."""
+
+
+class Forwarder(Protocol):
+    """`nmi.server.passthrough.MetadataProxy`."""
+
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal: ...
+
+
+class ProxiedPath:
+    """Answers requests that are forwarded, or refuses them."""
+
+    def __init__(self, *, policy: ServerPolicy, proxy: Forwarder, outcomes: Outcomes) -> None:
+        self._policy = policy
+        self._proxy = proxy
+        self._outcomes = outcomes
+
+    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
+        route = destination.route
+        if route is Route.INSTANCE and self._policy.block_instance_metadata:
+            return self._outcomes.refused(call, _BLOCKED, route)
+        methods = READING if route is Route.INSTANCE else PROXIED
+        anything = self._policy.forwarding.everything and request.method not in NEVER
+        if request.method not in methods and not anything:
+            return self._outcomes.refused(call, _OTHER_METHOD, route, allow=methods)
+        refusal = misheaded(request, self._policy)
+        if refusal is not None:
+            return self._outcomes.refused(call, refusal, route)
+        return Pending(call, route, None, partial(self._proxied, call, request, destination))
+
+    async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
+        subject = self._outcomes.subject(call)
+        answer = await self._proxy.forward(subject.key, request, destination, stream)
+        if isinstance(answer, Refusal):
+            return self._outcomes.refused(call, answer, destination.route)
+        if isinstance(answer, PlainAnswer):
+            answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request))
+        return self._outcomes.answered(subject, answer, destination.route)
+
+
+_OTHER_METHOD: Final = Refusal(
+    Reason.METHOD_NOT_ALLOWED,
+    "This method is not allowed here.",
+    "the method is not proxied; see which client sends it",
+)
+_BLOCKED: Final = Refusal(
+    Reason.BLOCKED_PATH, "Instance metadata is blocked on this node.", "blocked by --block-instance-metadata"
+)

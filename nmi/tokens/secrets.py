@@ -1,0 +1,163 @@
+"""The Secrets of service principals: read when one is needed, held for that fetch alone, never shown.
+
+All that is remembered is which version of a Secret last brought a token, so that a token can be kept under it.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from nmi.tokens.endpoints import Application
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.kube import errors as kube
+from podidentity.kube.client import Client
+from podidentity.resources import Kind, Resource
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+CLIENT_SECRET_MAX: Final = 4096
+"""Bytes. Azure's own have 40."""
+VERSIONS_MAX: Final = 1024
+
+
+class CredentialError(Refused):
+    """The Secret cannot serve: it is not there, not readable for NMI, or does not hold what it must.
+
+    Its message names the Secret and says what to do; never what is in it.
+    """
+
+
+class Secret(Resource, frozen=True):
+    """A Secret with its values, base64 taken off."""
+
+    data: dict[str, bytes] | None = None
+
+    @override
+    def __repr__(self) -> str:
+        return f"Secret({self.metadata.namespace}/{self.metadata.name})"
+
+    __str__ = __repr__
+
+    @override
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """What msgspec would otherwise give to printers other than `repr`: every field."""
+        return [("name", f"{self.metadata.namespace}/{self.metadata.name}")]
+
+
+SECRETS: Final = Kind("Secret", "secrets", Secret)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """What an application of type 1 proves itself with."""
+
+    value: str = field(repr=False)
+    version: str
+    note: str = ""
+    """What about it is odd, for the operator, in case Azure refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStore:
+    """What an application of type 2 proves itself with: a PKCS #12 file as it was found, and its password."""
+
+    pfx: bytes = field(repr=False)
+    password: bytes = field(repr=False)
+    version: str
+    note: str = ""
+
+
+class Secrets:
+    """Reads Secrets, and knows which version of which brought the last token. The client stays its owner's."""
+
+    def __init__(self, client: Client, *, count_failure: Callable[[], None] = lambda: None) -> None:
+        """*count_failure* is called for each read that the API server did not answer with the Secret."""
+        self._client = client
+        self._count_failure = count_failure
+        self._versions: OrderedDict[str, str] = OrderedDict()
+
+    def proven(self, application: Application) -> str:
+        """The version of its Secret that last brought a token (`uid/resourceVersion`); empty if none has, or long ago.
+
+        Not the one that was read last: a new one that Azure does not take yet leaves what the old one brought in use.
+        """
+        return self._versions.get(application.secret, "")
+
+    def prove(self, application: Application, version: str) -> None:
+        """Remember that *version* has brought a token."""
+        self._versions[application.secret] = version
+        self._versions.move_to_end(application.secret)
+        while len(self._versions) > VERSIONS_MAX:
+            self._versions.popitem(last=False)
+
+    async def client_secret(self, application: Application) -> ClientSecret:
+        """The value of the one key; of several, of the first in alphabetical order. Raises AzureError."""
+        secret = await self._read(application)
+        data = secret.data or {}
+        if not data:
+            raise _unfit(application, "is empty: give it one key with the application's secret as its value")
+        key = min(data)
+        value = data[key]
+        if not 0 < len(value) <= CLIENT_SECRET_MAX:
+            raise _unfit(application, f"has {len(value)} bytes under its key: put the application's secret there")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = ""
+        if not text:
+            raise _unfit(application, "holds something else than text: put the application's secret there")
+        notes = ["its value begins or ends with a blank or a newline"] if text != text.strip() else []
+        if len(data) > 1:
+            notes.append("it has several keys, of which the first in alphabetical order is used")
+        return ClientSecret(text, _version(secret), "; ".join(notes))
+
+    async def key_store(self, application: Application) -> KeyStore:
+        """The values of `certificate` and, where there is one, `password`. Raises AzureError."""
+        secret = await self._read(application)
+        data = secret.data or {}
+        pfx = data.get("certificate", b"")
+        if not pfx:
+            raise _unfit(application, "has no key `certificate`: put the PKCS #12 (PFX) file there")
+        password = data.get("password", b"")
+        note = "its password begins or ends with a blank or a newline" if password != password.strip() else ""
+        return KeyStore(pfx, password, _version(secret), note)
+
+    async def _read(self, application: Application) -> Secret:
+        try:
+            return await self._client.get(SECRETS, application.secret_namespace, application.secret_name)
+        except kube.ApiError as error:
+            self._count_failure()
+            failure = _failure(application, error)
+        raise failure
+
+
+def _version(secret: Secret) -> str:
+    return f"{secret.metadata.uid}/{secret.metadata.resource_version}"
+
+
+def _unfit(application: Application, what: str) -> CredentialError:
+    return CredentialError(f"Secret {application.secret} {what}", code="secret_unfit")
+
+
+def _failure(application: Application, error: kube.ApiError) -> AzureError:
+    """The API server's refusal as what it means for the token."""
+    secret = application.secret
+    if isinstance(error, kube.NotFound):
+        return CredentialError(
+            f"Secret {secret} does not exist: create it, or correct clientPassword of {application.identity}",
+            code="secret_missing",
+        )
+    if isinstance(error, kube.Forbidden | kube.Unauthorized):
+        return CredentialError(
+            f"NMI may not read Secret {secret}: allow its service account the verb get on it", code="secret_forbidden"
+        )
+    return Unreachable(
+        f"the API server did not give Secret {secret}: {error}",
+        code="secret_unavailable",
+        retry_after=error.retry_after,
+    )

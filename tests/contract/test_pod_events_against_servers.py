@@ -1,0 +1,62 @@
+"""Events about pods as the API servers take and show them."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from nmi.identity.pods import PodEntry
+from nmi.pod_events import PodEvents
+from nmi.refusal import Reason, Refusal
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.resources import PODS
+
+MANIFEST = {"metadata": {"name": "cart"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
+
+
+async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
+    listed = msgspec.json.decode(await client.request("GET", object_path(EVENTS, namespace)))
+    return list(listed["items"])
+
+
+async def test_a_refusal_stands_under_its_pod_once_however_often_it_is_told(client: Client, namespace: str) -> None:
+    entry = PodEntry(await client.create(PODS, namespace, MANIFEST))
+    recorder = EventRecorder(client, "nmi", "node-1")
+    sending = asyncio.create_task(recorder.run())
+    now = 0.0
+    told_of = PodEvents(recorder, clock=lambda: now)
+    for now, refusal in ((0.0, REFUSAL), (1.0, REFUSAL), (61.0, REFUSAL), (90.0, Refusal(Reason.OVERLOADED, "No."))):  # noqa: B007 - read by the clock
+        told_of.tell(entry, refusal)
+        await asyncio.wait_for(recorder.flushed(), 15)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    (told,) = await events(client, namespace)
+
+    assert recorder.dropped == 0
+    assert (told["type"], told["reason"], told["message"], told["count"]) == (
+        "Warning",
+        "IdentityNotAssigned",
+        REFUSAL.detail,
+        2,
+    )
+    about = told["involvedObject"]
+    assert (about["kind"], about["namespace"], about["name"], about["uid"]) == ("Pod", namespace, "cart", entry.uid)
+
+
+async def test_a_server_that_takes_no_event_costs_a_warning_and_the_next_one_is_told(
+    client: Client, namespace: str
+) -> None:
+    entry = PodEntry(await client.create(PODS, namespace, MANIFEST))
+    recorder = EventRecorder(client, "nmi", "node-1")
+    sending = asyncio.create_task(recorder.run())
+    recorder.record(
+        await client.get(PODS, namespace, "cart"), PODS, "Warning", "No Word" * 100, "refused by the server"
+    )
+    PodEvents(recorder).tell(entry, REFUSAL)
+    await asyncio.wait_for(recorder.flushed(), 15)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+    assert REFUSAL.detail in [each["message"] for each in await events(client, namespace)]

@@ -1,0 +1,46 @@
+"""Compiles the data plane once more, into build/fuzz: with gcc's sanitizers, and with coverage that libFuzzer sees.
+
+`python tests/fuzz/build.py`. It takes the project's own setup.py, so a room added there is fuzzed as well.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+OUTPUT = ROOT / "build" / "fuzz"
+SANITIZED = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+COVERED = "-fsanitize-coverage=trace-pc,trace-cmp"
+EXACT = """
+from setuptools import Extension, setup
+from Cython.Build import cythonize
+setup(ext_modules=cythonize([Extension("exact", ["exact.pyx"])], language_level=3))
+"""
+
+
+def build() -> None:
+    """Make OUTPUT anew. Raises CalledProcessError, the compiler's words on stderr."""
+    for left in (OUTPUT / "_native", OUTPUT / "build"):
+        shutil.rmtree(left, ignore_errors=True)
+    (OUTPUT / "_native").mkdir(parents=True)
+    for source in (ROOT / "_native").iterdir():
+        if source.suffix in {".py", ".pyx", ".pxd"}:
+            shutil.copy(source, OUTPUT / "_native")
+    for source in (ROOT / "setup.py", HERE / "exact.pyx"):
+        shutil.copy(source, OUTPUT)
+    (OUTPUT / "setup_exact.py").write_text(EXACT)
+    tell = OUTPUT / "coverage.o"
+    subprocess.run(["gcc", "-O2", "-fPIC", "-Wall", "-c", HERE / "coverage.c", "-o", tell], check=True)
+    # Nothing is linked with gcc's own sanitizer: the one that comes with atheris is there before anything is loaded.
+    compiling = {"CC": f"gcc {SANITIZED} {COVERED}", "LDSHARED": f"gcc -shared {tell}"}
+    environment = {**os.environ, **compiling}
+    for script in ("setup.py", "setup_exact.py"):
+        command = [sys.executable, script, "-q", "build_ext", "--inplace"]
+        subprocess.run(command, cwd=OUTPUT, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    build()

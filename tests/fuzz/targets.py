@@ -1,0 +1,293 @@
+"""What is fuzzed: functions of bytes that return, or raise AssertionError because a promise was broken.
+
+Each is deterministic; where it needs a choice (where to cut a stream) it takes it from the bytes themselves. The same
+functions are run over the committed corpus by pytest and over what libFuzzer thinks of by `fuzz`.
+"""
+
+import asyncio
+import json
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from _native import query as native_query
+from _native import scan as native_scan
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.general import GeneralLane
+from nmi.server.parameters import parse_query, token_request
+from nmi.server.passthrough import MetadataProxy
+from nmi.server.policy import ServerPolicy, Sizes
+from nmi.server.reading import RequestReader
+from nmi.server.request import Request
+from nmi.server.target import Action, Forwarding, normal, resolve
+from tests.native import test_lanes_agree as lanes_agree
+from tests.nmi.server.fakes import FakeConnection, Reply, World, replies
+from tests.oracle.requests import PATHS, Asked, Verdict, read
+
+Target = Callable[[bytes], None]
+
+INVISIBLE = bytes(set(range(256)) - set(range(0x21, 0x7F)) | {ord("#")})
+"""Bytes that are in no target: `head` refuses them."""
+
+_HIDDEN = re.compile(r"identity", re.IGNORECASE)
+_PLAIN_PATH = re.compile(r"/([A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*/?)?")
+_VARYING = re.compile(
+    rb'(?<=\r\nx-ms-request-id: )[^\r]*|(?<=expires_in":")\d+'
+    rb'|Content-Length: \d+(?=(?:\r\n[^\r]*)*\r\nConnection: close\r\n[^{]*{.*malformed)|it has [^"]*'
+)
+
+
+_REFUSED = re.compile(
+    rb"HTTP/1\.1 (?:400|413|431) [^\r]*\r\n(?:[^\r]+\r\n)*Connection: close\r\n\r\n\{[^}]*(?:malformed|too )[^}]*\}\Z"
+)
+"""The last answer, to a request of bad form: which of its faults is told depends on how much of it was there."""
+
+
+def cuts(data: bytes, most: int) -> list[bytes]:
+    """*data* in at most *most* pieces, none empty, cut where its checksum says."""
+    draw = random.Random(zlib.crc32(data))
+    ends = sorted({draw.randint(0, len(data)) for _ in range(draw.randrange(most))} | {len(data)})
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False) if start != end]
+
+
+class Scan:
+    """The compiled scanner and the query behind it take nothing that means something else to the oracle."""
+
+    def __init__(
+        self,
+        examine_head: Callable[[bytes], tuple[str, int, bytes, bool, bool]] = native_scan.examine,
+        examine_query: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine,
+    ) -> None:
+        self._head = examine_head
+        self._query = examine_query
+
+    def __call__(self, data: bytes) -> None:
+        whole = outcome, size, text, metadata, close = self._head(data)
+        cut = zlib.crc32(data) % (len(data) + 1)
+        part = self._head(data[:cut])
+        assert part[0] != "refused" or outcome == "refused", "what was refused was taken once more had come"
+        assert part[0] != "done" or part == whole, "what followed a head changed its meaning"
+        if outcome == "done":
+            assert size <= len(data)
+            assert part[0] == ("done" if cut >= size else "more")
+        found = self._query(text) if outcome == "done" else None
+        if found is None or not metadata:
+            return
+        resource, kind, value, xms_cc = found
+        taken = Asked(size, resource.decode(), kind, value.decode(), xms_cc.decode(), close, cacheable=True)
+        assert taken == read(data)
+
+
+class Query:
+    """Of one query, the fast reader, the general one and the oracle say the same, or one of them says nothing."""
+
+    def __init__(
+        self, examine: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine
+    ) -> None:
+        self._examine = examine
+
+    def __call__(self, data: bytes) -> None:
+        fast = self._examine(data)
+        if data.translate(None, INVISIBLE) != data:
+            return  # no such target gets as far as this
+        general = token_request(data.decode())
+        if fast is not None:
+            resource, kind, value, xms_cc = fast
+            assert general == TokenRequest(
+                resource=resource.decode(),
+                selector=cast("TokenRequest", general).selector,
+                selector_value=cast("TokenRequest", general).selector_value,
+                xms_cc=xms_cc.decode(),
+                fetch_anew=False,
+            )
+            assert (general.selector.value, general.selector_value.lower()) == (kind, value.decode())
+        head = b"GET /metadata/identity/oauth2/token?%s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % data
+        meaning = read(head)
+        if isinstance(meaning, Asked):
+            assert isinstance(general, TokenRequest)
+            assert said_by(general) == said_by_oracle(meaning)
+        elif meaning is Verdict.REFUSED:
+            assert isinstance(general, Refusal)
+        again = parse_query(data.decode())
+        assert isinstance(again, dict | Refusal)
+
+
+def said_by(request: TokenRequest) -> tuple[str, int, str, str, bool]:
+    """What a request asks for, in the oracle's order."""
+    selector = request.selector.value, request.selector_value.lower()
+    return request.resource, *selector, request.xms_cc, not request.fetch_anew
+
+
+def said_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
+    return meaning.resource, meaning.selector_kind, meaning.selector_value, meaning.xms_cc, meaning.cacheable
+
+
+FORWARDINGS = (
+    Forwarding(),
+    Forwarding(("/metadata/versions", "/metadata/scheduledevents")),
+    Forwarding(everything=True),
+)
+
+
+class Normaliser:
+    """Whatever target is sent and whatever the operator allows: nothing about identities is ever forwarded."""
+
+    def __init__(self) -> None:
+        self._proxy = MetadataProxy(cast("Any", None), "http://imds", cast("Any", None), ServerPolicy())
+
+    def __call__(self, data: bytes) -> None:
+        text = data.translate(None, INVISIBLE).decode()
+        for forwarding in FORWARDINGS:
+            self._judge(text, forwarding)
+
+    def _judge(self, text: str, forwarding: Forwarding) -> None:
+        destination = resolve(text, forwarding)
+        raw = text.partition("?")[0]
+        if destination.path:
+            assert normal(destination.path) == destination.path, "normalising twice is not normalising once"
+            assert _PLAIN_PATH.fullmatch(destination.path)
+            assert not {"", ".", ".."} & set(destination.path.strip("/").split("/")) or destination.path == "/"
+        if destination.action is Action.TOKEN:
+            assert "/".join("metadata" if word.lower() == "metadata" else word for word in raw.split("/")) in PATHS
+        elif destination.action is Action.HOST_TOKEN:
+            assert destination.path.lower().rstrip("/") == "/host/token"
+        elif destination.action is Action.PROXY:
+            assert not _HIDDEN.search(destination.path)
+            assert destination.path.lower().startswith("/metadata/") or forwarding.everything
+            again = resolve(destination.path, forwarding)
+            assert (again.action, again.route, again.path) == (Action.PROXY, destination.route, destination.path)
+            url = self._proxy._url(destination)
+            if not isinstance(url, Refusal):
+                assert (url.host, url.raw_path) == ("imds", destination.path)
+                assert not _HIDDEN.search(url.path)
+
+
+SMALL = Sizes(head_bytes=512, fields=8, target_bytes=256, body_bytes=128, answered_bytes=4096, pipelined_bytes=512)
+BODY_OVERHEAD = 5
+"""A chunked body may be four times as long as it is allowed to be before it is refused, and one read longer."""
+
+
+class General:
+    """The general lane, over a link that complains: no exception, well-formed answers, no token against the oracle."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._usual = self._loop.run_until_complete(self._world(ServerPolicy()))
+        self._small = self._loop.run_until_complete(self._world(ServerPolicy(sizes=SMALL)))
+
+    def close(self) -> None:
+        self._loop.close()
+
+    async def _world(self, policy: ServerPolicy) -> World:
+        return World(policy)
+
+    def __call__(self, data: bytes) -> None:
+        pieces = cuts(data, 6)
+        whole = self._answers(self._usual, [data])
+        hold_to_the_oracle(data, whole, self._usual)
+        assert comparable(self._answers(self._usual, pieces)) == comparable(whole)
+        self._answers(self._small, pieces)
+
+    def _answers(self, world: World, pieces: list[bytes]) -> bytes:
+        world.issuer.asked.clear()
+        world.proxy.forwarded.clear()
+        world.connection = FakeConnection()
+        world.lane = GeneralLane(world.connection, world)
+        self._loop.run_until_complete(self._feed(world, pieces))
+        for _, _, destination in world.proxy.forwarded:
+            assert not _HIDDEN.search(destination.path)
+        return bytes(world.connection.written)
+
+    async def _feed(self, world: World, pieces: list[bytes]) -> None:
+        sizes = world.policy.sizes
+        most = max(sizes.head_bytes, sizes.pipelined_bytes) + BODY_OVERHEAD * sizes.body_bytes
+        for number, piece in enumerate(pieces):
+            if world.connection.state == "held" or number % 2:
+                await world.settle()
+            if not world.connection.open:
+                break
+            world.lane.data_received(piece)
+            assert world.lane._reader.waiting_bytes <= most + max(map(len, pieces)), "it keeps more than it may"
+        await world.settle()
+        assert world.connection.state != "held", "it waits for nothing"
+        world.lane.connection_lost()
+        assert not world.tasks
+
+
+def answers_in(written: bytes, data: bytes) -> Iterator[Reply]:
+    """Every answer; *written* must be nothing but whole ones. None if a HEAD may be among the requests."""
+    if b"HEAD" not in data:
+        yield from replies(written)
+
+
+def hold_to_the_oracle(data: bytes, written: bytes, world: World) -> None:
+    """The first request is answered with a token exactly if the oracle says so, and each answer is whole."""
+    meaning = read(data)
+    parsed = list(answers_in(written, data))
+    for reply in parsed:
+        assert reply.status in {200, 400, 403, 404, 405, 413, 431, 501, 503}, reply.status
+        assert isinstance(json.loads(reply.body), dict)
+    granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
+    if isinstance(meaning, Asked):
+        assert granted or b"HEAD" in data
+        assert said_by(world.issuer.asked[0][1]) == said_by_oracle(meaning)
+    elif meaning is not Verdict.UNSURE:
+        assert not granted
+
+
+def comparable(written: bytes) -> bytes:
+    """All answers but for ids, and for what depends on how much of a request was there when its fault was seen."""
+    return _VARYING.sub(b"", _REFUSED.sub(b"refused", written))
+
+
+class Lanes:
+    """Over real sockets: the fast lane's answers are the general lane's, to the byte, however the bytes arrive."""
+
+    def __init__(self) -> None:
+        self._world = lanes_agree.World()
+
+    def close(self) -> None:
+        self._world.close()
+
+    def __call__(self, data: bytes) -> None:
+        stream = data + lanes_agree.LAST
+        if not ends(stream):
+            return
+        slowly = self._world.ask([stream], ready=False)
+        if not asks_for_host_token(stream):  # which the oracle does not know, and which this peer may have
+            lanes_agree.hold_to_the_oracle(stream, slowly)
+        assert self._world.ask([stream], ready=True) == slowly
+        assert _REFUSED.sub(b"refused", self._world.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
+            b"refused", slowly
+        )
+
+
+def asks_for_host_token(stream: bytes) -> bool:
+    """Whether that is what the first request of *stream* leads to."""
+    reader = RequestReader(Sizes())
+    reader.feed(stream)
+    found = reader.next()
+    return isinstance(found, Request) and resolve(found.target, Forwarding()).action is Action.HOST_TOKEN
+
+
+def ends(stream: bytes) -> bool:
+    """Whether a server is through with *stream*; if it waits for more, the comparison would wait for a time limit."""
+    reader = RequestReader(Sizes())
+    reader.feed(stream)
+    while (found := reader.next()) is not None:
+        if isinstance(found, Refusal) or not found.keep_alive:
+            return True
+    return False
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "scan": Scan,
+    "query": Query,
+    "target": Normaliser,
+    "general": General,
+    "lanes": Lanes,
+}
+"""Each makes its target. Those that hold something open have a `close`."""

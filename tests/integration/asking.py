@@ -1,0 +1,124 @@
+"""A pod that asks for tokens all the time, and what of it got past NMI to IMDS."""
+
+import asyncio
+import http.client
+import ipaddress
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from podidctl.sandbox.cloud import Sandbox
+from podidctl.sandbox.cluster import read_documents
+from podidctl.sandbox.fabric import Fabric
+from podidctl.sandbox.imds import Host, HostIdentities
+from podidctl.sandbox.network import METADATA_ADDRESS
+from podidentity.resources import PODS
+from tests.integration.conftest import ROOT
+
+PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
+PODS_OF_NODE_0 = ipaddress.IPv4Network("10.200.0.0/24")
+SECONDS = 20.0
+REFUSED = "refused"
+"""The connection was reset, at once or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request came to."""
+
+    outcome: str
+    """The status, or REFUSED, or the name of another error."""
+    seconds: float
+
+
+class Asker:
+    """Asks again and again, each time on a new connection, from inside the pod's network namespace."""
+
+    def __init__(self, sandbox: Sandbox, uid: str) -> None:
+        assert isinstance(sandbox.network, Fabric)
+        self.answers: list[Answer] = []
+        self._sandbox = sandbox
+        self._namespaces = sandbox.network.namespaces
+        self._uid = uid
+        self._stop = threading.Event()
+
+    @property
+    def reached_imds(self) -> int:
+        """How many requests IMDS got from pods instead of NMI."""
+        return sum(1 for call in self._sandbox.azure.imds.calls if call.host == "a pod")
+
+    async def until(self, holds: Callable[[list[Answer]], bool]) -> list[Answer]:
+        """Wait until the answers that come from now on satisfy *holds*, and give them."""
+        first = len(self.answers)
+        async with asyncio.timeout(SECONDS):
+            while not holds(self.answers[first:]):
+                await asyncio.sleep(0.01)
+        return self.answers[first:]
+
+    async def tokens_flow(self) -> None:
+        """Wait for three tokens one after the other."""
+        await self.until(lambda came: [answer.outcome for answer in came[-3:]] == ["200"] * 3)
+
+    async def all_refused(self, count: int = 20) -> None:
+        """Wait for *count* requests that begin from now on, none of which may have been answered."""
+        came = await self.until(lambda came: len(came) > count)
+        assert {answer.outcome for answer in came[1:]} == {REFUSED}, came  # the first may have begun before
+
+    def run(self) -> None:
+        """Ask until stopped."""
+        self._namespaces.call(f"pod-{self._uid}", self._ask_all_the_time)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _ask_all_the_time(self) -> None:
+        while not self._stop.wait(0.005):
+            begun = time.monotonic()
+            outcome = self._ask()
+            self.answers.append(Answer(outcome, time.monotonic() - begun))
+
+    def _ask(self) -> str:
+        connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=SECONDS)
+        try:
+            connection.request("GET", PATH, headers={"Metadata": "true"})
+            answer = connection.getresponse()
+            answer.read()
+        except ConnectionError:
+            return REFUSED
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__
+        else:
+            return str(answer.status)
+        finally:
+            connection.close()
+
+
+@asynccontextmanager
+async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
+    """A pod with an identity that asks from here on; IMDS knows requests of pods from those of the node."""
+    everybody = sandbox.azure.imds.hosts
+    everybody.insert(0, Host("a pod", (PODS_OF_NODE_0,), HostIdentities))
+    for name in ("azureidentity", "azureidentitybinding"):
+        for document in await asyncio.to_thread(read_documents, ROOT / "deploy" / "demo" / f"{name}.yaml"):
+            await sandbox.cluster.apply(document)
+    await sandbox.cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "asking", "namespace": "default", "labels": {"aadpodidbinding": "demo"}},
+            "spec": {"containers": [{"name": "main", "image": "pause"}]},
+        }
+    )
+    async with asyncio.timeout(SECONDS):
+        while not (pod := await sandbox.cluster.client.get(PODS, "default", "asking")).status.pod_ip:
+            await asyncio.sleep(0.02)
+    asker = Asker(sandbox, pod.metadata.uid)
+    running = asyncio.create_task(asyncio.to_thread(asker.run))
+    try:
+        await asker.tokens_flow()
+        yield asker
+    finally:
+        asker.stop()
+        await running

@@ -1,0 +1,77 @@
+"""A pod that asks for its token at a steady rate, on its own: `modest.py HOST PORT SOURCE REQUESTS NMI_PID`.
+
+Each request has its time, and what is measured runs from there to the answer's last byte, however late it could be
+sent: a stall is not hidden by asking less often. Every second one is made on a connection of its own. Prints a JSON
+object: the milliseconds of each, those without the time in which this program or NMI waited for a processor (the longer
+of the two, by the kernel's account), and what went wrong.
+"""
+
+import json
+import socket
+import sys
+import time
+
+INTERVAL_SECONDS = 0.04
+REQUEST = (
+    b"GET /metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F HTTP/1.1\r\n"
+    b"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+)
+
+
+def connect(address: tuple[str, int], source: str) -> socket.socket:
+    sock = socket.create_connection(address, timeout=10, source_address=(source, 0))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def ask(sock: socket.socket) -> str:
+    """Ask once; what is wrong with the answer, or nothing."""
+    sock.sendall(REQUEST)
+    received = b""
+    while b"\r\n\r\n" not in received:
+        data = sock.recv(65536)
+        if not data:
+            return f"closed after {len(received)} bytes"
+        received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+    while len(body) < length:
+        data = sock.recv(65536)
+        if not data:
+            return "closed within an answer"
+        body += data
+    return "" if head.startswith(b"HTTP/1.1 200 ") and b"access_token" in body else head.split(b"\r\n")[0].decode()
+
+
+def waited(pid: str) -> float:
+    """Milliseconds in which the program could have run and did not."""
+    with open(f"/proc/{pid}/schedstat") as file:  # noqa: PTH123  a path for each request would be this program's own load
+        return int(file.read().split()[1]) / 1e6
+
+
+def main(host: str, port: str, source: str, requests: str, nmi: str) -> None:
+    address = (host, int(port))
+    milliseconds, unhindered, wrong = [], [], []
+    kept = connect(address, source)
+    begun = time.monotonic()
+    for number in range(int(requests)):
+        due = begun + number * INTERVAL_SECONDS
+        before = waited("self"), waited(nmi)
+        time.sleep(max(0.0, due - time.monotonic()))
+        try:
+            if number % 2:
+                with connect(address, source) as sock:
+                    fault = ask(sock)
+            else:
+                fault = ask(kept)
+        except OSError as error:
+            fault = repr(error)
+        if fault:
+            wrong.append(f"request {number}: {fault}")
+        milliseconds.append((time.monotonic() - due) * 1000)
+        hindered = max(waited("self") - before[0], waited(nmi) - before[1])
+        unhindered.append(max(0.0, milliseconds[-1] - hindered))
+    print(json.dumps({"milliseconds": milliseconds, "unhindered": unhindered, "wrong": wrong}))  # noqa: T201
+
+
+main(*sys.argv[1:])

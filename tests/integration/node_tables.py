@@ -1,0 +1,42 @@
+"""The tables of a sandbox's node as a person on that node sees them, and ends that NMI may come to there."""
+
+import asyncio
+import re
+import signal
+import subprocess
+
+from podidctl.sandbox.cloud import Sandbox
+from podidctl.sandbox.fabric import Fabric
+
+JUMP = "-A PREROUTING -j aad-metadata"
+REDIRECT = (
+    "-A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 "
+    "-j DNAT --to-destination 127.0.0.1:2579"
+)
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+
+
+def on_node(sandbox: Sandbox, *command: str) -> str:
+    """What *command* prints on the node."""
+    assert isinstance(sandbox.network, Fabric)
+    entered = ["ip", "netns", "exec", sandbox.network.node_namespace("node-0"), *command]
+    return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+def saved(sandbox: Sandbox, backend: str = "nft") -> list[str]:
+    """Every table's rules, without counters and comments."""
+    lines = on_node(sandbox, f"iptables-{backend}-save").splitlines()
+    return [re.sub(r" ?\[\d+:\d+\]", "", line) for line in lines if not line.startswith("#")]
+
+
+async def end(sandbox: Sandbox, number: signal.Signals) -> int:
+    """Send NMI a signal; the exit code that it then ends with."""
+    program = sandbox.nmis["node-0"].program
+    program.signal(number)
+    async with asyncio.timeout(15):
+        return await program.wait()
+
+
+async def start_again(sandbox: Sandbox) -> None:
+    await sandbox.start_nmi("node-0")
+    await sandbox.nmi_active("node-0")

@@ -1,0 +1,37 @@
+"""An operator who looks at a pod that gets no token sees why: the real program, and pods that ask."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity.kube.client import object_path
+from podidentity.kube.events import EVENTS
+from tests.integration.walking import ask, eventually, run_pod
+
+
+async def test_a_refused_pod_has_an_event_that_says_what_to_do() -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+
+        async def told() -> list[dict[str, Any]]:
+            listed = msgspec.json.decode(await sandbox.cluster.client.request("GET", object_path(EVENTS, "default")))
+            return [each for each in listed["items"] if each["involvedObject"]["kind"] == "Pod"]
+
+        async def somebody_was() -> bool:
+            return bool(await told())
+
+        place = await run_pod(sandbox, "unlabelled", {})
+        for _ in range(3):
+            refused = await ask(sandbox, place)
+            assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
+        await eventually(somebody_was)
+        (event,) = [each for each in await told() if each["source"]["component"] == "aad-pod-identity-nmi"]
+
+    assert (event["involvedObject"]["name"], event["reason"], event["type"], event["count"]) == (
+        "unlabelled",
+        "IdentityNotAssigned",
+        "Warning",
+        1,
+    )
+    assert "label it aadpodidbinding" in event["message"]

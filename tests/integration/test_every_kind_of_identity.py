@@ -1,0 +1,171 @@
+"""Pods get tokens of every kind of identity there is, from the real programs.
+
+By secret and by certificate, of several tenants at once, the node's own under an exception, and by the host's endpoint.
+Excluded: user-assigned identities, whose walk is the demo's, and managed mode.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidctl.sandbox.directory import ServicePrincipal
+from podidctl.sandbox.tokens import read_claims
+from podidentity.resources import EXCEPTIONS
+from tests.integration.walking import (
+    AUDIENCE,
+    Answer,
+    ask,
+    ask_at,
+    attach,
+    binding,
+    eventually,
+    exception,
+    identity,
+    run_bound_pod,
+    run_pod,
+    secret,
+)
+from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
+)
+async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    settings = Settings(namespaces=request.param == "namespaces", environment=os.environ)
+    async with Sandbox(settings) as sandbox:
+        yield sandbox
+
+
+def of_principal(principal: ServicePrincipal, kind: int, reference: dict[str, str]) -> dict[str, Any]:
+    """The specification of an AzureIdentity for it, with its Secret at *reference*."""
+    ids = {"clientID": principal.client_id, "tenantID": principal.tenant_id}
+    return {"type": kind, **ids, "clientPassword": reference}
+
+
+async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbox) -> None:
+    principal = city.azure.directory.add_principal()
+    await city.cluster.apply(secret("by-secret", {"clientSecret": principal.secret.encode()}))
+    reference = {"name": "by-secret", "namespace": "default"}
+    spec = of_principal(principal, 1, reference)
+    place = await run_pod(city, "by-secret", {"aadpodidbinding": "by-secret"})
+    await city.cluster.apply(identity("by-secret", **spec))
+    await city.cluster.apply(binding("by-secret", "by-secret"))
+    answer = await ask(city, place)
+    assert answer.status == 200, answer.text
+    assert (answer.claims["appid"], answer.claims["aud"]) == (principal.client_id, AUDIENCE)
+    assert answer.body["client_id"] == principal.client_id
+    application = city.azure.directory.application(principal.client_id)
+    assert application is not None
+    application.secrets = {"another-secret-of-enough-length": float("-inf")}
+    await city.cluster.apply(secret("by-secret", {"clientSecret": b"another-secret-of-enough-length"}))
+    anew = await ask(city, place, bypass_cache="true")
+    assert anew.status == 200, anew.text
+
+
+async def test_a_service_principal_by_certificate(city: Sandbox) -> None:
+    certificate = certificate_of(rsa_key())
+    principal = city.azure.directory.add_principal(certificate=certificate)
+    pfx = pfx_of(rsa_key(), certificate, b"open sesame")
+    await city.cluster.apply(secret("by-certificate", {"certificate": pfx, "password": b"open sesame"}))
+    reference = {"name": "by-certificate", "namespace": "default"}
+    spec = of_principal(principal, 2, reference)
+    place = await run_pod(city, "by-certificate", {"aadpodidbinding": "by-certificate"})
+    await city.cluster.apply(identity("by-certificate", **spec))
+    await city.cluster.apply(binding("by-certificate", "by-certificate"))
+    answer = await ask(city, place)
+    assert answer.status == 200, answer.text
+    assert answer.claims["appid"] == principal.client_id
+
+
+async def test_several_tenants_are_an_array_with_the_primary_first(city: Sandbox) -> None:
+    directory = city.azure.directory
+    principal = directory.add_principal()
+    other = directory.add_tenant()
+    directory.consent(principal.client_id, other)
+    await city.cluster.apply(secret("tenants", {"clientSecret": principal.secret.encode()}))
+    await city.cluster.apply(
+        identity(
+            "tenants",
+            type=1,
+            clientID=principal.client_id,
+            tenantID=principal.tenant_id,
+            auxiliaryTenantIDs=[other],
+            clientPassword={"name": "tenants", "namespace": "default"},
+        )
+    )
+    await city.cluster.apply(binding("tenants", "tenants"))
+    place = await run_pod(city, "tenants", {"aadpodidbinding": "tenants"})
+    answer = await ask(city, place)
+    assert answer.status == 200, answer.text
+    assert [read_claims(each["access_token"])["tid"] for each in answer.body] == [principal.tenant_id, other]
+
+
+async def test_a_secret_of_another_namespace_is_not_read(city: Sandbox) -> None:
+    principal = city.azure.directory.add_principal()
+    await city.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vault"}})
+    await city.cluster.apply(secret("foreign", {"clientSecret": principal.secret.encode()}, "vault"))
+    reference = {"name": "foreign", "namespace": "vault"}
+    spec = of_principal(principal, 1, reference)
+    await city.cluster.apply(identity("foreign", **spec))
+    await city.cluster.apply(binding("foreign", "foreign"))
+    place = await run_pod(city, "foreign", {"aadpodidbinding": "foreign"})
+    calls = len(city.azure.aad.calls)
+    answer = await ask(city, place)
+    assert answer.status == 403
+    assert "--allow-cross-namespace-secrets" in answer.body["error_description"]
+    assert [call for call in city.azure.aad.calls[calls:] if call.client_id == principal.client_id] == []
+
+
+async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(city: Sandbox) -> None:
+    place = await run_pod(city, "exempt", {"team": "platform"})
+    own = city.azure.directory.add_identity(identity_id("nodes-own"))
+    attach(city, own)
+    assert (await ask(city, place, client_id=own.client_id)).status == 400
+    await city.cluster.apply(exception("platform", {"team": "Platform"}))
+    answers: list[Answer] = []
+
+    async def granted() -> bool:
+        answers.append(await ask(city, place, client_id=own.client_id))
+        return answers[-1].status == 200
+
+    await eventually(granted)
+    assert answers[-1].claims["appid"] == own.client_id
+    await city.cluster.client.delete(EXCEPTIONS, "default", "platform")
+
+    async def refused() -> bool:
+        return (await ask(city, place, client_id=own.client_id)).status == 400
+
+    await eventually(refused)
+
+
+async def test_the_host_asks_for_a_pods_token_and_a_pod_cannot(city: Sandbox) -> None:
+    known, place = await run_bound_pod(city, "hosted")
+    target = f"/host/token/?resource={AUDIENCE}"
+    named = {"podns": "default", "podname": "hosted"}
+    node = city.places["node-0"]
+    answer = await ask_at(city, node, city.nmis["node-0"].url.removeprefix("http://"), target, named)
+    assert answer.status == 200, answer.text
+    assert answer.body["clientid"] == known.client_id
+    assert read_claims(answer.body["token"]["access_token"])["appid"] == known.client_id
+    refused = await ask(city, place, path="/host/token/", headers=named, resource=AUDIENCE)
+    assert refused.status == 403
+    assert "access_token" not in refused.text
+
+
+async def test_a_refusal_is_told_as_an_event_on_its_pod(city: Sandbox) -> None:
+    place = await run_pod(city, "unbound", {})
+    assert (await ask(city, place)).status == 400
+
+    async def told() -> bool:
+        found = await city.cluster.client.request("GET", "/api/v1/namespaces/default/events")
+        return b'"unbound"' in found and b"label it aadpodidbinding" in found
+
+    await eventually(told)

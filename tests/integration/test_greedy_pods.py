@@ -1,0 +1,196 @@
+"""What one pod does to the real NMI does not show in another pod's p99: under 50 ms, and nothing refused.
+
+Both pods are programs of their own (isolated/greedy.py, isolated/modest.py), so nothing but NMI is shared between them;
+the greedy one has the lowest priority. The modest one asks at a steady rate, half of its requests on new connections,
+and its times run from when each was due.
+
+The bound is one of what NMI does: the time in which the machine let NMI or the asking pod wait for a processor, by the
+kernel's account (/proc/PID/schedstat), does not count. On a machine with two free cores that is nothing. Noise only
+makes it slower, so the best of six runs counts for the time; an error in any of them is one.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import resource
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from tests.integration.walking import run_bound_pod
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+HERE = Path(__file__).parent / "isolated"
+P99_MS = 50.0
+REQUESTS = 100
+RUNS = 6
+PLACES = 8192
+DESCRIPTORS = 12_000
+HOARDERS = [f"127.250.0.{number}" for number in range(1, 17)]
+MORE_HOARDERS = [f"127.250.0.{number}" for number in range(17, 21)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def enough_descriptors() -> Iterator[None]:
+    """Every place of NMI is a descriptor, there and in the program that hoards it; programs inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class City:
+    """A sandbox with one greedy and one modest pod, both with a token in NMI's cache."""
+
+    def __init__(self, sandbox: Sandbox, greedy: str, modest: str) -> None:
+        self.greedy, self.modest = greedy, modest
+        nmi = sandbox.nmis["node-0"]
+        self.pid, self.metrics_port = nmi.program.pid, nmi.metrics_port
+        self.host, _, self.port = nmi.url.removeprefix("http://").partition(":")
+
+    @asynccontextmanager
+    async def flooded(self, kind: str, connections: int, *sources: str) -> AsyncIterator[dict[str, int]]:
+        """While the greedy pod does *kind*; afterwards the value holds what it managed."""
+        did: dict[str, int] = {}
+        command = (kind, self.host, self.port, str(connections), *(sources or (self.greedy,)))
+        process = await started(HERE / "greedy.py", *command)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(30):
+                assert await process.stdout.readline() == b"flooding\n"
+            yield did
+        finally:
+            process.stdin.close()
+            async with asyncio.timeout(60):
+                did.update(json.loads(await process.stdout.read()))
+                await process.wait()
+
+    async def asked(self, source: str, requests: int = REQUESTS) -> tuple[float, float]:
+        """The p99 of a pod's requests in milliseconds: by the clock, and without waits for a processor."""
+        process = await started(HERE / "modest.py", self.host, self.port, source, str(requests), str(self.pid))
+        told, _ = await process.communicate()
+        found = json.loads(told)
+        assert found["wrong"] == []
+        by_clock, unhindered = sorted(found["milliseconds"]), sorted(found["unhindered"])
+        at = len(by_clock) * 99 // 100 - 1
+        return by_clock[at], unhindered[at]
+
+    async def metric(self, name: str) -> int:
+        """The value of NMI's metric, labels and all."""
+
+        def scrape() -> str:
+            connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+            finally:
+                connection.close()
+
+        lines = (await asyncio.to_thread(scrape)).splitlines()
+        return int(float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2]))
+
+    async def filled(self) -> None:
+        """Wait until every place is taken."""
+        async with asyncio.timeout(40):
+            while await self.metric("aadpodidentity_nmi_connections_open") < PLACES:
+                await asyncio.sleep(0.1)
+
+    async def hold_to_the_bound(self) -> None:
+        runs = []
+        for _ in range(RUNS):
+            by_clock, unhindered = await self.asked(self.modest)
+            runs.append(f"p99 {by_clock:.1f} ms, {unhindered:.1f} ms without waits for a processor")
+            if unhindered <= P99_MS:
+                return
+        pytest.fail(f"over {P99_MS:g} ms: {'; '.join(runs)}")
+
+
+async def started(*argv: str | Path) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, *argv, stdin=pipe, stdout=pipe)
+
+
+@asynccontextmanager
+async def city_with(*nmi_flags: str) -> AsyncIterator[City]:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=nmi_flags)) as sandbox:
+        _, greedy = await run_bound_pod(sandbox, "greedy")
+        _, modest = await run_bound_pod(sandbox, "modest")
+        found = City(sandbox, greedy.address, modest.address)
+        for address in (found.greedy, found.modest):
+            await found.asked(address, 2)  # from here on their tokens are in the cache
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def city() -> AsyncIterator[City]:
+    # Or a slow machine's hoarders lose their first connections before they have the last.
+    async with city_with("--first-byte-timeout=60s") as found:
+        yield found
+
+
+async def test_the_control_run_without_a_flood_keeps_the_bound(city: City) -> None:
+    await city.hold_to_the_bound()
+
+
+@pytest.mark.parametrize(
+    ("kind", "connections"),
+    [
+        ("drip", 500),
+        ("pipeline", 512),
+        ("pipeline-unread", 512),
+        ("general", 512),
+        ("general-unread", 512),
+        ("unknown", 512),
+        ("malformed", 64),
+        ("churn", 64),
+        ("churn-reset", 64),
+    ],
+)
+async def test_a_flood_from_one_pod_does_not_show_in_anothers_p99(city: City, kind: str, connections: int) -> None:
+    async with city.flooded(kind, connections) as did:
+        await city.hold_to_the_bound()
+    assert did["bytes_sent"] > 0
+
+
+async def test_5000_idle_connections_from_one_pod_are_refused_but_for_its_places(city: City) -> None:
+    refused = 'aadpodidentity_nmi_limits_hit_total{limit="connections_per_peer"}'
+    before = await city.metric(refused)
+    async with city.flooded("hoard", 5000):
+        await city.hold_to_the_bound()
+        assert await city.metric("aadpodidentity_nmi_connections_open") <= 512 + 2, "and the modest pod's"
+    assert await city.metric(refused) - before >= 5000 - 512
+
+
+async def test_5000_idle_connections_from_one_pod_that_may_have_them_do_not_show() -> None:
+    async with city_with("--max-connections-per-pod=5000") as city, city.flooded("hoard", 5000):
+        await city.hold_to_the_bound()
+        assert await city.metric("aadpodidentity_nmi_connections_open") >= 5000
+
+
+async def test_sixteen_pods_that_hold_every_place_cannot_keep_a_seventeenth_from_being_served(city: City) -> None:
+    async with city.flooded("hoard", PLACES, *HOARDERS):
+        await city.filled()
+        await city.hold_to_the_bound()
+        assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="idle_evicted"}') > 0
+
+
+async def test_sixteen_pods_that_are_slow_on_every_place_cannot_keep_a_seventeenth_from_being_served(
+    city: City,
+) -> None:
+    async with city.flooded("drip", PLACES, *HOARDERS):
+        await city.hold_to_the_bound()
+        assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="slow_evicted"}') > 0
+
+
+async def test_twenty_pods_that_want_more_places_than_there_are_take_them_from_each_other_only(city: City) -> None:
+    async with city.flooded("hoard", PLACES + 1000, *HOARDERS, *MORE_HOARDERS):
+        await city.filled()
+        await city.hold_to_the_bound()

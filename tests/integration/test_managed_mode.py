@@ -1,0 +1,85 @@
+"""--operation-mode=managed with the real program: bindings and identities of the pod's namespace, and no MIC."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidctl.sandbox.directory import ManagedIdentity
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
+from tests.integration.walking import ask, attach, binding, eventually, identity, run_pod
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
+)
+async def town(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    settings = Settings(
+        namespaces=request.param == "namespaces",
+        programs=False,
+        environment=os.environ,
+        nmi_flags=["--operation-mode=managed", "--forceNamespaced", "--max-hold=3s"],
+    )
+    async with Sandbox(settings) as sandbox:
+        await sandbox.start_nmi("node-0")
+        await sandbox.nmi_active("node-0")
+        for name in ("team-a", "team-b"):
+            await sandbox.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        yield sandbox
+
+
+async def known(town: Sandbox, name: str, namespace: str) -> ManagedIdentity:
+    """An identity on the node's VM, and an AzureIdentity for it."""
+    own = town.azure.directory.add_identity(identity_id(f"{namespace}-{name}"))
+    attach(town, own)
+    await town.cluster.apply(identity(name, namespace, type=0, resourceID=own.resource_id, clientID=own.client_id))
+    return own
+
+
+async def test_the_bindings_of_its_own_namespace_decide(town: Sandbox) -> None:
+    own, foreign = await known(town, "web", "team-a"), await known(town, "web", "team-b")
+    await town.cluster.apply(binding("web", "web", "team-a"))
+    place = await run_pod(town, "web", {"aadpodidbinding": "web"}, namespace="team-a")
+    granted = await ask(town, place)
+    assert granted.status == 200, granted.text
+    assert granted.claims["appid"] == own.client_id
+    assert (await ask(town, place, client_id=own.client_id.upper())).status == 200
+    assert (await ask(town, place, client_id=foreign.client_id)).status == 404
+    assert await town.cluster.client.list(ASSIGNED_IDENTITIES) == []
+
+
+async def test_a_deleted_binding_ends_it(town: Sandbox) -> None:
+    await known(town, "ends", "team-a")
+    await town.cluster.apply(binding("ends", "ends", "team-a"))
+    place = await run_pod(town, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
+    assert (await ask(town, place)).status == 200
+    await town.cluster.client.delete(BINDINGS, "team-a", "ends")
+
+    async def refused() -> bool:
+        return (await ask(town, place)).status == 404
+
+    await eventually(refused)
+
+
+async def test_a_binding_that_comes_while_a_request_is_held_answers_it(town: Sandbox) -> None:
+    own = await known(town, "late", "team-b")
+    place = await run_pod(town, "late", {"aadpodidbinding": "late"}, namespace="team-b")
+    asked = asyncio.create_task(ask(town, place))
+    await asyncio.sleep(0.5)
+    assert not asked.done()
+    await town.cluster.apply(binding("late", "late", "team-b"))
+    granted = await asked
+    assert granted.status == 200, granted.text
+    assert granted.claims["appid"] == own.client_id
+
+
+async def test_a_pod_without_the_label_is_refused_at_once(town: Sandbox) -> None:
+    place = await run_pod(town, "plain", {}, namespace="team-a")
+    refused = await ask(town, place)
+    assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")

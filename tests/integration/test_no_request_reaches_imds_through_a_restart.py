@@ -1,0 +1,100 @@
+"""A pod asks all the time while NMI ends, is away and comes back: nothing gets past it to the real IMDS.
+
+Excluded: connections that are older than the rules (tests/nmi/node/test_packets.py).
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from tests.integration.asking import asking
+from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again
+
+pytestmark = pytest.mark.root
+
+QUICK_SECONDS = 5.0
+"""A refusal comes in under a millisecond and a token in a few; a machine that does much else takes longer."""
+
+Start = Callable[..., Awaitable[Sandbox]]
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def start(backend: str) -> AsyncIterator[Start]:
+    """Starts a sandbox whose node uses that backend, with the given flags for NMI."""
+    made: list[Sandbox] = []
+
+    async def run(*flags: str) -> Sandbox:
+        sandbox = Sandbox(Settings(namespaces=True, programs=False, environment=os.environ, nmi_flags=flags))
+        made.append(sandbox)
+        await sandbox.start()
+        on_node(sandbox, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+        await sandbox.start_mic()
+        await start_again(sandbox)
+        return sandbox
+
+    yield run
+    for sandbox in made:
+        await sandbox.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_with_fail_closed_nothing_reaches_imds_whatever_ends_nmi(
+    start: Start, backend: str, number: signal.Signals
+) -> None:
+    sandbox = await start("--fail-closed")
+    async with asking(sandbox) as asker:
+        assert await end(sandbox, number) == (0 if number == signal.SIGTERM else -number)
+        await asker.all_refused()
+        assert {JUMP, REDIRECT, REJECT} <= set(saved(sandbox, backend))
+        on_node(sandbox, f"iptables-{backend}", "-t", "nat", "-F")  # by a third party, while nobody repairs it
+        await asker.all_refused()
+        await start_again(sandbox)
+        await asker.tokens_flow()
+        assert asker.reached_imds == 0
+        assert max(answer.seconds for answer in asker.answers) < QUICK_SECONDS
+    assert saved(sandbox, backend).count(JUMP) == 1
+    assert saved(sandbox, backend).count(REJECT) == 1
+
+
+async def test_with_fail_closed_a_flush_of_nat_is_repaired_and_meanwhile_nothing_reaches_imds(
+    start: Start, backend: str
+) -> None:
+    sandbox = await start("--fail-closed", "--ipt-update-interval-sec=3600")
+    async with asking(sandbox) as asker:
+        for _ in range(3):
+            on_node(sandbox, f"iptables-{backend}", "-t", "nat", "-F")
+            await asker.tokens_flow()
+        on_node(sandbox, f"iptables-{backend}", "-F", "FORWARD")
+        await asker.tokens_flow()
+        assert asker.reached_imds == 0
+
+
+async def test_without_fail_closed_a_killed_nmi_leaves_the_redirect_and_nothing_reaches_imds(
+    start: Start, backend: str
+) -> None:
+    sandbox = await start()
+    async with asking(sandbox) as asker:
+        await end(sandbox, signal.SIGKILL)
+        await asker.all_refused()
+        lines = saved(sandbox, backend)
+        assert REDIRECT in lines
+        assert REJECT not in lines
+        await start_again(sandbox)
+        await asker.tokens_flow()
+        assert asker.reached_imds == 0
+
+
+async def test_without_fail_closed_an_ordered_end_gives_pods_back_to_imds(start: Start) -> None:
+    sandbox = await start()
+    async with asking(sandbox) as asker:
+        assert await end(sandbox, signal.SIGTERM) == 0
+        await asker.until(lambda came: len(came) >= 20)
+        assert asker.reached_imds > 0, "this is what --fail-closed is for, and shows that a leak would be seen here"

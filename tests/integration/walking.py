@@ -1,0 +1,156 @@
+"""What walks with the real programs have in common: documents to apply, and asking from inside a pod or the node."""
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox
+from podidctl.sandbox.directory import ManagedIdentity
+from podidctl.sandbox.machines import USER
+from podidctl.sandbox.network import Place
+from podidctl.sandbox.tokens import read_claims
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
+
+AUDIENCE = "https://management.azure.com/"
+TOKEN = "/metadata/identity/oauth2/token"
+NODE = "node-0"
+SECONDS = 20.0  # for what takes a fraction of a second on a machine that does nothing else
+
+_ASK = """
+import http.client, json, os, sys
+host, source, path, headers = json.loads(sys.argv[1])
+connection = http.client.HTTPConnection(host, timeout=30, source_address=(source, 0) if source else None)
+connection.request("GET", path, headers=headers)
+answer = connection.getresponse()
+print(json.dumps([answer.status, dict(answer.headers), answer.read().decode()]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def claims(self) -> Mapping[str, Any]:
+        return read_claims(self.body["access_token"])
+
+
+async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until *seen* is true. Raises TimeoutError."""
+    async with asyncio.timeout(SECONDS):
+        while not await seen():
+            await asyncio.sleep(0.02)
+
+
+async def run_pod(
+    sandbox: Sandbox, name: str, labels: Mapping[str, str], *, namespace: str = "default", **metadata: Any
+) -> Place:
+    """A pod on the first node; returns where it runs, once it does."""
+    await sandbox.cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": dict(labels), **metadata},
+            "spec": {"containers": [{"name": "main", "image": "pause"}], "nodeName": NODE},
+        }
+    )
+
+    async def running() -> bool:
+        return (await sandbox.cluster.client.get(PODS, namespace, name)).status.phase == "Running"
+
+    await eventually(running)
+    place = sandbox.cluster.kubelets[NODE].place(namespace, name)
+    assert place is not None
+    return place
+
+
+async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, Place]:
+    """An identity, its binding and a pod for it, all called *name*; returns once MIC has assigned it."""
+    known = sandbox.azure.directory.add_identity(identity_id(name))
+    await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
+    await sandbox.cluster.apply(binding(name, name))
+    place = await run_pod(sandbox, name, {"aadpodidbinding": name})
+    await _assigned(sandbox, name)
+    return known, place
+
+
+async def _assigned(sandbox: Sandbox, pod: str) -> None:
+    """Return once MIC has assigned the pod its identity."""
+
+    async def seen() -> bool:
+        found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+        return any(each.spec.pod == pod and each.status.status == ASSIGNED for each in found)
+
+    await eventually(seen)
+
+
+def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
+    """Put an identity on the first node's VM behind MIC's back, as whoever made the node might have."""
+    machine = sandbox.azure.arm.vm(sandbox.vm_id(NODE))
+    key = own.resource_id.lower()
+    machine.user_assigned[key] = own
+    machine.attached_at[key] = float("-inf")
+    machine.types |= {USER}
+
+
+def identity(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:
+    """An AzureIdentity."""
+    return _document("AzureIdentity", name, namespace, spec)
+
+
+def binding(name: str, selector: str, namespace: str = "default") -> dict[str, Any]:
+    """An AzureIdentityBinding for the identity of the same name."""
+    return _document("AzureIdentityBinding", name, namespace, {"azureIdentity": name, "selector": selector})
+
+
+def exception(name: str, labels: Mapping[str, str], namespace: str = "default") -> dict[str, Any]:
+    """An AzurePodIdentityException."""
+    return _document("AzurePodIdentityException", name, namespace, {"podLabels": dict(labels)})
+
+
+def secret(name: str, values: Mapping[str, bytes], namespace: str = "default") -> dict[str, Any]:
+    """A Secret."""
+    data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def _document(kind: str, name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": metadata, "spec": dict(spec)}
+
+
+async def ask(
+    sandbox: Sandbox, place: Place, *, path: str = TOKEN, headers: Mapping[str, str] | None = None, **query: str
+) -> Answer:
+    """What a program at *place* gets from where pods ask; the usual token request unless told otherwise."""
+    asked = {"resource": AUDIENCE, **query} if path == TOKEN else query
+    host = sandbox.metadata_url(NODE).removeprefix("http://")
+    return await ask_at(sandbox, place, host, f"{path}?{urlencode(asked)}" if asked else path, headers)
+
+
+async def ask_at(
+    sandbox: Sandbox, place: Place, host: str, target: str, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """What a program at *place* gets from *host* for *target*."""
+    source = place.environment.get("SANDBOX_SOURCE_ADDRESS", "")
+    given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
+    process = await asyncio.create_subprocess_exec(
+        *place.command([sys.executable, "-c", _ASK, given]), stdout=asyncio.subprocess.PIPE, env=sandbox.inherited()
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return Answer(*json.loads(output))

@@ -1,0 +1,69 @@
+"""A query that was answered before is recognised by its bytes; what is answered is the same as if it were decoded."""
+
+import time
+
+import pytest
+
+from tests.native.serving import REQUEST, admit, ready, serving
+
+ASKED = b"?resource=https%3A%2F%2Fvault.azure.net "
+OTHER_SPELLING = REQUEST.replace(ASKED, b"?resource=https://vault%2eazure.net ")
+OTHER_RESOURCE = REQUEST.replace(ASKED, b"?resource=https%3A%2F%2Fvault.azure.com ")
+A_BYTE_MORE = REQUEST.replace(ASKED, b"?resource=https%3A%2F%2Fvault.azure.nets ")
+A_BYTE_LESS = REQUEST.replace(ASKED, b"?resource=https%3A%2F%2Fvault.azure.ne ")
+LONG = REQUEST.replace(ASKED, b"?api-version=" + b"%32" * 400 + b"&" + ASKED[1:])
+
+
+async def test_all_spellings_of_a_query_get_the_same_answer_in_turn() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        for request in (REQUEST, OTHER_SPELLING, LONG, LONG, REQUEST, REQUEST, OTHER_SPELLING, OTHER_SPELLING):
+            assert b'"secret"' in await peer.ask(request)
+        assert lane.count("fast_answers") == 8
+
+
+@pytest.mark.parametrize("request_", [OTHER_RESOURCE, A_BYTE_MORE, A_BYTE_LESS], ids=["other", "longer", "shorter"])
+async def test_a_query_much_like_a_known_one_is_another(request_: bytes) -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        for _ in range(2):
+            assert b'"secret"' in await peer.ask(REQUEST)
+            assert b" 404 " in await peer.ask(request_)
+
+
+async def test_each_of_several_known_queries_gets_its_own_answer() -> None:
+    async with serving() as lane:
+        admit(lane.record, ready(b"other", lane.series, lane.usage), b"https://vault.azure.com")
+        peer = await lane.connect()
+        for _ in range(3):
+            assert b'"secret"' in await peer.ask(REQUEST)
+            assert b'"other"' in await peer.ask(OTHER_RESOURCE)
+
+
+async def test_a_known_query_gets_the_answer_that_replaced_the_one_before() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        assert b'"secret"' in await peer.ask(REQUEST)
+        admit(lane.record, ready(b"renewed", lane.series, lane.usage))
+        assert b'"renewed"' in await peer.ask(REQUEST)
+
+
+async def test_a_known_query_gets_no_answer_that_is_no_longer_fresh() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        admit(lane.record, ready(b"brief", lane.series, lane.usage, fresh_seconds=0.2))
+        until = time.monotonic() + 0.2
+        assert b'"brief"' in await peer.ask(REQUEST)
+        while time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  nothing else is to run
+        assert b" 404 " in await peer.ask(REQUEST)
+
+
+async def test_a_known_query_gets_nothing_once_the_record_is_invalidated() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        assert b'"secret"' in await peer.ask(REQUEST)
+        lane.record.invalidate()
+        assert b" 404 " in await peer.ask(REQUEST)
+        admit(lane.record, ready(b"of the next generation", lane.series, lane.usage))
+        assert b'"of the next generation"' in await peer.ask(REQUEST)

@@ -1,0 +1,184 @@
+"""Exceptions as the watch tells of them: which pods become exempt, and when they stop. Excluded: a silent watch."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from nmi.identity.exempting import LINES_PER_MINUTE, Exemptions
+from nmi.identity.pods import PodEntry
+from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
+from tests.nmi.identity.shapes import exception, pod
+
+ADDRESS = "10.0.0.1"
+APP = {"app": "web"}
+
+
+def exemptions(**settings: Any) -> Exemptions:
+    return Exemptions(lambda _: None, **settings)
+
+
+def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
+    """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
+    known = exemptions(**settings)
+    known.upserted(None, exception(labels=labels, namespace=namespace))
+    said = known.why(pod(labels=of))
+    assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == said
+    return said
+
+
+async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
+    cluster.put_pod(pod(**changes))
+    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
+    entry = cluster.at(ADDRESS)
+    assert entry is not None
+    return entry
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [APP, {"app": "WEB"}, {"app": "web", "other": "x"}, {"other": "x", "app": "web"}],
+    ids=["equal", "in-another-case", "the-first-of-two", "the-second-of-two"],
+)
+def test_any_one_label_that_a_pod_carries_makes_it_exempt(labels: dict[str, str]) -> None:
+    assert why(labels, of={"app": "Web", "tier": "1"}) == "exception ns/ex"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, {}, {"": ""}, {"": "web"}, {"App": "web"}, {"app": "web2"}, {"app": ""}, {"app": "we"}, {"tier": "web"}],
+    ids=["none", "empty", "empty-pair", "empty-key", "key-in-another-case", "longer", "empty-value", "prefix", "other"],
+)
+def test_whatever_else_an_exception_says_makes_nobody_exempt(labels: dict[str, str] | None) -> None:
+    assert why(labels, of={"app": "web", "tier": "1"}) == ""
+
+
+def test_a_label_without_a_value_is_a_label() -> None:
+    assert why({"exempt": ""}, of={"exempt": ""}) == "exception ns/ex"
+    assert why({"exempt": ""}, of=APP) == ""
+
+
+def test_an_exception_is_for_its_own_namespace_only() -> None:
+    assert why(APP, of=APP, namespace="other") == ""
+
+
+def test_where_exceptions_count_may_be_restricted() -> None:
+    assert why(APP, of=APP, namespaces=("kube-system",)) == ""
+    assert why(APP, of=APP, namespaces=("kube-system", "ns")) == "exception ns/ex"
+
+
+def test_one_that_is_being_deleted_counts_no_longer() -> None:
+    known = exemptions()
+    known.upserted(None, exception(labels=APP))
+    known.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
+    assert known.why(pod(labels=APP)) == ""
+    assert known.why_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
+    assert len(known) == 0
+
+
+def test_of_two_exceptions_for_one_label_each_suffices() -> None:
+    known = exemptions()
+    known.upserted(None, exception("a", APP))
+    known.upserted(None, exception("b", APP))
+    known.deleted(exception("a", APP))
+    assert known.why(pod(labels=APP)) == "exception ns/b"
+    known.deleted(exception("b", APP))
+    assert known.why(pod(labels=APP)) == ""
+
+
+def test_each_new_one_is_told_loudly_and_counted_and_so_is_each_change(caplog: pytest.LogCaptureFixture) -> None:
+    known = exemptions(namespaces=("ns",))
+    with caplog.at_level(logging.WARNING):
+        known.upserted(None, exception(labels=APP))
+        known.upserted(exception(labels=APP), exception(labels=APP, resource_version="2"))
+        assert (len(known), known.seen, len(caplog.records)) == (1, 1, 1)
+        known.upserted(exception(labels=APP), exception(labels={"app": "more"}))
+        known.upserted(None, exception("none"))
+        known.upserted(None, exception("elsewhere", APP, namespace="other"))
+        known.deleted(exception("unknown", APP))
+    assert (len(known), known.seen) == (1, 2)
+    assert [record.__dict__["resource"] for record in caplog.records] == ["azurepodidentityexceptions ns/ex"] * 2
+    assert [record.__dict__["reason"] for record in caplog.records] == ["app=web", "app=more"]
+    assert "node's own identities" in caplog.text
+
+
+def test_who_floods_the_api_server_with_them_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    time = 0.0
+    known = exemptions(clock=lambda: time)
+    for number in range(500):
+        known.upserted(None, exception(f"e{number}", APP))
+    assert len(caplog.records) == LINES_PER_MINUTE + 1
+    assert known.seen == 500
+    time = 60.0
+    known.upserted(None, exception("late", APP))
+    assert len(caplog.records) == LINES_PER_MINUTE + 2
+
+
+async def test_one_that_was_there_before_the_start_counts_from_the_start() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_pod(pod(labels=APP))
+        cluster.put_exception(exception(labels=APP))
+
+    async with running_cluster(prepare) as cluster:
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.facts.exempt == "exception ns/ex"
+
+
+async def test_a_pod_becomes_exempt_and_stops_being_it_with_the_event() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster, labels=APP)
+        for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
+            waiter = asyncio.create_task(entry.changed(entry.record.generation))
+            if labels is not None:
+                cluster.put_exception(exception(labels=labels))
+            else:
+                cluster.delete_exception(exception())
+            await asyncio.wait_for(waiter, DEADLINE)
+            assert entry.facts.exempt == exempt
+
+
+async def test_a_pod_that_gets_or_loses_the_label_becomes_exempt_or_stops_being_it() -> None:
+    async with running_cluster() as cluster:
+        cluster.put_exception(exception(labels=APP))
+        entry = await with_pod(cluster)
+        for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
+            waiter = asyncio.create_task(entry.changed(entry.record.generation))
+            cluster.put_pod(pod(labels=labels))
+            await asyncio.wait_for(waiter, DEADLINE)
+            assert entry.facts.exempt == exempt
+
+
+async def test_what_does_not_concern_a_pod_moves_nothing_of_it() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster, labels=APP)
+        before = entry.record.generation
+        cluster.put_exception(exception("a", {"app": "other"}))
+        cluster.put_exception(exception("b", {}))
+        await cluster.seen(lambda: len(cluster.feed.watches.by_name["exceptions"].store) == 2)
+        assert entry.record.generation == before
+
+
+async def test_the_metrics_show_how_many_count_and_how_many_were_seen() -> None:
+    async with running_cluster() as cluster:
+        value = cluster.registry.get_sample_value
+        cluster.put_exception(exception("a", APP))
+        cluster.put_exception(exception("b", APP))
+        await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 2.0)
+        cluster.delete_exception(exception("a"))
+        await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 1.0)
+        assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
+
+
+async def test_the_spelling_from_before_v1_6_counts_too() -> None:
+    async with running_cluster() as cluster:
+        entry = await with_pod(cluster, labels=APP)
+        document = {
+            "apiVersion": "aadpodidentity.k8s.io/v1",
+            "kind": "AzurePodIdentityException",
+            "metadata": {"name": "old", "namespace": "ns"},
+            "spec": {"PodLabels": APP},
+        }
+        cluster.api.store.create("azurepodidentityexceptions.aadpodidentity.k8s.io", document, "ns")
+        await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")

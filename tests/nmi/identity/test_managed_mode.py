@@ -1,0 +1,254 @@
+"""Managed mode: the pod's label, a binding and an identity of its namespace, and no MIC. Excluded: silent watches."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nmi.identity.decide import Grant, Policy, Wait, decide
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.refusal import Reason, Refusal
+from podidentity.resources import BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION
+from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
+from tests.nmi.identity.shapes import OBJECT_ID, REQUEST, assigned_identity, binding, by, exception, identity, pod
+
+ADDRESS = "10.0.0.1"
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+POLICY = Policy(force_namespaced=True)
+
+
+async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
+    cluster.put_pod(pod(**changes))
+    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
+    entry = cluster.at(ADDRESS)
+    assert entry is not None
+    return entry
+
+
+def outcome(entry: PodEntry, request: TokenRequest = REQUEST) -> str:
+    """The name of the identity that is granted, or the reason why none is."""
+    decision = decide(entry.facts, entry.assigned, request, POLICY, {})
+    match decision:
+        case Grant(assigned):
+            return assigned.identity.metadata.name
+        case Wait():
+            return f"wait, then {decision.refusal.reason.value}"
+        case Refusal():
+            return decision.reason.value
+    return "exempt"
+
+
+async def test_label_binding_and_identity_make_a_grant_in_whatever_order_they_come() -> None:
+    async with running_cluster(managed=True) as cluster:
+        cluster.put_binding(binding())
+        entry = await with_pod(cluster)
+        assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
+        waiter = asyncio.create_task(entry.changed(entry.record.generation))
+        cluster.put_identity(identity())
+        await asyncio.wait_for(waiter, DEADLINE)
+        assert outcome(entry) == "id"
+        cluster.put_pod(pod("later", addresses=("10.0.0.2",)))
+        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+        later = cluster.at("10.0.0.2")
+        assert later is not None
+        assert outcome(later) == "id"
+
+
+async def test_what_was_there_before_the_start_is_there_after_it() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_pod(pod())
+        cluster.put_binding(binding())
+        cluster.put_identity(identity())
+
+    async with running_cluster(prepare, managed=True) as cluster:
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert outcome(entry) == "id"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["binding-deleted", "identity-deleted", "selector", "other-identity", "label", "label-gone"],
+)
+async def test_each_way_to_revoke_it_takes_effect_with_the_event(change: str) -> None:
+    async with running_cluster(managed=True) as cluster:
+        cluster.put_binding(binding())
+        cluster.put_identity(identity())
+        entry = await with_pod(cluster)
+        await cluster.seen(lambda: outcome(entry) == "id")
+        waiter = asyncio.create_task(entry.changed(entry.record.generation))
+        match change:
+            case "binding-deleted":
+                cluster.delete_binding(binding())
+            case "identity-deleted":
+                cluster.delete_identity(identity())
+            case "selector":
+                cluster.put_binding(binding(selector="other"))
+            case "other-identity":
+                cluster.put_binding(binding(identity_name="absent"))
+            case "label":
+                cluster.put_pod(pod(label="other"))
+            case "label-gone":
+                cluster.put_pod(pod(label=None))
+        await asyncio.wait_for(waiter, DEADLINE)
+        nothing = {"label-gone": Reason.NOTHING_ASSIGNED.value}
+        assert outcome(entry) == nothing.get(change, f"wait, then {Reason.NO_MATCHING_IDENTITY.value}")
+
+
+@pytest.mark.parametrize("deleting", ["binding", "identity"])
+async def test_what_is_being_deleted_is_not_granted(deleting: str) -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(deleting=deleting == "binding"), "bindings")
+        cluster.told(identity(deleting=deleting == "identity"), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
+
+
+async def test_nothing_of_another_namespace_is_ever_joined() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        cluster.told(binding(namespace="other"), "bindings")
+        cluster.told(identity(), "identities")
+        assert entry.assigned == ()
+        cluster.told(binding(identity_name="theirs"), "bindings")
+        cluster.told(identity("theirs", namespace="other"), "identities")
+        assert entry.assigned == ()
+
+
+async def test_who_names_none_gets_the_first_by_binding_and_who_names_one_gets_that() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        cluster.told(binding("z", "first"), "bindings")
+        cluster.told(binding("a", "second"), "bindings")
+        cluster.told(identity("first"), "identities")
+        cluster.told(identity("second", client_id=OTHER_ID), "identities")
+        assert [outcome(entry), outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID.upper()))] == ["second"] * 2
+        assert outcome(entry, by(SelectorKind.CLIENT_ID, identity().spec.client_id)) == "first"
+        absent = outcome(entry, by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-0000000000ff"))
+        assert absent == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
+
+
+async def test_an_object_id_is_known_by_the_identitys_annotation() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        request = by(SelectorKind.OBJECT_ID, OBJECT_ID.upper())
+        assert outcome(entry, request) == Reason.UNKNOWN_OBJECT_ID.value
+        cluster.told(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}), "identities")
+        assert outcome(entry, request) == "id"
+
+
+async def test_a_pod_without_the_label_gets_nothing_at_once_though_a_binding_selects_nothing() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(binding(selector=""), "bindings")
+        cluster.told(identity(), "identities")
+        for label in (None, ""):
+            cluster.told(pod(label=label))
+            entry = cluster.at(ADDRESS)
+            assert entry is not None
+            assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
+
+
+async def test_an_identity_that_is_namespaced_besides_serves_its_own_namespace() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert outcome(entry) == "id"
+
+
+async def test_mics_objects_do_not_count_and_are_not_watched() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_assigned(assigned_identity())
+
+    async with running_cluster(prepare, managed=True) as cluster:
+        entry = await with_pod(cluster)
+        assert entry.assigned == ()
+        assert set(cluster.feed.watches.by_name) == {"pods", "bindings", "identities", "exceptions"}
+        assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
+
+
+async def test_what_no_decision_depends_on_empties_nothing() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        before, since = entry.record.generation, entry.assigned[0].usable_since
+        cluster.told(identity(annotations={"note": "x"}, resource_version="2"), "identities")
+        cluster.told(binding(resource_version="2"), "bindings")
+        cluster.told(binding("elsewhere", namespace="other"), "bindings")
+        cluster.told(identity("unbound"), "identities")
+        assert (entry.record.generation, entry.assigned[0].usable_since) == (before, since)
+
+
+async def test_pods_share_what_is_joined_once_so_that_many_bindings_cost_little() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(identity(), "identities")
+        for number in range(3):
+            cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
+            cluster.told(binding(f"b{number}"), "bindings")
+        entries = [entry for entry in cluster.feed.entries() if entry.assigned]
+        assert len(entries) == 3
+        before = entries[0].assigned
+        assert all(entry.assigned is before for entry in entries)
+        cluster.told(binding("c"), "bindings")
+        cluster.told(identity(annotations={"note": "x"}), "identities")
+        after = entries[0].assigned
+        assert [each.binding for each in after] == ["b0", "b1", "b2", "c"]
+        assert all(now is then for now, then in zip(after, before, strict=False))
+
+
+async def test_the_time_since_when_it_is_usable_begins_anew_with_another_spec() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        before = entry.assigned[0].usable_since
+        cluster.clock.ahead += 30.0
+        cluster.told(identity(client_id=OTHER_ID), "identities")
+        assert entry.assigned[0].usable_since >= before + 30.0
+
+
+async def test_an_exception_comes_first_here_too() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod(labels={"app": "web"}))
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(), "identities")
+        cluster.told(exception(labels={"app": "web"}), "exceptions")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert outcome(entry) == "exempt"
+
+
+async def test_spellings_from_before_v1_6_are_read_too() -> None:
+    async with running_cluster(managed=True) as cluster:
+        entry = await with_pod(cluster)
+        old = {"apiVersion": "aadpodidentity.k8s.io/v1", "metadata": {"name": "old", "namespace": "ns"}}
+        store = cluster.api.store
+        store.create(
+            "azureidentities.aadpodidentity.k8s.io",
+            {**old, "kind": "AzureIdentity", "spec": {"type": 0, "ClientID": OTHER_ID, "ResourceID": "r"}},
+            "ns",
+        )
+        store.create(
+            "azureidentitybindings.aadpodidentity.k8s.io",
+            {**old, "kind": "AzureIdentityBinding", "spec": {"AzureIdentity": "old", "Selector": "web"}},
+            "ns",
+        )
+        await cluster.seen(lambda: outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) == "old")

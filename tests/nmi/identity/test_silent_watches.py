@@ -1,0 +1,158 @@
+"""What each kind of silent watch means: named, and confirmed by a read before anything is granted. Excluded: pods'."""
+
+from typing import Any
+
+import pytest
+
+from nmi.identity.feed import Standing
+from nmi.identity.pods import PodEntry
+from nmi.refusal import Reason, Refusal
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.shapes import binding, exception, identity, pod
+
+ADDRESS = "10.0.0.1"
+APP = {"app": "web"}
+
+
+def unavailable(_request: object) -> StatusError:
+    return StatusError(503, "ServiceUnavailable", "down")
+
+
+def all_but(cluster: Cluster, *silent: str) -> None:
+    """Every watch speaks at this moment but those that are *silent*."""
+    for name, informer in cluster.feed.watches.by_name.items():
+        informer._last_sign = cluster.clock() - (1000.0 if name in silent else 0.0)
+
+
+def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
+    uid = cluster.put_pod(pod(**changes))
+    cluster.told(pod(uid=uid, **changes))
+    entry = cluster.at(ADDRESS)
+    assert entry is not None
+    return entry
+
+
+async def standing(cluster: Cluster, entry: PodEntry) -> Standing:
+    found = await cluster.feed.standing(entry, ADDRESS)
+    assert isinstance(found, Standing)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("managed", "names"),
+    [
+        (False, {"pods", "assigned_identities", "exceptions"}),
+        (True, {"pods", "bindings", "identities", "exceptions"}),
+    ],
+    ids=["standard", "managed"],
+)
+async def test_each_watch_of_the_mode_is_named_when_it_is_silent(managed: bool, names: set[str]) -> None:
+    async with running_cluster(managed=managed, watching=False) as cluster:
+        assert set(cluster.feed.silent()) == names
+        for name in names:
+            all_but(cluster, name)
+            assert cluster.feed.silent() == [name]
+            cluster.feed.check()
+            assert cluster.suspended
+        all_but(cluster)
+        cluster.feed.check()
+        assert not cluster.suspended
+
+
+async def test_an_exception_that_is_gone_behind_a_silent_watch_exempts_nobody() -> None:
+    async with running_cluster(watching=False) as cluster:
+        entry = with_pod(cluster, labels=APP)
+        cluster.told(exception(labels=APP), "exceptions")
+        all_but(cluster)
+        now = await standing(cluster, entry)
+        assert (now.pod.exempt, now.certain) == ("exception ns/ex", True)
+        all_but(cluster, "exceptions")
+        now = await standing(cluster, entry)
+        assert (now.pod.exempt, now.certain) == ("", False)
+
+
+async def test_an_exception_that_came_behind_a_silent_watch_counts() -> None:
+    async with running_cluster(watching=False) as cluster:
+        entry = with_pod(cluster, labels=APP)
+        cluster.put_exception(exception("new", APP))
+        all_but(cluster, "exceptions")
+        now = await standing(cluster, entry)
+        assert (now.pod.exempt, now.certain) == ("exception ns/new", False)
+
+
+async def test_a_label_that_is_gone_behind_the_pods_watch_exempts_no_longer() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod())
+        cluster.told(pod(uid=uid, labels=APP))
+        cluster.told(exception(labels=APP), "exceptions")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.facts.exempt
+        all_but(cluster, "pods")
+        assert (await standing(cluster, entry)).pod.exempt == ""
+
+
+@pytest.mark.parametrize("refuse", [False, True], ids=["serve", "refuse"])
+async def test_an_exemption_that_nobody_confirms_is_served_no_longer_than_anything_else(refuse: bool) -> None:
+    async with running_cluster(watching=False, refuse_stale=refuse) as cluster:
+        entry = with_pod(cluster, labels=APP)
+        cluster.told(exception(labels=APP), "exceptions")
+        all_but(cluster, "exceptions")
+        cluster.api.intercept = unavailable
+        found = await cluster.feed.standing(entry, ADDRESS)
+        if refuse:
+            assert isinstance(found, Refusal)
+            assert found.reason is Reason.UPSTREAM_UNAVAILABLE
+        else:
+            assert found == Standing(entry.facts, entry.assigned, certain=False)
+            assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
+
+
+@pytest.mark.parametrize("silent", ["bindings", "identities"])
+async def test_managed_modes_identities_are_read_where_a_watch_of_theirs_is_silent(silent: str) -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        entry = with_pod(cluster)
+        cluster.told(binding("revoked"), "bindings")
+        cluster.told(identity(), "identities")
+        cluster.put_binding(binding("present", "new"))
+        cluster.put_binding(binding("of-others", "new", selector="other"))
+        cluster.put_binding(binding("to-nothing", "absent"))
+        cluster.put_identity(identity("new"))
+        all_but(cluster)
+        assert [each.binding for each in (await standing(cluster, entry)).assigned] == ["revoked"]
+        all_but(cluster, silent)
+        now = await standing(cluster, entry)
+        assert [(each.binding, each.identity.metadata.name) for each in now.assigned] == [("present", "new")]
+        assert not now.certain
+
+
+async def test_managed_mode_goes_by_the_label_that_a_read_brings() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        uid = cluster.put_pod(pod(label="relabelled"))
+        cluster.told(pod(uid=uid))
+        cluster.told(binding("former"), "bindings")
+        cluster.told(binding("later", selector="relabelled"), "bindings")
+        cluster.told(identity(), "identities")
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        all_but(cluster, "pods")
+        assert [each.binding for each in (await standing(cluster, entry)).assigned] == ["later"]
+
+
+async def test_pods_of_one_namespace_share_the_reads_of_a_second() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        entries = []
+        for number in range(5):
+            name, address = f"web-{number}", f"10.0.0.{number + 1}"
+            cluster.told(pod(name, uid=name, addresses=(address,)))
+            entry = cluster.at(address)
+            assert entry is not None
+            entries.append((entry, address))
+        all_but(cluster, "bindings", "exceptions")
+        for entry, address in entries:
+            assert isinstance(await cluster.feed.standing(entry, address), Standing)
+        kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+        for kind in kinds:
+            paths = [each.path for each in cluster.api.requests if f"/namespaces/ns/{kind}" in each.path]
+            assert len(paths) == 1

@@ -1,0 +1,69 @@
+"""tests.nmi.node.plumbed as an object of a test's."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from tests.nmi.node.machines import SECONDS, Machine
+
+State = dict[str, Any]
+
+
+class Plumbed:
+    """The process; its states so far are in `states`. Left in order by its `with`."""
+
+    def __init__(self, machine: Machine, *flags: str) -> None:
+        self.states: list[State] = []
+        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.plumbed", *flags)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def next(self) -> State:
+        """The state that it says next; {} when it has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        self.states.append(json.loads(line) if line else {})
+        return self.states[-1]
+
+    def installed(self) -> State:
+        """The state after the installation."""
+        while len(self.states) < 3 and self.next():
+            pass
+        return self.states[-1]
+
+    def now(self) -> State:
+        """The state at this moment."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self.next()
+
+    def until(self, holds: Callable[[State], bool]) -> State:
+        """The first state that satisfies *holds*."""
+        end = time.monotonic() + SECONDS
+        while not holds(state := self.now()):
+            assert time.monotonic() < end, state
+            time.sleep(0.02)
+        return state
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def end(self) -> State:
+        """Stop it in order; its last state."""
+        said, _ = self._process.communicate(timeout=SECONDS)
+        assert self._process.returncode == 0
+        state: State = json.loads(said.splitlines()[-1])
+        return state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.communicate(timeout=SECONDS)

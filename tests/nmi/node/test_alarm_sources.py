@@ -1,0 +1,169 @@
+"""Changes of real tables make themselves known. Excluded: what comes of it (test_repair_at_once)."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nmi.node.alarm import Alarm, LockReleases, Source
+from tests.nmi.node.machines import Machine
+
+# Reads a command, runs it, and says whether the source that listens for changes of PREROUTING and ours has news.
+LISTEN = """
+import os, select, subprocess, sys
+from nmi.node.alarm import NftChanges
+source = NftChanges(["PREROUTING", "aad-metadata"])
+print("listening", flush=True)
+for line in sys.stdin:
+    subprocess.run(["sh", "-c", line], check=True, stdout=subprocess.DEVNULL)
+    ready, _, _ = select.select([source], [], [], 0.2)
+    print(source.read() if ready else None, flush=True)
+"""
+
+
+class Listener:
+    """A process on a machine that listens, and does as it is told in between."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._process = machine.start(".venv/bin/python", "-c", LISTEN)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "listening\n"
+
+    def heard(self, command: str) -> str:
+        """What the source says after *command*: True, False for news that do not concern us, None for no news."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    machine = Machine()
+    machine.run("iptables-nft", "-t", "nat", "-N", "OTHER")
+    machine.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "OTHER")
+    listener = Listener(machine)
+    yield listener
+    listener.close()
+    machine.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("command", "heard"),
+    [
+        ("iptables-nft -t nat -I PREROUTING -j RETURN", "True"),
+        ("iptables-nft -t nat -F", "True"),
+        ("iptables-nft -t nat -N aad-metadata", "True"),
+        ("nft flush ruleset", "True"),
+        ("nft delete table ip nat", "True"),
+        ("iptables-nft -t nat -A OTHER -j RETURN", "False"),
+        ("iptables-nft -t nat -N not-aad-metadata", "False"),
+        ("iptables-nft -A FORWARD -j ACCEPT", "False"),
+        ("iptables-nft -t nat -S", "None"),
+        ("true", "None"),
+    ],
+)
+def test_the_nft_backend_tells_changes_of_the_chains_that_concern_us(
+    listener: Listener, command: str, heard: str
+) -> None:
+    assert listener.heard(command) == heard
+
+
+@pytest.mark.root
+def test_more_changes_than_the_kernel_keeps_for_us_are_news_enough(listener: Listener) -> None:
+    rules = (
+        r'(echo "*nat"; seq -f "-A OTHER -s 10.1.%g.1 -j RETURN" 250; seq -f "-A OTHER -s 10.2.%g.1 -j RETURN" 250; '
+    )
+    assert listener.heard(rules + "echo COMMIT) | iptables-nft-restore --noflush") == "True"
+    assert listener.heard("true") == "None", "and then it goes on"
+    assert listener.heard("iptables-nft -t nat -F PREROUTING") == "True"
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "xtables.lock"
+
+
+def used(lock: Path) -> None:
+    """As an iptables program does."""
+    os.close(os.open(lock, os.O_RDONLY | os.O_CREAT, 0o600))
+
+
+@pytest.fixture
+def releases(lock: Path) -> Iterator[LockReleases]:
+    source = LockReleases(lock)
+    assert lock.stat().st_mode & 0o777 == 0o600, "it was made as iptables makes it"
+    yield source
+    source.close()
+
+
+def test_whoever_closes_the_locks_file_may_have_written(releases: LockReleases, lock: Path) -> None:
+    assert not releases.read()
+    used(lock)
+    assert releases.read()
+    assert not releases.read()
+
+
+def test_a_lock_that_is_removed_and_made_anew_is_watched_still(releases: LockReleases, lock: Path) -> None:
+    lock.unlink()
+    assert releases.read()
+    while releases.read():
+        pass
+    used(lock)
+    assert releases.read()
+
+
+async def test_the_alarm_hears_its_source(lock: Path) -> None:
+    alarm = Alarm()
+    async with asyncio.timeout(5), alarm.listening_to(lambda: LockReleases(lock)):
+        assert alarm.listening
+        for _ in range(2):
+            await asyncio.to_thread(used, lock)
+            await alarm.pause(60)
+    assert not alarm.listening
+
+
+async def test_what_cannot_be_listened_to_is_told_once_and_the_interval_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alarm = Alarm()
+    async with asyncio.timeout(5), alarm.listening_to(lambda: LockReleases(tmp_path / "missing" / "lock")):
+        assert not alarm.listening
+        await alarm.pause(0.01)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "--ipt-update-interval-sec" in caplog.text
+
+
+class Ending:
+    """A source that is over as soon as it is read."""
+
+    def __init__(self) -> None:
+        self._end, self._other = os.pipe()
+        os.write(self._other, b"x")
+
+    def fileno(self) -> int:
+        return self._end
+
+    def read(self) -> bool:
+        raise OSError(19, "No such device")
+
+    def close(self) -> None:
+        os.close(self._end)
+        os.close(self._other)
+
+
+async def test_a_source_that_ends_is_told_once_and_the_interval_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    alarm = Alarm()
+    source: Source = Ending()
+    async with asyncio.timeout(5), alarm.listening_to(lambda: source):
+        await alarm.pause(0.05)
+        assert not alarm.listening
+    assert len(caplog.records) == 1

@@ -1,0 +1,64 @@
+"""`nmi --cleanup` while somebody keeps the lock, or a table cannot be changed: it ends, and says what to do."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from nmi.node import cleanup as room
+from nmi.node.backend import Backend
+from nmi.node.rules import Driver, Found, LockHeldError, RedirectError, TopRule
+from nmi.settings import parse
+from podidentity.exits import StartError
+from tests.virtual_time import in_virtual_time, now
+
+SETTINGS = parse(["--cleanup"], {})
+
+
+class Table:
+    """A table in which our rule is, and from which nothing can be removed."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def find(self, rule: TopRule) -> Found:
+        return Found(((1, rule.text),))
+
+    async def put(self, rule: TopRule) -> None:
+        raise AssertionError(rule)
+
+    async def detach(self, rule: TopRule) -> None:
+        raise self._error
+
+    async def clear(self, rule: TopRule) -> None:
+        raise self._error
+
+
+def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    async def drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
+        yield Backend.LEGACY, driver, frozenset(("nat",))
+
+    monkeypatch.setattr(room, "_drivers", drivers)
+
+
+def test_a_lock_that_is_never_given_back_ends_it_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_this_node(monkeypatch, Table(LockHeldError("held")))
+
+    async def clean() -> None:
+        begun = now()
+        with pytest.raises(StartError, match=r"the xtables lock was held for 60 s: find the iptables process"):
+            await room.cleanup(SETTINGS)
+        assert now() - begun == 60
+
+    in_virtual_time(clean)()
+
+
+def test_a_table_that_cannot_be_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_this_node(monkeypatch, Table(RedirectError("nat was not changed: no")))
+
+    async def clean() -> None:
+        with pytest.raises(
+            StartError, match="not everything was removed: nat was not changed: no; then run this again"
+        ):
+            await room.cleanup(SETTINGS)
+
+    in_virtual_time(clean)()

@@ -1,0 +1,95 @@
+"""What --fail-closed does to a node from start to end, and starting without it. Excluded: packets (test_packets)."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nmi.node.machines import Machine
+from tests.nmi.node.plumbing_process import Plumbed
+
+pytestmark = pytest.mark.root
+
+JUMP = "-A PREROUTING -j aad-metadata"
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+
+
+@pytest.fixture
+def machine(backend: str) -> Iterator[Machine]:
+    machine = Machine()
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    machine.run(f"iptables-{backend}", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    yield machine
+    machine.close()
+
+
+def test_the_reject_is_there_before_anything_listens_and_the_redirect_only_after(
+    machine: Machine, backend: str
+) -> None:
+    code = (
+        "import asyncio; from nmi.node.plumbing import Plumbing; from nmi.settings import parse; "
+        "asyncio.run(Plumbing(parse(['--node=n', '--fail-closed'], {})).prepare())"
+    )
+    machine.run(".venv/bin/python", "-c", code)
+    lines = machine.saved(backend)
+    assert REJECT in lines
+    assert JUMP not in lines
+
+
+def test_both_rules_stay_at_exit_and_are_taken_over(machine: Machine, backend: str) -> None:
+    for _ in range(2):
+        with Plumbed(machine, "--fail-closed") as node:
+            assert node.installed()["closed"] is True
+            node.end()
+        lines = machine.saved(backend)
+        assert lines.count(JUMP) == 1
+        assert lines.count(REJECT) == 1
+
+
+def test_until_it_is_in_force_the_node_is_not_ready(machine: Machine, backend: str) -> None:
+    with Plumbed(machine, "--fail-closed") as node:
+        node.installed()
+    before, prepared, installed = node.states[:3]
+    assert (before["closed"], before["problem"]) == (False, "the node is not prepared yet")
+    assert (prepared["closed"], prepared["problem"]) == (
+        True,
+        "the redirect of 169.254.169.254: it has not been installed yet",
+    )
+    assert (installed["closed"], installed["problem"], installed["backend"]) == (True, None, backend)
+
+
+def test_starting_without_the_flag_opens_the_node_and_leaves_it_clean(machine: Machine, backend: str) -> None:
+    before = machine.saved(backend)
+    with Plumbed(machine, "--fail-closed") as node:
+        node.installed()
+    assert machine.saved(backend) != before
+    with Plumbed(machine) as node:
+        assert node.installed()["closed"] is False
+        lines = machine.saved(backend)
+        assert JUMP in lines
+        assert REJECT not in lines
+        node.end()
+    assert [line for line in machine.saved(backend) if line.startswith("-A")] == [
+        line for line in before if line.startswith("-A")
+    ]
+
+
+def test_a_kept_redirect_is_not_a_closed_node(machine: Machine, backend: str) -> None:
+    with Plumbed(machine, "--keep-iptables-rules") as node:
+        node.installed()
+        node.end()
+    lines = machine.saved(backend)
+    assert JUMP in lines
+    assert REJECT not in lines
+
+
+def test_without_the_flag_a_legacy_node_gets_no_filter_table() -> None:
+    machine = Machine()
+    try:
+        machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+        with Plumbed(machine) as node:
+            node.installed()
+            node.end()
+        assert sorted(machine.run("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "nat"]
+    finally:
+        machine.close()

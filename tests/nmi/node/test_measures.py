@@ -1,0 +1,26 @@
+"""What the node room tells Prometheus. Excluded: when the numbers change (test_redirect_upkeep, test_fail_closed)."""
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from nmi.node.measures import NodeMeasures
+from nmi.node.plumbing import Plumbing
+from nmi.settings import parse
+
+
+@pytest.mark.parametrize(
+    ("flags", "in_force"),
+    [([], "0.0"), (["--fail-closed"], "0.0"), (["--redirect=none"], "1.0")],
+    ids=["not prepared", "not closed yet", "not asked for"],
+)
+def test_what_is_there_before_anything_was_done(flags: list[str], in_force: str) -> None:
+    registry = CollectorRegistry()
+    NodeMeasures(registry, Plumbing(parse(["--node=n1", *flags], {})))
+    lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+    assert lines == [
+        "aadpodidentity_nmi_iptables_repairs_total 0.0",
+        "aadpodidentity_nmi_iptables_failures_total 0.0",
+        "aadpodidentity_nmi_conntrack_deleted_total 0.0",
+        f"aadpodidentity_nmi_redirect_in_force {in_force}",
+        "aadpodidentity_nmi_fail_closed 0.0",
+    ]

@@ -1,0 +1,91 @@
+"""Ways past the redirect, tried with packets: what the reject and conntrack deletion close. Excluded: NMI itself."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.nmi.node.machines import Worker
+from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.sites import IMDS, Site, asked, open_connection, serving
+
+pytestmark = pytest.mark.root
+
+BROKEN = ("ConnectionResetError", "TimeoutError", "closed")
+NEVER = "--ipt-update-interval-sec=86400"
+
+
+def test_the_reject_refuses_pods_at_once_and_nobody_else(site: Site, backend: str) -> None:
+    with serving(site.imds, IMDS, 8080, "other"), Worker(site.node, backend) as worker:
+        worker.do("install", "reject")
+        begun = time.monotonic()
+        assert asked(site.pod) == "ConnectionRefusedError"
+        assert time.monotonic() - begun < 2.5, "refused, not left to time out after 3 s"
+        assert asked(site.node) == "imds saw 169.254.0.1"
+        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
+        worker.do("remove", "reject")
+        assert asked(site.pod) == "imds saw 10.244.0.7"
+
+
+def test_what_is_redirected_never_meets_the_reject(site: Site, backend: str) -> None:
+    with Worker(site.node, backend) as worker:
+        worker.do("install", "reject")
+        worker.do("install")
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        site.node.run(f"iptables-{backend}", "-t", "nat", "-F")
+        assert asked(site.pod) == "ConnectionRefusedError"
+
+
+def test_the_reject_also_ends_connections_that_are_older_than_it(site: Site, backend: str) -> None:
+    with Worker(site.node, backend) as worker:
+        old, talk = open_connection(site.pod)
+        assert talk() == "imds saw 10.244.0.7"
+        worker.do("install", "reject")
+        assert talk() in BROKEN
+        old.communicate()
+
+
+def test_the_reject_covers_an_address_that_the_node_translates_to_imds(site: Site, backend: str) -> None:
+    service = ("-d", "10.96.0.9", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", f"{IMDS}:80")
+    site.node.run(f"iptables-{backend}", "-t", "nat", "-A", "PREROUTING", *service)
+    with Worker(site.node, backend) as worker:
+        worker.do("install")
+        assert asked(site.pod, "10.96.0.9") == "imds saw 10.244.0.7", "the redirect alone does not know that address"
+        worker.do("install", "reject")
+        assert asked(site.pod, "10.96.0.9") == "ConnectionRefusedError"
+
+
+def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -> None:
+    old, talk = open_connection(site.pod)
+    assert talk() == "imds saw 10.244.0.7"
+    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+        assert node.installed()["backend"] == backend
+        assert node.until(lambda state: state["forgotten_connections"] > 0)["problem"] is None
+        assert talk() in BROKEN
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+    old.communicate()
+
+
+def test_a_connection_from_while_the_rule_was_away_is_ended_after_its_repair(site: Site, backend: str) -> None:
+    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+        node.installed()
+        forgotten = node.now()["forgotten_connections"]
+        os.kill(node.pid, signal.SIGSTOP)  # so that the repair comes when we say so
+        site.node.run(f"iptables-{backend}", "-t", "nat", "-D", "PREROUTING", "-j", "aad-metadata")
+        old, talk = open_connection(site.pod)
+        assert talk() == "imds saw 10.244.0.7"
+        os.kill(node.pid, signal.SIGCONT)
+        node.until(lambda state: state["repairs"] == 1 and state["forgotten_connections"] > forgotten)
+        assert talk() in BROKEN
+        assert asked(site.pod) == "nmi saw 10.244.0.7"
+    old.communicate()
+
+
+def test_the_nodes_own_connection_to_imds_outlives_the_deletion(site: Site, backend: str) -> None:
+    own, talk = open_connection(site.node)
+    assert talk() == "imds saw 169.254.0.1"
+    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+        assert node.installed()["backend"] == backend
+        assert talk() == "imds saw 169.254.0.1"
+    own.communicate()

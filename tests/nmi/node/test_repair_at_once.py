@@ -1,0 +1,69 @@
+"""A rule that somebody changes is back long before the interval is over. Excluded: what counts as changed."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nmi.node.machines import Machine
+from tests.nmi.node.plumbing_process import Plumbed
+
+pytestmark = pytest.mark.root
+
+JUMP = "-A PREROUTING -j aad-metadata"
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+NEVER = "--ipt-update-interval-sec=86400"
+
+
+@pytest.fixture
+def machine(backend: str) -> Iterator[Machine]:
+    machine = Machine()
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    machine.run(f"iptables-{backend}", "-A", "FORWARD", "-p", "tcp", "-j", "ACCEPT")
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    yield machine
+    machine.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ["-t", "nat", "-D", "PREROUTING", "-j", "aad-metadata"],
+        ["-t", "nat", "-F"],
+        ["-t", "nat", "-F", "aad-metadata"],
+        ["-t", "nat", "-I", "PREROUTING", "-p", "tcp", "-j", "RETURN"],
+        ["-F", "FORWARD"],
+        ["-I", "FORWARD", "-p", "tcp", "-j", "ACCEPT"],
+    ],
+    ids=" ".join,
+)
+def test_whatever_is_done_to_the_rules(machine: Machine, backend: str, damage: list[str]) -> None:
+    with Plumbed(machine, "--fail-closed", NEVER) as node:
+        assert node.installed()["told_of_changes"]
+        machine.run(f"iptables-{backend}", "-w", *damage)
+        node.until(lambda state: state["repairs"] == 1)
+        lines = machine.saved(backend)
+        assert next(line for line in lines if line.startswith("-A PREROUTING")) == JUMP
+        assert next(line for line in lines if line.startswith("-A FORWARD")) == REJECT
+        assert lines.count(JUMP) == lines.count(REJECT) == 1
+        assert node.now()["problem"] is None
+
+
+def test_each_time_anew(machine: Machine, backend: str) -> None:
+    with Plumbed(machine, "--fail-closed", NEVER) as node:
+        node.installed()
+        for _ in range(3):
+            before = node.now()["repairs"]
+            machine.run(f"iptables-{backend}", "-w", "-t", "nat", "-D", *JUMP.split()[1:])
+            while node.now()["repairs"] == before:
+                time.sleep(0.02)
+            assert JUMP in machine.saved(backend)
+
+
+def test_a_whole_firewall_that_is_loaded_over_everything(machine: Machine, backend: str) -> None:
+    firewall = machine.run(f"iptables-{backend}-save")
+    with Plumbed(machine, "--fail-closed", NEVER) as node:
+        node.installed()
+        machine.run(f"iptables-{backend}-restore", given=firewall)
+        node.until(lambda state: state["repairs"] >= 1 and state["problem"] is None)
+        assert REJECT in machine.saved(backend)

@@ -1,0 +1,177 @@
+"""/host/token: who may ask, how a pod is named, what the answer looks like. Excluded: which identity a pod gets."""
+
+import json
+
+import pytest
+
+from _native.index import PodRecord
+from nmi.identity.request import SelectorKind
+from nmi.refusal import Reason
+from nmi.server.policy import ServerPolicy
+from podidentity.azure.imds import RawAnswer
+from tests.nmi.server.fakes import PEER, RESOURCE, SECRET, Reply, World, grant, refusing, request_bytes, token
+
+HOST = "127.0.0.1"
+NAMED = ("podns: shop", "podname: cart")
+
+
+def ask(target: str = "/host/token/?resource=r", *headers: str, method: str = "GET") -> bytes:
+    return request_bytes(target, method=method, headers=headers or NAMED)
+
+
+def refused(world: World, reply: Reply, status: int, word: str) -> None:
+    assert reply.status == status
+    assert word in reply.json["error_description"]
+    assert SECRET.encode() not in reply.body
+    assert world.issuer.asked == [], "nothing was looked up"
+
+
+@pytest.mark.parametrize("path", ["/host/token/", "/host/token"])
+async def test_a_process_of_the_node_gets_the_token_of_the_pod_that_it_names(path: str) -> None:
+    world = World(peer=HOST)
+    reply = await world.ask(ask(f"{path}?resource=r"))
+    body = json.loads(reply.body)
+
+    assert reply.status == 200
+    assert list(body) == ["token", "clientid"]
+    assert body["clientid"] == token().client_id
+    inner = body["token"]
+    assert 3590 <= int(inner.pop("expires_in")) <= 3600
+    del inner["ext_expires_in"]
+    assert inner == {
+        "access_token": SECRET,
+        "client_id": token().client_id,
+        "refresh_token": "",
+        "expires_on": "1900003600",
+        "not_before": "1900000000",
+        "resource": RESOURCE,
+        "token_type": "Bearer",
+    }
+    assert world.issuer.asked[0][0] == "shop/cart"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("client_id", SelectorKind.CLIENT_ID), ("msi_res_id", SelectorKind.RESOURCE_ID)]
+)
+async def test_one_of_several_identities_may_be_selected(name: str, kind: SelectorKind) -> None:
+    world = World(peer=HOST)
+    assert (await world.ask(ask(f"/host/token/?resource=r&{name}=x"))).status == 200
+    ((_, asked),) = world.issuer.asked
+
+    assert (asked.resource, asked.selector, asked.selector_value) == ("r", kind, "x")
+
+
+@pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "0.0.0.0", "10.0.0.1"])
+async def test_another_address_never_gets_one_whatever_it_sends(peer: str) -> None:
+    for data in (ask(), ask("/host/token"), ask(method="POST"), ask("/host/token/?resource=r", "Metadata: true")):
+        world = World(peer=peer)
+        refused(world, await world.ask(data), 403, "processes on the node")
+        assert world.measures.refusals(Reason.NOT_FROM_HOST) == 1
+        assert world.connection.looked == 0, "the address says it all"
+
+
+async def test_a_redirected_connection_never_gets_one_even_from_the_loopback() -> None:
+    world = World(peer=HOST, meant=("169.254.169.254", 80))
+    refused(world, await world.ask(ask()), 403, "processes on the node")
+
+
+async def test_a_demand_for_redirected_connections_leaves_this_path_as_it_is() -> None:
+    policy = ServerPolicy(redirected_from=("169.254.169.254", 80))
+    assert (await World(policy, peer=HOST).ask(ask())).status == 200
+
+    world = World(policy, peer=HOST, meant=policy.redirected_from)
+    refused(world, await world.ask(ask()), 403, "processes on the node")
+
+
+async def test_without_any_type_to_give_out_there_is_no_such_path() -> None:
+    for peer in (HOST, PEER):
+        world = World(ServerPolicy(host_tokens=False), peer=peer)
+        refused(world, await world.ask(ask()), 404, "nothing here")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Metadata: true",),
+        ("podns: shop",),
+        ("podname: cart",),
+        ("podns: shop", "podns: shop", "podname: cart"),
+        ("podns: shop", "podname: cart", "PodName: till"),
+        ("podns:", "podname: cart"),
+        ("podns: shop", "podname:"),
+        ("podns: shop.a", "podname: cart"),
+        ("podns: Shop", "podname: cart"),
+        ("podns: -shop", "podname: cart"),
+        ("podns: shop", "podname: cart/x"),
+        ("podns: shop", "podname: cart\tx"),
+        ("podns: shop", "podname: ca..rt"),
+        ("podns: shop", f"podname: {'a' * 64}"),
+        ("podns: shop", f"podname: {'.'.join(['a' * 60] * 5)}"),
+        ("podns: sh\xf6p", "podname: cart"),
+        (f"podns: {'a' * 64}", "podname: cart"),
+    ],
+)
+async def test_a_pod_is_named_once_and_by_names_that_it_can_have(headers: tuple[str, ...]) -> None:
+    world = World(peer=HOST)
+    refused(world, await world.ask(ask("/host/token/?resource=r", *headers)), 400, "podns and podname")
+
+
+@pytest.mark.parametrize("name", ["cart", "cart-0", "cart.v1-x", "1", "a" * 63, ".".join(["a" * 61] * 4)])
+async def test_every_name_of_a_pod_will_do(name: str) -> None:
+    world = World(peer=HOST)
+    assert (await world.ask(ask("/host/token/?resource=r", "PodNS: shop", f"podname: {name}"))).status == 200
+    assert world.issuer.asked[0][0] == f"shop/{name}"
+
+
+@pytest.mark.parametrize("query", ["", "?resource=", "?resource=a&resource=b", "?resource=a&client_id=b&object_id=c"])
+async def test_its_parameters_are_those_of_the_token_path(query: str) -> None:
+    world = World(peer=HOST)
+    reply = await world.ask(ask(f"/host/token/{query}"))
+
+    assert (reply.status, reply.json["error"], world.issuer.asked) == (400, "invalid_request", [])
+
+
+async def test_a_forwarded_or_written_request_is_refused_here_too() -> None:
+    world = World(peer=HOST)
+    refused(
+        world, await world.ask(ask("/host/token/?resource=r", *NAMED, "X-Forwarded-For: a")), 400, "X-Forwarded-For"
+    )
+    reply = await world.ask(ask(method="POST"))
+    refused(world, reply, 405, "GET")
+    assert reply.headers["allow"] == "GET"
+
+
+async def test_a_refusal_of_the_issuer_is_answered_as_on_the_token_path() -> None:
+    world = World(peer=HOST)
+    world.issuer.answer = refusing(Reason.POLICY, sentence="The type is not given out.")
+    reply = await world.ask(ask())
+
+    assert (reply.status, reply.json["error_description"]) == (403, "The type is not given out.")
+
+
+async def test_what_imds_says_about_the_node_itself_is_never_given_out() -> None:
+    world = World(peer=HOST)
+    world.issuer.answer = lambda _: RawAnswer(200, b'{"access_token":"secret-token"}', "application/json")
+    reply = await world.ask(ask())
+
+    assert reply.status == 404
+    assert b"secret" not in reply.body
+
+
+async def test_it_never_becomes_a_ready_answer_for_anybody() -> None:
+    world = World(peer=HOST)
+    world.issuer.answer = lambda _: grant(world.entry.record)
+    for _ in range(2):
+        assert (await world.ask(ask(f"/host/token/?resource={RESOURCE}"))).status == 200
+
+    assert len(world.issuer.asked) == 2
+    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+
+
+async def test_of_an_unknown_pod_nothing_becomes_a_label() -> None:
+    world = World(peer=HOST)
+    world.issuer.answer = lambda _: grant(PodRecord(None))
+    for name in ("a", "b", "c"):
+        await world.ask(ask("/host/token/?resource=r", f"podns: {name}", "podname: x"))
+
+    assert {series.labels for series in world.measures.histogram.all_series()} == {("/host/token", "200", "", "other")}

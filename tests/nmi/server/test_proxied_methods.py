@@ -1,0 +1,48 @@
+"""Which methods and bodies go to IMDS, by what the operator allows. Excluded: which paths (test_targets)."""
+
+import pytest
+
+from nmi.server.policy import ServerPolicy
+from nmi.server.proxied_path import PROXIED, READING
+from nmi.server.target import Forwarding
+from tests.nmi.server.fakes import World, request_bytes
+
+ALLOWED = ServerPolicy(forwarding=Forwarding(("/metadata/scheduledevents",)))
+EVERYTHING = ServerPolicy(forwarding=Forwarding(everything=True))
+
+
+async def status(policy: ServerPolicy, method: str, path: str) -> int:
+    world = World(policy)
+    reply = await world.ask(request_bytes(path, method=method), heads_only=method == "HEAD")
+    assert len(world.proxy.forwarded) == (reply.status == 200)
+    return reply.status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
+async def test_instance_metadata_is_read_an_allowed_path_is_written_too_and_with_everything_anything_goes(
+    method: str,
+) -> None:
+    assert await status(ServerPolicy(), method, "/metadata/instance") == (200 if method in READING else 405)
+    assert await status(ALLOWED, method, "/metadata/instance") == (200 if method in READING else 405)
+    assert await status(ALLOWED, method, "/metadata/scheduledevents") == (200 if method in PROXIED else 405)
+    for path in ("/metadata/instance", "/metadata/scheduledevents", "/other"):
+        assert await status(EVERYTHING, method, path) == 200
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
+async def test_a_tunnel_or_an_echo_is_never_asked_for(method: str) -> None:
+    for policy in (ServerPolicy(), ALLOWED, EVERYTHING):
+        assert await status(policy, method, "/metadata/instance") == 405
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+async def test_with_everything_allowed_identities_and_our_own_paths_stay_where_they_are(method: str) -> None:
+    for path in ("/metadata/identity/info", "/metadata/identity/issuecredential", "/host/x", "/host"):
+        assert await status(EVERYTHING, method, path) == 404
+
+
+async def test_blocking_instance_metadata_wins_over_allowing_everything() -> None:
+    policy = ServerPolicy(forwarding=Forwarding(everything=True), block_instance_metadata=True)
+    assert await status(policy, "GET", "/metadata/instance") == 403
+    assert await status(policy, "GET", "/metadata/./Instance/compute") == 403
+    assert await status(policy, "GET", "/metadata/versions") == 200

@@ -1,0 +1,39 @@
+"""--require-redirected in the general lane. Excluded: the fast lane (tests/native), /host/token (test_host_tokens)."""
+
+import pytest
+
+from nmi.server.policy import ServerPolicy
+from tests.nmi.server.fakes import TARGET, World, request_bytes
+
+METADATA = ("169.254.169.254", 80)
+DEMANDING = ServerPolicy(redirected_from=METADATA)
+PATHS = [
+    TARGET,
+    "/metadata/instance",
+    "/metadata/versions",
+    "/metadata/identity/info",
+    "/",
+    "/metadata/%69dentity/info",
+]
+
+
+@pytest.mark.parametrize("meant", [None, ("169.254.169.254", 8080), ("169.254.169.253", 80), ("10.0.0.1", 2579)])
+@pytest.mark.parametrize("path", PATHS)
+async def test_who_comes_another_way_is_refused_on_every_path(path: str, meant: tuple[str, int] | None) -> None:
+    world = World(DEMANDING, meant=meant)
+    reply = await world.ask(request_bytes(path))
+
+    assert (reply.status, reply.json["error"]) == (403, "access_denied")
+    assert "own address" in reply.json["error_description"]
+    assert (world.issuer.asked, world.proxy.forwarded) == ([], [])
+
+
+@pytest.mark.parametrize("path", [TARGET, "/metadata/instance"])
+async def test_who_was_redirected_is_served(path: str) -> None:
+    assert (await World(DEMANDING, meant=METADATA).ask(request_bytes(path))).status == 200
+
+
+async def test_the_kernel_is_asked_only_where_that_is_demanded() -> None:
+    world = World()
+    assert (await world.ask(request_bytes())).status == 200
+    assert world.connection.looked == 0

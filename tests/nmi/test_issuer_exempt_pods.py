@@ -1,0 +1,236 @@
+"""Exempt pods get what IMDS says, as it says it, and nobody else ever does. Excluded: who is exempt."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nmi.identity.decide import Policy
+from nmi.identity.measures import IdentityMeasures
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.issuer import Issued, Issuer
+from nmi.refusal import Reason, Refusal
+from nmi.tokens.governor import CongestedError
+from podidentity.azure.errors import Throttled, Unreachable
+from podidentity.azure.imds import RawAnswer
+from podidentity.resources import OwnerReference
+from tests.nmi.fake_imds import Answer, error_body
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import (
+    CLIENT_ID,
+    OBJECT_ID,
+    REQUEST,
+    RESOURCE,
+    assigned_identity,
+    by,
+    exception,
+    pod,
+    resource_id,
+)
+from tests.nmi.issuing import ADDRESS, Office, running_office
+
+APP = {"app": "web"}
+MIC = {
+    "labels": {"component": "mic"},
+    "owner": OwnerReference(kind="ReplicaSet", name="mic-1", controller=True),
+    "label": None,
+}
+
+
+async def exempt(office: Office, **changes: Any) -> PodEntry:
+    """A pod with an identity of its own, too, that an exception frees of it."""
+    office.cluster.put_exception(exception(labels=APP))
+    entry = await office.with_pod(**({"labels": APP} | changes))
+    await until(lambda: bool(entry.facts.exempt))
+    return entry
+
+
+async def raw(office: Office, request: TokenRequest = REQUEST) -> RawAnswer:
+    answer = await office.issue(request)
+    assert isinstance(answer, RawAnswer), answer
+    return answer
+
+
+async def test_an_exempt_pods_request_goes_to_imds_for_the_nodes_own_identity() -> None:
+    async with running_office() as office:
+        await exempt(office)
+        answer = await raw(office)
+        [call] = office.imds.calls
+        assert (call.query["resource"], "client_id" in call.query) == (RESOURCE, False)
+        assert (answer.status, b"access_token" in answer.body) == (200, True)
+
+
+async def test_mics_own_pod_needs_no_exception() -> None:
+    async with running_office(mic_namespace="ns") as office:
+        await office.with_pod(assigned=False, **MIC)
+        assert (await raw(office)).status == 200
+    async with running_office(mic_namespace="elsewhere") as office:
+        await office.with_pod(assigned=False, **MIC)
+        assert (await office.refused()).reason is Reason.NOTHING_ASSIGNED
+
+
+@pytest.mark.parametrize(
+    ("selector", "value", "parameter"),
+    [
+        (SelectorKind.CLIENT_ID, CLIENT_ID, "client_id"),
+        (SelectorKind.OBJECT_ID, OBJECT_ID, "object_id"),
+        (SelectorKind.RESOURCE_ID, resource_id("any"), "msi_res_id"),
+    ],
+)
+async def test_the_identity_that_it_names_is_asked_for_whether_assigned_or_not(
+    selector: SelectorKind, value: str, parameter: str
+) -> None:
+    async with running_office() as office:
+        await exempt(office)
+        await raw(office, by(selector, value))
+        assert office.imds.calls[0].query[parameter] == value
+
+
+async def test_imdss_refusals_come_back_as_they_are() -> None:
+    async with running_office() as office:
+        await exempt(office)
+        body = error_body("invalid_request", "Identity not found")
+        office.imds.script = [Answer(400, body)]
+        answer = await raw(office)
+        assert (answer.status, answer.body) == (400, body)
+
+
+async def test_nothing_of_it_is_kept() -> None:
+    async with running_office() as office:
+        entry = await exempt(office)
+        await raw(office)
+        await raw(office)
+        assert len(office.imds.calls) == 2
+        assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+
+
+async def test_imds_that_does_not_answer_is_a_refusal_within_the_budget() -> None:
+    async with running_office(policy=Policy(max_hold_seconds=0.2)) as office:
+        await exempt(office)
+        office.imds.script = [Answer(hang=True)]
+        assert (await office.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
+
+
+class Failing:
+    """A source of the node's identities that raises; keeps who was charged, and how much time there was."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked: list[tuple[str, float]] = []
+
+    async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
+        self.asked.append((starter, within))
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unreachable("connection refused"), Reason.UPSTREAM_UNAVAILABLE),
+        (Throttled("too many", retry_after=7.0), Reason.UPSTREAM_THROTTLED),
+        (CongestedError(3.0), Reason.OVERLOADED),
+    ],
+    ids=["no-connection", "throttled", "queue-full"],
+)
+async def test_a_call_that_brings_no_answer_is_a_refusal_charged_to_the_pod(error: Exception, reason: Reason) -> None:
+    async with running_office() as office:
+        await exempt(office)
+        source = Failing(error)
+        issuer = Issuer(
+            office.cluster.feed,
+            office.broker,
+            Policy(max_hold_seconds=20.0),
+            IdentityMeasures(CollectorRegistry()),
+            node_identities=source,
+            clock=office.cluster.clock,
+        )
+        refusal = await issuer.issue(ADDRESS, TokenRequest(RESOURCE))
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason is reason
+        [(starter, within)] = source.asked
+        assert starter == "ns/web"
+        assert 15.0 < within <= 20.0
+
+
+async def test_without_a_source_of_the_nodes_identities_it_is_refused() -> None:
+    async with running_office(for_exempt=False) as office:
+        await exempt(office)
+        assert (await office.refused()).reason is Reason.POLICY
+
+
+async def while_asking(office: Office, entry: PodEntry, change: Callable[[], object]) -> Issued | RawAnswer | Refusal:
+    """The outcome of a request that is at IMDS while *change* happens and the feed sees it."""
+    office.imds.gate.clear()
+    office.imds.arrived.clear()
+    request = asyncio.create_task(office.issue())
+    await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+    generation = entry.record.generation
+    change()
+    await until(lambda: entry.record.generation != generation)
+    office.imds.gate.set()
+    return await asyncio.wait_for(request, DEADLINE)
+
+
+async def test_an_exception_that_ends_meanwhile_leaves_the_pod_its_own_identity() -> None:
+    async with running_office() as office:
+        entry = await exempt(office)
+        answer = await while_asking(office, entry, lambda: office.cluster.delete_exception(exception()))
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/id"
+
+
+async def test_a_label_lost_meanwhile_ends_it_too() -> None:
+    async with running_office() as office:
+        entry = await exempt(office)
+        answer = await while_asking(office, entry, lambda: office.cluster.put_pod(pod()))
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/id"
+
+
+def succeed(office: Office) -> None:
+    office.cluster.delete_pod()
+    office.cluster.put_pod(pod("other"))
+
+
+@pytest.mark.parametrize("end", ["deleted", "successor", "rival"])
+async def test_a_pod_that_loses_its_address_meanwhile_gets_nothing(end: str) -> None:
+    async with running_office() as office:
+        entry = await exempt(office)
+        changes: dict[str, Callable[[], object]] = {
+            "deleted": office.cluster.delete_pod,
+            "successor": lambda: succeed(office),
+            "rival": lambda: office.cluster.told(pod("rival", uid="uid-2")),
+        }
+        answer = await while_asking(office, entry, changes[end])
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+
+
+async def test_a_grant_in_the_air_is_not_given_to_a_pod_that_becomes_exempt() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod(labels=APP)
+        answer = await while_asking(office, entry, lambda: office.cluster.put_exception(exception(labels=APP)))
+        assert isinstance(answer, RawAnswer)
+        assert not entry.serves(office.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
+
+
+async def test_a_held_request_goes_to_imds_once_its_pod_becomes_exempt() -> None:
+    async with running_office() as office:
+        await office.with_pod(assigned=False, labels=APP)
+        held = asyncio.create_task(office.issue())
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.put_exception(exception(labels=APP))
+        assert isinstance(await asyncio.wait_for(held, DEADLINE), RawAnswer)
+
+
+async def test_its_neighbours_are_what_they_were() -> None:
+    async with running_office() as office:
+        await exempt(office)
+        office.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
+        await until(lambda: office.cluster.at("10.0.0.2") is not None)
+        assert (await office.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
+        assert (await raw(office)).status == 200
+        assert office.cluster.at(ADDRESS) is not None

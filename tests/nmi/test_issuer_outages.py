@@ -1,0 +1,59 @@
+"""What a pod is told while IMDS gives no token, within its budget. Excluded: how long the fetch goes on without it."""
+
+import asyncio
+
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.identity.request import TokenRequest
+from nmi.issuer import Issued
+from nmi.refusal import Reason
+from tests.nmi.fake_imds import Answer
+from tests.nmi.identity.cluster import DEADLINE
+from tests.nmi.identity.shapes import RESOURCE
+from tests.nmi.issuing import running_office
+
+BRIEF = Policy(max_hold_seconds=0.4)
+
+
+def other(number: int) -> TokenRequest:
+    return TokenRequest(f"{RESOURCE}/{number}")
+
+
+async def test_while_imds_updates_a_pod_is_told_when_to_come_again_and_its_next_request_joins_the_fetch() -> None:
+    async with running_office(policy=BRIEF, retry_delays=(0.3,)) as office:
+        await office.with_pod()
+        office.imds.script = [Answer(410, b"{}")] * 4
+        refusal = await office.refused()
+        assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
+        assert refusal.retry_after == 10.0
+        calls = len(office.imds.calls)
+        async with asyncio.timeout(DEADLINE):
+            while not isinstance(await office.issue(), Issued):
+                pass
+        assert len(office.imds.calls) == 5 > calls
+
+
+async def test_a_long_pause_that_imds_asks_for_is_a_429_for_every_new_token_at_once() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        kept = await office.issued()
+        office.imds.script = [Answer(429, b"{}", {"Retry-After": "20"})]
+        for number in range(3):
+            refusal = await office.refused(other(number))
+            assert refusal.reason is Reason.UPSTREAM_THROTTLED
+            assert refusal.retry_after == pytest.approx(20.0, abs=2.0)
+        assert len(office.imds.calls) == 2
+        assert (await office.issued()).token == kept.token
+
+
+async def test_an_imds_that_fails_again_and_again_is_left_alone_and_pods_hear_for_how_long() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        kept = await office.issued()
+        office.imds.script = [Answer(503, b"{}")] * 6
+        refusals = [await office.refused(other(number)) for number in range(8)]
+        assert {each.reason for each in refusals} == {Reason.UPSTREAM_UNAVAILABLE}
+        assert len(office.imds.calls) == 6
+        assert all(1.0 <= (each.retry_after or 0.0) <= 6.0 for each in refusals[5:])
+        assert (await office.issued()).token == kept.token

@@ -1,0 +1,146 @@
+"""Refusals as Events on the pod: which, what they say, and that they disturb nobody."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nmi.pod_events import REASONS, PodEvents
+from nmi.refusal import Reason, Refusal
+from nmi.server.decisions import TELL_AGAIN_SECONDS, Decisions
+from podidctl.sandbox.kubeapi import KubeApi
+from podidentity.kube.access import from_kubeconfig
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.resources import PODS
+from tests.conftest import ROOT
+from tests.nmi.server.fakes import TARGET, World, pod_entry, refusing, request_bytes
+
+REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
+
+
+class Told(list[tuple[str, str]]):
+    """In place of PodEvents.tell."""
+
+    def tell(self, entry: object, refusal: Refusal) -> None:
+        assert entry is not None
+        self.append((refusal.reason.value, refusal.sentence))
+
+
+def telling(told: Told, **options: Any) -> World:
+    return World(decisions=Decisions(tell=told.tell, **options))
+
+
+async def test_a_refusal_of_a_known_pod_is_told_once_and_its_repeats_are_not() -> None:
+    told = Told()
+    world = telling(told)
+    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    for _ in range(3):
+        await world.ask(request_bytes())
+
+    assert told == [("no_matching_identity", "No.")]
+
+
+async def test_a_refusal_that_goes_on_is_told_again_before_kubernetes_forgets() -> None:
+    told, now = Told(), 0.0
+    world = telling(told, clock=lambda: now)
+    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    for now in (0.0, TELL_AGAIN_SECONDS - 1, TELL_AGAIN_SECONDS, TELL_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
+        await world.ask(request_bytes())
+
+    assert len(told) == 2
+
+
+async def test_a_grant_or_an_sdks_probe_or_an_unknown_address_is_told_to_nobody() -> None:
+    told = Told()
+    world = telling(told)
+    await world.ask(request_bytes())
+    await world.ask(request_bytes(headers=()))
+    await world.ask(request_bytes("/metadata/versions"))
+    world.index.remove(world.peer, world.entry.record)
+    world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    await world.ask(request_bytes())
+
+    assert told == []
+
+
+async def test_a_host_process_that_invents_pods_tells_nothing_about_them() -> None:
+    told = Told()
+    world = World(peer="127.0.0.1", decisions=Decisions(tell=told.tell))
+    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    await world.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
+
+    assert len(world.issuer.asked) == 1
+    assert told == []
+
+
+@pytest.mark.parametrize("reason", [Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED])
+async def test_what_happens_to_all_pods_at_once_has_no_event(reason: Reason) -> None:
+    assert reason not in REASONS
+
+
+def test_there_are_few_reasons_and_each_is_one_word() -> None:
+    reasons = set(REASONS.values())
+
+    assert reasons == {"IdentityNotAssigned", "TokenRefused", "RequestRefused"}
+
+
+@asynccontextmanager
+async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
+    api = KubeApi(ROOT / "deploy" / "crds")
+    await api.start()
+    access = await from_kubeconfig(str(api.write_kubeconfig(directory / "kubeconfig")))
+    try:
+        async with Client(access, user_agent="test") as client:
+            yield api, client
+    finally:
+        await api.stop()
+
+
+async def listed(client: Client, namespace: str) -> list[dict[str, Any]]:
+    found = msgspec.json.decode(await client.request("GET", object_path(EVENTS, namespace)))
+    return list(found["items"])
+
+
+async def test_an_event_names_the_pod_by_uid_and_says_what_to_look_at(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (_, client), asyncio.TaskGroup() as tasks:
+        recorder = EventRecorder(client, "nmi", "node-1")
+        sending = tasks.create_task(recorder.run())
+        PodEvents(recorder).tell(pod_entry("default"), REFUSAL)
+        PodEvents(recorder).tell(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
+        await asyncio.wait_for(recorder.flushed(), 10)
+        sending.cancel()
+        told = {event["reason"]: event for event in await listed(client, "default")}
+
+    assert set(told) == {"IdentityNotAssigned", "TokenRefused"}
+    event = told["IdentityNotAssigned"]
+    assert (event["type"], event["message"], event["count"]) == ("Warning", REFUSAL.detail, 1)
+    about = event["involvedObject"]
+    assert (about["kind"], about["apiVersion"], about["namespace"], about["name"], about["uid"]) == (
+        PODS.name,
+        "v1",
+        "default",
+        "cart",
+        "uid-cart",
+    )
+    assert told["TokenRefused"]["message"] == "a b Bearer <redacted> "
+
+
+async def test_an_api_server_that_takes_no_events_disturbs_no_answer(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
+        await api.stop()
+        recorder = EventRecorder(client, "nmi", "node-1")
+        sending = tasks.create_task(recorder.run())
+        world = World(decisions=Decisions(tell=PodEvents(recorder).tell))
+        world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+        for n in range(50):
+            reply = await world.ask(request_bytes(TARGET.replace("management", f"m{n}")))
+            assert reply.status == 404
+        await asyncio.wait_for(recorder.flushed(), 15)
+        assert recorder.dropped == 1, "fifty audiences, one refusal"
+        assert (await world.ask(request_bytes())).status == 404
+        sending.cancel()

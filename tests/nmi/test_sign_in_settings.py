@@ -1,0 +1,55 @@
+"""What of the settings decides where service principals sign in; what cannot be used ends the start with one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nmi.policies import sign_in_policy
+from nmi.settings import parse
+from nmi.tokens.source import PolicyError
+from podidentity.exits import StartError
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+
+NODE = "--node=n1"
+
+
+def authority(args: list[str], environ: dict[str, str], **changed: Any) -> str:
+    spec = AzureIdentitySpec(
+        type=1,
+        client_id="c",
+        tenant_id="t",
+        client_password=SecretReference(name="sp", namespace=changed.pop("namespace", "ns")),
+        **changed,
+    )
+    identity = AzureIdentity(metadata=Meta(name="id", namespace="ns"), spec=spec)
+    return sign_in_policy(parse([NODE, *args], environ)).application(identity).authority.url
+
+
+def test_the_environments_cloud_is_the_default_and_the_public_one_without(tmp_path: Path) -> None:
+    file = tmp_path / "stack.json"
+    urls = {"activeDirectoryEndpoint": "https://login.stack.example/", "resourceManagerEndpoint": "https://arm.example"}
+    file.write_text(json.dumps(urls))
+    assert authority([], {}) == "https://login.microsoftonline.com"
+    assert authority([], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}) == "https://login.stack.example"
+
+
+def test_each_switch_opens_what_it_says() -> None:
+    with pytest.raises(PolicyError):
+        authority([], {}, ad_endpoint="https://mine.example")
+    allowed = ["--allowed-ad-endpoints=https://mine.example/"]
+    assert authority(allowed, {}, ad_endpoint="https://mine.example") == "https://mine.example"
+    with pytest.raises(PolicyError):
+        authority(allowed, {}, namespace="other")
+    assert authority(["--allow-cross-namespace-secrets"], {}, namespace="other")
+
+
+def test_a_description_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="AZURE_ENVIRONMENT_FILEPATH"):
+        sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "nowhere.json")}))
+    file = tmp_path / "odd.json"
+    urls = {"activeDirectoryEndpoint": "https://a b.example/?x", "resourceManagerEndpoint": "https://arm.example"}
+    file.write_text(json.dumps(urls))
+    with pytest.raises(StartError, match="https://host/"):
+        sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}))

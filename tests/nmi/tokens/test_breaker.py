@@ -1,0 +1,322 @@
+"""When an endpoint that fails is left alone, for whom, and what ends it. Excluded: what is served meanwhile."""
+
+import asyncio
+import logging
+
+import pytest
+
+from nmi.tokens.breaker import Breaker
+from nmi.tokens.governor import Governor
+from podidentity.azure.errors import AzureError, NotSent, NotYet, Refused, Throttled, Unreachable
+from tests.virtual_time import in_virtual_time, now, settle
+
+
+def hang() -> Unreachable:
+    return Unreachable("no whole answer", code="no_answer")
+
+
+class Bench:
+    """A governor with its breaker, on the running loop's clock, without jitter."""
+
+    def __init__(self, at_once: int = 5) -> None:
+        self.breaker = Breaker(clock=now, random=lambda: 0.5)
+        self.governor = Governor(at_once=at_once, breaker=self.breaker, clock=now)
+        self.sent = 0
+
+    def state(self) -> str:
+        return str(self.breaker.state)
+
+    async def call(self, pod: str, error: AzureError | None = None, seconds: float = 0.0) -> None:
+        """One call, which ends so; raises what it ends with."""
+        async with self.governor.token_slot(pod):
+            self.sent += 1
+            await asyncio.sleep(seconds)
+            if error is not None:
+                raise error
+
+    async def fail(self, *pods: str, error: AzureError | None = None) -> None:
+        for pod in pods:
+            with pytest.raises(AzureError):
+                await self.call(pod, error or hang())
+
+    async def refused(self, pod: str) -> NotSent:
+        sent = self.sent
+        with pytest.raises(NotSent) as raised:
+            await self.call(pod)
+        assert self.sent == sent
+        return raised.value
+
+
+MANY = ("ns/a", "ns/b", "ns/a", "ns/b", "ns/c")
+
+
+@pytest.mark.parametrize("error", [hang(), AzureError("down", status=500), AzureError("down", status=503)])
+@in_virtual_time
+async def test_five_failures_in_a_row_shut_it(error: AzureError) -> None:
+    bench = Bench()
+    await bench.fail(*MANY[:4], error=error)
+    assert bench.state() == "closed"
+    await bench.fail(MANY[4], error=error)
+    assert bench.state() == "open"
+    for pod in ("ns/a", "ns/never-seen"):
+        assert (await bench.refused(pod)).retry_after == pytest.approx(5.0)
+    assert (bench.breaker.opened, bench.breaker.refused) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        Refused("no", status=400),
+        Refused("no", status=403),
+        NotYet("updating", status=404),
+        NotYet("updating", status=410),
+        Throttled("busy", status=429, retry_after=0.0),
+        AzureError("not a token answer", status=200, code="bad_answer"),
+    ],
+    ids=["token", "400", "403", "404", "410", "429", "garbage"],
+)
+@in_virtual_time
+async def test_whatever_is_an_answer_begins_the_count_anew(error: AzureError | None) -> None:
+    bench = Bench()
+    for _ in range(3):
+        await bench.fail(*MANY[:4])
+        if error is None:
+            await bench.call("ns/a")
+        else:
+            await bench.fail("ns/a", error=error)
+    assert bench.state() == "closed"
+
+
+@in_virtual_time
+async def test_a_call_that_its_caller_gave_up_counts_neither_way() -> None:
+    bench = Bench()
+    await bench.fail(*MANY[:4])
+    for _ in range(5):
+        await bench.fail("ns/a", error=Unreachable("out of time", code="timeout"))
+    given_up = asyncio.create_task(bench.call("ns/a", seconds=60.0))
+    await settle()
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    assert bench.state() == "closed"
+    await bench.fail("ns/c")
+    assert bench.state() == "open"
+
+
+@in_virtual_time
+async def test_after_the_pause_one_call_is_let_through_and_its_answer_opens_the_way() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    await asyncio.sleep(4.9)
+    await bench.refused("ns/x")
+    await asyncio.sleep(0.2)
+    assert bench.state() == "half_open"
+    sent = bench.sent
+    probe = asyncio.create_task(bench.call("ns/x", seconds=3.0))
+    await settle()
+    refused = await bench.refused("ns/y")
+    assert refused.retry_after == pytest.approx(10.0)
+    assert bench.sent == sent + 1
+    await probe
+    assert bench.state() == "closed"
+    await bench.call("ns/y")
+
+
+@in_virtual_time
+async def test_each_probe_that_fails_doubles_the_pause_up_to_a_quarter_of_a_minute() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    pauses = []
+    for number in range(5):
+        left = (await bench.refused("ns/z")).retry_after
+        assert left is not None
+        pauses.append(left)
+        await asyncio.sleep(left)
+        await bench.fail(f"ns/probe-{number}")
+    assert pauses == pytest.approx([5.0, 10.0, 15.0, 15.0, 15.0])
+    await asyncio.sleep(15.0)
+    await bench.call("ns/z")
+    await bench.fail(*MANY)
+    assert (await bench.refused("ns/z")).retry_after == pytest.approx(5.0)
+    assert bench.breaker.opened == 2
+
+
+@pytest.mark.parametrize(("random", "seconds"), [(0.0, 4.0), (1.0, 6.0)])
+@in_virtual_time
+async def test_nodes_do_not_probe_together(random: float, seconds: float) -> None:
+    bench = Bench()
+    bench.breaker._random = lambda: random
+    await bench.fail(*MANY)
+    assert (await bench.refused("ns/a")).retry_after == pytest.approx(seconds)
+
+
+@in_virtual_time
+async def test_a_probe_that_is_given_up_leaves_its_place_to_the_next() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    await asyncio.sleep(5.1)
+    probe = asyncio.create_task(bench.call("ns/x", seconds=60.0))
+    await settle()
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
+    assert bench.state() == "half_open"
+    await bench.call("ns/y")
+    assert bench.state() == "closed"
+
+
+@in_virtual_time
+async def test_a_probe_that_finds_its_queue_full_leaves_its_place_too() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    await asyncio.sleep(5.1)
+    bench.governor.pause(25.0)
+    with pytest.raises(Throttled):
+        await bench.call("ns/x")
+    await asyncio.sleep(25.0)
+    await bench.call("ns/y")
+    assert bench.state() == "closed"
+
+
+@in_virtual_time
+async def test_the_answer_to_a_call_that_was_sent_before_opens_the_way_too() -> None:
+    bench = Bench()
+    slow = asyncio.create_task(bench.call("ns/slow", seconds=2.0))
+    await settle()
+    await bench.fail(*MANY)
+    assert bench.state() == "open"
+    await slow
+    assert bench.state() == "closed"
+
+
+@in_virtual_time
+async def test_a_failure_of_a_call_that_was_sent_before_does_not_lengthen_the_pause() -> None:
+    bench = Bench()
+    slow = asyncio.create_task(bench.call("ns/slow", hang(), seconds=2.0))
+    await settle()
+    await bench.fail(*MANY)
+    left = (await bench.refused("ns/a")).retry_after or 0.0
+    opened_until = now() + left
+    await asyncio.gather(slow, return_exceptions=True)
+    assert now() + ((await bench.refused("ns/a")).retry_after or 0.0) == pytest.approx(opened_until)
+
+
+@in_virtual_time
+async def test_who_waits_for_a_slot_is_told_when_it_opens() -> None:
+    bench = Bench(at_once=2)
+    holders = [asyncio.create_task(bench.call(pod, hang(), seconds=10.0)) for pod in ("ns/a", "ns/b")]
+    await settle()
+    for pod in ("ns/a", "ns/b"):
+        bench.breaker._blamed[pod] = 2
+    waiting = [asyncio.create_task(bench.call(f"ns/{n}")) for n in range(20)]
+    beside = asyncio.create_task(bench.governor.slot("ns/instance-metadata").__aenter__())
+    await settle()
+    assert bench.governor.waiting == 21
+    before = now()
+    results = await asyncio.gather(*holders, *waiting, return_exceptions=True)
+    assert now() - before == pytest.approx(10.0)
+    assert {type(each) for each in results[2:]} == {NotSent}
+    assert bench.sent == 2
+    slot = await beside
+    await slot.__aexit__(None, None, None)
+    assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
+
+
+@in_virtual_time
+async def test_calls_that_are_not_for_tokens_neither_obey_nor_move_it() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    async with bench.governor.slot("ns/instance-metadata"):
+        pass
+    assert bench.state() == "open"
+
+
+@in_virtual_time
+async def test_the_failures_of_one_pod_shut_out_that_pod_alone() -> None:
+    bench = Bench()
+    await bench.fail(*["ns/hostile"] * 5)
+    await bench.refused("ns/hostile")
+    await bench.fail("ns/neighbour")
+    await bench.call("ns/neighbour")
+    assert bench.state() == "closed"
+    await bench.fail(*["ns/hostile"] * 5)
+    await bench.fail("ns/neighbour", "ns/other")
+    assert (await bench.refused("ns/third")).retry_after == pytest.approx(5.0)
+
+
+@in_virtual_time
+async def test_who_paid_in_the_end_is_blamed_and_not_who_left() -> None:
+    bench = Bench(at_once=1)
+    holder = bench.governor.slot("ns/holder")
+    await holder.__aenter__()
+    slot = bench.governor.token_slot("ns/left")
+    entered = asyncio.create_task(slot.__aenter__())
+    await settle()
+    slot.recharge("ns/stayed")
+    await holder.__aexit__(None, None, None)
+    await entered
+    await slot.__aexit__(Unreachable, hang(), None)
+    assert bench.breaker._blamed == {"ns/stayed": 1}
+
+
+@in_virtual_time
+async def test_the_pod_that_was_shut_out_alone_is_let_through_once_after_the_pause() -> None:
+    bench = Bench()
+    await bench.fail(*["ns/alone"] * 5)
+    await asyncio.sleep(5.1)
+    await bench.fail("ns/alone")
+    assert (await bench.refused("ns/alone")).retry_after == pytest.approx(10.0)
+    await asyncio.sleep(10.1)
+    await bench.call("ns/alone")
+    assert bench.state() == "closed"
+
+
+@in_virtual_time
+async def test_a_pod_whose_probe_failed_lets_others_go_first() -> None:
+    bench = Bench()
+    await bench.fail(*MANY)
+    await asyncio.sleep(5.1)
+    await bench.fail("ns/hostile")
+    await asyncio.sleep(10.1)
+    refused = await bench.refused("ns/hostile")
+    assert refused.retry_after == pytest.approx(1.9)
+    await bench.call("ns/neighbour")
+    assert bench.state() == "closed"
+    await bench.call("ns/hostile")
+
+
+@in_virtual_time
+async def test_what_it_remembers_of_pods_is_bounded() -> None:
+    bench = Bench()
+    for number in range(200):
+        try:
+            await bench.call(f"ns/{number}", hang())
+        except AzureError:
+            await asyncio.sleep(1.0)
+        assert len(bench.breaker._blamed) <= 5
+
+
+async def changes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    bench = Bench()
+    with caplog.at_level(logging.INFO, "nmi.tokens.breaker"):
+        await bench.fail(*MANY)
+        for _ in range(50):
+            await bench.refused("ns/flood")
+        await asyncio.sleep(5.1)
+        await bench.call("ns/x")
+        await bench.call("ns/x")
+    return [f"{record.levelname} {record.getMessage()}"[:24] for record in caplog.records]
+
+
+def test_each_change_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[str] = []
+
+    @in_virtual_time
+    async def run() -> None:
+        lines.extend(await changes(caplog))
+
+    run()
+    assert lines == [
+        "WARNING IMDS fails and i",
+        "INFO one call to IMDS is",
+        "INFO IMDS answers again",
+    ]

@@ -1,0 +1,107 @@
+"""PKCS #12 files that cannot serve, and those made to do harm: the loop never waits, and the owner is told why.
+
+Excluded: files that do serve (`test_service_principals.py`).
+"""
+
+import asyncio
+import time
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from nmi.tokens import assertion, certificate
+from nmi.tokens.secrets import CredentialError
+from podidentity.azure.errors import AzureError
+from tests.nmi.tokens.signing_in import Bench, certificate_of, pfx_of, rsa_key
+
+CURVE = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"certificate": b"no file at all"}, "no PKCS #12"),
+        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right"), "password": b"wrong"}, "no PKCS #12"),
+        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")}, "no PKCS #12"),
+        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")[:-1], "password": b"right"}, "no PKCS"),
+        ({"certificate": pfx_of(None, certificate_of(rsa_key()))}, "private key"),
+        ({"certificate": pfx_of(CURVE, certificate_of(CURVE))}, "not RSA"),
+        ({"certificate": pfx_of(rsa_key(1024), certificate_of(rsa_key(1024)))}, "1024 bits"),
+    ],
+    ids=["junk", "wrong-password", "no-password", "cut-short", "no-key", "elliptic", "short-key"],
+)
+async def test_a_file_that_cannot_serve_is_named_with_what_is_wrong(
+    bench: Bench, values: dict[str, bytes], why: str
+) -> None:
+    principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
+    bench.put_secret(**values)
+    with pytest.raises(CredentialError) as caught:
+        await bench.fetch(bench.identity(principal, type=2))
+    assert caught.value.code == "certificate_unfit"
+    assert "team-a/sp" in caught.value.message
+    assert why in caught.value.message
+    assert bench.aad.calls == []
+
+
+def made_dear(pfx: bytes) -> bytes:
+    """*pfx* with 2³¹ rounds for its integrity check. They stand at its end, two bytes longer than the 2,048 before."""
+    assert pfx[:2] == b"\x30\x82"
+    assert pfx.endswith(b"\x02\x02\x08\x00")
+    at = next(at for at in range(len(pfx) - 129, len(pfx)) if pfx[at : at + 2] == bytes((0x30, len(pfx) - at - 2)))
+    outer = b"\x30\x82" + (len(pfx) - 4 + 2).to_bytes(2, "big")
+    return outer + pfx[4:at] + bytes((0x30, pfx[at + 1] + 2)) + pfx[at + 2 : -4] + b"\x02\x04\x7f\xff\xff\xff"
+
+
+async def test_a_file_that_costs_its_reader_minutes_costs_the_loop_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its work factor is a number in the file: a good file's, raised until reading it takes minutes."""
+    monkeypatch.setattr(certificate, "SECONDS", 1.0)
+    good = pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw")
+    principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
+    bench.put_secret(certificate=made_dear(good), password=b"pw")
+    longest, last, going = 0.0, time.perf_counter(), True
+
+    async def watch() -> None:
+        nonlocal longest, last
+        while going:
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+    watching = asyncio.create_task(watch())
+    with pytest.raises(CredentialError, match=r"more work|too long"):
+        await bench.fetch(bench.identity(principal, type=2))
+    going = False
+    await asyncio.wait_for(watching, 5)
+    assert longest < 5.0  # on a busy machine; in here the reading itself would hold the loop for minutes
+
+
+async def test_a_certificate_that_azure_does_not_know_is_refused_by_it(bench: Bench) -> None:
+    principal = bench.directory.add_principal(certificate=certificate_of(rsa_key(), "registered"))
+    bench.put_secret(certificate=pfx_of(rsa_key(), certificate_of(rsa_key(), "another")))
+    with pytest.raises(AzureError) as caught:
+        await bench.fetch(bench.identity(principal, type=2))
+    assert caught.value.code == "AADSTS700027"
+    assert "team-a/sp" in caught.value.message
+    assert bench.secret_reads == 2
+
+
+async def test_a_renewed_file_is_used_at_once(bench: Bench) -> None:
+    old, new = certificate_of(rsa_key(), "old"), certificate_of(rsa_key(), "new")
+    principal = bench.directory.add_principal(certificate=old)
+    identity = bench.identity(principal, type=2)
+    bench.put_secret(certificate=pfx_of(rsa_key(), old))
+    await bench.fetch(identity)
+    application = bench.directory.application(principal.client_id)
+    assert application is not None
+    application.certificates[:] = [new]
+    version = bench.put_secret(certificate=pfx_of(rsa_key(), new, b"pw"), password=b"pw")
+    assert (await bench.fetch(identity)).credential == version
+
+
+def test_the_largest_key_that_azure_makes_is_signed_with_in_the_time_there_is() -> None:
+    registered = certificate_of(rsa_key(4096))
+    began = time.process_time()
+    (made,) = assertion.signed(pfx_of(rsa_key(4096), registered, b"pw"), b"pw", "c", ["https://a"], adfs=False, now=0.0)
+    assert made.count(".") == 2
+    assert time.process_time() - began < assertion.CPU_SECONDS

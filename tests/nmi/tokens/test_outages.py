@@ -1,0 +1,291 @@
+"""What pods get while IMDS is updating, throttles, hangs or fails, and how it is left in peace meanwhile.
+
+Excluded: the breaker and the governor by themselves.
+"""
+
+import asyncio
+
+import pytest
+
+from nmi.identity.request import TokenRequest
+from nmi.tokens.governor import CongestedError
+from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
+from tests.nmi.tokens.fakes import REQUEST, RESOURCE
+from tests.nmi.tokens.virtual_imds import HANG, Node, Reply
+from tests.virtual_time import in_virtual_time, now, settle
+
+HOUR = 3600.0
+
+
+def other(number: int) -> TokenRequest:
+    return TokenRequest(f"{RESOURCE}/{number}")
+
+
+@in_virtual_time
+async def test_an_update_of_imds_is_outlasted_by_the_flight_and_not_by_its_waiters() -> None:
+    node = Node()
+    start = now()
+    node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 66.0 else Reply()
+    with pytest.raises(NotYet) as raised:
+        await node.token(within=45.0)
+    assert 44.0 < now() - start <= 45.0
+    assert (raised.value.status, raised.value.retry_after) == (410, 10.0)
+    await asyncio.sleep(5.0)
+    token = await node.token(pod="ns/b", within=45.0)
+    assert now() - start < 75.0
+    assert (await node.token()) is token
+    assert node.measures.fetches == 1
+    tries = [begun - start for begun in node.imds.begun]
+    assert tries == pytest.approx([0, 2, 6, 14, 24, 34, 44, 54, 64, 70], abs=0.5)
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -> None:
+    node = Node()
+    start = now()
+    node.imds.behave = lambda _call: Reply(410, body=b"{}")
+    with pytest.raises(NotYet):
+        await node.token(within=45.0)
+    with pytest.raises(NotYet):
+        await node.token(within=45.0)
+    assert 70.0 <= now() - start < 71.0
+    assert node.breaker.opened == 0
+    assert node.broker._flights == {}
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_update_that_a_refresh_meets_costs_no_pod_anything() -> None:
+    node = Node()
+    await node.token()
+    before = await node.token()
+    await asyncio.sleep(12 * HOUR - 10.0)
+    end = now() + 70.0
+    node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < end else Reply()
+    while now() < end + 20.0:
+        asked = now()
+        token = await node.token()
+        assert now() == asked
+        await asyncio.sleep(1.0)
+    assert token is not before
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_only_so_many_flights_drift_on_without_waiters() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(410, body=b"{}")
+    asked = [node.token(other(n), pod=f"ns/{n}", within=30.0) for n in range(100)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(each, NotYet | CongestedError) for each in results)
+    await settle()
+    assert 0 < len(node.broker._flights) <= 32
+    await asyncio.sleep(100.0)
+    assert node.broker._flights == {}
+    assert node.governor.in_flight == 0
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_long_pause_is_told_to_all_who_need_a_new_token_and_kept_tokens_are_served() -> None:
+    node = Node()
+    kept = await node.token()
+    start = now()
+    node.imds.behave = lambda _call: Reply(429, {"Retry-After": "25"}, b"{}")
+    for number in range(3):
+        with pytest.raises(Throttled) as raised:
+            await node.token(other(number))
+        assert raised.value.status == 429
+        assert raised.value.retry_after == pytest.approx(25.0 - (now() - start), abs=0.1)
+        await asyncio.sleep(5.0)
+    assert now() - start < 16.0
+    assert len(node.imds.calls) == 2
+    assert await node.token() is kept
+    node.imds.behave = lambda _call: Reply()
+    await asyncio.sleep(10.1)
+    await node.token(other(9))
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_short_pause_is_waited_out() -> None:
+    node = Node()
+    start = now()
+    node.imds.behave = lambda _call: Reply(429, {"Retry-After": "6"}, b"{}") if now() < start + 1.0 else Reply()
+    first = asyncio.create_task(node.token(other(1)))
+    await asyncio.sleep(0.5)
+    second = asyncio.create_task(node.token(other(2)))
+    await asyncio.gather(first, second)
+    assert now() - start == pytest.approx(6.0, abs=0.2)
+    assert len(node.imds.calls) == 3
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_pause_longer_than_a_request_has_left_is_told_at_once() -> None:
+    node = Node()
+    node.governor.pause(8.0)
+    before = now()
+    with pytest.raises(Throttled) as raised:
+        await node.token(within=4.0)
+    assert now() == before
+    assert raised.value.retry_after == pytest.approx(8.0)
+    await node.token(within=30.0)
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_joins_a_flight_that_waits_out_a_pause_hears_of_the_pause_when_its_time_is_over() -> None:
+    node = Node()
+    node.governor.pause(9.0)
+    patient = asyncio.create_task(node.token(within=30.0))
+    await settle()
+    with pytest.raises(Throttled) as raised:
+        await node.token(pod="ns/b", within=2.0)
+    assert raised.value.retry_after == pytest.approx(7.0, abs=0.1)
+    await patient
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_waits_for_a_slot_hears_so_when_its_time_is_over() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(seconds=8.0)
+    busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n % 2}")) for n in range(5)]
+    await asyncio.sleep(0.5)
+    with pytest.raises(CongestedError):
+        await node.token(pod="ns/late", within=3.0)
+    await asyncio.gather(*busy)
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_gets_no_answer_in_time_hears_so_and_the_next_one_gets_it() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(seconds=4.0)
+    before = now()
+    with pytest.raises(Unreachable) as raised:
+        await node.token(within=3.0)
+    assert raised.value.code == "timeout"
+    assert 2.9 <= now() - before <= 3.0
+    await node.token(within=3.0)
+    assert len(node.imds.calls) == 1
+    await node.broker.aclose()
+
+
+@pytest.mark.parametrize("reply", [HANG, Reply(lost=True), Reply(503, body=b"{}")], ids=["hangs", "lost", "503"])
+@in_virtual_time
+async def test_while_imds_is_down_requests_are_told_at_once_and_kept_tokens_are_served(reply: Reply) -> None:
+    node = Node()
+    kept = await node.token()
+    node.imds.behave = lambda _call: reply
+    asked = [node.token(other(n), pod=f"ns/{n}") for n in range(5)]
+    assert all(isinstance(each, AzureError) for each in await asyncio.gather(*asked, return_exceptions=True))
+    down_since = now()
+    calls = len(node.imds.calls)
+    slow = 0
+    for number in range(300):
+        before = now()
+        with pytest.raises(AzureError) as raised:
+            await node.token(other(number), pod=f"ns/{number % 7}")
+        assert isinstance(raised.value, NotSent) or now() - before <= 10.1 or slow < 12
+        slow += now() - before > 0.5
+        assert await node.token() is kept
+        await asyncio.sleep(1.0)
+    # One probe for each pause, not five calls at any time.
+    assert len(node.imds.calls) - calls <= (now() - down_since) / 15.0 + 4
+    node.imds.behave = lambda _call: Reply()
+    await asyncio.sleep(40.0)
+    await node.token(other(1000))
+    before = now()
+    await node.token(other(1001))
+    assert now() - before < 0.5
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_whose_failure_opens_the_breaker_does_not_pause_for_a_try_that_would_not_be_made() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: HANG
+    start = now()
+    ended: list[float] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(NotSent):
+            await node.token(other(number), pod=f"ns/{number}")
+        ended.append(now() - start)
+
+    await asyncio.gather(*(ask(number) for number in range(20)))
+    # Five tries of ten seconds; with the fifth end whoever waits, and after a pause of two seconds the four before it.
+    assert ended[11] < 10.2
+    assert ended[15] < 12.2
+    assert len(node.imds.calls) <= 10
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_retry_after_of_a_request_that_was_not_sent_is_the_truth() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(503, body=b"{}")
+    await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
+    node.imds.behave = lambda _call: Reply()
+    with pytest.raises(NotSent) as raised:
+        await node.token(pod="ns/new")
+    left = raised.value.retry_after
+    assert left is not None
+    await asyncio.sleep(left)
+    await node.token(pod="ns/new")
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_about_to_expire_is_served_at_once_while_imds_is_left_alone() -> None:
+    node = Node()
+    node.imds.lifetime = 3600
+    kept = await node.token()
+    await asyncio.sleep(HOUR - 240.0)
+    node.imds.behave = lambda _call: Reply(503, body=b"{}")
+    await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
+    assert node.breaker.opened == 1
+    before = now()
+    assert await node.token() is kept
+    assert now() == before
+    assert node.measures.stale_served == 1
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_flood_of_audiences_by_one_pod_costs_another_less_than_a_third_of_a_second() -> None:
+    node = Node()
+
+    async def insist(number: int) -> None:
+        while True:
+            try:
+                await node.token(other(number), pod="ns/greedy")
+            except CongestedError as error:
+                await asyncio.sleep(error.retry_after)
+            else:
+                return
+
+    flood = [asyncio.create_task(insist(number)) for number in range(1000)]
+    for number in range(8):
+        await asyncio.sleep(0.37)
+        before = now()
+        await node.token(other(5000 + number), pod="ns/neighbour")
+        assert now() - before < 0.3
+    assert node.governor.waiting <= 64
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_without_the_cache_an_update_is_outlasted_too() -> None:
+    node = Node(caching=False)
+    start = now()
+    node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 30.0 else Reply()
+    await node.token(REQUEST, within=45.0)
+    assert len(node.broker._tokens) == 0
+    await node.broker.aclose()

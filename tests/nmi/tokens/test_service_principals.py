@@ -1,0 +1,147 @@
+"""Tokens by secret and by certificate, from an AAD that verifies them, with Secrets out of an API server.
+
+Excluded: what is refused before anything is read (`test_sign_in_policy.py`), and failures (`test_sign_in_failures.py`).
+"""
+
+import asyncio
+import time
+
+import pytest
+from aiohttp import web
+
+from podidctl.sandbox.tokens import read_claims
+from podidentity.azure import clouds
+from tests.nmi.tokens.signing_in import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
+
+
+async def test_a_secret_gives_a_token_of_the_principal(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="s3cret+/=&%")
+    version = bench.put_secret(clientSecret=b"s3cret+/=&%")
+    granted = await bench.fetch(bench.identity(principal))
+    told = claims(granted)
+    assert (told["appid"], told["aud"], told["tid"]) == (principal.client_id, RESOURCE, bench.directory.tenant_id)
+    token = granted.token
+    assert (token.resource, token.client_id, token.token_type) == (RESOURCE, principal.client_id, "Bearer")
+    assert (token.not_before, token.ext_expires_in, granted.expires_in) == (told["nbf"], "3600", 3600)
+    assert abs(token.expires_on - time.time() - 3600) < 60
+    assert (granted.object_id, granted.credential, granted.auxiliary) == (principal.object_id, version, ())
+    assert bench.observed == [None]
+
+
+async def test_the_resource_is_never_trimmed(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    granted = await bench.fetch(bench.identity(principal), "https://management.azure.com/")
+    assert bench.aad.calls[-1].scope == "https://management.azure.com//.default"
+    assert claims(granted)["aud"] == "https://management.azure.com/"
+
+
+async def test_of_several_keys_the_first_in_alphabetical_order_holds_the_secret(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="right")
+    bench.put_secret(b=b"wrong", a=b"right", c=b"wrong")
+    assert claims(await bench.fetch(bench.identity(principal)))["appid"] == principal.client_id
+
+
+@pytest.mark.parametrize("password", [b"", b"p4ss w\xc3\xb6rd"], ids=["open", "with-a-password"])
+async def test_a_certificate_signs_for_its_principal(bench: Bench, password: bytes) -> None:
+    certificate = certificate_of(rsa_key())
+    principal = bench.directory.add_principal(certificate=certificate)
+    values = {"certificate": pfx_of(rsa_key(), certificate, password), **({"password": password} if password else {})}
+    version = bench.put_secret(**values)
+    granted = await bench.fetch(bench.identity(principal, type=2))
+    assert claims(granted)["appid"] == principal.client_id
+    assert (bench.aad.calls[-1].proof, granted.credential) == ("PS256", version)
+
+
+async def test_a_renewed_certificate_of_a_trusted_subject_needs_no_registration(bench: Bench) -> None:
+    principal = bench.directory.add_principal(certificate=certificate_of(rsa_key(), "old"))
+    renewed = certificate_of(rsa_key(), "vault.example")
+    bench.put_secret(certificate=pfx_of(rsa_key(), renewed))
+    application = bench.directory.application(principal.client_id)
+    assert application is not None
+    application.subjects.add("CN=vault.example")
+    assert claims(await bench.fetch(bench.identity(principal, type=2)))["appid"] == principal.client_id
+
+
+@pytest.mark.parametrize("path", ["", "/adfs"], ids=["bare", "as-a-stack-describes-itself"])
+async def test_adfs_is_signed_for_as_it_knows_how(path: str) -> None:
+    own = clouds.Cloud("Stack", f"https://login.microsoftonline.us{path}", "", "", frozenset())
+    async with running(Bench(cloud=own)) as bench:
+        await sign_in_to_adfs(bench)
+
+
+async def sign_in_to_adfs(bench: Bench) -> None:
+    certificate = certificate_of(rsa_key())
+    principal = bench.directory.add_principal(certificate=certificate)
+    bench.directory.add_tenant("adfs")
+    bench.directory.consent(principal.client_id, "adfs")
+    bench.put_secret(certificate=pfx_of(rsa_key(), certificate))
+    await bench.fetch(bench.identity(principal, type=2, tenant_id="adfs", ad_endpoint=""))
+    call = bench.aad.calls[-1]
+    assert (call.path, call.tenant, call.proof) == ("/adfs/oauth2/token", "adfs", "RS256")
+
+
+@pytest.mark.parametrize("type_", [1, 2], ids=["secret", "certificate"])
+async def test_each_auxiliary_tenant_gives_a_token_after_the_primary_one(bench: Bench, type_: int) -> None:
+    certificate = certificate_of(rsa_key())
+    principal = bench.directory.add_principal(secret="x", certificate=certificate)
+    others = [bench.directory.add_tenant(), bench.directory.add_tenant(domain="contoso.example")]
+    for other in others:
+        bench.directory.consent(principal.client_id, other)
+    bench.put_secret(**({"k": b"x"} if type_ == 1 else {"certificate": pfx_of(rsa_key(), certificate)}))
+    answer, together = bench.aad.handle, asyncio.Barrier(3)
+    lives = {bench.directory.tenant_id: 3600, others[0]: 1200, "contoso.example": 2400}
+
+    async def held(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.wait_for(together.wait(), 20)  # passes only when all three are asked at once
+        bench.aad.token_seconds = lives[request.path.split("/")[1]]
+        return await answer(request)
+
+    bench.aad.handle = held  # type: ignore[method-assign]
+    named = [others[0], "contoso.example"]
+    granted = await bench.fetch(bench.identity(principal, type=type_, auxiliary_tenant_ids=named))
+    tenants = [read_claims(token.access_token)["tid"] for token in (granted.token, *granted.auxiliary)]
+    assert tenants == [bench.directory.tenant_id, *others]
+    assert granted.expires_in == 1200
+    assert bench.secret_reads == 1
+
+
+async def test_a_clients_capabilities_reach_azure(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    granted = await bench.fetch(bench.identity(principal), xms_cc="cp1, protapi")
+    assert (claims(granted)["xms_cc"], granted.expires_in) == (["cp1", "protapi"], 86_400)
+    assert "xms_cc" not in claims(await bench.fetch(bench.identity(principal)))
+
+
+async def test_every_fetch_asks_anew(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    first, second = [(await bench.fetch(bench.identity(principal))).token.access_token for _ in range(2)]
+    assert first != second
+    assert (len(bench.aad.calls), bench.secret_reads) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("", "login.microsoftonline.com"),
+        ("https://login.microsoftonline.us/", "login.microsoftonline.us"),
+        ("HTTPS://Login.ChinaCloudAPI.cn", "login.chinacloudapi.cn"),
+    ],
+    ids=["the-clouds-own", "government", "china-in-odd-case"],
+)
+async def test_the_authority_is_the_clouds_or_the_one_that_is_named(bench: Bench, endpoint: str, host: str) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    await bench.fetch(bench.identity(principal, ad_endpoint=endpoint))
+    assert bench.resolver.asked == [host]
+
+
+async def test_in_a_cloud_of_ones_own_its_authority_is_the_default() -> None:
+    own = clouds.Cloud("Own", "https://login.microsoftonline.us", "", "", frozenset())
+    async with running(Bench(cloud=own)) as bench:
+        principal = bench.directory.add_principal(secret="x")
+        bench.put_secret(k=b"x")
+        await bench.fetch(bench.identity(principal, ad_endpoint=""))
+        assert bench.resolver.asked == ["login.microsoftonline.us"]

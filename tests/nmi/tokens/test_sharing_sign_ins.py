@@ -1,0 +1,135 @@
+"""Many pods, one service principal: how often Secret and AAD are asked, and that no namespace takes all there is."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from nmi.identity.request import TokenRequest
+from nmi.tokens.broker import Broker
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.places import Places
+from nmi.tokens.service_principal import OF_ONE_NAMESPACE
+from nmi.tokens.sign_in import InvalidClient
+from nmi.tokens.source import PolicyError
+from podidctl.sandbox.tokens import read_claims
+from podidentity.resources import SecretReference
+from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
+
+REQUEST = TokenRequest(RESOURCE)
+
+
+def broker_of(bench: Bench) -> Broker:
+    return Broker({1: bench.source, 2: bench.source}, Governor(), TokenMeasures(CollectorRegistry()))
+
+
+def named(name: str) -> SecretReference:
+    return SecretReference(name=name, namespace=NAMESPACE)
+
+
+async def test_a_hundred_requests_read_the_secret_once_and_ask_azure_once(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    broker, identity = broker_of(bench), bench.identity(principal)
+    tokens = await asyncio.gather(*(broker.token(identity, REQUEST, f"team-a/{pod}") for pod in range(100)))
+    assert len({cached.token.access_token for cached in tokens}) == 1
+    assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
+    assert (await broker.token(identity, REQUEST, "team-a/late")).token == tokens[0].token
+    assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
+    await broker.aclose()
+
+
+async def test_who_names_anothers_client_but_not_its_secret_gets_nothing(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    bench.put_secret("guess", k=b"guessed")
+    broker = broker_of(bench)
+    await broker.token(bench.identity(principal), REQUEST, "team-a/owner")
+    with pytest.raises(InvalidClient, match="team-a/guess"):
+        await broker.token(bench.identity(principal, client_password=named("guess")), REQUEST, "team-a/guesser")
+    with pytest.raises(PolicyError):
+        await broker.token(bench.identity(principal, client_password=None), REQUEST, "team-a/lazy")
+    await broker.aclose()
+
+
+async def test_principals_asked_for_at_once_get_each_its_own(bench: Bench) -> None:
+    principals = [bench.directory.add_principal(secret=f"secret {number}") for number in range(20)]
+    for number in range(20):
+        bench.put_secret(f"sp-{number}", k=f"secret {number}".encode())
+    broker = broker_of(bench)
+    tokens = await asyncio.gather(
+        *(
+            broker.token(bench.identity(each, client_password=named(f"sp-{number}")), REQUEST, f"team-a/{number}")
+            for number, each in enumerate(principals)
+        )
+    )
+    told = [read_claims(cached.token.access_token)["appid"] for cached in tokens]
+    assert told == [principal.client_id for principal in principals]
+    await broker.aclose()
+
+
+async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_forgotten(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    broker, identity = broker_of(bench), bench.identity(principal)
+    first = await broker.token(identity, REQUEST, "team-a/one")
+    key = broker.key_of(identity, RESOURCE, "")
+    bench.put_secret(k=b"x")
+    second = await broker.token(identity, TokenRequest(RESOURCE, fetch_anew=True), "team-a/one")
+    assert first.token.access_token != second.token.access_token
+    assert broker.key_of(identity, RESOURCE, "") != key
+    assert (await broker.token(identity, REQUEST, "team-a/one")).token == second.token
+    assert len(bench.aad.calls) == 2
+    await broker.aclose()
+
+
+async def test_one_namespace_holds_no_more_than_its_part_of_the_places(bench: Bench) -> None:
+    """Its endpoint hangs; another namespace's identity is served meanwhile."""
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
+
+    async def hanging_for_some(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal waiting
+        if "slow" in str((await request.post()).get("scope")):
+            waiting += 1
+            await go_on.wait()
+        return await answer(request)
+
+    bench.aad.handle = hanging_for_some  # type: ignore[method-assign]
+    identity = bench.identity(principal)
+    slow = [asyncio.create_task(bench.fetch(identity, f"https://slow/{number}")) for number in range(3 * 4)]
+    while waiting < OF_ONE_NAMESPACE:
+        await asyncio.sleep(0.01)
+    bench.put_secret("sp", "team-b", k=b"x")
+    other = bench.identity(principal, client_password=SecretReference(name="sp"))
+    beside = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
+    assert (await asyncio.wait_for(bench.fetch(beside), 20)).token.access_token
+    assert waiting == OF_ONE_NAMESPACE
+    go_on.set()
+    assert len({(await each).token.access_token for each in slow}) == 12
+
+
+async def test_places_are_counted_by_group_and_forgotten_with_it() -> None:
+    places, inside, most = Places(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
+
+    async def stay(group: str) -> None:
+        async with places.one(group):
+            inside[group] += 1
+            most[group] = max(most[group], inside[group])
+            most["both"] = max(most["both"], sum(inside.values()))
+            try:
+                await asyncio.sleep(0.001)
+            finally:
+                inside[group] -= 1
+
+    everybody = [asyncio.create_task(stay(group)) for group in "aaaaabbbbb"]
+    await asyncio.sleep(0)
+    assert len(places) == 10
+    for cancelled in everybody[::4]:
+        cancelled.cancel()
+    await asyncio.gather(*everybody, return_exceptions=True)
+    assert most == {"a": 2, "b": 2, "both": 3}
+    assert (len(places), places._groups) == (0, {})

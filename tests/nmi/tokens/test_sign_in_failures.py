@@ -1,0 +1,397 @@
+"""Sign-ins that fail: what of it is tried again, how long, and what a pod and an operator learn of it."""
+
+import asyncio
+import math
+import ssl
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from nmi.issuer import refusal_of
+from nmi.refusal import Reason
+from nmi.tokens.secrets import CredentialError
+from nmi.tokens.sign_in import ANSWER_MAX, InvalidClient
+from podidctl.sandbox.directory import ServicePrincipal
+from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
+from podidctl.sandbox.serving import Mishap
+from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from podidentity.resources import AzureIdentity
+from tests.nmi.tokens.signing_in import Bench, running
+
+
+@pytest.fixture
+def principal(bench: Bench) -> ServicePrincipal:
+    bench.put_secret(k=b"right")
+    return bench.directory.add_principal(secret="right")
+
+
+@pytest.fixture
+def identity(bench: Bench, principal: ServicePrincipal) -> AzureIdentity:
+    return bench.identity(principal)
+
+
+async def failure(bench: Bench, identity: AzureIdentity, **changed: Any) -> AzureError:
+    with pytest.raises(AzureError) as caught:
+        await bench.fetch(identity, **changed)
+    return caught.value
+
+
+class Hanging:
+    """Requests of AAD whose path contains *part* are not answered before the block ends; the first *times* of them."""
+
+    def __init__(self, bench: Bench, part: str = "", times: float = math.inf) -> None:
+        self._bench, self._part, self._times = bench, part, times
+        self.arrived, self._go_on = asyncio.Event(), asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        answer = self._bench.aad.handle
+
+        async def held(request: web.BaseRequest) -> web.StreamResponse:
+            if self._part in request.path and self._times > 0:
+                self._times -= 1
+                self.arrived.set()
+                await self._go_on.wait()
+            return await answer(request)
+
+        self._bench.aad.handle = held  # type: ignore[method-assign]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._go_on.set()
+
+
+ERROR = {
+    "error": "temporarily_unavailable",
+    "error_description": "AADSTS90033: A transient error. Trace ID: a Correlation ID: b Timestamp: c",
+    "correlation_id": "0c0ffee0-0000-0000-0000-000000000001",
+}
+
+
+@pytest.mark.parametrize(
+    ("mishap", "kind", "code", "reason"),
+    [
+        (Mishap(status=503, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
+        (Mishap(status=500), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
+        (Mishap(status=400, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
+        (Mishap(status=429, headers={"Retry-After": "2"}), Throttled, "", Reason.UPSTREAM_THROTTLED),
+        (Mishap(status=408), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
+        (Mishap(status=200, document={"token": 1}), AzureError, "bad_answer", Reason.UPSTREAM_UNAVAILABLE),
+        (
+            Mishap(status=200, document={"access_token": 5, "expires_in": 5}),
+            AzureError,
+            "bad_answer",
+            Reason.UPSTREAM_UNAVAILABLE,
+        ),
+        (
+            Mishap(status=200, document={"access_token": "a\nb", "expires_in": 5}),
+            AzureError,
+            "bad_answer",
+            Reason.UPSTREAM_UNAVAILABLE,
+        ),
+        (
+            Mishap(status=200, document={"access_token": "a", "expires_in": "soon"}),
+            AzureError,
+            "bad_answer",
+            Reason.UPSTREAM_UNAVAILABLE,
+        ),
+    ],
+    ids=["503", "500", "temporarily", "429", "408", "no-token", "number-for-token", "two-lines", "no-time"],
+)
+async def test_what_repeating_may_cure_is_tried_five_times(  # noqa: PLR0917
+    bench: Bench,
+    identity: AzureIdentity,
+    mishap: Mishap,
+    kind: type[AzureError],
+    code: str,
+    reason: Reason,
+) -> None:
+    retry_after = 2.0 if kind is Throttled else None
+    mishap.times = math.inf
+    bench.aad.mishaps.order(mishap)
+    error = await failure(bench, identity)
+    assert (type(error), error.code, error.retry_after) == (kind, code, retry_after)
+    assert refusal_of(error).reason is reason
+    assert [type(seen) for seen in bench.observed] == [kind] * 5
+    least = retry_after or 0.0
+    expected = [max(each, least) for each in (1.0, 2.0, 4.0, 8.0)]
+    assert bench.pauses == pytest.approx(expected, rel=0.11)
+    bench.aad.mishaps.forget()
+    await bench.fetch(identity)
+
+
+async def test_a_failure_that_passes_is_not_noticed(bench: Bench, identity: AzureIdentity) -> None:
+    bench.aad.mishaps.order(Mishap(status=503, times=2))
+    assert (await bench.fetch(identity)).token.access_token
+    assert bench.secret_reads == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "code"),
+    [
+        (400, {"error": "invalid_scope", "error_description": "AADSTS1002012: no."}, "AADSTS1002012"),
+        (401, {"error": "unauthorized_client", "error_description": "no number"}, "unauthorized_client"),
+        (403, {}, ""),
+        (404, {}, ""),
+        (302, {}, ""),
+    ],
+)
+async def test_a_refusal_is_told_at_once(
+    bench: Bench, identity: AzureIdentity, status: int, document: dict[str, str], code: str
+) -> None:
+    bench.aad.mishaps.order(Mishap(status=status, document=document, times=math.inf, headers={"Location": "/x"}))
+    error = await failure(bench, identity)
+    assert (type(error), error.status, error.code) == (Refused, status, code)
+    assert refusal_of(error).reason is Reason.UPSTREAM_REFUSED
+    assert (len(bench.observed), bench.pauses) == (1, [])
+
+
+async def test_the_operator_learns_azures_number_sentence_and_correlation(
+    bench: Bench, identity: AzureIdentity, principal: ServicePrincipal
+) -> None:
+    bench.put_secret(k=b"wrong-one")
+    error = await failure(bench, identity)
+    assert isinstance(error, InvalidClient)
+    assert (error.code, len(error.correlation_id)) == ("AADSTS7000215", 36)
+    assert "team-a/sp" in error.message
+    assert "Invalid client secret" in error.message
+    assert "Trace ID" not in error.message
+    assert principal.client_id not in error.message
+    refusal = refusal_of(error)
+    assert (refusal.reason, refusal.detail) == (Reason.UPSTREAM_REFUSED, refusal.detail)
+    assert "AADSTS7000215" in refusal.sentence
+    assert error.correlation_id in refusal.sentence
+    assert bench.secret_reads == 2
+
+
+async def test_a_newline_at_the_end_of_a_refused_secret_is_pointed_out(bench: Bench, identity: AzureIdentity) -> None:
+    bench.put_secret(k=b"right\n", l=b"")
+    error = await failure(bench, identity)
+    assert "blank or a newline" in error.message
+    assert "several keys" in error.message
+
+
+async def test_an_unknown_application_and_an_unknown_tenant_are_refused(bench: Bench, identity: AzureIdentity) -> None:
+    stranger = bench.identity(ServicePrincipal("c11e0000-0000-0000-0000-0000000000ff", "", "", ""))
+    assert (await failure(bench, stranger)).code == "AADSTS700016"
+    astray = bench.identity(ServicePrincipal(identity.spec.client_id, "", "", ""), tenant_id="nowhere.example")
+    assert (await failure(bench, astray)).code == "AADSTS90002"
+
+
+async def test_the_first_auxiliary_tenant_to_fail_is_named_and_ends_the_fetch(
+    bench: Bench, principal: ServicePrincipal
+) -> None:
+    good = bench.directory.add_tenant()
+    bench.directory.consent(principal.client_id, good)
+    async with Hanging(bench, good):
+        error = await failure(bench, bench.identity(principal, auxiliary_tenant_ids=[good, "nowhere.example"]))
+    assert error.message.startswith("tenant nowhere.example: ")
+    assert (type(error), error.code) == (Refused, "AADSTS90002")
+
+
+async def test_a_secret_replaced_in_that_very_moment_is_read_again(bench: Bench, principal: ServicePrincipal) -> None:
+    """AAD has dropped the old one already, and Kubernetes has the new one by the time the refusal arrives."""
+    bench.put_secret(k=b"old")
+    answer = bench.aad.handle
+    versions: list[str] = []
+
+    async def rotated_meanwhile(request: web.BaseRequest) -> web.StreamResponse:
+        if not versions:
+            versions.append(bench.put_secret(k=b"right"))
+        return await answer(request)
+
+    bench.aad.handle = rotated_meanwhile  # type: ignore[method-assign]
+    granted = await bench.fetch(bench.identity(principal))
+    assert [granted.credential] == versions
+    assert bench.source.credential(bench.identity(principal)) == versions[0]
+    assert (bench.secret_reads, [call.status for call in bench.aad.calls]) == (2, [401, 200])
+
+
+async def test_a_new_secret_that_azure_has_not_heard_of_leaves_the_old_version_proven(
+    bench: Bench, principal: ServicePrincipal, identity: AzureIdentity
+) -> None:
+    proven = (await bench.fetch(identity)).credential
+    application = bench.directory.application(principal.client_id)
+    assert application is not None
+    application.secrets["new"] = time.time() + 3600
+    version = bench.put_secret(k=b"new")
+    assert isinstance(await failure(bench, identity), InvalidClient)
+    assert bench.source.credential(identity) == proven
+    application.secrets["new"] = time.time()
+    assert (await bench.fetch(identity)).credential == version == bench.source.credential(identity)
+
+
+async def test_the_pause_that_azure_asks_for_is_not_begun_if_it_outlasts_the_request(
+    bench: Bench, identity: AzureIdentity
+) -> None:
+    bench.aad.mishaps.order(Mishap(status=429, headers={"Retry-After": "60"}))
+    error = await failure(bench, identity)
+    assert (type(error), error.retry_after, bench.pauses) == (Throttled, 60.0, [])
+
+
+async def test_a_fetch_ends_with_its_time(bench: Bench, identity: AzureIdentity) -> None:
+    async with Hanging(bench):
+        error = await failure(bench, identity, within=0.2)
+    assert (type(error), error.code) == (Unreachable, "timeout")
+
+
+async def test_one_try_has_its_own_time() -> None:
+    async with running(Bench(attempt_seconds=1.0)) as bench:
+        principal = bench.directory.add_principal(secret="x")
+        bench.put_secret(k=b"x")
+        async with Hanging(bench, times=1):
+            await bench.fetch(bench.identity(principal))
+        assert type(bench.observed[0]) is Unreachable
+        assert bench.observed[-1] is None
+
+
+async def test_a_fetch_given_up_leaves_nothing_open_and_the_next_one_works(
+    bench: Bench, identity: AzureIdentity
+) -> None:
+    async with Hanging(bench, times=1) as hanging:
+        fetching = asyncio.create_task(bench.fetch(identity))
+        await asyncio.wait_for(hanging.arrived.wait(), 5)
+        fetching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+    assert len(bench.source._places) == 0
+    assert bench.observed == []
+    assert (await bench.fetch(identity)).token.access_token
+    assert not bench.session.closed
+
+
+async def test_an_endless_answer_is_not_read_to_its_end(bench: Bench, identity: AzureIdentity) -> None:
+    sent = 0
+
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        while sent < 1000 * ANSWER_MAX:
+            await response.write(b" " * ANSWER_MAX)
+            sent += ANSWER_MAX
+        return response
+
+    bench.aad.handle = endless  # type: ignore[method-assign]
+    assert isinstance(await failure(bench, identity), Unreachable)
+    assert sent < 500 * ANSWER_MAX
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<html>busy</html>", "text/html"),
+        (b"<a><b/></a>", "application/xml"),
+        (b"<a>", "application/xml"),
+        (b"[]", "application/json"),
+        (b"{", "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b"", "application/json"),
+        (b"{}", "image/png"),
+        (b'"x"', "application/json"),
+        (b"null", "application/json"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 502])
+async def test_an_answer_of_another_kind_is_no_token(
+    bench: Bench, identity: AzureIdentity, body: bytes, content_type: str, status: int
+) -> None:
+    bench.source = bench.new_source(retry_delays=())
+
+    async def odd(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=body, status=status, headers={"Content-Type": content_type})
+
+    bench.aad.handle = odd  # type: ignore[method-assign]
+    error = await failure(bench, identity)
+    assert type(error) is AzureError
+    assert error.status == status
+
+
+async def test_an_endpoint_with_a_foreign_certificate_gets_nothing(bench: Bench, identity: AzureIdentity) -> None:
+    session = bench.new_session(ssl.create_default_context())
+    bench.source = bench.new_source(session)
+    error = await failure(bench, identity)
+    await session.close()
+    assert (type(error), error.code) == (Unreachable, "no_answer")
+    assert bench.aad.calls == []
+
+
+async def test_an_endpoint_that_is_not_there_is_tried_again(bench: Bench, identity: AzureIdentity) -> None:
+    await bench.aad.stop()
+    error = await failure(bench, identity)
+    assert (type(error), error.code, len(bench.observed)) == (Unreachable, "no_answer", 5)
+    assert "unreachable" not in refusal_of(error).sentence.lower()
+
+
+@pytest.fixture
+async def nothing_is_left(bench: Bench) -> AsyncIterator[None]:
+    yield
+    connector = bench.session.connector
+    assert isinstance(connector, aiohttp.TCPConnector)
+    assert not connector._acquired
+
+
+async def test_connections_go_back_whatever_happened(
+    bench: Bench, identity: AzureIdentity, nothing_is_left: None
+) -> None:
+    bench.source = bench.new_source(retry_delays=())
+    for status in (200, 401, 503):
+        bench.aad.mishaps.order(Mishap(status=status, document={"error": "x"}))
+        await failure(bench, identity)
+    await bench.fetch(identity)
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "word"),
+    [
+        ({}, 1, "empty"),
+        ({"k": b""}, 1, "0 bytes"),
+        ({"k": b"x" * 5000}, 1, "5000 bytes"),
+        ({"k": b"\xff\xfe"}, 1, "text"),
+        ({"k": b"x"}, 2, "no key `certificate`"),
+        ({"certificate": b""}, 2, "no key `certificate`"),
+        ({"Certificate": b"x"}, 2, "no key `certificate`"),
+    ],
+)
+async def test_a_secret_that_does_not_hold_what_it_must_is_named(
+    bench: Bench, principal: ServicePrincipal, values: dict[str, bytes], type_: int, word: str
+) -> None:
+    bench.put_secret(**values)
+    error = await failure(bench, bench.identity(principal, type=type_))
+    assert (type(error), error.code) == (CredentialError, "secret_unfit")
+    assert "team-a/sp" in error.message
+    assert word in error.message
+    assert bench.aad.calls == []
+
+
+async def test_a_secret_that_is_not_there_is_named(bench: Bench, identity: AzureIdentity) -> None:
+    bench.kube.store.delete("secrets", "sp", "team-a")
+    error = await failure(bench, identity)
+    assert (type(error), error.code) == (CredentialError, "secret_missing")
+    assert "team-a/sp does not exist" in error.message
+    refusal = refusal_of(error)
+    assert (refusal.reason, refusal.detail) == (Reason.UPSTREAM_REFUSED, error.message)
+    assert "Azure was not asked (secret_missing)" in refusal.sentence
+    assert "team-a" not in refusal.sentence
+    assert (bench.failed_reads, bench.secret_reads) == (1, 1)
+
+
+async def test_a_secret_that_may_not_be_read_is_named_with_what_to_allow(bench: Bench, identity: AzureIdentity) -> None:
+    bench.kube.intercept = lambda _request: forbidden("secrets", "", "sp", "no role")
+    error = await failure(bench, identity)
+    assert (type(error), error.code) == (CredentialError, "secret_forbidden")
+    assert "verb get" in error.message
+
+
+async def test_an_api_server_that_fails_for_a_moment_is_asked_again(bench: Bench, identity: AzureIdentity) -> None:
+    answers = [StatusError(503, "ServiceUnavailable", "busy"), StatusError(429, "TooManyRequests", "slow"), None]
+    bench.kube.intercept = lambda _request: answers.pop(0) if answers else None
+    assert (await bench.fetch(identity)).token.access_token
+    assert (bench.failed_reads, bench.secret_reads) == (2, 3)
+    await bench.kube.stop()
+    error = await failure(bench, identity)
+    assert (type(error), error.code) == (Unreachable, "secret_unavailable")
+    assert "team-a/sp" in error.message

@@ -1,0 +1,108 @@
+"""The way to AAD through a proxy: only where the operator set one, as a tunnel, and never out of NMI's environment."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from nmi.tokens.sign_in import proxy_by
+from podidentity.azure.clouds import Endpoint
+from podidentity.azure.errors import Unreachable
+from tests.nmi.tokens.signing_in import Bench, claims, running
+
+
+@dataclass
+class TunnelProxy:
+    """Takes CONNECT and leads it to *target*; keeps what it was told and what passed."""
+
+    target: tuple[str, int]
+    heads: list[bytes] = field(default_factory=list)
+    passed: bytearray = field(default_factory=bytearray)
+    refuse: bool = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if self.refuse:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self.target)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            self.passed += data
+            writer.write(data)
+        writer.close()
+
+
+@pytest.fixture
+async def proxied(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, TunnelProxy, str]]:
+    proxy = TunnelProxy(("127.0.0.1", 0))
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    url = f"http://user:pass%40word@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with running(Bench(proxy_for=proxy_by(url, "direct.example"))) as bench:
+        proxy.target = (bench.aad.host, bench.aad.port)
+        yield bench, proxy, url
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_secret_goes_through_a_tunnel_that_the_proxy_cannot_read(
+    proxied: tuple[Bench, TunnelProxy, str],
+) -> None:
+    bench, proxy, _ = proxied
+    principal = bench.directory.add_principal(secret="the-secret-of-the-principal")
+    bench.put_secret(k=b"the-secret-of-the-principal")
+    granted = await bench.fetch(bench.identity(principal, ad_endpoint=""))
+    assert claims(granted)["appid"] == principal.client_id
+    assert proxy.heads[0].startswith(b"CONNECT login.microsoftonline.com:443 ")
+    assert b"Basic " + base64.b64encode(b"user:pass@word") in proxy.heads[0]
+    assert b"the-secret-of" not in proxy.passed
+    assert len(proxy.passed) > 1000
+
+
+async def test_a_proxy_that_refuses_is_told_without_its_password(proxied: tuple[Bench, TunnelProxy, str]) -> None:
+    bench, proxy, _ = proxied
+    proxy.refuse = True
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    with pytest.raises(Unreachable) as caught:
+        await bench.fetch(bench.identity(principal))
+    assert "word" not in str(caught.value)
+    assert bench.aad.calls == []
+
+
+async def test_the_environment_leads_nobody_to_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", "https://127.0.0.1:9")
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    assert (await bench.fetch(bench.identity(principal))).token.access_token
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "host", "proxied"),
+    [
+        ("", "login.microsoftonline.com", True),
+        ("microsoftonline.com", "login.microsoftonline.com", False),
+        (".microsoftonline.com", "login.microsoftonline.com", False),
+        ("*.microsoftonline.com", "login.microsoftonline.com", False),
+        ("online.com", "login.microsoftonline.com", True),
+        (" a.example , LOGIN.microsoftonline.com:443", "login.microsoftonline.com", False),
+        ("login.microsoftonline.com:8443", "login.microsoftonline.com", True),
+        ("*", "login.microsoftonline.com", False),
+        (",", "login.microsoftonline.com", True),
+    ],
+)
+def test_exceptions_are_hosts_with_their_subdomains(exceptions: str, host: str, proxied: bool) -> None:
+    chosen = proxy_by("proxy.example:3128", exceptions)(Endpoint(host))
+    assert chosen == ("http://proxy.example:3128" if proxied else "")
+
+
+def test_without_a_proxy_everything_is_reached_directly() -> None:
+    assert proxy_by("", "")(Endpoint("login.microsoftonline.com")) == ""

@@ -1,0 +1,112 @@
+"""What a scrape shows of tokens. Excluded: when the counters move (the tests of what they count)."""
+
+import asyncio
+from math import inf
+
+import pytest
+
+from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from tests.nmi.tokens.fakes import REQUEST, Bench, identity
+from tests.virtual_time import in_virtual_time, settle
+
+CALLS = "aadpodidentity_imds_operations_duration_seconds_count"
+ERRORS = "aadpodidentity_imds_operations_errors_count"
+THROTTLED = "aadpodidentity_nmi_upstream_throttled_total"
+SOONEST = "aadpodidentity_nmi_token_soonest_expiry_seconds"
+OPERATIONS = ("adal_token_msi", "adal_token_msi_userassignedid", "adal_token")
+
+
+@in_virtual_time
+async def test_each_kind_of_call_has_the_references_name() -> None:
+    bench = Bench()
+    bench.measures.observe_imds(False, 0.01, None)
+    bench.measures.observe_imds(True, 0.01, AzureError("down", status=500))
+    bench.measures.observe_imds(True, 0.01, None)
+    bench.measures.observe_aad(0.3, Refused("no", status=401))
+    value = bench.registry.get_sample_value
+    assert [value(CALLS, {"operation_type": each}) for each in OPERATIONS] == [1.0, 2.0, 1.0]
+    assert [value(ERRORS, {"operation_type": each}) for each in OPERATIONS] == [0.0, 1.0, 1.0]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_only_an_answer_that_says_too_many_counts_as_throttling() -> None:
+    bench = Bench()
+    bench.measures.observe_imds(True, 0.01, Throttled("slower", status=429))
+    bench.measures.observe_imds(True, 0.01, AzureError("down", status=500))
+    bench.measures.observe_aad(0.3, Throttled("slower", status=429))
+    value = bench.registry.get_sample_value
+    assert [value(THROTTLED, {"operation_type": each}) for each in OPERATIONS] == [0.0, 1.0, 1.0]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_in_use_that_cannot_be_renewed_is_seen_to_near_its_end() -> None:
+    bench = Bench()
+    bench.source.lifetime = 3600.0
+    value = bench.registry.get_sample_value
+    await bench.token()
+    assert value(SOONEST) == inf, "it was asked for once: nobody would miss it"
+    await bench.token()
+    assert value(SOONEST) == pytest.approx(3600.0)
+    bench.source.failures = [Unreachable("down")] * 100
+    await asyncio.sleep(3500.0)
+    assert value(SOONEST) == pytest.approx(100.0)
+    bench.source.failures.clear()
+    await asyncio.sleep(60.0)
+    await bench.token()
+    assert value(SOONEST) == pytest.approx(3600.0, abs=60.0), "it has been renewed"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_that_nobody_asks_for_again_runs_out_unseen() -> None:
+    bench = Bench()
+    bench.source.lifetime = 3600.0
+    await bench.token()
+    await asyncio.sleep(3500.0)
+    assert bench.registry.get_sample_value(SOONEST) == inf
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_the_seconds_waited_for_a_turn_and_the_calls_in_the_air_are_there() -> None:
+    bench = Bench(at_once=1)
+    value = bench.registry.get_sample_value
+    bench.source.gate.clear()
+    first = asyncio.create_task(bench.broker.token(identity("a"), REQUEST, "ns/a"))
+    await settle()
+    second = asyncio.create_task(bench.broker.token(identity("b"), REQUEST, "ns/b"))
+    await settle()
+    assert value("aadpodidentity_nmi_upstream_in_flight") == 1.0
+    assert value("aadpodidentity_nmi_governor_waiting") == 1.0
+    await asyncio.sleep(2.0)
+    bench.source.gate.set()
+    await asyncio.gather(first, second)
+    assert value("aadpodidentity_nmi_governor_wait_seconds_sum") == pytest.approx(2.0)
+    assert value("aadpodidentity_nmi_governor_wait_seconds_count") == 2.0
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_the_state_of_the_breaker_is_one_of_three() -> None:
+    bench = Bench()
+
+    def states() -> list[float | None]:
+        name = "aadpodidentity_nmi_imds_breaker_state"
+        return [bench.registry.get_sample_value(name, {"state": each}) for each in ("closed", "half_open", "open")]
+
+    assert states() == [1.0, 0.0, 0.0]
+    bench.source.failures = [AzureError("down", status=500)] * 5
+    for _ in range(6):
+        with pytest.raises(AzureError):
+            await bench.token()
+    assert states() == [0.0, 0.0, 1.0]
+    await asyncio.sleep(6.5)
+    assert states() == [0.0, 1.0, 0.0]
+    await bench.token()
+    assert states() == [1.0, 0.0, 0.0]
+    value = bench.registry.get_sample_value
+    assert value("aadpodidentity_nmi_imds_breaker_opened_total") == 1.0
+    assert value("aadpodidentity_nmi_imds_breaker_refused_total") == 1.0
+    await bench.broker.aclose()

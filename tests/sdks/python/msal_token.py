@@ -1,0 +1,33 @@
+"""An application that gets a token by MSAL for Python, which has no chain and tells a failure by a dictionary.
+
+usage: msal_token.py managed SCOPE TIMES [client-id|resource-id|object-id ID]
+"""
+
+import sys
+
+import msal  # type: ignore[import-untyped] # it has no types
+import requests
+
+
+def main() -> int:
+    _, scope, times, *selector = sys.argv[1:]
+    named = dict([selector]) if selector else {}
+    if named:
+        identity = msal.UserAssignedManagedIdentity(
+            client_id=named.get("client-id"), resource_id=named.get("resource-id"), object_id=named.get("object-id")
+        )
+    else:
+        identity = msal.SystemAssignedManagedIdentity()
+    client = msal.ManagedIdentityClient(identity, http_client=requests.Session())
+    for _ in range(int(times)):
+        answer = client.acquire_token_for_client(resource=scope.removesuffix("/.default"))
+        if "access_token" not in answer:
+            description = " ".join(str(answer.get("error_description")).split())
+            sys.stdout.write(f"failed {answer['error']} {description}\n")
+            return 1
+        sys.stdout.write(f"token {answer['access_token']}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

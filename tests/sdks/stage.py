@@ -1,0 +1,230 @@
+"""A sandbox in the words of these tests: identities, pods bound to them, and applications that run in the pods."""
+
+import asyncio
+import http.client
+import re
+import socket
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import urlsplit
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox
+from podidctl.sandbox.directory import ManagedIdentity
+from podidctl.sandbox.fabric import Fabric
+from podidctl.sandbox.network import METADATA_ADDRESS, Place
+from podidctl.sandbox.tokens import read_claims
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, PODS, Kind, Resource
+from podidentity.telemetry.probes import EXPOSED_SECONDS
+from tests.sdks.applications import Application
+from tests.sdks.relay import Relay
+
+NODE: Final = "node-0"
+RESOURCE: Final = "https://vault.azure.net"
+SCOPE: Final = f"{RESOURCE}/.default"
+NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
+POLL_SECONDS: Final = 0.03
+ASSIGNED_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 240.0
+"""After which an application is taken to hang. Java's SDK alone tries for 140 s where a try is a 404 after a second."""
+EXCHANGE_SECONDS: Final = 1.0
+"""What .NET's chain gives a probe."""
+SYSTEM_PATH: Final = "/usr/bin:/bin"
+_COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an application printed, and when."""
+
+    tokens: tuple[str, ...] = field(repr=False)
+    error: str
+    """The SDK's own name for the failure; empty after success."""
+    message: str
+    seconds: float
+    """From the start of its process to its end, the runtime's own start included."""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """Those of the only token."""
+        (token,) = self.tokens
+        return read_claims(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod that runs: its name is also its namespace's, its label's value and its bindings' selector."""
+
+    name: str
+    uid: str
+    place: Place
+
+
+class Stage:
+    """The sandbox, in the words of these tests."""
+
+    def __init__(self, sandbox: Sandbox, home: Path) -> None:
+        """*home* is the applications' home folder: nobody has logged in to anything there."""
+        self.sandbox = sandbox
+        self._home = home
+
+    async def identity(self, name: str) -> ManagedIdentity:
+        """The identity of this name; a new one with its AzureIdentity, whose annotation tells NMI the object id."""
+        known = self.sandbox.azure.directory.identity(identity_id(name))
+        if known is not None:
+            return known
+        identity = self.sandbox.azure.directory.add_identity(identity_id(name))
+        metadata = {"name": name, "namespace": "default", "annotations": {"objectID": identity.object_id}}
+        spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+        await self._apply("AzureIdentity", metadata, spec)
+        return identity
+
+    async def pod(self, *identities: str, labelled: bool = True, assigned: bool = True) -> Pod:
+        """A new pod bound to the AzureIdentities of these names; with *assigned* only when MIC has assigned them."""
+        name = f"p-{uuid.uuid4().hex[:8]}"
+        for identity in identities:
+            spec = {"azureIdentity": identity, "selector": name}
+            await self._apply("AzureIdentityBinding", {"name": f"{name}-{identity}", "namespace": "default"}, spec)
+        await self.sandbox.cluster.client.create(NAMESPACES, "", {"metadata": {"name": name}})
+        labels = {"aadpodidbinding": name} if labelled else {}
+        metadata = {"name": name, "namespace": name, "labels": labels}
+        containers = [{"name": "main", "image": "application"}]
+        await self.sandbox.cluster.apply(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}
+        )
+        async with asyncio.timeout(ASSIGNED_SECONDS):
+            while (found := await self.sandbox.cluster.client.get(PODS, name, name)).status.phase != "Running":
+                await asyncio.sleep(POLL_SECONDS)
+            while assigned and await self.assigned(name) != set(identities):
+                await asyncio.sleep(POLL_SECONDS)
+        place = self.sandbox.cluster.kubelets[NODE].place(name, name)
+        assert place is not None
+        return Pod(name, found.metadata.uid, place)
+
+    async def assigned(self, pod: str) -> set[str]:
+        """The names of the AzureIdentities that MIC has assigned to the pod."""
+        return {
+            found.spec.azure_identity_ref.metadata.name
+            for found in await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            if found.spec.pod == pod and found.status.status == "Assigned"
+        }
+
+    def ids(self, identity: ManagedIdentity) -> dict[str, str]:
+        """By selector, how an application names the identity."""
+        return {
+            "client-id": identity.client_id,
+            "resource-id": identity.resource_id,
+            "object-id": identity.object_id,
+        }
+
+    async def unbind(self, pod: Pod, identity: str) -> None:
+        """Delete the binding, and return when MIC has taken the assignment away."""
+        await self.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-{identity}")
+        async with asyncio.timeout(ASSIGNED_SECONDS):
+            while identity in await self.assigned(pod.name):
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def run(
+        self,
+        application: Application,
+        pod: Pod,
+        *arguments: str,
+        kind: str = "managed",
+        times: int = 1,
+        environment: dict[str, str] | None = None,
+    ) -> Said:
+        """Run the application in the pod to its end; *arguments* are a selector and an id, or nothing."""
+        argv = [*application.make(), kind, SCOPE, str(times), *arguments]
+        given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
+        if self.sandbox.redirects:
+            return await self._run(argv, pod, given)
+        url = urlsplit(self.sandbox.nmis[NODE].url)
+        async with Relay(url.hostname or "", url.port or 0, pod.place.address) as relay:
+            return await self._run(argv, pod, {**given, "AZURE_POD_IDENTITY_AUTHORITY_HOST": relay.url})
+
+    async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Said:
+        began = time.monotonic()
+        # Not asyncio's own, which has a thread wait for each process: some go on while other tests begin and end.
+        with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
+            pod.place.command(argv),
+            stdin=subprocess.DEVNULL,
+            # Not into a file: it holds tokens, as the program is asked for, and no log of the sandbox's may.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**environment, **pod.place.environment},
+        ) as process:
+            assert process.stdout is not None
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    output = await _to_its_end(process.stdout)
+            finally:
+                process.kill()
+        return _read(output.decode(errors="replace"), time.monotonic() - began)
+
+    async def answers(self, pod: Pod) -> Counter[int]:
+        """How often NMI has given the pod an answer of each status. Pods are told apart by their namespaces."""
+        await asyncio.sleep(EXPOSED_SECONDS)  # the page of metrics may be that old
+        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
+        counted: Counter[int] = Counter()
+        for labels, count in _COUNT.findall(text):
+            if f'namespace="{pod.name}"' in labels:
+                counted[int(labels.partition('status_code="')[2].partition('"')[0])] += int(float(count))
+        return counted
+
+    async def held(self) -> int:
+        """How many requests NMI holds at the moment, as of at most a second ago."""
+        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
+        return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))
+
+    async def exchange(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
+        """Send *request* from the pod as it stands, and read the whole answer: its status and body."""
+
+        def ask() -> tuple[int, bytes]:
+            with socket.create_connection((METADATA_ADDRESS, 80), timeout=EXCHANGE_SECONDS) as connection:
+                connection.sendall(request)
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                return response.status, response.read()
+
+        assert isinstance(self.sandbox.network, Fabric)
+        return await asyncio.to_thread(self.sandbox.network.namespaces.call, f"pod-{pod.uid}", ask)
+
+    def _metrics(self) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.sandbox.nmis[NODE].metrics_port, timeout=10)
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    async def _apply(self, kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
+        document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+        await self.sandbox.cluster.apply(document)
+
+
+async def _to_its_end(pipe: IO[bytes]) -> bytes:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        return await reader.read()
+    finally:
+        transport.close()
+
+
+def _read(output: str, seconds: float) -> Said:
+    tokens, error, message = [], "", ""
+    for line in output.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "token":
+            tokens.append(rest)
+        elif word == "failed":
+            error, _, message = rest.partition(" ")
+    assert tokens or error, f"the application said neither a token nor an error, but: {output[-2000:]}"
+    return Said(tuple(tokens), error, message, seconds)

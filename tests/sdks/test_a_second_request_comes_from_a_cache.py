@@ -1,0 +1,25 @@
+"""One application asks NMI once for two tokens, and the next application in the pod costs IMDS nothing."""
+
+import pytest
+
+from tests.sdks.applications import Application
+from tests.sdks.stage import Stage
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_the_sdk_keeps_a_token_and_so_does_nmi(application: Application, stage: Stage) -> None:
+    """The SDK keeps it as it understands expires_in and expires_on; one that did not would ask again each time."""
+    name = f"cached-for-{application.name.replace('.', '-')}"
+    await stage.identity(name)
+    pod, imds = await stage.pod(name), stage.sandbox.azure.imds
+    before = len(imds.token_calls)
+    said = await stage.run(application, pod, times=2)
+    assert len(set(said.tokens)) == 1
+    assert len(said.tokens) == 2
+    assert (await stage.answers(pod))[200] == 1
+    assert len(imds.token_calls) == before + 1
+    again = await stage.run(application, pod)
+    assert again.tokens == said.tokens[:1]
+    assert (await stage.answers(pod))[200] == 2
+    assert len(imds.token_calls) == before + 1

@@ -1,0 +1,51 @@
+"""What an application names is what it gets, and a token is of that identity and for that resource."""
+
+import pytest
+
+from tests.sdks.applications import Application
+from tests.sdks.stage import RESOURCE, Stage
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_naming_nothing_gets_the_only_identity(application: Application, stage: Stage) -> None:
+    only = await stage.identity("only")
+    said = await stage.run(application, await stage.pod("only"))
+    assert (said.claims["appid"], said.claims["oid"]) == (only.client_id, only.object_id)
+    assert said.claims["aud"] == RESOURCE
+
+
+async def test_of_two_identities_the_second_is_had_by_naming_it(
+    application: Application, selector: str, stage: Stage
+) -> None:
+    """The first is what naming nothing gives, so that a selector that got lost would be noticed."""
+    first, second = await stage.identity("first"), await stage.identity("second")
+    pod = await stage.pod("first", "second")
+    said = await stage.run(application, pod, selector, stage.ids(second)[selector])
+    assert said.claims["appid"] == second.client_id
+    assert said.claims["xms_mirid"] == second.resource_id
+    assert said.claims["aud"] == RESOURCE
+    said = await stage.run(application, pod)
+    assert said.claims["appid"] == first.client_id
+
+
+@pytest.mark.needs("chain")
+async def test_the_chain_stops_at_the_managed_identity(
+    application: Application, az: dict[str, str], stage: Stage
+) -> None:
+    """Its probe, which must be answered within a second, finds the endpoint there; later links are not asked."""
+    first = await stage.identity("first")
+    said = await stage.run(application, await stage.pod("first"), kind="chain", environment=az)
+    assert said.claims["appid"] == first.client_id
+
+
+@pytest.mark.needs("full_chain")
+async def test_the_chain_gets_the_identity_that_its_environment_names(
+    application: Application, az: dict[str, str], stage: Stage
+) -> None:
+    await stage.identity("first")
+    second = await stage.identity("second")
+    pod = await stage.pod("first", "second")
+    named = {**az, "AZURE_CLIENT_ID": second.client_id}
+    said = await stage.run(application, pod, kind="chain", environment=named)
+    assert said.claims["appid"] == second.client_id

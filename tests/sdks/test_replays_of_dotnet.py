@@ -1,0 +1,98 @@
+"""What .NET's SDKs send, replayed byte for byte: no registry that this project's machines reach has packages for .NET.
+
+A replay cannot tell what the SDK does next; that is read in its source (Azure.Identity's
+ImdsManagedIdentityProbeSource.cs; MSAL.NET's ImdsManagedIdentitySource.cs and V2/ImdsV2ManagedIdentitySource.cs):
+* Azure.Identity takes the endpoint for present after exactly a 400 whose body does not hold "Identity not found";
+* MSAL.NET takes a version of IMDS for present after a 400 to a probe without the header, and would then ask version 2
+  for a certificate. NMI must never seem to be one.
+"""
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from podidctl.sandbox.tokens import read_claims
+from tests.sdks.stage import RESOURCE, Stage
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
+TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01"
+V2 = "?cred-api-version=2.0"
+AGENT = "User-Agent: azsdk-net-Identity/1.17.1 (.NET 9.0.10; Debian GNU/Linux 12 (bookworm))"
+REQUEST_ID = "x-ms-client-request-id: 6d8f6f4e-2f0c-4f0b-9f53-0d8f1c1f6a55"
+PRODUCT = "x-client-SKU: MSAL.NetCore\r\nx-client-Ver: 4.79.2"
+
+
+def request(target: str, *headers: str, method: str = "GET", body: str = "") -> bytes:
+    """As .NET's HttpClient writes it: the Host first, the SDK's headers in their order."""
+    length = [f"Content-Type: application/json; charset=utf-8\r\nContent-Length: {len(body)}"] if body else []
+    lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", *headers, *length]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+@pytest.fixture(params=["bound", "unbound", "no-label"])
+def bound(request: pytest.FixtureRequest) -> str:
+    """How the pod stands: every probe must be answered the same, and within the second that it is given."""
+    return str(request.param)
+
+
+@pytest.mark.parametrize("selector", ["", "client_id", "msi-res-id", "object_id"])
+async def test_replay_of_azure_identitys_probe(selector: str, bound: str, stage: Stage) -> None:
+    one = await stage.identity("one")
+    pod = await stage.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
+    ids = {"client_id": one.client_id, "msi-res-id": one.resource_id, "object_id": one.object_id}
+    named = f"&{selector}={quote(ids[selector], safe='')}" if selector else ""
+    target = f"{TOKEN}&resource={quote(RESOURCE, safe='')}{named}"
+    status, body = await stage.exchange(pod, request(target, REQUEST_ID, "x-ms-return-client-request-id: true", AGENT))
+    assert status == 400
+    assert b"Identity not found" not in body
+    assert json.loads(body)["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize("selector", ["", "client_id", "mi_res_id", "object_id"])
+async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: str, stage: Stage) -> None:
+    one = await stage.identity("one")
+    pod = await stage.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
+    ids = {"client_id": one.client_id, "mi_res_id": one.resource_id, "object_id": one.object_id}
+    named = f"&{selector}={ids[selector]}" if selector else ""
+    status, _ = await stage.exchange(pod, request(f"/metadata/identity/getplatformmetadata{V2}{named}", REQUEST_ID))
+    assert status == 404
+    status, _ = await stage.exchange(pod, request(f"{TOKEN}{named}", REQUEST_ID))
+    assert status == 400
+
+
+async def test_replay_of_imdsv2_in_earnest_finds_nothing(stage: Stage) -> None:
+    """The requests that follow a probe that succeeded, header and all: they would make a credential of the VM's own."""
+    await stage.identity("one")
+    pod = await stage.pod("one")
+    before = len(stage.sandbox.azure.imds.calls)
+    metadata = request(f"/metadata/identity/getplatformmetadata{V2}", "Metadata: true", REQUEST_ID)
+    credential = request(
+        f"/metadata/identity/issuecredential{V2}",
+        "Metadata: true",
+        REQUEST_ID,
+        method="POST",
+        body='{"csr":"MIIC","attestation_token":""}',
+    )
+    for sent in (metadata, credential):
+        status, body = await stage.exchange(pod, sent)
+        assert status == 404
+        assert json.loads(body)["error"] == "not_found"
+    assert len(stage.sandbox.azure.imds.calls) == before
+
+
+@pytest.mark.parametrize("selector", ["", "client_id", "msi_res_id", "object_id"])
+async def test_replay_of_msals_token_request(selector: str, stage: Stage) -> None:
+    await stage.identity("first")
+    second = await stage.identity("second")
+    pod = await stage.pod(*(["first"] if selector else []), "second")
+    ids = {"client_id": second.client_id, "msi_res_id": second.resource_id, "object_id": second.object_id}
+    named = f"&{selector}={quote(ids[selector], safe='')}" if selector else ""
+    sent = request(f"{TOKEN}&resource={quote(RESOURCE, safe='')}{named}", "Metadata: true", PRODUCT, REQUEST_ID)
+    status, body = await stage.exchange(pod, sent)
+    document = json.loads(body)
+    assert status == 200
+    assert read_claims(document["access_token"])["appid"] == second.client_id
+    assert document["expires_on"].isdigit()
+    status, body = await stage.exchange(await stage.pod(labelled=False), sent)
+    assert (status, json.loads(body)["error_description"]) == (400, "Identity not found")

@@ -1,0 +1,39 @@
+"""An application that starts with its pod, before Azure has the identity on the VM, succeeds at its first request.
+
+No SDK has to be told to try again: NMI holds the request until the assignment is there, and then answers it.
+"""
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from tests.sdks.applications import Application
+from tests.sdks.stage import NODE, Stage
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
+NEVER_SECONDS: Final = 3600.0
+HELD_SECONDS: Final = 20.0
+
+
+async def test_it_is_held_and_succeeds_without_another_try(application: Application, stage: Stage) -> None:
+    name = f"late-for-{application.name.replace('.', '-')}"
+    late = await stage.identity(name)
+    machine = stage.sandbox.azure.arm.vm(stage.sandbox.vm_id(NODE))
+    usual, machine.operation_seconds = machine.operation_seconds, NEVER_SECONDS
+    try:
+        pod = await stage.pod(name, assigned=False)
+        running = asyncio.create_task(stage.run(application, pod))
+        async with asyncio.timeout(HELD_SECONDS):
+            while await stage.held() != 1:
+                await asyncio.sleep(0.1)
+        assert not running.done()
+        assert await stage.assigned(pod.name) == set()
+    finally:
+        machine.operation_seconds = usual
+        if machine.operation is not None:
+            machine.operation.ends = min(machine.operation.ends, machine.clock())  # Azure is done, at last
+    said = await running
+    assert said.claims["appid"] == late.client_id
+    answers = await stage.answers(pod)
+    assert (answers[200], answers[404], answers[503]) == (1, 0, 0)

@@ -1,0 +1,41 @@
+"""After its binding is deleted a pod that had tokens gets none; each SDK tries as often as it does, then says so.
+
+NMI answers 404 when its hold is over, since a pod with a label may be bound again at any moment, and SDKs try again
+after a 404. --max-hold is a second here: Java's SDK alone tries 24 times. All of them do it at the same time, and while
+the other tests run, since they mostly wait.
+"""
+
+from typing import Final
+
+import pytest
+
+from tests.sdks.applications import Application
+from tests.sdks.conftest import Unbinding
+from tests.sdks.stage import PATIENCE_SECONDS
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(PATIENCE_SECONDS + 60),
+]
+ERRORS: Final = {
+    "python-azure-identity-1.0.0": "ClientAuthenticationError",
+    "python-azure-identity": "CredentialUnavailableError",
+    "python-msal": "not_found",
+    "javascript-azure-identity": "CredentialUnavailableError",
+    "go-azidentity": "*azidentity.AuthenticationFailedError",
+    "java-azure-identity": "ClientAuthenticationException",
+    "rust-azure-identity": "ErrorKind::Credential",
+}
+
+
+async def test_each_sdk_fails_by_its_own_error(application: Application, unbinding: Unbinding) -> None:
+    outcome = (await unbinding)[application.name]
+    assert len(outcome.bound.tokens) == 1
+    assert (outcome.unbound.tokens, outcome.unbound.error) == ((), ERRORS[application.name])
+    assert outcome.bound_answers[200] == 1
+    assert set(outcome.bound_answers) <= {200, 400, 404, 503}, (
+        "503: a busy machine's IMDS did not answer within --max-hold"
+    )
+    assert outcome.unbound_answers[404] >= 1
+    assert set(outcome.unbound_answers) <= {400, 404}

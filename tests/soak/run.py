@@ -1,0 +1,297 @@
+"""A soak: the real NMI under load for minutes, while pods, IMDS and API server do everything that they should not.
+
+`python -m tests.soak.run SECONDS [REPORT]` or `make soak`; exit code 1 if any promise was broken. What is promised:
+no answer with another pod's token, no growth of memory, descriptors, threads or metric series, most requests answered.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.soak.pods import Pods
+from tests.soak.world import Faults, World, fetched
+
+ROOT: Final = Path(__file__).parents[2]
+SAMPLE_SECONDS: Final = 2.0
+QUIET_SECONDS: Final = 3.0
+"""After the load, until NMI has noticed that nobody is connected any more."""
+HOLD_SECONDS: Final = 8.0
+"""NMI's --max-hold: a fifth of the usual, so that what is held in a fault is over soon after it."""
+RSS_GROWTH_MIB: Final = 4.0
+SERIES_MAX: Final = 600
+"""Those that depend on nothing that pods choose, and a histogram for each status with each of two resources."""
+FEWEST_TOKENS: Final = 0.5
+"""Share of the requests that must get a token. Faults leave ready answers alone, so it is much more; far fewer would
+mean that nothing was tested."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a soak is to be."""
+
+    seconds: float
+    pods: int = 250
+    identities: int = 24
+    rate: float = 5000.0
+    """Requests a second."""
+    changes: float = 4.0
+    """Addresses that change hands in a second."""
+    fault_seconds: float = 10.0
+    """About so long from one fault to the next, on either side."""
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """NMI at one moment."""
+
+    seconds: float
+    rss_kib: int
+    descriptors: int
+    threads: int
+    series: int
+    held: float
+
+
+@dataclass(slots=True)
+class Report:
+    """What was seen."""
+
+    plan: dict[str, Any]
+    commit: str
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    former_seconds: float = 0.0
+    """How long after a change was announced a request was sent that still got a token of the former owner's, at most.
+    Changes during a fault of the API server are left out: of those NMI hears when it is over."""
+    changes: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    imds_calls: int = 0
+    before: Sample | None = None
+    """With pods and tokens in place, but nobody connected."""
+    after: Sample | None = None
+    """Nobody connected any more."""
+    samples: list[Sample] = field(default_factory=list)
+    log_bytes: int = 0
+    cpu_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.counts.get("requests", 0) / self.seconds
+
+    def broken(self) -> list[str]:
+        """A line for each promise that was not kept."""
+        wrong = self.counts.get("wrong", 0)
+        tokens = self.counts.get("status 200", 0)
+        found = [f"{wrong} answers with a token of somebody else's: {self.wrong[:3]}"] if wrong else []
+        if tokens < FEWEST_TOKENS * self.counts.get("requests", 0) or not tokens:
+            found.append(f"only {tokens} of {self.counts.get('requests', 0)} requests got a token")
+        if failed := self.counts.get("status 500", 0):
+            found.append(f"{failed} requests met a defect: see the tracebacks in NMI's log")
+        if self.before is None or self.after is None:
+            return [*found, "it did not come to its end"]
+        if self.growth_mib() > RSS_GROWTH_MIB:
+            found.append(f"memory grew by {self.growth_mib():.1f} MiB after the first third")
+        for name, slack in (("descriptors", 6), ("threads", 2)):
+            first, last = getattr(self.before, name), getattr(self.after, name)
+            if last > first + slack:
+                found.append(f"{name} went from {first} to {last} with nobody connected")
+        if self.after.series > SERIES_MAX:
+            found.append(f"there are {self.after.series} metric series")
+        return found
+
+    def growth_mib(self) -> float:
+        """Median of the last tenth of the samples over that of the tenth after the first third, memory in MiB."""
+        tenth = max(1, len(self.samples) // 10)
+        third = len(self.samples) // 3
+        early = statistics.median(sample.rss_kib for sample in self.samples[third : third + tenth])
+        late = statistics.median(sample.rss_kib for sample in self.samples[-tenth:])
+        return (late - early) / 1024
+
+    def table(self) -> str:
+        """For people."""
+        first, last = self.samples[0], self.samples[-1]
+        statuses = {name: count for name, count in sorted(self.counts.items()) if name not in {"requests", "wrong"}}
+        before, after = self.before or first, self.after or last
+        rows = [
+            ("commit", self.commit),
+            ("time, load", f"{self.seconds:.0f} s, {self.counts.get('requests', 0)} requests, {self.rate:.0f}/s"),
+            *((f"  {name}", str(count)) for name, count in statuses.items()),
+            ("wrong identity", str(self.counts.get("wrong", 0))),
+            (
+                "former owner's, latest",
+                f"{self.former_seconds * 1000:.0f} ms after the change was announced, faults apart",
+            ),
+            ("latency of tokens", ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in self.latency.items())),
+            ("memory", f"first {first.rss_kib / 1024:.1f}, last {last.rss_kib / 1024:.1f} MiB under load"),
+            ("  growth after a third", f"{self.growth_mib():+.2f} MiB"),
+            ("descriptors, idle", f"{before.descriptors} before, {after.descriptors} after"),
+            ("threads", f"{before.threads} before, {after.threads} after"),
+            ("metric series", f"{first.series} first, {after.series} last"),
+            ("NMI's processor time", f"{self.cpu_seconds:.0f} s"),
+            ("NMI's log", f"{self.log_bytes / 1024:.0f} KiB"),
+            ("calls to IMDS", str(self.imds_calls)),
+            ("addresses changed hands", f"{sum(self.changes.values())}: {spelled(self.changes)}"),
+            ("faults", spelled(self.faults)),
+        ]
+        return "\n".join(f"{name:28} {value}" for name, value in rows)
+
+
+def spelled(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+class Generator:
+    """The load's process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, port: int) -> "Generator":
+        command = (sys.executable, "-m", "tests.soak.load", "127.0.0.1", str(port))
+        pipe = asyncio.subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=1 << 24))
+
+    async def order(self, what: list[Any]) -> None:
+        """Back once it lies in the pipe: whoever reads all of that knows of it."""
+        if self._process.stdin is None:
+            raise RuntimeError("it was started with a pipe")
+        self._process.stdin.transport.set_write_buffer_limits(0)
+        self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def report(self) -> dict[str, Any]:
+        if self._process.stdout is None:
+            raise RuntimeError("it was started with a pipe")
+        await self.order(["report"])
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load has ended with code {await self._process.wait()}: see its traceback")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    async def stop(self) -> None:
+        """Close its connections with resets and end it. Does nothing when it has ended."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._process.wait()
+
+
+async def soak(plan: Plan) -> Report:
+    """Do it. Raises what the sandbox raises when it cannot be set up."""
+    report = Report(asdict(plan), await asyncio.to_thread(commit))
+    async with World(plan.identities, flags=(f"--max-hold={HOLD_SECONDS:g}s",)) as world:
+        faults = Faults(world, plan.seed, every_seconds=plan.fault_seconds)
+        load = await Generator.start(world.port)
+        try:
+            pods = Pods(world, faults, load.order, count=plan.pods, seed=plan.seed)
+            await pods.fill()
+            await warm(load, plan)
+            report.before = await sample(world, 0.0)
+            await under_way(plan, world, pods, load, report)
+        finally:
+            await load.stop()
+        await asyncio.sleep(QUIET_SECONDS)
+        report.after = await sample(world, report.seconds)
+        report.cpu_seconds = cpu_seconds(world.nmi.pid)
+        report.changes, report.faults = pods.changes, faults.suffered
+        report.imds_calls = len(world.imds.token_calls)
+        report.log_bytes = world.nmi.log.stat().st_size
+    return report
+
+
+async def warm(load: Generator, plan: Plan) -> None:
+    """Until most tokens have been fetched once (IMDS gives 20 a second), and as much was held as ever will be."""
+    await load.order(["rate", 200.0])
+    await asyncio.sleep(min(20.0, plan.identities * 2 / 15))
+    await load.order(["rate", 0.0])
+    await load.order(["hold"])
+    await asyncio.sleep(HOLD_SECONDS + QUIET_SECONDS)
+    await load.order(["rest"])
+    await load.report()
+    await asyncio.sleep(QUIET_SECONDS)
+
+
+async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, report: Report) -> None:
+    """The soak itself; whatever ends early ends it."""
+    faults = pods.faults
+    await load.order(["rate", plan.rate])
+    began = time.monotonic()
+    around = [
+        asyncio.create_task(pods.churn(plan.changes), name="pods come and go"),
+        asyncio.create_task(faults.of_imds(), name="faults of IMDS"),
+        asyncio.create_task(faults.of_the_api_server(), name="faults of the API server"),
+    ]
+    try:
+        while (left := began + plan.seconds - time.monotonic()) > 0:
+            await asyncio.wait(around, timeout=min(SAMPLE_SECONDS, left), return_when=asyncio.FIRST_COMPLETED)
+            for task in around:
+                if task.done():
+                    await task
+            if world.nmi.returncode is not None:
+                raise world.nmi.ended_too_early()
+            report.samples.append(await sample(world, time.monotonic() - began))
+    finally:
+        for task in around:
+            task.cancel()
+        await asyncio.wait(around)
+    told = await load.report()
+    report.seconds = told["seconds"] = time.monotonic() - began
+    report.counts, report.latency, report.wrong = told["counts"], told["latency"], told["wrong"]
+    report.former_seconds = told["former_seconds"]
+
+
+async def sample(world: World, seconds: float) -> Sample:
+    metrics = await asyncio.to_thread(fetched, world.metrics_port, "/metrics")
+    lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
+    held = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("aadpodidentity_nmi_held_requests"))
+    process = Path(f"/proc/{world.nmi.pid}")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return Sample(
+        round(seconds, 1),
+        int(status["VmRSS"].split()[0]),
+        len(list((process / "fd").iterdir())),
+        int(status["Threads"]),
+        len(lines),
+        held,
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of the process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def commit() -> str:
+    """What was tested, with a mark when the work tree differs from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "no repository"
+
+
+def main() -> int:
+    seconds = float(sys.argv[1])
+    report = asyncio.run(soak(Plan(seconds)))
+    sys.stdout.write(report.table() + "\n")
+    if len(sys.argv) > 2:
+        result = Path(sys.argv[2])
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps({**asdict(report), "broken": report.broken()}, indent=1) + "\n")
+    for line in report.broken():
+        sys.stdout.write(f"BROKEN: {line}\n")
+    return 1 if report.broken() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
