@@ -1,11 +1,12 @@
 """Puts MIC together: every object is made here, given what it needs, and run by one tree of tasks.
 
-Order: probes and metrics, then the lease, then the watches, and once those are complete the rounds. So a second replica
-answers its probes and waits, and nothing is written that is not the leader's. Stopping goes the other way: rounds end,
-then the lease is released for whoever waits.
+Order: probes and metrics, then the lease, then the type upgrade, then the watches, and once those are complete the
+rounds. So a second replica answers its probes and waits, and nothing is written that is not the leader's. Stopping goes
+the other way: rounds end, then the locks are released for whoever waits.
 """
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -17,10 +18,14 @@ from mic.apply import Applier
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.claims import misconfigured
 from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
+from mic.endpoints import Endpoints
+from mic.leading import LeaderClient
 from mic.measures import Measures
 from mic.plan import Policy
 from mic.reconcile import Reconciler
-from mic.settings import Settings, not_yet
+from mic.settings import Settings
+from mic.startup_taint import StartupTaint
+from mic.upgrade import Record, TypeUpgrade
 from mic.view import View
 from mic.writing import Writer
 from podidentity.azure.clouds import Cloud
@@ -40,16 +45,14 @@ from podidentity.resources import (
     PODS,
     AzureIdentity,
 )
-from podidentity.telemetry.logs import configure
+from podidentity.telemetry.logs import LIBRARIES_VERBOSE, configure
 from podidentity.telemetry.metrics import new_registry
-from podidentity.telemetry.probes import HttpEndpoints, PortInUse
-from podidentity.telemetry.watches import WatchMeasures
+from podidentity.telemetry.probes import PortInUse
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
 COMPONENT = "aad-pod-identity-mic"
-EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from elsewhere
 CONTACT_SECONDS = 10.0
 """How long the API server may take to answer the first request before starting is given up."""
 RELEASE_SECONDS = 3.0
@@ -63,10 +66,13 @@ class Stopped(Exception):  # noqa: N818  unwinds the task group after an ordered
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError, and LeadershipLost in an exception group."""
     configure(settings.log_format, settings.verbosity)
+    if settings.verbosity < LIBRARIES_VERBOSE:
+        # A sign-in that fails is told by us, once for each host; its lines differ at each try, which nothing bounds.
+        logging.getLogger("azure").setLevel(logging.ERROR)
     told = " ".join(f"{name}={value}" for name, value in settings.describe().items())
-    log.info("starting; settings that differ from their defaults are listed", extra={"status": VERSION, "reason": told})
-    for flag, meaning in not_yet(settings).items():
-        log.warning("a flag has no effect yet; leave it out", extra={"path": f"--{flag}", "reason": meaning})
+    log.info(
+        "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": told}
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,7 +112,7 @@ class App:
         client: Client,
         registry: CollectorRegistry,
     ) -> None:
-        self._client = client
+        """*client* is the elector's alone: no renewal waits behind what the work has to ask."""
         self._credential = credential
         host = socket.gethostname()
         self._measures = Measures(registry)
@@ -116,8 +122,12 @@ class App:
             name=settings.lease_name,
             identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
+            beside_reference=True,
         )
-        self._recorder = EventRecorder(client, COMPONENT, host)
+        self._client = LeaderClient(
+            client.access, user_agent=f"{COMPONENT}/{VERSION}", remaining_seconds=self._elector.remaining_seconds
+        )
+        self._recorder = EventRecorder(self._client, COMPONENT, host)
         # A request to Azure must be over, one way or the other, while the lease is certainly ours.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
@@ -126,23 +136,26 @@ class App:
             user_agent=" ".join(filter(None, (f"{COMPONENT}/{VERSION}", settings.custom_user_agent))),
             api_version=settings.arm_api_version,
             request_seconds=request_seconds,
+            may_write=lambda: self._elector.remaining_seconds() > request_seconds,
             observe=self._measures.called_cloud,
         )
-        view = View(
+        self._known = False
+        """Whether the view is complete."""
+        self._view = view = View(
             force_namespaced=settings.force_namespaced,
             on_dirty=self._dirty,
             on_identity=self._identity_changed,
         )
         writer = Writer(
-            client,
+            self._client,
             view,
             self._recorder,
             self._measures,
             batch=settings.write_batch,
             per_second=settings.writes_per_second,
-            may_write=lambda: self._elector.remaining_seconds() > 0,
+            burst=settings.writes_at_once,
         )
-        immutable = {*settings.immutable_client_ids, config.user_assigned_client_id.lower()} - {""}
+        immutable = {*settings.immutable_client_ids, config.user_assigned_identity.lower()} - {""}
         self._applier = Applier(
             view,
             writer,
@@ -152,6 +165,7 @@ class App:
             policy=Policy(frozenset(immutable), settings.adopt_existing),
             max_retries=settings.update_retries,
             retry_seconds=settings.update_retry_seconds,
+            grace_seconds=settings.detach_grace_seconds,
             gone_seconds=settings.look_seconds,
             lease_needed_seconds=request_seconds,
             lease_remaining=self._elector.remaining_seconds,
@@ -162,59 +176,76 @@ class App:
             look_seconds=settings.look_seconds,
             resync_seconds=settings.resync_seconds,
         )
-        self._pods = Informer(client, PODS, view.pods, label_selector=BINDING_LABEL)
-        self._nodes = Informer(client, NODES, view.nodes)
-        self._identities = Informer(client, IDENTITIES, view.identities)
-        self._bindings = Informer(client, BINDINGS, view.bindings)
-        self._assigned = Informer(client, ASSIGNED_IDENTITIES, view.assigned)
-        self._probes = HttpEndpoints(EVERY_ADDRESS, settings.probe_port, healthz=self.health, flag="--http-probe-port")
-        self._metrics = HttpEndpoints(EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port")
-        WatchMeasures(registry, "aadpodidentity_mic_").watch(
-            {
+        record = Record(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+        self._upgrade = (
+            TypeUpgrade(self._client, self._recorder, record, in_flight=settings.write_batch)
+            if settings.type_upgrade
+            else None
+        )
+        self._pods = Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL)
+        self._nodes = Informer(self._client, NODES, view.nodes)
+        self._identities = Informer(self._client, IDENTITIES, view.identities)
+        self._bindings = Informer(self._client, BINDINGS, view.bindings)
+        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned)
+        self._taint = (
+            StartupTaint(
+                self._client, settings.startup_taint, namespace=settings.namespace, selector=settings.nmi_selector
+            )
+            if settings.startup_taint
+            else None
+        )
+        self._endpoints = Endpoints(
+            settings,
+            registry,
+            self._measures,
+            lease_client=client,
+            lease=self._elector,
+            watches={
                 "pods": self._pods,
                 "nodes": self._nodes,
                 "identities": self._identities,
                 "bindings": self._bindings,
                 "assigned_identities": self._assigned,
-            }
+                **({"startup_taint_nodes": self._taint.nodes, "nmi_pods": self._taint.pods} if self._taint else {}),
+            },
+            view=view,
+            applier=self._applier,
+            reconciler=self._reconciler,
+            compute=self._compute,
+            recorder=self._recorder,
         )
-        self._measures.watch("mic_events_dropped", "Events left out, being too many", lambda: self._recorder.dropped)
-        self._measures.watch(
-            "mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(self._reconciler)
-        )
-        self._measures.watch("mic_quarantined_identities", "Identities held back after a refusal", self._applier.barred)
-
-    def health(self) -> str:
-        """What /healthz says: the reference's words."""
-        return "Active" if self._reconciler.running else "Not Active"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead when it is our turn, until *stop* is set."""
         try:
-            await self._probes.start()
-            await self._metrics.start()
+            await self._endpoints.start()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(_until(stop), name="stop signal")
                     tasks.create_task(self._serve(), name="serving")
             except* Stopped:
-                log.info("stopping; the lease is released")
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._elector.release()
+                log.info("stopping; whatever lock is ours is released")
         except PortInUse as error:
             raise StartError(str(error)) from error
+        finally:
+            await self._release()
+            await self._client.aclose()
+            await self._compute.aclose()
+            await self._endpoints.stop()
+
+    async def _release(self) -> None:
+        """Let another one lead, whatever ended us: nothing of ours runs any more, and a lock may still be held."""
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._elector.release()
         except TimeoutError:
             log.warning("the lease could not be released in time; it expires by itself")
-        finally:
-            await self._compute.aclose()
-            await self._metrics.stop()
-            await self._probes.stop()
 
     async def _serve(self) -> None:
         await self._first_contact()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._elector.run(), name="leader election")
-            tasks.create_task(self._credential.follow(), name="cloud config")
+            tasks.create_task(self._credential.follow(self._protect), name="cloud config")
             tasks.create_task(self._lead(), name="leading")
 
     async def _first_contact(self) -> None:
@@ -232,6 +263,12 @@ class App:
         informers = (self._pods, self._nodes, self._identities, self._bindings, self._assigned)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="events")
+            if self._upgrade is not None:
+                await self._upgrade.run()
+            if self._taint is not None:
+                tasks.create_task(self._taint.nodes.run(), name="watch nodes' taints")
+                tasks.create_task(self._taint.pods.run(), name="watch NMI's pods")
+                tasks.create_task(self._taint.run(), name="start-up taint")
             tasks.create_task(self._pods.run(), name="watch pods")
             tasks.create_task(self._nodes.run(), name="watch nodes")
             tasks.create_task(self._identities.run(), name="watch identities")
@@ -239,11 +276,23 @@ class App:
             tasks.create_task(self._assigned.run(), name="watch assigned identities")
             for informer in informers:
                 await informer.synced()
-            log.info("the cluster is known; assigning identities")
+            self._known = True
+            unfinished = [place.key for place in self._view.places() if place.has_work]
+            for place in unfinished:
+                self._dirty(place)
+            # What is there now mostly stays: each full collection would look at all of it again, and stop the loop.
+            gc.collect()
+            gc.freeze()
+            log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
             tasks.create_task(self._reconciler.run(), name="rounds")
 
+    def _protect(self, config: CloudConfig) -> None:
+        if config.user_assigned_identity:
+            self._applier.protect(config.user_assigned_identity)
+
     def _dirty(self, place: str) -> None:
-        self._reconciler.dirty(place)  # which is made after the view that calls this
+        if self._known:  # until then everything seems unfinished once: five lists do not come in one moment
+            self._reconciler.dirty(place)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:
         why = misconfigured(identity)

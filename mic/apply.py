@@ -7,34 +7,39 @@ A round that is cut short anywhere, by an error or by the end of the process, le
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import Final, Protocol
 
 from mic import plan
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused
-from mic.azure.identities import MOST_IN_ONE_UPDATE, Change, HostIdentities
+from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused, SignInFailed
+from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
 from mic.measures import Measures
-from mic.plan import Policy
+from mic.plan import Policy, Restraint
 from mic.queueing import Done
 from mic.stakes import Picture
+from mic.telling import Teller, advice, delay, refusal
 from mic.view import View
-from mic.writing import APPLY_ERROR, Writer
+from mic.writing import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
-from podidentity.resources import BINDINGS
 
 log = logging.getLogger(__name__)
 
+REFUSED: Final = (
+    "Azure refuses an identity, which is left out and tried again later; see that it exists and MIC may assign it"
+)
+HELD_BACK_MOST: Final = 5000
+"""Claims passed over at one scrape, which must not hold up the loop: some milliseconds' worth."""
+SHOWN_MOST: Final = 100
+"""Hosts that /debug/state tells of."""
 STALE_SECONDS: Final = 0.05
 """Pause before a round is repeated because an object was other than thought."""
 CONFLICTS_MOST: Final = 3
 """How often in one round a host is read again because somebody else changed it."""
-SETTLING_MOST_SECONDS: Final = 120.0
-"""How long the first change of a host waits for an operation that is not ours to end."""
 LEASE_WAIT_SECONDS: Final = 30.0
-TOLD_MOST: Final = 10
-"""Of how many pods an Event tells that their identity was refused; the message of each object tells it too."""
 REFUSED_SECONDS: Final = 15.0
 """Pause before an object that the API server refused is tried again; events of the host try it too."""
 IDLE_SECONDS: Final = 30.0
@@ -68,11 +73,13 @@ class Applier:
         gone_seconds: float,
         lease_needed_seconds: float,
         lease_remaining: Callable[[], float],
+        grace_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """*gone_seconds*: pause between looks at a host that Azure does not know. A change of Azure is only begun
-        while *lease_remaining* is more than *lease_needed_seconds*."""
+        """*grace_seconds*: how long an identity that nobody needs stays on its host; a new leader counts anew.
+        *gone_seconds*: pause between looks at a host that Azure does not know. A change of Azure is only begun while
+        *lease_remaining* is more than *lease_needed_seconds*."""
         self._view = view
         self._writer = writer
         self._hosts = hosts
@@ -81,6 +88,7 @@ class Applier:
         self._policy = policy
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
+        self._grace_seconds = grace_seconds
         self._gone_seconds = gone_seconds
         self._lease_needed = lease_needed_seconds
         self._lease_remaining = lease_remaining
@@ -93,13 +101,40 @@ class Applier:
         """Have the next round ask Azure even where the cluster gives no reason to."""
         self._looks.add(key)
 
+    def protect(self, identity: str) -> None:
+        """Never take the identity with this client id or resource id off any host from now on."""
+        self._policy = replace(self._policy, immutable=self._policy.immutable | {identity.lower()})
+
     def forgive(self, identity_key: str) -> list[str]:
-        """The identity was changed: try it again everywhere; the hosts where it had been refused."""
-        return [key for key, memory in self._memories.items() if memory.forgive([identity_key])]
+        """The identity was changed: try it again everywhere, apart from others; the hosts where it had been refused."""
+        return [key for key, memory in self._memories.items() if memory.try_again(identity_key)]
 
     def barred(self) -> int:
         """How many identities are held back on how many hosts, for a metric."""
         return sum(len(memory.barred()) for memory in self._memories.values())
+
+    def oldest_pending_seconds(self) -> float:
+        """Age of the oldest claim that waits for its assignment and is not held back by a refused identity.
+
+        Where very many are held back, the next one is taken for one that is not.
+        """
+        now = self._clock()
+        for number, (key, since) in enumerate(self._view.waiting.items()):
+            if number >= HELD_BACK_MOST:
+                return max(0.0, now - since)
+            claim = self._view.claim(key)
+            want = claim.want if claim is not None else None
+            if claim is None or want is None:
+                continue
+            memories = [self._memories[place] for place in claim.open_at if place in self._memories]
+            if want.identity_id is None or not any(each.has_barred(want.identity_id.key) for each in memories):
+                return max(0.0, now - since)
+        return 0.0
+
+    def state(self) -> dict[str, object]:
+        """For /debug/state: the hosts of which there is something to say, the first of them if there are many."""
+        told = {key: said for key, memory in self._memories.items() if (said := memory.state())}
+        return {"known": len(self._memories), "noted": len(told), "first": dict(islice(told.items(), SHOWN_MOST))}
 
     async def round(self, key: str) -> Done:
         """Bring the place a step nearer to what it should be; how, and when, to go on."""
@@ -122,19 +157,23 @@ class Applier:
     async def _round(self, key: str, picture: Picture) -> Done:
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         asked = await self._look(key, picture, memory)
+        if asked and memory.known is not None and memory.known.gone:
+            self._tell_lost(self._view.place(key))
         before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy))
+        failed: dict[str, str] = {}
         if asked:
             # Also where some write failed: what has no record is not added, and what still stands is not taken off.
-            await self._change(key, memory)
+            failed = await self._change(key, memory)
         picture = self._view.place(key)
-        why = self._reasons(picture, memory)
-        after = await self._writer.carry_out(plan.settle(picture, memory.known, self._policy, why))
+        outcomes = plan.settle(picture, memory.known, self._policy, self._reasons(picture, memory))
+        self._tell_failed(picture, failed, outcomes)
+        after = await self._writer.carry_out(outcomes)
         error = before.error or after.error
         if error is not None:
             return Done(failed=True)
         if before.stale or after.stale:
             return Done(again_after=STALE_SECONDS)
-        again = self._next_try(self._view.place(key), memory, asked=asked)
+        again = self._next_try(key, memory, asked=asked)
         if before.refused or after.refused:
             again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
         return Done(again_after=again)
@@ -151,59 +190,81 @@ class Applier:
         return await self._read(host, memory)
 
     async def _read(self, host: Host, memory: HostMemory) -> bool:
+        """Ask Azure what is on the host; whether the answer can be relied on."""
         try:
-            memory.known = await self._hosts.get(host)
+            found = await self._hosts.get(host)
         except AzureError as error:
-            memory.reads.failed(error, self._clock())
+            memory.unanswered(error, refusal(host, error))
             self._warn("Azure did not say what is on the host; trying again", host, error)
-            memory.known = None
             return False
-        memory.reads.succeeded()
-        return True
+        memory.learn(found, self._gone_seconds)
+        if found.gone:
+            log.warning(
+                "Azure knows no such host, while the cluster has a node there; asking again, then its objects go",
+                extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},
+            )
+        return memory.known is not None
 
-    async def _change(self, key: str, memory: HostMemory) -> None:
-        """One merged update of the host, and another without what Azure refuses in it."""
+    async def _change(self, key: str, memory: HostMemory) -> dict[str, str]:
+        """One merged update of the host, and another without what Azure refuses in it. Which identities (keys) an
+        update left out or failed to put there, and why."""
+        failed: dict[str, str] = {}
         conflicts = retries = 0
-        while memory.known is not None and not memory.known.gone and memory.writes.until <= self._clock():
-            host = self._view.place(key).host
-            if host is None or self._planned(self._view.place(key), memory) is None:
-                return
-            if not await self._may_write(host, memory):
-                return
-            change = self._planned(
-                self._view.place(key), memory
-            )  # anew: waiting for the lease or for Azure took its time
-            if change is None:
-                return
+        while (ready := await self._next_change(key, memory)) is not None:
+            host, change = ready
             try:
-                memory.known = await self._hosts.update(host, change)
+                after = await self._hosts.update(host, change)
             except AzureError as error:
-                again = await self._failed(host, memory, change, error)
+                again = await self._failed(host, memory, change, error, failed)
                 match error:
                     case BadIdentities() if again and retries < self._max_retries:
                         retries += 1
                         await self._sleep(self._retry_seconds)
                     case Refused() if again and not isinstance(error, BadIdentities):
-                        continue  # half of it, at once: it is known how many halves there are
+                        pass  # a part of it, at once: it is known how many parts there are
                     case Conflict() if again and conflicts < CONFLICTS_MOST:
                         conflicts += 1
                     case _:
-                        return
+                        break
                 continue
-            memory.changed = True
-            memory.writes.succeeded()
-            memory.most_adds = MOST_IN_ONE_UPDATE
-            memory.forgive(text.lower() for text in change.adds)
+            memory.learn(after, self._gone_seconds)
+            if after.gone:
+                break
+            if not after.shows(change):
+                idle = AzureError("Azure took the update, and the host does not show it")
+                memory.had_no_effect(idle)
+                self._warn("an update had no effect; trying again", host, idle)
+                break
+            memory.accepted([text.lower() for text in (*change.adds, *change.removes)])
             log.info(
                 "identities on the host changed",
                 extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
             )
-            return
+            break
+        return failed
 
-    def _planned(self, picture: Picture, memory: HostMemory) -> Change | None:
-        if memory.known is None:
+    async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
+        """What is to be sent now, if anything: from the newest picture, and from Azure's newest answer where a second
+        writer's change could be lost."""
+        host = self._view.place(key).host
+        if host is None or memory.writes.until > self._clock() or self._planned(key, memory) is None:
             return None
-        return plan.azure_change(picture, memory.known, self._policy, memory.barred(), most_adds=memory.most_adds)
+        if not await self._may_write(host, memory):
+            return None
+        change = self._planned(key, memory)  # anew: waiting for the lease or for Azure took its time
+        if change is not None and change.retypes and not change.etag:
+            change = self._planned(key, memory) if await self._read(host, memory) else None
+        return None if change is None else (host, change)
+
+    def _planned(self, key: str, memory: HostMemory) -> Change | None:
+        if memory.known is None or memory.known.gone:
+            return None
+        picture = self._view.place(key)
+        return plan.azure_change(picture, memory.known, self._policy, self._restraint(picture, memory))
+
+    def _restraint(self, picture: Picture, memory: HostMemory) -> Restraint:
+        warm = memory.warm(plan.idle(picture), self._grace_seconds)
+        return Restraint(memory.barred(), memory.on_trial(), warm, memory.most)
 
     async def _may_write(self, host: Host, memory: HostMemory) -> bool:
         """Wait until the lease is sure to last for the request, and an earlier leader's operation is over."""
@@ -214,102 +275,120 @@ class Applier:
         except TimeoutError:
             log.warning("the leader lease is not renewed in time, so Azure is left alone", extra={"vm": host.text})
             return False
-        until, pause = self._clock() + SETTLING_MOST_SECONDS, 0.2
-        while not memory.changed and memory.known is not None and memory.known.updating and self._clock() < until:
-            await self._sleep(pause)
-            pause = min(pause * 1.5, 5.0)
-            if not await self._read(host, memory):
-                return False
+        await self._operation_ends(host, memory)
         return memory.known is not None and not memory.known.gone
 
-    async def _failed(self, host: Host, memory: HostMemory, change: Change, error: AzureError) -> bool:
-        """Draw the lesson of a failed update, and look at what it has left; whether to try again within this round."""
-        adds = [text.lower() for text in change.adds]
-        again, about = False, adds
-        match error:
-            case BadIdentities() if bad := [key for key in adds if key in error.ids]:
-                for key in bad:
-                    memory.bar([key], _advice(key, error))
-                again, about = True, bad
-                self._warn("Azure refuses identities, which are left out and tried again later", host, error)
-            case Refused() if _narrows(error) and len(adds) > 1:
-                memory.most_adds = len(adds) // 2
-                again, about = True, []
-                self._warn("Azure refuses identities without saying which; trying with half of them", host, error)
-            case Refused() if _narrows(error) and adds:
-                memory.bar(adds, _advice(adds[0], error))
-                again = True
-                self._warn("Azure refuses an identity, which is left out and tried again later", host, error)
-            case Conflict() if error.status == 412:
-                again, about = True, []
-            case _:
-                memory.writes.failed(error, self._clock())
-                self._warn("Azure did not change the host; trying again", host, error)
-        for key in about:
-            self._tell(key, host, error)
-        if not await self._read(host, memory):
-            return False
-        return again
+    async def _operation_ends(self, host: Host, memory: HostMemory) -> None:
+        """Wait for an operation that an earlier leader may have begun, or ourselves before our connection broke: what
+        Azure shows until then is only what it is to lead to."""
+        while memory.doubtful:
+            await self._sleep(memory.next_poll())
+            await self._read(host, memory)
 
-    def _tell(self, identity_key: str, host: Host, error: AzureError) -> None:
-        """Say on the bindings concerned why their identity is not on the host."""
-        stake = self._view.place(host.key).stakes.get(identity_key)
-        if stake is None or isinstance(error, Conflict):
+    async def _failed(
+        self, host: Host, memory: HostMemory, change: Change, error: AzureError, failed: dict[str, str]
+    ) -> bool:
+        """Draw the lesson of a failed update, tell it to *failed*, and look at what it has left; whether to try again
+        within this round."""
+        texts = {text.lower(): text for text in (*change.adds, *change.removes)}
+        adds = {text.lower() for text in change.adds}
+        on_host = memory.known.attached.keys() if memory.known is not None else set()
+        again, about, why = True, [*texts], ""
+        memory.over = False
+        match error:
+            case BadIdentities() if bad := [key for key in texts if key in error.ids]:
+                for key in bad:
+                    memory.bar(key, advice(texts[key], error), adding=key in adds)
+                    self._warn(REFUSED, host, error, texts[key])
+                about = bad
+            case Refused() if _narrows(error, on_host) and len(texts) > 1:
+                memory.refused_together(texts.keys())
+                about = []
+                self._warn("Azure refuses identities without saying which; trying with a part of them", host, error)
+            case Refused() if _narrows(error, on_host):
+                (key,) = about
+                memory.refused_alone(key, advice(texts[key], error), adding=key in adds)
+                self._warn(REFUSED, host, error, texts[key])
+            case Conflict() if error.status == 412:
+                about = []
+            case _:
+                again, why = False, refusal(host, error)
+                memory.writes.failed(error, self._clock(), why)
+                self._warn("Azure did not change the host; trying again", host, error)
+        if not isinstance(error, Conflict):
+            failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
+        return await self._read(host, memory) and again
+
+    def _tell_failed(self, picture: Picture, failed: Mapping[str, str], outcomes: Iterable[plan.After]) -> None:
+        """Say why identities are not on the host: to those who wait for one that has just failed, and to whoever has
+        not been told yet."""
+        teller = Teller(self._recorder)
+        for key, why in failed.items():
+            stake = picture.stakes.get(key)
+            teller.not_applied(stake.holders.values() if stake else (), why)
+        for step in outcomes:
+            if isinstance(step, plan.Explain) and step.held.identity_id and step.held.identity_id.key not in failed:
+                teller.not_applied([step.held], step.message)
+
+    def _tell_lost(self, picture: Picture) -> None:
+        """Say to those who wait on a host that Azure knows no longer that it is in vain."""
+        if picture.host is None:
             return
-        for held in list(stake.holders.values())[:TOLD_MOST]:
-            spec = held.object.spec
-            message = (
-                f"Binding {spec.azure_binding_ref.metadata.name} not applied on node {held.node} for pod "
-                f"{held.claim.pod_namespace}/{held.claim.pod}: {_advice(stake.identity_id.text, error)}"
-            )
-            self._recorder.record(spec.azure_binding_ref, BINDINGS, "Warning", APPLY_ERROR, message)
+        why, teller = _lost(picture.host), Teller(self._recorder)
+        teller.not_applied((held for stake in picture.stakes.values() for held in stake.holders.values()), why)
+        claims = picture.open_claims()
+        teller.not_made((want for want, living in claims if want and want.identity_id and not living), why)
 
     def _reasons(self, picture: Picture, memory: HostMemory) -> dict[str, str]:
         """Why identities are not on the host, for the objects that wait for them."""
-        if memory.known is not None and memory.known.gone and picture.host is not None:
-            why = f"Azure knows no {picture.host.text}"
-            return dict.fromkeys(picture.stakes, why)
-        refusal = memory.reads.refusal or memory.writes.refusal
-        if refusal and picture.host is not None:
-            why = f"Azure refuses MIC on {picture.host.text} ({refusal}): check its credentials and its role there"
+        if memory.missing_since is not None and picture.host is not None:
+            return dict.fromkeys(picture.stakes, _lost(picture.host))
+        if why := memory.reads.refusal or memory.writes.refusal:
             return dict.fromkeys(picture.stakes, why) | memory.barred()
+        if memory.delayed() and picture.host is not None:
+            return dict.fromkeys(picture.stakes, delay(picture.host)) | memory.barred()
         return memory.barred()
 
-    def _next_try(self, picture: Picture, memory: HostMemory, *, asked: bool) -> float | None:
+    def _next_try(self, key: str, memory: HostMemory, *, asked: bool) -> float | None:
         """Seconds until this host is worth another round by itself; None where only an event can make it so."""
-        known = memory.known
+        picture = self._view.place(key)
         if picture.host is None:
             return None
-        if known is not None and known.gone:
-            return self._gone_seconds if picture.stakes else None
         if not self._asks(picture, memory):
-            missing = [
-                key for key, stake in picture.stakes.items() if stake.wanted and known and key not in known.attached
-            ]
-            return memory.next_trial(missing)
+            return self._next_trial(picture, memory)
         wait = max(memory.reads.until, memory.writes.until) - self._clock()
         if wait > 0:
             return wait
-        return STALE_SECONDS if not asked or self._planned(picture, memory) is not None else IDLE_SECONDS
+        if not asked or self._planned(key, memory) is not None:
+            return STALE_SECONDS
+        return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
+
+    def _next_trial(self, picture: Picture, memory: HostMemory) -> float | None:
+        """Seconds until a refused identity is to be tried again, or one that nobody needs has had its grace."""
+        if memory.known is None:
+            return None
+        attached, trials = memory.known.attached, []
+        for key, stake in picture.stakes.items():
+            if (stake.wanted > 0) != (key in attached) and (trial := memory.next_trial(key)) is not None:
+                trials.append(trial)
+        warm = memory.warm(plan.idle(picture), self._grace_seconds)
+        return min([*trials, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
     def _asks(self, picture: Picture, memory: HostMemory) -> bool:
-        return plan.asks_azure(picture, memory.known, self._policy, memory.barred())
+        return plan.asks_azure(picture, memory.known, self._policy, self._restraint(picture, memory))
 
-    def _warn(self, message: str, host: Host, error: AzureError) -> None:
-        log.warning(message, extra={"vm": host.text, "status": error.status, "reason": error.code, "error": error})
-
-
-def _narrows(error: Refused) -> bool:
-    """Whether the refusal is about what the update asks for, so that a part of it may be taken."""
-    return error.status == 400 or isinstance(error, BadIdentities | Missing)
+    def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
+        about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
+        log.warning(message, extra=about)
 
 
-def _advice(identity_id: str, error: AzureError) -> str:
-    """Why the identity is not on the host, and what to do, for whoever made it."""
-    match error.code.lower():
-        case "linkedauthorizationfailed":
-            return f"MIC may not assign {identity_id}: grant it the role Managed Identity Operator there ({error.code})"
-        case "failedidentityoperation":
-            return f"Azure cannot assign {identity_id}: check that it exists ({error.code})"
-        case _:
-            return f"Azure did not assign {identity_id}: {error.message}"
+def _narrows(error: Refused, on_host: Collection[str]) -> bool:
+    """Whether the refusal is about what the update asks for, so that a part of it may be taken. It is not where it
+    names only what is on the host already."""
+    if isinstance(error, BadIdentities):
+        return error.ids.isdisjoint(on_host)
+    return isinstance(error, Missing) or (error.status == 400 and not isinstance(error, SignInFailed))
+
+
+def _lost(host: Host) -> str:
+    return f"Azure knows no {host.text}: see whether it still exists and MIC may read it, or delete its node"

@@ -119,6 +119,11 @@ class Held:
         return self.object.metadata.deletion_timestamp is not None
 
     @property
+    def released(self) -> bool:
+        """Whether it is dying and ours no more: another's finalizer holds it, and what it stood for is settled."""
+        return self.dying and FINALIZER not in (self.object.metadata.finalizers or ())
+
+    @property
     def record(self) -> Record:
         """Who put the identity there. The reference wrote no such annotation: what it left Assigned counts as MIC's."""
         written = self.object.metadata.annotation(ATTACHED_BY_ANNOTATION)

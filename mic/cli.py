@@ -1,31 +1,98 @@
 """The command `mic`: the one place that reads the process's arguments and environment.
 
-Its exit codes are those of `podidentity.exits`.
+Its exit codes are those of `podidentity.exits`. With `--plan` it ends with 0 where there is nothing to do, with
+`SOMETHING_TO_DO` where there is, and with 1 where that is not, or not wholly, known.
 """
 
+import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
 
-from mic.settings import parse
+import msgspec
+
+from mic.flag_table import PlanOutput
+from mic.settings import Settings, parse
 from podidentity.exits import StartError, ended
-from podidentity.kube.lease import LeadershipLost
+from podidentity.kube.locks import LeadershipLost
 from podidentity.version import VERSION
+
+CONTAINER: Final = Path("/proc/1/cmdline")
+"""The command line of the process that a container was started for: with `kubectl exec`, the MIC beside ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with *argv* (sys.argv[1:] by default) and return its exit code; 1 also for a lost leadership."""
-    return ended("mic", lambda: _run(sys.argv[1:] if argv is None else argv), expected=(StartError, LeadershipLost))
+    code = 0
+
+    def work() -> None:
+        nonlocal code
+        code = _run(sys.argv[1:] if argv is None else argv)
+
+    return ended("mic", work, expected=(StartError, LeadershipLost)) or code
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
     settings = parse(argv, os.environ)
+    if settings.plan and os.getpid() != 1:
+        # The plan is to be that of the MIC beside us; what is given here still counts more.
+        settings = parse([*flags_beside(_read(CONTAINER)), *argv], os.environ)
     if settings.version:
         sys.stdout.write(f"mic {VERSION}\n")
-        return
+        return 0
+    if settings.plan:
+        return _plan(settings)
     # The Azure packages take half a second to import: not for --version, nor for a usage error.
     import uvloop  # noqa: PLC0415  see above
 
     from mic.app import run  # noqa: PLC0415  see above
 
     uvloop.run(run(settings))
+    return 0
+
+
+def flags_beside(command_line: bytes) -> list[str]:
+    """The flags in the command line of another process, each part of it ended by a zero, if that process is a MIC."""
+    words = [word.decode(errors="replace") for word in command_line.split(b"\0")][:-1]
+    for place, word in enumerate(words):
+        if word.rpartition("/")[2] == "mic":
+            return words[place + 1 :]
+        if word.startswith("-") and word not in {"-m", "--"}:
+            break  # some other program's flags, in which the word would mean something else
+    return []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _plan(settings: Settings) -> int:
+    """Print what would be done. Raises StartError, also where Azure did not tell all of it: then after printing."""
+    from mic.preview.shapes import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
+    from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs
+    from mic.preview.text import lines, unanswered  # noqa: PLC0415  not for a MIC that runs
+    from podidentity.telemetry.logs import configure  # noqa: PLC0415  not for a MIC that runs
+
+    configure(settings.log_format, settings.verbosity)
+    preview = asyncio.run(survey(settings))
+    if settings.plan_output is PlanOutput.JSON:
+        _print([msgspec.json.encode(preview if settings.plan_all else preview.shortened()).decode()])
+    else:
+        _print(lines(preview, everything=settings.plan_all))
+    if preview.unanswered:
+        raise StartError(f"the plan is not complete: {'; '.join(each.strip() for each in unanswered(preview))}")
+    return SOMETHING_TO_DO if preview.changes else 0
+
+
+def _print(lines: Iterable[str]) -> None:
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough (head, a pager); what is left must not fail again as the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

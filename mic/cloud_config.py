@@ -18,10 +18,11 @@ from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
 from typing_extensions import override
 
 from podidentity.azure.clouds import Cloud, CloudError, by_name
+from podidentity.azure.resource_ids import parse_user_assigned
 
 log = logging.getLogger(__name__)
 
-REREAD_SECONDS: Final = 30.0
+REREAD_SECONDS: Final = 5.0
 """How often the file's time is looked at. Kubernetes itself takes a minute to bring a changed Secret into a pod."""
 
 MANAGED: Final = "msi"
@@ -41,9 +42,9 @@ class CloudConfig:
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
     use_managed_identity: bool = False
-    user_assigned_client_id: str = ""
-    """The client id of MIC's managed identity, which on most clusters is the cluster's own: it is never taken off a
-    host. Empty means the system-assigned identity."""
+    user_assigned_identity: str = ""
+    """MIC's managed identity by its client id or its resource id. On most clusters it is the cluster's own: it is never
+    taken off a host. Empty means the system-assigned identity."""
 
     @property
     def managed(self) -> bool:
@@ -79,8 +80,11 @@ def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
         client_id=text("aadClientId"),
         client_secret=text("aadClientSecret"),
         use_managed_identity=use_msi is True or (isinstance(use_msi, str) and use_msi.strip().lower() == "true"),
-        user_assigned_client_id=text("userAssignedIdentityID"),
+        user_assigned_identity=text("userAssignedIdentityID"),
     )
+    if "/" in config.user_assigned_identity and parse_user_assigned(config.user_assigned_identity) is None:
+        name = "userAssignedIdentityID" if path else "USER_ASSIGNED_MSI_CLIENT_ID"
+        raise ConfigError(f"{source}: {name} must be a client id, or the resource id of a user-assigned identity")
     if not config.managed:
         names = ("tenantId", "aadClientId", "aadClientSecret") if path else ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")
         values = (config.tenant_id, config.client_id, config.client_secret)
@@ -117,7 +121,10 @@ def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
 def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
     """A new credential of azure-identity, which the caller closes. Raises ConfigError."""
     if config.managed:
-        return ManagedIdentityCredential(client_id=config.user_assigned_client_id or None)
+        identity = config.user_assigned_identity
+        if "/" in identity:
+            return ManagedIdentityCredential(identity_config={"msi_res_id": identity})
+        return ManagedIdentityCredential(client_id=identity or None)
     try:
         return ClientSecretCredential(
             config.tenant_id,
@@ -147,7 +154,9 @@ class RotatingCredential(AsyncTokenCredential):
         self._cloud = cloud
         self._make = make
         self._seen = self._stamp()
-        self._inner = make(read(path, environ), cloud)
+        self.config = read(path, environ)
+        """As it is in use now."""
+        self._inner = make(self.config, cloud)
 
     @override
     async def get_token(
@@ -165,27 +174,38 @@ class RotatingCredential(AsyncTokenCredential):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def follow(self) -> NoReturn:
-        """Look at the file from time to time; a new one that cannot be used is told and the old credential kept."""
+    async def follow(self, changed: Callable[[CloudConfig], None]) -> NoReturn:
+        """Look at the file from time to time; a new one that cannot be used is told and the old credential kept.
+
+        *changed* is told of each new configuration before it is used.
+        """
         while True:
             await asyncio.sleep(REREAD_SECONDS)
-            await self.reread()
+            await self.reread(changed)
 
-    async def reread(self) -> bool:
+    async def reread(self, changed: Callable[[CloudConfig], None] = lambda _config: None) -> bool:
         """Read the file if it has changed since; whether the credential was replaced."""
         stamp = await asyncio.to_thread(self._stamp)
-        if stamp is None or stamp == self._seen:
+        if stamp == self._seen:
             return False
         self._seen = stamp
         try:
-            fresh = self._make(await asyncio.to_thread(read, self._path, self._environ), self._cloud)
+            config = await asyncio.to_thread(self._read_anew)
+            fresh = self._make(config, self._cloud)
         except ConfigError as error:
             log.warning("the changed cloud config cannot be used; going on with the last", extra={"error": error})
             return False
-        old, self._inner = self._inner, fresh
+        changed(config)
+        old, self._inner, self.config = self._inner, fresh, config
         await old.close()
         log.info("the cloud config has changed; using the new credentials", extra={"path": self._path})
         return True
+
+    def _read_anew(self) -> CloudConfig:
+        config = read(self._path, self._environ)
+        if config.cloud.lower() != self.config.cloud.lower():
+            raise ConfigError(f"the cloud has become {config.cloud!r}: restart MIC to move to another one")
+        return config
 
     def _stamp(self) -> tuple[int, int, int] | None:
         """What changes with the file: a mounted Secret changes by another file taking its place."""

@@ -1,7 +1,8 @@
 """AzureAssignedIdentities as written: names, whole documents, and the patches that change one in place. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
+from itertools import chain, count
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -11,6 +12,7 @@ from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     ATTACHED_BY_ANNOTATION,
     BINDINGS,
+    CREATED,
     FINALIZER,
     IDENTITIES,
     MESSAGE_ANNOTATION,
@@ -38,27 +40,35 @@ def plain_name(claim: ClaimKey) -> str:
     return f"{claim.pod}-{claim.pod_namespace}-{claim.identity}"
 
 
-def distinct_name(claim: ClaimKey) -> str:
-    """A name that is the claim's alone: the plain one, cut where needed, and ten hex digits of the four parts."""
-    parts = (claim.pod, claim.pod_namespace, claim.identity, claim.identity_namespace)
+def distinct_name(claim: ClaimKey, again: int = 0) -> str:
+    """A name that is the claim's alone: the plain one, cut where needed, and ten hex digits of the four parts. With
+    *again* another one, for a claim whose earlier objects still have it."""
+    parts = (claim.pod, claim.pod_namespace, claim.identity, claim.identity_namespace, *([str(again)] if again else ()))
     # No part can contain the separator, so no two claims are hashed alike.
     digest = sha256("/".join(parts).encode()).hexdigest()[:10]
     return f"{plain_name(claim)[: NAME_MAX - len(digest) - 1].rstrip('-.')}-{digest}"
 
 
-def free_name(want: Want, taken: Callable[[Key], bool]) -> str | None:
+def free_name(want: Want, taken: Callable[[Key], bool]) -> str:
     """The name for a new object, given which names are *taken* (by another claim, or by an object still going).
 
-    None while both possible names are taken: then something of ours is on its way out, and one waits for it.
+    There is always one: an object that goes may be the record by which MIC knows the identity on the host for its own,
+    and stay until another object has that record.
     """
-    candidates = (plain_name(want.claim), distinct_name(want.claim))
-    return next((name for name in candidates if len(name) <= NAME_MAX and not taken((want.namespace, name))), None)
+    candidates = chain([plain_name(want.claim)], (distinct_name(want.claim, again) for again in count()))
+    return next(name for name in candidates if len(name) <= NAME_MAX and not taken((want.namespace, name)))
 
 
 def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) -> Document:
-    """*resource* as an embedded object: complete by itself, without what changes when nothing of substance does."""
+    """*resource* as an embedded object: complete by itself, without what changes when nothing of substance does.
+
+    But for its resourceVersion, by which the reference tells whether a copy is up to date: without it, a reference that
+    takes over sets every object back to Created, and pods get no tokens meanwhile. MIC itself never compares it.
+    """
     meta = resource.metadata
     metadata: Document = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+    if meta.resource_version:
+        metadata["resourceVersion"] = meta.resource_version
     if meta.labels:
         metadata["labels"] = dict(meta.labels)
     # kubectl's copy of the whole object would double the size of each of its embedded copies.
@@ -81,22 +91,15 @@ def spec_for(want: Want) -> Document:
     }
 
 
-def annotations_for(want: Want, record: Record, debts: Iterable[Debt] = (), message: str = "") -> dict[str, str]:
+def annotations_for(want: Want, record: Record, debts: Iterable[Debt] = ()) -> dict[str, str]:
     """Ours, without those that would be empty."""
     debts = tuple(debts)
     ours = {
         POD_UID_ANNOTATION: want.pod.metadata.uid,
         ATTACHED_BY_ANNOTATION: record,
         DETACH_PENDING_ANNOTATION: write_debts(debts) if debts else "",
-        MESSAGE_ANNOTATION: message[:MESSAGE_MAX],
     }
     return {key: value for key, value in ours.items() if value}
-
-
-def debt_annotation(debts: Iterable[Debt]) -> dict[str, str | None]:
-    """The change of annotations that leaves exactly *debts* owed."""
-    debts = tuple(debts)
-    return {DETACH_PENDING_ANNOTATION: write_debts(debts) if debts else None}
 
 
 def new_document(want: Want, name: str, status: str, record: Record) -> Document:
@@ -145,6 +148,22 @@ def status_operations(held: Held, status: str, annotations: Mapping[str, str | N
 def annotation_operations(held: Held, annotations: Mapping[str, str | None]) -> Operations:
     """The JSON patch that changes *annotations* alone."""
     return [*_same(held), *_annotation_operations(held, annotations)]
+
+
+def explain_operations(held: Held, message: str) -> Operations:
+    """The JSON patch that says why *held* is, or is again, only Created."""
+    return status_operations(held, CREATED, {MESSAGE_ANNOTATION: message})
+
+
+def debt_operations(held: Held, debts: Collection[Debt]) -> Operations:
+    """The JSON patch that leaves exactly *debts* owed; refused where others have been written down meanwhile."""
+    path = f"/metadata/annotations/{_pointer(DETACH_PENDING_ANNOTATION)}"
+    owed = {DETACH_PENDING_ANNOTATION: write_debts(debts) if debts else None}
+    return [
+        *_same(held),
+        {"op": "test", "path": path, "value": held.object.metadata.annotation(DETACH_PENDING_ANNOTATION)},
+        *_annotation_operations(held, owed),
+    ]
 
 
 def release_operations(held: Held, status: str) -> Operations:

@@ -4,10 +4,18 @@ Only names and how a value is read. Defaults, meanings and what must hold togeth
 """
 
 import argparse
+from enum import StrEnum
 from typing import Final
 
 from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of, quoted
 from podidentity.telemetry.logs import LogFormat
+
+
+class PlanOutput(StrEnum):
+    """How `--plan` prints."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def _number(text: str) -> float:
@@ -38,7 +46,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
     ),
     Flag("syncRetryDuration", "resync_seconds", go_duration, "how often everything unfinished is tried again"),
     Flag("createDeleteBatch", "write_batch", go_int, "requests to the API server in flight at once"),
-    Flag("clientQps", "writes_per_second", _number, "requests to the API server begun each second"),
+    Flag("clientQps", "writes_per_second", _number, "writes to the API server begun each second, in the long run"),
+    Flag("client-burst", "burst_writes", go_int, "writes begun at once after a quiet time; 0: 30 s of clientQps"),
     Flag("update-user-msi-max-retry", "update_retries", go_int, "tries without the identities that Azure refused"),
     Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a try"),
     Flag("arm-api-version", "arm_api_version", str, "api-version of the Compute API; pinned for each cloud if empty"),
@@ -51,12 +60,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("config-map-name", "upgrade_config_map", str, "ConfigMap that records the type upgrade"),
     Flag("type-upgrade-status-key", "upgrade_key", str, "key in that ConfigMap"),
     Flag("enableScaleFeatures", "scale_features", go_bool, "deprecated, always on"),
-    Flag("http-probe-port", "probe_port", go_int, "port of /healthz"),
+    Flag("startup-taint", "startup_taint", str, "taint (its key) to take off a node when its NMI is Ready"),
+    Flag("startup-taint-nmi-selector", "nmi_selector", str, "labels of NMI's pods, which are in MIC's namespace"),
+    Flag("http-probe-port", "probe_port", go_int, "port of /healthz, /readyz and, on loopback, /debug/state"),
     Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
     Flag("enableProfile", "profile", go_bool, "serve profiles of the running program on loopback"),
     Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
     Flag("logtostderr", "log_to_stderr", go_bool, "deprecated, always so"),
     Flag("v", "verbosity", go_int, "how much is logged, as klog counts", ("--verbosity",)),
+    Flag(
+        "plan",
+        "plan",
+        go_bool,
+        "print what would be done, do nothing, and exit: 0 nothing to do, 3 something to do, 1 not (wholly) known",
+    ),
+    Flag("plan-output", "plan_output", one_of(PlanOutput), "text or json"),
+    Flag("plan-all", "plan_all", go_bool, "print also what stays as it is, and every object"),
     Flag("version", "version", go_bool, "print the version, and exit"),
 )
 

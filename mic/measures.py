@@ -5,12 +5,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
+from mic.azure.compute import KINDS, POLL
+from mic.azure.errors import OUTCOMES
 from podidentity.telemetry.metrics import PREFIX, Counter
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """From one write to the API server (milliseconds) to one update of a large scale set (minutes)."""
 
-CLOUD_OPERATIONS: Final = ("vm_get", "vm_update", "vmss_get", "vmss_update")
 OBJECT_OPERATIONS: Final = {
     "assigned_identity_addition": ("assigned_identity_addition_duration_seconds", "assigned_identity_addition_count"),
     "assigned_identity_deletion": ("assigned_identity_deletion_duration_seconds", "assigned_identity_deletion_count"),
@@ -40,8 +41,10 @@ class Measures:
         cloud_errors = self._counter(
             "cloud_provider_operations_errors_count", "Failed calls to Resource Manager", "operation_type"
         )
-        self._cloud_seconds = {each: cloud_seconds.labels(each) for each in CLOUD_OPERATIONS}
-        self._cloud_errors = {each: cloud_errors.labels(each) for each in CLOUD_OPERATIONS}
+        self._cloud_seconds = {each: cloud_seconds.labels(each) for each in KINDS if each != POLL}
+        self._cloud_errors = {each: cloud_errors.labels(each) for each in KINDS if each != POLL}
+        calls = self._counter("mic_arm_calls_count", "Calls to Resource Manager", "operation_type", "outcome")
+        self._arm_calls = {(kind, outcome): calls.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one round for one host")
         self._cycles = self._counter("mic_cycle_count", "Rounds, each for one VM or scale set")
         self._elections = self._counter("mic_new_leader_election_count", "Times this process became the leader")
@@ -56,10 +59,14 @@ class Measures:
         """A write to the API server failed."""
         self._object_errors[operation].inc()
 
-    def called_cloud(self, operation: str, seconds: float, succeeded: bool) -> None:
-        """A call to Resource Manager ended, an update with its whole operation."""
+    def called_cloud(self, operation: str, seconds: float, outcome: str) -> None:
+        """A call to Resource Manager ended, an update with its whole operation. Polls have no name of the reference's:
+        they are counted only."""
+        self._arm_calls[operation, outcome].inc()
+        if operation == POLL:
+            return
         self._cloud_seconds[operation].observe(seconds)
-        if not succeeded:
+        if outcome != "ok":
             self._cloud_errors[operation].inc()
 
     def round_done(self, seconds: float) -> None:

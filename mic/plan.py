@@ -7,13 +7,13 @@ order its safety: an identity is added only when a record of it is written, and 
 for it has been revoked.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, Change, HostIdentities, change
 from mic.claims import Debt, Held, Key, Record, Want, unchanged
-from mic.documents import distinct_name, free_name, plain_name
+from mic.documents import MESSAGE_MAX, distinct_name, free_name, plain_name
 from mic.stakes import Picture, Stake
 from podidentity.resources import ASSIGNED, CREATED, FINALIZER, MESSAGE_ANNOTATION
 
@@ -27,6 +27,23 @@ class Policy:
     identity."""
     adopt_existing: bool = False
     """Treat what was on a host before MIC as if MIC had put it there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """What is not to be done to a host just now, though it is due. Identities by their keys."""
+
+    quarantined: Collection[str] = ()
+    """Not to be added or taken off: Azure has just refused that."""
+    on_trial: Collection[str] = ()
+    """To be tried when nothing else is: Azure has refused them before, and nobody else's update is to fail again."""
+    warm: Collection[str] = ()
+    """Not to be taken off: the grace since they were needed last goes on."""
+    most: int = MOST_IN_ONE_UPDATE
+    """How many one update may name: fewer while it is not known whom Azure refuses."""
+
+
+UNRESTRAINED: Final = Restraint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +91,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Explain:
-    """Say on *held* why it is still Created."""
+    """Say on *held* why it is still, or again, Created."""
 
     held: Held
     message: str
@@ -89,10 +106,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """*debt* is paid: take it off the object's list."""
+    """*debts* are paid: take them off the object's list."""
 
     held: Held
-    debt: Debt
+    debts: frozenset[Debt]
+
+    @property
+    def left(self) -> tuple[Debt, ...]:
+        """What is owed still."""
+        return tuple(debt for debt in self.held.debts if debt not in self.debts)
 
 
 Before: TypeAlias = Create | Update | Mark | Revoke
@@ -100,28 +122,62 @@ After: TypeAlias = Confirm | Explain | Release | Settle
 
 
 def asks_azure(
-    picture: Picture, known: HostIdentities | None, policy: Policy, quarantined: Collection[str] = ()
+    picture: Picture, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
     """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
 
-    That *quarantined* identities (keys) are missing is no reason: they are not tried now anyway. Whose an identity
-    without any record is, is always asked anew: where nothing of the cluster was on the host, the last look may be old.
+    Whose an identity without any record is, is always asked anew: where nothing of the cluster was on the host, the
+    last look may be old.
     """
     if picture.host is None:
         return False
     if known is None:
         return bool(picture.stakes)
-    return any(
-        key not in quarantined if stake.wanted > 0 else _ours(stake, policy) or stake.undecided > 0
-        for key, stake in picture.stakes.items()
-        if (stake.wanted > 0) != (key in known.attached) or not (stake.owned or stake.foreign or stake.wanted == 0)
-    )
+    if known.updating and _waits(picture):
+        return True
+    return any(_questionable(key, stake, known, policy, restraint) for key, stake in picture.stakes.items())
+
+
+def _waits(picture: Picture) -> bool:
+    """Whether anything here may be said or let go of only when an operation has ended."""
+    owed = any(stake.debtors for stake in picture.stakes.values())
+    return owed or bool(picture.dying) or next(picture.open_claims(), None) is not None
+
+
+def _questionable(key: str, stake: Stake, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
+    if key in restraint.quarantined:
+        return False
+    there = key in known.attached
+    if stake.wanted > 0:
+        decided = stake.claimed_by_mic or stake.foreign > 0
+        return not (there and decided)
+    return there and key not in restraint.warm and (_ours(stake, policy) or stake.undecided > 0)
+
+
+def idle(picture: Picture) -> list[str]:
+    """The identities (keys) that nobody here is served any more: for these a grace is counted."""
+    return [key for key, stake in picture.stakes.items() if stake.wanted == 0 and not stake.holders]
 
 
 def revocations(picture: Picture) -> list[Revoke]:
     """The objects that stand for nothing any more. Part of `prepare` too, but these need nothing of Azure and never
     wait for it."""
     return [Revoke(held) for want, living in picture.open_claims() if want is None for held in living]
+
+
+def left_on(picture: Picture, azure: HostIdentities, policy: Policy) -> dict[str, bool]:
+    """The identities (keys) on the host that the objects here stood for, nobody needs any more and are never taken off.
+
+    True where MIC put them there: then they are immutable. False: they are somebody else's.
+    """
+    return {
+        key: _ours(stake, policy)
+        for key, stake in picture.stakes.items()
+        if stake.wanted == 0
+        and not stake.holders
+        and key in azure.attached
+        and not _removable(key, stake, azure, policy)
+    }
 
 
 def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> list[Before]:
@@ -132,8 +188,11 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
     if picture.host is None:
         azure = GONE
     steps.extend(revocations(picture))
+    lost = picture.host is not None and azure is not None and azure.gone
+    if lost:
+        steps.extend(_forsaken(picture))
     for want, living in picture.open_claims():
-        if want is None:
+        if want is None or (lost and want.identity_id is not None):
             continue
         stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
         record = _record(stake, azure, policy)
@@ -156,25 +215,24 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
 
 
 def azure_change(
-    picture: Picture,
-    azure: HostIdentities,
-    policy: Policy,
-    quarantined: Collection[str] = (),
-    *,
-    most_adds: int = MOST_IN_ONE_UPDATE,
+    picture: Picture, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> Change | None:
-    """The one merged change that the host needs now; *quarantined* identities (keys) are not added."""
+    """The one merged change that the host needs now, as far as *restraint* lets it be made."""
     if picture.host is None or azure.gone:
         return None
     adds: list[str] = []
     removes: list[str] = []
     for key, stake in sorted(picture.stakes.items()):
+        if key in restraint.quarantined:
+            continue
         if stake.wanted > 0:
-            if key not in azure.attached and key not in quarantined and (stake.owned > 0 or policy.adopt_existing):
+            if key not in azure.attached and stake.owned > 0:
                 adds.append(stake.identity_id.text)
-        elif key in azure.attached and _removable(key, stake, azure, policy):
+        elif key in azure.attached and key not in restraint.warm and _removable(key, stake, azure, policy):
             removes.append(key)
-    return change(azure, adds[:most_adds], removes)
+    untried = [[text for text in each if text.lower() not in restraint.on_trial] for each in (adds, removes)]
+    adds, removes = untried if any(untried) else (adds, removes)
+    return change(azure, adds, removes, most=restraint.most)
 
 
 def settle(
@@ -191,11 +249,33 @@ def settle(
         step = _outcome(want, living[0], azure, failures)
         if step is not None:
             steps.append(step)
+    steps.extend(_withdrawals(picture, azure, failures))
     steps.extend(Release(held) for held in picture.dying.values() if _releasable(held, picture, azure, policy))
+    steps.extend(_settlements(picture, azure, policy))
+    return steps
+
+
+def _settlements(picture: Picture, azure: HostIdentities | None, policy: Policy) -> Iterator[Settle]:
+    """One step for each object, whatever it owes here: each is written as a whole list."""
+    paid: dict[Key, tuple[Held, set[Debt]]] = {}
     for key, stake in picture.stakes.items():
         if stake.debtors and _paid(key, stake, azure, policy):
-            steps.extend(Settle(held, debt) for held, debt in stake.debtors.values())
-    return steps
+            for held, debt in stake.debtors.values():
+                paid.setdefault(held.key, (held, set()))[1].add(debt)
+    return (Settle(held, frozenset(debts)) for held, debts in paid.values())
+
+
+def _forsaken(picture: Picture) -> list[Revoke]:
+    """What stands for identities on a host that Azure has lost. The node may live on, but no pod can run there; its
+    pods get new objects when the host is back."""
+    standing = {held.key: held for stake in picture.stakes.values() for held in stake.holders.values()}
+    for want, living in picture.open_claims():
+        if want is None or want.identity_id is None:
+            for held in living:
+                standing.pop(held.key, None)  # revoked in any case, or made to stand for what needs no host
+        else:
+            standing |= {held.key: held for held in living}
+    return [Revoke(held) for held in standing.values()]
 
 
 def _record(stake: Stake | None, azure: HostIdentities | None, policy: Policy) -> Record:
@@ -219,9 +299,9 @@ def _keeper(want: Want, living: tuple[Held, ...]) -> Held | None:
 def _creation(
     picture: Picture, want: Want, record: Record, azure: HostIdentities | None, names: set[Key]
 ) -> Create | None:
-    name = free_name(want, lambda key: key in names or picture.taken(key, want))
-    if name is None or (azure is not None and azure.gone and want.identity_id is not None):
+    if azure is not None and azure.gone and want.identity_id is not None:
         return None
+    name = free_name(want, lambda key: key in names or picture.taken(key, want))
     names.add((want.namespace, name))
     return Create(want, name, ASSIGNED if _present(want, record, azure) else CREATED, record)
 
@@ -252,7 +332,7 @@ def _present(want: Want, record: Record, azure: HostIdentities | None) -> bool:
     """Whether what is wanted needs nothing of Azure, or is known to be there and whose it is."""
     if want.identity_id is None:
         return True
-    return azure is not None and bool(record) and want.identity_id.key in azure.attached
+    return azure is not None and bool(record) and azure.certain(want.identity_id.key)
 
 
 def _marks(picture: Picture, azure: HostIdentities, policy: Policy, marked: Collection[str]) -> list[Mark]:
@@ -296,7 +376,9 @@ def _stays(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy)
         return True
     if azure is None:
         return None
-    return azure.gone or key not in azure.attached or (stake.wanted == 0 and _immutable(key, stake, azure, policy))
+    if stake.wanted == 0 and _immutable(key, stake, azure, policy):
+        return True
+    return azure.gone or (key not in azure.attached and not azure.updating)
 
 
 def _releasable(held: Held, picture: Picture, azure: HostIdentities | None, policy: Policy) -> bool:
@@ -310,6 +392,17 @@ def _releasable(held: Held, picture: Picture, azure: HostIdentities | None, poli
     return stake is None or _stays(held.identity_id.key, stake, azure, policy) is True
 
 
+def _withdrawals(picture: Picture, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
+    """What says Assigned of an identity that somebody has taken off, where Azure does not take it again."""
+    if azure is None or azure.gone or azure.updating:
+        return
+    for key, why in failures.items():
+        stake = picture.stakes.get(key)
+        if stake is not None and stake.wanted > 0 and key not in azure.attached:
+            assigned = (held for held in stake.holders.values() if held.object.status.status == ASSIGNED)
+            yield from (Explain(held, why[:MESSAGE_MAX]) for held in assigned)
+
+
 def _paid(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy) -> bool:
     return _stays(key, stake, azure, policy) is True
 
@@ -321,7 +414,7 @@ def _outcome(
         return Confirm(held)
     if want.identity_id is None or held.object.status.status == ASSIGNED:
         return None
-    why = failures.get(want.identity_id.key, "")
+    why = failures.get(want.identity_id.key, "")[:MESSAGE_MAX]
     if not why or held.object.metadata.annotation(MESSAGE_ANNOTATION) == why:
         return None
     return Explain(held, why)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NoReturn
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ RETRY_MOST_SECONDS: Final = 10.0
 
 PARALLEL: Final = 256
 """Turns at once. Most of a turn is waiting for Azure, so this bounds memory, not work."""
+
+SHOWN_MOST: Final = 100
+"""Keys of a kind that /debug/state tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,14 @@ class KeyedQueue:
     def __len__(self) -> int:
         """Keys that wait for a turn or have one."""
         return len(self._due.keys() | self._running)
+
+    def state(self) -> dict[str, object]:
+        """For /debug/state: how many wait, who has a turn, whose turns failed and how often in a row."""
+        return {
+            "waiting": len(self._due),
+            "running": sorted(self._running)[:SHOWN_MOST],
+            "failing": dict(islice(self._failures.items(), SHOWN_MOST)),
+        }
 
     def add(self, key: str) -> None:
         """Something about *key* changed: give it a turn, soon, together with what else arrives until then."""

@@ -62,6 +62,10 @@ class Reconciler:
         """Hosts that wait for a round or have one."""
         return len(self._rounds)
 
+    def state(self) -> dict[str, object]:
+        """For /debug/state."""
+        return {"rounds": self._rounds.state(), "revocations": self._revocations.state()}
+
     def dirty(self, key: str) -> None:
         """Something about this place is not as it should be."""
         self._revocations.add(key)

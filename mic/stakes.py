@@ -46,6 +46,8 @@ class Stake:
 
     def count(self, held: Held, by: int) -> None:
         """Add (*by* 1) or take away (-1) an object whose present claim is on this identity and host."""
+        if held.released:
+            return
         if held.dying:
             self.leaving += by
             self.owned_leaving += by if held.record == "mic" else 0

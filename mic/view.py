@@ -4,8 +4,10 @@ An event costs what it touches (a pod's few claims, the pods of a selector), nev
 only the VMs and scale sets concerned. Nothing here calls anybody; what is to be done about the picture is `plan`'s.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -50,8 +52,8 @@ class _Handler(Generic[R_contra]):
 
 
 class View:
-    """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each new
-    version of an identity."""
+    """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each
+    identity that is new or whose spec has changed."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class View:
         force_namespaced: bool = False,
         on_dirty: Callable[[str], None] = lambda _key: None,
         on_identity: Callable[[AzureIdentity], None] = lambda _identity: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._force_namespaced = force_namespaced
         self._on_dirty = on_dirty
@@ -78,6 +81,10 @@ class View:
         self._held: dict[Key, Held] = {}
         self._held_by_node: defaultdict[str, set[Key]] = defaultdict(set)
         self._released: dict[str, None] = {}
+        self._clock = clock
+        self._waiting: dict[ClaimKey, float] = {}
+        self.waiting: Mapping[ClaimKey, float] = MappingProxyType(self._waiting)
+        """The wanted claims that are not settled, and since when (by *clock*): the oldest first."""
         self.pods: Changes[Pod] = _Handler(self._pod)
         self.nodes: Changes[Node] = _Handler(self._node)
         self.identities: Changes[AzureIdentity] = _Handler(self._identity)
@@ -101,6 +108,21 @@ class View:
 
     def place_of(self, held: Held) -> str:
         return self._place_key(held.node)
+
+    def place_of_node(self, node: str) -> str:
+        """The key of the place that the node belongs to."""
+        return self._place_key(node)
+
+    def state(self) -> dict[str, object]:
+        """For /debug/state: how much of everything there is."""
+        return {
+            "nodes": len(self._hosts_of_nodes),
+            "bound pods": len(self._pods),
+            "identities": len(self._identities),
+            "assigned identities": len(self._held),
+            "hosts": len(self._places),
+            "waiting": len(self._waiting),
+        }
 
     # What the controller itself has just done, ahead of the watch
 
@@ -158,8 +180,10 @@ class View:
 
     def _identity(self, old: AzureIdentity | None, new: AzureIdentity | None) -> None:
         if new is not None:
+            before = self._identities.get(new.key)
             self._identities[new.key] = new
-            self._on_identity(new)
+            if before is None or (before.metadata.uid, before.spec) != (new.metadata.uid, new.spec):
+                self._on_identity(new)
             key = new.key
         elif old is not None:
             self._identities.pop(old.key, None)
@@ -311,6 +335,10 @@ class View:
             for place in claim.open_at:
                 self._place_at(place).open[key] = None
                 self._touched.add(place)
+        if claim.want is not None and claim.open_at:
+            self._waiting.setdefault(key, self._clock())
+        else:
+            self._waiting.pop(key, None)
         if claim.want is None and not claim.living:
             del self._claims[key]
 

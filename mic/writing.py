@@ -14,16 +14,19 @@ from typing import Final
 from mic import documents, plan
 from mic.claims import Held
 from mic.measures import Measures
+from mic.pacing import Pace, Urgency
+from mic.telling import APPLIED, APPLY_ERROR, REMOVED
 from mic.view import View
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound, Unreachable
-from podidentity.kube.events import EventRecorder, TokenBucket
+from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
     ASSIGNED,
     ASSIGNED_IDENTITIES,
     ATTACHED_BY_ANNOTATION,
     BINDINGS,
     MESSAGE_ANNOTATION,
+    PODS,
     UNASSIGNED,
     AzureAssignedIdentity,
 )
@@ -31,12 +34,6 @@ from podidentity.resources import (
 log = logging.getLogger(__name__)
 
 Step = plan.Before | plan.After
-
-APPLIED: Final = "binding applied"
-REMOVED: Final = "binding removed"
-APPLY_ERROR: Final = "binding apply error"
-"""Reasons of Events as the reference words them: people's alerts look for them."""
-
 
 REFUSALS: Final = frozenset({400, 403, 413, 422})
 """Statuses by which the API server says that it is the object, or our role, and not the moment."""
@@ -58,7 +55,8 @@ class Written:
 class Writer:
     """The one place that writes AzureAssignedIdentities.
 
-    At most *batch* requests are in flight and *per_second* are begun each second, for all hosts together.
+    At most *batch* requests are in flight, for all hosts together, and *per_second* are begun each second in the long
+    run: what a quiet time left unused, up to *burst* requests, may be begun at once.
     """
 
     def __init__(
@@ -70,36 +68,44 @@ class Writer:
         *,
         batch: int,
         per_second: float,
-        may_write: Callable[[], bool] = lambda: True,
+        burst: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*may_write*: whether we still lead, asked right before each request: a process that was suspended wakes up
-        in the middle of its writes, long after somebody else took over."""
         self._client = client
         self._view = view
         self._recorder = recorder
         self._measures = measures
-        self._slots = asyncio.Semaphore(batch)
-        self._pace = TokenBucket(per_second, max(1.0, per_second), clock)
-        self._may_write = may_write
+        self._pace = Pace(in_flight=batch, per_second=per_second, burst=burst, clock=clock)
+        self._revoking: dict[str, asyncio.Task[Written]] = {}
         self._clock = clock
 
     async def carry_out(self, steps: Iterable[Step]) -> Written:
-        """Do all *steps*, in no particular order among them; failures are told in the result."""
+        """Do all *steps*, in no particular order among them but for what is urgent; failures are told in the result."""
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._one(step), name=f"write {type(step).__name__}") for step in steps]
-        outcomes = [task.result() for task in running]
+            running = [self._begun(tasks, step) for step in steps]
+        if running:
+            await asyncio.wait(running)  # for those that another round has begun
+        # Cancelled is only what that other round left behind when it failed: planned anew, it is sent.
+        outcomes = [Written(stale=True) if task.cancelled() else task.result() for task in running]
         return Written(
             stale=any(outcome.stale for outcome in outcomes),
             error=next((outcome.error for outcome in outcomes if outcome.error is not None), None),
             refused=any(outcome.refused for outcome in outcomes),
         )
 
+    def _begun(self, tasks: asyncio.TaskGroup, step: Step) -> asyncio.Task[Written]:
+        """The step's task. A round and the revocations beside it may both ask for one DELETE: that is sent once."""
+        uid = step.held.object.metadata.uid if isinstance(step, plan.Revoke) else ""
+        if uid in self._revoking:
+            return self._revoking[uid]
+        task = tasks.create_task(self._one(step), name=f"write {type(step).__name__}")
+        if uid:
+            self._revoking[uid] = task
+            task.add_done_callback(lambda _task: self._revoking.pop(uid))
+        return task
+
     async def _one(self, step: Step) -> Written:
-        async with self._slots:
-            await self._pace.wait()
-            if not self._may_write():
-                return Written(error=Unreachable("the leader lease has run out, so nothing is written"))
+        async with self._pace.turn(_URGENCIES.get(type(step), Urgency.ASSIGN), self._place_of(step)):
             operation, began = _OPERATIONS[type(step)], self._clock()
             try:
                 await self._request(step)
@@ -108,6 +114,9 @@ class Writer:
                 return await self._failed(step, error)
             self._measures.wrote(operation, self._clock() - began)
         return Written()
+
+    def _place_of(self, step: Step) -> str:
+        return self._view.place_of_node(step.want.node if isinstance(step, plan.Create) else step.held.node)
 
     async def _request(self, step: Step) -> None:
         match step:
@@ -131,13 +140,9 @@ class Writer:
                 log.info("identity assigned", extra=_about(step) | {"status": ASSIGNED})
                 self._told_applied(held.node, held)
             case plan.Explain(held, message):
-                operations = documents.annotation_operations(
-                    held, {MESSAGE_ANNOTATION: message[: documents.MESSAGE_MAX]}
-                )
-                await self._patch(held, operations)
-            case plan.Settle(held, debt):
-                left = [each for each in held.debts if each != debt]
-                await self._patch(held, documents.annotation_operations(held, documents.debt_annotation(left)))
+                await self._patch(held, documents.explain_operations(held, message))
+            case plan.Settle(held):
+                await self._patch(held, documents.debt_operations(held, step.left))
             case plan.Release(held):
                 await self._release(held)
                 log.info("assigned identity removed", extra=_about(step))
@@ -169,9 +174,9 @@ class Writer:
             case NotFound() if isinstance(held, Held):
                 self._view.gone(held)
                 return Written(stale=True)
-            case Conflict() | Invalid() if key is not None and await self._read_again(key):
+            case Conflict() | Invalid() if key is not None and await self._read_again(key, held):
                 return Written(stale=True)
-            case _ if error.status in REFUSALS:
+            case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):  # as what cannot be read
                 log.warning(
                     "an assigned identity is refused by the API server; see what its namespace and our role allow",
                     extra=_about(step) | {"error": error},
@@ -184,9 +189,9 @@ class Writer:
                 )
                 return Written(error=error)
 
-    async def _read_again(self, key: tuple[str, str]) -> bool:
-        """Whether the view now has the object as it is stored, and that differs from what it had."""
-        before = self._view.held(key)
+    async def _read_again(self, key: tuple[str, str], thought: Held | None) -> bool:
+        """Whether the view now has the object as it is stored, and that differs from what it, or *thought*, was."""
+        before = thought or self._view.held(key)
         try:
             stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
         except NotFound:
@@ -206,6 +211,7 @@ class Writer:
                 f"for pod {'/'.join(want.pod.key)}: the API server refuses its AzureAssignedIdentity: {error.message}"
             )
             self._recorder.record(want.binding, BINDINGS, "Warning", APPLY_ERROR, message)
+            self._recorder.record(want.pod, PODS, "Warning", APPLY_ERROR, message)
 
     def _told_applied(self, node: str, held: Held | None) -> None:
         if held is not None:
@@ -223,6 +229,13 @@ _OPERATIONS: Final[dict[type, str]] = {
     plan.Explain: "update_azure_assigned_identity_status",
     plan.Settle: "assigned_identity_update",
     plan.Release: "update_azure_assigned_identity_status",
+}
+
+
+_URGENCIES: Final[dict[type, Urgency]] = {
+    plan.Revoke: Urgency.REVOKE,
+    plan.Settle: Urgency.TIDY,
+    plan.Release: Urgency.TIDY,
 }
 
 

@@ -21,8 +21,18 @@ from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from typing_extensions import override
 
-from mic.azure.errors import AzureError, Missing, NotFound, translated
+from mic.azure.errors import (
+    AzureError,
+    Missing,
+    NotFound,
+    SignInFailed,
+    Unreachable,
+    outcome_of,
+    status_error,
+    translated,
+)
 from mic.azure.identities import GONE, Change, HostIdentities, read
+from mic.leading import LeaderConnector
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
 
@@ -45,8 +55,13 @@ API_VERSION: Final = "2024-07-01"
 STACK_API_VERSION: Final = "2020-06-01"
 """The newest that Azure Stack Hub's present releases serve; it gives no etags."""
 
-Observe = Callable[[str, float, bool], None]
-"""Told of each call: its kind (vm_get, vmss_update, …), how many seconds it took, whether it succeeded."""
+Observe = Callable[[str, float, str], None]
+"""Told of each call: its kind (one of KINDS), how many seconds it took, and its outcome (`errors.OUTCOMES`)."""
+
+POLL: Final = "operation_get"
+KINDS: Final = ("vm_get", "vm_update", "vmss_get", "vmss_update", POLL)
+"""An update counts once, with its whole operation; each look at how that goes, and at what it has left, is a call of
+its own."""
 
 
 def default_api_version(cloud: Cloud) -> str:
@@ -58,6 +73,26 @@ class GrowingPolling(AsyncARMPolling):
     """ARM's polling, beginning quickly and slowing down; where Azure says Retry-After, that is obeyed."""
 
     _waited_seconds = 0.0
+
+    def __init__(self, observe: Observe, clock: Callable[[], float], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._observe = observe
+        self._clock = clock
+
+    @override
+    async def request_status(self, status_link: str) -> Any:
+        began = self._clock()
+        failure: AzureError | None = Unreachable("the call was cut off")
+        try:
+            response = await super().request_status(status_link)
+        except SdkError as error:
+            failure = translated(error)
+            raise
+        else:
+            failure = status_error(response.http_response.status_code)
+            return response
+        finally:
+            self._observe(POLL, self._clock() - began, outcome_of(failure))
 
     @override
     async def _poll(self) -> None:
@@ -88,20 +123,25 @@ class Compute:
         api_version: str = "",
         request_seconds: float = REQUEST_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
-        observe: Observe = lambda _kind, _seconds, _succeeded: None,
+        observe: Observe = lambda _kind, _seconds, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        """*may_write*: asked when a change is about to be sent, after every wait for a token or a connection."""
         self._credential = credential
         self._cloud = cloud
         self._user_agent = user_agent
         self._api_version = api_version or default_api_version(cloud)
         self._request_seconds = request_seconds
         self._ssl = ssl_context
+        self._may_write = may_write
         self._observe = observe
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._clients: dict[str, ComputeManagementClient] = {}
         self._making = asyncio.Lock()
+        self.sign_in_problem: str | None = None
+        """Why the last call had no valid token, until Azure has answered one again."""
 
     async def get(self, host: Host) -> HostIdentities:
         """What is on *host* now; `GONE` where Azure knows no such host."""
@@ -145,7 +185,7 @@ class Compute:
                         etag=change.etag or None,
                         match_condition=MatchConditions.IfNotModified if change.etag else None,
                         cls=keep,
-                        polling=GrowingPolling(retry_total=3),
+                        polling=GrowingPolling(self._observe, self._clock, retry_total=3),
                         **self._each(),
                     )
                 begun = True
@@ -182,7 +222,7 @@ class Compute:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
+                connector=LeaderConnector(self._may_write, limit=CONNECTIONS_MAX, ssl=self._ssl or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=True,
@@ -212,15 +252,18 @@ class Compute:
     async def _call(self, host: Host, verb: str, limit_seconds: float) -> AsyncIterator[None]:
         kind = f"{'vmss' if isinstance(host, ScaleSet) else 'vm'}_{verb}"
         began = self._clock()
-        succeeded = False
+        failure: AzureError | None = Unreachable("the call was cut off")
         try:
             async with asyncio.timeout(limit_seconds):
                 yield
-            succeeded = True
+            failure = None
         except (SdkError, TimeoutError, OSError, ValueError) as error:
-            raise translated(error) from error
+            failure = translated(error)
+            raise failure from error
         finally:
-            self._observe(kind, self._clock() - began, succeeded)
+            self._observe(kind, self._clock() - began, outcome_of(failure))
+            if not isinstance(failure, Unreachable):
+                self.sign_in_problem = failure.message if isinstance(failure, SignInFailed) else None
 
 
 def _read(response: Any) -> HostIdentities:

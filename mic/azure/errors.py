@@ -13,21 +13,28 @@ from azure.core.exceptions import AzureError as SdkError
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from podidentity.telemetry.logs import redacted
 
 __all__ = [
+    "OUTCOMES",
     "AzureError",
     "BadIdentities",
     "Conflict",
     "Missing",
     "NotFound",
     "Refused",
+    "SignInFailed",
     "Throttled",
     "Unreachable",
+    "outcome_of",
+    "status_error",
     "translated",
 ]
 
-NAMING_CODES: Final = frozenset({"linkedauthorizationfailed", "failedidentityoperation"})
-"""Codes under which Azure names, in its message, the identities that it will not put on a host."""
+ROLE_CODE: Final = "linkedauthorizationfailed"
+"""Names in its message what the caller may not put on the host: mostly identities, but a subnet or a disk too."""
+IDENTITY_CODE: Final = "failedidentityoperation"
+"""Is about an identity in any case, and mostly names it."""
 
 READ_MAX: Final = 64 * 1024
 """Characters of a message that are searched for ids: 150 ids of the longest form fit."""
@@ -38,6 +45,9 @@ _ID: Final = re.compile(
     re.IGNORECASE,
 )
 
+
+_QUOTED_CLIENT_ID: Final = re.compile(r"'([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'", re.IGNORECASE)
+"""As Entra names an application in its sentences; the ids by which its support finds the request are not in quotes."""
 
 _MENTION: Final = "microsoft.managedidentity"
 """In the action or the scope of a refusal that is about an identity, and not about a subnet or a disk of the host."""
@@ -51,6 +61,10 @@ class Missing(Refused):
     """The host is there, and something that the update names is not: an identity's group, subscription or itself."""
 
 
+class SignInFailed(Refused):
+    """There is no token for Resource Manager, or ours is not valid: whatever a request asks for, it is refused."""
+
+
 class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Somebody else changes the VM or scale set (409), or has changed it since it was read (412): look again."""
 
@@ -62,13 +76,32 @@ class BadIdentities(Refused):
     ids: frozenset[str] = frozenset()
 
 
+_OUTCOMES: Final[Mapping[type[AzureError], str]] = {
+    NotFound: "not_found",
+    Conflict: "conflict",
+    Throttled: "throttled",
+    Refused: "refused",
+    Unreachable: "unreachable",
+    AzureError: "failed",
+}
+OUTCOMES: Final = ("ok", *_OUTCOMES.values())
+"""Ways in which a call can end, for metrics."""
+
+
+def outcome_of(error: AzureError | None) -> str:
+    """Which of OUTCOMES it was; None stands for a call that succeeded."""
+    return "ok" if error is None else next(name for kind, name in _OUTCOMES.items() if isinstance(error, kind))
+
+
 _CLASSES: Final[Mapping[int, type[AzureError]]] = {404: NotFound, 409: Conflict, 412: Conflict, 429: Throttled}
 
 
 def translated(error: BaseException) -> AzureError:
     """The same failure in our own words. For what azure-core and azure-identity raise, and for TimeoutError."""
-    if isinstance(error, ClientAuthenticationError) and error.response is None:
-        return Refused(f"no token for Resource Manager; check the credentials in the cloud config: {error.message}")
+    if isinstance(error, ClientAuthenticationError):
+        told = _QUOTED_CLIENT_ID.sub(lambda found: f"'{redacted(found[1])}'", error.message)
+        why = f"no token for Resource Manager; check the credentials in the cloud config: {told}"
+        return SignInFailed(why, status=error.status_code)
     if not isinstance(error, HttpResponseError) or error.response is None:
         reason = error.message if isinstance(error, SdkError) else ""
         return Unreachable(f"no answer from Resource Manager: {reason or type(error).__name__}")
@@ -82,12 +115,21 @@ def translated(error: BaseException) -> AzureError:
         "correlation_id": headers.get("x-ms-correlation-request-id", ""),
     }
     ids = frozenset(found.lower() for found in _ID.findall(message[:READ_MAX]))
-    if code.lower() in NAMING_CODES and (ids or _MENTION in message.lower()):
+    about_identities = ids or _MENTION in message.lower()
+    if code.lower() == IDENTITY_CODE or (code.lower() == ROLE_CODE and about_identities):
         bad = BadIdentities(message, **about)
         bad.ids = ids
         return bad
-    general = Refused if 400 <= status < 500 else AzureError
-    return _CLASSES.get(status, general)(message, **about)
+    return _class_of(status)(message, **about)
+
+
+def status_error(status: int) -> AzureError | None:
+    """What an answer of this status alone says; None where it is no failure."""
+    return _class_of(status)("", status=status) if status >= 400 else None
+
+
+def _class_of(status: int) -> type[AzureError]:
+    return _CLASSES.get(status, Refused if 400 <= status < 500 else AzureError)
 
 
 def _told(error: HttpResponseError) -> tuple[str, str]:

@@ -5,7 +5,7 @@ real order of writes, their limits and failures are tested with `mic.apply` agai
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from mic import documents, plan
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.claims import Held, Key
-from mic.plan import Policy
+from mic.plan import Policy, Restraint
 from mic.view import View
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
@@ -132,12 +132,13 @@ class Cluster:
         for each in objects:
             self._changes_of(each).deleted(self._known.pop((type(each).__name__, each.key)))
 
-    def host(self, host_id: str, *attached: str, type_: str = "", **more: Any) -> None:
-        """Let Azure have this VM or scale set, with these identities (names) on it already."""
+    def host(self, host_id: str, *attached: str, type_: str = "", client_id: str = "", **more: Any) -> None:
+        """Let Azure have this VM or scale set, with these identities (names) on it already, all of one *client_id*
+        where that is given."""
         ids = [identity_id(name) for name in attached]
         self.azure[host_id.lower()] = HostIdentities(
             type=type_ or ("UserAssigned" if ids else "None"),
-            attached={each.lower(): Attached(each, f"client-{each.rpartition('/')[2]}") for each in ids},
+            attached={each.lower(): Attached(each, client_id or f"client-{each.rpartition('/')[2]}") for each in ids},
             **more,
         )
 
@@ -169,12 +170,16 @@ class Cluster:
         self.view.assigned.upserted(None, written)
         return written
 
-    def round(self, place: str, *, refused: Mapping[str, str] | None = None, look: bool = True) -> list[str]:
-        """One round for the place: the names of the steps taken. *refused* identities (keys) Azure does not take."""
+    def round(
+        self, place: str, *, refused: Mapping[str, str] | None = None, warm: Collection[str] = (), look: bool = True
+    ) -> list[str]:
+        """One round for the place: the names of the steps taken. *refused* identities (keys) Azure does not take;
+        *warm* ones are still in their grace."""
         key = place.lower()
         known = self.azure.get(key) if look else None
         steps = [self._before(step) for step in plan.prepare(self.view.place(key), known, self.policy)]
-        change = plan.azure_change(self.view.place(key), known, self.policy, refused or ()) if known else None
+        restraint = Restraint(quarantined=refused or (), warm=warm)
+        change = plan.azure_change(self.view.place(key), known, self.policy, restraint) if known else None
         if change is not None:
             self.changes.append(change)
             self.azure[key] = known = _after(self.azure[key], change)
@@ -224,13 +229,12 @@ class Cluster:
             case plan.Confirm(held):
                 self._patch(held, documents.status_operations(held, "Assigned", {MESSAGE_ANNOTATION: None}))
             case plan.Explain(held, message):
-                self._patch(held, documents.annotation_operations(held, {MESSAGE_ANNOTATION: message}))
+                self._patch(held, documents.explain_operations(held, message))
             case plan.Release(held):
                 del self.objects[held.key]
                 self.view.gone(held)
-            case plan.Settle(held, debt):
-                left = [each for each in held.debts if each != debt]
-                self._patch(held, documents.annotation_operations(held, documents.debt_annotation(left)))
+            case plan.Settle(held):
+                self._patch(held, documents.debt_operations(held, step.left))
         return type(step).__name__.lower()
 
     def _patch(self, held: Held, operations: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +71,11 @@ class LittleCloud:
     arm: Arm
     aad: Aad
     directory: Directory
+    mint: TokenMint
     running: list[Mic] = field(default_factory=list)
 
-    async def mic(self, *flags: str, active: bool = True) -> Mic:
-        """Start another MIC; with *active*, wait until it leads."""
+    async def mic(self, *flags: str, active: bool = True, environ: Mapping[str, str] | None = None) -> Mic:
+        """Start another MIC; with *active*, wait until it leads. A later flag wins; *environ* is added to its own."""
         ports = free_ports(2)
         log = self.folder / f"mic-{len(self.running)}.log"
         with log.open("wb") as output:
@@ -94,6 +95,7 @@ class LittleCloud:
                     "MIC_POD_NAMESPACE": "default",
                     "AZURE_ENVIRONMENT_FILEPATH": str(self.folder / "cloud.json"),
                     "SSL_CERT_FILE": str(self.folder / "ca.pem"),
+                    **(environ or {}),
                 },
                 stdout=output,
                 stderr=output,
@@ -116,9 +118,9 @@ class LittleCloud:
             while not await is_active():
                 await asyncio.sleep(0.02)
 
-    async def until(self, holds: Callable[[], object], what: str = "") -> None:
+    async def until(self, holds: Callable[[], object], what: str = "", *, seconds: float = WAIT_SECONDS) -> None:
         """Wait until *holds*; the emulators are in this process, so looking costs nothing."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while not holds():
             for mic in self.running:
                 assert mic.process.returncode in {None, 0}, mic.said()
@@ -201,7 +203,7 @@ async def little_cloud(folder: Path) -> AsyncIterator[LittleCloud]:
             }
         )
     )
-    cloud = LittleCloud(folder, api, arm, aad, directory)
+    cloud = LittleCloud(folder, api, arm, aad, directory, mint)
     try:
         yield cloud
     finally:

@@ -3,9 +3,21 @@
 from typing import Any
 
 import pytest
-from azure.core.exceptions import HttpResponseError, ServiceRequestError
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
-from mic.azure.errors import AzureError, BadIdentities, Conflict, NotFound, Refused, Throttled, Unreachable, translated
+from mic.azure.errors import (
+    OUTCOMES,
+    AzureError,
+    BadIdentities,
+    Conflict,
+    NotFound,
+    Refused,
+    SignInFailed,
+    Throttled,
+    Unreachable,
+    outcome_of,
+    translated,
+)
 from tests.mic.cluster import identity_id
 
 
@@ -48,6 +60,36 @@ def test_a_refusal_that_names_nobody_blames_nobody() -> None:
     error = answered(403, "LinkedAuthorizationFailed", "no permission on the linked scope")
     assert isinstance(error, Refused)
     assert not isinstance(error, BadIdentities)
+
+
+def test_a_failed_identity_operation_is_about_identities_whatever_it_says() -> None:
+    error = answered(400, "FailedIdentityOperation", "something went wrong")
+    assert isinstance(error, BadIdentities)
+    assert error.ids == frozenset()
+
+
+def test_a_sign_in_that_fails_is_no_matter_of_what_was_asked_for() -> None:
+    response: Any = Answer(400, '{"error":"invalid_client","error_description":"the secret has expired"}')
+    error = translated(ClientAuthenticationError("the secret has expired", response=response))
+    assert isinstance(error, SignInFailed)
+    assert "the secret has expired" in error.message
+    assert isinstance(translated(ClientAuthenticationError("no IMDS here")), SignInFailed)
+
+
+def test_a_sign_in_that_fails_is_told_without_the_client_id_and_with_what_support_asks_for() -> None:
+    client, trace = "11112222-3333-4444-5555-666677778888", "99990000-aaaa-bbbb-cccc-ddddeeeeffff"
+    said = f"AADSTS7000215: Invalid client secret provided for a secret added to app '{client}'. Trace ID: {trace}"
+    message = translated(ClientAuthenticationError(said)).message
+    assert client not in message
+    assert "'1111…8888'" in message
+    assert trace in message
+
+
+def test_every_outcome_has_its_name() -> None:
+    failures = [answered(status) for status in (404, 409, 429, 400, 500)]
+    told = [outcome_of(each) for each in [None, *failures, translated(TimeoutError())]]
+    assert told == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
+    assert set(told) == set(OUTCOMES)
 
 
 def test_a_refusal_about_an_identity_that_cannot_be_read_out_is_still_about_identities() -> None:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, credential_for, read
 from podidentity.azure.clouds import PUBLIC, Cloud
+from tests.mic.cluster import identity_id
 
 FILE = {"cloud": "AzurePublicCloud", "tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 
@@ -49,11 +50,11 @@ def test_the_environment_serves_without_a_file() -> None:
 def test_a_managed_identity_is_asked_for_in_several_ways(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = read(written(tmp_path, **fields, userAssignedIdentityID="cluster"), {})
     assert config.managed
-    assert config.user_assigned_client_id == "cluster"
+    assert config.user_assigned_identity == "cluster"
 
 
 def test_use_msi_in_the_environment_asks_for_a_managed_identity() -> None:
-    assert read("", {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "id"}).user_assigned_client_id == "id"
+    assert read("", {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "id"}).user_assigned_identity == "id"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +84,19 @@ def test_an_unknown_cloud_is_refused() -> None:
         cloud_of(CloudConfig("AzureMoonCloud"), None)
 
 
+@pytest.mark.parametrize("identity", ["/subscriptions/s", "group/name", identity_id("x") + "/more"])
+def test_an_identity_that_is_neither_a_client_id_nor_a_resource_id_is_refused(tmp_path: Path, identity: str) -> None:
+    path = written(tmp_path, **FILE, userAssignedIdentityID=identity)
+    with pytest.raises(ConfigError, match="userAssignedIdentityID must be"):
+        read(path, {})
+    with pytest.raises(ConfigError, match="USER_ASSIGNED_MSI_CLIENT_ID must be"):
+        read("", {"USE_MSI": "true", "USER_ASSIGNED_MSI_CLIENT_ID": identity})
+    assert read(written(tmp_path, **FILE, userAssignedIdentityID=identity_id("x")), {}).user_assigned_identity
+
+
 async def test_each_configuration_has_its_credential() -> None:
     secret = credential_for(CloudConfig("", "t", "c", "s"), PUBLIC)
-    managed = credential_for(CloudConfig(use_managed_identity=True, user_assigned_client_id="id"), PUBLIC)
+    managed = credential_for(CloudConfig(use_managed_identity=True, user_assigned_identity="id"), PUBLIC)
     assert isinstance(secret, ClientSecretCredential)
     assert isinstance(managed, ManagedIdentityCredential)
     await secret.close()
@@ -138,11 +149,41 @@ async def test_a_rotated_secret_is_used_without_a_restart(tmp_path: Path) -> Non
     assert [each.closed for each in made] == [True, False]
 
 
-async def test_a_file_that_has_become_unusable_changes_nothing(tmp_path: Path) -> None:
+async def test_a_file_that_has_become_unusable_changes_nothing_and_is_told_once_until_it_recovers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = written(tmp_path, **FILE)
     rotating = await follow(path, Credential)
     written(tmp_path)
     assert not await rotating.reread()
+    assert not await rotating.reread()
+    assert len(caplog.records) == 1
     await asyncio.to_thread(Path(path).unlink)
     assert not await rotating.reread()
+    assert not await rotating.reread()
+    assert len(caplog.records) == 2
     assert (await rotating.get_token("scope")).token == "hush"
+    written(tmp_path, **FILE | {"aadClientSecret": "newer"})
+    assert await rotating.reread()
+    assert (await rotating.get_token("scope")).token == "newer"
+
+
+async def test_a_file_that_names_another_cloud_waits_for_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rotating = await follow(written(tmp_path, **FILE), Credential)
+    written(tmp_path, **FILE | {"cloud": "AzureChinaCloud", "aadClientSecret": "newer"})
+    assert not await rotating.reread()
+    assert "restart MIC" in str(caplog.records[0].__dict__["error"])
+    assert (await rotating.get_token("scope")).token == "hush"
+
+
+async def test_a_new_configuration_is_told_before_it_is_used(tmp_path: Path) -> None:
+    rotating = await follow(written(tmp_path, **FILE), Credential)
+    written(tmp_path, **FILE | {"userAssignedIdentityID": "cluster"})
+    told: list[tuple[str, str]] = []
+    assert await rotating.reread(
+        lambda config: told.append((config.user_assigned_identity, rotating.config.user_assigned_identity))
+    )
+    assert told == [("cluster", "")]
+    assert rotating.config.user_assigned_identity == "cluster"

@@ -9,11 +9,21 @@ import pytest
 from azure.core.credentials import AccessToken
 
 from mic.azure.compute import Compute
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused, Throttled, Unreachable
+from mic.azure.errors import (
+    AzureError,
+    BadIdentities,
+    Conflict,
+    Missing,
+    Refused,
+    SignInFailed,
+    Throttled,
+    Unreachable,
+)
 from mic.azure.identities import GONE, HostIdentities, change
 from podidctl.sandbox.arm import Arm
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.directory import Directory
+from podidctl.sandbox.machines import no_such_identity
 from podidctl.sandbox.serving import Mishap
 from podidctl.sandbox.tokens import TokenMint
 from podidentity.azure.clouds import Cloud
@@ -45,7 +55,7 @@ class World:
     arm: Arm
     directory: Directory
     compute: Compute
-    observed: list[tuple[str, bool]]
+    observed: list[tuple[str, str]]
 
     def bodies(self) -> list[Any]:
         return [call.body for call in self.arm.writes()]
@@ -68,14 +78,14 @@ async def world() -> AsyncIterator[World]:
         object_id=principal.object_id,
         tenant_id=directory.tenant_id,
     )
-    observed: list[tuple[str, bool]] = []
+    observed: list[tuple[str, str]] = []
     cloud = Cloud("sandbox", arm.url, arm.url, "https://management.azure.com/", frozenset())
     compute = Compute(
         Token(token),
         cloud,
         user_agent="test",
         ssl_context=authority.client_context(),
-        observe=lambda kind, _seconds, succeeded: observed.append((kind, succeeded)),
+        observe=lambda kind, _seconds, outcome: observed.append((kind, outcome)),
     )
     try:
         yield World(arm, directory, compute, observed)
@@ -107,7 +117,8 @@ async def test_adding_sends_only_the_identity_part_and_reads_back_what_is_there(
     assert attached.client_id == "client-one"
     assert after.provisioning_state == "Succeeded"
     kind = "vmss" if text == set_id() else "vm"
-    assert world.observed == [(f"{kind}_get", True), (f"{kind}_update", True)]
+    polls = [("operation_get", "ok")] * 2  # the operation, and the host as it left it
+    assert world.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
 
 
 async def test_removing_goes_over_the_wire_as_null(world: World) -> None:
@@ -182,13 +193,47 @@ async def test_the_identities_that_azure_refuses_are_named(world: World) -> None
     assert refused.value.ids == {identity_id("unheard-of").lower()}
 
 
+async def test_an_operation_that_fails_in_the_end_names_the_identity_too(world: World) -> None:
+    machine = world.arm.vm(vm_id())
+    machine.failing_next = [no_such_identity(machine, identity_id("two"))]
+    with pytest.raises(BadIdentities) as refused:
+        await put(world, host(vm_id()), "one", "two")
+    assert refused.value.ids == {identity_id("two").lower()}
+    assert machine.identities == set()
+    assert world.observed[-1] == ("vm_update", "refused")
+
+
+async def test_a_caller_whose_token_is_not_taken_has_a_problem_until_it_is(world: World) -> None:
+    credential: Any = world.compute._credential
+    good, credential.token = credential.token, "nonsense"
+    with pytest.raises(SignInFailed):
+        await world.compute.get(host(vm_id()))
+    assert "check the credentials" in str(world.compute.sign_in_problem)
+    credential.token = good
+    world.compute._clients.clear()  # the SDK keeps the token that it got
+    world.arm.mishaps.order(Mishap(status=403))
+    with pytest.raises(Refused):
+        await world.compute.get(host(vm_id()))
+    assert world.compute.sign_in_problem is None, "that is about a role"
+
+
+async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
+    world.compute.sign_in_problem = "still"
+    world.arm.mishaps.order(Mishap(delay_seconds=1.0))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await world.compute.get(host(vm_id()))
+    assert world.observed == [("vm_get", "unreachable")]
+    assert world.compute.sign_in_problem == "still", "nobody has said that it is over"
+
+
 async def test_throttling_is_reported_and_not_repeated(world: World) -> None:
     world.arm.mishaps.order(Mishap(status=429, headers={"Retry-After": "7"}))
     with pytest.raises(Throttled) as throttled:
         await world.compute.get(host(vm_id()))
     assert throttled.value.retry_after == 7.0
     assert len(world.arm.reads()) == 1
-    assert world.observed == [("vm_get", False)]
+    assert world.observed == [("vm_get", "throttled")]
 
 
 async def test_a_caller_without_a_role_is_refused(world: World) -> None:

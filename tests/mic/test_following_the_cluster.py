@@ -3,7 +3,8 @@
 import msgspec
 
 from mic.claims import Held
-from podidentity.resources import AzureAssignedIdentity
+from mic.view import View
+from podidentity.resources import AzureAssignedIdentity, AzureIdentity
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
 
 
@@ -98,3 +99,17 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
     assert list(view.places()) == []
     left = {name: kept for name, kept in vars(view).items() if name.startswith("_") and hasattr(kept, "__len__")}
     assert {name for name, kept in left.items() if kept} == {"_released"}, "which waits for the watch to say so too"
+
+
+def test_an_identity_is_news_when_its_spec_or_the_object_is_another_and_not_when_it_is_touched() -> None:
+    told: list[AzureIdentity] = []
+    view = View(on_identity=told.append)
+    first = identity()
+    view.identities.upserted(None, first)
+    touched = msgspec.structs.replace(first.metadata, resource_version="2", annotations={"touched": "again"})
+    view.identities.upserted(first, msgspec.structs.replace(first, metadata=touched))
+    assert told == [first]
+    changed, recreated = identity(client_id="other"), identity(client_id="other", uid="second")
+    view.identities.upserted(first, changed)
+    view.identities.upserted(changed, recreated)
+    assert told == [first, changed, recreated]

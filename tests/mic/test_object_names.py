@@ -74,3 +74,21 @@ def test_a_pod_that_returns_while_its_old_object_is_still_going_gets_another_nam
     (left,) = cluster.objects
     assert left == ("default", distinct_name(held.claim))
     assert len(cluster.changes) == 1, "the identity must not leave the VM in between"
+
+
+def test_a_claim_that_returns_while_both_its_names_are_taken_gets_yet_another_one() -> None:
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    again = binding("again", namespace="team")
+    cluster.add(node(), identity(), binding(), pod())
+    cluster.rounds(vm_id("n0"))
+    cluster.add(identity(namespace="team", resource_id=identity_id("other")), again)
+    cluster.rounds(vm_id("n0"))
+    assert len(cluster.objects) == 2
+    cluster.remove(again)
+    assert cluster.round(vm_id("n0"), warm=[identity_id("other").lower()]) == ["revoke"]
+    cluster.add(again)
+    assert cluster.round(vm_id("n0")) == ["create", "release"]
+    assert set(cluster.statuses().values()) == {"Assigned"}
+    assert cluster.on(vm_id("n0")) == {"demo", "other"}
+    assert len(cluster.changes) == 2

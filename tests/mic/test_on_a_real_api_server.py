@@ -1,83 +1,31 @@
 """MIC against the real kube-apiserver: patches, finalizers, preconditions and the Lease as that really treats them."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
-from tests.conftest import NewPlane, apply_definitions
+from podidentity.resources import BINDINGS, PODS
+from tests.conftest import NewPlane
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
-
-LOCATION = ASSIGNED_IDENTITIES.path("default")
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path, new_plane: NewPlane) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
 async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
     """The real server in place of the emulator, with a VM's node, two nodes of a set, an identity and its binding."""
 
-    def start() -> Plane:
-        plane = new_plane()
-        apply_definitions(plane)
-        provider_ids = {"n0": vm_id("n0")} | {
-            f"s{number}": f"{set_id()}/virtualMachines/{number}" for number in range(2)
-        }
-        for name, host in provider_ids.items():
-            plane.api("POST", NODES.path(), {"metadata": {"name": name}, "spec": {"providerID": f"azure://{host}"}})
-        spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
-        create(plane, IDENTITIES, "demo", spec)
-        create(plane, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
-        (cloud.folder / "kubeconfig").write_text(Path(plane.kubeconfig).read_text())
-        return plane
+    def prepare(plane: Plane) -> None:
+        add_node(plane, "n0", vm_id("n0"))
+        for number in range(2):
+            add_node(plane, f"s{number}", f"{set_id()}/virtualMachines/{number}")
+        bind(plane, "demo")
 
-    cloud.directory.add_identity(identity_id("demo"), client_id="client-demo")
-    return await asyncio.to_thread(start)
-
-
-def create(plane: Plane, kind: Any, name: str, spec: dict[str, Any]) -> None:
-    document = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": name}, "spec": spec}
-    plane.api("POST", kind.path("default"), document)
-
-
-def run_pod(plane: Plane, name: str, node: str) -> None:
-    meta = {"name": name, "labels": {"aadpodidbinding": "demo"}}
-    spec = {
-        "nodeName": node,
-        "containers": [{"name": "c", "image": "i"}],
-        "terminationGracePeriodSeconds": 0,
-        "automountServiceAccountToken": False,
-    }
-    with contextlib.suppress(RuntimeError):  # the service account comes a moment after the namespace
-        plane.api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
-    plane.api("POST", PODS.path("default"), {"metadata": meta, "spec": spec})
-
-
-async def assigned(plane: Plane, **expected: str) -> None:
-    """Wait until the objects (pod -> status) are exactly these."""
-    seen: dict[str, str] = {}
-    try:
-        async with asyncio.timeout(20.0):
-            while True:
-                found = await asyncio.to_thread(plane.api, "GET", LOCATION)
-                seen = {each["spec"]["pod"]: each["status"]["status"] for each in found["items"]}
-                if seen == expected:
-                    return
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"the objects are {seen}") from None
+    return await in_place_of_the_emulator(cloud, new_plane, prepare)
 
 
 async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud, real: Plane) -> None:
@@ -146,4 +94,51 @@ async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, 
             await asyncio.sleep(0.05)
     await assigned(real, web="Assigned")
     assert cloud.on(set_id()) == {"demo"}
+    assert len(cloud.arm.writes()) == 1
+
+
+async def test_a_refused_identity_is_told_under_its_binding_its_pod_and_its_object(
+    cloud: LittleCloud, real: Plane
+) -> None:
+    cloud.arm.marked.unauthorized.add(identity_id("demo").lower())
+    await cloud.mic("--update-user-msi-retry-interval=10ms")
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Created")
+    (held,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
+    pod = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
+    binding = await asyncio.to_thread(real.api, "GET", BINDINGS.path("default", "demo"))
+    for told in (binding, pod, held):
+        # By uid, as `kubectl describe` asks.
+        path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={told['metadata']['uid']}"
+        async with asyncio.timeout(20.0):
+            while not (events := (await asyncio.to_thread(real.api, "GET", path))["items"]):
+                await asyncio.sleep(0.05)
+        assert {each["reason"] for each in events} == {"binding apply error"}
+        assert "Managed Identity Operator" in events[0]["message"]
+    async with asyncio.timeout(20.0):
+        while True:
+            now = await asyncio.to_thread(real.api, "GET", f"{LOCATION}/{held['metadata']['name']}")
+            if "Managed Identity Operator" in now["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", ""):
+                break
+            await asyncio.sleep(0.05)
+
+
+async def test_a_pod_that_comes_back_within_the_grace_costs_azure_no_update(cloud: LittleCloud, real: Plane) -> None:
+    await cloud.mic("--detach-grace=1h")
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    (first,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
+    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
+    path = f"{LOCATION}/{first['metadata']['name']}"
+    async with asyncio.timeout(20.0):
+        while not (await asyncio.to_thread(real.api, "GET", path))["metadata"].get("deletionTimestamp"):
+            await asyncio.sleep(0.05)
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    async with asyncio.timeout(20.0):
+        while True:
+            items = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
+            if [each["metadata"]["uid"] != first["metadata"]["uid"] for each in items] == [True]:
+                break
+            await asyncio.sleep(0.05)
+    await assigned(real, web="Assigned")
     assert len(cloud.arm.writes()) == 1

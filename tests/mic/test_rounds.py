@@ -3,152 +3,31 @@
 Excluded: the order of steps when all goes well (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
 """
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from mic.apply import REFUSED_SECONDS, Applier
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled
+from mic.apply import REFUSED_SECONDS, STALE_SECONDS
+from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled, Unreachable
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.measures import Measures
-from mic.plan import Policy
+from mic.documents import MESSAGE_MAX
 from mic.queueing import Done
-from mic.view import View
-from mic.writing import Writer
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.kubeapi.server import KubeApi, Recorded
+from podidctl.sandbox.kubeapi.server import Recorded
 from podidctl.sandbox.kubeapi.statuses import StatusError
 from podidentity.azure.resource_ids import Host
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import Client
-from podidentity.kube.events import EventRecorder
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity.telemetry.metrics import expose
-from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
-from tests.mic.little_cloud import ASSIGNED, ROOT
-
-VM = vm_id("n0").lower()
-
-
-@dataclass
-class Hosts:
-    """Azure as a table; `failures` are raised by the next updates, one each, `unread` by the next reads."""
-
-    state: HostIdentities = field(default_factory=HostIdentities)
-    calls: list[str] = field(default_factory=list)
-    failures: list[AzureError] = field(default_factory=list)
-    unread: list[AzureError] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-
-    async def get(self, host: Host) -> HostIdentities:
-        self.calls.append("get")
-        if self.unread:
-            raise self.unread.pop(0)
-        return self.state
-
-    async def update(self, host: Host, change: Change) -> HostIdentities:
-        self.calls.append("update")
-        self.changes.append(change)
-        if self.failures:
-            raise self.failures.pop(0)
-        attached = {key: each for key, each in self.state.attached.items() if each.text not in change.removes}
-        attached |= {text.lower(): Attached(text) for text in change.adds}
-        self.state = HostIdentities(type=change.type, attached=attached)
-        return self.state
-
-
-class Time:
-    """A clock that moves only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
-
-
-@dataclass
-class Stage:
-    api: KubeApi
-    client: Client
-    view: View
-    hosts: Hosts
-    time: Time
-    applier: Applier
-    recorder: EventRecorder
-    registry: CollectorRegistry
-    lease: list[float]
-
-    async def round(self) -> Done:
-        return await self.applier.round(VM)
-
-    def bind(self, name: str = "demo") -> None:
-        """A pod with this identity."""
-        self.view.identities.upserted(None, identity(name))
-        self.view.bindings.upserted(None, binding(name, identity=name, selector=name))
-        self.view.pods.upserted(None, pod(name, label=name))
-
-    def unbind(self, name: str = "demo") -> None:
-        self.view.pods.deleted(pod(name, label=name))
-
-    def statuses(self) -> dict[str, str]:
-        return {each["metadata"]["name"]: each["status"]["status"] for each in self.api.store.list(ASSIGNED)}
-
-    def message(self, name: str) -> str:
-        annotations = self.api.store.get(ASSIGNED, name, "default")["metadata"].get("annotations", {})
-        return str(annotations.get("aadpodidentity.k8s.io/message", ""))
+from tests.mic.cluster import binding, identity, identity_id, pod
+from tests.mic.little_cloud import ASSIGNED
+from tests.mic.stage import VM, Stage, Time, a_stage
 
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    authority = await asyncio.to_thread(Authority)
-    api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
-    await api.start()
-
-    async def token() -> str:
-        return f"Bearer {api.token}"
-
-    trust = await asyncio.to_thread(authority.client_context)
-    client = Client(ClusterAccess(api.server, trust, token), user_agent="test")
-    time, hosts, registry, lease = Time(), Hosts(), CollectorRegistry(), [60.0]
-    recorder = EventRecorder(client, "mic", "host")
-    view, measures = View(), Measures(registry)
-    view.nodes.upserted(None, node("n0"))
-    applier = Applier(
-        view,
-        Writer(client, view, recorder, measures, batch=4, per_second=1000.0, may_write=lambda: lease[0] > 0),
-        hosts,
-        recorder,
-        measures,
-        policy=Policy(),
-        max_retries=2,
-        retry_seconds=1.0,
-        gone_seconds=180.0,
-        lease_needed_seconds=10.0,
-        lease_remaining=lambda: lease[0],
-        clock=time,
-        sleep=time.sleep,
-    )
-    events = asyncio.create_task(recorder.run())
-    try:
-        yield Stage(api, client, view, hosts, time, applier, recorder, registry, lease)
-    finally:
-        events.cancel()
-        with suppress(asyncio.CancelledError):
-            await events
-        await client.aclose()
-        await api.stop()
+    async with a_stage() as made:
+        yield made
 
 
 def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -> BadIdentities:
@@ -201,10 +80,6 @@ async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a
     assert stage.statuses()["two-default-two"] == "Created"
     assert "Managed Identity Operator" in stage.message("two-default-two")
     assert done.again_after == pytest.approx(29.0)
-    await stage.recorder.flushed()
-    assert [each["reason"] for each in stage.api.store.list("events") if each["type"] == "Warning"] == [
-        "binding apply error"
-    ]
     before = list(stage.hosts.calls)
     stage.view.pods.upserted(None, pod("second", label="one"))
     await stage.round()
@@ -253,7 +128,7 @@ async def test_a_refusal_that_names_nobody_is_narrowed_down_by_halves(stage: Sta
     stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
     await stage.round()
     await stage.round()
-    assert [len(change.adds) for change in stage.hosts.changes] == [8, 4, 2, 1, 1, 6]
+    assert [len(change.adds) for change in stage.hosts.changes] == [8, 4, 2, 1, 7]
     assert sorted(stage.statuses().values()) == ["Assigned"] * 7 + ["Created"]
 
 
@@ -274,7 +149,7 @@ async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back
     assert "grant it the role" in stage.message("id2-default-id2")
     await stage.recorder.flushed()
     told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
-    assert told == {"id2"}, "nobody is blamed before it is known who"
+    assert told == {"id2", "id2-default-id2"}, "nobody is blamed before it is known who"
 
 
 async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage) -> None:
@@ -350,6 +225,22 @@ async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> Non
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
+async def test_an_update_without_effect_is_repeated_after_growing_pauses(stage: Stage) -> None:
+    stage.bind()
+
+    async def idle(host: Host, change: Change) -> HostIdentities:
+        stage.hosts.changes.append(change)
+        return stage.hosts.state
+
+    stage.hosts.update = idle  # type: ignore[method-assign]  # one test's Azure
+    pauses = []
+    for _ in range(4):
+        pauses.append((await stage.round()).again_after)
+        stage.time.now += pauses[-1] or 0.0
+    assert pauses == [STALE_SECONDS, 0.5, 1.0, 2.0]
+    assert len(stage.hosts.changes) == 4
+
+
 async def test_a_host_that_somebody_else_changes_is_read_again(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [Conflict("etag", status=412)]
@@ -384,11 +275,11 @@ async def test_no_object_is_written_once_the_lease_has_run_out(stage: Stage) -> 
 
 async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
     stage.bind()
-    stage.hosts.state = HostIdentities(provisioning_state="Updating")
+    stage.hosts.state = HostIdentities(provisioning_state="Updating", etag='"1"')
 
     async def passing(seconds: float) -> None:
         if len(stage.time.slept) == 2:
-            stage.hosts.state = HostIdentities()
+            stage.hosts.state = HostIdentities(etag='"2"')
         await Time.sleep(stage.time, seconds)
 
     stage.applier._sleep = passing
@@ -396,11 +287,91 @@ async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
     assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
 
 
-async def test_a_host_that_azure_does_not_know_is_looked_at_rarely(stage: Stage) -> None:
-    stage.hosts.state = HostIdentities(gone=True)
+@pytest.mark.parametrize(("ended", "status"), [("Succeeded", "Assigned"), ("Failed", "Created")])
+async def test_what_a_running_operation_is_to_lead_to_is_not_taken_for_its_end(
+    stage: Stage, ended: str, status: str
+) -> None:
     stage.bind()
-    assert (await stage.round()).again_after == 180.0
-    assert stage.statuses() == {}
+    update = stage.hosts.update
+    seen: list[dict[str, str]] = []
+
+    async def lost(host: Host, change: Change) -> HostIdentities:
+        stage.hosts.state = replace(await update(host, change), provisioning_state="Updating")
+        raise AzureError("the answer was lost")
+
+    stage.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
+    for _ in range(3):
+        done = await stage.round()
+        stage.time.now += done.again_after or 0.0
+        seen.append(stage.statuses())
+    assert seen == [{"demo-default-demo": "Created"}] * 3
+    stage.hosts.state = replace(
+        stage.hosts.state if ended == "Succeeded" else HostIdentities(), provisioning_state=ended
+    )
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": status}
+
+
+async def test_a_reason_that_is_longer_than_a_message_may_be_is_said_once(stage: Stage) -> None:
+    stage.bind()
+    stage.view.identities.upserted(None, identity(resource_id=identity_id("x" * 1000)))
+    stage.hosts.failures.append(Refused("no", status=400))
+    await stage.round()
+    assert len(stage.message("demo-default-demo")) == MESSAGE_MAX
+    written: list[str] = []
+
+    def note(request: Recorded) -> None:
+        written.extend([request.path] if request.method == "PATCH" else [])
+
+    stage.api.intercept = note
+    await stage.round()
+    assert written == []
+
+
+async def test_who_waits_for_long_because_azure_does_not_answer_is_told_once(stage: Stage) -> None:
+    stage.bind()
+    stage.hosts.unread = [Unreachable(f"no answer, try {number}") for number in range(12)]
+    patched: list[str] = []
+
+    def note(request: Recorded) -> None:
+        patched.extend([request.path] if request.method == "PATCH" else [])
+
+    stage.api.intercept = note
+    began, told_at = stage.time.now, 0.0
+    while stage.hosts.unread:
+        stage.time.now += (await stage.round()).again_after or 0.0
+        if stage.message("demo-default-demo") and not told_at:
+            told_at = stage.time.now - began
+    assert 60 <= told_at <= 130
+    assert "Azure has not let MIC work" in stage.message("demo-default-demo")
+    assert len(patched) == 1
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert stage.message("demo-default-demo") == ""
+
+
+async def test_an_identity_that_was_there_before_somebody_elses_operation_is_assigned_during_it(stage: Stage) -> None:
+    stage.bind()
+    await stage.round()
+    stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
+    stage.view.pods.upserted(None, pod("another"))
+    stage.applier.look_again(VM)
+    await stage.round()
+    assert stage.statuses() == {"demo-default-demo": "Assigned", "another-default-demo": "Assigned"}
+    assert stage.time.slept == []
+
+
+async def test_an_operation_that_lasts_and_lasts_is_not_about_identities(stage: Stage) -> None:
+    stage.bind()
+    attached = {identity_id("demo").lower(): Attached(identity_id("demo"))}
+    stage.hosts.state = HostIdentities("UserAssigned", attached, etag='"1"', provisioning_state="Updating")
+    waited: list[float] = []
+    while stage.statuses() != {"demo-default-demo": "Assigned"}:
+        pause = (await stage.round()).again_after
+        waited.append(pause or 0.0)
+        stage.time.now += waited[-1]
+    assert 120 <= sum(waited) <= 130
+    assert waited[0] < 0.5, "it may be over in a moment"
 
 
 async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> None:
@@ -446,7 +417,7 @@ async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(s
         assert done == Done(again_after=REFUSED_SECONDS), "not failed, which would hold back the host's other events"
         await stage.recorder.flushed()
         told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
-        assert told == {"over-quota"}
+        assert told == {"over-quota", "web"}, "the binding and the pod"
 
 
 async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -> None:
@@ -468,6 +439,17 @@ async def test_an_object_that_somebody_deleted_altogether_is_written_anew(stage:
     for _ in range(3):
         await stage.round()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_an_object_under_our_name_that_cannot_be_read_holds_back_nobody_else(stage: Stage) -> None:
+    ref = {"apiVersion": "a/v1", "kind": "AzureIdentity", "metadata": {"name": "x"}, "spec": {"type": "zero"}}
+    stranger = {"metadata": {"name": "demo-default-demo", "namespace": "default"}, "spec": {"azureIdentityRef": ref}}
+    stage.api.store.create(ASSIGNED, stranger | {"status": {"status": "Assigned"}})
+    stage.bind()
+    stage.bind("other")
+    assert await stage.round() == Done(again_after=REFUSED_SECONDS)
+    assert stage.statuses() == {"demo-default-demo": "Assigned", "other-default-other": "Assigned"}
+    assert await stage.warned() == ["AzureIdentityBinding demo", "Pod demo"]
 
 
 async def test_a_stranger_object_under_our_name_is_left_alone(stage: Stage, tmp_path: Path) -> None:

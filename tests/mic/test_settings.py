@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.flag_table import FLAGS
-from mic.settings import Settings, not_yet, parse
+from mic.flag_table import FLAGS, PlanOutput
+from mic.settings import Settings, parse
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat
 
@@ -38,6 +38,8 @@ def test_the_defaults_are_a_promise() -> None:
         type_upgrade=True,
         upgrade_config_map="aad-pod-identity-config",
         upgrade_key="type-upgrade-status",
+        startup_taint="",
+        nmi_selector="app.kubernetes.io/component=nmi",
         probe_port=8080,
         metrics_port=8888,
         profile=False,
@@ -48,6 +50,9 @@ def test_the_defaults_are_a_promise() -> None:
         service_port="",
         scale_features=True,
         log_to_stderr=True,
+        plan=False,
+        plan_output=PlanOutput.TEXT,
+        plan_all=False,
         version=False,
     )
 
@@ -105,11 +110,19 @@ def test_a_command_line_of_the_reference_is_understood() -> None:
     [
         ([], {}, "MIC_POD_NAMESPACE"),
         (["--http-probe-port=8888"], ENVIRON, "--prometheus-port"),
-        (["--createDeleteBatch=0"], ENVIRON, "--createDeleteBatch"),
+        (["--createDeleteBatch=0"], ENVIRON, "--createDeleteBatch is 0; it may be 1 to 1000"),
+        (["--detach-grace=-1s"], ENVIRON, "--detach-grace is -1s; it may be 0s to 86400s"),
+        (["--v=-1"], ENVIRON, "it may be 0 to 2147483647"),
+        (["--client-burst=-1"], ENVIRON, "--client-burst"),
         (["--leader-election-name=No Name"], ENVIRON, "--leader-election-name"),
+        (["--config-map-name=No Name"], ENVIRON, "--config-map-name"),
+        (["--type-upgrade-status-key=a/b"], ENVIRON, "--type-upgrade-status-key"),
         (["--arm-api-version=latest"], ENVIRON, "--arm-api-version"),
         (["--custom-user-agent=a\nb"], ENVIRON, "--custom-user-agent"),
         (["--identity-assignment-reconcile-interval=180"], ENVIRON, "180s"),
+        (["--startup-taint=a.b/c:NoSchedule"], ENVIRON, "--startup-taint"),
+        (["--startup-taint=a.b/c=d"], ENVIRON, "--startup-taint"),
+        (["--startup-taint=a.b/c", "--startup-taint-nmi-selector=nmi"], ENVIRON, "--startup-taint-nmi-selector"),
         (["--cloudconfg=x"], ENVIRON, "--cloudconfig"),
         (["--log-format=xml"], ENVIRON, "text, json"),
         ([], {**ENVIRON, "FORCENAMESPACED": "perhaps"}, "FORCENAMESPACED"),
@@ -122,21 +135,34 @@ def test_what_cannot_work_is_refused_in_one_line(argv: Sequence[str], environ: M
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("argv", "burst"), [([], 1500), (["--clientQps=5"], 150), (["--clientQps=5", "--client-burst=1"], 1)]
+)
+def test_a_burst_is_half_a_minutes_worth_of_the_rate_unless_told(argv: Sequence[str], burst: float) -> None:
+    assert parse(argv, ENVIRON).writes_at_once == burst
+
+
 @pytest.mark.parametrize("text", ["true", "True", "1"])
 def test_the_environment_can_force_namespaces_whatever_the_flag_says(text: str) -> None:
     assert parse(["--forceNamespaced=false"], {**ENVIRON, "FORCENAMESPACED": text}).force_namespaced
+
+
+@pytest.mark.parametrize("selector", ["component=nmi", "app.kubernetes.io/component=nmi,k8s-app=aad-pod-id", "nmi="])
+def test_a_taint_goes_by_its_key_and_nmi_by_its_labels(selector: str) -> None:
+    settings = parse(["--startup-taint=a.b/not-ready", f"--startup-taint-nmi-selector={selector}"], ENVIRON)
+    assert (settings.startup_taint, settings.nmi_selector) == ("a.b/not-ready", selector)
 
 
 def test_a_version_needs_nothing_else() -> None:
     assert parse(["--version"], {}).version
 
 
-def test_flags_without_effect_yet_are_named_only_when_set() -> None:
-    assert not_yet(parse([], ENVIRON)) == {}
-    assert set(not_yet(parse(["--detach-grace=5m", "--enableProfile"], ENVIRON))) == {"detach-grace", "enableProfile"}
-
-
 def test_secrets_of_the_environment_are_never_shown() -> None:
     settings = parse([], {**ENVIRON, "CLIENT_SECRET": "hush"})
     assert "hush" not in repr(settings)
     assert settings.describe()["environment"] == "***"
+
+
+def test_client_ids_are_told_only_to_who_knows_them() -> None:
+    given = "--immutable-user-msis=11111111-2222-3333-4444-555555555555,AAAAAAAA-2222-3333-4444-BBBBBBBBBBBB"
+    assert parse([given], ENVIRON).describe()["immutable_client_ids"] == "1111…5555,aaaa…bbbb"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mic import plan
 from mic.plan import Policy
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
@@ -111,6 +112,53 @@ def test_an_immutable_identity_stays(immutable: str, left: set[str]) -> None:
     assert cluster.objects == {}
 
 
+@pytest.mark.parametrize("attached_as", ["client-demo", "CLIENT-Demo"])
+def test_an_immutable_client_id_is_recognised_in_any_letter_case_and_in_azures_answer_alone(attached_as: str) -> None:
+    cluster = Cluster(policy=Policy(immutable=frozenset({"client-demo"})))
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity(client_id="of-the-object"), binding(), pod())
+    cluster.rounds(vm_id("n0"))
+    cluster.host(vm_id("n0"), "demo", client_id=attached_as)
+    cluster.remove(pod())
+    cluster.rounds(vm_id("n0"))
+    assert cluster.on(vm_id("n0")) == {"demo"}
+    assert cluster.objects == {}
+    by_object = Cluster(policy=Policy(immutable=frozenset({"client-demo"})))
+    by_object.host(vm_id("n0"))
+    by_object.add(node("n0"), identity(client_id=attached_as), binding(), pod())
+    by_object.rounds(vm_id("n0"))
+    by_object.host(vm_id("n0"), "demo", client_id="another")
+    by_object.remove(pod())
+    by_object.rounds(vm_id("n0"))
+    assert by_object.on(vm_id("n0")) == {"demo"}
+
+
+def test_what_goes_with_an_immutable_one_goes_alone() -> None:
+    cluster = assigned(pod(), policy=Policy(immutable=frozenset({"client-demo"})))
+    cluster.add(identity("other"), binding("other", identity="other", selector="other"), pod("other", label="other"))
+    cluster.rounds(vm_id("n0"))
+    cluster.remove(pod(), pod("other"))
+    cluster.rounds(vm_id("n0"))
+    assert cluster.on(vm_id("n0")) == {"demo"}
+    assert cluster.changes[-1].type == "UserAssigned"
+
+
+def test_two_hundred_go_in_two_changes_and_come_off_in_two() -> None:
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    names = [f"id{number}" for number in range(200)]
+    for name in names:
+        cluster.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
+    cluster.add(node("n0"))
+    cluster.rounds(vm_id("n0"))
+    assert [len(change.adds) for change in cluster.changes] == [150, 50]
+    cluster.remove(*(pod(name, label=name) for name in names))
+    cluster.rounds(vm_id("n0"))
+    assert [len(change.removes) for change in cluster.changes[2:]] == [150, 50]
+    assert cluster.on(vm_id("n0")) == set()
+    assert cluster.objects == {}
+
+
 def test_the_record_outlives_the_object_that_has_it() -> None:
     cluster = assigned(pod())
     cluster.add(pod("later"))
@@ -168,11 +216,42 @@ def test_a_pod_on_a_vm_that_left_azure_is_not_tried_for_ever() -> None:
     assert cluster.round(vm_id("n0")) == []
 
 
+def test_nothing_is_let_go_of_while_an_operation_may_still_bring_it_back() -> None:
+    cluster = assigned(pod())
+    cluster.remove(pod())
+    cluster.host(vm_id("n0"), provisioning_state="Updating")
+    assert cluster.round(vm_id("n0")) == ["revoke"]
+    cluster.host(vm_id("n0"), provisioning_state="Failed")
+    assert cluster.round(vm_id("n0")) == ["release"]
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_nothing_is_put_on_a_host_before_an_object_has_a_record_of_it(adopt: bool) -> None:
+    policy = Policy(adopt_existing=adopt)
+    cluster = Cluster(policy=policy)
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity(), binding(), pod())
+    place = cluster.view.place(vm_id("n0").lower())
+    assert plan.azure_change(place, cluster.azure[place.key], policy) is None
+    cluster.rounds(vm_id("n0"))
+    assert cluster.on(vm_id("n0")) == {"demo"}
+
+
 def test_what_somebody_took_off_is_put_back() -> None:
     cluster = assigned(pod())
     cluster.host(vm_id("n0"), "stranger")
     assert cluster.round(vm_id("n0")) == ["change"]
     assert cluster.on(vm_id("n0")) == {"demo", "stranger"}
+
+
+def test_an_object_whose_identity_somebody_took_off_says_so_where_azure_does_not_take_it_again() -> None:
+    cluster = assigned(pod())
+    cluster.host(vm_id("n0"))
+    refused = {identity_id("demo").lower(): "no role on it"}
+    assert cluster.round(vm_id("n0"), refused=refused) == ["explain"]
+    assert cluster.statuses() == {"web-default-demo": "Created"}
+    assert cluster.round(vm_id("n0"), refused=refused) == []
+    assert cluster.round(vm_id("n0")) == ["change", "confirm"]
 
 
 def test_all_goes_in_one_change() -> None:

@@ -1,19 +1,11 @@
 """`python -m mic` from end to end: the cluster and Azure of the sandbox, nothing in between replaced."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
+import json
+import time
 
 from podidctl.sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud, little_cloud
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
-        yield made
+from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
 
 
 async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud) -> None:
@@ -199,3 +191,39 @@ async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
     )
     assert await mic.ended() == 1
     assert "Traceback" not in mic.said()
+
+
+async def test_a_reference_that_begins_to_lead_ends_the_process_which_leaves_the_lease_free(cloud: LittleCloud) -> None:
+    mic = await cloud.mic()
+    record = {"holderIdentity": "reference", "leaseDurationSeconds": 15, "renewTime": "2024-01-01T00:00:00Z"}
+    annotations = {"control-plane.alpha.kubernetes.io/leader": json.dumps(record)}
+    meta = {"name": "aad-pod-identity-mic", "namespace": "default", "annotations": annotations}
+    cloud.api.store.create("endpoints", {"metadata": meta})
+    assert await mic.ended() == 1
+    assert "somebody else holds it: 'reference'" in mic.said()
+    lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
+    assert lease["spec"]["holderIdentity"] == ""
+
+
+async def test_a_new_leader_looks_first_and_waits_for_what_the_dead_one_began(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    cloud.identity("other")
+    machine = cloud.arm.vm(vm_id("n0"))
+    machine.operation_seconds = 600.0
+    first = await cloud.mic("--leader-election-duration=4s")
+    cloud.pod("web", "n0")
+    await cloud.until(cloud.arm.writes)
+    first.process.kill()
+    await first.ended()
+    cloud.running.clear()
+    machine.operation_seconds = 0.2
+    reads = len(cloud.arm.reads())
+    await cloud.mic("--leader-election-duration=4s")
+    cloud.pod("later", "n0", label="other")
+    await cloud.until(lambda: len(cloud.arm.reads()) > reads + 2)
+    assert len(cloud.arm.writes()) == 1
+    assert machine.operation is not None
+    machine.operation.ends = time.monotonic()
+    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 2)
+    assert [write.status for write in cloud.arm.writes()] == [200, 200]

@@ -1,0 +1,136 @@
+"""What MIC shows of itself: /healthz, /readyz and /debug on the probe port, /metrics on its own.
+
+Ready means that this replica does its part: it reaches the API server and, where it leads, hears its watches and can
+sign in to Azure. One that waits for the lease is ready too, since it would take over.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from mic.apply import Applier
+from mic.azure.compute import Compute
+from mic.measures import Measures
+from mic.reconcile import Reconciler
+from mic.settings import Settings
+from mic.view import View
+from podidentity.kube.client import Client
+from podidentity.kube.events import EventRecorder
+from podidentity.kube.informer import SILENCE_SECONDS
+from podidentity.telemetry.probes import HttpEndpoints
+from podidentity.telemetry.profile import Profiler
+from podidentity.telemetry.watches import Watch, WatchMeasures
+from podidentity.version import VERSION
+
+EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from elsewhere
+SILENT_SECONDS: Final = 30.0
+"""After this long without any answer of the API server we are not ready; the lease alone asks every few seconds."""
+WATCH_GRACE_SECONDS: Final = 10.0
+"""For a watch that was found silent to be replaced."""
+
+
+class Lease(Protocol):
+    """What is shown of the leadership."""
+
+    def remaining_seconds(self) -> float:
+        """How long nobody else can hold it; 0 for who does not."""
+
+
+class Endpoints:
+    """Both listeners, and what they say."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: CollectorRegistry,
+        measures: Measures,
+        *,
+        lease_client: Client,
+        lease: Lease,
+        watches: Mapping[str, Watch],
+        view: View,
+        applier: Applier,
+        reconciler: Reconciler,
+        compute: Compute,
+        recorder: EventRecorder,
+    ) -> None:
+        """*lease_client*: the one that asks for the lease, since that is what a replica without it asks for alone."""
+        self._client = lease_client
+        self._lease = lease
+        self._watches = watches
+        self._view = view
+        self._applier = applier
+        self._reconciler = reconciler
+        self._compute = compute
+        # Half a lease's duration may pass between two renewals that succeed.
+        self._silent_seconds = max(SILENT_SECONDS, settings.lease_seconds)
+        self._probes = HttpEndpoints(
+            EVERY_ADDRESS,
+            settings.probe_port,
+            healthz=self.health,
+            readyz=self.checks,
+            state=self.state,
+            profile=Profiler().sample if settings.profile else None,
+            flag="--http-probe-port",
+        )
+        self._metrics = HttpEndpoints(EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port")
+        WatchMeasures(registry, "aadpodidentity_mic_").watch(watches)
+        measures.watch("mic_events_dropped", "Events left out, being too many", lambda: recorder.dropped)
+        measures.watch("mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(reconciler))
+        measures.watch("mic_quarantined_identities", "Identities held back after a refusal", applier.barred)
+        measures.watch(
+            "mic_oldest_pending_assignment_age_seconds",
+            "Age of the oldest assignment that is wanted, not there, and not held back after a refusal",
+            applier.oldest_pending_seconds,
+        )
+        measures.watch(
+            "mic_lease_held", "Whether this process is the leader", lambda: float(lease.remaining_seconds() > 0)
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises PortInUse."""
+        await self._probes.start()
+        await self._metrics.start()
+
+    async def stop(self) -> None:
+        await self._metrics.stop()
+        await self._probes.stop()
+
+    def health(self) -> str:
+        """What /healthz says: the reference's words."""
+        return "Active" if self._reconciler.running else "Not Active"
+
+    def checks(self) -> dict[str, str | None]:
+        """What /readyz says: name of the check -> why it fails."""
+        return {"api server": self._unanswered(), "watches": self._silent(), "azure": self._compute.sign_in_problem}
+
+    def state(self) -> dict[str, object]:
+        """What /debug/state says, of every room. No secrets, nothing unbounded."""
+        return {
+            "version": VERSION,
+            "health": self.health(),
+            "lease": {"seconds": round(self._lease.remaining_seconds(), 1)},
+            "cluster": self._view.state(),
+            "oldest pending": round(self._applier.oldest_pending_seconds(), 1),
+            "queue": self._reconciler.state(),
+            "hosts": self._applier.state(),
+        }
+
+    def _unanswered(self) -> str | None:
+        silent = self._client.silent_seconds()
+        if silent <= self._silent_seconds:
+            return None
+        return f"no answer for {silent:.0f} s from {self._client.access.server}; see whether it runs and is reachable"
+
+    def _silent(self) -> str | None:
+        """Only the leader watches."""
+        if self._lease.remaining_seconds() <= 0:
+            return None
+        age = {name: watch.staleness_seconds() for name, watch in self._watches.items()}
+        if all(each == math.inf for each in age.values()):
+            return "nothing is watched yet: the type upgrade comes before that; see the log if it lasts"
+        limit = SILENCE_SECONDS + WATCH_GRACE_SECONDS
+        silent = [name for name, each in age.items() if each > limit]
+        return f"silent: {', '.join(silent)}; see the log for why they cannot be watched" if silent else None

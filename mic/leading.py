@@ -1,0 +1,86 @@
+"""Nothing is changed by who does not lead: the last look at the lease, at the very moment before a request is sent.
+
+Between the decision to write and the first byte there may be a wait for a connection, for a token, or for a process
+that was suspended to be woken: only what is asked after all of them counts.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.connector import Connection
+from typing_extensions import override
+
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.errors import Unreachable
+
+READS: Final = frozenset({"GET", "HEAD"})
+
+
+class LeaseRunOut(aiohttp.ClientConnectionError):
+    """The request was not sent, since somebody else may lead by now."""
+
+    def __init__(self) -> None:
+        super().__init__("the leader lease has run out, so nothing is written")
+
+
+class LeaderConnector(aiohttp.TCPConnector):
+    """Hands a connection to a request that changes something only while *may_write*."""
+
+    def __init__(self, may_write: Callable[[], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self._may_write = may_write
+
+    @override
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A connection on which *req* is sent next, without another wait. Raises LeaseRunOut."""
+        connection = await super().connect(req, traces, timeout)
+        if req.method not in READS and not self._may_write():
+            connection.release()
+            raise LeaseRunOut
+        return connection
+
+
+class LeaderClient(Client):
+    """The API server as the leader's work uses it: what changes something is sent, and waited for, only while the lease
+    is certainly ours. The elector has a client of its own, so that no renewal waits behind that work."""
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        user_agent: str,
+        remaining_seconds: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(access, user_agent=user_agent, clock=clock)
+        self._remaining_seconds = remaining_seconds
+
+    @override
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_seconds: float | None = None,
+        **options: Any,
+    ) -> bytes:
+        """As of Client. Raises Unreachable for a write once the lease has run out."""
+        if method not in READS:
+            remaining = self._remaining_seconds()
+            if remaining <= 0:
+                raise Unreachable(str(LeaseRunOut()))
+            timeout_seconds = min(self._timeout_seconds if timeout_seconds is None else timeout_seconds, remaining)
+        return await super().request(method, path, timeout_seconds=timeout_seconds, **options)
+
+    @override
+    def _connector(self, limit: int) -> aiohttp.BaseConnector:
+        return LeaderConnector(lambda: self._remaining_seconds() > 0, limit=limit)
+
+    @override
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(str(error)) if isinstance(error, LeaseRunOut) else super()._unreachable(error)

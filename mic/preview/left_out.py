@@ -1,0 +1,65 @@
+"""Objects that somebody has to correct before MIC can act on them, and how many pods that concerns. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from mic.claims import Key, misconfigured, wants_of
+from mic.preview.rehearsal import Snapshot
+from mic.preview.shapes import MESSAGE_MAX, LeftOut, cut
+from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
+
+
+def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
+    """All of them, in the order of their kinds and names."""
+    found = [*_bindings_and_identities(snapshot), *_nodes(snapshot, force_namespaced=force_namespaced)]
+    return sorted(found, key=lambda each: (each.kind, each.name))
+
+
+def bound(snapshot: Snapshot) -> Iterator[Pod]:
+    """The pods that a binding may mean: on a node, with a label, and not at their end."""
+    return (pod for pod in snapshot.pods if pod.binding_label and pod.spec.node_name and not pod.finished)
+
+
+def _bindings_and_identities(snapshot: Snapshot) -> Iterator[LeftOut]:
+    labels = Counter(pod.binding_label for pod in bound(snapshot))
+    identities = {each.key: each for each in snapshot.identities}
+    selectors: defaultdict[Key, set[str]] = defaultdict(set)
+    for binding in snapshot.bindings:
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        selectors[key].add(binding.spec.selector)
+        if key not in identities:
+            why = f"there is no AzureIdentity {'/'.join(key)}"
+            yield _left("AzureIdentityBinding", binding.key, why, labels[binding.spec.selector])
+    for key, identity in identities.items():
+        if why := misconfigured(identity):
+            yield _left("AzureIdentity", key, cut(why), sum(labels[selector] for selector in selectors[key]))
+
+
+def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
+    """Nodes without a host, where that keeps something from a pod."""
+    nodes = {each.metadata.name: each.spec.provider_id for each in snapshot.nodes}
+    identities: dict[Key, AzureIdentity] = {each.key: each for each in snapshot.identities}
+    by_selector: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
+    for binding in snapshot.bindings:
+        by_selector[binding.spec.selector].append(binding)
+    pods: Counter[str] = Counter()
+    for pod in bound(snapshot):
+        spelled = nodes.get(pod.spec.node_name)
+        if spelled is not None and parse_provider_id(spelled) is not None:
+            continue
+        wants = wants_of(pod, by_selector[pod.binding_label], identities, force_namespaced=force_namespaced)
+        pods[pod.spec.node_name] += any(spelled is None or want.identity_id is not None for want in wants.values())
+    for name, count in pods.items():
+        if name not in nodes:
+            why = "the cluster has no such node, so nothing is assigned to its pods"
+        elif spelled := nodes[name]:
+            why = f"its providerID {spelled[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
+        else:
+            why = "it has no providerID, so its VM or scale set is not known"
+        if count:
+            yield _left("Node", ("", name), why, count)
+
+
+def _left(kind: str, key: Key, why: str, pods: int) -> LeftOut:
+    return LeftOut(kind=kind, name="/".join(filter(None, key)), why=why, pods=pods)

@@ -1,0 +1,192 @@
+"""One look at the live cluster and at Azure: a LIST of each kind, and a GET for each VM or scale set with a stake.
+
+Reads only, so a service account that may list these kinds, and a role that may read VMs and scale sets, are enough.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+from mic.azure.identities import HostIdentities
+from mic.flag_table import FLAG_OF
+from mic.plan import Policy
+from mic.preview.outcome import Asked, preview
+from mic.preview.rehearsal import NoRestError, Rehearsal, Snapshot
+from mic.preview.shapes import Preview
+from mic.preview.text import counted
+from mic.settings import Settings
+from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from podidentity.azure.resource_ids import Host
+from podidentity.exits import StartError
+from podidentity.kube import access
+from podidentity.kube.client import Client
+from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS
+from podidentity.version import VERSION
+
+PARALLEL: Final = 16
+"""GETs in flight: a thousand VMs are read in seconds, and the MIC that runs still gets its answers."""
+NO_USE: Final = frozenset({None, 400, 401})
+"""Statuses of a refusal that is the same for every host: no token, a sign-in or an api-version that is not accepted."""
+USER_AGENT: Final = "aad-pod-identity-mic-plan"
+
+
+class Hosts(Protocol):
+    """What Azure is asked: `mic.azure.compute.Compute`, or a stand-in."""
+
+    async def get(self, host: Host) -> HostIdentities:
+        """What is on the host; `GONE` where there is no such host. Raises AzureError."""
+
+
+async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
+    """What a MIC with these settings would do now. Raises StartError where that cannot be told.
+
+    Hosts of which Azure does not tell are in the preview's `unanswered`; without *ask_azure* no host is known, and no
+    credentials are needed.
+    """
+    try:
+        cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
+        async with Client(cluster, user_agent=f"{USER_AGENT}/{VERSION}") as client:
+            snapshot = await read_cluster(client)
+    except AccessError as error:
+        raise StartError(str(error)) from error
+    except ApiError as error:
+        raise StartError(advice(error)) from error
+    try:
+        return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
+    except NoRestError as error:
+        raise StartError(str(error)) from error
+
+
+async def read_cluster(client: Client) -> Snapshot:
+    """One list of each kind. Raises ApiError.
+
+    The assigned identities first: what is written while the lists are read can then look as if it were still to be
+    done, but nothing that has just been assigned looks as if nobody wanted it.
+    """
+    assigned = await client.list(ASSIGNED_IDENTITIES)
+    identities = await client.list(IDENTITIES)
+    bindings = await client.list(BINDINGS)
+    nodes = await client.list(NODES)
+    pods = await client.list(PODS, label_selector=BINDING_LABEL)
+    return Snapshot(
+        pods=tuple(pods),
+        nodes=tuple(nodes),
+        identities=tuple(identities),
+        bindings=tuple(bindings),
+        assigned=tuple(assigned),
+    )
+
+
+async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
+    async with reached(settings) as (own, compute):
+        rehearsal = Rehearsal(snapshot, _policy(settings, own), force_namespaced=settings.force_namespaced)
+        answers = await ask(compute, rehearsal.hosts())
+    return preview(snapshot, rehearsal, Asked(answers=answers, own_identity=own), _shown(settings))
+
+
+@asynccontextmanager
+async def reached(settings: Settings) -> AsyncIterator[tuple[str, Hosts]]:
+    """The cluster's own identity, or an empty string, and Azure, to be asked. Raises StartError."""
+    # Half a second of imports, which a survey without Azure does not need.
+    from mic.azure.compute import Compute  # noqa: PLC0415  see above
+    from mic.cloud_config import ConfigError, cloud_of, credential_for, read  # noqa: PLC0415  see above
+
+    # A sign-in that fails is told with the hosts that it keeps from us, and needs no lines of the library beside that.
+    logging.getLogger("azure").setLevel(logging.ERROR)
+
+    def configured() -> tuple[str, Compute, Closing]:
+        config = read(settings.cloud_config, settings.environment)
+        cloud = cloud_of(config, settings.azure_environment_file)
+        credential = credential_for(config, cloud)
+        agent = " ".join(filter(None, (f"{USER_AGENT}/{VERSION}", settings.custom_user_agent)))
+        compute = Compute(credential, cloud, user_agent=agent, api_version=settings.arm_api_version)
+        return config.user_assigned_identity, compute, credential
+
+    try:
+        own, compute, credential = await asyncio.to_thread(configured)
+    except ConfigError as error:
+        raise StartError(str(error)) from error
+    try:
+        yield own, compute
+    finally:
+        await compute.aclose()
+        await credential.close()
+
+
+class Closing(Protocol):
+    """A credential, as far as its end."""
+
+    async def close(self) -> None: ...
+
+
+def _told(settings: Settings, snapshot: Snapshot) -> Preview:
+    rehearsal = Rehearsal(snapshot, _policy(settings), force_namespaced=settings.force_namespaced)
+    return preview(snapshot, rehearsal, Asked(answers=None), _shown(settings))
+
+
+async def ask(
+    compute: Hosts, hosts: Sequence[Host], *, parallel: int = PARALLEL
+) -> dict[str, HostIdentities | AzureError]:
+    """What Azure says of each host, by its key, or why it says nothing; at most *parallel* requests at once.
+
+    Where it is plain that more requests would fare no better (`NO_USE`; a subscription that is throttled; nobody
+    there), they are not made, and the hosts left have the same answer.
+    """
+    answers: dict[str, HostIdentities | AzureError] = {}
+    given_up: dict[str, AzureError] = {}
+    slots = asyncio.Semaphore(parallel)
+
+    async def one(host: Host) -> None:
+        async with slots:
+            if error := given_up.get("") or given_up.get(host.subscription):
+                answers[host.key] = error
+                return
+            try:
+                answers[host.key] = await compute.get(host)
+            except AzureError as error:
+                answers[host.key] = error
+                silent = len(answers) >= parallel and all(isinstance(each, Unreachable) for each in answers.values())
+                if silent or (isinstance(error, Refused) and error.status in NO_USE):
+                    given_up[""] = error
+                elif isinstance(error, Throttled):
+                    given_up[host.subscription] = error
+
+    async with asyncio.TaskGroup() as tasks:
+        for host in hosts:
+            tasks.create_task(one(host), name=f"read {host.text}")
+    return answers
+
+
+def _policy(settings: Settings, own: str = "") -> Policy:
+    """As MIC has it; the cluster's own identity, if any, is never taken off."""
+    return Policy(frozenset({*settings.immutable_client_ids, own.lower()} - {""}), settings.adopt_existing)
+
+
+def _shown(settings: Settings) -> dict[str, str]:
+    """The flags that decide what is done and differ from their defaults; of client ids only how many there are."""
+    immutable = len(settings.immutable_client_ids)
+    values = {
+        "force_namespaced": "true" if settings.force_namespaced else "",
+        "adopt_existing": "true" if settings.adopt_existing else "",
+        "immutable_client_ids": f"({counted(immutable, 'client id')})" if immutable else "",
+        "detach_grace_seconds": f"{settings.detach_grace_seconds:g}s" if settings.detach_grace_seconds else "",
+    }
+    return {FLAG_OF[name]: value for name, value in values.items() if value}
+
+
+def advice(error: ApiError) -> str:
+    """Why the API server does not tell what was asked, and what to do, in one line."""
+    match error:
+        case Unauthorized():
+            return f"the API server refuses us ({error}): check the credentials in --kubeconfig"
+        case Forbidden():
+            return f"not allowed to read the cluster: grant get and list on what the message names ({error.message})"
+        case NotFound():
+            return f"the API server does not know one of our kinds: install deploy/crds ({error.message})"
+        case _ if not error.status:
+            return f"{error.message}: check --kubeconfig, or that the API server runs"
+        case _:
+            return f"the API server did not give its lists, try again: {error}"

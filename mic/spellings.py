@@ -1,0 +1,74 @@
+"""What the type upgrade makes of one object, and which kinds it has nothing to read of. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, fold
+
+KINDS: Final[tuple[Kind[Any], ...]] = (IDENTITIES, BINDINGS, EXCEPTIONS, ASSIGNED_IDENTITIES)
+"""Whose objects may be spelled the old way, in the order of rewriting."""
+
+_EMBEDDED: Final[Mapping[str, Kind[Any]]] = {"azureIdentityRef": IDENTITIES, "azureBindingRef": BINDINGS}
+_PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
+
+
+def respelled(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """*document*, an object of *kind*, with its fields in the present spelling; None where they already are.
+
+    What is read out of it (`kube.decoding`) is the same before and after, so nobody who watches sees a change. Nothing
+    but the spelling changes, with one exception: an embedded copy under its old name needed no apiVersion and kind, and
+    under its present one the API server takes none without.
+    """
+    present = fold(document, kind.shape)
+    spec = present.get("spec")
+    if kind is ASSIGNED_IDENTITIES and isinstance(spec, dict):
+        present["spec"] = {name: _complete(name, value) for name, value in spec.items()}
+    return present if present != document else None
+
+
+def _complete(name: str, value: Any) -> Any:
+    kind = _EMBEDDED.get(name)
+    if kind is None or not isinstance(value, dict):
+        return value
+    return {"apiVersion": kind.api_version, "kind": kind.name} | value
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    preserve: bool = msgspec.field(name=_PRESERVE, default=False)
+    properties: dict[str, "_Schema"] = {}
+    kinds: list[dict[str, Any]] = msgspec.field(name="x-kubernetes-group-version-kind", default_factory=list)
+
+
+class _Components(msgspec.Struct, frozen=True):
+    schemas: dict[str, _Schema] = {}
+
+
+class _Description(msgspec.Struct, frozen=True):
+    components: _Components = _Components()
+
+
+_DESCRIPTION: Final = msgspec.json.Decoder(_Description)
+
+
+def dropping(described: bytes) -> list[Kind[Any]]:
+    """The kinds whose old spellings the API server drops, given its own OpenAPI v3 description of our group.
+
+    It drops what a schema does not name, at reading as well as at writing, unless the schema says otherwise. What is
+    not described, or not in a way that can be read, counts as kept.
+    """
+    try:
+        schemas = _DESCRIPTION.decode(described).components.schemas.values()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    specs = {
+        (each.get("group"), each.get("version"), each.get("kind")): schema.properties.get("spec")
+        for schema in schemas
+        for each in schema.kinds
+    }
+    return [
+        kind
+        for kind in KINDS
+        if (spec := specs.get((kind.group, kind.version, kind.name))) is not None and not spec.preserve
+    ]

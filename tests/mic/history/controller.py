@@ -1,0 +1,107 @@
+"""One process of MIC, put together as `mic.app` does it, with the loop's time and without lease, flags or probes."""
+
+import asyncio
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from mic.apply import Applier
+from mic.measures import Measures
+from mic.plan import Policy
+from mic.reconcile import Reconciler
+from mic.view import View
+from mic.writing import Writer
+from podidentity.kube.events import EventRecorder
+from podidentity.kube.informer import Informer
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS, AzureIdentity
+from tests.mic.history.wire import WiredClient, WiredCompute
+from tests.virtual_time import now
+
+LOOK_SECONDS = 180.0
+LEASE_SECONDS = 15.0
+
+
+class Controller:
+    """Make and start it inside the loop."""
+
+    def __init__(
+        self, name: str, folder: Path, *, api_token: str, arm_token: str, policy: Policy, grace_seconds: float
+    ) -> None:
+        self.name = name
+        self._client = WiredClient(folder / "api", api_token, name)
+        self._compute = WiredCompute(folder / "arm", arm_token, name)
+        self._recorder = EventRecorder(self._client, "mic", name, clock=now)
+        measures = Measures(CollectorRegistry())
+        view = View(on_dirty=self._dirty, on_identity=self._identity_changed)
+        writer = Writer(
+            self._client,
+            view,
+            self._recorder,
+            measures,
+            batch=20,
+            per_second=50.0,
+            burst=1500,
+            clock=now,
+        )
+        self.applier = Applier(
+            view,
+            writer,
+            self._compute,
+            self._recorder,
+            measures,
+            policy=policy,
+            max_retries=2,
+            retry_seconds=1.0,
+            grace_seconds=grace_seconds,
+            gone_seconds=LOOK_SECONDS,
+            lease_needed_seconds=LEASE_SECONDS * 0.6,
+            lease_remaining=lambda: LEASE_SECONDS,
+            clock=now,
+        )
+        self._reconciler = Reconciler(view, self.applier, look_seconds=LOOK_SECONDS, resync_seconds=3600.0, clock=now)
+        self._informers = (
+            Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL, clock=now, random=_half),
+            Informer(self._client, NODES, view.nodes, clock=now, random=_half),
+            Informer(self._client, IDENTITIES, view.identities, clock=now, random=_half),
+            Informer(self._client, BINDINGS, view.bindings, clock=now, random=_half),
+            Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, clock=now, random=_half),
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+
+    def stop(self) -> asyncio.Task[None]:
+        """Drop it where it is."""
+        assert self._task is not None
+        self._task.cancel()
+        return self._task
+
+    def failed(self) -> BaseException | None:
+        """What ended it by itself, if anything."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._recorder.run(), name="events")
+                for informer in self._informers:
+                    tasks.create_task(informer.run(), name="watch")
+                for informer in self._informers:
+                    await informer.synced()
+                tasks.create_task(self._reconciler.run(), name="rounds")
+        finally:
+            await self._compute.aclose()
+            await self._client.aclose()
+
+    def _dirty(self, place: str) -> None:
+        self._reconciler.dirty(place)
+
+    def _identity_changed(self, identity: AzureIdentity) -> None:
+        self._reconciler.identity_changed(identity)
+
+
+def _half() -> float:
+    return 0.5

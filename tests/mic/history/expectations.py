@@ -1,0 +1,73 @@
+"""Compares what is with what must be, in the cluster and on each host: the oracle's needs, and the truth of owners."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from podidctl.sandbox.kubeapi.store import Store
+from podidctl.sandbox.machines import Machine
+from tests.mic.history.oracle import (
+    ASSIGNED_STATUS,
+    ClaimName,
+    Document,
+    Need,
+    annotation,
+    claim_of,
+    dying,
+    needs,
+    wrong_object,
+)
+from tests.mic.history.ownership import Watcher
+from tests.mic.little_cloud import ASSIGNED
+
+FindMachine = Callable[[str], Machine | None]
+
+
+def amiss(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher, refused: Collection[str]) -> str:
+    """What is not (yet) as it must be; empty where nothing is. *refused*: lower-case ids that Azure does not take."""
+    wanted = needs(store)
+    found: dict[ClaimName, Document] = {}
+    for each in store.list(ASSIGNED):
+        if dying(each):
+            return f"{each['metadata']['name']} is still going"
+        claim = claim_of(each)
+        if claim not in wanted or claim in found:
+            return f"{each['metadata']['name']} stands for nothing, or is one too many"
+        found[claim] = each
+    for claim, need in wanted.items():
+        if problem := _unmet(need, found.get(claim), find(need.host), refused):
+            return f"{claim} on {need.node}: {problem}"
+    return next(filter(None, (_misplaced(host.lower(), find(host), wanted, truth) for host in hosts)), "")
+
+
+def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refused: Collection[str]) -> str:
+    if need.resource and machine is None:
+        return ""  # there is nothing to assign it to, and nothing that could be right or wrong
+    if assigned is None:
+        return "has no AzureAssignedIdentity"
+    if wrong := wrong_object(need, assigned):
+        return f"its object is wrong in {wrong}"
+    there = not need.resource or (machine is not None and need.resource in machine.user_assigned)
+    told = annotation(assigned, "message")
+    problems = {
+        "is not on its host": not there and need.resource not in refused,
+        f"is {assigned['status']['status']}, and on the host: {there}": there
+        != (assigned["status"]["status"] == ASSIGNED_STATUS),
+        "nothing says why it is still Created": not there and not told,
+        f"is there, and still says: {told}": there and bool(told),
+    }
+    return next((problem for problem, holds in problems.items() if holds), "")
+
+
+def _misplaced(host: str, machine: Machine | None, wanted: Mapping[ClaimName, Need], truth: Watcher) -> str:
+    if machine is None:
+        return ""
+    if machine.updating:
+        return f"{host} is being changed"
+    foreign = {each for where, each in truth.foreign if where == host}
+    optional = {each for where, each in truth.either if where == host} | truth.immutable
+    needed = {need.resource for need in wanted.values() if need.host == host and need.resource}
+    there = set(machine.user_assigned)
+    if lost := foreign - there:
+        return f"{host} has lost {lost}"
+    if extra := there - foreign - needed - optional:
+        return f"{host} still has {extra}"
+    return ""

@@ -1,0 +1,172 @@
+"""What may happen to a request on its way to the API server or Resource Manager, and the count of those that came."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal, TypeAlias
+
+from aiohttp import web
+
+from podidctl.sandbox.serving import answer
+
+Server: TypeAlias = Literal["api", "arm"]
+Proper: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class Moment(StrEnum):
+    """When the process that asked is killed."""
+
+    BEFORE = "before the request arrives"
+    AFTER = "after the request took effect and before its answer arrives"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of one MIC."""
+
+    server: Server
+    method: str
+    path: str
+    """With the query."""
+    mic: str
+    """The name of the process that asks."""
+
+    @property
+    def writes(self) -> bool:
+        return self.method in WRITES
+
+    @property
+    def watches(self) -> bool:
+        return "watch=true" in self.path
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the calls that matter to what is stored: every call to Azure, and every write of
+        anything but Events to the API server."""
+        return self.server == "arm" or (self.writes and "/events" not in self.path)
+
+
+@dataclass(slots=True)
+class Fault:
+    """What happens to the next *times* requests that it concerns."""
+
+    server: Server
+    status: int = 0
+    """The answer in place of the server's own; 0: no answer of ours."""
+    code: str = "Trouble"
+    writes: bool | None = None
+    """Only writes, only reads, or (None) both."""
+    retry_after: int = 0
+    slow_seconds: float = 0.0
+    lost: Moment | None = None
+    """The connection breaks then."""
+    times: int = 1
+    host: str = ""
+    """Only requests whose path contains this, letter case aside."""
+
+    def concerns(self, call: Call) -> bool:
+        return (
+            self.times > 0
+            and self.server == call.server
+            and self.writes in {None, call.writes}
+            and self.host.lower() in call.path.lower()
+        )
+
+    def answered(self, call: Call) -> web.Response:
+        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        if call.server == "arm":
+            return answer(
+                {"error": {"code": self.code, "message": "as a test ordered"}}, status=self.status, headers=headers
+            )
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": self.code, "code": self.status}
+        return answer(status, status=self.status, headers=headers)
+
+
+@dataclass
+class Gate:
+    """Stands before both servers. `said` is told of each call and of what became of it."""
+
+    alive: Callable[[str], bool]
+    kill: Callable[[], None]
+    said: Callable[[str], None]
+    faults: list[Fault] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    """Those that count, in the order in which they came."""
+    kill_at: int = -1
+    """The index in `calls` of the one at which the process is killed; negative: it is not."""
+    kill_moment: Moment = Moment.BEFORE
+    before: Callable[[Call], None] = lambda _call: None
+    """Called before a call that counts is carried out: what somebody else does at that very moment."""
+    throttled: dict[tuple[str, str, bool], float] = field(default_factory=dict)
+    """Until when the host is not to be asked: process, host, whether writes."""
+    impatient: list[str] = field(default_factory=list)
+    """Requests that came although a Retry-After had not passed."""
+
+    def clear(self) -> None:
+        """Let everything pass from now on."""
+        self.faults.clear()
+        self.kill_at, self.before = -1, lambda _call: None
+
+    async def meet(self, server: Server, request: web.BaseRequest, proper: Proper) -> web.StreamResponse:
+        """Answer *request* as *server* does, unless something is to happen to it."""
+        call = Call(server, request.method, request.path_qs, request.headers.get("User-Agent", "").split("/")[0])
+        if not self.alive(call.mic):
+            return _broken(request)
+        self._patient(call)
+        moment = self._killed(call)
+        if call.counts:
+            self.said(f"{call.mic}: {call.method} {call.path.split('?')[0]}")
+        if moment is Moment.BEFORE:
+            self.kill()
+            return _broken(request)
+        fault = next((each for each in self.faults if each.concerns(call)), None)
+        if fault is not None:
+            fault.times -= 1
+            self.said(f"  trouble: {fault}")
+            if fault.slow_seconds:
+                await asyncio.sleep(fault.slow_seconds)
+            if fault.lost is Moment.BEFORE:
+                return _broken(request)
+            if fault.status:
+                self._note_throttling(call, fault)
+                return fault.answered(call)
+        if call.counts:
+            self.before(call)
+        response = await proper(request)
+        if call.counts:
+            self.said(f"  -> {response.status}")
+        if moment is Moment.AFTER:
+            self.kill()
+        if moment is Moment.AFTER or (fault is not None and fault.lost is Moment.AFTER):
+            return _broken(request)
+        return response
+
+    def _killed(self, call: Call) -> Moment | None:
+        if not call.counts:
+            return None
+        self.calls.append(call)
+        return self.kill_moment if len(self.calls) - 1 == self.kill_at else None
+
+    def _note_throttling(self, call: Call, fault: Fault) -> None:
+        if call.server == "arm" and fault.status == 429:
+            key = (call.mic, _resource(call), call.writes)
+            self.throttled[key] = asyncio.get_running_loop().time() + fault.retry_after
+
+    def _patient(self, call: Call) -> None:
+        until = self.throttled.get((call.mic, _resource(call), call.writes), 0.0)
+        if call.server == "arm" and asyncio.get_running_loop().time() < until - 0.01:
+            self.impatient.append(f"{call.method} {call.path}: {until - asyncio.get_running_loop().time():.1f} s early")
+
+
+def _resource(call: Call) -> str:
+    return call.path.split("?")[0].lower()
+
+
+def _broken(request: web.BaseRequest) -> web.Response:
+    """The connection ends without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=502)

@@ -1,0 +1,34 @@
+"""Hears what MIC's log says while a history runs: an error there is a bug, whatever comes of it."""
+
+import logging
+from collections.abc import Callable
+
+from typing_extensions import override
+
+
+class Log(logging.Handler):
+    """`errors` has what was logged as such. Takes itself off the loggers again with `close`."""
+
+    def __init__(self, said: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._said = said
+        self.errors: list[str] = []
+        self._loggers = [logging.getLogger(name) for name in ("mic", "podidentity")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.addHandler(self)
+            logger.setLevel(logging.INFO)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        about = {name: value for name, value in record.__dict__.items() if name in {"vm", "error", "pod", "resource"}}
+        self._said(f"  log: {record.getMessage()} {about}")
+        if record.levelno >= logging.ERROR:
+            self.errors.append(record.getMessage() + (f": {record.exc_info[1]!r}" if record.exc_info else ""))
+
+    @override
+    def close(self) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.removeHandler(self)
+            logger.setLevel(level)
+        super().close()

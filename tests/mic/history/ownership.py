@@ -1,0 +1,178 @@
+"""What may never happen, looked for at each single write, and whose each identity on each host really is.
+
+The truth is kept here by whoever acts: what others attached is `foreign` until others detach it. Where others attached
+what MIC needs or has just needed, nobody can tell whose it is, and either outcome is right: `either`.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from podidctl.sandbox.directory import ManagedIdentity
+from podidctl.sandbox.kubeapi.history import Change
+from podidctl.sandbox.kubeapi.store import Store
+from podidctl.sandbox.machines import SYSTEM, Machine
+from tests.mic.history.oracle import Document, annotation, dying, needs, resource_of
+from tests.mic.little_cloud import ASSIGNED
+
+On = tuple[str, str]
+"""Host and identity, both lower-case ids."""
+
+
+@dataclass
+class Watcher:
+    """Sees every update of Azure and every write of an AzureAssignedIdentity; `wrong` has what it saw amiss."""
+
+    said: Callable[[str], None]
+    host_of_node: Callable[[str], str]
+    """Lower-case id of the host that a node is or was on; empty where it never was on any."""
+    machine: Callable[[str], Machine | None]
+    immutable: frozenset[str] = frozenset()
+    """Lower-case ids of the identities that must stay where they are."""
+    adopting: bool = False
+    """Whether MIC is told to take what others attached for its own once a pod needs it."""
+    wrong: list[str] = field(default_factory=list)
+    foreign: set[On] = field(default_factory=set)
+    either: set[On] = field(default_factory=set)
+    taken_by_others: set[On] = field(default_factory=set)
+    recent: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By host, what pods have needed there since the last quiet moment."""
+    store: Store | None = None
+
+    def follow(self, store: Store) -> None:
+        self.store = store
+        store.subscribe(ASSIGNED, self._written)
+
+    def complain(self, what: str) -> None:
+        self.wrong.append(what)
+        self.said(f"WRONG: {what}")
+
+    # What others do
+
+    def attached_by_others(self, on: On) -> None:
+        """Somebody else put the identity there, where it was not."""
+        (self.either if self._touched(on) else self.foreign).add(on)
+        self.taken_by_others.discard(on)
+
+    def detached_by_others(self, on: On) -> None:
+        self.foreign.discard(on)
+        self.either.discard(on)
+        self.taken_by_others.add(on)
+
+    def forgotten(self, host: str) -> None:
+        """The cluster, or Azure, has lost sight of the host for a while: what MIC put there may stay for ever."""
+        machine = self.machine(host)
+        ours = {on for on in self._named() if on[0] == host} | {(host, key) for key in self.recent[host]}
+        there = {(host, key) for key in machine.user_assigned} if machine is not None else set()
+        self.either |= (ours | there) - self.foreign
+
+    def note_needs(self) -> None:
+        """Called after each change of the cluster."""
+        assert self.store is not None
+        for need in needs(self.store).values():
+            if need.resource:
+                self.recent[need.host].add(need.resource)
+                if self.adopting and (need.host, need.resource) in self.foreign:
+                    self.foreign.discard((need.host, need.resource))
+                    self.either.add((need.host, need.resource))  # MIC may not have come to it before the pod goes
+
+    def settle(self) -> None:
+        """Nothing is under way now: say of each doubtful identity whose it has turned out to be."""
+        assert self.store is not None
+        records = self._named()
+        for on in sorted(self.either):
+            machine = self.machine(on[0])
+            if machine is None or on[1] not in machine.user_assigned:
+                self.either.discard(on)
+            elif on in records:
+                self.either.discard(on)
+                if "mic" not in records[on]:
+                    self.foreign.add(on)
+            else:
+                self.either.discard(on)
+                self.foreign.add(on)
+        self.recent.clear()
+        self.note_needs()
+
+    def _touched(self, on: On) -> bool:
+        return on in self._named() or on[1] in self.recent[on[0]]
+
+    def _named(self) -> dict[On, set[str]]:
+        """What any AzureAssignedIdentity stands for, or still owes, with the records that say whose it is."""
+        assert self.store is not None
+        found: dict[On, set[str]] = defaultdict(set)
+        for each in self.store.list(ASSIGNED):
+            if on := self._stands_for(each):
+                found[on].add(annotation(each, "attached-by"))
+            for host, identity in json.loads(annotation(each, "detach-pending") or "[]"):
+                found[host.lower(), identity.lower()].add("mic")
+        return found
+
+    def _stands_for(self, assigned: Document) -> On | None:
+        resource = resource_of(assigned["spec"]["azureIdentityRef"])
+        host = self.host_of_node(assigned["spec"]["nodename"])
+        return (host, resource) if resource and host else None
+
+    # What MIC does
+
+    def asked(self, host: str, body: Document) -> None:
+        """An update arrives, whatever becomes of it."""
+        assert self.store is not None
+        self.said(f"  asked: {body}")
+        recorded = {
+            self._stands_for(each)
+            for each in self.store.list(ASSIGNED)
+            if not dying(each) and annotation(each, "attached-by") == "mic"
+        }
+        for key, value in (body["identity"].get("userAssignedIdentities") or {}).items():
+            on = (host.lower(), key.lower())
+            if value is not None and on not in recorded:
+                self.complain(f"puts on what no AzureAssignedIdentity records as MIC's: {on}")
+
+    def updated(self, machine: Machine, before: Mapping[str, ManagedIdentity], types: frozenset[str]) -> None:
+        """Azure took an update. Called with what was on the machine until then."""
+        assert self.store is not None
+        host = machine.resource_id.lower()
+        living = [each for each in self.store.list(ASSIGNED) if not dying(each)]
+        for key in before.keys() - machine.user_assigned.keys():
+            on = (host, key)
+            if on in self.foreign:
+                self.complain(f"took off what is somebody else's: {on}")
+            if key in self.immutable:
+                self.complain(f"took off what must stay: {on}")
+            for each in living:
+                if self._stands_for(each) == on:
+                    self.complain(f"took off what {each['metadata']['name']} stands for, before revoking it: {on}")
+        for key in machine.user_assigned.keys() - before.keys():
+            self.taken_by_others.discard((host, key))
+        if (SYSTEM in types) != (SYSTEM in machine.types):
+            self.complain(f"changed the system-assigned identity of {host}")
+
+    def _written(self, change: Change) -> None:
+        after = change.item.document
+        self.said(f"  {change.type} {_brief(after)}")
+        if change.type == "DELETED" or dying(after) or after["status"]["status"] != "Assigned":
+            return
+        on = self._stands_for(after)
+        if on is None or on in self.taken_by_others:
+            return
+        machine = self.machine(on[0])
+        if machine is None:
+            return  # somebody has taken the whole host
+        machine.settle()
+        if on[1] not in machine.user_assigned or on[1] not in machine.attached_at:
+            before = change.before.document if change.before is not None else {}
+            if before.get("status", {}).get("status") == "Assigned" and self._stands_for(before) == on:
+                return  # it was so before, and another part of the object was written
+            self.complain(f"{after['metadata']['name']} says Assigned, and {on} is not there (yet)")
+
+
+def _brief(assigned: Document) -> str:
+    meta, spec = assigned["metadata"], assigned["spec"]
+    notes = {key.partition("/")[2]: value for key, value in meta.get("annotations", {}).items()}
+    return (
+        f"{meta['namespace']}/{meta['name']} {assigned['status']['status']} on {spec['nodename']}"
+        f" of {spec['azureIdentityRef']['spec'].get('resourceID', '')[-12:]}"
+        f" {'dying ' if dying(assigned) else ''}{notes}"
+    )

@@ -1,0 +1,221 @@
+"""The tests of this folder can fail: each way to break MIC that is named here is found by the random histories."""
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from mic import apply, claims, plan
+from mic.azure import compute, identities, memory
+from mic.azure.identities import HostIdentities
+from mic.claims import Want
+from mic.queueing import Done
+from mic.stakes import Picture, Stake
+from podidentity.resources import AzureIdentity, Pod
+from tests.mic.history.test_any_history import AnyHistory
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+EXAMPLES: Final = 400
+"""Of which each break needs far fewer."""
+
+
+def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan.azure_change
+
+    def eager(picture: Picture, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
+        for stake in picture.stakes.values():
+            if stake.wanted == 0 and stake.owned > 0:
+                stake.owned_leaving, stake.holders = stake.owned_leaving + stake.owned, {}
+        return before(picture, azure, *rest, **options)
+
+    async def late(_self: object, _key: str) -> Done:
+        return Done()
+
+    monkeypatch.setattr(plan, "azure_change", eager)
+    monkeypatch.setattr(plan, "revocations", lambda _picture: [])
+    monkeypatch.setattr(apply.Applier, "revoke", late)
+
+
+def takes_everything_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan._record
+
+    def greedy(*arguments: Any) -> str:
+        return "mic" if before(*arguments) else ""
+
+    monkeypatch.setattr(plan, "_record", greedy)
+
+
+def adds_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan._creation
+
+    def unrecorded(*arguments: Any) -> Any:
+        step = before(*arguments)
+        return step and plan.Create(step.want, step.name, step.status, "")
+
+    monkeypatch.setattr(plan, "_creation", unrecorded)
+    monkeypatch.setattr(Stake, "__getattribute__", _owned_when_wanted)
+
+
+def _owned_when_wanted(stake: Stake, name: str) -> Any:
+    value = object.__getattribute__(stake, name)
+    return max(value, object.__getattribute__(stake, "wanted")) if name == "owned" else value
+
+
+def sends_no_if_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "MatchConditions", _NoCondition)
+
+
+class _NoCondition:
+    IfNotModified = None
+
+
+def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan.azure_change
+
+    def careless(picture: Picture, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
+        going = {held.claim.pod for held in picture.dying.values()}
+        for stake in picture.stakes.values():
+            if stake.holders and stake.owned_leaving and {held.claim.pod for held in stake.holders.values()} <= going:
+                stake.wanted, stake.holders = 0, {}
+        return before(picture, azure, *rest, **options)
+
+    monkeypatch.setattr(plan, "azure_change", careless)
+
+
+def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = apply.Applier._failed
+
+    async def blind(self: apply.Applier, host: Any, known: memory.HostMemory, change: Any, *rest: Any) -> bool:
+        again = await before(self, host, known, change, *rest)
+        if known.known is not None:
+            attached = {text.lower(): identities.Attached(text) for text in change.adds}
+            known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
+        return again
+
+    monkeypatch.setattr(apply.Applier, "_failed", blind)
+
+
+def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HostIdentities, "updating", False)
+
+
+def lets_go_before_the_detach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_releasable", lambda *_: True)
+
+
+def forgets_what_it_owes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan._update
+
+    def forgetful(*arguments: Any) -> plan.Update:
+        step = before(*arguments)
+        return plan.Update(step.held, step.want, step.status, step.record, ())
+
+    monkeypatch.setattr(plan, "_update", forgetful)
+
+
+def passes_no_record_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_marks", lambda *_: [])
+
+
+def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = memory.Waits.failed
+
+    def hasty(self: memory.Waits, error: Any, now: float, refusal: str) -> None:
+        error.retry_after = None
+        before(self, error, now, refusal)
+
+    monkeypatch.setattr(memory.Waits, "failed", hasty)
+
+
+def never_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply.Applier, "look_again", lambda *_: None)
+
+
+def gives_refused_identities_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.HostMemory, "next_trial", lambda *_: None)
+    monkeypatch.setattr(memory, "BARRED_FIRST_SECONDS", 1e9)
+    monkeypatch.setattr(memory, "BARRED_MOST_SECONDS", 1e9)
+
+
+def keeps_nothing_that_must_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_immutable", lambda *_: False)
+
+
+def drops_the_system_assigned_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HostIdentities, "system_assigned", False)
+
+
+def counts_finished_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pod, "finished", False)
+
+
+def ignores_namespaced_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AzureIdentity, "namespaced", False)
+
+
+def takes_a_recreated_pod_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = claims.unchanged
+
+    def lenient(want: Want, held: Any) -> bool:
+        return before(want, held) or (held.claim == want.claim and held.node == want.node)
+
+    monkeypatch.setattr(claims, "unchanged", lenient)
+    monkeypatch.setattr(plan, "unchanged", lenient)
+
+
+def confirms_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_present", lambda _want, record, azure: azure is not None and bool(record))
+
+
+SOON: Final[tuple[Break, ...]] = (
+    takes_off_before_it_revokes,
+    takes_everything_for_its_own,
+    adds_without_a_record,
+    does_not_look_after_a_failure,
+    lets_go_before_the_detach,
+    never_looks_by_itself,
+    drops_the_system_assigned_identity,
+    counts_finished_pods,
+    ignores_namespaced_mode,
+    confirms_without_asking,
+)
+"""Found within seconds."""
+
+LATER: Final[tuple[Break, ...]] = (
+    sends_no_if_match,
+    compares_the_pods_name_only,
+    takes_a_running_operation_for_done,
+    forgets_what_it_owes,
+    passes_no_record_on,
+    ignores_retry_after,
+    gives_refused_identities_up,
+    keeps_nothing_that_must_stay,
+    takes_a_recreated_pod_for_the_same,
+)
+"""Found within a minute each: with HISTORY_BREAKS=all and --timeout=0, by hand."""
+
+BREAKS: Final = SOON + (LATER if os.environ.get("HISTORY_BREAKS") == "all" else ())
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda each: each.__name__)
+def test_a_controller_that(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        run_state_machine_as_test(
+            AnyHistory,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=30,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
+                verbosity=Verbosity.quiet,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

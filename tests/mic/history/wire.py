@@ -1,0 +1,149 @@
+"""MIC's real clients and the sandbox's real servers, joined by Unix sockets of one event loop in virtual time.
+
+Not TCP, since only what is written to a Unix socket can be read at once, and not TLS; everything above that is what
+the programs use.
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiohttp
+from aiohttp import web
+from azure.core.credentials import AccessToken
+from typing_extensions import override
+
+from mic.azure.compute import Compute
+from podidctl.sandbox.arm import Arm, ArmCall
+from podidctl.sandbox.certificates import Authority
+from podidctl.sandbox.directory import Directory
+from podidctl.sandbox.kubeapi import definitions
+from podidctl.sandbox.kubeapi.kinds import DEFINITIONS
+from podidctl.sandbox.kubeapi.server import KubeApi
+from podidctl.sandbox.machines import Machine
+from podidctl.sandbox.tokens import TokenMint
+from podidentity.azure.clouds import Cloud
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from tests.mic.history.faults import Gate
+from tests.mic.history.ownership import Watcher
+from tests.mic.little_cloud import ROOT
+from tests.virtual_time import now
+
+AUDIENCE: Final = "https://management.azure.com"
+MANAGER: Final = "https://management.test"
+
+authority = functools.cache(Authority)
+mint = functools.cache(TokenMint)
+
+
+@functools.cache
+def _definitions() -> tuple[dict[str, Any], ...]:
+    return tuple(definitions.from_directory(ROOT / "deploy" / "crds"))
+
+
+class GatedApi(KubeApi):
+    """The API server behind a gate."""
+
+    def __init__(self, gate: Gate, clock: Callable[[], float]) -> None:
+        super().__init__(authority=authority(), clock=clock)
+        self._gate = gate
+        for definition in _definitions():
+            self.store.create(DEFINITIONS, definition)
+
+    async def listen_at(self, path: Path) -> asyncio.Server:
+        server = web.Server(self._gated, handler_cancellation=True, access_log=None)
+        return await asyncio.get_running_loop().create_unix_server(server, path)
+
+    async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._gate.meet("api", request, self._answer)
+
+
+class GatedArm(Arm):
+    """Resource Manager behind a gate; *watcher* sees each accepted update before and after."""
+
+    def __init__(self, directory: Directory, gate: Gate, watcher: Watcher, clock: Callable[[], float]) -> None:
+        super().__init__(directory, mint(), clock=clock)
+        self.scheme = "https"
+        self._gate = gate
+        self._watcher = watcher
+        principal = directory.add_principal()
+        directory.grant(principal.object_id, "Contributor")
+        self.token = mint().mint(
+            audience=AUDIENCE,
+            client_id=principal.client_id,
+            object_id=principal.object_id,
+            tenant_id=directory.tenant_id,
+        )
+
+    async def listen_at(self, path: Path) -> asyncio.Server:
+        server = web.Server(self._gated, access_log=None)
+        return await asyncio.get_running_loop().create_unix_server(server, path)
+
+    async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PATCH":
+            self._watcher.asked(request.path, json.loads(await request.read()))
+        return await self._gate.meet("arm", request, self._meet_and_handle)
+
+    @override
+    def _patched(self, machine: Machine, request: web.BaseRequest, call: ArmCall) -> web.Response:
+        before = dict(machine.user_assigned), machine.types
+        response = super()._patched(machine, request, call)
+        self._watcher.updated(machine, *before)
+        return response
+
+
+class WiredClient(Client):
+    """The real client on a Unix socket."""
+
+    def __init__(self, path: Path, token: str, name: str) -> None:
+        async def authorization() -> str:
+            return f"Bearer {token}"
+
+        super().__init__(ClusterAccess("http://api.test", authorization=authorization), user_agent=f"{name}/test")
+        self._path = path
+
+    @override
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._path)), headers=self._headers, auto_decompress=False
+            )
+        return self._session
+
+
+class WiredCompute(Compute):
+    """The real SDK on a Unix socket; https only in name, without which it would not send a token."""
+
+    def __init__(self, path: Path, token: str, name: str) -> None:
+        cloud = Cloud("sandbox", MANAGER, MANAGER, AUDIENCE, frozenset())
+        super().__init__(_Token(token), cloud, user_agent=f"{name}/test", clock=now)
+        self._path = path
+
+    @override
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._path)), auto_decompress=False
+            )
+        return self._session
+
+
+class _Token:
+    """A credential that has its token already."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+        return AccessToken(self._token, 2**40)
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...

@@ -1,0 +1,153 @@
+"""The plan against the real kube-apiserver, as somebody who may only read, beside a MIC that leads."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
+from tests.conftest import NewPlane
+from tests.mic.cluster import set_id, vm_id
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.preview.asking import Answer, run
+from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+KINDS = (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)
+READER = {
+    "metadata": {"name": "reader"},
+    "rules": [
+        {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": ["get", "list"]}
+        for kind in (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)
+    ],
+}
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+
+
+@pytest.fixture
+async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
+    """The real server in place of the emulator: MIC's kubeconfig is its administrator's, ours may read five kinds."""
+
+    def prepare(plane: Plane) -> None:
+        add_node(plane, "n0", vm_id("n0"))
+        add_node(plane, "s0", f"{set_id()}/virtualMachines/0")
+        bind(plane, "demo")
+        plane.api("POST", f"{RBAC}/clusterroles", READER)
+        plane.api("POST", ACCOUNTS, {"metadata": {"name": "reader"}})
+        subject = {"kind": "ServiceAccount", "name": "reader", "namespace": "default"}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"}
+        plane.api(
+            "POST",
+            f"{RBAC}/clusterrolebindings",
+            {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": role},
+        )
+        token = plane.api("POST", f"{ACCOUNTS}/reader/token", {"spec": {}})["status"]["token"]
+        (cloud.folder / "reader").mkdir()
+        (cloud.folder / "reader" / "kubeconfig").write_text(kubeconfig(plane, token))
+        for name in ("azure.json", "cloud.json", "ca.pem"):
+            (cloud.folder / "reader" / name).write_text((cloud.folder / name).read_text())
+
+    return await in_place_of_the_emulator(cloud, new_plane, prepare)
+
+
+def kubeconfig(plane: Plane, token: str) -> str:
+    authority = Path(plane.directory, "ca.crt")
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": plane.server, "certificate-authority": str(authority)}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+    )
+
+
+async def versions(plane: Plane) -> dict[str, str]:
+    """The version of every object that MIC reads or could write, but its lease, which a leader renews."""
+
+    def read() -> dict[str, str]:
+        found: dict[str, str] = {}
+        for path in (*(kind.path() for kind in KINDS), "/api/v1/events", "/api/v1/configmaps", "/api/v1/endpoints"):
+            for item in plane.api("GET", path)["items"]:
+                meta: Any = item["metadata"]
+                about = str(item.get("involvedObject", {}).get("kind", meta["name"]))
+                # Other controllers have Events, ConfigMaps and Endpoints of their own.
+                if path in {kind.path() for kind in KINDS} or about.startswith(("Azure", "aad-pod-identity")):
+                    found[f"{path} {meta.get('namespace', '')}/{meta['name']}"] = meta["resourceVersion"]
+        return found
+
+    return await asyncio.to_thread(read)
+
+
+async def told_by_event(plane: Plane) -> None:
+    """Wait for the last that MIC writes about an assignment."""
+    async with asyncio.timeout(20):
+        while not any("/events " in each for each in await versions(plane)):
+            await asyncio.sleep(0.05)
+
+
+async def leases(plane: Plane) -> list[str]:
+    found = await asyncio.to_thread(plane.api, "GET", "/apis/coordination.k8s.io/v1/namespaces/default/leases")
+    return [each["metadata"]["name"] for each in found["items"]]
+
+
+async def plan(cloud: LittleCloud, *command: str) -> Answer:
+    return await run(cloud.folder / "reader", *command)
+
+
+async def test_a_reader_is_told_what_mic_then_does_and_nothing_is_written(cloud: LittleCloud, real: Plane) -> None:
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await asyncio.to_thread(run_pod, real, "api", "s0")
+    before = await versions(real)
+    told = await plan(cloud, "mic", "--plan", "--plan-output=json")
+    assert (told.code, told.err) == (3, "")
+    tables = await plan(cloud, "podidctl", "plan")
+    assert (tables.code, tables.err) == (3, "")
+    assert "default/web-default-demo" in tables.out
+    assert await versions(real) == before
+    assert await leases(real) == []
+    assert cloud.arm.writes() == []
+    await cloud.mic()
+    await assigned(real, web="Assigned", api="Assigned")
+    objects = await asyncio.to_thread(real.api, "GET", ASSIGNED_IDENTITIES.path("default"))
+    assert {each["metadata"]["name"] for each in objects["items"]} == {
+        each["name"] for host in told.document["hosts"] for each in host["objects"]
+    }
+    for host in told.document["hosts"]:
+        assert cloud.arm.vm(host["host"]).identities == {each.lower() for each in host["add"]}
+    assert len(cloud.arm.writes()) == told.document["summary"]["updates"] == 2
+
+
+async def test_beside_a_leader_it_disturbs_nothing(cloud: LittleCloud, real: Plane) -> None:
+    mic = await cloud.mic()
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    await told_by_event(real)
+    before, calls = await versions(real), len(cloud.arm.writes())
+    for command in (("mic", "--plan"), ("podidctl", "plan")):
+        told = await plan(cloud, *command)
+        assert (told.code, told.err) == (0, ""), told.out
+        assert "Nothing to do." in told.out
+    assert await versions(real) == before
+    assert len(cloud.arm.writes()) == calls
+    assert await leases(real) == ["aad-pod-identity-mic"]
+    assert await mic.page("/healthz") == "Active"
+    assert await mic.stop() == 0
+
+
+async def test_who_may_not_list_is_told_what_to_grant(cloud: LittleCloud, real: Plane) -> None:
+    rules = [rule for rule in READER["rules"] if isinstance(rule, dict) and rule["resources"] != ["nodes"]]
+    await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", {**READER, "rules": rules})
+    async with asyncio.timeout(20):
+        while (told := await plan(cloud, "mic", "--plan")).code == 0:
+            await asyncio.sleep(0.1)  # the authorizer follows by a watch
+    assert (told.code, told.out, told.err.count("\n")) == (1, "", 1)
+    assert told.err.startswith("mic: not allowed to read the cluster: grant get and list on what the message names")
+    assert 'resource "nodes"' in told.err

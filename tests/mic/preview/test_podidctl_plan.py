@@ -1,0 +1,90 @@
+"""`python -m podidctl plan` as a process on the sandbox's servers: tables, documents, and how it ends."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.preview.asking import Answer, run, run_unread
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        made.node("n0")
+        made.identity()
+        made.pod("web", "n0")
+        yield made
+
+
+async def plan(cloud: LittleCloud, *flags: str, **more: Any) -> Answer:
+    return await run(cloud.folder, "podidctl", "plan", *flags, **more)
+
+
+async def test_it_shows_a_table_and_says_by_its_code_that_there_is_something_to_do(cloud: LittleCloud) -> None:
+    answer = await plan(cloud)
+    assert (answer.code, answer.err) == (3, "")
+    assert f"+ identity {identity_id('demo')}" in answer.out
+    (row,) = [line for line in answer.out.splitlines() if "default/web-default-demo" in line]
+    assert row.split() == ["create", "default/web-default-demo", "default/web", "n0", "default/demo", "Assigned"]
+    assert {each.method for each in cloud.arm.calls} == {"GET"}
+    assert cloud.assigned() == {}
+
+
+async def test_json_yaml_and_mics_own_json_say_the_same(cloud: LittleCloud) -> None:
+    as_json = await plan(cloud, "-o", "json")
+    as_yaml = await plan(cloud, "-o", "yaml")
+    mics = await run(cloud.folder, "mic", "--plan", "--plan-output=json")
+    assert as_json.code == as_yaml.code == mics.code == 3
+    assert as_json.document == yaml.safe_load(as_yaml.out) == mics.document
+    assert as_json.document["summary"]["objects"]["create"] == 1
+    assert as_json.document["hosts"][0]["host"] == vm_id("n0")
+
+
+async def test_without_azure_it_needs_no_credentials_and_says_what_it_does_not_know(cloud: LittleCloud) -> None:
+    answer = await plan(cloud, "--no-azure", cloudconfig=False)
+    assert (answer.code, answer.err) == (3, "")
+    assert "Azure was not asked" in answer.out
+    assert "waits: pod default/web, identity default/demo: it is not known what is on the host" in answer.out
+    assert cloud.arm.calls == []
+
+
+async def test_with_nothing_to_do_it_ends_with_zero(cloud: LittleCloud) -> None:
+    cloud.remove_pod("web")
+    answer = await plan(cloud)
+    assert (answer.code, answer.err) == (0, "")
+    assert "Nothing to do." in answer.out
+
+
+async def test_missing_credentials_and_wrong_flags_are_one_line(cloud: LittleCloud) -> None:
+    missing = await plan(cloud, cloudconfig=False)
+    assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)
+    assert missing.err.startswith("podidctl: the environment lacks TENANT_ID")
+    wrong = await plan(cloud, "--arm-api-version=new")
+    assert (wrong.code, wrong.out, wrong.err.count("\n")) == (2, "", 1)
+    assert "--arm-api-version is 'new'; write one like 2024-07-01" in wrong.err
+
+
+async def test_kubectls_own_kubeconfig_is_the_last_resort(cloud: LittleCloud, tmp_path: Path) -> None:
+    (tmp_path / ".kube").mkdir()
+    (cloud.folder / "kubeconfig").rename(tmp_path / ".kube" / "config")
+    answer = await run(
+        cloud.folder, "podidctl", "plan", "--no-azure", kubeconfig=False, cloudconfig=False, HOME=str(tmp_path)
+    )
+    assert answer.code == 3
+    elsewhere = await run(
+        cloud.folder, "podidctl", "plan", "--no-azure", kubeconfig=False, cloudconfig=False, HOME="/nowhere"
+    )
+    assert elsewhere.code == 1
+    assert "name a kubeconfig with --kubeconfig or KUBECONFIG" in elsewhere.err
+
+
+@pytest.mark.parametrize("command", [("mic", "--plan"), ("podidctl", "plan"), ("podidctl", "plan", "-o", "json")])
+async def test_whoever_stops_reading_early_sees_no_traceback(cloud: LittleCloud, command: tuple[str, ...]) -> None:
+    answer = await run_unread(cloud.folder, *command)
+    assert answer.err == ""
+    assert answer.code in {1, 3}

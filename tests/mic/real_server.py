@@ -1,0 +1,81 @@
+"""The real kube-apiserver in the place of a little cloud's emulator, and what people and kubelets do there."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
+from tests.conftest import NewPlane, apply_definitions
+from tests.mic.cluster import identity_id
+from tests.mic.little_cloud import LittleCloud
+from tests.testplane.up import Plane
+
+LOCATION = ASSIGNED_IDENTITIES.path("default")
+
+
+async def in_place_of_the_emulator(
+    cloud: LittleCloud,
+    new_plane: NewPlane,
+    prepare: Callable[[Plane], None],
+    *definitions: Path,
+    identities: Collection[str] = ("demo",),
+) -> Plane:
+    """A real server for the MICs of *cloud*, after *prepare*; Azure has the *identities*. Without *definitions* the
+    kinds are those of `deploy/crds`."""
+
+    def start() -> Plane:
+        plane = new_plane()
+        apply_definitions(plane, *definitions)
+        prepare(plane)
+        (cloud.folder / "kubeconfig").write_text(Path(plane.kubeconfig).read_text())
+        return plane
+
+    for name in identities:
+        cloud.directory.add_identity(identity_id(name), client_id=f"client-{name}")
+    return await asyncio.to_thread(start)
+
+
+def add_node(plane: Plane, name: str, host: str) -> None:
+    """A node on the VM, or instance of a scale set, of this Azure id."""
+    plane.api("POST", NODES.path(), {"metadata": {"name": name}, "spec": {"providerID": f"azure://{host}"}})
+
+
+def bind(plane: Plane, name: str) -> None:
+    """An identity, and a binding of the same name for pods with that label."""
+    create(plane, IDENTITIES, name, {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"})
+    create(plane, BINDINGS, name, {"azureIdentity": name, "selector": name})
+
+
+def create(plane: Plane, kind: Any, name: str, spec: dict[str, Any]) -> None:
+    document = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": name}, "spec": spec}
+    plane.api("POST", kind.path("default"), document)
+
+
+def run_pod(plane: Plane, name: str, node: str, label: str = "demo") -> None:
+    meta = {"name": name, "labels": {"aadpodidbinding": label}}
+    spec = {
+        "nodeName": node,
+        "containers": [{"name": "c", "image": "i"}],
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+    }
+    with contextlib.suppress(RuntimeError):  # the service account comes a moment after the namespace
+        plane.api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+    plane.api("POST", PODS.path("default"), {"metadata": meta, "spec": spec})
+
+
+async def assigned(plane: Plane, **expected: str) -> None:
+    """Wait until the objects (pod -> status) are exactly these."""
+    seen: dict[str, str] = {}
+    try:
+        async with asyncio.timeout(20.0):
+            while True:
+                found = await asyncio.to_thread(plane.api, "GET", LOCATION)
+                seen = {each["spec"]["pod"]: each["status"]["status"] for each in found["items"]}
+                if seen == expected:
+                    return
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"the objects are {seen}") from None

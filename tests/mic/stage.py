@@ -1,0 +1,156 @@
+"""MIC's rounds on a stage: the sandbox's API server over TLS, Azure as a table, and a clock that moves when told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from mic.apply import Applier
+from mic.azure.errors import AzureError, Conflict
+from mic.azure.identities import Attached, Change, HostIdentities
+from mic.leading import LeaderClient
+from mic.measures import Measures
+from mic.plan import Policy
+from mic.queueing import Done
+from mic.view import View
+from mic.writing import Writer
+from podidctl.sandbox.certificates import Authority
+from podidctl.sandbox.kubeapi.server import KubeApi
+from podidentity.azure.resource_ids import Host
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.events import EventRecorder
+from tests.mic.cluster import binding, identity, node, pod, vm_id
+from tests.mic.little_cloud import ASSIGNED, ROOT
+
+VM = vm_id("n0").lower()
+
+
+@dataclass
+class Hosts:
+    """Azure as a table; `failures` are raised by the next updates, one each, `unread` by the next reads."""
+
+    state: HostIdentities = field(default_factory=lambda: HostIdentities(etag='"1"'))
+    calls: list[str] = field(default_factory=list)
+    failures: list[AzureError] = field(default_factory=list)
+    unread: list[AzureError] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    async def get(self, host: Host) -> HostIdentities:
+        self.calls.append("get")
+        if self.unread:
+            raise self.unread.pop(0)
+        return self.state
+
+    async def update(self, host: Host, change: Change) -> HostIdentities:
+        self.calls.append("update")
+        self.changes.append(change)
+        if self.failures:
+            raise self.failures.pop(0)
+        if change.etag and change.etag != self.state.etag:
+            raise Conflict("somebody changed it", status=412, code="PreconditionFailed")
+        attached = {key: each for key, each in self.state.attached.items() if each.text not in change.removes}
+        attached |= {text.lower(): Attached(text) for text in change.adds}
+        self.state = HostIdentities(type=change.type, attached=attached, etag=self.state.etag)
+        return self.state
+
+
+class Time:
+    """A clock that moves only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Stage:
+    api: KubeApi
+    client: Client
+    view: View
+    hosts: Hosts
+    time: Time
+    applier: Applier
+    recorder: EventRecorder
+    registry: CollectorRegistry
+    lease: list[float]
+
+    async def round(self) -> Done:
+        return await self.applier.round(VM)
+
+    def bind(self, name: str = "demo") -> None:
+        """A pod with this identity."""
+        self.view.identities.upserted(None, identity(name))
+        self.view.bindings.upserted(None, binding(name, identity=name, selector=name))
+        self.view.pods.upserted(None, pod(name, label=name))
+
+    def unbind(self, name: str = "demo") -> None:
+        self.view.pods.deleted(pod(name, label=name))
+
+    def statuses(self) -> dict[str, str]:
+        return {each["metadata"]["name"]: each["status"]["status"] for each in self.api.store.list(ASSIGNED)}
+
+    async def warned(self) -> list[str]:
+        """The kinds and names of the objects that were warned about, an Event each."""
+        await self.recorder.flushed()
+        warnings = [each for each in self.api.store.list("events") if each["type"] == "Warning"]
+        assert {each["reason"] for each in warnings} <= {"binding apply error"}
+        return sorted(f"{each['involvedObject']['kind']} {each['involvedObject']['name']}" for each in warnings)
+
+    def message(self, name: str) -> str:
+        annotations = self.api.store.get(ASSIGNED, name, "default")["metadata"].get("annotations", {})
+        return str(annotations.get("aadpodidentity.k8s.io/message", ""))
+
+
+@asynccontextmanager
+async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
+    """A node on one VM, and nothing else yet."""
+    authority = await asyncio.to_thread(Authority)
+    api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
+    await api.start()
+
+    async def token() -> str:
+        return f"Bearer {api.token}"
+
+    trust = await asyncio.to_thread(authority.client_context)
+    time, hosts, registry, lease = Time(), Hosts(), CollectorRegistry(), [60.0]
+    access = ClusterAccess(api.server, trust, token)
+    client = LeaderClient(access, user_agent="test", clock=time, remaining_seconds=lambda: lease[0])
+    recorder = EventRecorder(client, "mic", "host")
+    view, measures = View(clock=time), Measures(registry)
+    view.nodes.upserted(None, node("n0"))
+    applier = Applier(
+        view,
+        Writer(client, view, recorder, measures, batch=4, per_second=1000.0, burst=1000.0),
+        hosts,
+        recorder,
+        measures,
+        policy=Policy(),
+        max_retries=2,
+        retry_seconds=1.0,
+        grace_seconds=grace_seconds,
+        gone_seconds=180.0,
+        lease_needed_seconds=10.0,
+        lease_remaining=lambda: lease[0],
+        clock=time,
+        sleep=time.sleep,
+    )
+    events = asyncio.create_task(recorder.run())
+    try:
+        yield Stage(api, client, view, hosts, time, applier, recorder, registry, lease)
+    finally:
+        events.cancel()
+        with suppress(asyncio.CancelledError):
+            await events
+        await client.aclose()
+        await api.stop()

@@ -1,0 +1,81 @@
+"""`python -m mic` stopped amid its work (SIGSTOP) for longer than its lease: it wakes up and writes nothing."""
+
+import asyncio
+import signal
+
+from podidctl.sandbox.serving import Mishap
+from tests.mic.cluster import vm_id
+from tests.mic.little_cloud import LittleCloud, Mic
+
+LEASE = "--leader-election-duration=4s"
+
+
+def api_writes(cloud: LittleCloud) -> list[str]:
+    """What was asked of the API server so far, but for reads and leadership itself."""
+    return [
+        f"{each.method} {each.path}"
+        for each in cloud.api.requests
+        if each.method != "GET" and "/leases" not in each.path
+    ]
+
+
+async def woken(cloud: LittleCloud, first: Mic) -> None:
+    """Wake the first, see it end, and that nothing was written since: the other one has nothing left to do."""
+    await quiet(cloud)
+    kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
+    first.process.send_signal(signal.SIGCONT)
+    assert await first.ended() == 1
+    assert "is lost" in first.said()
+    assert "Traceback" not in first.said()
+    assert api_writes(cloud) == kubernetes
+    assert len(cloud.arm.writes()) == azure
+
+
+async def quiet(cloud: LittleCloud) -> None:
+    """Wait until nothing was written for a second, so that what comes next is not the other one's."""
+    async with asyncio.timeout(30):
+        before = -1
+        while before != len(api_writes(cloud)):
+            before = len(api_writes(cloud))
+            await asyncio.sleep(1.0)
+
+
+async def test_a_leader_that_was_suspended_in_the_middle_of_its_writes_makes_none_of_them(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    # A burst of one: the default would let all thirty be begun at once, and the stop come after the last of them.
+    first = await cloud.mic(LEASE, "--clientQps=2", "--client-burst=1")
+    for number in range(30):
+        cloud.pod(f"web{number}", "n0")
+    await cloud.until(lambda: len(cloud.assigned()) > 3)
+    first.process.send_signal(signal.SIGSTOP)
+    assert len(cloud.assigned()) < 25, "it was to be in the middle of it"
+    cloud.running.remove(first)
+    try:
+        await cloud.mic(LEASE)
+        await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 30)
+        await woken(cloud, first)
+    finally:
+        cloud.running.append(first)
+
+
+async def test_a_leader_that_was_suspended_between_its_look_at_azure_and_the_change_does_not_change_it(
+    cloud: LittleCloud,
+) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    # The look that precedes a change is answered late, and so in its sleep: what follows at once is the change.
+    slow = cloud.arm.mishaps.order(Mishap(delay_seconds=1.0, times=1, method="GET"))
+    first = await cloud.mic(LEASE)
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: slow.times == 0)
+    first.process.send_signal(signal.SIGSTOP)
+    cloud.running.remove(first)
+    try:
+        await cloud.mic(LEASE)
+        await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+        await woken(cloud, first)
+        assert cloud.on(vm_id("n0")) == {"demo"}
+        assert len(cloud.arm.writes()) == 1
+    finally:
+        cloud.running.append(first)

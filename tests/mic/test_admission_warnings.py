@@ -1,0 +1,141 @@
+"""`deploy/admission` on the real API server: mistakes are told by kubectl, and nothing is refused.
+
+Each mistake has a neighbour that is right, and what the policy says of a resource id is what MIC says of it.
+"""
+
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mic.claims import misconfigured
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import BINDINGS, GROUP, IDENTITIES, Kind
+from tests.conftest import ROOT
+from tests.mic.cluster import identity_id
+from tests.testplane import up
+
+pytestmark = pytest.mark.plane
+
+NAMES = (f"told-{number}" for number in itertools.count())
+ID = identity_id("demo")
+PRINCIPAL = {"type": 1, "clientID": "c", "tenantID": "t", "clientPassword": {"name": "n", "namespace": "default"}}
+
+
+class Kubectl:
+    def __init__(self, plane: up.Plane) -> None:
+        self._command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "--namespace=default"]
+        self.newest = ""
+        """The object made last."""
+
+    def __call__(self, *arguments: str, document: Any = None) -> str:
+        """What is printed to people besides the result; the command must succeed."""
+        given = json.dumps(document) if document is not None else None
+        command = [*self._command, *arguments]
+        return subprocess.run(command, input=given, check=True, capture_output=True, text=True, timeout=30).stderr
+
+    def warned(self, kind: Kind[Any], spec: Any) -> list[str]:
+        """What people are told who create an object with this spec, which is then there."""
+        name = self.newest = next(NAMES)
+        document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": name}, "spec": spec}
+        told = self("create", "-f", "-", document=document)
+        self("get", kind.plural, name)
+        return [line.partition("': ")[2] for line in told.splitlines() if "Warning:" in line]
+
+
+@pytest.fixture(scope="module")
+def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
+    """kubectl, once both policies are in force; they are taken away again."""
+    run = Kubectl(plane)
+    policies = str(ROOT / "deploy" / "admission")
+    run("apply", "-f", policies)
+    deadline = time.monotonic() + 60
+    while not (run.warned(IDENTITIES, {}) and run.warned(BINDINGS, {})):
+        assert time.monotonic() < deadline, "the policies are not in force"
+        time.sleep(0.2)
+    yield run
+    run("delete", "-f", policies)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right", "told"),
+    [
+        (IDENTITIES, {"type": 0, "resourceID": "/x"}, {"type": 0, "resourceID": ID}, "spec.resourceID is not of"),
+        (IDENTITIES, {"ResourceID": "/x"}, {"ResourceID": ID}, "spec.resourceID is not of"),
+        (IDENTITIES, {"resourceid": ""}, {"resourceid": ID.upper()}, "spec.resourceID is not of"),
+        (IDENTITIES, {"resourceID": "/x", "ResourceID": ID}, {"resourceID": ID, "ResourceID": "/x"}, "spec.resourceID"),
+        (IDENTITIES, {"type": 3}, {**PRINCIPAL, "type": 2}, "spec.type is not 0"),
+        (IDENTITIES, {**PRINCIPAL, "clientID": " "}, PRINCIPAL, "spec.clientID is empty"),
+        (IDENTITIES, {**PRINCIPAL, "tenantID": ""}, PRINCIPAL, "spec.tenantID is empty"),
+        (IDENTITIES, {**PRINCIPAL, "clientPassword": {}}, PRINCIPAL, "spec.clientPassword names no Secret"),
+        (
+            IDENTITIES,
+            {**PRINCIPAL, "clientPassword": {"name": "n", "namespace": "other"}},
+            {**PRINCIPAL, "clientPassword": {"name": "n"}},
+            "spec.clientPassword names a Secret of another namespace",
+        ),
+        (
+            IDENTITIES,
+            {"type": 1, "ClientID": "c", "tenantid": "t", "ClientPassword": {"Name": "n", "Namespace": "other"}},
+            {"type": 1, "ClientID": "c", "tenantid": "t", "clientpassword": {"Name": "n", "Namespace": "default"}},
+            "spec.clientPassword names a Secret of another namespace",
+        ),
+        (BINDINGS, {"selector": "s"}, {"azureIdentity": "i", "selector": "s"}, "spec.azureIdentity is empty"),
+        (BINDINGS, {"AzureIdentity": "i", "Selector": ""}, {"azureidentity": "i", "Selector": "s"}, "spec.selector"),
+    ],
+)
+def test_a_mistake_is_told_and_its_neighbour_is_not(
+    kubectl: Kubectl, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], told: str
+) -> None:
+    (warning,) = kubectl.warned(kind, wrong)
+    assert warning.startswith(told)
+    assert kubectl.warned(kind, right) == []
+
+
+@pytest.mark.parametrize(
+    "resource_id",
+    [
+        ID,
+        ID.lower(),
+        f"{ID}/",
+        f" {ID}",
+        f"{ID}\n",
+        ID.lstrip("/"),
+        ID.replace("/rg/", "//"),
+        ID.replace("/rg/", "/r g/"),
+        ID.replace("ManagedIdentity", "Compute"),
+        ID.replace(".ManagedIdentity", "xManagedIdentity"),
+        f"{ID}/more",
+        f"{ID}{'a' * 2048}",
+    ],
+)
+def test_the_policy_and_mic_judge_resource_ids_alike(kubectl: Kubectl, resource_id: str) -> None:
+    spec = {"type": 0, "resourceID": resource_id}
+    said_by_mic = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
+    assert bool(kubectl.warned(IDENTITIES, spec)) == bool(said_by_mic)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        (IDENTITIES, {"ResourceID": 5}),
+        (IDENTITIES, {"Type": "0", "ResourceID": ID}),
+        (IDENTITIES, {"type": 1, "ClientID": ["c"], "TenantID": {}, "ClientPassword": "secret"}),
+        (IDENTITIES, {f"field{number}": "x" for number in range(2000)}),
+        (BINDINGS, {"AzureIdentity": {}, "Selector": 5}),
+        (BINDINGS, {"Selector": None}),
+    ],
+)
+def test_an_object_of_an_odd_shape_is_accepted(kubectl: Kubectl, kind: Kind[Any], spec: dict[str, Any]) -> None:
+    kubectl.warned(kind, spec)
+
+
+def test_a_mistake_made_by_an_update_is_told_too(kubectl: Kubectl) -> None:
+    assert kubectl.warned(BINDINGS, {"azureIdentity": "i", "selector": "s"}) == []
+
+    told = kubectl("patch", BINDINGS.plural, kubectl.newest, "--type=merge", "-p", '{"spec":{"selector":""}}')
+    assert "spec.selector is empty" in told

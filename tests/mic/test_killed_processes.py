@@ -1,0 +1,123 @@
+"""`python -m mic` killed by SIGKILL at the very moment of a call, and another process that goes on.
+
+All calls in turn are `history/test_killed_at_every_call`, in one process; here are a few, with a real process. The
+lease that the dead one holds is taken away, which `test_the_real_program` waits for.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from typing_extensions import override
+
+from podidctl.sandbox.kubeapi.server import Recorded
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidctl.sandbox.serving import Mishaps, answer
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+
+Matches = Callable[[str, str], bool]
+"""Method and path."""
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        made.node("n0")
+        made.node("n1")
+        made.identity()
+        made.identity("foreign")
+        identity = made.directory.identity(identity_id("foreign"))
+        assert identity is not None
+        made.arm.vm(vm_id("n0")).attach(identity)
+        yield made
+
+
+class _Killing(Mishaps):
+    """Kills MIC when the call comes to Azure: it is not carried out, or (*done*) it is and nobody hears of it."""
+
+    def __init__(self, mic: Mic, matches: Matches, *, done: bool) -> None:
+        super().__init__()
+        self._mic, self._matches, self._done = mic, matches, done
+
+    @override
+    async def meet(self, request: web.BaseRequest) -> web.Response | None:
+        if self._mic.process.returncode is None and self._matches(request.method, request.path):
+            self._mic.process.send_signal(signal.SIGKILL)
+            await self._mic.process.wait()
+            return None if self._done else answer({}, status=503)
+        return None
+
+
+def _kill_at_api_call(cloud: LittleCloud, mic: Mic, matches: Matches, *, done: bool) -> None:
+    left = [True]
+
+    def intercept(request: Recorded) -> StatusError | None:
+        if left and matches(request.method, request.path):
+            left.clear()
+            mic.process.send_signal(signal.SIGKILL)
+            return None if done else StatusError(500, "InternalError", "the process is gone")
+        return None
+
+    cloud.api.intercept = intercept
+
+
+async def _followed(cloud: LittleCloud, killed: Mic) -> None:
+    """The process is dead, and another one leads."""
+    assert await killed.ended() == -signal.SIGKILL
+    cloud.running.remove(killed)
+    cloud.api.store.delete("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
+    await cloud.mic()
+
+
+def _object(method: str) -> Matches:
+    return lambda used, path: used == method and "azureassignedidentities" in path
+
+
+def _update(method: str, path: str) -> bool:
+    return method == "PATCH" and "Microsoft.Compute" in path
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
+@pytest.mark.parametrize("call", ["create", "confirm", "update", "look"])
+async def test_a_process_that_is_killed_while_it_assigns(cloud: LittleCloud, call: str, *, done: bool) -> None:
+    first = await cloud.mic()
+    match call:
+        case "create":
+            _kill_at_api_call(cloud, first, _object("POST"), done=done)
+        case "confirm":
+            _kill_at_api_call(cloud, first, _object("PATCH"), done=done)
+        case "update":
+            cloud.arm.mishaps = _Killing(first, _update, done=done)
+        case _:
+            cloud.arm.mishaps = _Killing(first, lambda method, _path: method == "GET", done=done)
+    cloud.pod("web", "n0")
+    await _followed(cloud, first)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert cloud.on(vm_id("n0")) == {"demo", "foreign"}
+    cloud.remove_pod("web")
+    await cloud.until(lambda: not cloud.assigned() and cloud.on(vm_id("n0")) == {"foreign"})
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
+@pytest.mark.parametrize("call", ["revoke", "release", "update"])
+async def test_a_process_that_is_killed_while_it_takes_off(cloud: LittleCloud, call: str, *, done: bool) -> None:
+    first = await cloud.mic()
+    cloud.pod("web", "n0")
+    cloud.pod("stays", "n1")
+    names = {"web-default-demo": "Assigned", "stays-default-demo": "Assigned"}
+    await cloud.until(lambda: cloud.assigned() == names)
+    match call:
+        case "revoke":
+            _kill_at_api_call(cloud, first, _object("DELETE"), done=done)
+        case "release":
+            _kill_at_api_call(cloud, first, _object("PATCH"), done=done)
+        case _:
+            cloud.arm.mishaps = _Killing(first, _update, done=done)
+    cloud.remove_pod("web")
+    await _followed(cloud, first)
+    await cloud.until(lambda: cloud.assigned() == {"stays-default-demo": "Assigned"})
+    assert cloud.on(vm_id("n0")) == {"foreign"}
+    assert cloud.on(vm_id("n1")) == {"demo"}

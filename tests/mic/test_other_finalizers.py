@@ -1,0 +1,32 @@
+"""An AzureAssignedIdentity that somebody else's finalizer holds on when MIC is done with it, over the emulator."""
+
+from mic.azure.identities import Attached, HostIdentities
+from podidentity.resources import FINALIZER
+from tests.mic.cluster import identity_id, pod
+from tests.mic.little_cloud import ASSIGNED
+from tests.mic.stage import VM, a_stage
+
+OBJECT = "demo-default-demo"
+THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))})
+
+
+async def test_it_says_nothing_of_what_somebody_puts_on_the_host_later() -> None:
+    async with a_stage() as stage:
+        stage.bind()
+        await stage.round()
+        stage.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"finalizers": [FINALIZER, "example.com/it"]}}, "default")
+        stage.unbind()
+        for _ in range(3):
+            await stage.round()
+        assert stage.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["finalizers"] == ["example.com/it"]
+        assert not stage.hosts.state.attached
+
+        stage.hosts.state = THERE
+        stage.applier.look_again(VM)
+        await stage.round()
+        assert stage.hosts.state.attached, "not MIC's to take off"
+
+        stage.view.pods.upserted(None, pod("demo", uid="second"))
+        await stage.round()
+        (fresh,) = [each for each in stage.api.store.list(ASSIGNED) if each["metadata"]["name"] != OBJECT]
+        assert fresh["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "foreign"

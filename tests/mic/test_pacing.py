@@ -1,0 +1,123 @@
+"""Whose turn it is to write to the API server: the rate, the burst, and fairness between hosts and urgencies."""
+
+import asyncio
+
+from mic.pacing import LEAST_SHARE, Pace, Urgency
+
+BUSY = 40
+"""Requests of one host that wait before anybody else asks."""
+
+
+class Writes:
+    """Requests that are sent one at a time, each when the test says so, and the order in which they were."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self.order: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def ask(self, host: str, urgency: Urgency = Urgency.ASSIGN) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._one(host, urgency))
+        self.tasks.append(task)
+        return task
+
+    async def _one(self, host: str, urgency: Urgency) -> None:
+        async with self._pace.turn(urgency, host):
+            self.order.append(host)
+            await asyncio.sleep(0)
+
+
+def unlimited(in_flight: int = 1) -> Pace:
+    return Pace(in_flight=in_flight, per_second=1000.0, burst=100_000.0)
+
+
+async def test_a_single_write_does_not_wait_behind_another_hosts_rollout() -> None:
+    writes = Writes(unlimited())
+    for _ in range(BUSY):
+        writes.ask("large set")
+    await asyncio.sleep(0)
+    writes.ask("small vm")
+    await asyncio.gather(*writes.tasks)
+    assert writes.order.index("small vm") <= 3
+    assert len(writes.order) == BUSY + 1
+
+
+async def test_what_somebody_must_not_be_served_any_more_goes_before_all_else() -> None:
+    writes = Writes(unlimited())
+    for _ in range(5):
+        writes.ask("tidy", Urgency.TIDY)
+        writes.ask("assign", Urgency.ASSIGN)
+    await asyncio.sleep(0)
+    for _ in range(3):
+        writes.ask("revoke", Urgency.REVOKE)
+    await asyncio.gather(*writes.tasks)
+    assert writes.order[0] == "tidy", "what has its turn already is not called back"
+    assert writes.order[2:5] == ["revoke"] * 3
+    assert writes.order[5:9] == ["assign"] * 4
+
+
+async def test_the_least_urgent_gets_its_share_of_a_busy_time() -> None:
+    writes = Writes(unlimited())
+    for _ in range(3 * LEAST_SHARE):
+        writes.ask("revoke", Urgency.REVOKE)
+    await asyncio.sleep(0)
+    for _ in range(2):
+        writes.ask("tidy", Urgency.TIDY)
+    await asyncio.gather(*writes.tasks)
+    assert [at for at, host in enumerate(writes.order) if host == "tidy"] == [LEAST_SHARE - 1, 2 * LEAST_SHARE - 1]
+
+
+async def test_no_more_are_in_flight_than_allowed() -> None:
+    pace, most, now = unlimited(in_flight=3), 0, 0
+
+    async def one(host: str) -> None:
+        nonlocal most, now
+        async with pace.turn(Urgency.ASSIGN, host):
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.001)
+            now -= 1
+
+    await asyncio.gather(*(one(f"host {number % 4}") for number in range(20)))
+    assert most == 3
+
+
+async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+    moments = [100.0]
+    pace = Pace(in_flight=100, per_second=50.0, burst=30.0, clock=lambda: moments[0])
+    writes = Writes(pace)
+    for number in range(40):
+        writes.ask(f"host {number}")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(writes.order) == 30
+    moments[0] += 0.11  # five and a half more
+    async with asyncio.timeout(5.0):
+        while len(writes.order) < 35:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.03)
+    assert len(writes.order) == 35
+    moments[0] += 1.0
+    await asyncio.gather(*writes.tasks)
+
+
+async def test_who_gives_up_waiting_leaves_the_turn_to_others() -> None:
+    writes = Writes(unlimited())
+    first, given_up, last = (writes.ask(host) for host in ("first", "given up", "last"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(first, last)
+    assert writes.order == ["first", "last"]
+
+
+async def test_who_is_cancelled_with_the_turn_just_given_passes_it_on() -> None:
+    pace = unlimited()
+    writes = Writes(pace)
+    async with pace.turn(Urgency.ASSIGN, "holder"):
+        waiting = writes.ask("cancelled")
+        await asyncio.sleep(0)
+    waiting.cancel()  # its turn has come, and it has not run since
+    async with asyncio.timeout(5.0), pace.turn(Urgency.ASSIGN, "next"):
+        writes.order.append("next")
+    assert writes.order == ["next"]
+    await asyncio.gather(waiting, return_exceptions=True)

@@ -1,0 +1,280 @@
+"""Bad identities among good ones: found at once in few updates, told to everybody concerned, tried again ever more
+rarely, and never once more in an update that good ones need.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
+
+import pytest
+
+from mic.apply import REFUSED
+from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
+from mic.azure.identities import Attached, Change, HostIdentities
+from mic.azure.memory import BARRED_MOST_SECONDS, HostMemory
+from mic.telling import TOLD_MOST
+from podidentity.azure.resource_ids import Host
+from tests.mic.cluster import identity_id, pod
+from tests.mic.stage import VM, Stage, a_stage
+
+NAMES = tuple(f"id{number:02d}" for number in range(20))
+Refusal = Callable[[frozenset[str]], AzureError]
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with a_stage() as made:
+        yield made
+
+
+def named_all(bad: frozenset[str]) -> AzureError:
+    error = BadIdentities("linked scopes", status=403, code="LinkedAuthorizationFailed")
+    error.ids = bad
+    return error
+
+
+def named_first(bad: frozenset[str]) -> AzureError:
+    """As after the operation has begun: Azure gives up at the first, and the poll's status is 200."""
+    error = BadIdentities("identity operation", status=200, code="FailedIdentityOperation")
+    error.ids = frozenset([min(bad)])
+    return error
+
+
+def unnamed(_bad: frozenset[str]) -> AzureError:
+    return Refused("no", status=400, code="InvalidParameter")
+
+
+def group_missing(_bad: frozenset[str]) -> AzureError:
+    return Missing("Resource group 'gone' could not be found.", status=404, code="ResourceGroupNotFound")
+
+
+def refuse(stage: Stage, bad: Collection[str], refusal: Refusal) -> None:
+    """Have Azure refuse every update that names one of *bad* from now on."""
+    update = type(stage.hosts).update
+    keys = {identity_id(name).lower() for name in bad}
+
+    async def refusing(host: Host, change: Change) -> HostIdentities:
+        if here := keys & {text.lower() for text in (*change.adds, *change.removes)}:
+            stage.hosts.failures = [refusal(frozenset(here))]
+        return await update(stage.hosts, host, change)
+
+    stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
+
+
+async def come_to_rest(stage: Stage) -> float:
+    """Rounds as the queue gives them, until there is a pause of seconds; how long it is."""
+    for _ in range(40):
+        done = await stage.round()
+        if done.again_after is None or done.again_after > 1.0:
+            return done.again_after or 0.0
+        stage.time.now += done.again_after
+    raise AssertionError("forty rounds did not settle it")
+
+
+def sizes(stage: Stage) -> list[int]:
+    return [len(change.adds) for change in stage.hosts.changes]
+
+
+@pytest.mark.parametrize("culprit", [NAMES[0], NAMES[7], NAMES[19]])
+@pytest.mark.parametrize(("refusal", "updates"), [(named_all, 2), (named_first, 2), (unnamed, 8), (group_missing, 8)])
+async def test_one_bad_identity_among_twenty_is_found_at_once(
+    stage: Stage, culprit: str, refusal: Refusal, updates: int
+) -> None:
+    for name in NAMES:
+        stage.bind(name)
+    refuse(stage, [culprit], refusal)
+    began = stage.time.now
+    pause = await come_to_rest(stage)
+    assert stage.time.now - began < 2.0
+    assert len(stage.hosts.changes) <= updates
+    waiting = {name for name, status in stage.statuses().items() if status == "Created"}
+    assert waiting == {f"{culprit}-default-{culprit}"}
+    assert 25.0 < pause <= 30.0
+
+
+@pytest.mark.parametrize("refusal", [named_all, named_first, unnamed, group_missing])
+async def test_two_bad_identities_hold_back_no_other(stage: Stage, refusal: Refusal) -> None:
+    for name in NAMES:
+        stage.bind(name)
+    refuse(stage, [NAMES[3], NAMES[16]], refusal)
+    await come_to_rest(stage)
+    assert len(stage.hosts.changes) <= 16
+    assert sorted(stage.statuses().values()) == ["Assigned"] * 18 + ["Created"] * 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "updates"), [(named_all, 1), (named_first, 20), (unnamed, 30), (group_missing, 30)]
+)
+async def test_where_all_are_bad_each_is_tried_little_more_than_once(
+    stage: Stage, refusal: Refusal, updates: int
+) -> None:
+    for name in NAMES:
+        stage.bind(name)
+    refuse(stage, NAMES, refusal)
+    await come_to_rest(stage)
+    assert len(stage.hosts.changes) <= updates
+    assert set(stage.statuses().values()) == {"Created"}
+    before = len(stage.hosts.changes)
+    stage.time.now += 31.0
+    await come_to_rest(stage)
+    assert len(stage.hosts.changes) - before <= len(NAMES), "known to be bad, so not halved again"
+
+
+@pytest.mark.parametrize("refusal", [named_all, unnamed])
+async def test_a_trial_is_made_apart_from_what_others_need(stage: Stage, refusal: Refusal) -> None:
+    for name in ("bad", "one"):
+        stage.bind(name)
+    refuse(stage, ["bad"], refusal)
+    await come_to_rest(stage)
+    stage.time.now += 40.0
+    stage.bind("two")
+    stage.hosts.changes.clear()
+    await come_to_rest(stage)
+    assert [change.adds for change in stage.hosts.changes] == [(identity_id("two"),), (identity_id("bad"),)]
+    assert sorted(stage.statuses().values()) == ["Assigned", "Assigned", "Created"]
+
+
+async def test_one_that_is_changed_is_tried_at_once_and_still_apart(stage: Stage) -> None:
+    for name in ("bad", "one"):
+        stage.bind(name)
+    refuse(stage, ["bad"], unnamed)
+    await come_to_rest(stage)
+    stage.bind("two")
+    assert stage.applier.forgive(identity_id("bad").lower()) == [VM]
+    stage.hosts.changes.clear()
+    await come_to_rest(stage)
+    assert [change.adds for change in stage.hosts.changes] == [(identity_id("two"),), (identity_id("bad"),)]
+    assert stage.applier.barred() == 1
+
+
+async def test_what_goes_does_not_wait_for_a_trial(stage: Stage) -> None:
+    for name in ("bad", "one"):
+        stage.bind(name)
+    refuse(stage, ["bad"], unnamed)
+    await come_to_rest(stage)
+    stage.unbind("one")
+    await come_to_rest(stage)
+    assert stage.hosts.state.attached == {}
+    assert list(stage.statuses()) == ["bad-default-bad"]
+
+
+async def test_binding_pod_and_object_are_told(stage: Stage) -> None:
+    stage.bind("bad")
+    refuse(stage, ["bad"], named_all)
+    await come_to_rest(stage)
+    assert await stage.warned() == ["AzureAssignedIdentity bad-default-bad", "AzureIdentityBinding bad", "Pod bad"]
+    events = [each for each in stage.api.store.list("events") if each["type"] == "Warning"]
+    (about_pod,) = [each["involvedObject"] for each in events if each["involvedObject"]["kind"] == "Pod"]
+    assert about_pod["uid"] == pod("bad").metadata.uid, "kubectl describe looks for the uid"
+    assert all("Managed Identity Operator" in each["message"] for each in events)
+
+
+@pytest.mark.parametrize("refusal", [named_all, named_first, unnamed])
+async def test_the_log_names_each_refused_identity_once(
+    stage: Stage, refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse(stage, ["id01", "id02"], refusal)
+    for name in NAMES[:4]:
+        stage.bind(name)
+    await come_to_rest(stage)
+    told = [each for each in caplog.records if each.getMessage() == REFUSED]
+    assert sorted(each.__dict__["identity"].lower() for each in told) == [
+        identity_id(name).lower() for name in ("id01", "id02")
+    ]
+
+
+async def test_a_pod_that_comes_later_is_told_too(stage: Stage) -> None:
+    stage.bind("bad")
+    refuse(stage, ["bad"], named_all)
+    await come_to_rest(stage)
+    stage.view.pods.upserted(None, pod("later", label="bad"))
+    await stage.round()
+    assert "Pod later" in await stage.warned()
+    assert "Managed Identity Operator" in stage.message("later-default-bad")
+    assert len(stage.hosts.changes) == 1
+
+
+async def test_of_many_pods_a_few_are_told_by_event_and_all_by_their_objects(stage: Stage) -> None:
+    stage.bind("bad")
+    for number in range(40):
+        stage.view.pods.upserted(None, pod(f"p{number}", label="bad"))
+    refuse(stage, ["bad"], named_all)
+    await come_to_rest(stage)
+    warned = await stage.warned()
+    assert len([each for each in warned if each.startswith("Pod ")]) == TOLD_MOST
+    assert all("Managed Identity Operator" in stage.message(name) for name in stage.statuses())
+
+
+@pytest.mark.parametrize("refusal", [named_all, named_first, unnamed])
+async def test_one_that_cannot_be_taken_off_holds_back_neither_what_comes_nor_what_goes(
+    stage: Stage, refusal: Refusal
+) -> None:
+    for name in ("stuck", "goes"):
+        stage.bind(name)
+    await come_to_rest(stage)
+    refuse(stage, ["stuck"], refusal)
+    for name in ("stuck", "goes"):
+        stage.unbind(name)
+    stage.bind("comes")
+    pause = await come_to_rest(stage)
+    assert {key.rpartition("/")[2] for key in stage.hosts.state.attached} == {"stuck", "comes"}
+    assert stage.statuses() == {"comes-default-comes": "Assigned", "stuck-default-stuck": "Assigned"}
+    assert 25.0 < pause <= 30.0
+    before = len(stage.hosts.changes)
+    stage.bind("later")
+    await come_to_rest(stage)
+    assert [change.removes for change in stage.hosts.changes[before:]] == [()]
+    stage.hosts.update = type(stage.hosts).update.__get__(stage.hosts)  # type: ignore[method-assign]  # it is cured
+    stage.time.now += 31.0
+    await come_to_rest(stage)
+    assert {key.rpartition("/")[2] for key in stage.hosts.state.attached} == {"comes", "later"}
+    assert stage.applier.barred() == 0
+
+
+async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_who_comes(stage: Stage) -> None:
+    stage.bind("dead")
+    await come_to_rest(stage)
+    for name in ("one", "two"):
+        stage.bind(name)
+    error = named_first(frozenset([identity_id("dead").lower()]))
+    stage.hosts.failures = [error]
+    done = await stage.round()
+    assert done.again_after == pytest.approx(0.5)
+    assert stage.applier.barred() == 0
+    assert f"while {identity_id('dead').lower()} is on it" in stage.message("one-default-one")
+    assert {"Pod one", "Pod two"} <= set(await stage.warned())
+    stage.time.now += 0.5
+    await come_to_rest(stage)
+    assert sizes(stage) == [1, 2, 2]
+    assert stage.message("one-default-one") == ""
+    assert set(stage.statuses().values()) == {"Assigned"}
+
+
+def test_what_nobody_tries_any_more_is_forgotten() -> None:
+    now = [0.0]
+    memory = HostMemory(lambda: now[0])
+    memory.bar("old", "no")
+    now[0] = 29.0 + BARRED_MOST_SECONDS
+    memory.bar("new", "no")
+    assert memory.has_barred("old")
+    now[0] = 31.0 + BARRED_MOST_SECONDS
+    memory.bar("new", "no")
+    assert not memory.has_barred("old")
+    assert memory.has_barred("new")
+
+
+async def test_a_look_that_finds_it_attached_ends_the_quarantine(stage: Stage) -> None:
+    stage.bind("bad")
+    refuse(stage, ["bad"], named_all)
+    await come_to_rest(stage)
+    attached = {identity_id("bad").lower(): Attached(identity_id("bad"))}
+    there = HostIdentities(type="UserAssigned", attached=attached, etag='"2"')
+    stage.hosts.state = replace(there, provisioning_state="Updating")
+    stage.applier.look_again(VM)
+    await stage.round()
+    assert stage.applier.barred() == 1
+    assert stage.statuses() == {"bad-default-bad": "Created"}, "the operation may fail as ours did"
+    stage.hosts.state = there
+    await stage.round()
+    assert stage.applier.barred() == 0
+    assert stage.statuses() == {"bad-default-bad": "Assigned"}
+    assert stage.message("bad-default-bad") == ""

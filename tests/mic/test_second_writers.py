@@ -1,0 +1,125 @@
+"""Somebody else changes the host between MIC's GET and its PATCH: with etags, which are heeded, and without."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import pytest
+
+from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
+from mic.queueing import Done
+from podidctl.sandbox.kubeapi.server import Recorded
+from podidctl.sandbox.machines import SYSTEM as OWN
+from podidctl.sandbox.machines import USER as USERS
+from podidentity.azure.resource_ids import Host
+from tests.mic.cluster import identity_id, set_id
+from tests.mic.little_cloud import ASSIGNED, LittleCloud
+from tests.mic.stage import Stage, a_stage
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with a_stage() as made:
+        yield made
+
+
+def somebody_acts(stage: Stage, change: Callable[[HostIdentities], HostIdentities]) -> None:
+    """Right after the next GET, a second writer makes of the host what *change* says."""
+    get = type(stage.hosts).get
+    done: list[HostIdentities] = []
+
+    async def then_changed(host: Host) -> HostIdentities:
+        seen = await get(stage.hosts, host)
+        if not done:
+            done.append(seen)
+            stage.hosts.state = change(seen)
+        return seen
+
+    stage.hosts.get = then_changed  # type: ignore[method-assign]  # one test's Azure
+
+
+def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentities:
+    ids = [identity_id(name) for name in names]
+    return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
+
+
+def names(stage: Stage) -> set[str]:
+    return {each.text.rpartition("/")[2] for each in stage.hosts.state.attached.values()}
+
+
+@pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
+async def test_a_system_assigned_identity_made_meanwhile_outlives_our_first_one(stage: Stage, etag: str) -> None:
+    stage.hosts.state = host("None", etag=etag and '"1"')
+    somebody_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
+    stage.bind()
+    assert await stage.round() == Done()
+    assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
+    assert len(stage.hosts.changes) == (2 if etag else 1)
+
+
+@pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
+@pytest.mark.parametrize("type_", [USER, BOTH])
+async def test_what_somebody_adds_meanwhile_outlives_our_last_one(stage: Stage, etag: str, type_: str) -> None:
+    stage.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
+    stage.bind()
+    await stage.round()
+    assert stage.hosts.state.type == type_
+    stage.unbind()
+    somebody_acts(stage, lambda _seen: host(type_, ["demo", "theirs"], etag))
+    assert await stage.round() == Done()
+    assert (stage.hosts.state.type, names(stage)) == (type_, {"theirs"})
+
+
+async def test_an_update_that_leaves_the_type_needs_no_second_look(stage: Stage) -> None:
+    stage.hosts.state = host(USER, ["theirs"])
+    stage.bind()
+    await stage.round()
+    assert stage.hosts.calls == ["get", "update"]
+
+
+async def test_what_a_second_writer_has_undone_is_made_good_at_once(stage: Stage) -> None:
+    """It had read the host before us, and its own type without user-assigned identities clears ours."""
+    stage.hosts.state = host("None")
+    update = type(stage.hosts).update
+
+    async def overwritten(on: Host, change: object) -> HostIdentities:
+        if not stage.hosts.changes:
+            await update(stage.hosts, on, change)  # type: ignore[arg-type]  # passed through
+            stage.hosts.state = host(SYSTEM)
+            return stage.hosts.state
+        return await update(stage.hosts, on, change)  # type: ignore[arg-type]  # passed through
+
+    stage.hosts.update = overwritten  # type: ignore[method-assign, assignment]  # one test's Azure
+    stage.bind()
+    first = await stage.round()
+    assert first.again_after is not None
+    assert first.again_after < 0.1
+    assert stage.statuses() == {"demo-default-demo": "Created"}, "not told before it is so"
+    assert await stage.round() == Done()
+    assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+@pytest.mark.parametrize("etags", [True, False])
+async def test_the_real_program_keeps_a_system_assigned_identity_made_meanwhile(
+    cloud: LittleCloud, etags: bool
+) -> None:
+    cloud.arm.etags = etags
+    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
+    cloud.identity()
+    own = cloud.directory.add_identity(identity_id("own"))
+    machine = cloud.arm.vm(set_id())
+
+    def meanwhile(request: Recorded) -> None:
+        if request.method == "POST" and "azureassignedidentities" in request.path and not machine.types:
+            machine.enable_system(own)  # MIC has looked, and now writes its record
+
+    cloud.api.intercept = meanwhile
+    await cloud.mic()
+    cloud.pod("web", "s0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert machine.types == {OWN, USERS}
+    assert cloud.on(set_id()) == {"demo"}
+    conflicts = [call for call in cloud.arm.writes() if call.status == 412]
+    assert len(conflicts) == (1 if etags else 0)
+    cloud.remove_pod("web")
+    await cloud.until(lambda: not cloud.api.store.list(ASSIGNED))
+    assert machine.types == {OWN}

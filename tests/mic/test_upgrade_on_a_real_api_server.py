@@ -1,0 +1,201 @@
+"""The type upgrade against the real kube-apiserver: what it keeps, drops and demands of embedded objects; and MIC on
+the definitions that the reference's chart leaves on a cluster."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, PODS, Kind
+from podidentity.version import VERSION
+from tests.conftest import NewPlane, apply_definitions
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+REFERENCE = Path(__file__).parent / "reference" / "crds.yaml"
+RECORD = "/api/v1/namespaces/default/configmaps/aad-pod-identity-config"
+NAME = "web-default-demo"
+API_VERSION = f"{GROUP}/v1"
+
+
+async def started(cloud: LittleCloud, new_plane: NewPlane, *definitions: Path) -> Plane:
+    """A real server in place of the emulator, with the nodes of two VMs and nothing else."""
+
+    def prepare(plane: Plane) -> None:
+        for name in ("n0", "n1"):
+            add_node(plane, name, vm_id(name))
+
+    return await in_place_of_the_emulator(cloud, new_plane, prepare, *definitions, identities=("demo", "later"))
+
+
+def put_on(cloud: LittleCloud, identity: str, vm: str) -> None:
+    """Let the VM have had the identity for long."""
+    machine = cloud.arm.vm(vm_id(vm))
+    found = cloud.directory.identity(identity_id(identity))
+    assert found is not None
+    machine.types = frozenset({"UserAssigned"})
+    machine.user_assigned[identity_id(identity).lower()] = found
+    machine.attached_at[identity_id(identity).lower()] = 0.0
+
+
+async def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What *holds*, a blocking question to the server, says as soon as that is something."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                if found := await asyncio.to_thread(holds):
+                    return found
+            except RuntimeError:
+                pass  # not there yet
+            await asyncio.sleep(0.05)
+
+
+def stored(plane: Plane, kind: Kind[Any], name: str) -> Any:
+    return plane.api("GET", kind.path("default", name))
+
+
+def in_old_spellings(plane: Plane) -> None:
+    """A pod whose identity has long been assigned, by a program from before v1.6.0."""
+    create(plane, IDENTITIES, "demo", {"type": 0, "ResourceID": identity_id("demo"), "ClientID": "client-demo"})
+    create(plane, BINDINGS, "demo", {"AzureIdentity": "demo", "Selector": "demo", "Weight": 0})
+    create(plane, EXCEPTIONS, "demo", {"PodLabels": {"app": "x"}})
+    run_pod(plane, "web", "n0")
+    copies = [(kind, stored(plane, kind, "demo")) for kind in (IDENTITIES, BINDINGS)]
+    identity, binding = (
+        {"metadata": {**{key: copy["metadata"][key] for key in ("name", "namespace", "uid")}}, "spec": copy["spec"]}
+        for _, copy in copies
+    )
+    metadata = {
+        "name": NAME,
+        "labels": {"nodename": "n0"},
+        "annotations": {"example.com/ClientID": "mine"},
+        "finalizers": ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"],
+    }
+    spec = {
+        "azureidentityref": identity,
+        "azurebindingref": binding,
+        "Pod": "web",
+        "podnamespace": "default",
+        "nodename": "n0",
+        "Replicas": 1,
+    }
+    document = {"apiVersion": API_VERSION, "kind": ASSIGNED_IDENTITIES.name, "metadata": metadata, "spec": spec}
+    document["status"] = {"status": "Assigned", "availableReplicas": 1}
+    plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
+
+
+async def test_a_cluster_in_old_spellings_is_upgraded_and_left_in_peace(
+    cloud: LittleCloud, new_plane: NewPlane
+) -> None:
+    real = await started(cloud, new_plane)
+    put_on(cloud, "demo", "n0")
+    await asyncio.to_thread(in_old_spellings, real)
+    old = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert old["spec"]["azureidentityref"]["spec"]["ResourceID"] == identity_id("demo")  # kept by our definitions
+    mic = await cloud.mic()
+    record = await asyncio.to_thread(real.api, "GET", RECORD)
+    assert record["data"] == {"type-upgrade-status": VERSION}
+    # What is done after everything that the start made due: another pod's assignment.
+    spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
+    await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
+    await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "demo"})
+    await asyncio.to_thread(run_pod, real, "other", "n1")
+    await until(lambda: stored(real, ASSIGNED_IDENTITIES, "other-default-later")["status"]["status"] == "Assigned")
+    await until(lambda: stored(real, ASSIGNED_IDENTITIES, "web-default-later")["status"]["status"] == "Assigned")
+
+    now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    identity, binding = now["spec"]["azureIdentityRef"], now["spec"]["azureBindingRef"]
+    assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
+    assert binding["spec"] == {"azureIdentity": "demo", "selector": "demo", "weight": 0}
+    assert (identity["apiVersion"], identity["kind"]) == (API_VERSION, "AzureIdentity")
+    assert identity["metadata"] == old["spec"]["azureidentityref"]["metadata"]
+    rest = {"pod": "web", "podNamespace": "default", "nodename": "n0", "replicas": 1}
+    assert now["spec"] == {"azureIdentityRef": identity, "azureBindingRef": binding, **rest}
+    kept = ("annotations", "labels", "finalizers", "uid", "creationTimestamp")
+    assert {key: now["metadata"][key] for key in kept} == {key: old["metadata"][key] for key in kept}
+    # Written once, before the record, and never since.
+    assert now["metadata"]["generation"] == old["metadata"]["generation"] + 1
+    assert int(now["metadata"]["resourceVersion"]) < int(record["metadata"]["resourceVersion"])
+    first = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
+    assert first["spec"] == identity["spec"]
+    assert (await asyncio.to_thread(stored, real, BINDINGS, "demo"))["spec"] == binding["spec"]
+    assert (await asyncio.to_thread(stored, real, EXCEPTIONS, "demo"))["spec"] == {"podLabels": {"app": "x"}}
+    bodies = [str(call.body).lower() for call in cloud.arm.writes(vm_id("n0"))]
+    assert bodies
+    assert not any(identity_id("demo").lower() in body for body in bodies)
+    assert await mic.stop() == 0
+    assert "\nE" not in mic.said(), mic.said()
+    assert "\nW" not in mic.said(), mic.said()
+
+
+async def test_on_the_references_definitions_mic_does_all_its_work(cloud: LittleCloud, new_plane: NewPlane) -> None:
+    real = await started(cloud, new_plane, REFERENCE)
+    await asyncio.to_thread(in_old_spellings_dropped, real)
+    mic = await cloud.mic()
+    said = [line for line in mic.said().splitlines() if "drop fields" in line]
+    assert len(said) == 1
+    assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in said[0]
+    assert (await asyncio.to_thread(real.api, "GET", RECORD))["data"] == {"type-upgrade-status": VERSION}
+
+    spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo", "auxiliaryTenantIDs": None}
+    await asyncio.to_thread(create, real, IDENTITIES, "demo", spec)
+    await asyncio.to_thread(create, real, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    first = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert first["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "mic"
+    assert first["metadata"]["annotations"]["aadpodidentity.k8s.io/pod-uid"]
+    identity = first["spec"]["azureIdentityRef"]
+    assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
+    assert first["spec"]["azureBindingRef"]["spec"] == {"azureIdentity": "demo", "selector": "demo"}
+
+    binding = await asyncio.to_thread(stored, real, BINDINGS, "demo")
+    binding["spec"]["weight"] = 7
+    await asyncio.to_thread(real.api, "PUT", BINDINGS.path("default", "demo"), binding)
+    weight = lambda: stored(real, ASSIGNED_IDENTITIES, NAME)["spec"]["azureBindingRef"]["spec"].get("weight") == 7  # noqa: E731
+    await until(weight)
+    now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert now["metadata"]["uid"] == first["metadata"]["uid"]
+    assert now["status"]["status"] == "Assigned"
+    assert len(cloud.arm.writes()) == 1
+
+    assert await mic.stop() == 0
+    again = await cloud.mic()
+    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
+    await assigned(real)
+    assert cloud.on(vm_id("n0")) == set()
+    assert "drop fields" not in again.said()
+    assert now["metadata"]["resourceVersion"]
+    for said_by in (mic, again):
+        assert "\nE" not in said_by.said(), said_by.said()
+
+
+def in_old_spellings_dropped(plane: Plane) -> None:
+    """Such definitions keep nothing of an old spelling, nor warn of it."""
+    create(plane, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
+    assert stored(plane, EXCEPTIONS, "old")["spec"] == {}
+
+
+async def test_what_a_change_of_definitions_brings_back_is_upgraded_on_demand(
+    cloud: LittleCloud, new_plane: NewPlane
+) -> None:
+    real = await started(cloud, new_plane)
+    await asyncio.to_thread(create, real, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
+    await asyncio.to_thread(apply_definitions, real, REFERENCE)
+    await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {})
+    first = await cloud.mic()
+    await until(lambda: real.api("GET", RECORD))
+    assert await first.stop() == 0
+    # As the line in the log says: our definitions, no record, another start.
+    await asyncio.to_thread(apply_definitions, real)
+    await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})
+    await asyncio.to_thread(real.api, "DELETE", RECORD)
+    await cloud.mic()
+    assert (await asyncio.to_thread(stored, real, EXCEPTIONS, "old"))["spec"] == {"podLabels": {"app": "x"}}

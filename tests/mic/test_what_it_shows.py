@@ -1,0 +1,215 @@
+"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_pages_of_the_program`."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from azure.core.credentials_async import AsyncTokenCredential
+from prometheus_client import CollectorRegistry
+
+import mic.apply
+from mic.azure.compute import Compute
+from mic.azure.errors import BadIdentities, Throttled
+from mic.azure.identities import HostIdentities
+from mic.endpoints import Endpoints
+from mic.measures import Measures
+from mic.reconcile import Reconciler
+from mic.settings import Settings
+from podidentity.azure.clouds import Cloud
+from podidentity.telemetry.metrics import expose
+from tests.mic.cluster import identity_id, pod
+from tests.mic.stage import Stage, a_stage
+
+
+@dataclass
+class Lease:
+    left: float = 10.0
+
+    def remaining_seconds(self) -> float:
+        return self.left
+
+
+@dataclass
+class Watch:
+    age: float = 0.0
+    restarts: int = 0
+
+    def staleness_seconds(self) -> float:
+        return self.age
+
+
+@dataclass
+class Shown:
+    stage: Stage
+    compute: Compute
+    endpoints: Endpoints
+    lease: Lease
+    watches: dict[str, Watch]
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def gauge(self, name: str) -> float:
+        page = expose(self.registry).decode()
+        (line,) = [each for each in page.splitlines() if each.startswith(f"aadpodidentity_mic_{name} ")]
+        return float(line.rpartition(" ")[2])
+
+
+@pytest.fixture
+async def shown() -> AsyncIterator[Shown]:
+    async with a_stage() as stage:
+        registry, lease = CollectorRegistry(), Lease()
+        watches = {"pods": Watch(), "nodes": Watch()}
+        cloud = Cloud("sandbox", "https://sign.in", "https://arm", "https://arm/", frozenset())
+        compute = Compute(cast("AsyncTokenCredential", None), cloud, user_agent="test")
+        endpoints = Endpoints(
+            Settings(namespace="default"),
+            registry,
+            Measures(registry),
+            lease_client=stage.client,
+            lease=lease,
+            watches=watches,
+            view=stage.view,
+            applier=stage.applier,
+            reconciler=Reconciler(stage.view, stage.applier, look_seconds=600.0, resync_seconds=600.0),
+            compute=compute,
+            recorder=stage.recorder,
+        )
+        await stage.client.request("GET", "/version")
+        yield Shown(stage, compute, endpoints, lease, watches, registry)
+        await compute.aclose()
+
+
+def failing(shown: Shown) -> dict[str, str]:
+    return {name: why for name, why in shown.endpoints.checks().items() if why is not None}
+
+
+def test_all_is_well_while_everybody_answers(shown: Shown) -> None:
+    assert list(shown.endpoints.checks()) == ["api server", "watches", "azure"]
+    assert failing(shown) == {}
+
+
+def test_an_api_server_that_is_silent_makes_it_not_ready(shown: Shown) -> None:
+    shown.stage.time.now += 30.0
+    assert failing(shown) == {}
+    shown.stage.time.now += 1.0
+    assert list(failing(shown)) == ["api server"]
+    assert "no answer for 31 s from https://" in failing(shown)["api server"]
+
+
+def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: Shown) -> None:
+    shown.watches["nodes"].age = 101.0
+    assert failing(shown) == {"watches": "silent: nodes; see the log for why they cannot be watched"}
+    shown.watches["nodes"].age = 100.0
+    assert failing(shown) == {}
+
+
+def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: Shown) -> None:
+    for watch in shown.watches.values():
+        watch.age = float("inf")
+    assert "type upgrade" in failing(shown)["watches"]
+    shown.watches["pods"].age = 0.0
+    assert failing(shown)["watches"].startswith("silent: ")
+
+
+def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: Shown) -> None:
+    shown.lease.left = 0.0
+    shown.watches["nodes"].age = float("inf")
+    assert failing(shown) == {}
+    assert shown.gauge("lease_held") == 0.0
+    shown.lease.left = 1.0
+    assert shown.gauge("lease_held") == 1.0
+
+
+def test_credentials_that_azure_does_not_take_make_it_not_ready(shown: Shown) -> None:
+    shown.compute.sign_in_problem = "the secret has expired"
+    assert failing(shown) == {"azure": "the secret has expired"}
+
+
+async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: Shown) -> None:
+    stage = shown.stage
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+    stage.bind()
+    stage.time.now += 40.0
+    stage.bind("later")
+    stage.time.now += 2.0
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 42.0
+    await stage.round()
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_a_pod_that_goes_and_one_that_is_changed_in_place_do_not_grow_old(shown: Shown) -> None:
+    stage = shown.stage
+    stage.bind("gone")
+    stage.bind("kept")
+    stage.unbind("gone")
+    await stage.round()
+    stage.time.now += 50.0
+    stage.view.pods.upserted(None, pod("kept", label="kept", uid="second"))
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_who_waits_for_a_refused_identity_is_counted_there_alone(shown: Shown) -> None:
+    stage = shown.stage
+    for name in ("bad", "good"):
+        stage.bind(name)
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error, Throttled("slow down", status=429, retry_after=77.0)]
+    await stage.round()
+    stage.time.now += 10.0
+    assert shown.gauge("quarantined_identities") == 1.0
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 11.0, "the good one's"
+    stage.time.now += 70.0
+    await stage.round()
+    assert stage.statuses()["good-default-good"] == "Assigned"
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = shown.stage
+    stage.bind("bad")
+    for number in range(3):
+        stage.time.now += 1.0
+        stage.view.pods.upserted(None, pod(f"p{number}", label="bad"))
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error]
+    await stage.round()
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+    monkeypatch.setattr(mic.apply, "HELD_BACK_MOST", 2)
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 2.0, "the third one's; a second went by in the round"
+
+
+async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown: Shown) -> None:
+    stage = shown.stage
+    stage.bind("bad")
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error]
+    await stage.round()
+    stage.bind("good")
+    stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
+    await stage.round()
+    state = json.loads(json.dumps(shown.endpoints.state()))
+    (host,) = state["hosts"]["first"].values()
+    assert list(host["quarantined"]) == [identity_id("bad").lower()]
+    assert host["no write for"] == pytest.approx(77.0)
+    assert state["cluster"]["bound pods"] == 2
+    assert state["lease"] == {"seconds": 10.0}
+    assert stage.api.token not in json.dumps(state)
+
+
+async def test_a_host_of_which_there_is_nothing_to_say_is_only_counted(shown: Shown) -> None:
+    shown.stage.bind()
+    await shown.stage.round()
+    assert shown.endpoints.state()["hosts"] == {"known": 1, "noted": 0, "first": {}}
+    shown.stage.hosts.state = HostIdentities(gone=True)
+    shown.stage.time.now += 1.0
+    shown.stage.applier.look_again(next(iter(shown.stage.applier._memories)))
+    await shown.stage.round()
+    shown.stage.time.now += 5.0
+    (host,) = shown.stage.applier.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
+    assert host["unknown to Azure for"] == 5.0
