@@ -6,8 +6,9 @@ spell their fields `ClientID`, `clientid`, …: `fold` reads every such spelling
 """
 
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -31,8 +32,20 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
     """What every shape on the API server's wire has in common."""
 
 
-class Meta(Wire, frozen=True):
-    """The part of metadata that we read. Maps and lists may be shared: never change them."""
+class OwnerReference(Wire, frozen=True):
+    """An object that this one was made for; as long as that is only read, without its uid."""
+
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class BareMeta(Wire, frozen=True):
+    """What we read of any object's metadata. Maps and lists may be shared: never change them.
+
+    Of pods and nodes it is all: whoever writes a pod may put 256 KiB of annotations on it, which a daemon that mirrors
+    hundreds of pods should not have to keep.
+    """
 
     name: str = ""
     namespace: str = ""
@@ -40,12 +53,18 @@ class Meta(Wire, frozen=True):
     resource_version: str = ""
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    finalizers: list[str] | None = None
+    owner_references: list[OwnerReference] | None = None
 
     def label(self, key: str) -> str:
         """The label's value, or an empty string."""
         return (self.labels or {}).get(key, "")
+
+
+class Meta(BareMeta, frozen=True):
+    """What we read of the metadata of a custom resource."""
+
+    annotations: dict[str, str] | None = None
+    finalizers: list[str] | None = None
 
     def annotation(self, key: str) -> str:
         """The annotation's value, or an empty string."""
@@ -55,7 +74,7 @@ class Meta(Wire, frozen=True):
 class Resource(Wire, frozen=True):
     """Any object with metadata: what an informer needs to know of it."""
 
-    metadata: Meta = Meta()
+    metadata: BareMeta = BareMeta()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -129,7 +148,11 @@ class SecretReference(Wire, frozen=True):
     namespace: str = ""
 
 
-class AzureIdentitySpec(Wire, frozen=True):
+class Spec(Wire, frozen=True):
+    """Of a custom resource. `metadata` and `replicas`, which every one of them may hold besides, nobody reads."""
+
+
+class AzureIdentitySpec(Spec, frozen=True):
     type: int = 0
     resource_id: str = msgspec.field(name="resourceID", default="")
     client_id: str = msgspec.field(name="clientID", default="")
@@ -140,7 +163,13 @@ class AzureIdentitySpec(Wire, frozen=True):
     ad_endpoint: str = ""
 
 
-class AzureIdentity(Resource, frozen=True):
+class Custom(Resource, frozen=True):
+    """An object of a kind of our own."""
+
+    metadata: Meta = Meta()
+
+
+class AzureIdentity(Custom, frozen=True):
     spec: AzureIdentitySpec = AzureIdentitySpec()
 
     @property
@@ -149,17 +178,17 @@ class AzureIdentity(Resource, frozen=True):
         return self.metadata.annotation(BEHAVIOR_ANNOTATION).lower() == "namespaced"
 
 
-class AzureIdentityBindingSpec(Wire, frozen=True):
+class AzureIdentityBindingSpec(Spec, frozen=True):
     azure_identity: str = ""
     selector: str = ""
     weight: int = 0
 
 
-class AzureIdentityBinding(Resource, frozen=True):
+class AzureIdentityBinding(Custom, frozen=True):
     spec: AzureIdentityBindingSpec = AzureIdentityBindingSpec()
 
 
-class AzureAssignedIdentitySpec(Wire, frozen=True):
+class AzureAssignedIdentitySpec(Spec, frozen=True):
     azure_identity_ref: AzureIdentity = AzureIdentity()
     azure_binding_ref: AzureIdentityBinding = AzureIdentityBinding()
     pod: str = ""
@@ -172,16 +201,16 @@ class AzureAssignedIdentityStatus(Wire, frozen=True):
     available_replicas: int = 0
 
 
-class AzureAssignedIdentity(Resource, frozen=True):
+class AzureAssignedIdentity(Custom, frozen=True):
     spec: AzureAssignedIdentitySpec = AzureAssignedIdentitySpec()
     status: AzureAssignedIdentityStatus = AzureAssignedIdentityStatus()
 
 
-class AzurePodIdentityExceptionSpec(Wire, frozen=True):
+class AzurePodIdentityExceptionSpec(Spec, frozen=True):
     pod_labels: dict[str, str] | None = None
 
 
-class AzurePodIdentityException(Resource, frozen=True):
+class AzurePodIdentityException(Custom, frozen=True):
     spec: AzurePodIdentityExceptionSpec = AzurePodIdentityExceptionSpec()
 
 
@@ -223,31 +252,42 @@ EXCEPTIONS: Final = Kind(
 )
 
 
-def _spellings(*shapes: type[Wire]) -> Mapping[str, str]:
-    return {field.encode_name.lower(): field.encode_name for shape in shapes for field in msgspec.structs.fields(shape)}
+class _Field(NamedTuple):
+    present: str
+    """How it is spelled now."""
+    shape: type[Wire] | None
+    """What its value is read into, where that has fields with old spellings too. Metadata never had any."""
 
 
-_SPEC_FIELDS: Final = _spellings(
-    AzureIdentitySpec,
-    SecretReference,
-    AzureIdentityBindingSpec,
-    AzureAssignedIdentitySpec,
-    AzurePodIdentityExceptionSpec,
-)
-_VERBATIM: Final = frozenset({"metadata", "podLabels"})
+@cache
+def _fields(shape: type[Wire]) -> Mapping[str, _Field]:
+    """The fields of *shape* by their present names, and by those in lower case."""
+    fields = [_Field(field.encode_name, _shape_of(field.type)) for field in msgspec.structs.fields(shape)]
+    if issubclass(shape, Spec):
+        fields += [_Field("metadata", None), _Field("replicas", None)]
+    return {name: field for field in fields for name in (field.present, field.present.lower())}
 
 
-def fold(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """*spec* with every known field in its present spelling; a field already so spelled wins over an older one.
+def _shape_of(annotation: Any) -> type[Wire] | None:
+    shapes = (each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, Wire))
+    return next((shape for shape in shapes if not issubclass(shape, BareMeta)), None)
 
-    Metadata and the label map of an exception are the user's own words and are left alone.
+
+def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
+    """*document*, which is read into *shape*, with every field of it in its present spelling; the rest as it is.
+
+    A field already so spelled wins over an older spelling, unless it is null; an older spelling that is null is left
+    out. Metadata, the label map of an exception and what *shape* does not know are the user's own words.
     """
+    fields = _fields(shape)
     folded: dict[str, Any] = {}
-    for name, value in spec.items():
-        present = _SPEC_FIELDS.get(name.lower(), name)
-        if present != name and present in spec:
+    for name, value in document.items():
+        present, inner = fields.get(name) or fields.get(name.lower()) or (name, None)
+        if name != present and (value is None or document.get(present) is not None):
             continue
-        folded[present] = fold(value) if isinstance(value, dict) and present not in _VERBATIM else value
+        if value is None and present in folded:
+            continue
+        folded[present] = fold(value, inner) if inner is not None and isinstance(value, dict) else value
     return folded
 
 

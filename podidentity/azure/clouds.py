@@ -5,6 +5,7 @@ AZURE_ENVIRONMENT_FILEPATH has always pointed at). Values only: nobody is called
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,41 @@ from urllib.parse import urlsplit
 
 class CloudError(Exception):
     """The cloud's name or its environment file is unusable; the message says in one line what to do."""
+
+
+_ENDPOINT: Final = re.compile(
+    r"https://(?P<host>(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9_-][a-z0-9._-]*)*)/?",
+    re.IGNORECASE | re.ASCII,
+)
+"""Nothing that two readers of URLs could take for different hosts: no user, no query, no escape, no dot segment."""
+_HOST_MAX: Final = 253
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An https address that may be sent secrets, in the one spelling that is compared and used."""
+
+    host: str
+    """Lower-case; a name, or an IPv4 address as it was written."""
+    port: int = 443
+    path: str = ""
+    """Empty, or with a slash at its beginning and none at its end."""
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        port = "" if self.port == 443 else f":{self.port}"
+        return f"https://{self.host}{port}{self.path}"
+
+
+def parse_endpoint(text: str) -> Endpoint | None:
+    """The endpoint that *text* spells, or None where it is not exactly one: scheme, host, perhaps port and path."""
+    match = _ENDPOINT.fullmatch(text)
+    if match is None or len(match["host"]) > _HOST_MAX:
+        return None
+    port = int(match["port"] or 443)
+    return Endpoint(match["host"].lower(), port, match["path"]) if 0 < port < 65536 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +128,14 @@ def by_name(name: str, environment_file: Path | None = None) -> Cloud:
     return _described_in(environment_file)
 
 
+def of_environment(environment_file: Path | None) -> Cloud:
+    """The cloud that *environment_file* (AZURE_ENVIRONMENT_FILEPATH) describes, or the public one if there is none.
+
+    Raises CloudError for a file that cannot be used. Reads it: not for the event loop.
+    """
+    return PUBLIC if environment_file is None else _described_in(environment_file)
+
+
 def _described_in(path: Path) -> Cloud:
     try:
         described: Any = json.loads(path.read_bytes())
@@ -106,8 +150,7 @@ def _described_in(path: Path) -> Cloud:
 
     def url(field: str) -> str:
         value = fields.get(field.lower(), "").rstrip("/")
-        parts = urlsplit(value)
-        if parts.scheme != "https" or not parts.hostname:
+        if not _is_https(value):
             raise CloudError(f"{str(path)!r}: {field} must be an https URL, and is {value[:128]!r}")
         return value
 
@@ -115,3 +158,11 @@ def _described_in(path: Path) -> Cloud:
     manager = url("resourceManagerEndpoint")
     audience = fields.get("tokenaudience") or fields.get("servicemanagementendpoint") or manager + "/"
     return _cloud(fields.get("name") or STACK_NAME, authority, manager, audience)
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets around what is no address, or a port that is no number
+        return False

@@ -54,8 +54,16 @@ class Unreachable(AzureError):  # noqa: N818 - named for what happened, as its b
     """No answer: connection refused or lost, or out of time."""
 
 
+class NotSent(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+    """No call was made: the endpoint has failed so often that it is left alone for *retry_after* seconds."""
+
+
 class Throttled(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Too many calls (429): wait *retry_after*."""
+
+
+class Paused(Throttled):
+    """No call was made: the endpoint has asked for a pause, which goes on for *retry_after* seconds."""
 
 
 class Refused(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error

@@ -11,10 +11,16 @@ from typing import Final, TypeAlias
 PROVIDER_PREFIX: Final = "azure://"
 TEXT_MAX: Final = 2048
 """Longer than any id that Azure makes (names have 260 characters at most): nothing longer is even looked at."""
+_KELVIN: Final = "\N{KELVIN SIGN}"
+"""In lower case it is a k, and for Azure it is not."""
 
-_GROUP: Final = r"/subscriptions/(?P<subscription>[^/\s]+)/resourcegroups/(?P<group>[^/\s]+)/providers"
+# Names in Azure have none of the characters that end an id where Azure quotes it in a message: what had them could be
+# taken for another identity.
+_PART: Final = r"[^/\s'\",\\]+"
+_LAST_PART: Final = r"[^/\s'\",\\;)\]}]+"
+_GROUP: Final = rf"/subscriptions/(?P<subscription>{_PART})/resourcegroups/(?P<group>{_PART})/providers"
 _USER_ASSIGNED: Final = re.compile(
-    _GROUP + r"/microsoft\.managedidentity/userassignedidentities/(?P<name>[^/\s]+)", re.IGNORECASE
+    _GROUP + rf"/microsoft\.managedidentity/userassignedidentities/(?P<name>{_LAST_PART})", re.IGNORECASE
 )
 _VIRTUAL_MACHINE: Final = re.compile(_GROUP + r"/microsoft\.compute/virtualmachines/(?P<name>[^/\s]+)", re.IGNORECASE)
 _SCALE_SET: Final = re.compile(
@@ -62,7 +68,7 @@ Host: TypeAlias = VirtualMachine | ScaleSet
 
 def parse_user_assigned(text: str) -> UserAssignedIdentity | None:
     """The identity that *text* names, or None where it is not exactly such an id."""
-    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX else None
+    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _KELVIN not in text else None
     return UserAssignedIdentity(text, match["subscription"], match["group"], match["name"]) if match else None
 
 

@@ -1,18 +1,22 @@
 """Where the API server is and who we are to it: from a kubeconfig, or from what Kubernetes mounts into a pod.
 
-Inside a pod the three facts are read here. The `kubernetes` package, which costs 20 MiB, is imported only for a
-kubeconfig, and only in `from_kubeconfig`.
+Inside a pod the three facts are read here. A kubeconfig is read by the `kubernetes` package, which costs 20 MiB, in a
+process of its own (`podidentity.kube.kubeconfig`).
 """
 
 import asyncio
 import logging
 import ssl
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from podidentity.kube.errors import AccessError
 
@@ -23,6 +27,10 @@ TOKEN_FILE_SECONDS: Final = 60.0
 """The kubelet replaces a token at 80 % of its life, at least 10 minutes long: a minute late is early enough."""
 KUBECONFIG_SECONDS: Final = 300.0
 """A kubeconfig may name a program that makes tokens: it is not run more often than this unless the server says 401."""
+
+PROGRAM: Final = Path(__file__).with_name("kubeconfig.py")
+PROGRAM_SECONDS: Final = 60.0
+"""For reading a kubeconfig, and for the program in it that makes a token, which may ask somebody far away."""
 
 
 def _nothing_to_forget() -> None:
@@ -140,13 +148,19 @@ def in_cluster(
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
-    server: str
-    ssl: SSLContext | None
-    authorization: str | None
-    namespace: str
-    server_hostname: str | None
-    proxy: str | None
+class _Told:
+    """What `podidentity.kube.kubeconfig` says. Certificates and the key are PEM."""
+
+    server: str = ""
+    namespace: str = ""
+    authorization: str | None = field(default=None, repr=False)
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    verify: bool = True
+    server_hostname: str | None = None
+    proxy: str | None = None
+    problem: str = ""
 
 
 async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monotonic) -> ClusterAccess:
@@ -155,21 +169,29 @@ async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monoto
     Tokens, also those of an exec plugin, are read again every five minutes and after a 401; a new client certificate
     or another server needs a restart. Raises AccessError.
     """
-    loaded = await asyncio.to_thread(_load, path)
+    told = await _told(path)
+    if not told.server.startswith(("http://", "https://")):
+        raise AccessError(f"the kubeconfig {path} names no server for its current context: correct it")
+    context: SSLContext | None = None
+    if told.server.startswith("https://"):
+        try:
+            context = await asyncio.to_thread(_tls, told)
+        except (OSError, ssl.SSLError) as error:
+            raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or name another one") from error
 
     async def read() -> str | None:
-        return (await asyncio.to_thread(_load, path)).authorization
+        return (await _told(path)).authorization
 
     remembered = _Remembered(read, KUBECONFIG_SECONDS, clock)
-    remembered.remember(loaded.authorization)
+    remembered.remember(told.authorization)
     return ClusterAccess(
-        loaded.server,
-        loaded.ssl,
+        told.server.rstrip("/"),
+        context,
         remembered,
-        loaded.namespace,
+        told.namespace,
         remembered.forget,
-        loaded.server_hostname,
-        loaded.proxy,
+        told.server_hostname,
+        told.proxy,
     )
 
 
@@ -181,58 +203,55 @@ async def find(kubeconfig: str, environ: Mapping[str, str]) -> ClusterAccess:
     return await asyncio.to_thread(in_cluster, SERVICE_ACCOUNT_ROOT, environ)
 
 
-def _load(path: str) -> _Loaded:
-    """Blocking, in a thread of its own: the package reads files, and runs programs in an event loop."""
-    from kubernetes.aio import config  # noqa: PLC0415  # 20 MiB that a pod does not need
-
-    several = [Path(part).expanduser() for part in path.split(":") if part]
-    if not any(part.exists() for part in several):
-        raise AccessError(f"there is no kubeconfig at {path}: correct --kubeconfig or KUBECONFIG")
-
-    class Found:
-        """What the package would put into its client's Configuration."""
-
-        def __init__(self) -> None:
-            self.api_key: dict[str, str] = {}
-            self.host = ""
-            self.ssl_ca_cert: str | None = None
-            self.cert_file: str | None = None
-            self.key_file: str | None = None
-            self.verify_ssl = True
-            self.tls_server_name: str | None = None
-            self.proxy: str | None = None
-
-    async def read_in_a_loop_of_its_own(found: Found) -> str:
-        load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
-        loader = await load(config_file=path, client_configuration=found, persist_config=False)
-        context = loader.current_context.get("context") or {}
-        return str(context.get("namespace") or "default")
-
-    found = Found()
+async def _told(path: str) -> _Told:
+    """What the kubeconfig at *path* says. Raises AccessError. Cancelled, it takes the program along."""
     try:
-        namespace = asyncio.run(read_in_a_loop_of_its_own(found))
-        context = _tls(found.ssl_ca_cert, found.cert_file, found.key_file, verify=found.verify_ssl)
-    except (OSError, ssl.SSLError, config.ConfigException) as error:
-        raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or name another one") from error
-    except Exception as error:  # the package's YAML and TLS libraries raise classes of their own
-        raise AccessError(f"cannot read the kubeconfig {path} ({type(error).__name__}): is it YAML?") from error
-    if not found.host.startswith(("http://", "https://")):
-        raise AccessError(f"the kubeconfig {path} names no server for its current context: correct it")
-    return _Loaded(
-        server=found.host.rstrip("/"),
-        ssl=context if found.host.startswith("https://") else None,
-        authorization=found.api_key.get("BearerToken"),
-        namespace=namespace,
-        server_hostname=found.tls_server_name,
-        proxy=found.proxy,
-    )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", str(PROGRAM), path, stdout=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise AccessError(
+            f"no program can be started to read the kubeconfig {path} ({error.strerror}): see what this machine lacks"
+        ) from error
+    try:
+        async with asyncio.timeout(PROGRAM_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise AccessError(
+            f"reading the kubeconfig {path} took longer than {PROGRAM_SECONDS:g} s: see the program that it runs"
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        told = msgspec.json.decode(said, type=_Told)
+    except msgspec.DecodeError:
+        raise AccessError(
+            f"the program that reads the kubeconfig {path} failed (exit code {process.returncode}): see what it said, "
+            "and whether the package kubernetes is installed"
+        ) from None
+    if told.problem:
+        raise AccessError(told.problem)
+    return told
 
 
-def _tls(ca: str | None, certificate: str | None, key: str | None, *, verify: bool) -> SSLContext:
-    context = ssl.create_default_context(cafile=ca)
-    if not verify:  # the kubeconfig's own insecure-skip-tls-verify
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if certificate:
-        context.load_cert_chain(certificate, key)
+def _tls(told: _Told) -> SSLContext:
+    """Blocking: certificates are taken from files alone, so for a moment they are in some that only we may read."""
+    with tempfile.TemporaryDirectory(prefix="kubeconfig-") as folder:
+
+        def stored(name: str, pem: bytes | None) -> str | None:
+            if pem is None:
+                return None
+            path = Path(folder, name)
+            path.touch(mode=0o600)
+            path.write_bytes(pem)
+            return str(path)
+
+        context = ssl.create_default_context(cafile=stored("ca", told.ca))
+        if not told.verify:  # the kubeconfig's own insecure-skip-tls-verify
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if certificate := stored("certificate", told.certificate):
+            context.load_cert_chain(certificate, stored("key", told.key))
     return context

@@ -6,8 +6,10 @@ The typed verbs on top decode with msgspec (`kube.decoding`). What is above this
 import asyncio
 import builtins
 import logging
+import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -55,6 +57,7 @@ class Client:
         user_agent: str,
         timeout_seconds: float = 30.0,
         connections: int = CONNECTIONS_MAX,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.access = access
         self._timeout_seconds = timeout_seconds
@@ -62,6 +65,8 @@ class Client:
         # No compression: inflating a large list costs more than loopback or a data centre's network ever would.
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
         self._session: aiohttp.ClientSession | None = None
+        self._clock = clock
+        self._answered_at = -math.inf
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,6 +81,10 @@ class Client:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    def silent_seconds(self) -> float:
+        """Since the API server last began an answer, of whatever status; infinite before the first."""
+        return self._clock() - self._answered_at
 
     async def request(
         self,
@@ -185,6 +194,7 @@ class Client:
             # An API server never redirects; following one would carry our credentials to whoever it names.
             allow_redirects=False,
         )
+        self._answered_at = self._clock()
         if 200 <= response.status < 300:
             return response
         try:
@@ -196,7 +206,7 @@ class Client:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections),
+                connector=self._connector(self._connections),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -205,6 +215,9 @@ class Client:
                 trust_env=False,
             )
         return self._session
+
+    def _connector(self, limit: int) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(limit=limit)
 
     def _unreachable(self, error: Exception) -> Unreachable:
         # aiohttp's own words for a failed connection hold the repr of our SSL context.

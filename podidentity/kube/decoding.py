@@ -4,6 +4,7 @@ A list is taken apart in two steps, so that a caller can decode it in slices and
 `split_list` finds where each object begins and ends, `decode_object` reads one.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
@@ -11,9 +12,19 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from podidentity.kube.errors import ApiError, Status, from_status
-from podidentity.resources import Kind, Resource, fold
+from podidentity.resources import BareMeta, Kind, Resource, fold
 
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
+
+DEPTH_MAX: Final = 64
+"""What is nested deeper counts as null once an answer is too deep to be read. Nothing of ours is deeper than ten."""
+SEEN_MAX: Final = 4096
+"""Texts that are remembered, so that they are kept once."""
+SEEN_CHARS: Final = 512
+"""The longest of them; the id of an identity has about 200. Whoever means it gets 2 MiB of them, 8 at the widest."""
+_SEEN: Final[dict[str, str]] = {}
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 class Malformed(Exception):  # noqa: N818 - named for what happened
@@ -36,6 +47,8 @@ class RawPage(msgspec.Struct, frozen=True):
     continue_token: str
     first: bool = True
     """The list begins here, perhaps anew."""
+    cut: bool = False
+    """Some object is without what was nested too deep in it: not one to be written back."""
 
 
 class WatchEvent(msgspec.Struct, Generic[R], frozen=True):
@@ -74,6 +87,37 @@ _STATUS: Final = msgspec.json.Decoder(Status)
 _MAPPING: Final = msgspec.json.Decoder(dict[str, Any])
 
 
+def shallow(data: bytes) -> bytes:
+    """*data*, which is JSON, with what is nested deeper than DEPTH_MAX replaced by null; in a single pass.
+
+    The API server takes ten thousand levels, in managedFields for one, from whoever may write an object; no reader of
+    JSON in Python does.
+    """
+    kept: list[bytes] = []
+    depth, begun = 0, 0
+    for found in _TOKEN.finditer(data):
+        token = data[found.start()]
+        if token in b"[{":
+            depth += 1
+            if depth == DEPTH_MAX + 1:
+                kept += data[begun : found.start()], b"null"
+        elif token in b"]}":
+            if depth == DEPTH_MAX + 1:
+                begun = found.end()
+            depth -= 1
+    if depth <= DEPTH_MAX:
+        kept.append(data[begun:])
+    return b"".join(kept)
+
+
+def _read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """What *decoder* makes of *data*: one object that is too deep must not hide what stands beside it."""
+    try:
+        return decoder.decode(data)
+    except RecursionError:
+        return decoder.decode(shallow(bytes(data)))
+
+
 @cache
 def _decoder(shape: type[R]) -> msgspec.json.Decoder[R]:
     return msgspec.json.Decoder(shape)
@@ -81,11 +125,15 @@ def _decoder(shape: type[R]) -> msgspec.json.Decoder[R]:
 
 def split_list(data: bytes) -> RawPage:
     """The parts of a list answer. Raises Malformed if it is not a list."""
+    cut = False
     try:
-        page = _LIST.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            page = _LIST.decode(data)
+        except RecursionError:
+            page, cut = _LIST.decode(shallow(data)), True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a list: {error}") from error
-    return RawPage(page.items or [], page.metadata.resource_version, page.metadata.continue_token)
+    return RawPage(page.items or [], page.metadata.resource_version, page.metadata.continue_token, cut=cut)
 
 
 def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
@@ -97,11 +145,12 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
     try:
         if not kind.old_spellings:
             decoder: msgspec.json.Decoder[R] = _decoder(kind.shape)
-            return decoder.decode(data)
-        document = _MAPPING.decode(data)
+            return _read(decoder, data)
+        stored: dict[str, Any] = _read(_MAPPING, data)
+        document = fold(stored, kind.shape)
         for part in ("spec", "status"):
             if isinstance(value := document.get(part), dict):
-                document[part] = _without_nulls(fold(value))
+                document[part] = _without_nulls(value)
             else:
                 document.pop(part, None)
         converted: R = msgspec.convert(document, kind.shape)
@@ -120,10 +169,10 @@ def decode_list(kind: Kind[R], data: bytes) -> ListPage[R]:
 def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
     """One line of a watch. Raises Malformed if not even the object's metadata can be read."""
     try:
-        envelope = _ENVELOPE.decode(line)
+        envelope = _read(_ENVELOPE, line)
         if envelope.type == "ERROR":
-            return WatchEvent("ERROR", None, "", from_status(_STATUS.decode(envelope.object)))
-        named = _RESOURCE.decode(envelope.object)
+            return WatchEvent("ERROR", None, "", from_status(_read(_STATUS, envelope.object)))
+        named = _read(_RESOURCE, envelope.object)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a watch event: {error}") from error
     version = named.metadata.resource_version
@@ -138,17 +187,35 @@ def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
     return WatchEvent(envelope.type, content, version, None, named.key)
 
 
-def decode_key(data: bytes | msgspec.Raw) -> tuple[str, str]:
-    """Namespace and name of an object of any kind, both empty where it has none that can be read."""
+def decode_meta(data: bytes | msgspec.Raw) -> BareMeta:
+    """Which object of any kind it is, and which version of it; all empty where that cannot be read."""
     try:
-        return _RESOURCE.decode(data).key
+        return _read(_RESOURCE, data).metadata
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", ""
+        return BareMeta()
 
 
 def _without_nulls(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_nulls(value) if isinstance(value, dict) else value
-        for name, value in document.items()
-        if value is not None
-    }
+    return {name: _tidied(value) for name, value in document.items() if value is not None}
+
+
+def _tidied(value: Any) -> Any:
+    match value:
+        case dict():
+            return _without_nulls(value)
+        case str():
+            return _as_one(value)
+        case _:
+            return value
+
+
+def _as_one(text: str) -> str:
+    """*text*, as the same object as before where it has been seen lately: thousands of objects name a few identities.
+
+    Not `sys.intern`, whose strings some versions of Python keep for ever.
+    """
+    if len(text) > SEEN_CHARS:
+        return text
+    if len(_SEEN) >= SEEN_MAX:
+        _SEEN.clear()
+    return _SEEN.setdefault(text, text)

@@ -1,7 +1,8 @@
 """Kubernetes Events: what `kubectl describe` shows under an object. Told in passing, never waited for.
 
 Repeats become a higher count on one Event, and memory, rate and the attention of whoever reads are all bounded: what
-does not fit is dropped and counted, since an Event is a courtesy and the log has the same line.
+does not fit is dropped and counted, since an Event is a courtesy and the log has the same line. Warnings go first, and
+however many normal Events there are, none of them takes a warning's place.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ EVENTS: Final = Kind("Event", "events", Resource)
 MESSAGE_MAX: Final = 1024
 """The API server's own limit, in bytes of UTF-8."""
 PENDING_MAX: Final = 512
+"""Of each type."""
 REMEMBERED_MAX: Final = 2048
 """Events whose repeats are counted; each costs about 1 kB."""
 RATE_PER_SECOND: Final = 5.0
@@ -58,6 +60,11 @@ class TokenBucket:
             return False
         self._level -= 1
         return True
+
+    def seconds(self) -> float:
+        """How long until it may happen; 0 if it may now."""
+        self._fill()
+        return max(0.0, (1 - self._level) / self._rate)
 
     async def wait(self) -> None:
         """Wait until it may happen; it counts as having happened then."""
@@ -103,9 +110,10 @@ class EventRecorder:
         self._host = host
         self._clock = clock
         self._now = now
-        self._pending: OrderedDict[Key, _Pending] = OrderedDict()
+        self._warnings: OrderedDict[Key, _Pending] = OrderedDict()
+        self._normal: OrderedDict[Key, _Pending] = OrderedDict()
         self._told: OrderedDict[Key, _Told] = OrderedDict()
-        self._objects: OrderedDict[tuple[str, str, str], TokenBucket] = OrderedDict()
+        self._objects: OrderedDict[tuple[str, ...], TokenBucket] = OrderedDict()
         self._bucket = TokenBucket(RATE_PER_SECOND, BURST, clock)
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
@@ -120,12 +128,13 @@ class EventRecorder:
         meta = regarding.metadata
         message = _cut(message)
         key = (kind.name, meta.namespace, meta.name, meta.uid, type, reason, message)
-        waiting = self._pending.get(key)
+        pending = self._warnings if type == "Warning" else self._normal
+        waiting = pending.get(key)
         if waiting is not None:
             waiting.count += 1
             waiting.last = self._now()
             return
-        if len(self._pending) >= PENDING_MAX or not self._allowed((kind.name, meta.namespace, meta.name)):
+        if len(pending) >= PENDING_MAX or not self._allowed((kind.name, meta.namespace, meta.name, type)):
             self.dropped += 1
             return
         about = {
@@ -137,7 +146,7 @@ class EventRecorder:
             "resourceVersion": meta.resource_version,
         }
         stamp = self._now()
-        self._pending[key] = _Pending({name: value for name, value in about.items() if value}, stamp, stamp)
+        pending[key] = _Pending({name: value for name, value in about.items() if value}, stamp, stamp)
         self._idle.clear()
         self._news.set()
 
@@ -146,12 +155,12 @@ class EventRecorder:
         await self._idle.wait()
 
     async def run(self) -> NoReturn:
-        """Send what is recorded, in order, within the rate; failures are counted and logged, never raised."""
+        """Send what is recorded within the rate, warnings first; failures are counted and logged, never raised."""
         while True:
             await self._news.wait()
-            while self._pending:
+            while self._warnings or self._normal:
                 await self._bucket.wait()
-                key, pending = self._pending.popitem(last=False)
+                key, pending = (self._warnings or self._normal).popitem(last=False)
                 try:
                     await self._tell(key, pending)
                 except ApiError as error:
@@ -199,7 +208,7 @@ class EventRecorder:
             "reportingInstance": self._host,
         }
 
-    def _allowed(self, about: tuple[str, str, str]) -> bool:
+    def _allowed(self, about: tuple[str, ...]) -> bool:
         bucket = self._objects.get(about)
         if bucket is None:
             bucket = self._objects[about] = TokenBucket(OBJECT_RATE_PER_SECOND, OBJECT_BURST, self._clock)

@@ -16,9 +16,11 @@ from contextlib import aclosing
 from types import MappingProxyType
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
+import msgspec
+
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import PAGE_SIZE, Client, object_path, selectors
-from podidentity.kube.decoding import Malformed, WatchEvent, decode_event, decode_key, decode_object
+from podidentity.kube.decoding import Malformed, WatchEvent, decode_event, decode_meta, decode_object
 from podidentity.kube.errors import ApiError, Forbidden, Gone, NotFound, ServerError, Unauthorized, Unreachable
 from podidentity.resources import Kind, Resource
 
@@ -173,9 +175,10 @@ class Informer(Generic[T]):
                 self._last_sign = self._clock()
                 async for raw in self._paced(page.items):
                     try:
-                        item = decode_object(self._kind, raw)
+                        item = self._listed(raw)
                     except Malformed as error:
-                        self._unreadable(decode_key(raw), error)
+                        meta = decode_meta(raw)
+                        self._unreadable((meta.namespace, meta.name), error)
                     else:
                         found[item.key] = item
         if not version:
@@ -187,6 +190,24 @@ class Informer(Generic[T]):
         self._resource_version = version
         self.lists += 1
         self._synced.set()
+
+    def _listed(self, raw: msgspec.Raw) -> T:
+        """An object of a list: the very one of the store where that is the same, so that a list anew takes no memory
+        for a second copy of everything, and little time. Raises Malformed."""
+        if self._store:
+            meta = decode_meta(raw)
+            known = self._store.get((meta.namespace, meta.name))
+            if (
+                known is not None
+                and meta.resource_version
+                and (known.metadata.uid, known.metadata.resource_version)
+                == (
+                    meta.uid,
+                    meta.resource_version,
+                )
+            ):
+                return known
+        return decode_object(self._kind, raw)
 
     async def _watch(self) -> None:
         """Follow the changes until the server ends the stream. Raises ApiError for every other end."""

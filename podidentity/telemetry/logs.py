@@ -25,14 +25,19 @@ else:
 
 FIELDS: Final = (
     "pod",
+    "uid",
     "node",
     "identity",
     "binding",
     "status",
     "seconds",
     "attempt",
+    "outcome",
     "reason",
     "error",
+    "request",
+    "client_request",
+    "correlation",
     "url",
     "path",
     "peer",
@@ -46,6 +51,7 @@ FIELDS: Final = (
 
 VALUE_MAX: Final = 256
 MESSAGE_MAX: Final = 1024
+"""Also of the settings, which are told once."""
 SCANNED_MAX: Final = 8192
 """Text is cut to this before it is searched for credentials, and to its final length after."""
 FRAMES_MAX: Final = 12
@@ -74,11 +80,15 @@ def redacted(client_id: str) -> str:
     return f"{client_id[:4]}…{client_id[-4:]}" if len(client_id) > 12 else "…"
 
 
-def quoted(value: object) -> str:
+def quoted(value: object, most: int = VALUE_MAX) -> str:
     """*value* as one printable ASCII word in double quotes; numbers, booleans and None stand bare."""
     if isinstance(value, bool | int | float | None):
         return str(value)
-    return json.dumps(_safe(value, VALUE_MAX)).replace("\x7f", "\\u007f")
+    return json.dumps(_safe(value, most)).replace("\x7f", "\\u007f")
+
+
+def _most(field: str) -> int:
+    return MESSAGE_MAX if field == "settings" else VALUE_MAX
 
 
 def _safe(value: object, most: int) -> str:
@@ -113,7 +123,8 @@ class TextFormatter(logging.Formatter):
         moment = datetime.fromtimestamp(record.created, UTC)
         head = f"{record.levelname[:1]}{moment:%m%d %H:%M:%S.%f} {record.name}] "
         message = json.dumps(_safe(record.getMessage(), MESSAGE_MAX))[1:-1].replace('\\"', '"').replace("\x7f", "")
-        return " ".join([head + message, *(f"{name}={quoted(value)}" for name, value in _fields(record).items())])
+        fields = (f"{name}={quoted(value, _most(name))}" for name, value in _fields(record).items())
+        return " ".join([head + message, *fields])
 
 
 class JsonFormatter(logging.Formatter):
@@ -129,7 +140,7 @@ class JsonFormatter(logging.Formatter):
             "message": _safe(record.getMessage(), MESSAGE_MAX),
         }
         for name, value in _fields(record).items():
-            line[name] = value if isinstance(value, bool | int | float) else _safe(value, VALUE_MAX)
+            line[name] = value if isinstance(value, bool | int | float) else _safe(value, _most(name))
         return json.dumps(line)
 
 

@@ -1,4 +1,5 @@
-"""The small HTTP servers beside a program's work: /healthz and /readyz for the kubelet, /metrics for Prometheus.
+"""The small HTTP servers beside a program's work: /healthz and /readyz for the kubelet, /metrics for Prometheus, and
+/debug/… for whoever is logged in on the machine.
 
 Written on plain asyncio streams: a web framework would cost every node more memory than all of this is worth. One
 request a connection, a bounded head, a time limit on everything, a bounded number of connections.
@@ -6,25 +7,40 @@ request a connection, a bounded head, a time limit on everything, a bounded numb
 
 import asyncio
 import errno
+import ipaddress
 import logging
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import CONTENT_TYPE, expose
 
 log = logging.getLogger(__name__)
 
+BACKLOG: Final = 512
+"""Connections that the kernel holds for us: whoever opens many in a moment must not have a probe's SYN dropped, which
+comes again only after the second that a probe waits. The loop takes as many at a time."""
 HEAD_MAX: Final = 8192
 """Bytes of a request's head; a kubelet's and a Prometheus server's are under 1 kB."""
 REQUEST_SECONDS: Final = 5.0
 """From accepting a connection to its last byte. A slower client has no probe or scrape to make."""
 CONNECTIONS_MAX: Final = 64
-"""Open at once. More are closed at once: whoever opens them is no probe."""
+"""Open at once. One more closes the oldest of whoever holds most: every pod can reach these ports, and if one could
+take all places, the kubelet's probe would find none, and the kubelet would kill us."""
+CONNECTIONS_OF_ONE_PEER: Final = 8
+"""Of one address; one more closes its own oldest."""
 EXPOSED_SECONDS: Final = 1.0
 """A rendered /metrics is shown again for this long, so that nobody makes us render all the time."""
+
+PROFILE_SECONDS_MAX: Final = 60
+"""Of one profile; more would only be averaged away."""
+
+_PLAIN: Final = "text/plain; charset=utf-8"
+_SECONDS: Final = re.compile(rb"(?:[^&]*&)*seconds=([0-9]{1,4})(?:&.*)?")
 
 Checks = Mapping[str, str | None]
 """Name of a check -> None, or why it fails."""
@@ -32,6 +48,7 @@ Checks = Mapping[str, str | None]
 _PHRASES: Final = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     500: "Internal Server Error",
@@ -52,7 +69,9 @@ class HttpEndpoints:
     """One listener. What is None is not served; port 0 takes a free one, which `port` names after `start`.
 
     `healthz` returns the body of a 200, whatever it says (`Active`, `Not Active`: the reference's interface). `readyz`
-    returns named checks; one that fails makes it 503. Both are called in the loop and must not block.
+    returns named checks; one that fails makes it 503. `state` returns what /debug/state shows, ready for JSON. All are
+    called in the loop and must not block. `profile`, given a number of seconds, returns what /debug/profile shows then.
+    Nothing under /debug is told to anybody but processes on this machine's loopback.
     """
 
     def __init__(
@@ -63,6 +82,8 @@ class HttpEndpoints:
         healthz: Callable[[], str] | None = None,
         readyz: Callable[[], Checks] | None = None,
         registry: CollectorRegistry | None = None,
+        state: Callable[[], Mapping[str, object]] | None = None,
+        profile: Callable[[float], Awaitable[str]] | None = None,
         flag: str = "",
         request_seconds: float = REQUEST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -72,18 +93,23 @@ class HttpEndpoints:
         self._healthz = healthz
         self._readyz = readyz
         self._registry = registry
+        self._state = state
+        self._profile = profile
         self._flag = flag
         self._request_seconds = request_seconds
         self._clock = clock
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[str, dict[asyncio.Task[None], asyncio.StreamWriter]] = {}
+        """By the peer's address, the oldest first."""
         self._exposed = b""
         self._exposed_at = float("-inf")
 
     async def start(self) -> None:
         """Listen. Raises PortInUse where that is not possible."""
         try:
-            self._server = await asyncio.start_server(self._accept, self._host or None, self.port, limit=HEAD_MAX)
+            self._server = await asyncio.start_server(
+                self._accept, self._host or None, self.port, limit=HEAD_MAX, backlog=BACKLOG
+            )
         except OSError as error:
             advice = f"choose another with {self._flag}" if self._flag else "choose another port"
             why = _WHY_NOT.get(error.errno or 0, "unusable")
@@ -96,24 +122,47 @@ class HttpEndpoints:
         if server is None:
             return
         server.close()
-        for connection in self._connections:
+        open_now = [connection for several in self._connections.values() for connection in several]
+        for connection in open_now:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*open_now, return_exceptions=True)
         await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= CONNECTIONS_MAX:
-            writer.transport.abort()
-            return
+        named = writer.get_extra_info("peername")
+        peer = str(named[0]) if isinstance(named, tuple) else ""
+        if len(self._connections.get(peer, ())) >= CONNECTIONS_OF_ONE_PEER:
+            self._make_room(peer)
+        elif sum(map(len, self._connections.values())) >= CONNECTIONS_MAX:
+            self._make_room(max(self._connections, key=lambda each: len(self._connections[each])))
         connection = asyncio.create_task(self._serve(reader, writer), name="probe")
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        self._connections.setdefault(peer, {})[connection] = writer
+        connection.add_done_callback(lambda ended: self._forget(peer, ended))
+
+    def _make_room(self, peer: str) -> None:
+        """Close the oldest connection of *peer*, which has one."""
+        oldest, writer = next(iter(self._connections[peer].items()))
+        writer.transport.abort()  # a task that has not begun yet would not do it
+        oldest.cancel()
+        self._forget(peer, oldest)
+
+    def _forget(self, peer: str, connection: asyncio.Task[None]) -> None:
+        several = self._connections.get(peer, {})
+        several.pop(connection, None)
+        if not several:
+            self._connections.pop(peer, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(self._request_seconds):
+            async with asyncio.timeout(self._request_seconds) as limit:
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head))
+                local = _is_local(writer.get_extra_info("peername"))
+                seconds = self._profile_seconds(head) if local else 0
+                if seconds and self._profile is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + seconds + self._request_seconds)
+                    writer.write(_rendered(200, (await self._profile(seconds)).encode(), _PLAIN, with_body=True))
+                else:
+                    writer.write(self._answer(head, local=local))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -122,7 +171,16 @@ class HttpEndpoints:
         finally:
             writer.transport.abort()
 
-    def _answer(self, head: bytes) -> bytes:
+    def _profile_seconds(self, head: bytes) -> int:
+        """How long a profile is asked for; 0 if none is, or none is served."""
+        target = head.partition(b"\r\n")[0].removeprefix(b"GET ")
+        path, _, query = target.partition(b" ")[0].partition(b"?")
+        if self._profile is None or path != b"/debug/profile":
+            return 0
+        asked = _SECONDS.fullmatch(query)
+        return max(1, min(int(asked[1]), PROFILE_SECONDS_MAX)) if asked else 10
+
+    def _answer(self, head: bytes, *, local: bool) -> bytes:
         """The whole answer to a request's head."""
         method, _, rest = head.partition(b" ")
         target, _, version = rest.partition(b"\r\n")[0].partition(b" ")
@@ -132,26 +190,30 @@ class HttpEndpoints:
         if method not in {b"GET", b"HEAD"}:
             return _rendered(405, b"only GET and HEAD\n", with_body=True, extra="Allow: GET, HEAD\r\n")
         try:
-            status, body, content_type = self._page(target.partition(b"?")[0])
+            status, body, content_type = self._page(target.partition(b"?")[0], local=local)
         except Exception:
             log.exception("a probe or metrics page failed; report this as a bug")
             status, body, content_type = 500, b"failed, see the log\n", "text/plain"
         return _rendered(status, body, content_type, with_body=with_body)
 
-    def _page(self, path: bytes) -> tuple[int, bytes, str]:
-        plain = "text/plain; charset=utf-8"
+    def _page(self, path: bytes, *, local: bool) -> tuple[int, bytes, str]:
         if path == b"/healthz" and self._healthz is not None:
-            return 200, self._healthz().encode(), plain
+            return 200, self._healthz().encode(), _PLAIN
         if path == b"/readyz" and self._readyz is not None:
             checks = self._readyz()
             lines = [f"[+]{name} ok\n" if why is None else f"[-]{name}: {why}\n" for name, why in checks.items()]
             ready = all(why is None for why in checks.values())
-            return 200 if ready else 503, "".join([*lines, "ready\n" if ready else "not ready\n"]).encode(), plain
+            return 200 if ready else 503, "".join([*lines, "ready\n" if ready else "not ready\n"]).encode(), _PLAIN
         if path == b"/metrics" and self._registry is not None:
             if self._clock() >= self._exposed_at + EXPOSED_SECONDS:
                 self._exposed, self._exposed_at = expose(self._registry), self._clock()
             return 200, self._exposed, CONTENT_TYPE
-        return 404, b"not here\n", plain
+        if path == b"/debug/state" and self._state is not None:
+            if not local:
+                return 403, b"only for processes on this machine: ask 127.0.0.1\n", _PLAIN
+            body = msgspec.json.format(msgspec.json.encode(self._state()), indent=2) + b"\n"
+            return 200, body, "application/json"
+        return 404, b"not here\n", _PLAIN
 
 
 def _rendered(status: int, body: bytes, content_type: str = "text/plain", *, with_body: bool, extra: str = "") -> bytes:
@@ -160,3 +222,11 @@ def _rendered(status: int, body: bytes, content_type: str = "text/plain", *, wit
         f"{extra}Connection: close\r\n\r\n"
     )
     return head.encode() + (body if with_body else b"")
+
+
+def _is_local(peer: object) -> bool:
+    """Whether the peer's address, as a socket names it, is one of loopback's."""
+    if not isinstance(peer, tuple):
+        return False
+    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -62,8 +62,15 @@ def test_without_an_audience_the_service_management_endpoint_is_taken(tmp_path: 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", json.dumps(STACK | {"resourceManagerEndpoint": "http://management.contoso.test"})],
-    ids=["empty", "a-list", "nothing-said", "not-https"],
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps(STACK | {"resourceManagerEndpoint": "http://management.contoso.test"}),
+        json.dumps(STACK | {"resourceManagerEndpoint": "https://[management"}),
+        json.dumps(STACK | {"resourceManagerEndpoint": "https://management.contoso.test:port"}),
+    ],
+    ids=["empty", "a-list", "nothing-said", "not-https", "no-address", "no-port"],
 )
 def test_an_unusable_stack_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "stack.json"
@@ -80,3 +87,15 @@ def test_a_missing_stack_file_is_refused_by_its_path(tmp_path: Path) -> None:
 
 def test_the_sign_in_hosts_of_all_clouds_are_known() -> None:
     assert {"login.microsoftonline.com", "login.microsoftonline.us"} <= clouds.known_sign_in_hosts()
+
+
+def test_without_an_environment_file_the_cloud_is_the_public_one() -> None:
+    assert clouds.of_environment(None) is clouds.PUBLIC
+
+
+def test_an_environment_file_says_which_cloud_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "stack.json"
+    file.write_text(json.dumps(STACK))
+    assert clouds.of_environment(file).authority == "https://login.contoso.test:8443"
+    with pytest.raises(CloudError, match="AZURE_ENVIRONMENT_FILEPATH"):
+        clouds.of_environment(tmp_path / "nowhere.json")

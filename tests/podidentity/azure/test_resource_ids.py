@@ -36,11 +36,24 @@ def test_an_identity_keeps_its_spelling_and_compares_without_it() -> None:
         IDENTITY.replace("/Rg/", "//"),
         IDENTITY.replace("Microsoft.ManagedIdentity", "MicrosoftXManagedIdentity"),
         IDENTITY + "x" * TEXT_MAX,
+        IDENTITY + "'more",
+        IDENTITY + ";more",
+        IDENTITY.replace("/Rg/", "/Rg',/"),
+        IDENTITY.replace("Demo", "\N{KELVIN SIGN}ey"),
     ],
-    ids=["empty", "name-only", "slash-end", "longer", "newline", "no-slash", "empty-group", "dot", "too-long"],
+    ids=[
+        *("empty", "name-only", "slash-end", "longer", "newline", "no-slash", "empty-group", "dot", "too-long"),
+        *("quoted-as-another", "listed-as-another", "quote-in-group", "another-letter"),
+    ],
 )
 def test_anything_but_exactly_an_identity_id_is_refused(text: str) -> None:
     assert parse_user_assigned(text) is None
+
+
+def test_a_group_may_have_other_letters_and_parentheses() -> None:
+    found = parse_user_assigned(IDENTITY.replace("/Rg/", "/Kök_(öst).1/"))
+    assert found is not None
+    assert found.resource_group == "Kök_(öst).1"
 
 
 def test_a_vm_is_read_from_its_nodes_provider_id() -> None:

@@ -137,15 +137,16 @@ async def test_an_endless_answer_is_cut_off() -> None:
 )
 async def test_each_status_has_its_class(status: int, kind: type[AzureError]) -> None:
     async with running_imds() as imds:
-        headers = {"Retry-After": "7", "x-ms-request-id": "0a-1b", "Location": "http://127.0.0.1:1/"}
+        headers = {"Retry-After": "11", "x-ms-request-id": "0a-1b", "Location": "http://127.0.0.1:1/"}
         imds.script = [Answer(status, error_body("some_code", "Some sentence"), headers)]
-        with pytest.raises(AzureError) as raised:
-            await ask(imds)
+        async with source_of(imds, Pauses(), retry_delays=()) as source:
+            with pytest.raises(AzureError) as raised:
+                await source.token("r")
         assert len(imds.calls) == 1
     error = raised.value
     assert type(error) is kind
     assert (error.status, error.code, error.message) == (status, "some_code", "Some sentence")
-    assert (error.retry_after, error.correlation_id) == (7.0, "0a-1b")
+    assert (error.retry_after, error.correlation_id) == (11.0, "0a-1b")
 
 
 @pytest.mark.parametrize("selector", ["client_id", "object_id"])

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled
+from podidentity.azure.errors import AzureError, NotSent, NotYet, Paused, Refused, Throttled
 from tests.nmi.fake_imds import Answer, Pauses, error_body, running_imds, source_of
 
 NOT_FOUND = error_body("invalid_request", "Identity not found")
@@ -32,11 +32,83 @@ async def test_a_refusal_is_not_tried_again(status: int) -> None:
 async def test_five_tries_at_0_2_6_14_and_30_seconds() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(410, b"{}")] * 6
+        imds.script = [Answer(404, b"{}")] * 6
         with pytest.raises(NotYet):
             await source.token("r")
         assert len(imds.calls) == 5
     assert pauses.taken == [2.0, 4.0, 8.0, 16.0]
+
+
+async def test_an_update_is_outlasted_for_seventy_seconds_with_a_last_try_after_them() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(410, b"{}")] * 9
+        assert (await source.token("r", within=45.0)).resource == "r"
+        assert pauses.taken == pytest.approx([2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0])
+        imds.script = [Answer(410, b"{}")] * 20
+        with pytest.raises(NotYet):
+            await source.token("r", within=45.0)
+        assert len(imds.calls) == 20
+
+
+async def test_the_seventy_seconds_begin_with_the_first_410() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(503, b"{}")] * 2 + [Answer(410, b"{}")] * 20
+        with pytest.raises(NotYet):
+            await source.token("r", within=45.0)
+    assert sum(pauses.taken) == pytest.approx(76.0)
+
+
+async def test_a_failure_of_another_kind_gets_no_time_from_an_update() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(410, b"{}")] * 7 + [Answer(503, b"{}")] * 3
+        with pytest.raises(AzureError) as raised:
+            await source.token("r", within=45.0)
+        assert len(imds.calls) == 8
+    assert raised.value.status == 503
+
+
+async def test_a_retry_after_beyond_patience_is_told_instead_of_waited_out() -> None:
+    pauses = Pauses()
+    async with running_imds() as imds, source_of(imds, pauses) as source:
+        imds.script = [Answer(503, b"{}", {"Retry-After": "11"})]
+        with pytest.raises(AzureError) as raised:
+            await source.token("r")
+        assert (raised.value.retry_after, len(imds.calls)) == (11.0, 1)
+        imds.script = [Answer(503, b"{}", {"Retry-After": "10"})]
+        await source.token("r")
+    assert pauses.taken == [10.0]
+
+
+@pytest.mark.parametrize("error", [NotSent("left alone", retry_after=1.0), Paused("a pause", retry_after=1.0)])
+async def test_a_call_that_was_not_sent_is_not_tried_again(error: AzureError) -> None:
+    class Slot:
+        async def __aenter__(self) -> None:
+            raise error
+
+        async def __aexit__(self, *_how: object) -> None:
+            raise AssertionError("left without having been entered")
+
+    async with running_imds() as imds, source_of(imds, Pauses()) as source:
+        with pytest.raises(type(error)):
+            await source.token("r", slot=Slot)
+        assert imds.calls == []
+
+
+async def test_each_try_is_observed_with_whether_it_named_an_identity() -> None:
+    seen: list[tuple[bool, str]] = []
+
+    def observe(named: bool, seconds: float, error: AzureError | None) -> None:
+        assert seconds >= 0.0
+        seen.append((named, type(error).__name__))
+
+    async with running_imds() as imds, source_of(imds, Pauses(), observe=observe) as source:
+        imds.script = [Answer(503, b"{}")]
+        await source.token("r", client_id="c")
+        await source.raw("r", within=5.0)
+    assert seen == [(True, "AzureError"), (True, "NoneType"), (False, "NoneType")]
 
 
 async def test_a_longer_retry_after_is_obeyed() -> None:

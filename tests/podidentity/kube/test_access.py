@@ -4,11 +4,17 @@ import asyncio
 import base64
 import json
 import ssl
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from podidctl.sandbox.certificates import Authority
+from podidentity.kube import access as module
 from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
 from podidentity.kube.errors import AccessError
 
@@ -69,6 +75,85 @@ async def test_a_kubeconfig_that_vanishes_leaves_the_last_credentials(tmp_path: 
     (tmp_path / "config").unlink()
     access.forget()
     assert await access.authorization() == "Bearer abc"
+
+
+def plugin(tmp_path: Path, script: str) -> str:
+    """A kubeconfig whose token is made by a program."""
+    program = tmp_path / "plugin"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    version = "client.authentication.k8s.io/v1"
+    return kubeconfig(tmp_path / "config", {"exec": {"apiVersion": version, "command": str(program)}})
+
+
+async def test_a_program_that_makes_tokens_is_run_again_after_a_401(tmp_path: Path) -> None:
+    made = f"""echo x >> {tmp_path}/runs
+printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"%s"}}}}' \\
+  "$(wc -l < {tmp_path}/runs | tr -d ' ')"
+"""
+    access = await from_kubeconfig(plugin(tmp_path, made))
+    assert await access.authorization() == "Bearer 1"
+    access.forget()
+    assert await access.authorization() == "Bearer 2"
+
+
+async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
+    started = time.monotonic()
+    with pytest.raises(AccessError, match="took longer than 2 s: see the program that it runs"):
+        await from_kubeconfig(plugin(tmp_path, "exec sleep 20"))
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("program", "told"), [("/nowhere/python", "no program can be started"), ("false", r"failed \(exit code 1\)")]
+)
+async def test_a_reading_program_that_does_not_run_leaves_the_last_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    access = await from_kubeconfig(path)
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(AccessError, match=told):
+        await from_kubeconfig(path)
+    access.forget()
+    assert await access.authorization() == "Bearer abc"
+
+
+async def test_an_inlined_certificate_is_ours_and_lies_in_no_file_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Authority("test").client("somebody")
+    encoded = {
+        "client-certificate-data": base64.b64encode(pair.certificate.encode()).decode(),
+        "client-key-data": base64.b64encode(pair.key.encode()).decode(),
+    }
+    path = kubeconfig(tmp_path / "config", encoded)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    loaded: list[str] = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def noted(context: ssl.SSLContext, certificate: str, key: str) -> None:
+        loaded.extend(Path(each).read_text() for each in (certificate, key))
+        load(context, certificate, key)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", noted)
+    await from_kubeconfig(path)
+    assert loaded == [pair.certificate, pair.key]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_package_that_reads_it_is_not_kept(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    code = (
+        "import asyncio, sys\nfrom podidentity.kube.access import find\n"
+        f"access = asyncio.run(find({path!r}, {{}}))\n"
+        "print(access.server, sorted({name.split('.')[0] for name in sys.modules} & {'kubernetes', 'yaml'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["https://10.0.0.1:6443", "[]"]
 
 
 async def test_the_flag_goes_before_the_environment(tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.kube.decoding import Malformed, decode_event, decode_key, decode_list, decode_object
+from podidentity.kube.decoding import (
+    DEPTH_MAX,
+    SEEN_CHARS,
+    SEEN_MAX,
+    Malformed,
+    decode_event,
+    decode_list,
+    decode_meta,
+    decode_object,
+    shallow,
+)
 from podidentity.kube.errors import Gone
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
 
@@ -99,4 +109,45 @@ def test_anything_else_is_malformed_and_nothing_else_is_raised(data: bytes) -> N
         for decode in (decode_event, decode_list, decode_object):
             with suppress(Malformed):
                 decode(kind, data)
-    assert all(isinstance(part, str) for part in decode_key(data))
+    assert isinstance(decode_meta(data).name, str)
+
+
+@given(JSON, st.integers(0, 3))
+def test_what_is_made_shallow_keeps_all_but_what_is_deep(value: Any, steps: int) -> None:
+    for _ in range(DEPTH_MAX - 4 + steps):
+        value = [value, ']}\\"[{']
+    data = json.dumps(value).encode()
+    assert json.loads(shallow(data)) == cut(value, DEPTH_MAX)
+
+
+def cut(value: Any, depth: int) -> Any:
+    """The same by another way."""
+    if not isinstance(value, list | dict):
+        return value
+    if depth == 0:
+        return None
+    if isinstance(value, list):
+        return [cut(each, depth - 1) for each in value]
+    return {key: cut(each, depth - 1) for key, each in value.items()}
+
+
+def resource_id(text: str) -> str:
+    """That of the identity which an assigned identity holds, as read."""
+    spec = {"azureIdentityRef": {"spec": {"resourceID": text}}}
+    document = decode_object(ASSIGNED_IDENTITIES, json.dumps({"spec": spec}).encode())
+    return document.spec.azure_identity_ref.spec.resource_id
+
+
+def test_what_thousands_of_objects_repeat_is_kept_once() -> None:
+    text = "/subscriptions/s".ljust(SEEN_CHARS, "x")
+    assert resource_id(text) is resource_id(text)
+    assert resource_id(text) == text
+
+
+def test_what_is_long_or_long_ago_is_not_remembered() -> None:
+    long = "x" * (SEEN_CHARS + 1)
+    assert resource_id(long) is not resource_id(long)
+    first = resource_id("first")
+    for number in range(SEEN_MAX):
+        resource_id(f"another {number}")
+    assert resource_id("first") is not first

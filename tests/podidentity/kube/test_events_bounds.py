@@ -44,6 +44,33 @@ def test_one_object_cannot_say_ever_new_things(client: Client) -> None:
     assert recorder.dropped == 3
 
 
+def test_normal_events_however_many_take_no_warnings_place(client: Client) -> None:
+    recorder = EventRecorder(client, "mic", "host", clock=lambda: 0.0)
+    for number in range(PENDING_MAX):
+        recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
+    for number in range(int(OBJECT_BURST)):
+        recorder.record(about("busy"), PODS, "Normal", "Reason", f"message {number}")
+    dropped = recorder.dropped
+    recorder.record(about("busy"), PODS, "Warning", "Reason", "message")
+    assert recorder.dropped == dropped
+    recorder.record(about("busy"), PODS, "Normal", "Reason", "another message")
+    assert recorder.dropped == dropped + 1
+
+
+async def test_warnings_go_first(server: ScriptedServer, client: Client) -> None:
+    recorder = EventRecorder(client, "mic", "host")
+    for number in range(3):
+        recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
+    recorder.record(about("late"), PODS, "Warning", "Reason", "message")
+    server.others += [Reply({}, 201)] * 4
+    task = asyncio.create_task(recorder.run())
+    await flushed(recorder)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    names = [request.document["involvedObject"]["name"] for request in server.requests]
+    assert names == ["late", "p0", "p1", "p2"]
+
+
 async def test_repeats_before_sending_are_one_request(server: ScriptedServer, recorder: EventRecorder) -> None:
     server.others.append(Reply({}, 201))
     for _ in range(7):

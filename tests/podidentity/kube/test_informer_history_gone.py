@@ -1,9 +1,12 @@
 """410 in each of its three shapes: everything is listed again, and the handler hears of the differences only."""
 
+import msgspec
 import pytest
 
+from podidentity.kube import informer as module
+from podidentity.kube.decoding import decode_object
 from podidentity.kube.informer import Informer
-from podidentity.resources import Pod
+from podidentity.resources import Kind, Pod
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
@@ -36,6 +39,33 @@ async def test_as_an_error_event(server: ScriptedServer, informer: NewInformer, 
     running = informer()
     (await server.watch()).send("ERROR", EXPIRED)
     await lists_again(server, running, told)
+
+
+@pytest.mark.usefixtures("two_lists")
+async def test_what_is_the_same_is_not_read_a_second_time(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def reading(kind: Kind[Pod], raw: msgspec.Raw) -> Pod:
+        made = decode_object(kind, raw)
+        read.append(f"{made.metadata.name} {made.metadata.resource_version}")
+        return made
+
+    monkeypatch.setattr(module, "decode_object", reading)
+    server.watch_replies.append(status(410, "Expired"))
+    await lists_again(server, informer(), told)
+    assert read == ["same 1", "changed 2", "gone 3", "changed 20", "fresh 21"]
+
+
+async def test_a_namesake_of_the_same_version_is_not_the_same(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "1", uid="two"), version="9")]
+    server.watch_replies.append(status(410, "Expired"))
+    running = informer()
+    await told.heard("+a 1", "-a 1", "+a 1")
+    assert running.store["ns", "a"].metadata.uid == "two"
 
 
 async def test_an_error_event_of_another_kind_lists_nothing(server: ScriptedServer, informer: NewInformer) -> None:

@@ -1,11 +1,15 @@
 """Objects and lines that cannot be read never stop an informer, and never leave an old grant standing."""
 
+import json
 from typing import Any
 
 from podidentity.resources import Pod
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
+
+DEEP = b'"metadata": {"name": "deep"', b'"metadata": {"managedFields": %b, "name": "deep"' % (b"[" * 9999 + b"]" * 9999)
+"""The API server keeps what managedFields say, to ten thousand levels."""
 
 
 def bad(name: str, version: str) -> dict[str, Any]:
@@ -55,6 +59,21 @@ async def test_an_answer_that_is_no_list_is_asked_for_again(
     await running.synced()
     assert told.lines == ["+a 1"]
     assert running.restarts == 2
+
+
+async def test_an_object_nested_deeper_than_anybody_reads_hides_neither_itself_nor_its_neighbours(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
+    server.lists.append(
+        Reply(json.dumps(page(pod("deep", "1"), pod("a", "2"), version="7").body).encode().replace(*DEEP))
+    )
+    running = informer()
+    watch = await server.watch()
+    event = {"type": "MODIFIED", "object": pod("deep", "8")}
+    watch.send_raw(json.dumps(event).encode().replace(*DEEP) + b"\n")
+    watch.send("MODIFIED", pod("a", "9"))
+    await told.heard("+deep 1", "+a 2", "+deep 1->8", "+a 2->9")
+    assert running.restarts == 0
 
 
 async def test_an_empty_line_is_nothing(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from podidentity.kube.client import Client
-from podidentity.kube.lease import Elector, LeadershipLost
+from podidentity.kube.lease import Elector
+from podidentity.kube.locks import LeadershipLost
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 
@@ -35,6 +36,23 @@ async def test_a_hung_renewal_ends_the_leadership_before_the_lease_does(server: 
     await lost(task, "no renewal succeeded in time")
     assert time.monotonic() - began < remaining
     assert running.remaining_seconds() == 0
+
+
+async def test_a_renewal_on_a_connection_that_hangs_is_followed_by_another_in_time(
+    server: ScriptedServer, client: Client
+) -> None:
+    server.others += [status(404, "NotFound"), lease("me", "t"), None, lease("me", "u", "2")]
+    running = elector(client, 8.0)
+    task = asyncio.create_task(running.run())
+    await asyncio.wait_for(running.acquired(), 5)
+    async with asyncio.timeout(8):
+        while len(server.requests) < 4:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert not task.done()
+    assert running.remaining_seconds() > 6.0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_failing_renewals_are_tried_again_before_giving_up(server: ScriptedServer, client: Client) -> None:
@@ -72,7 +90,7 @@ async def test_the_holders_clock_does_not_count(server: ScriptedServer, client: 
     clock = [1000.0]
     held = lease("other", stamp)
     server.others += [held, held, held, lease("me", "now", "2")]
-    running = elector(client, 0.02, clock=lambda: clock[0])
+    running = elector(client, 0.8, clock=lambda: clock[0])
     task = asyncio.create_task(running.run())
     async with asyncio.timeout(5):
         while len(server.requests) < 2:
@@ -94,7 +112,7 @@ async def test_a_lease_that_keeps_changing_is_held(server: ScriptedServer, clien
         return clock[0]
 
     server.others += [lease("other", str(version), str(version)) for version in range(8)]
-    running = elector(client, 0.02, clock=later)
+    running = elector(client, 0.8, clock=later)
     task = asyncio.create_task(running.run())
     async with asyncio.timeout(5):
         while server.others:
@@ -112,7 +130,7 @@ async def test_the_server_is_not_asked_by_who_never_held_it(server: ScriptedServ
 @pytest.mark.parametrize("reply", [Reply(b"<html>"), Reply(b"[]"), status(503, "ServiceUnavailable")])
 async def test_an_unreadable_lease_is_read_again(server: ScriptedServer, client: Client, reply: Reply) -> None:
     server.others += [reply, lease("", "t"), lease("me", "u", "2")]
-    running = elector(client, 0.05)
+    running = elector(client, 2.0)
     task = asyncio.create_task(running.run())
     await asyncio.wait_for(running.acquired(), 5)
     task.cancel()

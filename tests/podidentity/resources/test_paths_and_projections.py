@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
+    EXCEPTIONS,
     IDENTITIES,
     LABEL_VALUE_MAX,
     NODES,
@@ -18,6 +19,7 @@ from podidentity.resources import (
     Kind,
     Meta,
     Node,
+    OwnerReference,
     Pod,
     fold,
     nodename_label,
@@ -44,6 +46,14 @@ def test_a_kind_knows_its_api_version() -> None:
 
 def read(document: bytes) -> Pod:
     return msgspec.json.decode(document, type=Pod)
+
+
+def test_what_a_pods_author_may_make_large_and_nobody_reads_is_not_kept() -> None:
+    large = "x" * 1000
+    document = {"metadata": {"name": "a", "annotations": {"large": large}, "finalizers": [large], "labels": {"l": "v"}}}
+    pod = read(msgspec.json.encode(document))
+    assert large not in repr(pod)
+    assert (pod.metadata.name, pod.metadata.label("l")) == ("a", "v")
 
 
 def test_all_addresses_of_a_pod_are_kept_the_primary_first() -> None:
@@ -79,6 +89,18 @@ def test_a_pod_is_ending_when_deleted_or_all_terminated(document: bytes, ending:
     assert read(document).ending is ending
 
 
+def test_what_a_pod_was_made_for_is_kept() -> None:
+    document = (
+        b'{"metadata":{"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"u",'
+        b'"controller":true,"blockOwnerDeletion":true},{"kind":"X","name":"x","controller":null}]}}'
+    )
+    assert read(document).metadata.owner_references == [
+        OwnerReference(kind="ReplicaSet", name="web-1", controller=True),
+        OwnerReference(kind="X", name="x"),
+    ]
+    assert read(b"{}").metadata.owner_references is None
+
+
 def test_fields_that_go_servers_spell_in_capitals_are_read() -> None:
     node = msgspec.json.decode(b'{"spec":{"providerID":"azure:///x"}}', type=Node)
     assert node.spec.provider_id == "azure:///x"
@@ -102,29 +124,44 @@ def test_an_identity_is_namespaced_by_its_annotation(value: str, namespaced: boo
 
 
 @pytest.mark.parametrize(
-    ("old", "present"),
+    ("kind", "old", "present"),
     [
-        ({"ClientID": "c", "ResourceID": "r"}, {"clientID": "c", "resourceID": "r"}),
-        ({"clientid": "c"}, {"clientID": "c"}),
-        ({"ClientID": "old", "clientID": "present"}, {"clientID": "present"}),
-        ({"clientID": "present", "ClientID": "old"}, {"clientID": "present"}),
-        ({"AzureIdentity": "i", "Selector": "s"}, {"azureIdentity": "i", "selector": "s"}),
-        ({"PodLabels": {"ClientID": "x"}}, {"podLabels": {"ClientID": "x"}}),
-        ({"ClientPassword": {"Name": "n", "Namespace": "ns"}}, {"clientPassword": {"name": "n", "namespace": "ns"}}),
-        ({"somethingElse": {"Deep": 1}}, {"somethingElse": {"Deep": 1}}),
+        (IDENTITIES, {"ClientID": "c", "ResourceID": "r"}, {"clientID": "c", "resourceID": "r"}),
+        (IDENTITIES, {"clientid": "c"}, {"clientID": "c"}),
+        (IDENTITIES, {"ClientID": "old", "clientID": "present"}, {"clientID": "present"}),
+        (IDENTITIES, {"clientID": "present", "ClientID": "old"}, {"clientID": "present"}),
+        (IDENTITIES, {"ClientID": "old", "clientID": None}, {"clientID": "old"}),
+        (IDENTITIES, {"clientID": None, "clientid": "old"}, {"clientID": "old"}),
+        (IDENTITIES, {"ClientID": None}, {}),
+        (IDENTITIES, {"auxiliaryTenantIDs": None}, {"auxiliaryTenantIDs": None}),
+        (IDENTITIES, {"AuxiliaryTenantIDs": ["t"]}, {"auxiliaryTenantIDs": ["t"]}),
+        (IDENTITIES, {"Replicas": 1, "Metadata": {"Name": "n"}}, {"replicas": 1, "metadata": {"Name": "n"}}),
         (
+            IDENTITIES,
+            {"ClientPassword": {"Name": "n", "Namespace": "ns"}},
+            {"clientPassword": {"name": "n", "namespace": "ns"}},
+        ),
+        (IDENTITIES, {"somethingElse": {"ClientID": 1}}, {"somethingElse": {"ClientID": 1}}),
+        (IDENTITIES, {"Selector": "no field of this kind"}, {"Selector": "no field of this kind"}),
+        (BINDINGS, {"AzureIdentity": "i", "Selector": "s"}, {"azureIdentity": "i", "selector": "s"}),
+        (EXCEPTIONS, {"PodLabels": {"ClientID": "x"}}, {"podLabels": {"ClientID": "x"}}),
+        (
+            ASSIGNED_IDENTITIES,
             {"azureIdentityRef": {"metadata": {"labels": {"Pod": "x"}}, "spec": {"TenantID": "t"}}},
             {"azureIdentityRef": {"metadata": {"labels": {"Pod": "x"}}, "spec": {"tenantID": "t"}}},
         ),
+        (
+            ASSIGNED_IDENTITIES,
+            {"azurebindingref": {"spec": {"Weight": 1}}, "podnamespace": "ns"},
+            {"azureBindingRef": {"spec": {"weight": 1}}, "podNamespace": "ns"},
+        ),
     ],
 )
-def test_old_spellings_are_folded_and_words_of_the_user_are_not(old: dict[str, Any], present: dict[str, Any]) -> None:
-    assert fold(old) == present
-
-
-def test_folding_twice_changes_nothing_more() -> None:
-    once = fold({"ClientID": "c", "AzureIdentityRef": {"spec": {"ResourceID": "r"}}})
-    assert fold(once) == once
+def test_old_spellings_are_folded_and_words_of_the_user_are_not(
+    kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
+) -> None:
+    assert fold({"spec": old}, kind.shape) == {"spec": present}
+    assert fold({"spec": present}, kind.shape) == {"spec": present}
 
 
 def test_only_our_kinds_have_old_spellings() -> None:

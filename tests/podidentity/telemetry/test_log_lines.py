@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.telemetry.logs import FIELDS, VALUE_MAX, LogFormat, configure, quoted, redact, redacted
+from podidentity.telemetry.logs import FIELDS, MESSAGE_MAX, VALUE_MAX, LogFormat, configure, quoted, redact, redacted
 
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJhdWQiOiJodHRwczovL3ZhdWx0In0.c2lnbmF0dXJl"
 LOG = logging.getLogger("nmi.test")
@@ -78,6 +78,15 @@ def test_values_are_cut(format: LogFormat) -> None:  # noqa: A002
     stream = written(format)
     LOG.info("x", extra={"path": "a" * 100_000})
     assert len(stream.getvalue()) < VALUE_MAX + 200
+
+
+@pytest.mark.parametrize("format", list(LogFormat))
+def test_the_settings_that_a_program_starts_with_may_be_as_long_as_a_message(format: LogFormat) -> None:  # noqa: A002
+    stream = written(format)
+    LOG.info("x", extra={"settings": "a" * 1000 + "b", "path": "c" * 1000})
+    assert "ab" in stream.getvalue()
+    LOG.info("x", extra={"settings": "a" * 100_000})
+    assert len(stream.getvalue()) < 2 * (MESSAGE_MAX + VALUE_MAX)
 
 
 def test_an_exception_is_one_line_with_its_place() -> None:

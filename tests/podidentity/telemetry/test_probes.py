@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from podidentity.telemetry import probes
-from podidentity.telemetry.probes import CONNECTIONS_MAX, HEAD_MAX, HttpEndpoints, PortInUse
+from podidentity.telemetry.probes import CONNECTIONS_MAX, CONNECTIONS_OF_ONE_PEER, HEAD_MAX, HttpEndpoints, PortInUse
 
 Open = Callable[..., Awaitable[HttpEndpoints]]
 
@@ -123,18 +123,23 @@ async def test_a_silent_client_is_dropped_and_others_are_served(endpoints: Open)
         assert await silent == b""
 
 
-async def test_more_connections_than_allowed_are_closed_at_once(
+async def test_whoever_holds_all_connections_keeps_no_probe_out(
     endpoints: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CONNECTIONS_MAX >= 16
-    monkeypatch.setattr(probes, "CONNECTIONS_MAX", 2)
-    opened = await endpoints(healthz=lambda: "Active", request_seconds=2)
-    held = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(2)]
-    with pytest.raises((ConnectionError, IndexError)):
-        await get(opened.port, "/healthz")
-    for _, writer in held:
+    opened = await endpoints(healthz=lambda: "Active", request_seconds=30)
+    assert CONNECTIONS_MAX >= 4 * CONNECTIONS_OF_ONE_PEER
+    monkeypatch.setattr(probes, "CONNECTIONS_MAX", CONNECTIONS_OF_ONE_PEER + 1)
+    probe = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
+    greedy = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(3 * CONNECTIONS_OF_ONE_PEER)]
+    assert (await get(opened.port, "/healthz"))[0] == 200
+    others = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.8", 0))
+    for reader, writer in (probe, others):
+        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    for _, writer in (probe, others, *greedy):
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_check_that_raises_is_a_500_and_a_log_line(endpoints: Open, caplog: pytest.LogCaptureFixture) -> None:

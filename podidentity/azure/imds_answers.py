@@ -1,0 +1,157 @@
+"""What IMDS's answers say: tokens, and failures by what a caller does about them. From bytes to values, no I/O."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from yarl import URL
+
+from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, plain
+from podidentity.telemetry.logs import redacted
+
+HEADER_MAX: Final = 256
+"""Characters of a field's value that is passed on."""
+
+ID_MIN: Final = 16
+"""Characters. A client id has 36; what is much shorter is none, and its removal would spoil a sentence's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImdsToken:
+    """IMDS's answer. *expires_on* and *not_before* are Unix seconds, *expires_in* seconds from the answer's arrival."""
+
+    access_token: str = field(repr=False)
+    expires_on: int
+    expires_in: int
+    not_before: int
+    resource: str
+    client_id: str = field(repr=False)
+    object_id: str = field(repr=False)
+    token_type: str
+    refresh_token: str = field(repr=False)
+    ext_expires_in: str
+    correlation_id: str = ""
+    """IMDS's own id of the call, if it told one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer, whole."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+    def header(self, name: str) -> str:
+        """Its value as everybody reads it alike; empty if it is anything but printable ASCII."""
+        value = self.headers.get(name, "")
+        return value if value.isascii() and value.isprintable() and len(value) <= HEADER_MAX else ""
+
+
+class _Answer(msgspec.Struct):
+    """The body of a 200 as it comes: IMDS sends strings, its emulations also numbers."""
+
+    access_token: str
+    expires_on: str | int | None = None
+    expires_in: str | int | None = None
+    ext_expires_in: str | int | None = None
+    not_before: str | int | None = None
+    resource: str = ""
+    client_id: str = ""
+    object_id: str = ""
+    token_type: str = "Bearer"  # noqa: S105
+    refresh_token: str | None = None
+
+
+class _Error(msgspec.Struct):
+    error: str = ""
+    error_description: str = ""
+
+
+_answers: Final = msgspec.json.Decoder(_Answer)
+_errors: Final = msgspec.json.Decoder(_Error)
+
+
+def token_in(reply: Reply, now: float) -> ImdsToken:
+    """The token of a 200; *now* is the wall clock's. Raises AzureError for what is none."""
+    try:
+        answer = _answers.decode(reply.body)
+        return _strict(answer, now, plain(reply.header("x-ms-request-id")))
+    except ValueError as error:
+        # Neither the cause nor its text goes along: a decoder may quote its input, and this input holds a token.
+        raise AzureError(f"not a token answer ({type(error).__name__})", status=200, code="bad_answer") from None
+
+
+def _strict(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
+    """*answer* with numbers as numbers. Raises ValueError for what no token answer may be."""
+    if not answer.access_token or not answer.access_token.isascii() or not answer.access_token.isprintable():
+        raise ValueError("access_token")
+    expires_on, expires_in = _number(answer.expires_on), _number(answer.expires_in)
+    if expires_on is None and expires_in is None:
+        raise ValueError("no expiry")
+    if expires_on is None:
+        expires_on = int(now) + (expires_in or 0)
+    if expires_in is None:
+        expires_in = max(0, expires_on - int(now))
+    return ImdsToken(
+        access_token=answer.access_token,
+        expires_on=expires_on,
+        expires_in=expires_in,
+        not_before=_number(answer.not_before) or 0,
+        resource=answer.resource,
+        client_id=answer.client_id,
+        object_id=answer.object_id,
+        token_type=answer.token_type or "Bearer",
+        refresh_token=answer.refresh_token or "",
+        ext_expires_in="" if answer.ext_expires_in is None else str(_number(answer.ext_expires_in) or 0),
+        correlation_id=correlation_id,
+    )
+
+
+def _number(value: str | int | None) -> int | None:
+    """Whole seconds, or None for nothing. Raises ValueError for anything but up to 12 digits."""
+    if value is None or value == "":
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise ValueError("a time that is no number")
+    return int(text)
+
+
+def _without_ids(sentence: str, url: URL) -> str:
+    """*sentence* with the ids that were asked for redacted: Azure repeats them, and its sentences get logged."""
+    for name in ("client_id", "object_id"):
+        asked = url.query.get(name, "")
+        if len(asked) >= ID_MIN:
+            sentence = re.sub(re.escape(asked), redacted(asked), sentence, flags=re.IGNORECASE)
+    return sentence
+
+
+def failure_in(url: URL, reply: Reply) -> AzureError:
+    """What an answer that is no 200 means; *url* is what was asked."""
+    try:
+        told = _errors.decode(reply.body)
+    except ValueError:
+        told = _Error()
+    kind: type[AzureError] = AzureError
+    if reply.status in {404, 410}:
+        kind = NotYet
+    elif reply.status == 429:
+        kind = Throttled
+    elif 400 <= reply.status < 500 and reply.status != 408:
+        kind = Refused
+    return kind(
+        _without_ids(told.error_description, url) or told.error or f"status {reply.status}",
+        status=reply.status,
+        code=told.error,
+        retry_after=_seconds(reply.header("Retry-After")),
+        correlation_id=reply.header("x-ms-request-id"),
+    )
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Retry-After in seconds, at most an hour; the form with a date is not IMDS's and counts as absent."""
+    text = retry_after.strip()
+    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None

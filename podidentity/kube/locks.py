@@ -1,0 +1,255 @@
+"""One leader lock on the API server, and one candidate's side of it: taking it, keeping it, giving it up.
+
+Other holders' clocks are never compared with ours. A lock counts as expired when it has not *changed* for its
+duration by our own monotonic clock; our own counts from the moment before its renewal was sent, so we always give up
+before anybody else can take over.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError
+from podidentity.kube.lock_records import Document, LockFormat
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""How often is looked at a lock that is another's, or that is not there yet: a leader that stopped in order is followed
+within two seconds, and one that makes the lock is noticed within one."""
+
+
+class LeadershipLost(Exception):  # noqa: N818 - named for what happened
+    """We held the lock and hold it no longer: end the process, a restarted one is safer than one that is not sure."""
+
+
+class Lock:
+    """One lock, kept in one object in one format. Errors of the API server are raised where nothing else is said.
+
+    *identity* must be this process's own: another process under the same one would count as us. Renewals happen every
+    quarter of *duration_seconds*; without a success for half of it the lock is given up. A renewal that hangs, as on a
+    connection whose server is gone, leaves the time for another one. An *optional* lock is never made: where its object
+    does not exist, or may not even be read, it counts as taken, and is looked for again and again; it is given up when
+    that fails for all of the duration.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        form: LockFormat,
+        namespace: str,
+        name: str,
+        identity: str,
+        *,
+        duration_seconds: float,
+        optional: bool,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.title = f"{form.kind.name} {namespace}/{name}"
+        self._client = client
+        self._form = form
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._duration = duration_seconds
+        self._retry = duration_seconds / 4
+        # After a quarter of the duration, and this, there must be time left until the half.
+        self._call_seconds = max(duration_seconds / 6, min(1.0, duration_seconds / 4))
+        self._optional = optional
+        self._clock = clock
+        self._now = now
+        self._known_since = -math.inf
+        self._absent = False
+        self._told_unseen = False
+        self._observed: tuple[str, str] | None = None
+        self._observed_at = -math.inf
+        self._theirs = 0.0
+        self.holder = ""
+        """Who held it when `try_take` last looked, for people to read."""
+        self._stored: Document | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock's object is ours; not for an optional one that does not exist, though it counts as taken."""
+        return self._stored is not None
+
+    def remaining_seconds(self) -> float:
+        """How long nobody else can hold it if no renewal succeeds from now on; 0 if it is not ours, infinite for an
+        optional one that does not exist."""
+        if self._absent:
+            return math.inf
+        return max(0.0, self._known_since + self._duration - self._clock())
+
+    def expires_in(self) -> float:
+        """Seconds until the holder that was last seen has been silent for its duration; negative once it has."""
+        return self._observed_at + self._theirs - self._clock()
+
+    async def try_take(self) -> bool:
+        """Take it if it is free, has expired or is ours already; whether it is ours then."""
+        asked = self._clock()
+        try:
+            stored = await self._read()
+        except NotFound:
+            if not self._optional:
+                await self._create()
+            else:
+                self._is_absent(asked)
+            return True
+        except Forbidden as error:
+            if not self._optional:
+                raise
+            self._is_unseen(asked, error)
+            return True
+        self._absent = False
+        record = self._form.read(stored)
+        self.holder = record.holder
+        renewal = (record.holder, record.renewed + str(stored["metadata"].get("resourceVersion")))
+        if renewal != self._observed:
+            self._observed, self._observed_at = renewal, self._clock()
+        if record.holder and record.holder != self._identity:
+            self._theirs = record.duration_seconds or self._duration
+            if self._clock() < self._observed_at + self._theirs:
+                self._stored, self._known_since = None, -math.inf
+                return False
+        await self._renew(stored)
+        return True
+
+    async def keep(self) -> NoReturn:
+        """Renew it until that fails for too long or somebody else has it: raises LeadershipLost."""
+        pause = self._pause()
+        while True:
+            await asyncio.sleep(min(pause, max(0.0, self._deadline() - self._clock())))
+            try:
+                async with asyncio.timeout(max(0.0, self._deadline() - self._clock())):
+                    await self._renew_or_look()
+                pause = self._pause()
+            except TimeoutError as error:
+                raise self._lost("no renewal succeeded in time") from error
+            except ApiError as error:
+                if self._clock() >= self._deadline():
+                    raise self._lost("no renewal succeeded in time") from error
+                log.warning(
+                    "a leader lock could not be renewed; trying again", extra={"resource": self.title, "error": error}
+                )
+                pause = self._retry / 16
+
+    async def release(self) -> None:
+        """Let somebody else take it at once; does nothing if it is not ours, and must not run beside `keep`.
+
+        A failure is logged and not raised: the lock then simply expires.
+        """
+        stored, self._stored = self._stored, None
+        if stored is None or self._known_since + self._duration <= self._clock():
+            return
+        try:
+            try:
+                await self._give_up(stored)
+            except Conflict:  # a renewal that was cut off has taken effect after all, or somebody else holds it
+                stored = await self._read()
+                if self._form.read(stored).holder == self._identity:
+                    await self._give_up(stored)
+        except ApiError as error:
+            about = {"resource": self.title, "error": error}
+            log.warning("a leader lock could not be released; it expires by itself", extra=about)
+
+    async def _give_up(self, stored: Document) -> None:
+        # One second, as an empty duration is not allowed; an empty holder is free whatever the duration says.
+        await self._write("PUT", stored, holder="", seconds=1, acquire=False)
+
+    async def _create(self) -> None:
+        kind, sent = self._form.kind, self._clock()
+        document = {
+            "apiVersion": kind.api_version,
+            "kind": kind.name,
+            "metadata": {"name": self._name, "namespace": self._namespace},
+        }
+        self._stored = await self._write("POST", document, self._identity, self._whole_seconds(), acquire=True)
+        self._known_since = sent
+
+    async def _renew_or_look(self) -> None:
+        """Renew; if somebody wrote in between, look who: another holder is the end, anything else is renewed over."""
+        try:
+            if self._stored is not None:
+                await self._renew(self._stored)
+                return
+        except (Conflict, NotFound):
+            self._stored = None
+        asked = self._clock()
+        try:
+            stored = await self._read()
+        except NotFound as error:
+            if not self._optional:
+                raise self._lost("somebody deleted it") from error
+            self._is_absent(asked)
+            return
+        except Forbidden as error:
+            if not self._absent:
+                raise
+            self._is_unseen(asked, error)
+            return
+        holder = self._form.read(stored).holder
+        if holder != self._identity and not (self._absent and not holder):
+            raise self._lost(f"somebody else holds it: {holder[:80]!r}" if holder else "somebody took it from us")
+        await self._renew(stored)
+
+    async def _renew(self, stored: Document) -> None:
+        sent = self._clock()
+        changes_hands = self._form.read(stored).holder != self._identity
+        self._stored = await self._write("PUT", stored, self._identity, self._whole_seconds(), acquire=changes_hands)
+        self._known_since = sent
+        if self._absent:
+            self._absent = False
+            log.info("the lock of the reference appeared, and is held from now on", extra={"resource": self.title})
+
+    async def _write(self, method: str, document: Document, holder: str, seconds: int, *, acquire: bool) -> Document:
+        # The whole object goes back, with its resourceVersion: fields of others stay, and a stale one is a Conflict.
+        changed = self._form.written(document, self._form.read(document), holder, seconds, self._now(), acquire=acquire)
+        path = object_path(self._form.kind, self._namespace, self._name if method == "PUT" else "")
+        body = msgspec.json.encode(changed)
+        return self._mapping(await self._client.request(method, path, body=body, timeout_seconds=self._call_seconds))
+
+    async def _read(self) -> Document:
+        path = object_path(self._form.kind, self._namespace, self._name)
+        return self._mapping(await self._client.request("GET", path, timeout_seconds=self._call_seconds))
+
+    def _mapping(self, body: bytes) -> Document:
+        try:
+            return msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
+
+    def _is_absent(self, asked: float) -> None:
+        self._absent, self._stored, self._known_since = True, None, asked
+
+    def _is_unseen(self, asked: float, error: Forbidden) -> None:
+        """Without the right to look the lock cannot be honoured; and whoever never ran the reference needs no right."""
+        self._is_absent(asked)
+        if not self._told_unseen:
+            self._told_unseen = True
+            log.error(
+                "not allowed to see whether the reference's MIC leads, going on without: "
+                "be sure that none runs, or grant get and update of this object in our Role",
+                extra={"resource": self.title, "error": error},
+            )
+
+    def _pause(self) -> float:
+        return min(self._retry, LOOK_SECONDS) if self._absent else self._retry
+
+    def _whole_seconds(self) -> int:
+        # Others wait what is written, so never less than what we count on.
+        return max(1, math.ceil(self._duration))
+
+    def _deadline(self) -> float:
+        # Where there is no lock, nobody waits for our silence: what counts is only how old the knowledge may be.
+        return self._known_since + (self._duration if self._absent else self._duration / 2)
+
+    def _lost(self, how: str) -> LeadershipLost:
+        self._stored, self._absent, self._known_since = None, False, -math.inf
+        return LeadershipLost(f"the leader lock ({self.title}) is lost: {how}")

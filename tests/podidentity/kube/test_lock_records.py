@@ -1,0 +1,78 @@
+"""What stands in a lock's object: the Lease's spec, and the annotation as client-go has it. Pure."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from podidentity.kube.lock_records import LEADER_ANNOTATION, UNREADABLE, InAnnotation, InLease, Record
+
+NOW = datetime(2024, 5, 6, 7, 8, 9, 120_000, tzinfo=UTC)
+WRITTEN_BY_CLIENT_GO = (
+    '{"holderIdentity":"mic-76d_7f","leaseDurationSeconds":15,"acquireTime":"2024-05-01T00:00:00Z",'
+    '"renewTime":"2024-05-06T07:00:00Z","leaderTransitions":3}'
+)
+
+
+def endpoints(annotation: str | None) -> dict[str, object]:
+    annotations = {"other": "kept"} | ({} if annotation is None else {LEADER_ANNOTATION: annotation})
+    return {"metadata": {"name": "mic", "resourceVersion": "7", "annotations": annotations}, "subsets": [1]}
+
+
+def test_client_gos_record_is_read() -> None:
+    record = InAnnotation().read(endpoints(WRITTEN_BY_CLIENT_GO))
+    assert (record.holder, record.duration_seconds, record.renewed) == ("mic-76d_7f", 15, "2024-05-06T07:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        endpoints(None),
+        endpoints(""),
+        {"metadata": {"name": "mic"}},
+        {"metadata": {"name": "mic", "annotations": None}},
+        endpoints('{"holderIdentity":"","leaseDurationSeconds":1,"acquireTime":null,"renewTime":null}'),
+    ],
+)
+def test_an_object_without_a_holder_is_free(document: dict[str, object]) -> None:
+    assert InAnnotation().read(document).holder == ""
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '"holder"', "\ud800"])
+def test_what_nobody_can_read_is_held(text: str) -> None:
+    assert InAnnotation().read(endpoints(text)) == Record(UNREADABLE)
+
+
+def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:
+    form, before = InAnnotation(), endpoints(WRITTEN_BY_CLIENT_GO.replace('"holder', '"strategy":"x","holder'))
+    after = form.written(before, form.read(before), "mic-76d_7f", 15, NOW, acquire=False)
+    assert after["subsets"] == [1]
+    assert after["metadata"]["resourceVersion"] == "7"
+    assert after["metadata"]["annotations"]["other"] == "kept"
+    record = json.loads(after["metadata"]["annotations"][LEADER_ANNOTATION])
+    assert record == {
+        "strategy": "x",
+        "holderIdentity": "mic-76d_7f",
+        "leaseDurationSeconds": 15,
+        "acquireTime": "2024-05-01T00:00:00Z",
+        "renewTime": "2024-05-06T07:08:09.120000Z",
+        "leaderTransitions": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotation", "transitions"), [(WRITTEN_BY_CLIENT_GO, 4), (None, 0), ("{", 0), ('{"leaderTransitions":"x"}', 1)]
+)
+def test_a_change_of_hands_is_counted(annotation: str | None, transitions: int) -> None:
+    form, before = InAnnotation(), endpoints(annotation)
+    after = form.written(before, form.read(before), "ours", 15, NOW, acquire=True)
+    record = json.loads(after["metadata"]["annotations"][LEADER_ANNOTATION])
+    assert (record["leaderTransitions"], record["acquireTime"]) == (transitions, "2024-05-06T07:08:09.120000Z")
+
+
+def test_a_lease_keeps_its_record_in_its_spec() -> None:
+    form = InLease()
+    fresh = form.written({"metadata": {"name": "mic"}}, Record(), "ours", 15, NOW, acquire=True)
+    assert fresh["spec"]["leaseTransitions"] == 0
+    assert form.read(fresh).holder == "ours"
+    assert form.read({"metadata": {}, "spec": {"leaseDurationSeconds": -1}}).duration_seconds is None
