@@ -1,0 +1,46 @@
+"""The budgets of the data plane and of MIC, held against what a run found. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.paired import judged
+from benchmarks.results import OURS, Background, Budget, Case, Controller, Memory, Ratios
+
+FULL_NODE: Final = 250
+MANY: Final = 10_000
+
+
+def budgets(
+    cases: Sequence[Case],
+    background: Sequence[Background],
+    memory: Sequence[Memory],
+    controller: Sequence[Controller],
+    start_seconds: float | None,
+) -> tuple[Budget, ...]:
+    """Those of the whole project's design; what a run left out is not met. *start_seconds* is with FULL_NODE pods."""
+    full, one = _ratios(cases, "keep-alive-32"), _ratios(cases, "keep-alive-1")
+    closing = _ratios(cases, "close-32")
+    few, many = _ratios(cases, "pods-1"), _ratios(cases, "pods-10000")
+    flat = many.rps.median / few.rps.median if few and many else None
+    stall = next((each.p999_us / 1000 for each in background if each.key == "relist"), None)
+    weight = {each.pods: each.load_mib for each in memory}
+    mic = next((each for each in controller if each.pods == MANY), None)
+    return (
+        judged("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
+        judged("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
+        judged("keep-alive c=1: p50", one.p50.median if one else None, "at most", 1.05),
+        judged("keep-alive c=32: p99", full.p99.median if full else None, "at most", 1.2),
+        judged("10,000 pods instead of 1: requests a second", flat, "at least", 0.95),
+        judged("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
+        judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 64, aim=57, unit="MiB"),
+        judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
+        judged("start to Active, 250 pods", start_seconds, "at most", 0.8, unit="s"),
+        judged("MIC reads 10,000 pods", mic.cold_cpu_s if mic else None, "at most", 3.0, unit="CPU s"),
+        judged("MIC reads an event among 10,000 pods", mic.event_us / 1000 if mic else None, "at most", 1.0, unit="ms"),
+        judged("MIC's memory with 10,000 pods", mic.memory_mib if mic else None, "at most", 300, unit="MiB"),
+    )
+
+
+def _ratios(cases: Sequence[Case], key: str) -> Ratios | None:
+    """NMI's against nginx in that case."""
+    return next((each.servers[OURS].against for each in cases if each.key == key), None)

@@ -1,0 +1,279 @@
+"""What is measured on the real API server: each case makes what it needs under names of its own, and leaves a Row.
+
+Times are between two things that the witness saw: a pod bound to its node, its object Assigned. A case asserts that
+the outcome is right before it says how long it took.
+"""
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, World, lease_holder, usage
+from podidentity.kube.client import object_path
+from podidentity.kube.errors import ApiError
+from podidentity.kube.lock_records import LEASES
+from podidentity.resources import BINDING_LABEL, Kind, Resource
+from tests.mic.cluster import identity_id, set_id, vm_id
+
+DEPLOYMENTS: Final = Kind("Deployment", "deployments", Resource, "apps")
+RAISED: Final = "--clientQps=500"
+LEASE: Final = object_path(LEASES, "default", "aad-pod-identity-mic")
+SETTLE_SECONDS: Final = 1.0
+"""Before a case begins: nodes and identities have reached MIC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case at one length of Azure's operation. Only what was measured is in it."""
+
+    case: str
+    operation_seconds: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def spread(waits: Sequence[float]) -> dict[str, float]:
+    """The median and the longest of the waits, which are sorted."""
+    return {"median_s": statistics.median(waits), "longest_s": waits[-1]}
+
+
+async def one_pod(world: World, operation: float, times: int) -> Row:
+    """A pod on a VM of its own, again and again."""
+    waits = []
+    case = f"one-{operation:g}".replace(".", "-")
+    names = [f"{case}-{number}" for number in range(times)]
+    nodes = await world.nodes([world.vm(name, operation) for name in names], case)
+    await asyncio.sleep(SETTLE_SECONDS)
+    for name, node in zip(names, nodes, strict=True):
+        await world.pods([(name, node, "id-0")])
+        await world.all_assigned([name])
+        waits += world.witness.waits([name])
+        assert world.cloud.on(vm_id(name)) == {"id-0"}
+    vms = [vm_id(name) for name in names]
+    arm = {"patches": len(world.calls("PATCH", *vms)) / times, "gets": len(world.calls("GET", *vms)) / times}
+    await cleared(world, names)
+    return Row("one pod", operation, spread(sorted(waits)) | arm)
+
+
+async def forty_pods(world: World, operation: float, times: int) -> Row:
+    """40 pods at once on three VMs, with three identities."""
+    totals: list[float] = []
+    patches = gets = 0
+    for again in range(times):
+        case = f"forty-{operation:g}-{again}".replace(".", "-")
+        vms = [f"{case}-{number}" for number in range(3)]
+        nodes = await world.nodes([world.vm(name, operation) for name in vms], case)
+        await asyncio.sleep(SETTLE_SECONDS)
+        names = [f"{case}-{number}" for number in range(40)]
+        await world.pods((name, nodes[n % 3], f"id-{n % 4}") for n, name in enumerate(names))
+        await world.all_assigned(names)
+        totals.append(_total(world, names))
+        ids = [vm_id(name) for name in vms]
+        assert all(world.cloud.on(each) == {"id-0", "id-1", "id-2", "id-3"} for each in ids)
+        patches += len(world.calls("PATCH", *ids))
+        gets += len(world.calls("GET", *ids))
+        await cleared(world, names)
+    return Row(
+        "40 pods on 3 VMs",
+        operation,
+        {"all_s": statistics.median(totals), "patches": patches / times, "gets": gets / times},
+    )
+
+
+async def two_thousand(world: World, operation: float, rate: str, *, deleted: bool = True) -> list[Row]:
+    """2,000 pods of 20 identities on 30 nodes of one set come at once, and go at once."""
+    case = f"many-{rate}-{operation:g}".replace(".", "-")
+    nodes = await world.nodes(world.scale_set(case, 30, operation), case)
+    names = [f"{case}-{number:04d}" for number in range(2000)]
+    host = set_id(case)
+    async with world.mic(*([RAISED] if rate == "raised" else [])) as mic:
+        await asyncio.sleep(SETTLE_SECONDS)
+        began, written = usage(mic).cpu_seconds, await _writes(world)
+        await world.pods((name, nodes[n % 30], f"id-{n % 20}") for n, name in enumerate(names))
+        await world.all_assigned(names)
+        assert len(world.cloud.on(host)) == 20
+        come = Row(
+            f"2,000 pods on one set, {rate} rate",
+            operation,
+            {"all_s": _total(world, names)}
+            | {"pods_bound_s": max(world.witness.bound[name] for name in names) - _first(world, names)}
+            | spread(world.witness.waits(names))
+            | {"patches": len(world.calls("PATCH", host)), "gets": len(world.calls("GET", host))}
+            | {"writes_a_pod": (await _writes(world) - written) / len(names)}
+            | {"cpu_s": usage(mic).cpu_seconds - began, "rss_mib": usage(mic).rss_mib},
+        )
+        if not deleted:
+            return [come]
+        patched = len(world.calls("PATCH", host))
+        since = time.monotonic()
+        await world.remove_case(case)
+        removed = time.monotonic() - since
+        machine = world.cloud.arm.vm(host)
+        await world.until(lambda: not (machine.identities or machine.updating), "the set clean")
+        clean = time.monotonic() - since
+        await world.all_gone(names, 300.0)
+        gone = time.monotonic() - since
+        went = Row(
+            f"2,000 pods deleted, {rate} rate",
+            operation,
+            {"pods_deleted_s": removed, "arm_clean_s": clean, "all_s": gone}
+            | {"patches": len(world.calls("PATCH", host)) - patched},
+        )
+    return [come, went]
+
+
+async def rolling_restart(world: World, operation: float) -> Row:
+    """A Deployment of 500 pods on 30 nodes of one set is restarted: the real controller, scheduler and kwok."""
+    case = f"rolling-{operation:g}"
+    await world.nodes(world.scale_set(case, 30, operation), case)
+    template = {
+        "metadata": {"labels": {"app": case, BINDING_LABEL: "id-1"}},
+        "spec": POD_SPEC | {"nodeSelector": {"bench": case}},
+    }
+    selector = {"matchLabels": {"app": case}}
+    await world.make_objects(
+        DEPLOYMENTS,
+        [{"metadata": {"name": case}, "spec": {"replicas": 500, "selector": selector, "template": template}}],
+    )
+
+    def living() -> set[str]:
+        return {name for name in world.witness.living if name.startswith(case)}
+
+    def all_assigned() -> bool:
+        return len(living()) == 500 and living() <= world.witness.assigned.keys()
+
+    await world.until(all_assigned, "the Deployment's pods Assigned")
+    before, host = living(), set_id(case)
+    patches, gets = len(world.calls("PATCH", host)), len(world.calls("GET", host))
+    began = time.monotonic()
+    restart = {"spec": {"template": {"metadata": {"annotations": {"restarted": "now"}}}}}
+    await world.client.patch_merge(DEPLOYMENTS, NAMESPACE, case, restart)
+    await world.until(lambda: all_assigned() and living().isdisjoint(before), "the restart over")
+    took = time.monotonic() - began
+    after = living()
+    row = Row(
+        "rolling restart of 500 pods",
+        operation,
+        {"all_s": took, "last_pod_bound_s": max(world.witness.bound[name] for name in after) - began}
+        | spread(world.witness.waits(after))
+        | {"patches": len(world.calls("PATCH", host)) - patches, "gets": len(world.calls("GET", host)) - gets},
+    )
+    await world.client.delete(DEPLOYMENTS, NAMESPACE, case)
+    await world.until(lambda: not living(), "the Deployment gone")
+    return row
+
+
+async def slow_beside_fast(world: World) -> Row:
+    """A pod on a VM whose operation takes 5 s, bound while a set is busy for 40 s."""
+    slow = await world.nodes(world.scale_set("slow", 3, 40.0), "slow")
+    fast = await world.nodes([world.vm("fast", 5.0)], "fast")
+    await asyncio.sleep(SETTLE_SECONDS)
+    on_slow = [f"slow-{number}" for number in range(9)]
+    await world.pods((name, slow[n % 3], "id-2") for n, name in enumerate(on_slow))
+    await world.until(lambda: len(world.calls("PATCH", set_id("slow"))) == 1, "the set busy")
+    await world.pods([("fast-0", fast[0], "id-2")])
+    await world.all_assigned(["fast-0"])
+    assert world.witness.assigned.keys().isdisjoint(on_slow), "the slow set was not slow"
+    await world.all_assigned(on_slow)
+    row = Row(
+        "a fast VM beside a set that takes 40 s",
+        5.0,
+        {"fast_s": world.witness.waits(["fast-0"])[0], "slow_s": world.witness.waits(on_slow)[-1]},
+    )
+    await cleared(world, [*on_slow, "fast-0"])
+    return row
+
+
+async def one_bad(world: World) -> Row:
+    """20 identities for one VM, one of which Azure refuses; and a pod elsewhere comes each second."""
+    names = [f"some-{number}" for number in range(20)]
+    await world.identities(names)
+    world.cloud.arm.marked.failing.add(identity_id(names[7]).lower())
+    (node,) = await world.nodes([world.vm("bad", 0.2)], "bad")
+    (other,) = await world.nodes([world.vm("other", 0.2)], "other")
+    await asyncio.sleep(SETTLE_SECONDS)
+    began = time.monotonic()
+    await world.pods((name, node, name) for name in names)
+    good = [name for name in names if name != names[7]]
+    await world.all_assigned(good)
+    healed = world.witness.waits(good)[-1]
+    bystanders: list[str] = []
+    while time.monotonic() < began + 40.0:
+        bystanders.append(f"bystander-{len(bystanders)}")
+        await world.pods([(bystanders[-1], other, "id-3")])
+        await asyncio.sleep(1.0)
+    calls = [call.at - began for call in world.calls("PATCH", vm_id("bad"))]
+    assert names[7] not in world.witness.assigned
+    row = Row(
+        "one bad identity of 20",
+        0.2,
+        {
+            "others_assigned_s": healed,
+            "patches_in_8_s": sum(at < 8 for at in calls),
+            "patches_from_8_to_40_s": sum(8 <= at < 40 for at in calls),
+            "gets_from_8_to_40_s": sum(8 <= call.at - began < 40 for call in world.calls("GET", vm_id("bad"))),
+        },
+    )
+    await cleared(world, [*names, *bystanders])
+    return row
+
+
+async def handing_over(world: World) -> AsyncIterator[Row]:
+    """Two replicas; the leader is stopped, or killed."""
+    for how, times in (("a clean stop", 3), ("kill -9", 1)):
+        seconds = []
+        for _ in range(times):
+            async with world.mic() as first:
+                waiting = await world.cloud.mic(active=False)
+                held = await _holder(world)
+                await asyncio.sleep(SETTLE_SECONDS)
+                began = time.monotonic()
+                if how == "kill -9":
+                    first.process.kill()
+                else:
+                    first.process.terminate()
+                while (await _holder(world)) in {"", held}:
+                    await asyncio.sleep(0.02)
+                seconds.append(time.monotonic() - began)
+                await first.process.wait()
+                await waiting.stop()
+        yield Row(f"another leads after {how}", 0.0, {"seconds": statistics.median(seconds)})
+
+
+async def cleared(world: World, pods: Sequence[str]) -> None:
+    """Remove the pods and wait for their objects to go."""
+    await world.remove_pods(pods)
+    await world.all_gone(pods)
+
+
+async def _holder(world: World) -> str:
+    with contextlib.suppress(ApiError):
+        return lease_holder(await world.client.request("GET", LEASE))
+    return ""
+
+
+def _first(world: World, names: Sequence[str]) -> float:
+    return min(world.witness.bound[name] for name in names)
+
+
+def _total(world: World, names: Sequence[str]) -> float:
+    """From the first of the pods bound to the last of them Assigned."""
+    return max(world.witness.assigned[name] for name in names) - _first(world, names)
+
+
+async def _writes(world: World) -> float:
+    """Requests so far that wrote AzureAssignedIdentities, as the API server counts them."""
+    page = (await world.client.request("GET", "/metrics")).decode()
+    lines = [line for line in page.splitlines() if line.startswith("apiserver_request_total{")]
+    ours = [line for line in lines if 'resource="azureassignedidentities"' in line]
+    verbs = ('verb="POST"', 'verb="PATCH"', 'verb="DELETE"')
+    return sum(float(line.rpartition(" ")[2]) for line in ours if any(verb in line for verb in verbs))
+
+
+def rounded(row: Row) -> dict[str, Any]:
+    """For the results file."""
+    figures = {name: round(value, 3) for name, value in row.figures.items()}
+    return {"case": row.case, "operation_seconds": row.operation_seconds, **figures}

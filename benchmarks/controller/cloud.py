@@ -1,0 +1,286 @@
+"""The real API server with kwok's nodes, Azure's emulators, and the real `python -m mic`; and a witness with a clock.
+
+Everything is on loopback. The witness watches the API server as anybody would and notes when it saw what.
+"""
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from podidctl.sandbox.arm import ArmCall
+from podidentity.kube.access import from_kubeconfig
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.errors import NotFound
+from podidentity.kube.informer import Informer
+from podidentity.resources import (
+    ASSIGNED,
+    ASSIGNED_IDENTITIES,
+    BINDING_LABEL,
+    BINDINGS,
+    IDENTITIES,
+    NODES,
+    PODS,
+    AzureAssignedIdentity,
+    Kind,
+    Pod,
+)
+from tests.conftest import apply_definitions
+from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.testplane.up import Plane
+
+NAMESPACE: Final = "default"
+HANDS: Final = 16
+"""Requests at once by whoever makes pods."""
+
+
+@dataclass
+class Witness:
+    """When each pod was seen bound to its node, and its object Assigned and gone; monotonic seconds, by pod's name."""
+
+    bound: dict[str, float] = field(default_factory=dict)
+    assigned: dict[str, float] = field(default_factory=dict)
+    gone: dict[str, float] = field(default_factory=dict)
+    living: set[str] = field(default_factory=set)
+    """Objects that exist, by the pod that they are for."""
+
+    def pod(self, pod: Pod) -> None:
+        if pod.spec.node_name:
+            self.bound.setdefault(pod.metadata.name, time.monotonic())
+
+    def object(self, each: AzureAssignedIdentity) -> None:
+        name = each.spec.pod
+        self.living.add(name)
+        if each.status.status == ASSIGNED:
+            self.assigned.setdefault(name, time.monotonic())
+
+    def object_gone(self, each: AzureAssignedIdentity) -> None:
+        self.living.discard(each.spec.pod)
+        self.gone[each.spec.pod] = time.monotonic()
+
+    def waits(self, pods: Iterable[str]) -> list[float]:
+        """How long each waited for its identity after it was bound, shortest first."""
+        return sorted(self.assigned[name] - self.bound[name] for name in pods)
+
+
+class _PodNotes:
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+
+    def upserted(self, _old: Pod | None, new: Pod) -> None:
+        self._witness.pod(new)
+
+    def deleted(self, old: Pod) -> None:
+        pass
+
+
+class _ObjectNotes:
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+
+    def upserted(self, _old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
+        self._witness.object(new)
+
+    def deleted(self, old: AzureAssignedIdentity) -> None:
+        self._witness.object_gone(old)
+
+
+class World:
+    """Where the cases take place. Hosts, nodes and pods have names of their case, so that cases do not meet."""
+
+    def __init__(self, plane: Plane, cloud: LittleCloud, client: Client) -> None:
+        self.plane = plane
+        self.cloud = cloud
+        self.client = client
+        self.witness = Witness()
+
+    def vm(self, name: str, operation_seconds: float) -> str:
+        self.cloud.arm.add_vm(vm_id(name), operation_seconds=operation_seconds)
+        return f"azure://{vm_id(name)}"
+
+    def scale_set(self, name: str, nodes: int, operation_seconds: float) -> list[str]:
+        """The provider ids of its nodes."""
+        self.cloud.arm.add_vmss(set_id(name), operation_seconds=operation_seconds)
+        return [f"azure://{set_id(name)}/virtualMachines/{number}" for number in range(nodes)]
+
+    async def nodes(self, provider_ids: Iterable[str], prefix: str, *, managed: bool = True) -> list[str]:
+        """Make a node for each; their names."""
+        capacity = {"cpu": "64", "memory": "256Gi", "pods": "250"}
+        names = {f"{prefix}-{number}": each for number, each in enumerate(provider_ids)}
+        await self.together(
+            self._make(
+                NODES,
+                {
+                    "metadata": {"name": name, "labels": {"bench": prefix}},
+                    "spec": {"providerID": provider_id},
+                    "status": {"allocatable": capacity, "capacity": capacity} if managed else {},
+                },
+            )
+            for name, provider_id in names.items()
+        )
+        return list(names)
+
+    async def identities(self, names: Iterable[str]) -> None:
+        """An identity in Azure and in the cluster, and a binding, for each; the selector is the name."""
+        for name in names:
+            self.cloud.directory.add_identity(identity_id(name), client_id=f"client-{name}")
+            spec = {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"}
+            await self._make(IDENTITIES, {"metadata": {"name": name}, "spec": spec})
+            await self._make(BINDINGS, {"metadata": {"name": name}, "spec": {"azureIdentity": name, "selector": name}})
+
+    async def pods(self, placed: Iterable[tuple[str, str, str]]) -> None:
+        """Make pods: (name, node, identity). What stands before the last hyphen of a name is their case."""
+        await self.together(
+            self._make(
+                PODS,
+                {
+                    "metadata": {"name": name, "labels": {BINDING_LABEL: identity, "bench": name.rpartition("-")[0]}},
+                    "spec": POD_SPEC | {"nodeName": node},
+                },
+            )
+            for name, node, identity in placed
+        )
+
+    async def remove_pods(self, names: Iterable[str]) -> None:
+        await self.together(self.client.delete(PODS, NAMESPACE, name) for name in names)
+
+    async def remove_case(self, case: str) -> None:
+        """Remove the pods of a case in one request; they are gone with it."""
+        body = b'{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}'
+        path = object_path(PODS, NAMESPACE)
+        await self.client.request("DELETE", path, params={"labelSelector": f"bench={case}"}, body=body)
+
+    async def make_objects(self, kind: Kind[Any], documents: Iterable[dict[str, Any]]) -> None:
+        await self.together(self._make(kind, each) for each in documents)
+
+    async def _make(self, kind: Kind[Any], document: dict[str, Any]) -> None:
+        await self.client.create(kind, NAMESPACE if kind.namespaced else "", document)
+
+    async def together(self, work: Iterable[Coroutine[Any, Any, Any]]) -> None:
+        """Do all of it, HANDS at once."""
+        left = iter(work)
+
+        async def one() -> None:
+            for each in left:
+                await each
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(HANDS):
+                tasks.create_task(one())
+
+    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
+        """Wait until *holds*; raises TimeoutError with *what*."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} did not come true in {seconds:g} s")
+            for mic in self.cloud.running:
+                if mic.process.returncode not in {None, 0, -9}:
+                    raise RuntimeError(f"mic ended with {mic.process.returncode}: {mic.said()[-2000:]}")
+            await asyncio.sleep(0.005)
+
+    async def all_assigned(self, pods: Iterable[str], seconds: float = 180.0) -> None:
+        wanted = set(pods)
+        await self.until(lambda: wanted <= self.witness.assigned.keys(), "all Assigned", seconds)
+
+    async def all_gone(self, pods: Iterable[str], seconds: float = 180.0) -> None:
+        wanted = set(pods)
+        await self.until(lambda: wanted.isdisjoint(self.witness.living), "all objects gone", seconds)
+
+    def calls(self, method: str, *host_ids: str) -> list[ArmCall]:
+        """The calls so far that were about exactly these VMs or sets."""
+        wanted = {each.lower() for each in host_ids}
+        return [call for call in self.cloud.arm.calls if call.method == method and call.path.lower() in wanted]
+
+    @asynccontextmanager
+    async def mic(self, *flags: str) -> AsyncIterator[Mic]:
+        """A MIC that leads; it is stopped at the end."""
+        running = await self.cloud.mic(*flags)
+        try:
+            yield running
+        finally:
+            if running.process.returncode is None:
+                await running.stop()
+            self.cloud.running.clear()
+
+
+POD_SPEC: Final[dict[str, Any]] = {
+    "containers": [{"name": "c", "image": "none"}],
+    "terminationGracePeriodSeconds": 0,
+    "automountServiceAccountToken": False,
+}
+
+
+@asynccontextmanager
+async def world(folder: Path, *, kwok: bool) -> AsyncIterator[World]:
+    """A fresh cluster and a fresh Azure; with *kwok* pods are scheduled, run and go as with kubelets."""
+    # Its one worker takes 10 ms for a pod, and what is measured is how MIC keeps up.
+    workers = [f"--delete-collection-workers={HANDS}"]
+    plane = await asyncio.to_thread(lambda: Plane(scheduler=kwok, kwok=kwok, apiserver_flags=workers))
+    try:
+        await asyncio.to_thread(apply_definitions, plane)
+        async with little_cloud(folder) as cloud:
+            (folder / "kubeconfig").write_text(Path(plane.kubeconfig).read_text())
+            access = await from_kubeconfig(plane.kubeconfig)
+            async with Client(access, user_agent="benchmark", timeout_seconds=60.0) as client:
+                made = World(plane, cloud, client)
+                watches: list[Informer[Any]] = [
+                    Informer(client, PODS, _PodNotes(made.witness), label_selector=BINDING_LABEL),
+                    Informer(client, ASSIGNED_IDENTITIES, _ObjectNotes(made.witness)),
+                ]
+                running = [asyncio.ensure_future(each.run()) for each in watches]
+                try:
+                    for each in watches:
+                        await each.synced()
+                    await _service_account(made)
+                    yield made
+                finally:
+                    for task in running:
+                        task.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
+    finally:
+        await asyncio.to_thread(plane.stop)
+
+
+async def _service_account(made: World) -> None:
+    """Without it no pod is admitted; the controllers make it a moment after the namespace."""
+    async with asyncio.timeout(30.0):
+        while True:
+            try:
+                await made.client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default")
+            except NotFound:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A process at one moment."""
+
+    cpu_seconds: float
+    rss_mib: float
+    peak_mib: float
+
+
+def usage(mic: Mic) -> Usage:
+    folder = Path(f"/proc/{mic.process.pid}")
+    on_cpu = sum(int(each.read_text().split()[0]) for each in folder.glob("task/*/schedstat"))
+    status = dict(line.split(":", 1) for line in folder.joinpath("status").read_text().splitlines())
+    return Usage(
+        on_cpu / 1e9,
+        int(folder.joinpath("statm").read_text().split()[1]) * resource.getpagesize() / 2**20,
+        int(status["VmHWM"].split()[0]) / 1024,
+    )
+
+
+def lease_holder(document: bytes) -> str:
+    """Who holds the Lease, as the API server's answer has it; empty when it is released."""
+    spec: dict[str, Any] = json.loads(document).get("spec") or {}
+    return str(spec.get("holderIdentity") or "")

@@ -1,0 +1,207 @@
+"""Puts a large cluster's bytes through MIC's informers and view, and says what that took. Run as a program, since
+memory is a process's:
+
+    python -m benchmarks.controller.feeding PODS NODES BINDINGS
+
+prints one JSON line. Left out: HTTP and TLS to the API server and to Azure, and the rounds of places that have work.
+"""
+
+import asyncio
+import gc
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from typing_extensions import override
+
+from benchmarks.controller import stream
+from benchmarks.controller.looking import calls_of_an_interval
+from benchmarks.controller.stream import Size
+from mic.view import View
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import PAGE_SIZE, Client
+from podidentity.kube.decoding import RawPage, split_list
+from podidentity.kube.informer import Informer
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, Kind
+
+EVENTS: Final = 2000
+"""Of each sort, for the cost of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What feeding one size took."""
+
+    pods: int
+    nodes: int
+    bindings: int
+    sync_cpu_seconds: float
+    """Reading everything once: all lists decoded and in the view."""
+    rss_mib: float
+    """Of the process afterwards, with an interpreter and the modules of what is measured here."""
+    peak_rss_mib: float
+    unrelated_event_us: float
+    """A pod's heartbeat: its resourceVersion alone is another."""
+    node_event_us: float
+    new_pod_us: float
+    """A pod appears that wants an identity; the median, as are the others."""
+    own_write_us: float
+    """The watch brings what MIC's own write has told already."""
+    arm_calls: int
+    """To Azure in one interval, while nothing changes."""
+
+
+class Recorded(Client):
+    """In place of an API server: lists as pages, and watches that bring the lines they are given."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__(ClusterAccess("http://nowhere.invalid"), user_agent="feeding")
+        self._size = size
+        self.making_seconds = 0.0
+        """CPU spent on making the bytes, which a real server would have spent elsewhere."""
+        self.watches: dict[str, asyncio.Queue[bytes]] = {}
+
+    @override
+    async def pages(
+        self,
+        kind: Kind[Any],
+        namespace: str = "",
+        *,
+        field_selector: str = "",
+        label_selector: str = "",
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[RawPage, None]:
+        bodies, first = stream.pages(kind, self._size, page_size), True
+        while True:
+            began = time.process_time()
+            body = next(bodies, None)
+            self.making_seconds += time.process_time() - began
+            if body is None:
+                return
+            page = split_list(body)
+            yield RawPage(page.items, page.resource_version, page.continue_token, first)
+            first = False
+
+    @override
+    def stream(self, path: str, params: Mapping[str, str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._open(path.rpartition("/")[2])
+
+    @asynccontextmanager
+    async def _open(self, plural: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        lines = self.watches[plural] = asyncio.Queue()
+
+        async def follow() -> AsyncIterator[bytes]:
+            while True:
+                yield await lines.get()
+                lines.task_done()
+
+        yield follow()
+
+
+class Mirror:
+    """MIC's picture of the cluster, as `mic.app` wires it, without the rounds."""
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.client = Recorded(size)
+        self.dirty: list[str] = []
+        self.view = View(on_dirty=self.dirty.append)
+        self.informers: list[Informer[Any]] = [
+            Informer(self.client, PODS, self.view.pods),
+            Informer(self.client, NODES, self.view.nodes),
+            Informer(self.client, IDENTITIES, self.view.identities),
+            Informer(self.client, BINDINGS, self.view.bindings),
+            Informer(self.client, ASSIGNED_IDENTITIES, self.view.assigned),
+        ]
+
+    async def follow(self) -> None:
+        """Run the informers until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for each in self.informers:
+                tasks.create_task(each.run())
+
+    async def synced(self) -> float:
+        """Wait until everything has been read once; the CPU seconds that took."""
+        began = time.process_time()
+        for each in self.informers:
+            await each.synced()
+        while len(self.client.watches) < len(self.informers):
+            await asyncio.sleep(0)
+        return time.process_time() - began - self.client.making_seconds
+
+    async def take(self, kind: Kind[Any], lines: list[bytes]) -> float:
+        """The median of the microseconds that each of the lines takes, from its bytes to its marks."""
+        queue, seconds = self.client.watches[kind.plural], []
+        for each in lines:
+            began = time.perf_counter()
+            queue.put_nowait(each)
+            await queue.join()
+            seconds.append(time.perf_counter() - began)
+        return statistics.median(seconds) * 1e6
+
+
+async def feed(size: Size) -> Fed:
+    """Everything for one size. Raises AssertionError if the view then is not what the bytes say."""
+    mirror = Mirror(size)
+    running = asyncio.ensure_future(mirror.follow())
+    try:
+        return await _measured(mirror, size)
+    finally:
+        running.cancel()
+
+
+async def _measured(mirror: Mirror, size: Size) -> Fed:
+    cpu = await mirror.synced()
+    after = _rss_mib()
+    assert not any(place.has_work for place in mirror.view.places()), "everything is assigned, and yet there is work"
+    mirror.dirty.clear()
+    assert sum(len(each.store) for each in mirror.informers) == sum(size.counts().values())
+    step = max(1, size.pods // EVENTS)
+    some = [number * step for number in range(min(EVENTS, size.pods))]
+    later = 20_000_000
+    heartbeats = [stream.line("MODIFIED", stream.pod(n, size, version=later + n), PODS) for n in some]
+    own = [stream.line("MODIFIED", stream.assigned(n, size, version=later + n), ASSIGNED_IDENTITIES) for n in some]
+    beats = [stream.line("MODIFIED", stream.node(n % size.nodes, version=later + n), NODES) for n in range(EVENTS)]
+    fresh = range(size.pods, size.pods + EVENTS)
+    new = [stream.line("ADDED", stream.pod(number, size), PODS) for number in fresh]
+    unrelated = await mirror.take(PODS, heartbeats)
+    written = await mirror.take(ASSIGNED_IDENTITIES, own)
+    node = await mirror.take(NODES, beats)
+    assert mirror.dirty == [], "a heartbeat has made work"
+    calls = await calls_of_an_interval(mirror.view, mirror.client)
+    appeared = await mirror.take(PODS, new)
+    assert len(mirror.dirty) == EVENTS, "a new pod has made no work"
+    return Fed(
+        **asdict(size),
+        sync_cpu_seconds=round(cpu, 3),
+        rss_mib=round(after, 1),
+        peak_rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        unrelated_event_us=round(unrelated, 1),
+        node_event_us=round(node, 1),
+        new_pod_us=round(appeared, 1),
+        own_write_us=round(written, 1),
+        arm_calls=calls,
+    )
+
+
+def _rss_mib() -> float:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    size = Size(*(int(each) for each in sys.argv[1:4]))
+    sys.stdout.write(json.dumps(asdict(uvloop.run(feed(size)))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

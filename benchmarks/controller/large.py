@@ -1,0 +1,179 @@
+"""MIC at the design point on the real API server: 10,000 pods, their identities assigned, 1,000 nodes, 500 bindings.
+
+Half of the nodes are VMs, the others belong to scale sets of 25 nodes; each pod has one identity. kwok is left out:
+what it would do for 1,000 nodes takes both cores.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from benchmarks.controller import stream
+from benchmarks.controller.cases import Row
+from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, World, usage
+from benchmarks.controller.stream import Size
+from podidentity.azure.resource_ids import Host, parse_provider_id
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDING_LABEL,
+    BINDINGS,
+    IDENTITIES,
+    NODES,
+    POD_UID_ANNOTATION,
+    PODS,
+)
+from tests.mic.little_cloud import Mic
+
+DESIGN: Final = Size(10_000, 1_000, 500)
+LOOK_SECONDS: Final = 30
+"""Instead of 180, so that a whole interval can be watched."""
+EVENTS: Final = 1000
+QUIET_SHARE: Final = 0.05
+"""Of one core, during a second: less than this is quiet."""
+OPERATION_SECONDS: Final = 5.0
+
+
+async def at_the_design_point(world: World, size: Size = DESIGN) -> AsyncIterator[Row]:
+    """Fill the cluster and Azure, then start MIC on it."""
+    yield Row("start, nothing in the cluster", 0.0, await _started(world))
+    hosts = await _fill(world, size)
+    yield Row("start, all assigned", 0.0, await _started(world))
+    assert world.cloud.arm.writes() == [], "a start with everything assigned has changed Azure"
+    async with world.mic(f"--identity-assignment-reconcile-interval={LOOK_SECONDS}s") as mic:
+        await _quiet(mic)
+        yield Row("one unrelated pod event", 0.0, await _event_cost(world, mic, size))
+        yield Row("one pod at that size", OPERATION_SECONDS, await _one_more(world, size))
+        idle = await _idle(world, mic) | {"hosts": len(hosts)}
+        assert idle["gets"] > 0
+        yield Row("idle, one interval", 0.0, idle)
+
+
+async def _started(world: World) -> dict[str, float]:
+    """Start MIC and wait until it is quiet."""
+    reads, began = len(world.cloud.arm.reads()), time.monotonic()
+    async with world.mic() as mic:
+        active = time.monotonic() - began
+        at_active = usage(mic)
+        quiet = await _quiet(mic) - began
+        now = usage(mic)
+        return {
+            "active_s": active,
+            "cpu_until_active_s": at_active.cpu_seconds,
+            "quiet_s": quiet,
+            "cpu_s": now.cpu_seconds,
+            "rss_mib": now.rss_mib,
+            "peak_mib": now.peak_mib,
+            "gets": len(world.cloud.arm.reads()) - reads,
+        }
+
+
+async def _quiet(mic: Mic) -> float:
+    """Wait for a quiet second; the moment it began."""
+    while True:
+        since, before = time.monotonic(), usage(mic).cpu_seconds
+        await asyncio.sleep(1.0)
+        if usage(mic).cpu_seconds - before < QUIET_SHARE:
+            return since
+
+
+async def _fill(world: World, size: Size) -> list[Host]:
+    """Everything assigned, in the cluster and in Azure; the hosts."""
+    hosts = _azure(world, size)
+    await world.make_objects(NODES, (_stripped(stream.node(number)) for number in range(size.nodes)))
+    await world.make_objects(IDENTITIES, (_stripped(stream.identity(number)) for number in range(size.bindings)))
+    await world.make_objects(BINDINGS, (_stripped(stream.binding(number)) for number in range(size.bindings)))
+    await world.make_objects(PODS, (_pod(number, size) for number in range(size.pods)))
+    uids = {pod.metadata.name: pod.metadata.uid for pod in await world.client.list(PODS, NAMESPACE)}
+    await world.make_objects(ASSIGNED_IDENTITIES, (_assigned(number, size, uids) for number in range(size.pods)))
+    return hosts
+
+
+def _azure(world: World, size: Size) -> list[Host]:
+    hosts: dict[str, Host] = {}
+    for number in range(size.bindings):
+        world.cloud.directory.add_identity(stream.identity_id(number), client_id=_client_id(number))
+    for number in range(size.nodes):
+        host = parse_provider_id(f"azure://{stream.host_id(number)}")
+        assert host is not None
+        if host.key not in hosts:
+            hosts[host.key] = host
+            add = world.cloud.arm.add_vm if number % 2 == 0 else world.cloud.arm.add_vmss
+            add(host.text, operation_seconds=OPERATION_SECONDS)
+        identity = world.cloud.directory.identity(stream.identity_id(number % size.bindings))
+        assert identity is not None
+        world.cloud.arm.vm(host.text).attach(identity)
+    return list(hosts.values())
+
+
+def _client_id(number: int) -> str:
+    return str(stream.identity(number)["spec"]["clientID"])
+
+
+def _stripped(document: dict[str, Any]) -> dict[str, Any]:
+    """Without what the API server itself fills in."""
+    meta = {key: document["metadata"][key] for key in ("name", "labels") if key in document["metadata"]}
+    return {"metadata": meta, "spec": document["spec"]}
+
+
+def _pod(number: int, size: Size) -> dict[str, Any]:
+    made = stream.pod(number, size)
+    node = made["spec"]["nodeName"]
+    return {"metadata": _stripped(made)["metadata"], "spec": POD_SPEC | {"nodeName": node}}
+
+
+def _assigned(number: int, size: Size, uids: dict[str, str]) -> dict[str, Any]:
+    """As MIC would have written it, for a pod of the real server's uid."""
+    made = stream.assigned(number, size)
+    pod = made["spec"]["pod"]
+    for embedded in ("azureIdentityRef", "azureBindingRef"):
+        del made["spec"][embedded]["metadata"]["uid"]
+    made["spec"]["podNamespace"] = NAMESPACE
+    kept = {key: made["metadata"][key] for key in ("annotations", "labels", "finalizers")}
+    kept["annotations"][POD_UID_ANNOTATION] = uids[pod]
+    name = made["metadata"]["name"].replace("-workloads-", f"-{NAMESPACE}-")
+    return made | {"metadata": {"name": name, **kept}}
+
+
+async def _event_cost(world: World, mic: Mic, size: Size) -> dict[str, float]:
+    """CPU of the process for each of many pods of which something changes that does not matter."""
+    before = usage(mic).cpu_seconds
+    step = size.pods // EVENTS
+
+    async def touch(number: int) -> None:
+        name = stream.pod(number * step, size)["metadata"]["name"]
+        await world.client.patch_merge(PODS, NAMESPACE, name, {"metadata": {"annotations": {"touched": "now"}}})
+
+    began = time.monotonic()
+    await world.together(touch(number) for number in range(EVENTS))
+    await asyncio.sleep(0.5)
+    took, cpu = time.monotonic() - began, usage(mic).cpu_seconds - before
+    return {"events": EVENTS, "cpu_ms_each": cpu / EVENTS * 1000, "events_per_s": EVENTS / took}
+
+
+async def _one_more(world: World, size: Size, times: int = 3) -> dict[str, float]:
+    """Pods with an identity that their VM has not."""
+    waits = []
+    for again in range(times):
+        name, label = f"one-more-{again}", stream.pod(3, size)["metadata"]["labels"][BINDING_LABEL]
+        await world.pods([(name, f"node-{2 * again:06d}", label)])
+        await world.all_assigned([name])
+        waits += world.witness.waits([name])
+    return {"median_s": statistics.median(waits), "longest_s": max(waits)}
+
+
+async def _idle(world: World, mic: Mic) -> dict[str, float]:
+    reads, began = len(world.cloud.arm.reads()), time.monotonic()
+    writes, cpu = len(world.cloud.arm.writes()), usage(mic).cpu_seconds
+    await asyncio.sleep(LOOK_SECONDS)
+    calls = [call.at - began for call in world.cloud.arm.reads()[reads:]]
+    assert len(world.cloud.arm.writes()) == writes, "an idle MIC has changed Azure"
+    seconds = [sum(int(at) == second for at in calls) for second in range(LOOK_SECONDS)]
+    return {
+        "gets": len(calls),
+        "most_gets_in_a_second": max(seconds),
+        "interval_s": LOOK_SECONDS,
+        "cpu_s": usage(mic).cpu_seconds - cpu,
+        "rss_mib": usage(mic).rss_mib,
+    }

@@ -1,0 +1,163 @@
+"""Measures MIC and writes what was found:
+
+    python -m benchmarks.controller.run [--only NAME …] [--results FOLDER]
+
+Everything takes about ten minutes on two cores. NAME is one of the parts that `--help` lists. The results file is
+`controller-<date>-<commit>.json`; its table is printed, and `python -m benchmarks.controller.table` puts it into the
+documentation.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.controller import cases
+from benchmarks.controller.cases import Row, rounded
+from benchmarks.controller.cloud import World, world
+from benchmarks.controller.feeding import Fed
+from benchmarks.controller.large import at_the_design_point
+from benchmarks.controller.table import table
+from benchmarks.machine import ROOT, commit, facts
+from benchmarks.results import Controller
+
+SIZES: Final = ((1_000, 100, 50, 3), (10_000, 1_000, 500, 3), (100_000, 10_000, 5_000, 1))
+"""Pods, nodes, bindings, and how often."""
+STREAM: Final = "watch stream"
+
+
+def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
+    """The recorded watch stream at each size, in a process of its own each time."""
+    rows = []
+    for pods, nodes, bindings, times in sizes:
+        command = [sys.executable, "-m", "benchmarks.controller.feeding", str(pods), str(nodes), str(bindings)]
+        found = [
+            Fed(**json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300).stdout))
+            for _ in range(times)
+        ]
+        names = [name for name in Fed.__annotations__ if name not in {"nodes", "bindings"}]
+        middle = {name: float(statistics.median(getattr(each, name) for each in found)) for name in names}
+        rows.append(Row(f"{STREAM}, {pods:,} pods", 0.0, middle))
+    return rows
+
+
+def costs(rows: Iterable[Row]) -> tuple[Controller, ...]:
+    """What `fed` says of each size of cluster."""
+    return tuple(
+        Controller(
+            pods=int(row.figures["pods"]),
+            cold_cpu_s=row.figures["sync_cpu_seconds"],
+            event_us=row.figures["unrelated_event_us"],
+            memory_mib=row.figures["rss_mib"],
+            arm_calls=int(row.figures["arm_calls"]),
+        )
+        for row in rows
+        if row.case.startswith(STREAM)
+    )
+
+
+async def quick(made: World) -> AsyncIterator[Row]:
+    """What takes Azure little or five seconds, one after the other."""
+    async with made.mic(cases.RAISED):
+        for operation, times in ((0.0, 5), (0.2, 5), (5.0, 3)):
+            yield await cases.one_pod(made, operation, times)
+        for operation, times in ((0.0, 3), (5.0, 3)):
+            yield await cases.forty_pods(made, operation, times)
+        yield await cases.rolling_restart(made, 5.0)
+
+
+async def slow(made: World) -> AsyncIterator[Row]:
+    """What takes forty seconds, all at once: nearly all of it is waiting."""
+    async with made.mic(cases.RAISED):
+        for each in await asyncio.gather(
+            cases.one_pod(made, 40.0, 1),
+            cases.forty_pods(made, 40.0, 1),
+            cases.slow_beside_fast(made),
+            cases.one_bad(made),
+        ):
+            yield each
+
+
+async def many(made: World) -> AsyncIterator[Row]:
+    """2,000 pods. The last ones are left where they are: their deletion is measured at the raised rate."""
+    for operation in (0.0, 5.0, 40.0):
+        for each in await cases.two_thousand(made, operation, "raised"):
+            yield each
+    for each in await cases.two_thousand(made, 5.0, "default", deleted=False):
+        yield each
+
+
+PARTS: Final[Mapping[str, tuple[Callable[[World], AsyncIterator[Row]], bool]]] = {
+    "quick": (quick, True),
+    "slow": (slow, True),
+    "many": (many, True),
+    "leaders": (cases.handing_over, False),
+    "large": (at_the_design_point, False),
+}
+"""What is measured on an API server of its own, and whether with kwok."""
+
+
+async def measured(part: str) -> list[Row]:
+    """All rows of a part. Each part has a fresh cluster."""
+    measure, kwok = PARTS[part]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with world(Path(folder), kwok=kwok) as made:
+            await made.identities(f"id-{number}" for number in range(20))
+            async for row in measure(made):
+                sys.stderr.write(f"  {json.dumps(rounded(row))}\n")
+                rows.append(row)
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, and nothing that names the machine."""
+    found = facts()
+    return {
+        "cpu": found.cpu,
+        "cores": found.cores,
+        "kernel": found.kernel,
+        "python": found.versions["Python"],
+        "uvloop": found.versions["uvloop"],
+        "memory_gib": found.memory_gib,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.controller.run", description="Measures MIC.")
+    parser.add_argument("--only", nargs="+", choices=["fed", *PARTS], default=["fed", *PARTS], metavar="NAME")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    asked = parser.parse_args()
+    began, load, (head, changed) = time.monotonic(), {}, commit()
+    rows: list[Row] = []
+    for part in asked.only:
+        load[f"before {part}"] = round(os.getloadavg()[0], 2)
+        sys.stderr.write(f"{part}, after {time.monotonic() - began:.0f} s\n")
+        rows += fed() if part == "fed" else uvloop.run(measured(part))
+    found = {
+        "commit": head + ("+" if changed else ""),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "load": load | {"after": round(os.getloadavg()[0], 2)},
+        "took_seconds": round(time.monotonic() - began),
+        "rows": [rounded(row) for row in rows],
+    }
+    file = asked.results / f"controller-{found['date']}-{found['commit']}.json"
+    asked.results.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write(f"{table(found)}\n{file.name}\n")
+
+
+if __name__ == "__main__":
+    main()

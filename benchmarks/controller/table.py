@@ -1,0 +1,160 @@
+"""The documentation's table, made from a results file:
+
+    python -m benchmarks.controller.table RESULTS
+
+puts it between the two marks in docs/architecture.md. Figures of the reference are those that were measured with it
+on a real API server; where nothing was, the table says so.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.report.marks import put
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+MAKER: Final = "benchmarks.controller.table"
+NOT: Final = "not measured"
+
+Found = dict[str, Any]
+RowFound = dict[str, Any]
+
+
+def table(found: Found) -> str:
+    """Everything in *found* that there is a line for; lines of parts that were left out are left out."""
+    return "\n".join([*_compared(found), "", *_budgets(found), "", *_streams(found), "", *_made_on(found)])
+
+
+def _compared(found: Found) -> list[str]:
+    head = ("case, operation 5 s", "until Assigned", "aim", "ARM calls", "reference: until Assigned", "its ARM calls")
+    lines = [
+        f"| {' | '.join(head)} |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    if row := _row(found, "one pod", 5.0):
+        lines.append(f"| 1 pod | {row['median_s']:.2f} s | 5.5 s | {_calls(row)} | 10.0 s | {NOT} |")
+    if row := _row(found, "40 pods on 3 VMs", 5.0):
+        lines.append(f"| 40 pods at once on 3 nodes | {row['all_s']:.2f} s | 6 s | {_calls(row)} | 29 s | {NOT} |")
+    for rate, theirs in (("default", "808 s, half after 605 s"), ("raised", "48 s")):
+        if row := _row(found, f"2,000 pods on one set, {rate} rate", 5.0):
+            lines.append(
+                f"| 2,000 pods, 20 identities, 30 nodes of one scale set, {rate} rate | {row['all_s']:.1f} s, half "
+                f"within {row['median_s']:.1f} s (the pods took {row['pods_bound_s']:.1f} s to come) | 15 s | "
+                f"{_calls(row)} | {theirs} | 1 PATCH |"
+            )
+    if row := _row(found, "rolling restart of 500 pods", 5.0):
+        lines.append(
+            f"| rolling restart of 500 pods | {row['all_s']:.1f} s, the last pod bound after "
+            f"{row['last_pod_bound_s']:.1f} s; a pod waits {row['median_s']:.2f} s | | {_calls(row)} | {NOT} | {NOT} |"
+        )
+    return lines
+
+
+def _budgets(found: Found) -> list[str]:
+    lines = ["| case | MIC | aim | reference |", "| --- | --- | --- | --- |"]
+    for operation in (0.0, 0.2, 40.0):
+        if row := _row(found, "one pod", operation):
+            theirs = "5.0 s" if operation == 0.2 else NOT
+            lines.append(
+                f"| 1 pod, operation {operation:g} s | {row['median_s']:.2f} s | {operation + 0.5:g} s | {theirs} |"
+            )
+    for operation in (0.0, 40.0):
+        if row := _row(found, "40 pods on 3 VMs", operation):
+            lines.append(
+                f"| 40 pods on 3 VMs, operation {operation:g} s | {row['all_s']:.2f} s | {operation + 1:g} s | {NOT} |"
+            )
+        if row := _row(found, "2,000 pods on one set, raised rate", operation):
+            lines.append(
+                f"| 2,000 pods on one set, raised rate, operation {operation:g} s | {row['all_s']:.1f} s "
+                f"({row['pods_bound_s']:.1f} s to come) | {operation + 10:g} s | {NOT} |"
+            )
+    for operation in (0.0, 5.0, 40.0):
+        if row := _row(found, "2,000 pods deleted, raised rate", operation):
+            aim = f"{operation + 15:g} s"
+            theirs = "ARM clean after 28 to 42 s, objects gone after 64 s" if operation == 5.0 else NOT
+            lines.append(
+                f"| 2,000 pods deleted, raised rate, operation {operation:g} s | ARM clean after "
+                f"{row['arm_clean_s']:.1f} s, objects gone after {row['all_s']:.1f} s "
+                f"(deleting took {row['pods_deleted_s']:.1f} s) | {aim} | "
+                f"{theirs} |"
+            )
+    if row := _row(found, "a fast VM beside a set that takes 40 s"):
+        lines.append(f"| a VM of 5 s beside a set of 40 s | {row['fast_s']:.2f} s | 5.5 s | 45 s |")
+    if row := _row(found, "one bad identity of 20"):
+        lines.append(
+            f"| one bad identity among 20 | others after {row['others_assigned_s']:.2f} s; {row['patches_in_8_s']:g} "
+            f"PATCHes in 8 s, {row['patches_from_8_to_40_s']:g} in the next 32 s | told apart at once, back-off from "
+            "30 s | 76 PATCHes in 8 s, then 1 PATCH and 2 GETs for each event |"
+        )
+    lines += _at_the_design_point(found)
+    for how, aim, theirs in (("a clean stop", "2 s", NOT), ("kill -9", "15 s, the lease's", "19 to 20 s")):
+        if row := _row(found, f"another leads after {how}"):
+            lines.append(f"| another leads after {how} | {row['seconds']:.1f} s | {aim} | {theirs} |")
+    return lines
+
+
+def _at_the_design_point(found: Found) -> list[str]:
+    lines = []
+    size = "10,000 pods, 1,000 nodes, 500 bindings"
+    if (row := _row(found, "start, all assigned")) and (empty := _row(found, "start, nothing in the cluster")):
+        lines.append(
+            f"| {size}: start, all assigned | quiet after {row['quiet_s']:.1f} s, {row['cpu_s']:.1f} CPU s (of a start "
+            f"on nothing: {empty['cpu_s']:.1f}), {row['peak_mib']:.0f} MiB at most, no PATCH, {row['gets']:g} GETs | "
+            "10 s, 5 CPU s (3 for reading), 300 MiB, one GET a host | not quiet after 245 s, 334 CPU s, 460 MiB |"
+        )
+    if row := _row(found, "one unrelated pod event"):
+        lines.append(f"| {size}: one unrelated pod event | {row['cpu_ms_each']:.2f} ms CPU | 1 ms | 1.45 CPU s |")
+    if row := _row(found, "one pod at that size"):
+        lines.append(f"| {size}: one pod, operation 5 s | {row['median_s']:.2f} s | 5.5 s | {NOT} |")
+    if row := _row(found, "idle, one interval"):
+        lines.append(
+            f"| {size}: idle, one interval ({row['interval_s']:g} s here) | {row['gets']:g} GETs for {row['hosts']:g} "
+            f"hosts, at most {row['most_gets_in_a_second']:g} in a second | one GET a host, spread | 1,020 GETs in 3 "
+            "min, and nothing is assigned meanwhile |"
+        )
+    return lines
+
+
+def _streams(found: Found) -> list[str]:
+    rows = [row for row in found["rows"] if row["case"].startswith("watch stream")]
+    lines = [
+        "| watch stream | reading it all | heartbeat | a new pod | own write | memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {row['pods']:,.0f} pods | {row['sync_cpu_seconds']:.2f} CPU s | {row['unrelated_event_us']:.0f} µs | "
+            f"{row['new_pod_us']:.0f} µs | {row['own_write_us']:.0f} µs | {row['rss_mib']:.0f} MiB |"
+            for row in rows
+        ),
+    ]
+    return lines if rows else []
+
+
+def _made_on(found: Found) -> list[str]:
+    machine, load = found["machine"], found["load"].values()
+    told = (
+        f"Measured {found['date']} at commit {found['commit']} on {machine['cores']} cores ({machine['cpu']}), "
+        f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and whoever makes the pods "
+        f"share them. Load before the parts: {min(load):g} to {max(load):g}."
+    )
+    return [told]
+
+
+def _row(found: Found, case: str, operation: float | None = None) -> RowFound | None:
+    for row in found["rows"]:
+        if row["case"] == case and (operation is None or row["operation_seconds"] == operation):
+            return dict(row)
+    return None
+
+
+def _calls(row: RowFound) -> str:
+    return f"{row['patches']:g} PATCH, {row['gets']:g} GET"
+
+
+def main() -> None:
+    found = json.loads(Path(sys.argv[1]).read_text())
+    put(DOCUMENT, MAKER, table(found))
+
+
+if __name__ == "__main__":
+    main()

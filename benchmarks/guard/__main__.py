@@ -1,0 +1,37 @@
+"""`python -m benchmarks.guard check | write | functions`.
+
+Hold the counts against the baseline, make them the baseline, or tell where instructions are spent.
+"""
+
+import argparse
+import sys
+
+from benchmarks.guard import baseline
+from benchmarks.guard.counting import counted
+from benchmarks.guard.functions import tables
+from benchmarks.guard.here import here
+
+
+def main() -> int:
+    """0 if all is as it was."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
+    parser.add_argument("what", choices=["check", "write", "functions"])
+    what = parser.parse_args().what
+    if what == "functions":
+        sys.stdout.write("\n\n".join(tables()) + "\n")
+        return 0
+    environment, found = here(), counted()
+    every = baseline.read() if baseline.BASELINE.exists() else []
+    if what == "write":
+        others = [each for each in every if each.environment != environment]
+        baseline.write([*others, baseline.Baseline(environment, found)])
+        return 0
+    base = baseline.nearest(every, environment)
+    told = baseline.complaints(base, environment, found)
+    if told:
+        sys.stderr.write(baseline.message(told, base, environment) + "\n")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""The process that is counted: a whole token server in a uvloop loop, and batches of requests over loopback.
+
+Whoever asks sits in the same thread, in a callback of the same loop: in one turn of the loop it takes the answers and
+sends the next requests, in the same turn the loop finds them and the lane answers. So how the two meet does not depend
+on the scheduler. The marks leave the asking side out, but for its callback's way through the loop, some 2,500
+instructions in each turn; what is counted is everything else that the loop's thread does.
+"""
+
+import asyncio
+import gc
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from benchmarks.compiled import loaded
+from benchmarks.guard.served import Served, pod_address
+from tests.corpus.corpus import ACCEPTED
+
+marks: Final = loaded(Path(__file__).with_name("marks.pyx"))
+
+NODE: Final = "127.0.0.1"
+WARM_UP_ROUNDS: Final = 30
+TURNS_MAX: Final = 10_000
+SDKS: Final = (
+    *("azure-identity-python", "azidentity-go-client-id", "curl", "rust-lower-case-header-name"),
+    *("msal4j-doubled-slash-and-mi_res_id", "msi_res_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rounds of requests. In each round every connection asks once, each with the next text of *asking*."""
+
+    name: str
+    asking: Sequence[bytes]
+    rounds: int
+    connections: int = 1
+    close: bool = False
+    """A new connection for each round."""
+    status: bytes = b"200"
+    pipelined: int = 1
+    """How often the text is sent in one piece."""
+
+    @property
+    def requests(self) -> int:
+        return self.rounds * self.connections * self.pipelined
+
+
+def corpus(name: str) -> bytes:
+    """The request of that name, to be answered with a token."""
+    (case,) = (case for case in ACCEPTED if case.name == name)
+    return case.data
+
+
+def with_id(request: bytes, number: int) -> bytes:
+    """*request* with an id of its own, as SDKs send one."""
+    return request.replace(b"\r\n\r\n", b"\r\nx-ms-client-request-id: %032x\r\n\r\n" % number)
+
+
+def batches() -> tuple[Batch, ...]:
+    """What is counted. The numbers are large enough that one chance event does not show, small enough for seconds."""
+    plain = corpus("azure-identity-python")
+    closing = plain.replace(b"Connection: keep-alive", b"Connection: close")
+    nobody = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fnobody.example%2F")
+    # Each of the connections, and so each pod, is one SDK's.
+    varying = [with_id(corpus(name), number) for number in range(20) for name in SDKS]
+    return (
+        Batch("keep-alive", [plain], 300),
+        Batch("keep-alive on 32 connections", [plain], 12, connections=32),
+        Batch("connection per request", [closing], 150, close=True),
+        Batch("as SDKs vary it", varying, 48, connections=len(SDKS)),
+        Batch("16 pipelined", [plain], 24, pipelined=16),
+        Batch("refused by the general lane", [nobody], 40, status=b"400"),
+    )
+
+
+class Asking:
+    """Sends a batch's rounds, one in each turn of the loop, and asserts that each request is answered as expected."""
+
+    def __init__(self, address: tuple[str, int], batch: Batch) -> None:
+        self.address = address
+        self.batch = batch
+        self.turns = 0
+        self._left = 0
+        self._next = 0
+        self._sockets: list[socket.socket] = []
+        self._owed: list[int] = []
+        self._sizes: dict[bytes, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    async def ask(self, rounds: int) -> int:
+        """Ask for so many rounds; how many turns of the loop it took."""
+        self._left = rounds
+        self.turns = 0
+        self._ended = self._loop.create_future()
+        self._loop.call_soon(self._begin)
+        await self._ended
+        return self.turns
+
+    def connect(self) -> None:
+        """Each connection from another pod's address."""
+        for number in range(self.batch.connections):
+            sock = socket.socket()
+            sock.bind((pod_address(number), 0))
+            sock.connect(self.address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+            self._sockets.append(sock)
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    def _begin(self) -> None:
+        if not self._sockets:
+            self.connect()
+        for sock in self._sockets:
+            text = self.batch.asking[self._next % len(self.batch.asking)]
+            self._next += 1
+            sock.send(text * self.batch.pipelined)
+        self._owed = [self.batch.pipelined] * len(self._sockets)
+        self._loop.call_soon(self._turn)
+        marks.begin()
+
+    def _turn(self) -> None:
+        marks.end()
+        try:
+            self._look()
+        except BaseException as error:  # noqa: BLE001  a callback's would only be logged
+            self._ended.set_exception(error)
+
+    def _look(self) -> None:
+        self.turns += 1
+        assert self.turns < TURNS_MAX, "the answers do not come"
+        for number, sock in enumerate(self._sockets):
+            if self._owed[number]:
+                try:
+                    answers = sock.recv(1 << 20)
+                except BlockingIOError:
+                    continue
+                self._owed[number] -= self._counted(answers)
+        if any(self._owed):
+            self._loop.call_soon(self._turn)
+            marks.begin()
+            return
+        if self.batch.close:
+            self.close()
+        self._left -= 1
+        if self._left:
+            self._begin()
+        else:
+            self._ended.set_result(None)
+
+    def _counted(self, answers: bytes) -> int:
+        """How many whole answers these are; nothing else may be among them."""
+        count = 0
+        while answers:
+            head, _, rest = answers.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + self.batch.status), head + rest
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert len(rest) >= length
+            answers = rest[length:]
+            count += 1
+        return count
+
+
+async def count_all(only: Callable[[Batch], bool], times: int) -> dict[str, list[dict[str, int]]]:
+    """Run each batch *times* times after a warm-up, and mark the end of each."""
+    served = Served()
+    counted: dict[str, list[dict[str, int]]] = {}
+    with socket.create_server((NODE, 0), backlog=128) as listener:
+        listener.setblocking(False)
+        await served.server.start(listener)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        marks.instrument()
+        for batch in filter(only, batches()):
+            asking = Asking(listener.getsockname(), batch)
+            await asking.ask(WARM_UP_ROUNDS)
+            marks.done(b"warm-up")
+            for _ in range(times):
+                turns = await asking.ask(batch.rounds)
+                allocations = marks.done(batch.name.encode())
+                each = {"requests": batch.requests, "turns": turns, "allocations": allocations}
+                counted.setdefault(batch.name, []).append(each)
+            asking.close()
+            await asyncio.sleep(0)
+            marks.done(b"between")
+        await served.server.aclose()
+    return counted
+
+
+def main() -> None:
+    """`batches.py TIMES traced|untraced OUTPUT [NAME …]`."""
+    times, traced, output, *names = sys.argv[1:]
+    if traced == "traced":
+        marks.trace()
+    counted = uvloop.run(count_all(lambda batch: not names or batch.name in names, int(times)))
+    Path(output).write_text(json.dumps(counted))
+
+
+if __name__ == "__main__":
+    main()

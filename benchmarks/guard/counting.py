@@ -1,0 +1,170 @@
+"""Runs `batches` three times: under callgrind, with allocations counted, under strace. What is counted is per request.
+
+Each number is the least of REPEATED times: what disturbs a run (bytes that the kernel delivers a moment late, so that
+the loop turns once more) only ever adds.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from benchmarks.compiled import ROOT, extension, library
+from benchmarks.guard.baseline import Counts
+from benchmarks.guard.callgrind import Dump, dumps
+
+REPEATED: Final = 3
+SECONDS_MAX: Final = 50
+FUNCTIONS_KEPT: Final = 60
+"""Of each batch, those that spend most."""
+_NATIVE: Final = frozenset(path.stem for path in (ROOT / "_native").glob("*.pyx"))
+_MARKS: Final = frozenset({"marks", "steady"})
+_CALL: Final = re.compile(r"^\d+ +(\w+)\((.*)")
+
+
+class ToolMissingError(RuntimeError):
+    """A program that the guard needs is not installed; the message says what to install."""
+
+
+def tool(name: str) -> str:
+    """Where the program of that name (and of that package's) is. Raises ToolMissingError."""
+    found = shutil.which(name)
+    if found is None:
+        raise ToolMissingError(f"{name} is not installed: have it installed with `sudo apt-get install {name}`")
+    return found
+
+
+def command(times: int, traced: str, output: Path, only: Sequence[str]) -> list[str]:
+    """The process that is counted."""
+    return [sys.executable, "-m", "benchmarks.guard.batches", str(times), traced, str(output), *only]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Nothing of the caller's: where hashes and addresses lie must be the same each time."""
+    preload = str(library(Path(__file__).with_name("steady.c")))
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0", "LD_PRELOAD": preload, **more}
+
+
+def run(words: Sequence[str | Path], settings: Mapping[str, str]) -> None:
+    """Raises RuntimeError with the end of what it said, and TimeoutExpired."""
+    done = subprocess.run(
+        words, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def counted(only: Sequence[str] = ()) -> dict[str, Counts]:
+    """Everything that is counted, of each batch (or of those named). Raises ToolMissingError and RuntimeError."""
+    valgrind, strace = tool("valgrind"), tool("strace")
+    environment()
+    extension(Path(__file__).with_name("marks.pyx"))  # both compiled once, before three need them at the same time
+    with tempfile.TemporaryDirectory(prefix="guard-") as name, ThreadPoolExecutor(3) as threads:
+        room = Path(name)
+        under_callgrind = threads.submit(instructions, valgrind, room, only)
+        under_strace = threads.submit(system_calls, strace, room, only)
+        unwatched = threads.submit(allocations, room, only)
+        dumped, called, allocated = under_callgrind.result(), under_strace.result(), unwatched.result()
+    return {
+        batch: Counts(
+            instructions=sum(functions.values()),
+            native=sum(count for name, count in functions.items() if name.partition(":")[0] in _NATIVE),
+            allocations=allocated[batch],
+            system_calls=called[batch],
+            functions=dict(Counter(functions).most_common(FUNCTIONS_KEPT)),
+        )
+        for batch, functions in dumped.items()
+    }
+
+
+def instructions(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What each function (`object:name`) spends on a request itself, of each batch."""
+    return {batch: per_request(dump, requests) for batch, (dump, requests) in dumped(valgrind, room, only).items()}
+
+
+def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Dump, int]]:
+    """Of each batch what callgrind counted, and for how many requests."""
+    output = room / "callgrind.json"
+    prefix = room / "callgrind.out"
+    options = ["--instr-atstart=no", "--collect-atstart=no", "--dump-line=no", "--compress-strings=no"]
+    callgrind = [valgrind, "--tool=callgrind", f"--callgrind-out-file={prefix}", "--compress-pos=no", *options]
+    run([*callgrind, *command(REPEATED, "untraced", output, only)], environment())
+    found = least(dumps(prefix))
+    return {batch: (found[batch], each[0]["requests"]) for batch, each in json.loads(output.read_text()).items()}
+
+
+def least(every: Sequence[Dump]) -> dict[str, Dump]:
+    """Of the dumps of one name the one with the fewest instructions."""
+    found: dict[str, Dump] = {}
+    for dump in every:
+        if dump.name not in found or dump.total() < found[dump.name].total():
+            found[dump.name] = dump
+    return found
+
+
+def per_request(dump: Dump, requests: int) -> dict[str, float]:
+    """By `object:name`. What the marks themselves cost is left out."""
+    spent: dict[str, float] = {}
+    for function, count in dump.own.items():
+        if function.object not in _MARKS:
+            name = f"{function.object}:{function.name.partition(chr(39))[0]}"  # recursion: name'2
+            spent[name] = spent.get(name, 0.0) + count / requests
+    return spent
+
+
+def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
+    """How often a request makes the process ask for memory, Python's own small objects included."""
+    output = room / "allocations.json"
+    run(command(REPEATED, "untraced", output, only), environment(PYTHONMALLOC="malloc"))
+    return {
+        batch: min(each["allocations"] / each["requests"] for each in every)
+        for batch, every in json.loads(output.read_text()).items()
+    }
+
+
+def system_calls(strace: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How often a request makes the process call the kernel, by the call's name."""
+    output = room / "strace.json"
+    trace = room / "trace"
+    preload = environment()
+    inside = [f"--env={name}={value}" for name, value in preload.items()]
+    run([strace, "-f", "-o", trace, *inside, *command(REPEATED, "traced", output, only)], {"PATH": preload["PATH"]})
+    every = json.loads(output.read_text())
+    found: dict[str, dict[str, float]] = {}
+    with trace.open() as lines:
+        for batch, called in between_marks(lines):
+            if batch in every:
+                requests = every[batch][0]["requests"]
+                this = {name: count / requests for name, count in sorted(called.items())}
+                if batch not in found or sum(this.values()) < sum(found[batch].values()):
+                    found[batch] = this
+    return found
+
+
+def between_marks(lines: Iterable[str]) -> list[tuple[str, Counter[str]]]:
+    """The calls between `begin` and `end`, up to each batch's end."""
+    found: list[tuple[str, Counter[str]]] = []
+    called: Counter[str] = Counter()
+    counting = False
+    for line in lines:
+        match = _CALL.match(line)
+        if match is None:
+            continue
+        name, rest = match.groups()
+        if name == "write" and rest.startswith("-1, "):
+            text = rest.split('"')[1]
+            if text in {"begin", "end"}:
+                counting = text == "begin"
+            else:
+                found.append((text, called))
+                called = Counter()
+        elif counting:
+            called[name] += 1
+    return found

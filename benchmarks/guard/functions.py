@@ -1,0 +1,33 @@
+"""Where a request's instructions go, function by function."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.guard.callgrind import Dump
+from benchmarks.guard.counting import dumped, tool
+from benchmarks.report.table import grid
+
+SHOWN: Final = 20
+
+
+def tables() -> Iterator[str]:
+    """Of each batch a heading and a Markdown table. Raises ToolMissingError and RuntimeError."""
+    with tempfile.TemporaryDirectory(prefix="guard-") as room:
+        for batch, (dump, requests) in dumped(tool("valgrind"), Path(room), ()).items():
+            yield f"### {batch}\n\n{table(dump, requests)}"
+
+
+def table(dump: Dump, requests: int) -> str:
+    """Those that spend most themselves, per request. A dash: its call began before the count."""
+    rows = [
+        [
+            f"{function.object}: {function.name}",
+            f"{own / requests:,.1f}",
+            f"{dump.with_callees[function] / requests:,.1f}" if dump.with_callees[function] else "-",
+            f"{dump.calls[function] / requests:,.2f}" if dump.calls[function] else "-",
+        ]
+        for function, own in dump.own.most_common(SHOWN)
+    ]
+    return grid(["function", "itself", "with what it calls", "calls"], rows)

@@ -1,0 +1,50 @@
+"""A whole token server whose issuer answers at once; everything between the socket and the issuer is the product's."""
+
+from typing import Final
+
+from _native.index import Index
+from _native.lane import Limits
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.measures import Measures
+from nmi.server.policy import ServerPolicy
+from nmi.server.server import Server
+from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
+
+PODS: Final = 250
+TOKEN_BYTES: Final = 1800
+TOKENLESS: Final = "https://nobody.example/"
+
+
+def pod_address(number: int) -> str:
+    """On loopback, of one of the PODS."""
+    return f"127.0.1.{number + 1}"
+
+
+class Served:
+    """A node of PODS pods, of which every one may have a token of every resource but TOKENLESS."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self.pods: dict[str, PodEntry] = {}
+        for number in range(PODS):
+            entry = pod_entry("shop", f"cart-{number}")
+            address = pod_address(number)
+            self.pods[address] = entry
+            self.index.put(address, entry.record)
+        self.issuer = FakeIssuer(self.answer)
+        self.server = Server(
+            limits=Limits(),
+            policy=ServerPolicy(),
+            index=self.index,
+            issuer=self.issuer,
+            proxy=FakeProxy(),
+            measures=Measures(),
+        )
+
+    def answer(self, request: TokenRequest) -> Grant | Refusal:
+        if request.resource == TOKENLESS:
+            return Refusal(Reason.NOTHING_ASSIGNED, "no identity for this")
+        peer, _ = self.issuer.asked.pop()
+        return grant(self.pods[peer].record, access_token="t" * TOKEN_BYTES, life=1_000_000)

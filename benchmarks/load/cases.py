@@ -1,0 +1,147 @@
+"""What is measured: each case as data. `closed`, `timely` and `meanwhile` carry them out."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from benchmarks.load import requests
+from benchmarks.load.generator import Request
+
+PODS: Final = 250
+"""A full node."""
+FEW, MANY = 1, 10_000
+"""Sizes of the index that a full node is compared with."""
+ALL: Final = ("nginx", "nmi", "plain", "aiohttp")
+PAIR: Final = ("nginx", "nmi")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A closed loop."""
+
+    key: str
+    title: str
+    description: str
+    connections: int
+    requests: tuple[Request, ...] = (requests.plain(),)
+    close: bool = False
+    servers: tuple[str, ...] = PAIR
+    series: tuple[Literal["connections", "pods"], ...] = ()
+    quick: bool = False
+    """Also part of a quick run."""
+
+
+CONTROL: Final = Load(
+    "control", "keep-alive c=32", "NMI measured as if it were two servers", 32, servers=("nmi",), quick=True
+)
+
+ON_A_FULL_NODE: Final = (
+    Load(
+        "keep-alive-1",
+        "keep-alive c=1",
+        "218-byte request, 1.7 kB answer, ready",
+        1,
+        servers=ALL,
+        series=("connections",),
+        quick=True,
+    ),
+    Load(
+        "keep-alive-32",
+        "keep-alive c=32",
+        "the same on 32 connections of 32 pods",
+        32,
+        servers=ALL,
+        series=("connections", "pods"),
+        quick=True,
+    ),
+    Load(
+        "keep-alive-256",
+        "keep-alive c=256",
+        "the same on 256 connections of 250 pods",
+        256,
+        servers=ALL,
+        series=("connections",),
+    ),
+    Load(
+        "close-32",
+        "connection per request c=32",
+        "32 clients, each request on a connection of its own, the pods in turn",
+        32,
+        close=True,
+        servers=ALL,
+        quick=True,
+    ),
+    Load(
+        "sdks-32",
+        "SDKs' requests c=32",
+        "as seven SDKs send them, each with an id of its own where the SDK sends one",
+        32,
+        requests=requests.sdks(),
+    ),
+)
+ONE_POD: Final = Load("pods-1", "1 pod c=32", "32 connections of the node's only pod", 32, series=("pods",))
+MANY_PODS: Final = Load(
+    "pods-10000",
+    "10,000 pods c=32",
+    "10,000 pods in the index, 32 ask; in the same rounds as 1 pod",
+    32,
+    series=("pods",),
+)
+MANY_PODS_CLOSE: Final = Load(
+    "close-10000",
+    "10,000 pods, close c=32",
+    "connection per request, 256 of the 10,000 pods in turn",
+    32,
+    close=True,
+)
+BEHIND_THE_RULE: Final = (
+    Load("rule-32", "nat rule, c=32", "through the nat rule in network namespaces, which NMI asks about", 32),
+    Load("rule-close-32", "nat rule, close c=32", "the same with a connection per request", 32, close=True),
+)
+
+RATES: Final = (1_000, 10_000, 40_000)
+"""Requests a second in the open loop."""
+RATE_CONNECTIONS: Final = 64
+QUICK_RATES: Final = (10_000,)
+
+
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """What goes on beside an open loop of ready answers."""
+
+    key: str
+    title: str
+    text: str
+    quick: bool = False
+    own: str = ""
+    """Title of a row about the other clients themselves, where there is one."""
+
+
+BACKGROUND_RATE: Final = 5_000
+BACKGROUND_PODS: Final = 99
+NOTHING: Final = Meanwhile(
+    "nothing", "nothing else", "5,000 requests a second of 99 pods, and nothing else", quick=True
+)
+RELIST: Final = Meanwhile("relist", "re-lists of 250 pods", "all watches end with 410 every 1.5 s", quick=True)
+EVENTS: Final = Meanwhile("events", "1,000 watch events/s", "heartbeats of pods and annotations of assigned identities")
+SCRAPES: Final = Meanwhile("scrapes", "a scrape each second", "Prometheus reads /metrics once a second")
+NOISY: Final = Meanwhile(
+    "noisy",
+    "1 noisy pod of 100",
+    "another pod: 200 connections in a closed loop and 50 clients that close, as fast as they can",
+)
+MISSES: Final = Meanwhile(
+    "misses", "misses beside hits", "8 requests a second for a token of IMDS, which takes 50 ms", own="a miss itself"
+)
+RENEWALS: Final = Meanwhile(
+    "renewals",
+    "renewals under load",
+    "8 of the cached tokens a second are fetched anew (bypass_cache=true), which takes IMDS 50 ms",
+    own="a renewal itself",
+)
+PASSED_ON: Final = Meanwhile(
+    "passed-on",
+    "instance metadata beside",
+    "8 requests a second that are passed on to IMDS",
+    own="a passed-on request itself",
+)
+BACKGROUND: Final = (NOTHING, RELIST, EVENTS, SCRAPES, NOISY, MISSES, RENEWALS, PASSED_ON)

@@ -1,0 +1,120 @@
+"""Closed loops: each connection asks again as soon as it is answered; servers in alternating rounds."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from benchmarks import paired
+from benchmarks.load.cases import CONTROL, Load
+from benchmarks.load.generator import Group, Measured
+from benchmarks.load.servers import Server
+from benchmarks.load.stage import Stage
+from benchmarks.paired import Round, Sample
+from benchmarks.results import BASE, OURS, Case, Control
+from benchmarks.rounds import Contestant, Outcome, Readings, Rounds
+
+WARM_SECONDS: Final = 0.1
+"""Until all connections are made and both cores are awake."""
+OK: Final = 200
+AGAIN: Final = "nmi again"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much of each."""
+
+    rounds: int
+    seconds: float
+    """For one measurement."""
+    deadline: float
+    """On the monotonic clock: nothing is waited for or redone after it."""
+    quick: bool
+
+
+def measured(load: Load, stage: Stage, cores: Readings, pace: Pace) -> Case:
+    """*load* on those of its servers that are on the stage."""
+    there = [name for name in load.servers if name in stage.servers]
+    found = _alternate(
+        [_contestant(name, load, stage, stage.servers[name], pace) for name in there], cores, pace, stage
+    )
+    return _case(load, stage, found.rounds, found.redone)
+
+
+def side_by_side(loads: Sequence[tuple[Load, Stage]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
+    """NMI in each of *loads* and the first stage's nginx, all in the same rounds: a machine that changes its speed
+    changes it for all of them."""
+    first_load, first = loads[0]
+    contestants = [_contestant(BASE, first_load, first, first.servers[BASE], pace)]
+    contestants += [_contestant(load.key, load, stage, stage.node, pace) for load, stage in loads]
+    found = _alternate(contestants, cores, pace, *(stage for _, stage in loads))
+    return tuple(
+        _case(load, stage, {BASE: found.rounds[BASE], OURS: found.rounds[load.key]}, found.redone)
+        for load, stage in loads
+    )
+
+
+def control(stage: Stage, cores: Readings, pace: Pace) -> Control:
+    """NMI as if it were two servers."""
+    twice = [_contestant(name, CONTROL, stage, stage.node, pace) for name in (OURS, AGAIN)]
+    found = _alternate(twice, cores, pace, stage)
+    return paired.control(CONTROL.title, found.rounds[OURS], found.rounds[AGAIN], found.redone)
+
+
+def _contestant(name: str, load: Load, stage: Stage, server: Server, pace: Pace) -> Contestant:
+    return Contestant(name, server.pids, partial(_sample, load, stage, server, pace.seconds))
+
+
+def _alternate(contestants: Sequence[Contestant], cores: Readings, pace: Pace, *stages: Stage) -> Outcome:
+    rounds = Rounds(cores, known=(os.getpid(), *(pid for stage in stages for pid in stage.known)))
+    return rounds.alternate(contestants, pace.rounds, pace.deadline, quick=pace.quick)
+
+
+def _case(load: Load, stage: Stage, rounds: Mapping[str, Sequence[Round]], redone: int) -> Case:
+    return Case(
+        key=load.key,
+        title=load.title,
+        description=load.description,
+        mode="close" if load.close else "keep-alive",
+        connections=load.connections,
+        pods=stage.pods,
+        series=load.series,
+        rounds=len(rounds[OURS]),
+        redone=redone,
+        dirty=paired.dirty(rounds),
+        servers=paired.served(rounds),
+    )
+
+
+def _sample(load: Load, stage: Stage, server: Server, seconds: float, begin: Callable[[], None]) -> Sample:
+    group = Group(load.key, load.connections, stage.first_pod, stage.askers, load.requests, close=load.close)
+    with stage.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
+        running.counting()
+        begin()
+        run = running.wait()
+    found = run.groups[load.key]
+    p50, p99, p999 = percentiles(found)
+    return Sample(
+        requests=found.requests,
+        rps=found.rps(),
+        p50_us=p50,
+        p99_us=p99,
+        p999_us=p999,
+        statuses=found.statuses,
+        errors=errors(found),
+        generator_seconds=run.cpu_seconds,
+    )
+
+
+def percentiles(found: Measured) -> tuple[float, float, float]:
+    """p50, p99 and p99.9 in µs; zeros where nothing was answered, and `errors` says why."""
+    if not found.requests:
+        return 0.0, 0.0, 0.0
+    return found.latency.quantile(0.5), found.latency.quantile(0.99), found.latency.quantile(0.999)
+
+
+def errors(found: Measured, expected: int = OK) -> dict[str, int]:
+    """What kept requests from the answer that they were to have, and how often."""
+    others = {f"status {status}": count for status, count in found.statuses.items() if status != expected}
+    return {**found.errors, **others}

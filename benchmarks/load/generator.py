@@ -1,0 +1,286 @@
+"""Load on an HTTP server, and what came of it: the typed face of generator.c, which says how it measures.
+
+The C program is compiled when it is needed, into build/bench/ of the repository. Everything here blocks; from a loop's
+thread, call it by asyncio.to_thread.
+"""
+
+import contextlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+HERE: Final = Path(__file__).parent
+SOURCES: Final = tuple(HERE / name for name in ("generator.c", "answer.c", "specification.c", "result.c"))
+HEADERS: Final = (HERE / "generator.h", HERE / "times.h")
+PROGRAM: Final = HERE.parents[1] / "build" / "bench" / "generator"
+MANTISSA: Final = 7
+"""As in times.h."""
+
+
+class GeneratorError(Exception):
+    """The load generator cannot work here; the message says what it wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A whole request without a body, and where the 16 hexadecimal digits begin that are to differ in each one sent.
+
+    Hyphens among the digits, as in a UUID, are kept.
+    """
+
+    text: bytes
+    ids: tuple[int, ...] = ()
+
+    def closing(self) -> "Request":
+        """The same with `Connection: close`, whatever it said of the connection before."""
+        close = b"Connection: close\r\n"
+        if not (said := re.search(rb"(?i)(?<=\r\n)connection:[^\r\n]*\r\n", self.text)):
+            return replace(self, text=self.text[:-2] + close + b"\r\n")
+        longer = len(close) - len(said[0])
+        text = self.text[: said.start()] + close + self.text[said.end() :]
+        return Request(text, tuple(at if at < said.start() else at + longer for at in self.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Clients of one kind. With *close* there is a connection per request, which the server closes, else it is kept.
+
+    With *rate* that many requests a second are due from all of them together, and a latency counts from when a request
+    was due (open loop); without, each client sends when it has its answer (closed loop).
+    """
+
+    name: str
+    connections: int
+    first_source: str
+    """Each connection made is bound to the next address in turn, of *sources* that begin here."""
+    sources: int
+    requests: tuple[Request, ...]
+    """Taken in turn."""
+    close: bool = False
+    """The requests are sent with `Connection: close`, in whatever way they are written."""
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long things took: each within 0.4 % of what it was, or 1 ns."""
+
+    max_us: float
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Number of a bucket, and how many it holds; rising. times.h says how they are numbered."""
+
+    @property
+    def count(self) -> int:
+        return sum(count for _, count in self.buckets)
+
+    def quantile(self, share: float) -> float:
+        """In µs: so long or less took *share* of them, 0 to 1. Raises ValueError when there are none."""
+        wanted = max(math.ceil(share * self.count), 1)
+        for bucket, count in self.buckets:
+            wanted -= count
+            if wanted <= 0:
+                return min(_middle_us(bucket), self.max_us)
+        raise ValueError("nothing was measured, so it has no quantiles")
+
+    def above(self, us: float) -> int:
+        """How many took longer."""
+        return sum(count for bucket, count in self.buckets if _middle_us(bucket) > us)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of one group: of requests that were due (in a closed loop sent) while it counted, and answered."""
+
+    requests: int
+    seconds: float
+    """From when counting began to its end, or to the last answer, which may come up to 1 s later."""
+    statuses: dict[int, int]
+    errors: dict[str, int]
+    """Only kinds that occurred: connect, no_port, send, reset, closed, short, framing, excess, unclosed, unanswered and
+    given_up; result.c says what each is. Requests that failed are no part of *requests* or *latency*."""
+    latency: Latency
+    behind: Latency
+    """Open loop: how late the generator sent what was due although a connection was free, and what had to wait for such
+    a one in turn. Where this is no small part of *latency*, the generator or its core was the limit, not the server."""
+
+    def rps(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a whole run."""
+
+    groups: dict[str, Measured]
+    seconds: float
+    """From when counting began to when the last answer had come."""
+    cpu_seconds: float
+    """The generator's own in that time. When it is nearly all of it, the generator was the limit."""
+
+
+class Load:
+    """A run under way. As a context manager it is ended with the block, if it has not ended by itself."""
+
+    def __init__(self, process: subprocess.Popen[bytes], names: Sequence[str]) -> None:
+        self._process = process
+        self._names = names
+        self._first: bytes | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def counting(self) -> None:
+        """Wait until the warm-up is over and counting begins. Raises as wait() does."""
+        assert self._process.stdout
+        if self._first is None:
+            self._first = self._process.stdout.readline()
+        if not self._first:
+            self._explain()
+
+    def wait(self) -> Run:
+        """Wait for the end, which comes at most 1 s after the time that was asked for.
+
+        Raises ValueError for groups that cannot be, GeneratorError when the machine does not let the generator work or
+        it was stopped.
+        """
+        self.counting()
+        assert self._process.stdout
+        result = self._process.stdout.readline()
+        if not result.endswith(b"\n"):
+            self._explain()
+        self.stop()
+        return _run(json.loads(result), self._names)
+
+    def stop(self) -> None:
+        """End it, if it has not ended."""
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _explain(self) -> None:
+        assert self._process.stderr
+        said = self._process.stderr.read().decode().strip()
+        status = self._process.wait()
+        self.stop()
+        if status == 2:
+            raise ValueError(said)
+        raise GeneratorError(said or f"the load generator has ended with status {status}: start it again")
+
+
+def built() -> Path:
+    """The C program, compiled if it is missing or older than its source. Raises GeneratorError without a compiler."""
+    newest = max(path.stat().st_mtime for path in (*SOURCES, *HEADERS))
+    if PROGRAM.exists() and PROGRAM.stat().st_mtime >= newest:
+        return PROGRAM
+    compiler = shutil.which("cc")
+    if not compiler:
+        raise GeneratorError("no C compiler for the load generator: install gcc or clang, so that there is a cc")
+    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=PROGRAM.parent) as folder:  # several may build it at a time
+        new = Path(folder) / PROGRAM.name
+        made = subprocess.run(
+            [compiler, "-std=gnu11", "-O2", "-o", new, *SOURCES], capture_output=True, text=True, check=False
+        )
+        if made.returncode:
+            raise GeneratorError(f"the load generator does not compile, {compiler} says: {made.stderr.strip()}")
+        new.replace(PROGRAM)
+    return PROGRAM
+
+
+def start(
+    address: str,
+    port: int,
+    groups: Sequence[Group],
+    seconds: float,
+    *,
+    core: int | None = None,
+    warm_seconds: float = 0.5,
+) -> Load:
+    """Begin to put *groups* on a server, all at the same time: *warm_seconds* without counting, then *seconds* with.
+
+    Connections are made during the warm-up, 32 a millisecond. Both times together are 60 s at most, connections 20,000.
+    Raises ValueError when two groups have one name, GeneratorError without a compiler; the rest is told by Load.
+    """
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each group needs a name of its own, not {', '.join(names)}")
+    wanted = _specification(address, port, groups, seconds=seconds, core=core, warm_seconds=warm_seconds)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([built()], stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has ended has said why
+        process.stdin.write(wanted)
+    return Load(process, names)
+
+
+def run(
+    address: str,
+    port: int,
+    groups: Sequence[Group],
+    seconds: float,
+    *,
+    core: int | None = None,
+    warm_seconds: float = 0.5,
+) -> Run:
+    """start() and Load.wait() in one."""
+    with start(address, port, groups, seconds, core=core, warm_seconds=warm_seconds) as load:
+        return load.wait()
+
+
+def _specification(
+    address: str, port: int, groups: Sequence[Group], *, seconds: float, core: int | None, warm_seconds: float
+) -> bytes:
+    lines = [
+        f"server {address} {port}".encode(),
+        f"core {-1 if core is None else core}".encode(),
+        f"microseconds {round(warm_seconds * 1e6)} {round(seconds * 1e6)}".encode(),
+        f"groups {len(groups)}".encode(),
+    ]
+    for group in groups:
+        how = f"{'close' if group.close else 'keep'} {'closed' if group.rate is None else round(group.rate * 1000)}"
+        clients = f"{group.connections} {group.first_source} {group.sources}"
+        lines.append(f"group {clients} {how} {len(group.requests)}".encode())
+        for request in group.requests:
+            sent = request.closing() if group.close else request
+            numbers = (len(sent.text), len(sent.ids), *sent.ids)
+            lines += [f"request {' '.join(map(str, numbers))}".encode(), sent.text]
+    return b"\n".join([*lines, b"end\n"])
+
+
+def _run(found: dict[str, Any], names: Sequence[str]) -> Run:
+    groups = {name: _measured(group) for name, group in zip(names, found["groups"], strict=True)}
+    return Run(groups, found["nanoseconds"] / 1e9, found["cpu_seconds"])
+
+
+def _measured(found: dict[str, Any]) -> Measured:
+    return Measured(
+        requests=found["requests"],
+        seconds=found["nanoseconds"] / 1e9,
+        statuses={int(status): count for status, count in found["statuses"].items()},
+        errors=found["errors"],
+        latency=_latency(found["latency"]),
+        behind=_latency(found["behind"]),
+    )
+
+
+def _latency(found: dict[str, Any]) -> Latency:
+    return Latency(found["max"] / 1e3, tuple((bucket, count) for bucket, count in found["buckets"]))
+
+
+def _middle_us(bucket: int) -> float:
+    shift = max((bucket >> MANTISSA) - 1, 0)
+    first = (bucket - (shift << MANTISSA)) << shift
+    return (first + ((1 << shift) - 1) / 2) / 1e3

@@ -1,0 +1,204 @@
+"""How fast NMI answers, in an open loop of ready answers, while something else goes on in it or beside it."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event, Thread
+from typing import Final
+
+from benchmarks.load import cases, requests
+from benchmarks.load.addresses import addresses
+from benchmarks.load.cases import Meanwhile
+from benchmarks.load.closed import errors, percentiles
+from benchmarks.load.generator import Group, Load, Measured, Request
+from benchmarks.load.orders import Told
+from benchmarks.load.servers import ask
+from benchmarks.load.stage import GENERATOR_CORE, Stage
+from benchmarks.results import Background
+
+WARM_SECONDS: Final = 0.5
+HITS: Final = "hits"
+BESIDE: Final = "beside"
+CONNECTIONS: Final = 64
+STALL_US: Final = 5_000.0
+RELIST_SECONDS: Final = 1.5
+"""Between two: watches must have lived for a second, or NMI waits ever longer."""
+SCRAPE_SECONDS: Final = 1.0
+EVENTS_PER_SECOND: Final = 1_000
+SLOW_RATE: Final = 8.0
+"""A second, of what goes on to IMDS: of the 20 that this takes, NMI leaves some 9.5 to what is passed on, and more
+would wait ever longer."""
+IMDS_DELAY_MS: Final = 50.0
+ID: Final = "0123456789abcdef"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What goes on: other clients, and what is done to the node while the load runs."""
+
+    clients: tuple[Group, ...] = ()
+    noise: tuple[Group, ...] = ()
+    """Clients that take what the others leave of the generator's core: they are to load NMI, and not the generator."""
+    again: Callable[[], object] | None = None
+    """Done every *seconds*."""
+    seconds: float = 1.0
+    first: Callable[[], object] | None = None
+    last: Callable[[], object] | None = None
+
+
+def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background, ...]:
+    """A row of the hits, with the noise's errors, and one of the other clients where `own` names it."""
+    beside, before = _beside(what, stage, seconds), stage.world.told()
+    hits = Group(
+        HITS, CONNECTIONS, stage.first_pod, cases.BACKGROUND_PODS, (requests.plain(),), rate=cases.BACKGROUND_RATE
+    )
+    if beside.first:
+        beside.first()
+    try:
+        with (
+            _noise(stage, beside.noise, seconds) as noise,
+            stage.load(stage.node, [hits, *beside.clients], seconds, warm_seconds=WARM_SECONDS) as running,
+            repeated(beside.again, beside.seconds),
+        ):
+            run = running.wait()
+            others = noise.wait().groups if noise else {}
+    finally:
+        if beside.last:
+            beside.last()
+    text = f"{what.text}{_took_place(what, before, stage.world.told(), sum(each.requests for each in others.values()))}"
+    row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
+    if not what.own:
+        return (row,)
+    return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[BESIDE])
+
+
+def _took_place(what: Meanwhile, before: Told, after: Told, noise: int) -> str:
+    """What there really was of the disturbance, for who does not believe that there was any."""
+    happened = {
+        cases.RELIST.key: f"{after.lists - before.lists} lists",
+        cases.EVENTS.key: f"{after.events - before.events:,} events",
+        cases.NOISY.key: f"{noise:,} requests of its",
+    }
+    return f" ({happened[what.key]} in all)" if what.key in happened else ""
+
+
+def _row(key: str, title: str, text: str, found: Measured, more_errors: int = 0) -> Background:
+    p50, p99, p999 = percentiles(found)
+    return Background(
+        key=key,
+        title=title,
+        meanwhile=text,
+        requests=found.requests,
+        p50_us=p50,
+        p99_us=p99,
+        p999_us=p999,
+        max_us=found.latency.max_us,
+        stalls=found.latency.above(STALL_US),
+        errors=errors_of([found]) + more_errors,
+    )
+
+
+def errors_of(groups: Iterable[Measured]) -> int:
+    return sum(sum(errors(each).values()) for each in groups)
+
+
+def _beside(what: Meanwhile, stage: Stage, seconds: float) -> Beside:
+    (other,) = addresses(cases.BACKGROUND_PODS + 1, stage.first_pod)[-1:]
+    slowly = partial(Group, BESIDE, 16, stage.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
+    beside: Mapping[str, Callable[[], Beside]] = {
+        cases.NOTHING.key: Beside,
+        cases.RELIST.key: lambda: Beside(again=stage.world.relist, seconds=RELIST_SECONDS),
+        cases.EVENTS.key: lambda: Beside(
+            first=partial(stage.world.churn, EVENTS_PER_SECOND, seconds + 2 * WARM_SECONDS),
+            last=partial(stage.world.churn, 0, 0),
+        ),
+        cases.SCRAPES.key: lambda: Beside(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
+        cases.NOISY.key: lambda: Beside(
+            noise=(
+                Group("loud", 200, other, 1, (requests.plain(),)),
+                Group("closing", 50, other, 1, (requests.plain(),), close=True),
+            )
+        ),
+        cases.MISSES.key: lambda: Beside(
+            clients=(slowly(requests=(unknown(),)),),
+            first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
+            last=stage.world.set_imds,
+        ),
+        cases.RENEWALS.key: lambda: Beside(
+            clients=(slowly(requests=(anew(),)),),
+            first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
+            last=stage.world.set_imds,
+        ),
+        cases.PASSED_ON.key: lambda: Beside(clients=(slowly(requests=(requests.instance_metadata(),)),)),
+    }
+    return beside[what.key]()
+
+
+def _scrape(stage: Stage) -> None:
+    answer = stage.node.side.call(lambda: ask("127.0.0.1", stage.node.metrics_port, "/metrics", headers={}))
+    assert answer.status == 200, f"/metrics answered {answer.status}"
+
+
+def unknown() -> Request:
+    """For a token that nobody has asked for yet, each time another."""
+    text = requests.plain().text.replace(b"resource=https%3A%2F%2F", b"resource=https%3A%2F%2F" + ID.encode() + b".")
+    return Request(text, (text.index(ID.encode()),))
+
+
+def anew() -> Request:
+    """For a token that is ready, but fetched again, as SDKs ask when theirs was revoked."""
+    asked = requests.plain()
+    return replace(asked, text=asked.text.replace(b"&resource=", b"&bypass_cache=true&resource="))
+
+
+def _give_way() -> None:
+    """The calling thread, and what it starts, runs on the generator's core when nothing else wants that."""
+    os.sched_setaffinity(0, {GENERATOR_CORE})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+@contextmanager
+def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Load | None]:
+    """*groups* under way for as long as the load beside them."""
+    if not groups:
+        yield None
+        return
+    with ThreadPoolExecutor(1, initializer=_give_way) as starter:
+        load = starter.submit(stage.load, stage.node, groups, seconds, warm_seconds=WARM_SECONDS).result()
+    with load:
+        yield load
+
+
+@contextmanager
+def repeated(call: Callable[[], object] | None, seconds: float) -> Iterator[None]:
+    """*call* every *seconds* inside, beginning after the first of them. What it raises is raised at the end."""
+    if call is None:
+        yield
+        return
+    over = Event()
+    failures: list[Exception] = []
+
+    def repeat() -> None:
+        _give_way()
+        due = time.monotonic() + seconds
+        while not over.wait(max(0.0, due - time.monotonic())):
+            due += seconds
+            try:
+                call()
+            except Exception as failure:  # noqa: BLE001  raised where it can be seen
+                failures.append(failure)
+                return
+
+    thread = Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,89 @@
+"""The yardstick: the distribution's nginx with one worker, which answers every request with the same bytes.
+
+It is set up for nothing else, so that it does as little as nginx can: no log, no file, no location to be found, and it
+never makes a client reconnect. multi_accept stays off: on, it asks once more for each connection that it has accepted.
+"""
+
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.load.servers import HERE, ROOT, Listening, Side, folder, found, is_listening, running, wait_until
+from podidctl.sandbox.processes import ProgramError
+from podidctl.sandbox.serving import free_ports
+
+UNPACKED: Final = ROOT / "build/bench/nginx/usr/sbin/nginx"
+"""Where tools/bench-packages puts it."""
+BACKLOG: Final = 4096
+"""As NMI's."""
+TEXT_MAX: Final = 4000
+"""nginx reads its configuration through a buffer of 4096 bytes, which one parameter must fit into."""
+TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def configuration(answer: bytes, content_type: str, *, address: str, port: int, kept: Path, user: str = "") -> str:
+    """nginx.conf for a server that answers *answer*; its files are in *kept*.
+
+    *user* is whom its worker runs as, where root starts it. Raises ValueError for an answer that cannot stand in
+    nginx's configuration.
+    """
+    text = answer.decode("ascii")
+    if len(text) > TEXT_MAX or any(each in text for each in "'\\$\r\n"):
+        raise ValueError(f"nginx takes up to {TEXT_MAX} bytes without quote, backslash, dollar sign or line end")
+    paths = "\n".join(f"    {each}_temp_path {kept}/{each};" for each in TEMPORARY)
+    return f"""\
+{f"user {user};" if user else ""}
+daemon off;
+worker_processes 1;
+pid {kept}/nginx.pid;
+error_log stderr warn;
+events {{
+    worker_connections 8192;
+}}
+http {{
+{paths}
+    access_log off;
+    default_type {content_type};
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    server {{
+        listen {address}:{port} backlog={BACKLOG};
+        return 200 '{text}';
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(
+    answer: bytes,
+    *,
+    content_type: str = "application/json",
+    core: int | None = 0,
+    side: Side = HERE,
+    name: str = "nginx",
+) -> Iterator[Listening]:
+    """nginx on loopback of *side*; its process is the worker. Raises ProgramError, also when there is no nginx."""
+    program = found("nginx", UNPACKED)
+    if program is None:
+        raise ProgramError("there is no nginx to compare with: run tools/bench-packages, or sudo apt-get install nginx")
+    (port,) = free_ports(1)
+    user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else ""
+    with folder() as kept:
+        written = kept / "nginx.conf"
+        written.write_text(configuration(answer, content_type, address="127.0.0.1", port=port, kept=kept, user=user))
+        log = kept / "nginx.log"
+        command = [str(program), "-e", "stderr", "-p", str(kept), "-c", str(written)]
+        # Killed, the master would leave its worker behind; told to end, it takes it along.
+        with running(name, command, log=log, core=core, side=side, orphan_signal="TERM") as master:
+            wait_until(lambda: side.call(lambda: is_listening("127.0.0.1", port)), master, name, log)
+            wait_until(lambda: len(children(master.pid)) == 1, master, name, log)
+            yield Listening(name, "127.0.0.1", port, children(master.pid), side)
+
+
+def children(pid: int) -> tuple[int, ...]:
+    """The processes that this one has started and that have not ended."""
+    return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

@@ -1,0 +1,133 @@
+"""The real NMI under test: one process on one core."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from benchmarks.load.mounted import with_service_account
+from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
+from benchmarks.load.wire import Wire, forget_closed
+from benchmarks.load.world import NODE, World
+from podidctl.sandbox.processes import ProgramError, python
+from podidctl.sandbox.serving import free_ports
+
+WARM_TRIES: Final = 5
+"""Passes over the pods: while IMDS is throttling, and while a token is being fetched, not every answer is kept."""
+
+FINAL: Final = frozenset((400, 403, 404, 405))
+"""What asking again does not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running NMI. Made by `node`."""
+
+    name: str
+    address: str
+    """As pods reach it, as is the port."""
+    port: int
+    pids: tuple[int, ...]
+    probe_port: int
+    metrics_port: int
+    side: Side
+    """Where its probes and metrics are reached."""
+    pods: Side
+    """Where its clients run."""
+
+    def rss_mib(self) -> float:
+        """Resident memory now."""
+        return self._status_mib("VmRSS")
+
+    def peak_rss_mib(self) -> float:
+        """The most resident memory since the start (VmHWM)."""
+        return self._status_mib("VmHWM")
+
+    def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
+        """The body of its answer to the pod at this address. Raises ProgramError if that is no token."""
+        given = self.pods.call(lambda: ask(self.address, self.port, path, source=pod))
+        if given.status != HTTPStatus.OK:
+            raise ProgramError(f"{self.name} answers {pod} with {given.status}: {given.body[:300]!r}")
+        return given.body
+
+    def warm(self, pods: Sequence[str], path: str = TOKEN_PATH) -> None:
+        """See to it that the next request of each of *pods* is answered by the fast lane; 10,000 take ten seconds.
+
+        Raises ProgramError when there are pods that never are.
+        """
+        for _ in range(WARM_TRIES):
+            before = self.lane()["fast_answers"]
+            statuses = self.pods.call(lambda: [ask(self.address, self.port, path, source=pod).status for pod in pods])
+            if self.lane()["fast_answers"] - before == len(pods):
+                return
+            if final := [f"{pod} {status}" for pod, status in zip(pods, statuses, strict=True) if status in FINAL]:
+                raise ProgramError(f"{self.name} refuses {len(final)} of the pods: {', '.join(final[:3])}")
+        raise ProgramError(
+            f"{self.name} keeps no ready answer for some of the pods; the last pass gave {set(statuses)}"
+        )
+
+    def lane(self) -> dict[str, int]:
+        """The counters of its lane as they are now: accepted, fast_answers, handed_over, …"""
+        state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
+        counters: dict[str, int] = json.loads(state)["server"]["lane"]
+        return counters
+
+    def _status_mib(self, field: str) -> float:
+        (kib,) = re.findall(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{self.pids[0]}/status").read_text(), re.MULTILINE)
+        return int(kib) / 1024
+
+
+@contextmanager
+def node(
+    world: World,
+    *,
+    core: int | None = 0,
+    flags: Sequence[str] = (),
+    name: str = "nmi",
+    behind: Wire | None = None,
+    mounted: bool = False,
+) -> Iterator[Node]:
+    """NMI in *world*, Active. Raises ProgramError when it does not become so.
+
+    *mounted*: it knows the API server as in a pod, by its service account, not by a kubeconfig.
+
+    On loopback without a rule; or *behind* a wire on whose node side *world* is: then its own nat rule leads there, and
+    it serves nothing that came otherwise.
+    """
+    port, probe_port, metrics_port = free_ports(3)
+    command = python(
+        "nmi",
+        f"--node={NODE}",
+        *(() if mounted else (f"--kubeconfig={world.kubeconfig}",)),
+        "--nmi-listen-address=127.0.0.1",
+        f"--nmi-port={port}",
+        f"--http-probe-port={probe_port}",
+        f"--prometheus-port={metrics_port}",
+        f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
+        f"--metadata-port={world.imds_port}",
+        *(("--redirect=nat", "--require-redirected") if behind else ("--redirect=none",)),
+        *flags,
+    )
+    with folder() as kept:
+        log = kept / "nmi.log"
+        if mounted:
+            command = with_service_account(command, world.kubeconfig, kept)
+        with running(name, command, log=log, core=core, side=world.side) as process:
+            address, its_port = behind.imds if behind else ("127.0.0.1", port)
+            pods = behind.pods if behind else HERE
+            made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, world.side, pods)
+            wait_until(lambda: world.side.call(lambda: _is_active(probe_port)), process, name, log)
+            if behind:
+                forget_closed(behind)
+            yield made
+
+
+def _is_active(probe_port: int) -> bool:
+    try:
+        return ask("127.0.0.1", probe_port, "/healthz", headers={}).body.strip() == b"Active"
+    except OSError:
+        return False

@@ -1,0 +1,35 @@
+"""Starts the peers, each as a process of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.load.servers import Listening, folder, is_listening, running, wait_until
+from podidctl.sandbox.processes import python
+from podidctl.sandbox.serving import free_ports
+
+
+@contextmanager
+def plain(answer: bytes, *, pods: int, core: int | None = 0) -> Iterator[Listening]:
+    """uvloop and httptools, and Python. *answer* is one of NMI's, whose token every pod gets. Raises ProgramError."""
+    with _peer("uvloop+httptools", "plain", answer, pods, core) as server:
+        yield server
+
+
+@contextmanager
+def on_aiohttp(answer: bytes, *, pods: int, core: int | None = 0) -> Iterator[Listening]:
+    """The same on aiohttp's server."""
+    with _peer("aiohttp", "on_aiohttp", answer, pods, core) as server:
+        yield server
+
+
+@contextmanager
+def _peer(name: str, module: str, answer: bytes, pods: int, core: int | None) -> Iterator[Listening]:
+    (port,) = free_ports(1)
+    with folder() as kept:
+        given, log = kept / "answer.json", kept / "peer.log"
+        given.touch(mode=0o600)
+        given.write_bytes(answer)
+        options = (f"--port={port}", f"--pods={pods}", f"--answer={given}")
+        with running(name, python(f"benchmarks.load.peers.{module}", *options), log=log, core=core) as process:
+            wait_until(lambda: is_listening("127.0.0.1", port), process, name, log)
+            yield Listening(name, "127.0.0.1", port, (process.pid,))

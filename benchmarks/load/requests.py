@@ -1,0 +1,159 @@
+"""What is sent: token requests as each SDK writes them, and one that the daemon passes through. Pure.
+
+Recorded on the wire, byte for byte, from the applications of tests/sdks, with a user-assigned identity named by its
+client id and without; in the user agents the kernel is one of Azure's nodes. MSAL.NET's is read in its source, since no
+.NET can be run where this was recorded. An id that an SDK makes anew for each request is made anew here.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from benchmarks.load.generator import Request
+
+TARGET: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01"
+HOST: Final = "Host: 169.254.169.254"
+METADATA: Final = "Metadata: true"
+ANY: Final = "Accept: */*"
+ALIVE: Final = "Connection: keep-alive"
+KERNEL: Final = "6.8.0-1030-azure"
+RESOURCE: Final = "&resource=https%3A%2F%2Fmanagement.azure.com"
+UUID: Final = "019da7c8-fe31-412d-bd47-0546a5ebce2e"
+ID: Final = f"x-ms-client-request-id: {UUID}"
+
+
+def curl(client_id: str = "") -> Request:
+    """As a person tries it: Azure's documentation has the slash after the resource."""
+    return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
+
+
+def plain(client_id: str = "") -> Request:
+    """The shortest that says all: 218 bytes without a client id, and nothing in it differs."""
+    agent = "User-Agent: curl/8.5.0"
+    return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, METADATA, agent, ANY, ALIVE)
+
+
+def azure_identity_python(client_id: str = "") -> Request:
+    """azure-identity 1.27.0, which uses MSAL but its own pipeline. It does not escape the resource."""
+    return _request(
+        f"{TARGET}&resource=https://management.azure.com{_named(client_id)}",
+        HOST,
+        f"User-Agent: azsdk-python-identity/1.27.0 Python/3.11.7 (Linux-{KERNEL}-x86_64-with-glibc2.36)",
+        "Accept-Encoding: gzip, deflate",
+        ANY,
+        ALIVE,
+        METADATA,
+        "x-client-SKU: MSAL.Python",
+        "x-client-Ver: 1.39.0",
+        ID,
+    )
+
+
+def msal_python(client_id: str = "") -> Request:
+    """msal 1.39.0 over requests."""
+    return _request(
+        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        HOST,
+        "User-Agent: python-requests/2.34.2",
+        "Accept-Encoding: gzip, deflate",
+        ANY,
+        ALIVE,
+        METADATA,
+        "x-client-SKU: MSAL.Python",
+        "x-client-Ver: 1.39.0",
+        ID,
+    )
+
+
+def azidentity_go(client_id: str = "") -> Request:
+    """azidentity 1.15.0. Go sorts a query's parameters and spells field names its own way."""
+    return _request(
+        f"{TARGET}{_named(client_id)}{RESOURCE}",
+        HOST,
+        "User-Agent: azsdk-go-azidentity/v1.15.0 (go1.26.8; linux)",
+        METADATA,
+        "X-Client-Sku: MSAL.Go",
+        "X-Client-Ver: 1.10.1",
+        f"X-Ms-Client-Request-Id: {UUID}",
+        "Accept-Encoding: gzip",
+    )
+
+
+def azure_identity_javascript(client_id: str = "") -> Request:
+    """@azure/identity 4.14.1."""
+    return _request(
+        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        METADATA,
+        "x-client-SKU: msal.js.node",
+        "x-client-VER: 7.2.3",
+        ID,
+        "Content-Type: application/x-www-form-urlencoded;charset=utf-8",
+        "Accept-Encoding: gzip,deflate",
+        f"User-Agent: azsdk-js-identity/4.14.1 core-rest-pipeline/1.25.1 Node/24.19.0 (Linux {KERNEL}; x64)",
+        HOST,
+        ALIVE,
+    )
+
+
+def azure_identity_java(client_id: str = "") -> Request:
+    """azure-identity 1.18.2, which sends no id."""
+    return _request(
+        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        HOST.lower(),
+        ANY.lower(),
+        METADATA,
+        f"User-Agent: azsdk-java-azure-identity/1.18.2 (17.0.15; Linux; {KERNEL})",
+    )
+
+
+def azure_identity_rust(client_id: str = "") -> Request:
+    """azure_identity 1.0.0, which asks for another api-version. The order of its fields differs from run to run."""
+    return _request(
+        f"{TARGET.replace('2018-02-01', '2019-08-01')}{RESOURCE}{_named(client_id)}",
+        "user-agent: azsdk-rust-identity/1.0.0 (1.95.0; linux; x86_64)",
+        METADATA.lower(),
+        ID,
+        ANY.lower(),
+        "accept-encoding: gzip,deflate",
+        HOST.lower(),
+    )
+
+
+def msal_dotnet(client_id: str = "") -> Request:
+    """MSAL.NET 4.79.2."""
+    product = ("x-client-SKU: MSAL.NetCore", "x-client-Ver: 4.79.2")
+    return _request(f"{TARGET}{RESOURCE}{_named(client_id)}", HOST, METADATA, *product, ID)
+
+
+SDKS: Final[Mapping[str, Callable[[str], Request]]] = MappingProxyType(
+    {
+        "azure-identity, Python": azure_identity_python,
+        "MSAL, Python": msal_python,
+        "azidentity, Go": azidentity_go,
+        "@azure/identity, JavaScript": azure_identity_javascript,
+        "azure-identity, Java": azure_identity_java,
+        "azure_identity, Rust": azure_identity_rust,
+        "MSAL, .NET": msal_dotnet,
+    }
+)
+"""Each takes a client id, or "" for the pod's only identity."""
+
+
+def sdks(client_id: str = "") -> tuple[Request, ...]:
+    """One of each SDK."""
+    return tuple(of_sdk(client_id) for of_sdk in SDKS.values())
+
+
+def instance_metadata() -> Request:
+    """What the node's own endpoint answers: the daemon passes it through, in the general lane."""
+    return _request("/metadata/instance?api-version=2021-02-01", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
+
+
+def _named(client_id: str) -> str:
+    return f"&client_id={client_id}" if client_id else ""
+
+
+def _request(target: str, *fields: str) -> Request:
+    text = "\r\n".join((f"GET {target} HTTP/1.1", *fields, "", "")).encode()
+    at = text.find(UUID.encode())
+    return Request(text, () if at < 0 else (at + UUID.index("-bd47-") + 1,))

@@ -1,0 +1,213 @@
+"""What the servers under test share: processes pinned to a core that end with their run, and one request by hand.
+
+Each server is a context manager that yields a `Server`: inside it answers, and afterwards nothing of it runs.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from benchmarks.load.addresses import FIRST_POD
+from podidctl.sandbox.cloud import INHERITED, USUAL_PATH
+from podidctl.sandbox.network import Place
+from podidctl.sandbox.processes import ProgramError
+
+T = TypeVar("T")
+
+ROOT: Final = Path(__file__).parents[2]
+"""Where the programs' modules are found."""
+TOKEN_PATH: Final = (  # a path, no secret
+    "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105
+)
+METADATA: Final = {"Metadata": "true"}
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.02
+TAIL_LINES: Final = 3
+
+
+class Server(Protocol):
+    """What the load generator, and whoever counts CPU time, must know."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes whose CPU time is the server's."""
+
+    @property
+    def pods(self) -> "Side":
+        """Where its clients run."""
+
+
+class Inside(Protocol):
+    """Calls a function as a program of some place would run: its sockets, and processes it starts, are that place's."""
+
+    def __call__(self, function: Callable[[], T]) -> T: ...
+
+
+def _here(function: Callable[[], T]) -> T:
+    return function()
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the wire: how programs are started there, and how this process's own sockets get there."""
+
+    place: Place
+    call: Inside
+
+
+HERE: Final = Side(Place("127.0.0.1"), _here)
+"""Nodes and pods are on loopback, all on one side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that nothing more is asked of."""
+
+    name: str
+    address: str
+    port: int
+    pids: tuple[int, ...]
+    pods: Side = HERE
+    """Where its clients run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer as http.client read it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for this user alone, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@contextmanager
+def running(
+    name: str,
+    argv: Sequence[str],
+    *,
+    log: Path,
+    core: int | None,
+    side: Side = HERE,
+    orders: bool = False,
+    orphan_signal: str = "KILL",
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run *argv* pinned to *core* from its first instruction on; what it says goes to *log*.
+
+    With *orders*, stdin and stdout are pipes instead. *orphan_signal* is what it gets when this process dies.
+    Raises ProgramError when there is no such program, or no `setpriv` and `taskset` (util-linux).
+    """
+    pinned = ["taskset", "-c", str(core)] if core is not None else []
+    command = side.place.command([*pinned, *argv])
+    environment = {each: os.environ[each] for each in INHERITED if each in os.environ}
+    pipe = subprocess.PIPE if orders else None
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", orphan_signal, "--", *command],  # noqa: S607 - wherever the system has it
+                stdin=pipe or subprocess.DEVNULL,
+                stdout=pipe or output,
+                stderr=output,
+                env={"PATH": USUAL_PATH, **environment, **side.place.environment},
+                cwd=ROOT,
+                start_new_session=True,  # Ctrl-C is for the run alone, which then stops its servers
+            )
+        except OSError as failure:
+            raise ProgramError(f"{name} cannot be started: {failure} (setpriv is util-linux's)") from failure
+    with process:
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path, seconds: float = START_SECONDS
+) -> None:
+    """Return once *ready*. Raises ProgramError, with the end of *log*, if the process ends first or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        ended, late = process.poll() is not None, time.monotonic() > deadline
+        if ended or late:
+            said = " | ".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:]) or "it said nothing"
+            what = f"ended with code {process.returncode}" if ended else f"is not ready after {seconds:g} s"
+            raise ProgramError(f"{name} {what}: {said}")
+        time.sleep(POLL_SECONDS)
+
+
+def is_listening(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
+
+
+def ask(
+    address: str,
+    port: int,
+    path: str = TOKEN_PATH,
+    *,
+    source: str = "",
+    headers: Mapping[str, str] = METADATA,
+    timeout: float = START_SECONDS,
+) -> Answer:
+    """One GET on a connection of its own from *source*. Raises OSError or HTTPException."""
+    bound = (source, 0) if source else None
+    connection = http.client.HTTPConnection(address, port, timeout=timeout, source_address=bound)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Host": address, "Connection": "close", **headers})
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read())
+
+
+def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
+    """Ask once and hold the answer against *expected*, NMI's own: the same fields, and a few bytes more or less.
+
+    Raises ProgramError when they differ: whoever does less work must not stand in the same table.
+    """
+    answer = server.pods.call(lambda: ask(server.address, server.port, source=source))
+    if answer.status != HTTPStatus.OK:
+        raise ProgramError(f"{server.name} answers {answer.status}: {answer.body[:200]!r}")
+    fields, wanted = sorted(json.loads(answer.body)), sorted(json.loads(expected))
+    if fields != wanted:
+        raise ProgramError(f"{server.name} answers with the fields {fields}, NMI with {wanted}")
+    if abs(len(answer.body) - len(expected)) > 16:
+        raise ProgramError(f"{server.name} answers with {len(answer.body)} bytes, NMI with {len(expected)}")
+
+
+def found(program: str, *places: Path) -> Path | None:
+    """Where *program* is: on the PATH, where administrators' programs are, or at one of *places*."""
+    on_path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{USUAL_PATH}")
+    return Path(on_path) if on_path else next((each for each in places if os.access(each, os.X_OK)), None)

@@ -1,0 +1,37 @@
+"""Open loops: requests come at a fixed rate, whether or not earlier ones are answered."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.load import requests
+from benchmarks.load.cases import PAIR, RATE_CONNECTIONS
+from benchmarks.load.closed import errors, percentiles
+from benchmarks.load.generator import Group
+from benchmarks.load.servers import Server
+from benchmarks.load.stage import Stage
+from benchmarks.results import OpenLoop, Timely
+
+WARM_SECONDS: Final = 0.5
+
+
+def at_rates(rates: Sequence[int], stage: Stage, seconds: float) -> tuple[OpenLoop, ...]:
+    """NMI and nginx at each of *rates*, requests a second, for *seconds* each."""
+    return tuple(
+        OpenLoop(rate, RATE_CONNECTIONS, {name: _timely(rate, stage, stage.servers[name], seconds) for name in PAIR})
+        for rate in rates
+    )
+
+
+def _timely(rate: int, stage: Stage, server: Server, seconds: float) -> Timely:
+    group = Group("all", RATE_CONNECTIONS, stage.first_pod, stage.askers, (requests.plain(),), rate=rate)
+    with stage.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
+        found = running.wait().groups["all"]
+    p50, p99, p999 = percentiles(found)
+    return Timely(
+        p50_us=p50,
+        p99_us=p99,
+        p999_us=p999,
+        max_us=found.latency.max_us,
+        errors=sum(errors(found).values()),
+        late_us=found.behind.quantile(0.99) if found.behind.count else 0.0,
+    )

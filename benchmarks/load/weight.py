@@ -1,0 +1,44 @@
+"""What NMI weighs on a node, and how soon it serves: as in a pod, where the machine allows that."""
+
+import statistics
+import time
+from typing import Final
+
+from benchmarks.load import requests
+from benchmarks.load.addresses import FIRST_POD
+from benchmarks.load.generator import Group, run
+from benchmarks.load.mounted import possible
+from benchmarks.load.node import node
+from benchmarks.load.stage import GENERATOR_CORE
+from benchmarks.load.world import World, world
+from benchmarks.results import Memory
+
+LOAD_SECONDS: Final = 3.0
+CONNECTIONS: Final = 256
+STARTS: Final = 5
+
+
+def weighed(pods: int) -> Memory:
+    """A fresh NMI on a node of *pods*: started, each pod served once, then loaded by all of them in turn."""
+    with world() as around:
+        addresses = around.add_pods(pods)
+        with node(around, mounted=possible()) as ours:
+            ours.warm(addresses)
+            idle = ours.rss_mib()
+            group = Group("all", min(CONNECTIONS, 2 * pods), FIRST_POD, pods, (requests.plain(),))
+            run(ours.address, ours.port, [group], LOAD_SECONDS, core=GENERATOR_CORE)
+            return Memory(pods, idle, ours.peak_rss_mib())
+
+
+def start_seconds(pods: int, times: int = STARTS) -> float:
+    """From the start of the program to Active, on a node of *pods*; the median of several starts."""
+    mounted = possible()
+    with world() as around:
+        around.add_pods(pods)
+        return statistics.median(_start_seconds(around, mounted) for _ in range(times))
+
+
+def _start_seconds(around: World, mounted: bool) -> float:
+    began = time.monotonic()
+    with node(around, mounted=mounted):
+        return time.monotonic() - began

@@ -1,0 +1,118 @@
+"""A node and its pods in network namespaces, so that the load goes the way it goes on a real node. For root only.
+
+    pods: 10.200.0.1, 10.200.0.2, …  ──cable──  node: 169.254.169.254 led to 127.0.0.1 by a nat rule
+
+Each server has a wire of its own: what stands in its nat table is one rule, its own. All pods are in one namespace,
+since one process asks for all of them; start it there by `Wire.pods`. IMDS is on the node itself: its own requests pass
+no rule, as on real nodes.
+"""
+
+import dataclasses
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from benchmarks.load.addresses import addresses
+from benchmarks.load.servers import Listening, Side
+from nmi.node.rules import Redirection
+from podidctl.sandbox.namespaces import NamespaceError, Namespaces, available, sweep
+from podidctl.sandbox.network import METADATA_ADDRESS, Place
+from podidctl.sandbox.processes import ProgramError
+
+T = TypeVar("T")
+
+FIRST_POD: Final = "10.200.0.1"
+PODS: Final = "10.200.0.0/16"
+PODS_MAX: Final = 1000
+TIME_WAIT: Final = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait")
+TIME_WAIT_SECONDS: Final = "5"
+NODE_END, PODS_END = "10.199.0.1", "10.199.0.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Both ends. Made by `wire`."""
+
+    node: Side
+    pods: Side
+    imds: tuple[str, int] = (METADATA_ADDRESS, 80)
+    """What pods ask, and where IMDS itself is on the node."""
+
+
+@contextmanager
+def wire(pods: int) -> Iterator[Wire]:
+    """A node that can have so many pods, from FIRST_POD on. Raises ProgramError where nobody may make namespaces."""
+    if pods > PODS_MAX:
+        raise ValueError(f"a wire has up to {PODS_MAX} pods")
+    if not available():
+        raise ProgramError("network namespaces need root and the `ip` program: run as root, or leave these rows out")
+    sweep()
+    made = Namespaces(secrets.token_hex(3))
+    try:
+        for name in ("node", "pods"):
+            made.create(name)
+        made.link("node", "cable", "pods", "eth0")
+        made.inside(
+            "node",
+            [
+                f"address add {NODE_END}/30 dev cable",
+                f"address add {METADATA_ADDRESS}/32 dev lo",
+                f"route add {PODS} via {PODS_END}",
+            ],
+        )
+        made.set_sysctl("node", {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
+        made.inside(
+            "pods",
+            [
+                f"address add {PODS_END}/30 dev eth0",
+                *(f"address add {address}/32 dev lo" for address in addresses(pods, FIRST_POD)),
+                f"route add default via {NODE_END}",
+            ],
+        )
+        yield Wire(_side(made, "node", NODE_END), _side(made, "pods", FIRST_POD))
+    except NamespaceError as failure:
+        raise ProgramError(f"the nodes' network cannot be made: {failure}") from failure
+    finally:
+        made.delete_all()
+
+
+def led_to(server: Listening, by: Wire) -> Listening:
+    """*server*, which listens on the node's loopback, as pods reach it: by the rule that NMI writes for itself.
+
+    The rule stays for as long as the wire does. Raises ProgramError when it cannot be written.
+    """
+    rule = Redirection(*by.imds, server.address, server.port).redirect
+    commands = (
+        f"-N {rule.chain}",
+        *(f"-A {rule.chain} {text}" for text in rule.rules),
+        f"-A {rule.hook} {rule.text}",
+    )
+    for command in commands:
+        argv = by.node.place.command(["iptables", "-w", "-t", rule.table, *command.split()])
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ProgramError(f"iptables {command}: {done.stderr.strip()}")
+    forget_closed(by)
+    return dataclasses.replace(server, address=by.imds[0], port=by.imds[1], pods=by.pods)
+
+
+def forget_closed(by: Wire) -> None:
+    """Have the node's kernel forget closed connections soon: a connection for each request soon fills its table.
+
+    To be called when the rule is in, by which the kernel begins to track any. Raises ProgramError.
+    """
+    try:
+        by.node.call(lambda: TIME_WAIT.write_text(TIME_WAIT_SECONDS))
+    except OSError as failure:
+        raise ProgramError(f"the kernel cannot be told to forget closed connections: {failure}") from failure
+
+
+def _side(made: Namespaces, name: str, address: str) -> Side:
+    def call(function: Callable[[], T]) -> T:
+        return made.call(name, function)
+
+    return Side(Place(address, tuple(made.command(name, ()))), call)

@@ -1,0 +1,117 @@
+"""What stands around the NMI under test: API server and IMDS, in a process of their own, told what to do from here."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.load.addresses import FIRST_POD, addresses
+from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Tell, Told, line
+from benchmarks.load.servers import HERE, Side, folder, running
+from podidctl.sandbox.processes import ProgramError, python
+from podidctl.sandbox.tokens import TOKEN_SECONDS
+
+NODE: Final = "node-000000"
+"""As `benchmarks.controller.stream` names the first."""
+IDENTITIES: Final = 24
+TOKEN_BYTES: Final = 1500
+"""With it an answer has some 1.7 kB, as real ones have."""
+LOG: Final = "emulators.log"
+KUBECONFIG: Final = "kubeconfig"
+
+_told = msgspec.json.Decoder(Told)
+
+
+class World:
+    """One node's surroundings. Made by `world`. Every call blocks until it has been done."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, side: Side, first_pod: str, kept: Path) -> None:
+        self._process = process
+        self._log = kept / LOG
+        self._first_pod = first_pod
+        self.side = side
+        """Where it runs, and with it the node."""
+        self.kubeconfig = kept / KUBECONFIG
+        self.imds_port = self.told().imds_port
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def pods(self) -> list[str]:
+        """The addresses of all pods on the node, first made first."""
+        return addresses(self.told().pods, self._first_pod)
+
+    def add_pods(self, count: int) -> list[str]:
+        """Put so many more on the node; the addresses of all. 10,000 take some ten seconds."""
+        self._order(AddPods(count))
+        return self.pods
+
+    def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:
+        """From now on IMDS takes so long for an answer, and new tokens live so long."""
+        self._order(SetImds(delay_ms, token_seconds))
+
+    def churn(self, events_per_second: float, seconds: float) -> None:
+        """Begin to write what NMI is told of and what does not concern it, and come back.
+
+        Three of four events are heartbeats in pods' statuses, the others annotations of AzureAssignedIdentities. A
+        churn that is under way ends first; 0 seconds begin none.
+        """
+        self._order(Churn(events_per_second * 0.75, events_per_second * 0.25, seconds))
+
+    def relist(self) -> None:
+        """Make whoever watches list everything anew. How often that has begun is in `told`.
+
+        NMI begins within a second where its watches have lived for one; the sooner the next comes, the longer it waits.
+        """
+        self._order(Relist())
+
+    def told(self) -> Told:
+        """The counts of this moment."""
+        return self._order(Tell())
+
+    def _order(self, order: Order) -> Told:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("it was started with pipes")
+        try:
+            self._process.stdin.write(line(order))
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        if not answer:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise ProgramError(f"the emulators have ended: {' '.join(last) or 'they said nothing'}")
+        return _told.decode(answer)
+
+
+@contextmanager
+def world(
+    *,
+    identities: int = IDENTITIES,
+    token_bytes: int = TOKEN_BYTES,
+    core: int | None = 1,
+    side: Side = HERE,
+    first_pod: str = FIRST_POD,
+    imds: tuple[str, int] = ("127.0.0.1", 0),
+) -> Iterator[World]:
+    """A node without pods. Raises ProgramError.
+
+    *imds* is where IMDS listens, port 0 being any; pod number n has identity n modulo *identities*.
+    """
+    with folder() as kept:
+        arguments = (
+            str(kept / KUBECONFIG),
+            f"--identities={identities}",
+            f"--token-bytes={token_bytes}",
+            f"--first-pod={first_pod}",
+            f"--imds-address={imds[0]}",
+            f"--imds-port={imds[1]}",
+        )
+        command = python("benchmarks.load.emulators", *arguments)
+        with running("the emulators", command, log=kept / LOG, core=core, side=side, orders=True) as process:
+            yield World(process, side=side, first_pod=first_pod, kept=kept)

@@ -1,0 +1,142 @@
+"""What is measured (the commit), on what (this machine), and how busy that is: its cores and some processes."""
+
+import gzip
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from benchmarks.results import Machine
+
+ROOT: Final = Path(__file__).parents[1]
+PROC: Final = Path("/proc")
+SYS: Final = Path("/sys")
+BOOT: Final = Path("/boot")
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+"""A second, in /proc."""
+USER, NICE, SYSTEM, IRQ, SOFTIRQ, STEAL = 0, 1, 2, 5, 6, 7
+"""Columns of a core in /proc/stat (proc(5)). Guests' time is in the first two once more; idle and iowait are rest."""
+
+
+class Cores:
+    """Readings since the machine or the process started: what counts is the difference of two."""
+
+    def __init__(self, proc: Path = PROC, boot: Path = BOOT) -> None:
+        self._proc = proc
+        working = (USER, NICE, SYSTEM, STEAL)
+        self._busy = working if interrupts_apart(proc, boot) else (*working, IRQ, SOFTIRQ)
+
+    def busy(self, core: int) -> float:
+        """Seconds that the core did not rest, also those that a hypervisor took from it.
+
+        Interrupts are among them where the kernel counts their time as that of the process they hit, as `used` then
+        does, too. Raises ValueError when there is no such core.
+        """
+        columns = self._core(core)
+        return sum(columns[each] for each in self._busy) / TICKS
+
+    def stolen(self, core: int) -> float:
+        """Seconds that a hypervisor took from it."""
+        return self._core(core)[STEAL] / TICKS
+
+    def _core(self, core: int) -> list[int]:
+        for line in (self._proc / "stat").read_text().splitlines():
+            name, *columns = line.split()
+            if name == f"cpu{core}":
+                return [int(column) for column in columns]
+        raise ValueError(f"core {core} is not there: the suite needs two cores that are online")
+
+    def used(self, pids: Sequence[int]) -> float:
+        """CPU seconds of the processes' threads, to the ns. Raises FileNotFoundError when a process has ended."""
+        return sum(self._nanoseconds(self._proc / str(pid) / "task") for pid in pids) / 1e9
+
+    def _nanoseconds(self, tasks: Path) -> int:
+        total = 0
+        for task in tasks.iterdir():
+            try:
+                total += int((task / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # a thread that ended since the folder was read
+        return total
+
+    def split(self, pids: Sequence[int]) -> tuple[float, float]:
+        """The processes' seconds in user and in system mode, by ticks."""
+        user = system = 0
+        for pid in pids:
+            # The name, in parentheses, may hold anything.
+            fields = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            user += int(fields[11])
+            system += int(fields[12])
+        return user / TICKS, system / TICKS
+
+
+def interrupts_apart(proc: Path = PROC, boot: Path = BOOT) -> bool:
+    """Whether the kernel says that it keeps interrupts' time out of the processes' (CONFIG_IRQ_TIME_ACCOUNTING)."""
+    for file, opened in ((proc / "config.gz", gzip.open), (boot / f"config-{platform.release()}", open)):
+        if file.exists():
+            with opened(file, "rt") as lines:
+                return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in lines
+    return False
+
+
+def facts(nginx: Path | None = None, proc: Path = PROC, system: Path = SYS) -> Machine:
+    """This machine as it is now; *nginx* is the program that is compared with."""
+    cpu = dict(_fields(proc / "cpuinfo"))
+    return Machine(
+        cpu=cpu.get("model name") or platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        kernel=platform.release().partition("-")[0],
+        memory_gib=round(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() / 2**30),
+        virtual="hypervisor" in cpu.get("flags", "").split(),
+        governor=_told(system / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        turbo=_turbo(system / "devices/system/cpu"),
+        load=round(float((proc / "loadavg").read_text().split()[0]), 2),
+        versions=versions(nginx),
+    )
+
+
+def _fields(file: Path) -> list[tuple[str, str]]:
+    pairs = [line.partition(":") for line in file.read_text().splitlines()]
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _told(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return None
+
+
+def _turbo(cpu: Path) -> bool | None:
+    """Intel's driver says whether there is none, the others whether there is one."""
+    if (off := _told(cpu / "intel_pstate/no_turbo")) is not None:
+        return off == "0"
+    boost = _told(cpu / "cpufreq/boost")
+    return None if boost is None else boost == "1"
+
+
+def versions(nginx: Path | None = None) -> dict[str, str]:
+    """Of what the figures depend on, as far as it is installed."""
+    packages = {name: version(name) for name in ("uvloop", "httptools", "Cython", "aiohttp")}
+    compiler = shutil.which("gcc")
+    programs = {"nginx": nginx and _says(nginx, "-v"), "gcc": compiler and _says(compiler, "-dumpfullversion")}
+    installed = {name: told.rpartition("/")[2] for name, told in programs.items() if told}
+    return {"Python": platform.python_version()} | packages | installed
+
+
+def _says(program: Path | str, flag: str) -> str:
+    told = subprocess.run([program, flag], check=True, capture_output=True, text=True, timeout=10)
+    return (told.stdout or told.stderr).strip()
+
+
+def commit(root: Path = ROOT) -> tuple[str, bool]:
+    """Ten digits of the commit that is measured, and whether files differ from it."""
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], check=True, capture_output=True, text=True).stdout
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True, text=True).stdout
+    return head.strip(), bool(changed)

@@ -1,0 +1,159 @@
+"""What rounds say, by pure arithmetic.
+
+One round varies by a quarter on a machine that others share; what two servers did in the same round varies far less
+against each other. So figures are medians and quartiles, and comparisons are made within each round first.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from benchmarks.results import BASE, Budget, Control, Quartiles, Ratios, Results, Served
+
+AGREEMENT: Final = 0.02
+"""How far from one the median of a control's ratios may be."""
+LEAST_ROUNDS: Final = 15
+"""Of a full run: with these a control agrees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the generator saw in one measurement."""
+
+    requests: int
+    rps: float
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    statuses: Mapping[int, int]
+    errors: Mapping[str, int]
+    generator_seconds: float
+    """CPU that the generator itself used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One server in one round: what was seen of it, and its CPU for each request."""
+
+    sample: Sample
+    cpu_us: float
+    user_us: float
+    system_us: float
+    dirty: bool
+    """Something else used the cores."""
+
+
+def quartiles(values: Iterable[float]) -> Quartiles:
+    """Of at least one value, in any order."""
+    found = sorted(values)
+    if len(found) == 1:
+        return Quartiles(found[0], found[0], found[0])
+    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+    return Quartiles(low, median, high)
+
+
+def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Ratios:
+    """Round by round. Raises ValueError when one has more rounds than the other, or a figure is not above zero."""
+    return Ratios(
+        rps=_ratio(ours, theirs, lambda each: each.sample.rps),
+        cpu=_ratio(ours, theirs, lambda each: each.cpu_us),
+        p50=_ratio(ours, theirs, lambda each: each.sample.p50_us),
+        p99=_ratio(ours, theirs, lambda each: each.sample.p99_us),
+    )
+
+
+def _ratio(ours: Sequence[Round], theirs: Sequence[Round], figure: Callable[[Round], float]) -> Quartiles:
+    pairs = [(figure(mine), figure(other)) for mine, other in zip(ours, theirs, strict=True)]
+    if any(min(pair) <= 0 for pair in pairs):
+        raise ValueError("a round without a figure above zero cannot be compared: look for the server's errors")
+    return quartiles(mine / other for mine, other in pairs)
+
+
+def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
+    """Each server's figures, and its ratios to nginx when that is among them."""
+    base = rounds.get(BASE)
+    return {
+        name: _served(found, None if base is None or name == BASE else ratios(found, base))
+        for name, found in rounds.items()
+    }
+
+
+def _served(rounds: Sequence[Round], against: Ratios | None) -> Served:
+    statuses: Counter[int] = Counter()
+    errors: Counter[str] = Counter()
+    for each in rounds:
+        statuses.update(each.sample.statuses)
+        errors.update(each.sample.errors)
+    return Served(
+        rps=quartiles(each.sample.rps for each in rounds),
+        cpu_us=quartiles(each.cpu_us for each in rounds),
+        user_us=quartiles(each.user_us for each in rounds),
+        system_us=quartiles(each.system_us for each in rounds),
+        p50_us=quartiles(each.sample.p50_us for each in rounds),
+        p99_us=quartiles(each.sample.p99_us for each in rounds),
+        p999_us=quartiles(each.sample.p999_us for each in rounds),
+        statuses=dict(sorted(statuses.items())),
+        errors={what: times for what, times in sorted(errors.items()) if times},
+        against=against,
+    )
+
+
+def dirty(rounds: Mapping[str, Sequence[Round]]) -> int:
+    """How many measurements something else disturbed."""
+    return sum(each.dirty for found in rounds.values() for each in found)
+
+
+def control(case: str, one: Sequence[Round], other: Sequence[Round], redone: int) -> Control:
+    """The verdict on one server that was measured as if it were two."""
+    found = ratios(one, other)
+    disturbed = dirty({"one": one, "other": other})
+    return Control(case, len(one), redone, disturbed, found, agrees=agree(found))
+
+
+def agree(found: Ratios) -> bool:
+    """Whether the median of every ratio is within AGREEMENT of one."""
+    medians = (found.rps.median, found.cpu.median, found.p50.median, found.p99.median)
+    return all(abs(median - 1) <= AGREEMENT for median in medians)
+
+
+def reached(got: float, bound: float, direction: Literal["at most", "at least"]) -> bool:
+    return got <= bound if direction == "at most" else got >= bound
+
+
+def judged(
+    what: str,
+    got: float | None,
+    direction: Literal["at most", "at least"],
+    limit: float,
+    *,
+    aim: float | None = None,
+    unit: str = "x",
+) -> Budget:
+    """A budget with the figure that was found. What was not measured is not met."""
+    return Budget(what, unit, direction, limit, aim, got, met=got is not None and reached(got, limit, direction))
+
+
+def objections(found: Results) -> tuple[str, ...]:
+    """Why the figures may not be relied on; nothing where they may. A missed budget is no objection."""
+    why = []
+    if found.changed:
+        why.append("files differed from the commit")
+    if found.control is None:
+        why.append("there was no control")
+    else:
+        if not found.control.agrees:
+            why.append(f"the control is out of {AGREEMENT:.0%}")
+        if found.control.dirty:
+            why.append(f"something disturbed {found.control.dirty} of the control's measurements")
+    for case in found.cases:
+        if found.full and case.rounds < LEAST_ROUNDS:
+            why.append(f"{case.title}: {case.rounds} rounds instead of {LEAST_ROUNDS}")
+        if case.dirty:
+            why.append(f"{case.title}: {case.dirty} of {case.rounds * len(case.servers)} measurements disturbed")
+        why += [f"{case.title}: errors of {name}" for name, each in case.servers.items() if each.errors]
+    for row in found.open_loop:
+        why += [f"{row.rate:,} requests/s: errors of {name}" for name, each in row.servers.items() if each.errors]
+    why += [f"{row.title}: {row.errors} errors" for row in found.background if row.errors]
+    return tuple(why)

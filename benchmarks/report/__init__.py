@@ -1,0 +1,1 @@
+"""What people read of a results file: a table, plots, and README's part."""

@@ -1,0 +1,55 @@
+"""README's part on speed, made from the newest accepted full run:
+
+    python -m benchmarks.report.newest
+
+draws its plots, writes its table, and puts the short form of that between the two marks in README.md.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from benchmarks.machine import ROOT
+from benchmarks.paired import objections
+from benchmarks.report.marks import put
+from benchmarks.report.plots import draw, plots
+from benchmarks.report.table import FILE, short, store
+from benchmarks.results import FOLDER, Results, read
+
+README: Final = ROOT / "README.md"
+MAKER: Final = "benchmarks.report.newest"
+NONE: Final = "No full run has been accepted yet."
+
+
+def newest(folder: Path = FOLDER) -> tuple[Path, Results] | None:
+    """The latest full run that nothing speaks against."""
+    runs = [(file, read(file)) for file in folder.glob("2*.json")]
+    accepted = [(file, found) for file, found in runs if found.full and not objections(found)]
+    return max(accepted, key=lambda each: each[1].date, default=None)
+
+
+def made(document: Path, folder: Path = FOLDER) -> str:
+    """What belongs between the marks of *document*."""
+    run = newest(folder)
+    if run is None:
+        return NONE
+    file, found = run
+    at = file.parent.relative_to(document.parent)
+    pictures = [f"![{plot.title}]({at / file.stem / plot.file})" for plot in plots(found)]
+    whole = f"[All figures]({at / file.stem / FILE})"
+    return "\n\n".join([short(found), *pictures, whole])
+
+
+def renew(document: Path, folder: Path = FOLDER) -> None:
+    """Make the plots, the table and the document's part anew."""
+    if run := newest(folder):
+        draw(*run)
+        store(*run)
+    put(document, MAKER, made(document, folder))
+
+
+def main() -> None:
+    renew(README)
+
+
+if __name__ == "__main__":
+    main()

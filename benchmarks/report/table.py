@@ -1,0 +1,323 @@
+"""A results file as Markdown that a terminal shows as well:
+
+python -m benchmarks.report.table FILE
+"""
+
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from benchmarks.paired import AGREEMENT, LEAST_ROUNDS, objections, reached
+from benchmarks.results import OURS, Budget, Case, Control, Micro, Quartiles, Ratios, Results, Served, read
+
+NOT: Final = "not measured"
+PEERS: Final = ("plain", "aiohttp")
+FILE: Final = "table.md"
+"""In the folder beside a results file."""
+
+
+def table(found: Results) -> str:
+    """Everything in *found*. Parts that hold nothing are left out."""
+    parts = (
+        _run(found),
+        verdict(found),
+        budgets(found),
+        _part("Control: the same server twice", _control(found)),
+        _part("Closed loop: each connection asks again as soon as it is answered", _cases(found.cases)),
+        _part("Open loop: latency from when each request was due, NMI and nginx at the same rate", _open_loop(found)),
+        _part("NMI while something else goes on", _background(found)),
+        _part("NMI's resident memory", _memory(found)),
+        _part("Compiled functions, ns a call", micro(found.micro)),
+        _part("MIC's reading, without HTTP and TLS, everything assigned already", _controller(found)),
+        _left_out(found),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def store(file: Path, found: Results) -> Path:
+    """Write the table into the folder beside *file*; where it is then."""
+    folder = file.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    (folder / FILE).write_text(table(found) + "\n")
+    return folder / FILE
+
+
+def short(found: Results) -> str:
+    """What a first reader wants: can the figures be relied on, are the budgets met, how do the servers compare."""
+    parts = (_run(found), verdict(found), budgets(found), _compared(found.cases), _left_out(found))
+    return "\n\n".join(part for part in parts if part)
+
+
+def verdict(found: Results) -> str:
+    """One line: whether the figures may be relied on, or why not."""
+    against = objections(found)
+    if against:
+        return f"Not accepted: {'; '.join(against)}."
+    if not found.full:
+        return f"A quick run, for a look: only a full one, of at least {LEAST_ROUNDS} rounds, is for the record."
+    return (
+        f"Accepted: the same server measured twice agrees within {AGREEMENT:.0%}, nothing disturbed a closed loop, no "
+        "request failed."
+    )
+
+
+def budgets(found: Results) -> str:
+    rows = [[each.what, _bound(each), _aim(each), _got(each), _met(each)] for each in found.budgets]
+    return grid(["budget", "limit", "aim", "found", ""], rows, numbers=False)
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1, numbers: bool = True) -> str:
+    """A Markdown table whose columns are of one width; empty without rows. After *texts* columns come *numbers*."""
+    if not rows:
+        return ""
+    widths = [max(3, *(len(row[column]) for row in (head, *rows))) for column in range(len(head))]
+    right = [numbers and column >= texts for column in range(len(head))]
+    rule = [f"{'-' * (width - 1)}:" if end else "-" * width for width, end in zip(widths, right, strict=True)]
+    return "\n".join(
+        f"| {' | '.join(_padded(cell, width, end) for cell, width, end in zip(row, widths, right, strict=True))} |"
+        for row in (head, rule, *rows)
+    )
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    return cell.rjust(width) if right else cell.ljust(width)
+
+
+def _part(title: str, body: str) -> str:
+    return f"**{title}**\n\n{body}" if body else ""
+
+
+def _run(found: Results) -> str:
+    machine = found.machine
+    told = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    kind = "virtual" if machine.virtual else "bare"
+    speed = f", governor {machine.governor}" if machine.governor else ""
+    if machine.turbo is not None:
+        speed += f", turbo {'on' if machine.turbo else 'off'}"
+    return (
+        f"{found.date:%Y-%m-%d %H:%M} UTC, commit {found.commit}{' with changes' if found.changed else ''}, "
+        f"{'full' if found.full else 'quick'} run of {found.seconds / 60:.1f} min.\n"
+        f"{machine.cpu}, {machine.cores} cores ({kind}{speed}), {machine.memory_gib} GiB, Linux {machine.kernel}; "
+        f"{told}.\n"
+        f"Load before: {machine.load:g}; a hypervisor took {found.stolen_seconds:.1f} s of the cores' time meanwhile."
+    )
+
+
+def _bound(each: Budget) -> str:
+    return f"{'≤' if each.direction == 'at most' else '≥'} {_measure(each.limit, each.unit)}"
+
+
+def _aim(each: Budget) -> str:
+    return "" if each.aim is None else _measure(each.aim, each.unit)
+
+
+def _got(each: Budget) -> str:
+    return NOT if each.got is None else _measure(each.got, each.unit)
+
+
+def _met(each: Budget) -> str:
+    if each.got is None:
+        return "?"
+    if not each.met:
+        return "MISSED"
+    return "aim met" if each.aim is not None and reached(each.got, each.aim, each.direction) else "met"
+
+
+def _measure(value: float, unit: str) -> str:
+    return f"{value:.2f} x" if unit == "x" else f"{figure(value)} {unit}"
+
+
+def figure(value: float) -> str:
+    """Three digits that count, and no more than the thousands need."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def spread(found: Quartiles) -> str:
+    """A ratio: its median and, in brackets, its quartiles."""
+    return f"{found.median:.2f} [{found.low:.2f}-{found.high:.2f}]"
+
+
+def _control(found: Results) -> str:
+    return grid(
+        ["case", "rounds", "redone", "requests/s", "CPU", "p50", "p99", "agrees"],
+        [_agreement(found.control)] if found.control else [],
+    )
+
+
+def _agreement(found: Control) -> list[str]:
+    each = found.ratios
+    medians = [_fine(each.rps), _fine(each.cpu), _fine(each.p50), _fine(each.p99)]
+    return [found.case, str(found.rounds), str(found.redone), *medians, "yes" if found.agrees else "NO"]
+
+
+def _fine(found: Quartiles) -> str:
+    return f"{found.median:.3f} [{found.low:.3f}-{found.high:.3f}]"
+
+
+def _cases(cases: Sequence[Case]) -> str:
+    head = [
+        "case",
+        "server",
+        "requests/s",
+        "x nginx",
+        "CPU µs",
+        "x nginx",
+        "core",
+        "user",
+        "system",
+        "p50 µs",
+        "p99 µs",
+    ]
+    body = grid([*head, "p99.9 µs"], list(chain.from_iterable(_servers(case) for case in cases)), texts=2)
+    notes = [
+        f"* {case.title}: {case.description} {case.rounds} rounds, {case.redone} measurements redone"
+        f"{f', {case.dirty} DISTURBED' if case.dirty else ''}.{_answers(case)}"
+        for case in cases
+    ]
+    return "\n".join([body, "", *notes]) if cases else ""
+
+
+def _servers(case: Case) -> list[list[str]]:
+    titles = chain([case.title], [""] * len(case.servers))
+    return [[title, *_figures(name, each)] for title, (name, each) in zip(titles, case.servers.items(), strict=False)]
+
+
+def _figures(name: str, each: Served) -> list[str]:
+    against = each.against
+    return [
+        name,
+        figure(each.rps.median),
+        spread(against.rps) if against else "",
+        figure(each.cpu_us.median),
+        spread(against.cpu) if against else "",
+        f"{each.rps.median * each.cpu_us.median / 1e6:.0%}",
+        figure(each.user_us.median),
+        figure(each.system_us.median),
+        figure(each.p50_us.median),
+        figure(each.p99_us.median),
+        figure(each.p999_us.median),
+    ]
+
+
+def _answers(case: Case) -> str:
+    """What was answered, where that is not 200 alone."""
+    told = []
+    for name, each in case.servers.items():
+        odd = {**{str(status): times for status, times in each.statuses.items() if status != 200}, **each.errors}
+        if odd:
+            told.append(f"{name} {', '.join(f'{times:,} x {what}' for what, times in odd.items())}")
+    return f" Not 200: {'; '.join(told)}." if told else ""
+
+
+def _compared(cases: Sequence[Case]) -> str:
+    """NMI's line of each case beside nginx, and the peers' requests a second."""
+    rows = []
+    for case in cases:
+        ours = case.servers.get(OURS)
+        if ours is None:
+            continue
+        against = ours.against
+        ratios = [spread(against.rps), spread(against.cpu), *_medians(against)] if against else [""] * 4
+        rows.append(
+            [
+                case.title,
+                figure(ours.rps.median),
+                *ratios,
+                *(_peer(case, name) for name in PEERS),
+            ]
+        )
+    head = ["case", "NMI requests/s", "x nginx", "CPU x nginx", "p50 x nginx", "p99 x nginx"]
+    body = grid([*head, *(f"{name} x nginx" for name in PEERS)], rows)
+    return f"{body}\n\nMedians [quartiles] of the ratios of paired rounds." if rows else ""
+
+
+def _medians(found: Ratios) -> list[str]:
+    return [f"{each.median:.2f}" for each in (found.p50, found.p99)]
+
+
+def _peer(case: Case, name: str) -> str:
+    peer = case.servers.get(name)
+    return f"{peer.against.rps.median:.2f}" if peer and peer.against else ""
+
+
+def _open_loop(found: Results) -> str:
+    rows = []
+    for row in found.open_loop:
+        rates = chain([f"{row.rate:,}"], [""] * len(row.servers))
+        for rate, (name, each) in zip(rates, row.servers.items(), strict=False):
+            latency = [each.p50_us, each.p99_us, each.p999_us, each.max_us, each.late_us]
+            rows.append([rate, name, *(figure(value) for value in latency), str(each.errors)])
+    return grid(
+        ["requests/s", "server", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "generator late µs", "errors"], rows, texts=2
+    )
+
+
+def _background(found: Results) -> str:
+    head = ["meanwhile", "requests", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "over 5 ms", "errors"]
+    body = grid(
+        head,
+        [
+            [
+                row.title,
+                f"{row.requests:,}",
+                *(figure(value) for value in (row.p50_us, row.p99_us, row.p999_us, row.max_us)),
+                f"{row.stalls:,}",
+                f"{row.errors:,}",
+            ]
+            for row in found.background
+        ],
+    )
+    notes = [f"* {row.title}: {row.meanwhile}" for row in found.background]
+    return "\n".join([body, "", *notes]) if notes else ""
+
+
+def _memory(found: Results) -> str:
+    rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
+    return grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
+
+
+def micro(rows: Sequence[Micro]) -> str:
+    """Medians of ns a call, and how many times ours the others are."""
+    cells = [
+        [row.function, row.corpus, *(_compare(row, each) for each in (row.native, row.oracle, row.httptools))]
+        for row in rows
+    ]
+    return grid(["function", "corpus", "compiled", "oracle", "httptools"], cells, texts=2)
+
+
+def _compare(row: Micro, each: Quartiles | None) -> str:
+    if each is None:
+        return ""
+    return figure(each.median) + ("" if each is row.native else f" ({each.median / row.native.median:.1f} x)")
+
+
+def _controller(found: Results) -> str:
+    rows = [
+        [
+            f"{row.pods:,}",
+            figure(row.cold_cpu_s),
+            figure(row.event_us),
+            figure(row.memory_mib),
+            NOT if row.arm_calls is None else f"{row.arm_calls:,}",
+        ]
+        for row in found.controller
+    ]
+    return grid(
+        ["pods", "reading all, CPU s", "one event, µs", "memory MiB", "GETs to Azure an interval"], rows, texts=0
+    )
+
+
+def _left_out(found: Results) -> str:
+    return "\n".join(["What this leaves out:", "", *(f"* {each}" for each in found.left_out)]) if found.left_out else ""
+
+
+def main() -> None:
+    sys.stdout.write(f"{table(read(Path(sys.argv[1])))}\n")
+
+
+if __name__ == "__main__":
+    main()

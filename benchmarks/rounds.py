@@ -1,0 +1,139 @@
+"""Servers measured in turn, round after round, and again where something else used the cores meanwhile.
+
+Even rounds go through the servers forwards, odd ones backwards, so that a machine which slowly changes its speed
+favours none.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from benchmarks.paired import LEAST_ROUNDS, Round, Sample
+
+OTHERS: Final = 0.08
+"""Shares of a core that others may use on both together while a server is measured."""
+LOOK_SECONDS: Final = 0.15
+QUIET_SECONDS: Final = 0.025
+"""What others may use of a look: two ticks of 10 ms, which is how the kernel counts a core's time."""
+PATIENCE_SECONDS: Final = 10.0
+"""How long one measurement may wait for quiet and be redone."""
+REDONE_AT_MOST: Final = 5
+"""Of one measurement."""
+
+
+class Readings(Protocol):
+    """`machine.Cores`, or what a test gives."""
+
+    def busy(self, core: int) -> float:
+        """Seconds, also those that a hypervisor took."""
+
+    def used(self, pids: Sequence[int]) -> float:
+        """CPU seconds of the processes."""
+
+    def split(self, pids: Sequence[int]) -> tuple[float, float]:
+        """The same in user and system mode, coarser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    name: str
+    pids: tuple[int, ...]
+    """Whose CPU counts as the server's."""
+    measure: Callable[[Callable[[], None]], Sample]
+    """Is given what it calls when the requests begin that count: CPU is counted from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    rounds: dict[str, tuple[Round, ...]]
+    """Of each server equally many."""
+    redone: int
+
+
+class Rounds:
+    def __init__(
+        self,
+        cores: Readings,
+        *,
+        watched: Sequence[int] = (0, 1),
+        known: Sequence[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """*known* are processes that belong to the measurement beside server and generator: emulators, this one."""
+        self._cores = cores
+        self._watched = watched
+        self._known = known
+        self._clock = clock
+        self._sleep = sleep
+
+    def alternate(self, contestants: Sequence[Contestant], rounds: int, deadline: float, *, quick: bool) -> Outcome:
+        """*rounds* rounds, or as many as end before *deadline* (on the clock), but LEAST_ROUNDS unless *quick*.
+
+        After the deadline nothing is waited for and nothing redone: what is disturbed is then dirty. Raises ValueError
+        for too few rounds, RuntimeError for a server that answers nothing.
+        """
+        least = 1 if quick else LEAST_ROUNDS
+        if rounds < least:
+            raise ValueError(f"a full run takes at least {LEAST_ROUNDS} rounds, not {rounds}: fewer are for --quick")
+        found: dict[str, list[Round]] = {each.name: [] for each in contestants}
+        redone = 0
+        longest = 0.0
+        for number in range(rounds):
+            began = self._clock()
+            if number >= least and began + longest > deadline:
+                break
+            for each in contestants if number % 2 == 0 else reversed(contestants):
+                measured, times = self._measured(each, deadline)
+                found[each.name].append(measured)
+                redone += times
+            longest = max(longest, self._clock() - began)
+        return Outcome({name: tuple(each) for name, each in found.items()}, redone)
+
+    def _measured(self, server: Contestant, deadline: float) -> tuple[Round, int]:
+        """The first measurement that nothing disturbed, or the last one, and how many were thrown away."""
+        until = min(deadline, self._clock() + PATIENCE_SECONDS)
+        redone = 0
+        while True:
+            quiet = self._quiet(server, until)
+            found = self._once(server, quiet=quiet)
+            if not found.dirty or not quiet or redone == REDONE_AT_MOST or self._clock() >= until:
+                return found, redone
+            redone += 1
+
+    def _quiet(self, server: Contestant, until: float) -> bool:
+        """Whether the others came to rest before *until*. Looks once at least."""
+        while True:
+            before = self._others(server)
+            self._sleep(LOOK_SECONDS)
+            if self._others(server) - before <= QUIET_SECONDS:
+                return True
+            if self._clock() >= until:
+                return False
+
+    def _others(self, server: Contestant) -> float:
+        busy = sum(self._cores.busy(core) for core in self._watched)
+        return busy - self._cores.used([*server.pids, *self._known])
+
+    def _once(self, server: Contestant, *, quiet: bool) -> Round:
+        taken: list[tuple[float, float, float, tuple[float, float]]] = []
+
+        def begin() -> None:
+            readings = self._cores.used(server.pids), self._cores.split(server.pids)
+            taken.append((self._clock(), self._others(server), *readings))
+
+        sample = server.measure(begin)
+        ((began, others, used, (user, system)),) = taken
+        used_after, (user_after, system_after) = self._cores.used(server.pids), self._cores.split(server.pids)
+        others_after, seconds = self._others(server), self._clock() - began
+        if not sample.requests:
+            raise RuntimeError(f"{server.name} answered no request ({dict(sample.errors)}): look at what it logged")
+        foreign = others_after - others - sample.generator_seconds
+        return Round(
+            sample,
+            cpu_us=(used_after - used) * 1e6 / sample.requests,
+            user_us=(user_after - user) * 1e6 / sample.requests,
+            system_us=(system_after - system) * 1e6 / sample.requests,
+            dirty=not quiet or foreign > OTHERS * seconds,
+        )

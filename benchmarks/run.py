@@ -1,0 +1,213 @@
+"""`python -m benchmarks.run [--quick] [--only PART …]`, or `make bench`: everything, on this machine, in one go.
+
+A file in benchmarks/results with its plots comes of it, and a table on stdout. It uses two cores and wants them for
+itself: what else runs is noticed, waited for and told.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from benchmarks import machine
+from benchmarks.budgets import budgets
+from benchmarks.controller.run import SIZES, costs, fed
+from benchmarks.load import cases, closed, meanwhile, timely
+from benchmarks.load.cases import Load
+from benchmarks.load.closed import Pace
+from benchmarks.load.mounted import possible
+from benchmarks.load.nginx import UNPACKED
+from benchmarks.load.servers import found
+from benchmarks.load.stage import Stage, behind_the_rule, on_loopback
+from benchmarks.load.weight import start_seconds, weighed
+from benchmarks.machine import Cores
+from benchmarks.micro.measure import rows
+from benchmarks.report.plots import draw
+from benchmarks.report.table import store
+from benchmarks.results import (
+    FOLDER,
+    Background,
+    Case,
+    Control,
+    Controller,
+    Memory,
+    Micro,
+    OpenLoop,
+    Results,
+    write,
+)
+
+FULL_SECONDS: Final = 800.0
+"""After so long nothing is redone or waited for any more, so that the whole ends within 15 minutes."""
+QUICK_SECONDS: Final = 120.0
+LEFT_OUT: Final = (
+    "Servers and clients share one machine's loopback, save in the rows of the nat rule: there is no network card.",
+    "nginx sends the same bytes and looks at nothing; NMI reads the request, knows the pod, counts down the token.",
+    "No client sends more than one request at a time on a connection.",
+    "IMDS and API server are emulators, IMDS without delay unless a row says otherwise.",
+    "There is no access log: nginx's is off, and NMI logs decisions, not requests.",
+    "With a connection per request the generator's core gives out before the server's (column core): compare CPU.",
+    "NMI sends by reno, nginx by the machine's default: where that is BBR, 2 to 3 % of a kept connection's CPU.",
+    "Only closed loops are done again when something disturbs them; of all else there is one measurement.",
+    "MIC is read to without HTTP, TLS and Azure: docs/architecture.md has the whole (benchmarks/controller).",
+)
+
+
+@dataclass(slots=True)
+class Found:
+    """What the parts have found so far."""
+
+    control: Control | None = None
+    cases: list[Case] = field(default_factory=list)
+    open_loop: tuple[OpenLoop, ...] = ()
+    background: list[Background] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    start_seconds: float | None = None
+    micro: tuple[Micro, ...] = ()
+    controller: tuple[Controller, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One run of the suite."""
+
+    quick: bool
+    deadline: float
+    cores: Cores
+    found: Found
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(5 if self.quick else 15, 0.5 if self.quick else 0.7, self.deadline, self.quick)
+
+    @property
+    def control_pace(self) -> Pace:
+        """Longer: of the p99 of both, chance alone must leave less than 2 %."""
+        return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
+
+    def full_node(self) -> None:
+        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as stage:
+            told("control")
+            self.found.control = closed.control(stage, self.cores, self.control_pace)
+            self._closed(cases.ON_A_FULL_NODE, stage)
+            self._meanwhile(stage)
+
+    def _closed(self, loads: tuple[Load, ...], stage: Stage) -> None:
+        for load in loads:
+            if load.quick or not self.quick:
+                told(load.title)
+                self.found.cases.append(closed.measured(load, stage, self.cores, self.pace))
+
+    def _meanwhile(self, stage: Stage) -> None:
+        told("open loop")
+        seconds = 2.0 if self.quick else 5.0
+        self.found.open_loop = timely.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
+        for each in cases.BACKGROUND:
+            if each.quick or not self.quick:
+                told(each.title)
+                self.found.background += meanwhile.measured(each, stage, 4.0 if self.quick else 8.0)
+
+    def other_sizes(self) -> None:
+        """What depends on how many pods there are: not in a quick run, since 10,000 take long to make."""
+        if self.quick:
+            return
+        with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
+            told(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
+            both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
+            self.found.cases += closed.side_by_side(both, self.cores, self.pace)
+            self._closed((cases.MANY_PODS_CLOSE,), many)
+
+    def through_the_rule(self) -> None:
+        if self.quick or os.geteuid() != 0:
+            return
+        with behind_the_rule(cases.PODS) as stage:
+            self._closed(cases.BEHIND_THE_RULE, stage)
+
+    def weight(self) -> None:
+        for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
+            told(f"memory, {pods} pods")
+            self.found.memory.append(weighed(pods))
+        told("start")
+        self.found.start_seconds = start_seconds(cases.PODS)
+
+    def functions(self) -> None:
+        self.found.micro = tuple(rows())
+
+    def controller(self) -> None:
+        self.found.controller = costs(fed(SIZES[:2] if self.quick else SIZES))
+
+
+PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+    "full-node": Bench.full_node,
+    "other-sizes": Bench.other_sizes,
+    "rule": Bench.through_the_rule,
+    "memory": Bench.weight,
+    "micro": Bench.functions,
+    "controller": Bench.controller,
+}
+
+
+def told(what: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {what}\n")
+
+
+def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
+    """Sentences: what this run does not tell, beside what none does."""
+    also = (
+        [f"Parts that were not asked for: {', '.join(sorted(set(PARTS) - set(parts)))}."]
+        if len(parts) < len(PARTS)
+        else []
+    )
+    if bench.quick:
+        also.append("A quick run: few rounds; no nat rule, no 10,000 pods, no 100,000 for MIC, no other servers.")
+    elif os.geteuid() != 0:
+        also.append("The rows through the nat rule need root and were left out.")
+    if not possible():
+        also.append("NMI was weighed and started with a kubeconfig, not as in a pod: no mount namespaces here.")
+    return (*LEFT_OUT, *also)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI and MIC.")
+    parser.add_argument("--quick", action="store_true", help="three minutes, for a look; not for the record")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder for the results")
+    asked = parser.parse_args()
+    date, began = datetime.now(UTC), time.monotonic()
+    (commit, changed), facts, cores = machine.commit(), machine.facts(found("nginx", UNPACKED)), Cores()
+    stolen = sum(cores.stolen(core) for core in (0, 1))
+    bench = Bench(asked.quick, began + (QUICK_SECONDS if asked.quick else FULL_SECONDS), cores, Found())
+    for part in asked.only:
+        told(part)
+        PARTS[part](bench)
+    result = bench.found
+    results = Results(
+        date=date,
+        commit=commit,
+        changed=changed,
+        full=not asked.quick and len(asked.only) == len(PARTS),
+        seconds=time.monotonic() - began,
+        stolen_seconds=sum(cores.stolen(core) for core in (0, 1)) - stolen,
+        machine=facts,
+        control=result.control,
+        cases=tuple(result.cases),
+        open_loop=result.open_loop,
+        background=tuple(result.background),
+        memory=tuple(result.memory),
+        micro=result.micro,
+        controller=result.controller,
+        budgets=budgets(result.cases, result.background, result.memory, result.controller, result.start_seconds),
+        left_out=left_out(bench, asked.only),
+    )
+    file = write(results, asked.results)
+    draw(file, results)
+    sys.stdout.write(f"{store(file, results).read_text()}\n{file}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""After a run, and after a run that was killed, no process of its servers is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load.nginx import nginx
+from benchmarks.load.peers.starting import on_aiohttp, plain
+from benchmarks.load.servers import Listening, is_listening, running, wait_until
+from podidctl.sandbox.processes import ProgramError
+
+ANSWER = json.dumps({"access_token": "t", "client_id": "c", "resource": "r", "expires_on": "99999999999"}).encode()
+ROOT = Path(__file__).parents[3]
+RUN = """
+import sys
+from benchmarks.load.nginx import nginx
+from benchmarks.load.node import node
+from benchmarks.load.world import world
+with world(core=None) as around, node(around, core=None) as nmi, nginx(b"x", core=None) as server:
+    print(around.pid, *nmi.pids, *server.pids, flush=True)
+    sys.stdin.read()
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, other than as a corpse."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ended(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(runs(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        lambda: nginx(ANSWER, core=None),
+        lambda: plain(ANSWER, pods=1, core=None),
+        lambda: on_aiohttp(ANSWER, pods=1, core=None),
+    ],
+    ids=["nginx", "plain", "aiohttp"],
+)
+def test_a_server_ends_with_its_context(started: Callable[[], AbstractContextManager[Listening]]) -> None:
+    with started() as server:
+        assert all(runs(pid) for pid in server.pids)
+    assert ended(list(server.pids))
+    assert not is_listening(server.address, server.port)
+
+
+def test_a_killed_run_leaves_nobody_behind(tmp_path: Path) -> None:
+    where = os.environ | {"TMPDIR": str(tmp_path)}
+    command, pipe = [sys.executable, "-c", RUN], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=where, stdin=pipe, stdout=pipe, text=True) as run:
+        assert run.stdout is not None
+        pids = [int(each) for each in run.stdout.readline().split()]
+        try:
+            assert len(pids) == 3
+            assert all(runs(pid) for pid in pids)
+        finally:
+            run.kill()
+    assert ended(pids)
+
+
+def test_a_program_is_on_its_core_from_the_start(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    code = "import os, time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
+    log = tmp_path / "log"
+    with running("it", [sys.executable, "-c", code], log=log, core=core) as process:
+        wait_until(lambda: "}" in log.read_text(), process, "it", log)
+        assert log.read_text().strip() == f"{{{core}}}"
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_program_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        running("it", [sys.executable, "-c", "raise SystemExit('no such luck')"], log=log, core=None) as process,
+        pytest.raises(ProgramError, match="it ended with code 1: no such luck"),
+    ):
+        wait_until(lambda: False, process, "it", log)
+
+
+def test_a_program_that_is_never_ready_is_not_waited_for_endlessly(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        running("it", ["sleep", "60"], log=log, core=None) as process,
+        pytest.raises(ProgramError, match=r"it is not ready after 0\.2 s: it said nothing"),
+    ):
+        wait_until(lambda: False, process, "it", log, seconds=0.2)

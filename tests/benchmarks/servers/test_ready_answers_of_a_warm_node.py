@@ -1,0 +1,29 @@
+"""After warming up, the fast lane answers each pod; a pod that never gets there is told of, not measured."""
+
+import pytest
+
+from benchmarks.load.node import Node
+from benchmarks.load.servers import ask
+from benchmarks.load.world import World
+from podidctl.sandbox.processes import ProgramError
+
+
+def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: World, nmi: Node) -> None:
+    calls = around.told().imds_calls
+    nmi.warm(around.pods)
+    assert around.told().imds_calls - calls <= 3, "pods of one identity share its token"
+    before = nmi.lane()
+    for pod in around.pods:
+        assert ask(nmi.address, nmi.port, source=pod).status == 200
+    after = nmi.lane()
+    assert after["fast_answers"] - before["fast_answers"] == len(around.pods)
+    assert after["handed_over"] == before["handed_over"]
+
+
+def test_a_pod_that_is_refused_cannot_be_warmed(nmi: Node) -> None:
+    with pytest.raises(ProgramError, match=r"refuses 1 of the pods: 127\.1\.9\.9 404"):
+        nmi.warm(["127.1.9.9"])
+
+
+def test_the_memory_of_a_node_is_that_of_its_process(nmi: Node) -> None:
+    assert 20 < nmi.rss_mib() <= nmi.peak_rss_mib() < 200

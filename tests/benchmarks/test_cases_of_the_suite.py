@@ -1,0 +1,64 @@
+"""The suite's cases: told apart, and what they send is what they say."""
+
+from itertools import chain
+
+from _native import query, scan
+from benchmarks.load import cases
+from benchmarks.load.cases import Load
+from benchmarks.load.generator import Request
+from benchmarks.load.meanwhile import anew, unknown
+
+LOADS: tuple[Load, ...] = tuple(
+    chain(cases.ON_A_FULL_NODE, (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE), cases.BEHIND_THE_RULE)
+)
+
+
+def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
+    """What the fast lane understands; None if the request is not for it."""
+    outcome, _, text, metadata, _ = scan.examine(request.text)
+    assert outcome == "done"
+    assert metadata
+    return query.examine(text)
+
+
+def test_keys_and_titles_are_told_apart_and_titles_are_short() -> None:
+    for each in (LOADS, cases.BACKGROUND):
+        assert len({row.key for row in each}) == len({row.title for row in each}) == len(each)
+        assert all(len(row.title) <= 28 for row in each)
+
+
+def test_nmi_and_nginx_are_in_every_case() -> None:
+    assert all({"nmi", "nginx"} <= set(load.servers) <= set(cases.ALL) for load in LOADS)
+
+
+def test_curves_have_at_least_three_points() -> None:
+    assert [load.connections for load in LOADS if "connections" in load.series] == [1, 32, 256]
+    assert len([load for load in LOADS if "pods" in load.series]) == 3
+
+
+def test_the_quick_run_has_what_the_main_budgets_need() -> None:
+    quick = {load.key for load in LOADS if load.quick}
+    assert quick == {"keep-alive-1", "keep-alive-32", "close-32"}
+    assert cases.RELIST.quick
+
+
+def test_all_requests_of_closed_loops_are_for_the_fast_lane() -> None:
+    assert all(asked(request) for load in LOADS for request in load.requests)
+
+
+def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
+    request = unknown()
+    (place,) = request.ids
+    other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
+    first, second = asked(request), asked(Request(other))
+    assert first
+    assert second
+    assert (first[0], second[0]) == (
+        b"https://0123456789abcdef.management.azure.com/",
+        b"https://fedcba9876543210.management.azure.com/",
+    )
+
+
+def test_a_renewal_asks_for_a_ready_token_the_general_way() -> None:
+    assert asked(anew()) is None
+    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in anew().text

@@ -1,0 +1,44 @@
+"""The documentation's table of what MIC costs is made from a results file, never typed."""
+
+import json
+from pathlib import Path
+
+from benchmarks.controller.table import DOCUMENT, MAKER, table
+from benchmarks.report.marks import standing
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+HEADER = {
+    "commit": "0123456789",
+    "date": "2026-01-01",
+    "machine": {"cpu": "a processor", "cores": 2, "kernel": "6.1", "python": "3.11.7"},
+    "load": {"before quick": 0.1, "after": 1.5},
+}
+
+
+def test_the_document_has_the_table_of_one_of_the_results_files() -> None:
+    assert standing(DOCUMENT, MAKER) in {
+        table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
+    }
+
+
+def test_no_results_file_names_a_machine_or_a_folder() -> None:
+    for file in RESULTS.glob("controller-*.json"):
+        found = json.loads(file.read_text())
+        assert set(found["machine"]) == {"cpu", "cores", "kernel", "python", "uvloop", "memory_gib"}
+        assert all("/" not in str(value) for value in (*found["machine"].values(), found["commit"], found["date"]))
+        assert all(set(map(type, row.values())) <= {str, int, float} for row in found["rows"])
+
+
+def test_a_figure_stands_beside_the_aim_and_the_references() -> None:
+    row = {
+        "case": "one pod",
+        "operation_seconds": 5.0,
+        "median_s": 5.3761,
+        "longest_s": 5.4,
+        "patches": 1.0,
+        "gets": 2.0,
+    }
+    made = table({**HEADER, "rows": [row]})
+    assert "| 1 pod | 5.38 s | 5.5 s | 1 PATCH, 2 GET | 10.0 s | not measured |" in made
+    assert "40 pods" not in made, "what was not measured has no line"
+    assert "Load before the parts: 0.1 to 1.5." in made

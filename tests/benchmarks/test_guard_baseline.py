@@ -1,0 +1,146 @@
+"""The comparison of counts with the baseline: what it lets pass, what it complains of, and how."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.guard.baseline import (
+    BASELINE,
+    RENEW,
+    Baseline,
+    Counts,
+    Environment,
+    complaints,
+    message,
+    nearest,
+    read,
+    write,
+)
+
+HERE = Environment("x86_64", "gcc 12", "3.3", "3.11", "3.11.7 GCC 12.2.0, glibc 2.36, uvloop 0.23.0")
+OTHER_BUILD = replace(HERE, build="3.11.9 GCC 13.1.0, glibc 2.36, uvloop 0.23.0")
+OTHER_PYTHON = replace(OTHER_BUILD, python="3.12")
+ELSEWHERE = Environment("aarch64", "clang 17", "3.2", "3.13", "3.13.0 Clang 17, glibc 2.39, uvloop 0.23.0")
+COUNTS = Counts(
+    instructions=5600.0,
+    native=4800.0,
+    allocations=0.5,
+    system_calls={"recvfrom": 1.0, "sendto": 1.0, "epoll_wait": 0.031},
+    functions={"scan:scan_head": 3000.0, "query:read_query": 1200.0, "libc:memcmp": 200.0},
+)
+BASE = Baseline(HERE, {"keep-alive": COUNTS})
+
+
+def told(now: Counts, environment: Environment = HERE) -> list[str]:
+    return complaints(BASE, environment, {"keep-alive": now})
+
+
+def grown(count: float, share: float) -> float:
+    return count * (1 + share)
+
+
+def test_the_same_counts_are_no_complaint() -> None:
+    assert told(COUNTS) == []
+
+
+@pytest.mark.parametrize("share", [0.029, -0.029])
+def test_a_change_within_the_bound_passes(share: float) -> None:
+    assert told(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
+
+
+@pytest.mark.parametrize("share", [0.031, -0.031])
+def test_a_change_beyond_the_bound_is_told_whichever_way_it_goes(share: float) -> None:
+    (whole,) = told(replace(COUNTS, instructions=grown(5600, share)))
+    (native,) = told(replace(COUNTS, native=grown(4800, share)))
+
+    assert "in _native" not in whole
+    assert "in _native" in native
+    for each in (whole, native):
+        assert f"{share:+.1%}" in each
+        assert "at most 3%" in each
+
+
+def test_the_functions_that_changed_most_are_named_first() -> None:
+    functions = {"scan:scan_head": 3010.0, "query:read_query": 1200.0, "libpython3:PyObject_Str": 700.0}
+
+    (complaint,) = told(replace(COUNTS, instructions=6500.0, functions=functions))
+
+    lines = complaint.partition("Where:\n")[2].splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["+700.0", "libpython3:PyObject_Str"],
+        ["-200.0", "libc:memcmp"],
+        ["+10.0", "scan:scan_head"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"recvfrom": 1.0, "sendto": 2.0, "epoll_wait": 0.031}, "1.00 -> 2.00 (+100.0%) calls of sendto"),
+        ({"recvfrom": 1.0, "sendto": 1.0}, "0.03 -> 0.00 (-100.0%) calls of epoll_wait"),
+        ({**COUNTS.system_calls, "futex": 0.01}, "0.00 -> 0.01 calls of futex"),
+    ],
+)
+def test_a_system_call_more_or_less_is_told(changed: Mapping[str, float], expected: str) -> None:
+    (complaint,) = told(replace(COUNTS, system_calls=changed))
+    assert expected in complaint
+
+
+@pytest.mark.parametrize("allocations", [0.53, 0.47])
+def test_an_allocation_more_or_less_is_told(allocations: float) -> None:
+    (complaint,) = told(replace(COUNTS, allocations=allocations))
+    assert "allocations a request" in complaint
+
+
+def test_a_batch_that_only_one_side_knows_is_told() -> None:
+    found = {"keep-alive": COUNTS, "new": COUNTS}
+    assert complaints(BASE, HERE, found) == ["new: only counted."]
+    assert complaints(Baseline(HERE, found), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
+
+
+def test_with_another_build_of_python_our_own_code_is_still_held_to_the_narrow_bound() -> None:
+    assert told(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
+    (complaint,) = told(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
+    assert "at most 3%" in complaint
+
+
+def test_elsewhere_the_bound_is_wider_and_still_there() -> None:
+    assert told(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
+    (complaint,) = told(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
+    assert "at most 25%" in complaint
+
+
+def test_elsewhere_fewer_allocations_and_calls_pass_and_more_do_not() -> None:
+    fewer = replace(COUNTS, allocations=0.1, system_calls={"recvfrom": 1.0, "sendto": 1.0})
+    more = replace(COUNTS, allocations=0.7, system_calls={**COUNTS.system_calls, "epoll_ctl": 1.0})
+    assert told(fewer, OTHER_PYTHON) == []
+    assert len(told(more, OTHER_PYTHON)) == 2
+
+
+def test_the_nearest_baseline_is_the_same_environments_or_else_the_same_machines_and_pythons() -> None:
+    every = [Baseline(each, {}) for each in (ELSEWHERE, OTHER_PYTHON, OTHER_BUILD, HERE)]
+    assert nearest(every, HERE).environment == HERE
+    assert nearest(every[:3], HERE).environment == OTHER_BUILD
+    assert nearest(every[:2], HERE).environment == OTHER_PYTHON
+    assert nearest(every[:1], HERE).environment == ELSEWHERE
+
+
+def test_the_message_says_how_to_renew_and_which_baseline_it_was() -> None:
+    assert message(["so"], BASE, HERE) == f"so\n\n{RENEW}"
+    assert "python='3.11'" in message(["so"], BASE, OTHER_PYTHON)
+
+
+def test_a_baseline_that_is_written_is_read_again(tmp_path: Path) -> None:
+    write([BASE], tmp_path / "baseline.json")
+    assert read(tmp_path / "baseline.json") == [BASE]
+
+
+def test_the_committed_baseline_says_how_the_hot_path_calls_the_kernel() -> None:
+    """The numbers that the design promises: an answer is one recv and one send, whoever else is served."""
+    for base in read(BASELINE):
+        calls = base.batches["keep-alive on 32 connections"].system_calls
+        assert {name: calls[name] for name in ("recvfrom", "sendto")} == {"recvfrom": 1.0, "sendto": 1.0}
+        assert sum(calls.values()) < 2.1
+        assert base.batches["keep-alive on 32 connections"].allocations < 0.1

@@ -1,0 +1,108 @@
+"""Counted in buckets, times come out as they went in, within the error that is promised; and the sources compile."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.load import generator
+from benchmarks.load.generator import GeneratorError, Latency
+
+STRICT = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+HARNESS = """
+#include "times.h"
+int main(void) {
+    static struct times times;
+    for (long long ns; scanf("%lld", &ns) == 1;)
+        count_time(&times, ns);
+    print_times(&times);
+}
+"""
+Counted = Callable[[list[int]], Latency]
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    """What the C code makes of nanoseconds."""
+    folder = tmp_path_factory.mktemp("times")
+    (folder / "harness.c").write_text(HARNESS)
+    subprocess.run([*STRICT, "-I", generator.HERE, "-o", folder / "harness", folder / "harness.c"], check=True)
+
+    def count(times: list[int]) -> Latency:
+        done = subprocess.run([folder / "harness"], input="\n".join(map(str, times)).encode(), stdout=-1, check=True)
+        return generator._latency(json.loads(done.stdout))
+
+    return count
+
+
+times_ns = st.integers(0, 60_000_000_000) | st.integers(0, 1000) | st.integers(0, 35).map(lambda bits: 1 << bits)
+
+
+@given(times=st.lists(times_ns, min_size=1, max_size=60), share=st.floats(0, 1))
+def test_quantiles_are_those_of_the_times(counted: Counted, times: list[int], share: float) -> None:
+    latency = counted(times)
+    assert latency.count == len(times)
+    assert latency.max_us == max(times) / 1e3
+    rank = max(-int(-(share * len(times)) // 1), 1)
+    exact = sorted(times)[rank - 1] / 1e3
+    assert latency.quantile(share) == pytest.approx(exact, rel=0.004, abs=0.001)
+    assert latency.quantile(1) <= latency.max_us
+
+
+@given(times=st.lists(times_ns, max_size=60), limit=times_ns)
+def test_above_counts_all_but_what_is_close(counted: Counted, times: list[int], limit: int) -> None:
+    found = counted(times).above(limit / 1e3)
+    assert sum(ns > limit * 1.004 + 1 for ns in times) <= found <= sum(ns > limit * 0.996 - 1 for ns in times)
+
+
+def test_no_two_buckets_are_one_and_none_is_missing(counted: Counted) -> None:
+    edges = sorted({(1 << bits) + step for bits in range(36) for step in (-1, 0, 1)} - {-1})
+    buckets = [counted([ns]).buckets[0][0] for ns in edges]
+    assert buckets == sorted(buckets)
+    assert [counted([ns]).buckets[0][0] for ns in (0, 255, 256, 257, 258)] == [0, 255, 256, 256, 257]
+
+
+def test_times_beyond_all_buckets_are_in_the_last(counted: Counted) -> None:
+    latency = counted([-5, 10**12])
+    assert latency.buckets[0] == (0, 1)
+    assert latency.count == 2
+    assert latency.max_us == 1e9
+
+
+def test_the_sources_compile_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run([*STRICT, "-o", tmp_path / "new", *generator.SOURCES], capture_output=True, check=False)
+    assert done.stderr.decode() == ""
+
+
+def test_it_is_built_when_it_is_missing_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "some" / "generator"
+    monkeypatch.setattr(generator, "PROGRAM", program)
+    assert generator.built() == program
+    assert os.access(program, os.X_OK)
+    first = program.stat().st_ino
+    assert generator.built().stat().st_ino == first
+    os.utime(program, (1, 1))
+    assert generator.built().stat().st_ino != first
+    assert [path.name for path in program.parent.iterdir()] == [program.name]
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "PROGRAM", tmp_path / "generator")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(GeneratorError, match="install gcc or clang"):
+        generator.built()
+
+
+def test_what_the_compiler_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = tmp_path / "wrong.c"
+    wrong.write_text("int main(void) { return what; }")
+    monkeypatch.setattr(generator, "PROGRAM", tmp_path / "generator")
+    monkeypatch.setattr(generator, "SOURCES", (wrong,))
+    with pytest.raises(GeneratorError, match=r"does not compile, .*what"):
+        generator.built()

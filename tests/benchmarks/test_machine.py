@@ -1,0 +1,160 @@
+"""Readings of cores and processes: from files that the test gives, and of this machine and process."""
+
+import gzip
+import os
+import platform
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.machine import TICKS, Cores, commit, facts
+
+STAT = """\
+cpu  9 9 9 9 9 9 9 9 9 9
+cpu0 100 20 300 4000 500 6 70 8 50 10
+cpu1 1 0 2 9000 0 0 0 400 0 0
+cpu20 5 5 5 5 5 5 5 5 5 5
+intr 1 2 3
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    (tmp_path / "stat").write_text(STAT)
+    for pid, threads in ((7, {7: 1_500_000_000, 8: 250_000_000}), (9, {9: 1})):
+        for thread, nanoseconds in threads.items():
+            folder = tmp_path / str(pid) / "task" / str(thread)
+            folder.mkdir(parents=True)
+            (folder / "schedstat").write_text(f"{nanoseconds} 99 99\n")
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) c) S {'0 ' * 10}40 60 0 0 20 0 1 0 5\n")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: A Processor 9000\nflags\t\t: fpu hypervisor sse\n\nprocessor\t: 1\n"
+    )
+    (tmp_path / "loadavg").write_text("0.52 0.4 0.3 1/200 4711\n")
+    return tmp_path
+
+
+def test_a_core_is_busy_when_it_does_not_rest_also_for_others_machines(proc: Path) -> None:
+    assert Cores(proc, proc).busy(0) == (100 + 20 + 300 + 6 + 70 + 8) / TICKS
+    assert Cores(proc, proc).busy(1) == 403 / TICKS
+    assert Cores(proc, proc).stolen(1) == 400 / TICKS
+
+
+APART = "CONFIG_HZ=250\nCONFIG_IRQ_TIME_ACCOUNTING=y\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "ticks"), [(APART, 428), ("# CONFIG_IRQ_TIME_ACCOUNTING is not set\n", 504), ("", 504)]
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_interrupts_count_only_where_the_kernel_counts_them_to_a_process(
+    proc: Path, tmp_path: Path, config: str, ticks: int, packed: bool
+) -> None:
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    if packed:
+        (proc / "config.gz").write_bytes(gzip.compress(config.encode()))
+        (boot / f"config-{platform.release()}").write_text(f"not asked any more\n{APART}")
+    else:
+        (boot / f"config-{platform.release()}").write_text(config)
+    assert Cores(proc, boot).busy(0) == ticks / TICKS
+
+
+def test_a_core_that_is_not_there_is_an_error(proc: Path) -> None:
+    with pytest.raises(ValueError, match="core 2 is not there: the suite needs two cores"):
+        Cores(proc, proc).busy(2)
+
+
+def test_the_time_of_processes_is_that_of_all_their_threads(proc: Path) -> None:
+    assert Cores(proc, proc).used([7]) == 1.75
+    assert Cores(proc, proc).used([7, 9]) == 1.750000001
+    assert Cores(proc, proc).used([]) == 0
+
+
+def test_a_thread_that_has_just_ended_is_passed_over_but_not_a_process(proc: Path) -> None:
+    (proc / "7" / "task" / "8" / "schedstat").unlink()
+    assert Cores(proc, proc).used([7]) == 1.5
+    with pytest.raises(FileNotFoundError):
+        Cores(proc, proc).used([77])
+
+
+def test_user_and_system_time_are_told_apart_whatever_the_process_is_called(proc: Path) -> None:
+    assert Cores(proc, proc).split([7]) == (40 / TICKS, 60 / TICKS)
+    assert Cores(proc, proc).split([7, 9]) == (80 / TICKS, 120 / TICKS)
+
+
+def test_this_process_uses_what_it_uses() -> None:
+    """A thread burns a quarter of a second, by its own clock; however long that takes on a busy machine."""
+    cores, pid, core = Cores(), os.getpid(), min(os.sched_getaffinity(0))
+
+    def burn() -> None:
+        os.sched_setaffinity(0, {core})  # of this thread alone
+        while time.thread_time() < 0.25:
+            pass
+        readings.append((cores.busy(core), cores.used([pid]), sum(cores.split([pid]))))
+
+    readings = [(cores.busy(core), cores.used([pid]), sum(cores.split([pid])))]
+    thread = threading.Thread(target=burn)
+    thread.start()
+    thread.join()
+    before, after = readings
+    busy, used, split = (late - early for early, late in zip(before, after, strict=True))
+    assert used >= 0.24
+    assert split >= 0.2
+    assert busy >= 0.15
+
+
+def test_the_facts_are_read_from_the_machine(proc: Path, tmp_path: Path) -> None:
+    found = facts(None, proc, tmp_path / "sys")
+    assert (found.cpu, found.virtual, found.load) == ("A Processor 9000", True, 0.52)
+    assert (found.governor, found.turbo) == (None, None), "what the kernel does not tell is not guessed"
+    (proc / "cpuinfo").write_text("model name : Another\nflags : fpu sse\n")
+    assert not facts(None, proc, tmp_path / "sys").virtual
+
+
+@pytest.mark.parametrize(
+    ("file", "body", "turbo"),
+    [
+        ("intel_pstate/no_turbo", "0\n", True),
+        ("intel_pstate/no_turbo", "1\n", False),
+        ("cpufreq/boost", "1\n", True),
+        ("cpufreq/boost", "0\n", False),
+    ],
+)
+def test_governor_and_turbo_are_told_where_the_kernel_tells(
+    proc: Path, tmp_path: Path, file: str, body: str, turbo: bool
+) -> None:
+    cpu = tmp_path / "sys" / "devices" / "system" / "cpu"
+    for name, text in (("cpu0/cpufreq/scaling_governor", "performance\n"), (file, body)):
+        (cpu / name).parent.mkdir(parents=True)
+        (cpu / name).write_text(text)
+    found = facts(None, proc, tmp_path / "sys")
+    assert (found.governor, found.turbo) == ("performance", turbo)
+
+
+def test_this_machine_has_facts_and_none_of_them_names_it() -> None:
+    found = facts()
+    assert found.cores >= 1
+    assert found.memory_gib >= 1
+    assert {"Python", "uvloop", "httptools", "Cython"} <= set(found.versions)
+    assert all(version[0].isdigit() for version in found.versions.values())
+    assert "-" not in found.kernel
+
+
+def test_the_commit_is_told_with_whether_files_differ(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    (tmp_path / "results.json").write_text("a new file changes nothing that was measured")
+    assert commit(tmp_path) == (git("rev-parse", "HEAD")[:10], False)
+    (tmp_path / "file").write_text("two")
+    assert commit(tmp_path)[1]

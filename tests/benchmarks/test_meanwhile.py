@@ -1,0 +1,41 @@
+"""What goes on beside a load goes on as often as it is to, and its failures are not lost."""
+
+import threading
+from itertools import count
+
+import pytest
+
+from benchmarks.load.meanwhile import repeated
+
+PATIENCE_SECONDS = 10.0
+
+
+def test_it_is_done_again_and_again_until_the_load_ends() -> None:
+    thrice, times = threading.Event(), count(1)
+
+    def call() -> None:
+        if next(times) == 3:
+            thrice.set()
+
+    with repeated(call, 0.01):
+        assert thrice.wait(PATIENCE_SECONDS)
+    ended_after = next(times)
+    threading.Event().wait(0.05)
+    assert next(times) == ended_after + 1
+
+
+def test_its_failure_is_raised_when_the_load_has_ended() -> None:
+    failed = threading.Event()
+
+    def call() -> None:
+        failed.set()
+        raise OSError("on purpose")
+
+    with pytest.raises(OSError, match="on purpose"), repeated(call, 0.01):
+        assert failed.wait(PATIENCE_SECONDS)
+
+
+def test_nothing_beside_is_nothing() -> None:
+    before = threading.active_count()
+    with repeated(None, 0.01):
+        assert threading.active_count() == before

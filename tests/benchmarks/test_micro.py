@@ -1,0 +1,60 @@
+"""The micro benchmarks time what they say: asserted first, in turns, each loop long enough."""
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.micro.measure import Case, cases, fitting, measured
+from benchmarks.results import Micro, Quartiles
+
+
+def taking(
+    nanoseconds: int, calls: list[str], name: str = "native", results: int = 2
+) -> Callable[[int], tuple[int, int]]:
+    """A loop over two calls that says that each takes so long."""
+
+    def loop(times: int) -> tuple[int, int]:
+        calls.append(name)
+        return nanoseconds * 2 * times, results * times
+
+    return loop
+
+
+def test_every_function_does_what_is_timed() -> None:
+    rows = [(case, measured(case, rounds=3, slice_ns=1000)) for case in cases()]
+
+    assert {row.function.partition(" ")[0].rstrip(",") for _, row in rows} == {
+        *("scan_head", "read_query", "Index.of", "PodRecord.asked", "ReadyAnswer.written", "Series.record"),
+    }
+    for case, row in rows:
+        assert 0 < row.native.low <= row.native.median <= row.native.high
+        assert (row.oracle is None, row.httptools is None) == (
+            "oracle" not in case.loops,
+            "httptools" not in case.loops,
+        )
+
+
+def test_a_time_is_of_one_call_whatever_the_loop() -> None:
+    calls: list[str] = []
+    loops = {"native": taking(100, calls), "oracle": taking(7000, calls, "oracle")}
+
+    row = measured(Case("f", "two texts", 2, 2, loops), rounds=4, slice_ns=10_000)
+
+    assert row == Micro("f", "two texts", Quartiles(100, 100, 100), Quartiles(7000, 7000, 7000), None)
+    assert calls[-8:] == ["native", "oracle"] * 4
+
+
+def test_a_function_with_other_results_is_not_timed() -> None:
+    with pytest.raises(AssertionError, match="1 results, not 2"):
+        measured(Case("f", "two texts", 2, 2, {"native": taking(100, [], results=1)}))
+
+
+def test_a_yardstick_without_a_result_is_not_timed() -> None:
+    loops = {"native": taking(100, []), "oracle": taking(100, [], results=0)}
+    with pytest.raises(AssertionError, match="oracle: 0 results"):
+        measured(Case("f", "two texts", 2, 2, loops))
+
+
+@pytest.mark.parametrize(("each", "times"), [(1000, 5), (1_000_000, 1)])
+def test_a_loop_is_as_long_as_a_slice_and_never_empty(each: int, times: int) -> None:
+    assert fitting(taking(each // 2, []), 5000) == times

@@ -1,0 +1,98 @@
+"""README's part on speed is made from the newest accepted run, never typed."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report.marks import END, put, standing
+from benchmarks.report.newest import MAKER, NONE, README, made, newest, renew
+from benchmarks.report.table import table, verdict
+from benchmarks.results import Results, write
+from tests.benchmarks.invented import FULL, control
+
+FRAME = f"# A title\n\n<!-- made by: python -m {MAKER} -->\nold\n{END}\n\nThe rest.\n"
+
+
+def later(days: int, commit: str, found: Results = FULL) -> Results:
+    return replace(found, date=found.date + timedelta(days=days), commit=commit)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "benchmarks" / "results"
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    file = tmp_path / "README.md"
+    file.write_text(FRAME)
+    return file
+
+
+def test_the_readme_has_what_the_newest_accepted_run_makes() -> None:
+    assert standing(README, MAKER) == made(README)
+
+
+def test_the_pictures_that_the_readme_shows_are_there() -> None:
+    run = newest()
+    shown = [line.partition("](")[2].removesuffix(")") for line in made(README).splitlines() if line.startswith("![")]
+    assert bool(shown) == bool(run)
+    for picture in shown:
+        assert (README.parent / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_latest_full_run_that_nothing_speaks_against_is_taken(results: Path) -> None:
+    write(FULL, results)
+    best = write(later(1, "1111111111"), results)
+    write(replace(later(2, "2222222222"), full=False), results)
+    write(replace(later(3, "3333333333"), control=control(0.03)), results)
+    write(replace(later(4, "4444444444"), changed=True), results)
+    (results / "controller-2027-01-01-5555555555.json").write_text("{}")
+    assert newest(results) == (best, later(1, "1111111111"))
+
+
+def test_of_two_runs_of_one_day_the_later_one_is_taken(results: Path) -> None:
+    write(replace(FULL, commit="ffffffffff"), results)
+    write(replace(FULL, commit="0000000000", date=FULL.date + timedelta(hours=1)), results)
+    found = newest(results)
+    assert found is not None
+    assert found[1].commit == "0000000000"
+
+
+def test_without_an_accepted_run_that_is_said(results: Path, readme: Path) -> None:
+    assert made(readme, results) == NONE
+    write(replace(FULL, full=False), results)
+    assert made(readme, results) == NONE
+
+
+def test_the_program_puts_table_and_pictures_between_the_marks(results: Path, readme: Path) -> None:
+    file = write(FULL, results)
+    renew(readme, results)
+    text = readme.read_text()
+    assert text.startswith("# A title\n\n<!-- made by")
+    assert text.endswith(f"{END}\n\nThe rest.\n")
+    assert "old" not in text
+    assert verdict(FULL) in text
+    assert "| keep-alive c=32: requests a second" in text
+    picture = "benchmarks/results/2026-01-02-0123456789/throughput.png"
+    assert f"![Requests a second against connections]({picture})" in text
+    assert (readme.parent / picture).exists()
+    assert f"[All figures](benchmarks/results/{file.stem}/table.md)" in text
+    assert (file.with_suffix("") / "table.md").read_text() == table(FULL) + "\n"
+    assert standing(readme, MAKER) == made(readme, results), "and making it again changes nothing"
+
+
+def test_a_figure_that_somebody_typed_is_seen(results: Path, readme: Path) -> None:
+    write(FULL, results)
+    put(readme, MAKER, made(readme, results).replace("1.31 [", "1.41 ["))
+    assert standing(readme, MAKER) != made(readme, results)
+
+
+@pytest.mark.parametrize("text", ["no marks", FRAME.replace(END, ""), f"{END} <!-- made by: python -m another -->"])
+def test_a_document_without_the_marks_is_not_written(readme: Path, text: str) -> None:
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md has no lines .*: put them where the made part belongs"):
+        put(readme, MAKER, "made")
+    assert readme.read_text() == text

@@ -1,0 +1,165 @@
+"""Rounds on a machine that the test gives: its clock, its cores, and what else runs on them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from benchmarks.paired import LEAST_ROUNDS, Sample
+from benchmarks.rounds import LOOK_SECONDS, PATIENCE_SECONDS, REDONE_AT_MOST, Contestant, Outcome, Rounds
+
+SERVER, GENERATOR, EMULATORS = 11, 12, 13
+SECOND = 1.0
+"""How long a measurement takes."""
+NEVER = 1e9
+
+
+@dataclass
+class Machine:
+    """Two cores. *others* says how much of a core strangers use from the given moment on."""
+
+    others: Callable[[float], float] = lambda _: 0.0
+    now: float = 0.0
+    spent: dict[int, float] = field(default_factory=lambda: {SERVER: 0.0, GENERATOR: 0.0, EMULATORS: 0.0})
+    strangers: float = 0.0
+    measured: list[str] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.strangers += self.others(self.now) * seconds
+        self.now += seconds
+
+    def busy(self, core: int) -> float:
+        if core == 0:
+            return self.spent[SERVER]
+        return self.spent[GENERATOR] + self.spent[EMULATORS] + self.strangers
+
+    def used(self, pids: Sequence[int]) -> float:
+        return sum(self.spent[pid] for pid in pids)
+
+    def split(self, pids: Sequence[int]) -> tuple[float, float]:
+        return self.used(pids) * 0.25, self.used(pids) * 0.75
+
+    def contestant(self, name: str, requests: int = 100_000) -> Contestant:
+        def measure(begin: Callable[[], None]) -> Sample:
+            self.measured.append(name)
+            self.spent[SERVER] += 0.1  # the warm-up, which does not count
+            self.sleep(0.1)
+            begin()
+            self.sleep(SECOND)
+            self.spent[SERVER] += 0.9
+            self.spent[GENERATOR] += 0.7
+            self.spent[EMULATORS] += 0.2
+            return Sample(requests, requests / SECOND, 200, 400, 800, {200: requests}, {}, generator_seconds=0.7)
+
+        return Contestant(name, (SERVER,), measure)
+
+    def run(self, *names: str, rounds: int = LEAST_ROUNDS, deadline: float = NEVER, quick: bool = False) -> Outcome:
+        able = Rounds(self, known=(EMULATORS,), clock=self.clock, sleep=self.sleep)
+        return able.alternate([self.contestant(name) for name in names], rounds, deadline, quick=quick)
+
+
+def dirty(found: Outcome) -> list[bool]:
+    return [each.dirty for rounds in found.rounds.values() for each in rounds]
+
+
+def test_rounds_go_forwards_and_backwards_in_turn() -> None:
+    machine = Machine()
+    found = machine.run("a", "b", "c", rounds=3, quick=True)
+    assert machine.measured == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
+    assert {name: len(rounds) for name, rounds in found.rounds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_the_servers_cpu_is_told_for_each_request() -> None:
+    (each,) = Machine().run("a", rounds=1, quick=True).rounds["a"]
+    assert each.cpu_us == pytest.approx(9.0), "the generator's and the emulators' time is not the server's"
+    assert (each.user_us, each.system_us) == pytest.approx((2.25, 6.75))
+    assert each.sample.rps == 100_000
+
+
+def test_on_a_quiet_machine_nothing_is_dirty_or_redone() -> None:
+    found = Machine().run("a", "b")
+    assert found.redone == 0
+    assert dirty(found) == [False] * 2 * LEAST_ROUNDS
+
+
+@pytest.mark.parametrize(("share", "redone"), [(0.07, 0), (0.09, REDONE_AT_MOST)])
+def test_strangers_may_use_eight_percent_of_a_core_meanwhile(share: float, redone: int) -> None:
+    found = Machine(others=lambda _: share).run("a", rounds=1, quick=True)
+    assert found.redone == redone
+    assert dirty(found) == [bool(redone)]
+
+
+def test_a_measurement_that_strangers_disturbed_is_redone_once_they_rest() -> None:
+    machine = Machine(others=lambda now: 0.5 if now < 3 else 0.0)
+    found = machine.run("a", rounds=1, quick=True)
+    assert machine.measured == ["a"], "the machine was not quiet, and that was waited for"
+    assert found.redone == 0
+
+    machine = Machine(others=lambda now: 0.09 if now < 1 else 0.0)
+    found = machine.run("a", "b", rounds=1, quick=True)
+    assert machine.measured == ["a", "a", "b"], "too little to be seen in a look, too much for a measurement"
+    assert found.redone == 1
+    assert dirty(found) == [False, False]
+
+
+def test_a_machine_that_is_never_quiet_is_measured_and_told_dirty() -> None:
+    machine = Machine(others=lambda _: 0.5)
+    found = machine.run("a", "b", rounds=1, quick=True)
+    assert dirty(found) == [True, True]
+    assert machine.measured == ["a", "b"]
+    assert 2 * PATIENCE_SECONDS < machine.now < 2 * (PATIENCE_SECONDS + SECOND + 2 * LOOK_SECONDS), "bounded"
+
+
+def test_one_that_comes_to_rest_only_for_the_measurement_is_dirty_too() -> None:
+    machine = Machine(others=lambda now: 0.5 if now < PATIENCE_SECONDS else 0.0)
+    assert dirty(machine.run("a", rounds=1, quick=True)) == [True]
+
+
+def test_emulators_that_are_known_are_no_strangers() -> None:
+    machine = Machine()
+    unaware = Rounds(machine, clock=machine.clock, sleep=machine.sleep)
+    found = unaware.alternate([machine.contestant("a")], 1, NEVER, quick=True)
+    assert dirty(found) == [True]
+    assert dirty(machine.run("a", rounds=1, quick=True)) == [False]
+
+
+def test_a_quick_run_ends_before_its_deadline_with_the_rounds_that_fit() -> None:
+    machine = Machine()
+    found = machine.run("a", "b", rounds=15, deadline=8.0, quick=True)
+    assert [len(rounds) for rounds in found.rounds.values()] == [3, 3], "a round takes 2.3 s"
+    assert machine.now <= 8.0
+
+
+def test_a_full_run_keeps_its_fifteen_rounds_but_no_more_after_the_deadline() -> None:
+    machine = Machine(others=lambda _: 0.5)
+    found = machine.run("a", rounds=40, deadline=5.0)
+    assert len(found.rounds["a"]) == LEAST_ROUNDS
+    assert dirty(found) == [True] * LEAST_ROUNDS
+    assert machine.now < 5.0 + LEAST_ROUNDS * (SECOND + 2 * LOOK_SECONDS), "nothing is waited for any more"
+
+
+def test_after_the_deadline_nothing_is_redone() -> None:
+    machine = Machine(others=lambda _: 0.09)
+    found = machine.run("a", rounds=1, deadline=2.7, quick=True)
+    assert machine.measured == ["a"] * 3, "the third one ends after it"
+    assert dirty(found) == [True]
+
+
+def test_a_full_run_takes_more_rounds_while_there_is_time() -> None:
+    assert len(Machine().run("a", rounds=20).rounds["a"]) == 20
+
+
+def test_fewer_than_fifteen_rounds_are_for_quick_runs_alone() -> None:
+    with pytest.raises(ValueError, match="at least 15 rounds, not 14: fewer are for --quick"):
+        Machine().run("a", rounds=14)
+    assert len(Machine().run("a", rounds=14, quick=True).rounds["a"]) == 14
+
+
+def test_a_server_that_answers_nothing_ends_the_run() -> None:
+    machine = Machine()
+    able = Rounds(machine, known=(EMULATORS,), clock=machine.clock, sleep=machine.sleep)
+    with pytest.raises(RuntimeError, match="nmi answered no request"):
+        able.alternate([machine.contestant("nmi", requests=0)], 1, NEVER, quick=True)
