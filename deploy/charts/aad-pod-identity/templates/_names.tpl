@@ -1,0 +1,58 @@
+{{- /* Names and labels. They are the reference's, so that `helm upgrade` finds what its chart left. */ -}}
+
+{{- define "aad-pod-identity.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 59 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $both .Values.fullnameOverride | trunc 59 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.mic.fullname" -}}
+{{- include "aad-pod-identity.name" . }}-mic
+{{- end -}}
+
+{{- define "aad-pod-identity.nmi.fullname" -}}
+{{- include "aad-pod-identity.name" . }}-nmi
+{{- end -}}
+
+{{- define "aad-pod-identity.selectors" -}}
+app.kubernetes.io/name: {{ include "aad-pod-identity.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "aad-pod-identity.labels" -}}
+{{ include "aad-pod-identity.selectors" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.customLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The image of one of mic, nmi and test: (list $ .Values.mic). */ -}}
+{{- define "aad-pod-identity.image" -}}
+{{- $root := index . 0 -}}
+{{- $of := index . 1 -}}
+{{ $root.Values.image.repository }}/{{ $of.image }}:{{ default $root.Chart.AppVersion $of.tag }}
+{{- end -}}
+
+{{- /* A value as text: large whole numbers would come out as 1e+06. */ -}}
+{{- define "aad-pod-identity.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
+{{- end -}}
+
+{{- /* "true" for what means so: the reference's values hold both true and "true". */ -}}
+{{- define "aad-pod-identity.true" -}}
+{{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.leader.namespace" -}}
+{{- default "default" .Values.mic.leaderElection.namespace -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.leader.name" -}}
+{{- default "aad-pod-identity-mic" .Values.mic.leaderElection.name -}}
+{{- end -}}

@@ -1,0 +1,34 @@
+{{- define "aad-pod-identity.nmi.arguments" -}}
+- --node=$(NODE_NAME)
+{{- $flags := list
+  (list "http-probe-port" .Values.nmi.probePort)
+  (list "ipt-update-interval-sec" .Values.nmi.ipTableUpdateTimeIntervalInSeconds)
+  (list "MICNamespace" .Values.nmi.micNamespace)
+  (list "retry-attempts-for-created" .Values.nmi.retryAttemptsForCreated)
+  (list "retry-attempts-for-assigned" .Values.nmi.retryAttemptsForAssigned)
+  (list "find-identity-retry-interval" .Values.nmi.findIdentityRetryIntervalInSeconds)
+  (list "enableScaleFeatures" (toString .Values.nmi.enableScaleFeatures))
+  (list "prometheus-port" .Values.nmi.prometheusPort)
+  (list "block-instance-metadata" .Values.nmi.blockInstanceMetadata)
+  (list "metadata-header-required" (toString .Values.nmi.metadataHeaderRequired))
+  (list "log-format" .Values.nmi.loggingFormat)
+  (list "v" .Values.nmi.logVerbosity)
+  (list "operation-mode" .Values.operationMode)
+  (list "forceNamespaced" (ternary "true" "" (eq .Values.operationMode "managed")))
+  (list "allow-network-plugin-kubenet" .Values.nmi.allowNetworkPluginKubenet)
+  (list "kubelet-config" .Values.nmi.kubeletConfig)
+  (list "custom-user-agent" .Values.customUserAgent)
+  (list "set-retry-after-header" .Values.nmi.setRetryAfterHeader)
+  (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)
+  (list "fail-closed" .Values.nmi.failClosed)
+  (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))
+  (list "allowed-ad-endpoints" (join "," .Values.nmi.allowedADEndpoints))
+  (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)
+  (list "allow-metadata-path" (join "," .Values.nmi.allowedMetadataPaths))
+  (list "exception-namespaces" (join "," .Values.nmi.exceptionNamespaces))
+}}
+{{- include "aad-pod-identity.flags" $flags }}
+{{- range .Values.nmi.extraArgs }}
+- {{ . | quote }}
+{{- end }}
+{{- end -}}

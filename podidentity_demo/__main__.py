@@ -1,0 +1,8 @@
+"""`python -m podidentity_demo`."""
+
+import sys
+
+from podidentity_demo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Round after round: each step once, each told, then a pause."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from podidentity_demo.steps import Step, StepError
+
+
+def go_round(steps: Sequence[Step], say: Callable[[str], None]) -> list[str]:
+    """Do each step and say what came of it; one that fails does not keep the others from being tried.
+
+    Returns the names of those that failed.
+    """
+    failed = []
+    for name, step in steps:
+        try:
+            line = step()
+        except StepError as failure:
+            failed.append(name)
+            line = f"failed to {name}, error: {failure}"
+        if line:
+            say(line)
+    return failed
+
+
+def run(
+    steps: Sequence[Step],
+    *,
+    wait_seconds: float,
+    once_seconds: float | None,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Go round for ever, or with *once_seconds* until a round has worked wholly, for so long. Returns the exit code."""
+    began = clock()
+    while True:
+        failed = go_round(steps, say)
+        if once_seconds is not None:
+            if not failed:
+                return 0
+            if clock() - began + wait_seconds > once_seconds:
+                say(f"gave up after {clock() - began:.0f} s; what failed last: {'; '.join(failed)}")
+                return 1
+        sleep(wait_seconds)

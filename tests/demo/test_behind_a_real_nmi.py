@@ -1,0 +1,79 @@
+"""The demo in a pod, its requests caught by the real NMI, its identity assigned by the real MIC while it waits."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from podidctl.sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidctl.sandbox.directory import ManagedIdentity
+from podidctl.sandbox.network import Place
+from tests.integration.walking import NODE, binding, identity, run_pod
+
+
+@pytest.fixture(params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
+async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    async with Sandbox(Settings(namespaces=request.param == "namespaces", environment=os.environ)) as running:
+        yield running
+
+
+async def demo(sandbox: Sandbox, place: Place, client_id: str) -> tuple[int | None, list[str]]:
+    """Run the program in the pod at *place* as the sandbox's kubelet does; its exit code and its lines."""
+    environment: Mapping[str, str] = {
+        **sandbox._pod_environment(int(sandbox.metadata_url(NODE).rpartition(":")[2]) if not sandbox.redirects else 0),
+        **place.environment,
+    }
+    names = [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={client_id}", f"--resourcegroup={RESOURCE_GROUP}"]
+    process = await asyncio.create_subprocess_exec(
+        *place.command([sys.executable, "-m", "podidentity_demo", *names, "--once", "--timeout=1", "--period=2"]),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(environment),
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 40)
+    return process.returncode, output.decode().splitlines()
+
+
+async def declare(sandbox: Sandbox, name: str) -> ManagedIdentity:
+    """An identity that may read the VMs, and its binding."""
+    known = sandbox.azure.directory.add_identity(identity_id(name))
+    sandbox.azure.directory.grant(known.object_id, "Reader")
+    await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
+    await sandbox.cluster.apply(binding(name, name))
+    return known
+
+
+async def test_it_gets_its_tokens_though_the_identity_is_only_being_assigned(sandbox: Sandbox) -> None:
+    known = await declare(sandbox, "one")
+    place = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
+    code, lines = await demo(sandbox, place, known.client_id)
+    assert code == 0, lines
+    endpoint = f"{sandbox.metadata_url(NODE)}/metadata/identity/oauth2/token"
+    assert lines[1:] == [
+        "successfully doARMOperations vm count 1",
+        f"successfully acquired a token using the MSI, msiEndpoint({endpoint})",
+        f"successfully acquired a token, userAssignedID MSI, msiEndpoint({endpoint}) clientID({known.client_id})",
+        "successfully made GET on instance metadata",
+    ]
+
+
+async def test_a_pod_without_the_label_is_told_about_it(sandbox: Sandbox) -> None:
+    known = await declare(sandbox, "one")
+    place = await run_pod(sandbox, "app", {"app": "one"})
+    code, lines = await demo(sandbox, place, known.client_id)
+    assert code == 1
+    refused = [line for line in lines if line.startswith("failed to")]
+    assert len(refused) >= 3
+    assert all("aadpodidbinding" in line for line in refused)
+
+
+async def test_a_pod_of_two_identities_is_told_which_one_it_gets_without_a_name(sandbox: Sandbox) -> None:
+    first, second = await declare(sandbox, "one"), await declare(sandbox, "two")
+    await sandbox.cluster.apply({**binding("two", "one"), "metadata": {"name": "both", "namespace": "default"}})
+    place = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
+    lines = {known.client_id: (await demo(sandbox, place, known.client_id))[1] for known in (first, second)}
+    noticed = {client_id for client_id, said in lines.items() if any("bind only one" in line for line in said)}
+    assert len(noticed) == 1

@@ -1,0 +1,66 @@
+"""`deploy/demo/azure`: what a user edits and applies. Excluded: the folder above it, which the sandbox's tests hold."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from podidctl.sandbox.launching import program_of
+from podidentity_demo.settings import parse
+from tests.testplane import up
+
+FILE = Path(__file__).parents[2] / "deploy" / "demo" / "azure" / "deployment.yaml"
+
+
+def container(text: str) -> dict[str, Any]:
+    (only,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+def test_its_arguments_are_the_demos_once_the_ids_are_put_in() -> None:
+    filled = re.sub("SUBSCRIPTION_ID|CLIENT_ID|RESOURCE_GROUP", "x", FILE.read_text())
+    parsed = parse(container(filled)["args"], {})
+    assert (parsed.subscription, parsed.client_id, parsed.resource_group) == ("x", "x", "x")
+    assert program_of(container(filled)["image"]) == "demo"
+
+
+@pytest.mark.parametrize("left", range(3))
+def test_an_id_that_was_forgotten_is_told_by_the_program(left: int, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = container(FILE.read_text())["args"]
+    filled = [each if at == left else f"{each.partition('=')[0]}=x" for at, each in enumerate(arguments)]
+    with pytest.raises(SystemExit):
+        parse(filled, {})
+    assert "put the real value in" in capsys.readouterr().err
+
+
+def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
+    binding = yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())
+    template = yaml.safe_load(FILE.read_text())["spec"]["template"]
+    assert template["metadata"]["labels"]["aadpodidbinding"] == binding["spec"]["selector"]
+
+
+@pytest.mark.plane
+def test_kubernetes_takes_it_also_where_only_restricted_pods_may_run(plane: up.Plane) -> None:
+    def kubectl(*arguments: str, given: str = "") -> str:
+        command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout + done.stderr
+
+    meta = {"name": "demo-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    plane.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+    try:
+        deployment = yaml.safe_load(FILE.read_text())
+        pod = {"apiVersion": "v1", "kind": "Pod", **deployment["spec"]["template"]}
+        pod["metadata"] |= {"name": "demo", "namespace": meta["name"]}
+        dry = ("apply", "--dry-run=server", "--validate=strict", "-f")
+        assert kubectl(*dry, str(FILE)) == "deployment.apps/demo created (server dry run)\n"
+        assert kubectl(*dry, "-", given=yaml.safe_dump(pod)) == "pod/demo created (server dry run)\n"
+        del pod["spec"]["containers"][0]["securityContext"]["capabilities"]
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            kubectl(*dry, "-", given=yaml.safe_dump(pod))
+        assert "violates PodSecurity" in str(refused.value.stderr)
+    finally:
+        plane.api("DELETE", f"/api/v1/namespaces/{meta['name']}")

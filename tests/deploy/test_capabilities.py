@@ -1,0 +1,111 @@
+"""NMI leads pods to itself and takes its rules off again with nothing but what the chart's containers have: their
+capabilities, no new privileges, a read-only root and /proc/sys, and what is mounted.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from tests.nmi.node.machines import Machine, machines
+from tests.nmi.node.plumbing_process import Plumbed
+from tools.chart.rendering import GOLDEN, render
+
+pytestmark = pytest.mark.root
+
+
+def container(name: str) -> dict[str, Any]:
+    """The container or init container of this name in the chart's DaemonSets, with everything switched on."""
+    (found,) = (
+        one
+        for each in render(GOLDEN / "every-flag.values.yaml")
+        if each["kind"] == "DaemonSet"
+        for one in [
+            *each["spec"]["template"]["spec"]["containers"],
+            *each["spec"]["template"]["spec"].get("initContainers", []),
+        ]
+        if one["name"] == name
+    )
+    return dict(found)
+
+
+def as_in(name: str) -> list[str]:
+    """What a command is begun with to have no more rights than that container."""
+    context = container(name)["securityContext"]
+    assert context["runAsUser"] == 0
+    if context.get("privileged"):
+        return []
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    added = [f"+{each.lower()}" for each in context["capabilities"]["add"]]
+    return ["setpriv", f"--bounding-set=-all,{','.join(added)}", "--inh-caps=-all", "--no-new-privs", "--"]
+
+
+class Node(Machine):
+    """A machine on which Plumbed runs as NMI's container."""
+
+    @override
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        return super().start(*as_in("nmi"), *words)
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node of this backend, whose file systems are those of a container that is not privileged."""
+    made = Node()
+    try:
+        made.run(f"iptables-{request.param}-restore", given="*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n")
+        made.run("touch", "/run/xtables.lock")
+        yield made
+    finally:
+        made.close()
+
+
+def as_mounted(node: Machine, name: str) -> None:
+    """Make the machine's file systems those of that container: read-only but for what it mounts to write."""
+    written = {mount["mountPath"] for mount in container(name)["volumeMounts"] if not mount.get("readOnly")}
+    assert written == {"/run/xtables.lock", "/tmp"}  # the machine has a /run of its own
+    node.run("mount", "--bind", "/tmp", "/tmp")  # not an empty one: the project itself may lie there
+    node.run("mount", "--bind", "/proc/sys", "/proc/sys")
+    node.run("mount", "-o", "remount,bind,ro", "/proc/sys")
+    node.run("mount", "-o", "remount,bind,ro", "/")
+
+
+def rules(node: Machine) -> str:
+    return node.run("iptables-nft-save") + node.run("iptables-legacy-save")
+
+
+def test_the_containers_have_what_their_programs_need(node: Node) -> None:
+    program = container("route-localnet")["command"]
+    assert program[:2] == ["python3", "-c"]
+    node.run(*as_in("route-localnet"), sys.executable, *program[1:])
+    assert node.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "1\n"
+    assert node.run("sh", "-c", "iptables-nft -S INPUT; iptables-legacy -S INPUT").count("-j DROP") == 1
+
+    as_mounted(node, "nmi")
+    assert node.finish("touch", "/etc/written").returncode != 0
+    flags = ("--route-localnet=set", "--fail-closed", "--enable-conntrack-deletion", "--kubelet-config=/none")
+    with Plumbed(node, *flags) as nmi:
+        nmi.installed()
+        nmi.until(lambda state: not state["problem"])
+        nmi.kill()  # as with fail-closed: the rules stay
+    assert "--to-destination 127.0.0.1:2579" in rules(node)
+
+    as_mounted(node, "cleanup")
+    cleanup = container("cleanup")
+    done = node.finish(*as_in("cleanup"), sys.executable, "-m", "nmi", cleanup["args"][0])
+    assert done.returncode == 0, done.stderr
+    assert "removed" in done.stdout
+    assert "2579" not in rules(node)
+
+
+def test_without_a_capability_it_would_not_work() -> None:
+    with machines(1) as (node,):
+        less = ["setpriv", "--bounding-set=-all,+net_raw,+dac_read_search", "--inh-caps=-all", "--no-new-privs", "--"]
+        done = node.finish(*less, "iptables-nft", "-t", "nat", "-N", "TRIED")
+        assert done.returncode != 0
+        assert node.finish(*as_in("nmi"), "iptables-nft", "-t", "nat", "-N", "TRIED").returncode == 0

@@ -1,0 +1,137 @@
+"""Every flag that the chart gives is one that the program takes, and means what the value says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mic.settings
+import nmi.settings
+from mic.flag_table import FLAGS as MIC_FLAGS
+from nmi.flag_table import FLAGS as NMI_FLAGS
+from nmi.flag_table import OperationMode, RouteLocalnetMode
+from podidentity.telemetry.logs import LogFormat
+from tools.chart.rendering import GOLDEN, HELMS, Object, golden_sets, render
+
+PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.settings.parse}
+GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
+"""What the kubelet puts into the variables that come from the pod's own fields."""
+
+
+def programs(objects: list[Object]) -> dict[str, Any]:
+    """The settings of each program that is run, as it would read its command line and environment."""
+    found: dict[str, Any] = {}
+    for each in objects:
+        pod = each.get("spec", {}).get("template", {}).get("spec", {})
+        for container in pod.get("containers", []):
+            if container["name"] in PARSE:
+                environ = {
+                    one["name"]: one.get("value", GIVEN.get(one["name"], "")) for one in container.get("env", [])
+                }
+                words = [word.replace("$(NODE_NAME)", environ.get("NODE_NAME", "")) for word in container["args"]]
+                found[container["name"]] = PARSE[container["name"]](words, environ)
+    return found
+
+
+@pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
+def test_the_programs_take_their_command_lines(values: Path) -> None:
+    managed = values.name.startswith("managed.")
+    assert set(programs(render(values))) == ({"nmi"} if managed else {"nmi", "mic"})
+
+
+def test_by_default_the_programs_have_their_own_defaults() -> None:
+    found = programs(render())
+    assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
+    assert found["nmi"].describe() == {"node_name": "node-1", "probe_port": "8085"}
+
+
+def test_managed_mode_is_namespaced() -> None:
+    found = programs(render(GOLDEN / "managed.values.yaml"))["nmi"]
+    assert found.operation_mode is OperationMode.MANAGED
+    assert found.force_namespaced
+
+
+def test_an_admin_secret_stands_in_for_azure_json() -> None:
+    found = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
+    assert found.cloud_config == ""
+    assert set(found.environment) == set(mic.settings.CLOUD_VARIABLES)
+
+
+NMI: Mapping[str, Any] = {
+    "force_namespaced": True,
+    "custom_user_agent": "contoso/1.0",
+    "verbosity": 4,
+    "log_format": LogFormat.JSON,
+    "redirect_interval_seconds": 30,
+    "mic_namespace": "podid",
+    "probe_port": 8086,
+    "attempts_for_created": 10,
+    "attempts_for_assigned": 2,
+    "find_interval_seconds": 3,
+    "scale_features": False,
+    "metrics_port": 9091,
+    "block_instance_metadata": True,
+    "metadata_header_required": False,
+    "allow_kubenet": True,
+    "kubelet_config": Path("/etc/sysconfig/kubelet"),
+    "set_retry_after_header": True,
+    "delete_conntrack": True,
+    "fail_closed": True,
+    "route_localnet": RouteLocalnetMode.SET,
+    "allowed_ad_endpoints": ("https://login.cloud.example/", "https://sts.cloud.example/"),
+    "allow_cross_namespace_secrets": True,
+    "allowed_metadata_paths": ("/metadata/versions",),
+    "exception_namespaces": ("podid", "kube-system"),
+    "max_hold_seconds": 30.0,
+}
+MIC: Mapping[str, Any] = {
+    "force_namespaced": True,
+    "custom_user_agent": "contoso/1.0",
+    "verbosity": 5,
+    "log_format": LogFormat.JSON,
+    "lease_holder": "mic-a",
+    "lease_namespace": "leases",
+    "lease_name": "pod-identity-leader",
+    "lease_seconds": 20.0,
+    "probe_port": 8081,
+    "metrics_port": 8889,
+    "resync_seconds": 600.0,
+    "immutable_client_ids": ("00000000-0000-0000-0000-000000000000", "11111111-1111-1111-1111-111111111111"),
+    "write_batch": 40,
+    "writes_per_second": 2.5,
+    "cloud_config": "/etc/azure/cloud.json",
+    "update_retries": 3,
+    "update_retry_seconds": 2.0,
+    "look_seconds": 300.0,
+    "startup_taint": "aadpodidentity.k8s.io/nmi-not-ready",
+    "nmi_selector": (
+        "app.kubernetes.io/name=aad-pod-identity,app.kubernetes.io/instance=pod-identity,app.kubernetes.io/component=nmi"
+    ),
+    "detach_grace_seconds": 30.0,
+    "namespace": "podid",
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_every_value_arrives_at_its_setting(helm: str) -> None:
+    found = programs(render(GOLDEN / "every-flag.values.yaml", helm=helm))
+    assert {name: getattr(found["nmi"], name) for name in NMI} == NMI
+    assert {name: getattr(found["mic"], name) for name in MIC} == MIC
+    assert set(found["nmi"].describe()) == {*NMI, "node_name"}
+    assert set(found["mic"].describe()) == set(MIC)
+
+
+def test_the_flags_of_the_reference_are_all_given_by_a_value() -> None:
+    """Those that its chart gave, that is: the rest is for extraArgs there too."""
+    given = {"nmi": {flag.field: flag.name for flag in NMI_FLAGS}, "mic": {flag.field: flag.name for flag in MIC_FLAGS}}
+    objects = render(GOLDEN / "every-flag.values.yaml")
+    words = [
+        word
+        for each in objects
+        for container in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+        for word in container.get("args", [])
+    ]
+    for program, settings in (("nmi", NMI), ("mic", MIC)):
+        for field in set(settings) - {"force_namespaced", "namespace"}:
+            assert any(word.lstrip("-").startswith(f"{given[program][field]}=") for word in words), (program, field)

@@ -1,0 +1,203 @@
+"""The programs that the chart's hooks run do it with what their service accounts may do, on a real API server."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.installing import Cluster
+from tests.testplane import up
+from tools.chart.rendering import CHART, Object, render
+
+FILES = CHART / "files"
+MOUNTED = "/var/run/secrets/kubernetes.io/serviceaccount"
+KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+
+
+def hook(objects: list[Object], name: str) -> dict[str, Any]:
+    """The container of the Job of this name."""
+    (job,) = (each for each in objects if each["kind"] == "Job" and each["metadata"]["name"] == name)
+    found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def accounts(objects: list[Object], name: str) -> str:
+    """The objects of this name that are for RBAC, as YAML."""
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+    return yaml.safe_dump_all(each for each in objects if each["kind"] in kinds and each["metadata"]["name"] == name)
+
+
+def run(cluster: Cluster, account: str, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a container's *command* as in a pod of *account* in namespace default, by what the kubelet mounts there."""
+    mounted = folder / "serviceaccount"
+    mounted.mkdir()
+    (mounted / "token").write_text(cluster.token(account, "default"))
+    (mounted / "ca.crt").write_text(cluster.plane.ca)
+    program, *rest = command[2:]
+    assert command[:2] == ["python3", "-c"]
+    assert program.count(MOUNTED) == 1
+    host, _, port = cluster.plane.server.removeprefix("https://").rpartition(":")
+    return subprocess.run(
+        [sys.executable, "-I", "-c", program.replace(MOUNTED, str(mounted)), *rest],
+        env={**os.environ, "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def definition(plane: up.Plane, kind: str) -> dict[str, Any]:
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.aadpodidentity.k8s.io"
+    found: dict[str, Any] = plane.api("GET", path)
+    return found
+
+
+@pytest.mark.plane
+def test_definitions_that_the_reference_left_become_ours(kwok_plane: up.Plane, tmp_path: Path) -> None:
+    cluster = Cluster(kwok_plane)
+    cluster.without_our_kinds()
+    for file in sorted((CHART / "crds").iterdir()):
+        theirs = yaml.safe_load(file.read_text())
+        # As the reference's chart: no columns, unknown fields dropped, applied by helm.
+        theirs["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved", "theirs": "stays"}
+        (version,) = theirs["spec"]["versions"]
+        version.pop("additionalPrinterColumns")
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"] = {"type": "object"}
+        cluster.kubectl("create", "--field-manager=helm", "-f", "-", stdin=yaml.safe_dump(theirs))
+    objects = render(namespace="default")
+    cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
+    cluster.until_rights_hold(
+        account="aad-pod-identity-crds", namespace="default", verb="create", resource="customresourcedefinitions"
+    )
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    (carried,) = (
+        each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "aad-pod-identity-crds"
+    )
+    for name, text in carried["data"].items():
+        (folder / name).write_text(text)
+    command = [word.replace("/definitions", str(folder)) for word in hook(objects, "aad-pod-identity-crds")["command"]]
+
+    try:
+        done = run(cluster, "aad-pod-identity-crds", command, tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("applied ") == 4
+    for file in (CHART / "crds").iterdir():
+        ours = yaml.safe_load(file.read_text())
+        now = definition(kwok_plane, ours["spec"]["names"]["plural"])
+        assert now["metadata"]["annotations"]["theirs"] == "stays"
+        assert now["metadata"]["annotations"].items() >= ours["metadata"]["annotations"].items()
+        (version,), (wanted,) = now["spec"]["versions"], ours["spec"]["versions"]
+        assert version["additionalPrinterColumns"] == wanted["additionalPrinterColumns"]
+        assert version["schema"] == wanted["schema"]
+
+
+@pytest.mark.plane
+def test_whom_the_server_refuses_is_told_so(plane: up.Plane, tmp_path: Path) -> None:
+    cluster = Cluster(plane)
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    (folder / "a.yaml").write_text((CHART / "crds" / "azureidentity.yaml").read_text())
+    cluster.kubectl("create", "serviceaccount", "nobody", "-n=default")
+    try:
+        command = ["python3", "-c", (FILES / "apply_crds.py").read_text(), str(folder)]
+        done = run(cluster, "nobody", command, tmp_path)
+    finally:
+        cluster.kubectl("delete", "serviceaccount", "nobody", "-n=default")
+    assert done.returncode == 1
+    assert "azureidentities.aadpodidentity.k8s.io was not applied: 403" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.plane
+def test_a_node_is_cleaned_once_its_nmi_is_gone_and_the_wait_ends_when_all_are(
+    kwok_plane: up.Plane, tmp_path: Path
+) -> None:
+    cluster = Cluster(kwok_plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    by_name = {each["metadata"]["name"]: each for each in objects if each["kind"] == "DaemonSet"}
+    labels = by_name["aad-pod-identity-nmi"]["spec"]["template"]["metadata"]["labels"]
+    lingering = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "lingering", "namespace": "default", "labels": labels},
+        "spec": {"nodeName": "node-001", "containers": [{"name": "nmi", "image": "nmi"}]},
+    }
+    made = accounts(objects, name) + "---\n" + yaml.safe_dump(by_name[name])
+    cluster.kubectl("wait", "--for=create", "--timeout=20s", "-n=default", "serviceaccount/default")
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(lingering))
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.numberReady}=2", "--timeout=20s")
+        where = ("-n=default", "-l", "app.kubernetes.io/component=cleanup", "-o", "jsonpath={.items[*].spec.nodeName}")
+        assert set(cluster.kubectl("get", "pods", *where).split()) == {"node-000", "node-002"}
+        cluster.kubectl("delete", "pod", "lingering", "-n=default", "--grace-period=0", "--force")
+        done = run(cluster, name, hook(objects, name)["command"], tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=made)
+        cluster.kubectl("delete", "pod", "lingering", "-n=default", "--ignore-not-found")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3 of 3 nodes are clean"
+
+
+@pytest.mark.plane
+def test_a_wait_that_takes_too_long_says_what_is_left(plane: up.Plane, tmp_path: Path) -> None:
+    cluster = Cluster(plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    (daemonset,) = (each for each in objects if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name)
+    made = accounts(objects, name) + "---\n" + yaml.safe_dump(daemonset)
+    node = {"metadata": {"name": "down", "labels": {"kubernetes.io/os": "linux"}}}
+    cluster.plane.api("POST", "/api/v1/nodes", node)
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
+        wanted = "--for=jsonpath={.status.desiredNumberScheduled}=1"
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", wanted, "--timeout=20s")
+        command = [
+            word.replace("LIMIT_SECONDS = 240.0", "LIMIT_SECONDS = 0.5") for word in hook(objects, name)["command"]
+        ]
+        done = run(cluster, name, command, tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
+        cluster.plane.api("DELETE", "/api/v1/nodes/down")
+    assert done.returncode == 1
+    assert "0 of 1 nodes are clean after 0.5 s: kubectl -n default get pods -o wide" in done.stderr
+
+
+@pytest.mark.plane
+def test_a_cleanup_that_is_not_there_is_no_reason_to_wait(plane: up.Plane, tmp_path: Path) -> None:
+    cluster = Cluster(plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, name))
+    try:
+        done = run(cluster, name, hook(objects, name)["command"], tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, name))
+    assert done.returncode == 1
+    assert f"DaemonSet default/{name} cannot be read: 404" in done.stderr
+
+
+@pytest.mark.root
+def test_route_localnet_is_switched_on_behind_the_guard() -> None:
+    program = (FILES / "route_localnet.py").read_text()
+    show = "iptables -S INPUT; cat /proc/sys/net/ipv4/conf/all/route_localnet"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", f'"$0" -c "$1"; {show}', sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *rules, on = done.stdout.split("\n")[:-1]
+    assert on == "1"
+    assert any("127.0.0.0/8" in rule and rule.endswith("-j DROP") for rule in rules), rules

@@ -1,0 +1,65 @@
+"""The real helms install, upgrade and uninstall the chart in a cluster with a scheduler and (kwok's) kubelets."""
+
+import pytest
+import yaml
+
+from tests.deploy.installing import LIMIT, Cluster
+from tests.testplane import up
+from tools.chart.rendering import CHART, HELMS, golden_sets
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+DEFINITION = "azureidentities.aadpodidentity.k8s.io"
+EVERYTHING = (
+    "--set=nmi.failClosed=true,networkPolicy.enabled=true,grafanaDashboard.enabled=true",
+    "--set=rbac.createUserFacingClusterRoles=true,mic.podDisruptionBudget.minAvailable=1",
+    "--set=adminsecret.cloud=c,adminsecret.subscriptionID=s,adminsecret.resourceGroup=g,adminsecret.vmType=vmss",
+    "--set=adminsecret.tenantID=t,adminsecret.clientID=c,adminsecret.clientSecret=s",
+)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
+    cluster = Cluster(kwok_plane, helm)
+    cluster.without_our_kinds()
+    namespace = f"pi-{helm}"
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", "serviceaccount/default")
+    cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", "configmap/kube-root-ca.crt")
+    before = cluster.everything()
+
+    cluster.install(namespace, "--wait", *EVERYTHING)
+    running = cluster.kubectl("get", "pods", f"-n={namespace}", "-o", "jsonpath={.items[*].metadata.labels.tier}")
+    assert running.split() == ["node"] * 3
+    assert cluster.kubectl("get", f"crd/{DEFINITION}", "-o", "jsonpath={.spec.group}") == "aadpodidentity.k8s.io"
+
+    # Twice (by one helm): what the hooks leave must not be in the way of the next upgrade.
+    for _ in range(2 if helm == "helm" else 1):
+        cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--wait", LIMIT, *EVERYTHING)
+    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
+    assert "aad-pod-identity-crds" in events
+
+    cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
+    cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=20s", f"-n={namespace}")
+    left = cluster.everything() - before
+    assert {each for each in left if not each.startswith("CustomResourceDefinition ")} == set()
+    assert len(left) == 4
+    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
+    assert "aad-pod-identity-cleanup" in events
+
+
+def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> None:
+    cluster = Cluster(plane)
+    theirs = ("accounting", "monitoring", "leases", "podid")
+    for namespace in theirs:
+        cluster.kubectl("create", "namespace", namespace)
+    try:
+        for values in golden_sets():
+            rendered = cluster.helm("template", "pi", str(CHART), "--namespace=podid", f"--values={values}")
+            objects = [each for each in yaml.safe_load_all(rendered) if each]
+            known = [each for each in objects if not each["apiVersion"].startswith("monitoring.coreos.com/")]
+            done = cluster.kubectl(
+                "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known)
+            )
+            assert done.count("(server dry run)") == len(known), values.name
+    finally:
+        cluster.kubectl("delete", "namespace", "--wait=false", *theirs)

@@ -1,0 +1,68 @@
+"""Which Pod Security Standard each pod of the chart meets, as the real API server's admission judges it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.deploy.installing import Cluster
+from tests.testplane import up
+from tools.chart.rendering import GOLDEN, Object, render
+
+pytestmark = pytest.mark.plane
+
+SETS = ("defaults", "admin-secret", "fail-closed", "helm-test", "every-flag")
+
+
+def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
+    """The metadata's labels and the spec of the pod in the object of this name."""
+    (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name)
+    template = found if kind == "Pod" else found["spec"]["template"]
+    spec = {key: value for key, value in template["spec"].items() if key not in ("serviceAccountName", "priority")}
+    return {"metadata": {"name": "tried", "labels": template["metadata"]["labels"]}, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def levels(plane: up.Plane) -> Iterator[Cluster]:
+    """Two namespaces that enforce a level, of its name."""
+    cluster = Cluster(plane)
+    for level in ("restricted", "baseline"):
+        cluster.kubectl("create", "namespace", level)
+        cluster.kubectl("label", "namespace", level, f"pod-security.kubernetes.io/enforce={level}")
+        cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={level}", "serviceaccount/default")
+    yield cluster
+    cluster.kubectl("delete", "namespace", "restricted", "baseline", "--wait=false")
+
+
+# The level that it meets, of those that a namespace may enforce; "" is neither.
+POD_LEVELS = {
+    ("admin-secret", "Deployment", "aad-pod-identity-mic"): "restricted",
+    ("defaults", "Job", "aad-pod-identity-crds"): "restricted",
+    ("fail-closed", "Job", "aad-pod-identity-cleanup"): "restricted",
+    ("helm-test", "Pod", "aad-pod-identity-test"): "restricted",
+    ("defaults", "Deployment", "aad-pod-identity-mic"): "",
+    ("defaults", "DaemonSet", "aad-pod-identity-nmi"): "",
+    ("every-flag", "DaemonSet", "aad-pod-identity-nmi"): "",
+}
+
+
+@pytest.mark.parametrize(("values", "kind", "name"), POD_LEVELS)
+def test_the_pod_meets_this_level_and_no_higher(levels: Cluster, values: str, kind: str, name: str) -> None:
+    pod = pod_of(render(GOLDEN / f"{values}.values.yaml"), kind, name)
+    for level in ("restricted", "baseline"):
+        path = f"/api/v1/namespaces/{level}/pods?dryRun=All"
+        if POD_LEVELS[values, kind, name]:
+            assert levels.plane.api("POST", path, pod)["metadata"]["name"] == "tried"
+        else:
+            with pytest.raises(RuntimeError, match=f'violates PodSecurity "{level}'):
+                levels.plane.api("POST", path, pod)
+
+
+def test_nmi_is_privileged_in_no_container_unless_it_sets_route_localnet() -> None:
+    def privileged(values: str) -> set[str]:
+        spec = pod_of(render(GOLDEN / f"{values}.values.yaml"), "DaemonSet", "aad-pod-identity-nmi")["spec"]
+        containers = [*spec["containers"], *spec.get("initContainers", [])]
+        return {each["name"] for each in containers if each["securityContext"].get("privileged")}
+
+    assert privileged("defaults") == set()
+    assert privileged("every-flag") == {"route-localnet"}

@@ -1,0 +1,42 @@
+"""PodSecurityPolicies are made only where the cluster has such a thing; elsewhere the chart says so."""
+
+import pytest
+
+from tools.chart.rendering import HELMS, RenderError, render
+
+ASKED = "--set=rbac.pspEnabled=true"
+OLD = "--api-versions=policy/v1beta1/PodSecurityPolicy"
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_where_there_are_none_the_chart_stops(helm: str) -> None:
+    with pytest.raises(RenderError, match=r"rbac\.pspEnabled is true, but this cluster has no PodSecurityPolicy"):
+        render(helm=helm, options=[ASKED])
+    objects = render(helm=helm, options=[ASKED, OLD])
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "PodSecurityPolicy"] == [
+        "aad-pod-identity-psp-nmi",
+        "aad-pod-identity-psp-mic",
+    ]
+
+
+def test_each_is_used_by_its_own_account_alone() -> None:
+    objects = render(options=[ASKED, OLD])
+    used = [
+        each["rules"][0]["resourceNames"]
+        for each in objects
+        if each["kind"] == "Role" and each["rules"][0]["verbs"] == ["use"]
+    ]
+    assert used == [["aad-pod-identity-psp-nmi"], ["aad-pod-identity-psp-mic"]]
+
+
+def test_only_an_init_container_that_sets_route_localnet_may_be_privileged() -> None:
+    def privileged(*more: str) -> dict[str, bool]:
+        objects = render(options=[ASKED, OLD, *more])
+        return {
+            each["metadata"]["name"]: each["spec"]["privileged"]
+            for each in objects
+            if each["kind"] == "PodSecurityPolicy"
+        }
+
+    assert privileged() == {"aad-pod-identity-psp-nmi": False, "aad-pod-identity-psp-mic": False}
+    assert privileged("--set=nmi.routeLocalnet=set")["aad-pod-identity-psp-nmi"]

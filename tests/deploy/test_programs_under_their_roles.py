@@ -1,0 +1,181 @@
+"""The real MIC and NMI do their work with no more than the chart's service accounts may do, on a real API server."""
+
+import asyncio
+import contextlib
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from podidctl.sandbox.serving import free_ports
+from podidentity.resources import IDENTITIES, PODS
+from tests.conftest import ROOT, NewPlane
+from tests.deploy.installing import Cluster, arguments_of
+from tests.mic.cluster import vm_id
+from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+from tools.chart.rendering import render
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        yield made
+
+
+async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: LittleCloud, new_plane: NewPlane) -> None:
+    def prepare(plane: Plane) -> None:
+        add_node(plane, "n0", vm_id("n0"))
+        bind(plane, "demo")
+        old = {
+            "apiVersion": IDENTITIES.api_version,
+            "kind": IDENTITIES.name,
+            "metadata": {"name": "old"},
+            "spec": {"ClientID": "from before v1.6.0"},
+        }
+        plane.api("POST", IDENTITIES.path("default"), old)
+        cluster = Cluster(plane)
+        cluster.install("podid")
+        cluster.until_rights_hold(account="aad-pod-identity-mic", namespace="podid", verb="list", resource="pods")
+
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    cluster = Cluster(real)
+    await asyncio.to_thread(cluster.kubeconfig_of, "aad-pod-identity-mic", "podid", cloud.folder / "kubeconfig")
+    flags = await asyncio.to_thread(lambda: arguments_of(render(), "mic"))
+    given = [flag for flag in flags if not flag.startswith("--cloudconfig=")]  # the little cloud has a file of its own
+    mic = await cloud.mic(*given, environ={"MIC_POD_NAMESPACE": "podid"})
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
+    await assigned(real)
+    record = await asyncio.to_thread(real.api, "GET", "/api/v1/namespaces/podid/configmaps/aad-pod-identity-config")
+    assert "type-upgrade-status" in record["data"]
+    rewritten = await asyncio.to_thread(real.api, "GET", IDENTITIES.path("default", "old"))
+    assert rewritten["spec"].get("clientID") == "from before v1.6.0"
+    assert await mic.stop() == 0
+    lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/aad-pod-identity-mic"
+    assert (await asyncio.to_thread(real.api, "GET", lease))["spec"]["holderIdentity"] == ""
+    assert "403" not in mic.said()
+    assert "forbidden" not in mic.said().lower(), mic.said()
+
+
+def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
+    """The pods that the chart's DaemonSet has made, by the node that each is for, once there are so many."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found = {}
+        for each in plane.api("GET", f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi")[
+            "items"
+        ]:
+            wanted = each["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = each["metadata"]["name"]
+        if len(found) == count:
+            return found
+        assert time.monotonic() < end, f"the DaemonSet made pods for {sorted(found)} only"
+        time.sleep(0.05)
+
+
+async def test_mic_takes_the_startup_taint_off_where_the_charts_nmi_is_ready(
+    cloud: LittleCloud, new_plane: NewPlane
+) -> None:
+    option = "--set=mic.startupTaint=example.com/nmi-not-ready"
+    taint = {"key": "example.com/nmi-not-ready", "effect": "NoSchedule"}
+    stays = {"key": "example.com/other", "effect": "NoSchedule"}
+
+    def prepare(plane: Plane) -> None:
+        cluster = Cluster(plane)
+        cluster.install("podid", option, release="pod-identity")
+        cluster.until_rights_hold(account="aad-pod-identity-mic", namespace="podid", verb="patch", resource="nodes")
+        for name in ("ready", "waits"):
+            meta = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
+            spec = {"providerID": f"azure://{vm_id(name)}", "taints": [taint, stays]}
+            plane.api("POST", "/api/v1/nodes", {"metadata": meta, "spec": spec})
+        made = nmi_pods(plane, count=2)
+        for node, pod in made.items():  # there is no scheduler
+            target = {"apiVersion": "v1", "kind": "Node", "name": node}
+            plane.api("POST", f"{PODS.path('podid', pod)}/binding", {"metadata": {"name": pod}, "target": target})
+        status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+        plane.api("PATCH", f"{PODS.path('podid', made['ready'])}/status", status, "application/merge-patch+json")
+
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    await asyncio.to_thread(Cluster(real).kubeconfig_of, "aad-pod-identity-mic", "podid", cloud.folder / "kubeconfig")
+    flags = await asyncio.to_thread(lambda: arguments_of(render(options=[option]), "mic"))
+    given = [flag for flag in flags if not flag.startswith("--cloudconfig=")]
+    mic = await cloud.mic(*given, environ={"MIC_POD_NAMESPACE": "podid"})
+
+    async def taints(name: str) -> list[str]:
+        node = await asyncio.to_thread(real.api, "GET", f"/api/v1/nodes/{name}")
+        return [each["key"] for each in node["spec"]["taints"]]
+
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while taint["key"] in await taints("ready"):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"the taint is still there: {mic.said()}") from None
+    assert await taints("ready") == [stays["key"]]
+    assert taint["key"] in await taints("waits")
+    assert await mic.stop() == 0
+    assert "forbidden" not in mic.said().lower(), mic.said()
+
+
+@pytest.mark.parametrize("mode", ["standard", "managed"])
+async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
+    cluster, namespace, option = Cluster(plane), f"nmi-{mode}", f"--set=operationMode={mode}"
+    with contextlib.ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, cluster.installed(namespace, option))
+        account = {"account": "aad-pod-identity-nmi", "namespace": namespace}
+        await asyncio.to_thread(lambda: cluster.until_rights_hold(verb="list", resource="pods", **account))
+        kubeconfig = await asyncio.to_thread(
+            cluster.kubeconfig_of, "aad-pod-identity-nmi", namespace, tmp_path / "kubeconfig"
+        )
+        flags = await asyncio.to_thread(lambda: arguments_of(render(options=[option]), "nmi"))
+        ports = free_ports(3)
+        log = tmp_path / "nmi.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "nmi"),
+                *(flag.replace("$(NODE_NAME)", "n0") for flag in flags),
+                *(f"--kubeconfig={kubeconfig}", "--redirect=none", f"--nmi-port={ports[0]}"),
+                *(f"--http-probe-port={ports[1]}", f"--prometheus-port={ports[2]}"),
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            await ready(f"http://127.0.0.1:{ports[1]}/readyz", process, log)
+        finally:
+            process.terminate()
+            await process.wait()
+        said = log.read_text()
+        assert "403" not in said
+        assert "forbidden" not in said.lower(), said
+
+
+async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait until /readyz is content: every watch has its first list, and NMI serves."""
+
+    def said() -> str:
+        return log.read_text()
+
+    def ask() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  a loopback address of ours
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await asyncio.to_thread(ask):
+                assert process.returncode is None, said()
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"NMI is not ready: {said()}") from None

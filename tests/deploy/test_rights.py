@@ -1,0 +1,125 @@
+"""What the chart lets each program do is exactly what the program calls, as the real API server sees it.
+
+The calls: mic/app.py (watches), mic/writing.py, mic/upgrade.py, podidentity/kube/{locks,events}.py for MIC;
+nmi/identity/{feed,reads,standard,managed}.py, nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. That
+it is enough is shown by test_programs_under_their_roles.py.
+"""
+
+import itertools
+
+import pytest
+
+from tests.deploy.installing import Cluster, Right
+from tests.testplane import up
+from tools.chart.rendering import HELMS
+
+pytestmark = pytest.mark.plane
+
+NAMESPACES = (f"rights-{number}" for number in itertools.count())
+MIC = "aad-pod-identity-mic"
+NMI = "aad-pod-identity-nmi"
+GROUP = "aadpodidentity.k8s.io"
+
+EVERYWHERE: set[Right] = {
+    ("pods", "", "list watch"),
+    ("nodes", "", "list watch"),
+    ("events", "", "create patch"),
+    (f"azureidentities.{GROUP}", "", "list update watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list update watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list update"),
+    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
+}
+ITS_OWN: set[Right] = {("configmaps", "", "create"), ("configmaps", "aad-pod-identity-config", "get update")}
+
+
+def lock(name: str = "aad-pod-identity-mic") -> set[Right]:
+    return {
+        ("leases.coordination.k8s.io", "", "create"),
+        ("leases.coordination.k8s.io", name, "get update"),
+        ("endpoints", name, "get update"),
+    }
+
+
+STANDARD: set[Right] = {
+    ("pods", "", "get list watch"),
+    ("events", "", "create patch"),
+    (f"azureassignedidentities.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
+}
+MANAGED: set[Right] = {
+    ("pods", "", "get list watch"),
+    ("events", "", "create patch"),
+    (f"azureidentities.{GROUP}", "", "list watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
+}
+SECRETS: set[Right] = {("secrets", "", "get")}
+
+
+@pytest.fixture
+def namespace() -> str:
+    return next(NAMESPACES)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_in_standard_mode(plane: up.Plane, helm: str, namespace: str) -> None:
+    cluster = Cluster(plane, helm)
+    with cluster.installed(namespace):
+        assert cluster.rights(MIC, of=namespace, within="kube-system") == EVERYWHERE
+        assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN
+        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | lock()
+        assert cluster.rights(NMI, of=namespace, within="kube-system") == STANDARD | SECRETS
+        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD | SECRETS
+        assert cluster.rights("default", of=namespace, within=namespace) == set()
+
+
+def test_in_managed_mode_there_is_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=operationMode=managed"):
+        assert cluster.rights(NMI, of=namespace, within="default") == MANAGED | SECRETS
+        assert cluster.rights(MIC, of=namespace, within="default") == set()
+
+
+def test_secrets_are_read_only_where_that_is_wanted(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=rbac.allowAccessToSecrets=false"):
+        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
+
+
+def test_nodes_are_changed_only_where_a_startup_taint_is_to_come_off(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=mic.startupTaint=nmi-not-ready"):
+        rights = cluster.rights(MIC, of=namespace, within="kube-system")
+        assert rights ^ EVERYWHERE == {("nodes", "", "list watch"), ("nodes", "", "list patch watch")}
+
+
+def test_the_lock_may_be_elsewhere_and_called_otherwise(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    where = f"--set=mic.leaderElection.namespace={namespace},mic.leaderElection.name=ours"
+    with cluster.installed(namespace, where):
+        assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN | lock("ours")
+        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE
+
+
+def test_whoever_may_view_sees_identities_and_whoever_may_edit_changes_them(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities")
+    with cluster.installed(namespace, "--set=rbac.createUserFacingClusterRoles=true"):
+        for role in ("view", "edit"):
+            cluster.kubectl("create", "serviceaccount", role, f"--namespace={namespace}")
+            account = f"--serviceaccount={namespace}:{role}"
+            cluster.kubectl("create", "rolebinding", role, f"--clusterrole={role}", account, f"-n={namespace}")
+        seen = {f"{kind}.{GROUP}": "get list watch" for kind in kinds}
+        changed = {f"{kind}.{GROUP}": "create delete deletecollection patch update" for kind in kinds[:3]}
+
+        def verbs(role: str) -> dict[str, set[str]]:
+            found: dict[str, set[str]] = {}
+            for resource, _, told in cluster.rights(role, of=namespace, within=namespace):
+                if resource.endswith(GROUP):
+                    found.setdefault(resource, set()).update(told.split())
+            return found
+
+        assert verbs("view") == {kind: set(told.split()) for kind, told in seen.items()}
+        assert verbs("edit") == {
+            kind: set(told.split()) | set(changed.get(kind, "").split()) for kind, told in seen.items()
+        }

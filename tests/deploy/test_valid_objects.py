@@ -1,0 +1,57 @@
+"""Everything that is rendered is a valid object of each Kubernetes from 1.27 to 1.37, with no field that it ignores.
+
+By the schemas that the package kubernetes-validate carries, which need no cluster and no network.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate import utils
+
+from tools.chart.manifests import MANIFESTS
+from tools.chart.rendering import CHART, golden_sets, rendered_beside
+
+VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
+FILES = [
+    *map(rendered_beside, golden_sets()),
+    *sorted(MANIFESTS.rglob("*.yaml")),
+    *sorted((CHART / "crds").iterdir()),
+]
+OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1"}
+"""Kinds that are no part of Kubernetes. Ours are tried on a real API server."""
+
+
+def objects() -> Mapping[str, Any]:
+    """Each object that stands somewhere, once, by its text."""
+    found = [each for file in FILES for each in yaml.safe_load_all(file.read_text())]
+    return {yaml.safe_dump(each): each for each in found if each["apiVersion"] not in OF_OTHERS}
+
+
+OBJECTS = objects()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files_are_read_once() -> Iterator[None]:
+    """The package reads a version's megabytes of definitions anew for each object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))
+        yield
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid(version: str) -> None:
+    for each in OBJECTS.values():
+        kubernetes_validate.validate(each, version, strict=True)
+    assert len(OBJECTS) > 60
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
+def test_what_is_not_valid_is_found(version: str) -> None:
+    account: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
+    kubernetes_validate.validate(account, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):
+        kubernetes_validate.validate({**account, "automountServiceAccountTokens": True}, version, strict=True)

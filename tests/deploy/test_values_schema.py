@@ -1,0 +1,116 @@
+"""values.schema.json knows each value of values.yaml and nothing else, and helm refuses what it does not know."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools.chart.rendering import CHART, HELMS, RenderError, render
+from tools.chart.values_table import values_of
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+OPEN = {"global"}
+"""What helm itself puts among the values."""
+
+
+def schemas(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+        for each in part.values():
+            yield from schemas(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from schemas(each)
+
+
+def names(schema: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, each in schema["properties"].items():
+        if "properties" in each:
+            yield from names(each, f"{above}{name}.")
+        yield f"{above}{name}"
+
+
+def test_every_value_is_known() -> None:
+    values = {value.name for value in values_of((CHART / "values.yaml").read_text())}
+    assert values <= set(names(SCHEMA))
+
+
+def test_nothing_is_known_that_is_no_value() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(SCHEMA["properties"]) - OPEN == set(values)
+    for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test"):
+        assert set(SCHEMA["properties"][group]["properties"]) == set(values[group]), group
+
+
+def test_every_set_of_names_is_closed() -> None:
+    assert all(each["additionalProperties"] is False for each in schemas(SCHEMA) if "properties" in each)
+
+
+# What must be refused, by a word of what helm says, and its neighbour that must pass.
+REFUSED = {
+    "nmi: {probPort: 8085}": ("probPort", "nmi: {probePort: 8085}"),
+    "forceNameSpaced: 'true'": ("forceNameSpaced", "forceNamespaced: 'true'"),
+    "rbac: {enable: false}": ("enable", "rbac: {enabled: false}"),
+    "rbac: {enabled: 'false'}": ("/rbac/enabled", "rbac: {enabled: false}"),
+    "operationMode: Managed": ("/operationMode", "operationMode: managed"),
+    "nmi: {probePort: 70000}": ("/nmi/probePort", "nmi: {probePort: 65535}"),
+    "nmi: {probePort: http}": ("/nmi/probePort", "nmi: {probePort: '8085'}"),
+    "nmi: {routeLocalnet: yes}": ("/nmi/routeLocalnet", "nmi: {routeLocalnet: check}"),
+    "nmi: {failClosed: 'false'}": ("/nmi/failClosed", "nmi: {failClosed: false}"),
+    "nmi: {extraArgs: [max-hold=30s]}": ("/nmi/extraArgs", "nmi: {extraArgs: [--max-hold=30s]}"),
+    "nmi: {allowedADEndpoints: [http://a/]}": ("/nmi/allowedADEndpoints", "nmi: {allowedADEndpoints: [https://a/]}"),
+    "mic: {syncRetryDuration: '3600'}": ("/mic/syncRetryDuration", "mic: {syncRetryDuration: 1h}"),
+    "mic: {startupTaint: 'nmi-not-ready:NoSchedule'}": ("/mic/startupTaint", "mic: {startupTaint: a.b/nmi-not-ready}"),
+    "mic: {clientQps: 0}": ("/mic/clientQps", "mic: {clientQps: 0.5}"),
+    "mic: {leaderElection: {names: a}}": ("names", "mic: {leaderElection: {name: a}}"),
+    "mic: {podDisruptionBudget: {minAvailable: 1, maxUnavailable: 1}}": (
+        "/mic/podDisruptionBudget",
+        "mic: {podDisruptionBudget: {maxUnavailable: 1}}",
+    ),
+    "azureIdentities: {a: {type: 3, clientID: c, resourceID: r, binding: {name: b, selector: s}}}": (
+        "/azureIdentities/a/type",
+        "azureIdentities: {a: {type: 0, clientID: c, resourceID: r, binding: {name: b, selector: s}}}",
+    ),
+    "azureIdentities: {a: {type: 0, clientID: c, resourceID: r}}": (
+        "binding",
+        "azureIdentities: {a: {type: 0, clientID: c, resourceID: r, binding: {name: b, selector: s}}}",
+    ),
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_what_is_wrong_is_refused_and_its_neighbour_is_not(wrong: str, helm: str, tmp_path: Path) -> None:
+    word, right = REFUSED[wrong]
+    values = tmp_path / "values.yaml"
+    values.write_text(wrong)
+    with pytest.raises(RenderError, match=word):
+        render(values, helm=helm)
+    if helm == HELMS[0]:
+        values.write_text(right)
+        assert render(values, helm=helm)
+
+
+# What the templates refuse, where no schema could say why.
+MISSING = {
+    "adminsecret: {cloud: AzurePublicCloud}": "adminsecret.subscriptionID is missing",
+    "azureIdentities: {a: {type: 0, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.resourceID is",
+    "azureIdentities: {a: {type: 1, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.tenantID is",
+    "azureIdentities: {a: {type: 1, clientID: c, tenantID: t, binding: {name: b, selector: s}}}": "clientPassword is",
+    "azureIdentities: {a: {type: 1, clientID: c, tenantID: t, clientPassword: hunter2, binding: {name: b, "
+    "selector: s}}}": "clientPassword has no name",
+    "test: {selector: demo}": "test.subscriptionID is missing",
+    "rbac: {pspEnabled: true}": "no PodSecurityPolicy",
+}
+
+
+@pytest.mark.parametrize("wrong", MISSING)
+def test_what_is_missing_is_named(wrong: str, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(wrong)
+    with pytest.raises(RenderError, match=MISSING[wrong]) as refused:
+        render(values)
+    assert "hunter2" not in str(refused.value)

@@ -1,0 +1,109 @@
+"""What an installation is made of: a cluster on which nothing of ours runs, helm, kubectl, and what to look at."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION
+from podidctl.sandbox.cloud import CLOUD_JSON, Sandbox, Settings
+from podidctl.sandbox.fabric import Fabric
+from tests.testplane import up
+
+ROOT: Final = Path(__file__).parents[2]
+CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
+NAMESPACE: Final = "identity"
+RELEASE: Final = "aad-pod-identity"
+SECONDS: Final = 45
+"""For what takes two or three on a machine that does nothing else."""
+VALUES: Final = {
+    "mic": {
+        "customCloud": {"enabled": True, "configPath": CLOUD_JSON},
+        # Two replicas on one node, which a real cluster of one node would not have.
+        "replicas": 2,
+        "leaderElection": {"namespace": NAMESPACE},
+    },
+    "test": {
+        "selector": DEMO_IDENTITY,
+        "clientID": DEMO_CLIENT_ID,
+        "subscriptionID": SUBSCRIPTION,
+        "resourceGroup": RESOURCE_GROUP,
+    },
+}
+"""What the sandbox's cloud asks for, which is none of Azure's own, and `helm test`."""
+
+
+@dataclass
+class Cluster:
+    """A real control plane with one node that is a network namespace, and an emulated Azure."""
+
+    sandbox: Sandbox
+    kubeconfig: str
+    folder: Path
+    helm_program: str
+
+    async def helm(self, *arguments: str) -> str:
+        return await self._run(str(up.tool(self.helm_program)), *arguments)
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await self._run(str(up.tool("kubectl")), *arguments)
+
+    async def install(self, command: str, values: dict[str, Any], *flags: str) -> None:
+        """helm install, or upgrade, of the chart with these values, until everything says that it is ready."""
+        file = self.folder / "values.yaml"
+        await asyncio.to_thread(file.write_text, yaml.safe_dump(values))
+        where = ("--namespace", NAMESPACE, "--create-namespace", "--values", str(file))
+        await self.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={SECONDS}s", *flags)
+
+    async def names(self, kind: str, *selectors: str) -> list[str]:
+        """Namespace/name of each object of the kind."""
+        found = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json", *selectors))
+        return sorted(f"{each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in found["items"])
+
+    async def rules(self) -> str:
+        """The nat table of the node."""
+        return await self.on_node("iptables-save", "-t", "nat")
+
+    async def tables(self) -> str:
+        """All chains and rules of the node, without counters and times."""
+        saved = await self.on_node("iptables-save")
+        return "\n".join(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#"))
+
+    async def on_node(self, *command: str) -> str:
+        """The standard output of what must succeed, run as a host-network program of the node's."""
+        assert isinstance(self.sandbox.network, Fabric)
+        return await self._run("ip", "netns", "exec", self.sandbox.network.node_namespace("node-0"), *command)
+
+    def said(self) -> str:
+        """What the pods' programs have said last, for a failure's message."""
+        logs = sorted(self.sandbox.folder.glob(f"{NAMESPACE}_*.log"))
+        return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+    async def _run(self, *command: str) -> str:
+        def run(command: Sequence[str]) -> str:
+            environment = {
+                "KUBECONFIG": self.kubeconfig,
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME": str(self.folder),
+            }
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=SECONDS + 30, env=environment
+            )
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{self.said()}"
+            return done.stdout
+
+        return await asyncio.to_thread(run, command)
+
+
+@asynccontextmanager
+async def cluster(plane: up.Plane, folder: Path, helm: str) -> AsyncIterator[Cluster]:
+    """A fresh one, with nothing of ours on it: no custom resources, no programs."""
+    settings = Settings(namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, programs=False, kinds=False)
+    async with Sandbox(settings) as sandbox:
+        yield Cluster(sandbox, plane.kubeconfig, folder, helm)

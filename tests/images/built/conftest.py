@@ -1,0 +1,79 @@
+"""Images that `tools/local-images` has built: their files under build/images, and how to run a program out of them.
+
+Only `pytest tests/images/built` (that is `make local-images`) collects this folder. Root's rights are needed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+BUILT = ROOT / "build" / "images"
+HERE = Path(__file__).parent
+PROGRAMS = ("nmi", "mic", "demo")
+
+# A container in short: a mount namespace in which the image's files are the root and can only be read, with the
+# machine's /proc, /dev and /tmp. The sandbox's files are under /tmp.
+ENTER = """
+set -e
+mount --bind "$1" "$1"
+mount -o remount,bind,ro "$1"
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+mount --bind /tmp "$1/tmp"
+mount -t tmpfs tmpfs "$1/run"
+exec /usr/sbin/chroot --userspec="$2" "$1" "$0" "${@:3}"
+"""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the folder out unless it, or something in it, was asked for by name."""
+    del collection_path
+    asked = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
+    return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One of the images."""
+
+    name: str
+
+    @property
+    def root(self) -> Path:
+        return BUILT / "rootfs" / self.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the image says of itself: user, entry point, environment, labels."""
+        return dict(json.loads((BUILT / f"{self.name}.json").read_text()))
+
+    @property
+    def site(self) -> Path:
+        (site,) = self.root.glob("opt/podidentity/lib/python3*/site-packages")
+        return site
+
+    @property
+    def bill(self) -> dict[str, Any]:
+        return dict(json.loads((BUILT / "sbom" / f"{self.name}.cdx.json").read_text()))
+
+    def command(self, *arguments: str, user: str = "") -> list[str]:
+        """The command line that runs the image's entry point with *arguments*, as the image's user or another."""
+        (entry,) = self.config["Entrypoint"]
+        return self.run(entry, *arguments, user=user)
+
+    def run(self, program: str, *arguments: str, user: str = "") -> list[str]:
+        as_user = user or self.config["User"]
+        return ["unshare", "--mount", "bash", "-c", ENTER, program, str(self.root), as_user, *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(each.split("=", 1) for each in self.config["Env"])
+
+
+@pytest.fixture(params=PROGRAMS)
+def image(request: pytest.FixtureRequest) -> Image:
+    return Image(request.param)

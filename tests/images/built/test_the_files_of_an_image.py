@@ -1,0 +1,108 @@
+"""What is in the built images: the locked packages and no other, the right programs, nothing that holds a time."""
+
+import re
+import struct
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from deploy.docker.bill_of_materials import debian_packages
+from deploy.docker.install_program import COMMANDS, PACKAGES
+from tests.images.built.conftest import ROOT, Image
+
+UNCHECKED_HASH = 1  # the second word of a .pyc (PEP 552): by the source's hash, which is not looked at
+
+
+def installed(image: Image) -> set[tuple[str, str]]:
+    found = metadata.distributions(path=[str(image.site)])
+    return {(str(canonicalize_name(each.metadata["Name"])), each.version) for each in found}
+
+
+def test_every_python_package_is_the_locked_one(image: Image) -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = {
+        (str(canonicalize_name(name)), version)
+        for name, version in re.findall(r"^([a-z0-9-]+)==([^ \\]+)", lock, re.MULTILINE)
+    }
+    others = {name for name, _ in installed(image) - locked}
+    assert others == {"aad-pod-identity"}
+    assert len(installed(image)) > 10
+
+
+def test_only_its_own_program_is_there(image: Image) -> None:
+    ours = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
+    assert {each.name for each in image.site.iterdir()} & ours == PACKAGES[image.name]
+    commands = {each.name for each in (image.root / "opt/podidentity/bin").iterdir()}
+    assert COMMANDS[image.name] in commands
+    assert not commands & ({*COMMANDS.values(), "podidctl", "kubectl-podidentity", "pip"} - {COMMANDS[image.name]})
+
+
+def test_the_nodes_image_holds_no_code_for_azure_resource_manager() -> None:
+    for name, there in (("nmi", False), ("mic", True), ("demo", False)):
+        assert (Image(name).site / "azure" / "mgmt").exists() is there
+
+
+def test_the_list_of_installed_files_is_true(image: Image) -> None:
+    for distribution in metadata.distributions(path=[str(image.site)]):
+        missing = [file for file in distribution.files or [] if not Path(str(file.locate())).exists()]
+        assert not missing, distribution.metadata["Name"]
+
+
+def test_nothing_of_ours_holds_a_time(image: Image) -> None:
+    files = [path for path in (image.root / "opt/podidentity").rglob("*") if not path.is_symlink()]
+    assert len({path.stat().st_mtime for path in files}) == 1
+    compiled = [path for path in files if path.suffix == ".pyc"]
+    assert len(compiled) > 100
+    assert {struct.unpack("<I", path.read_bytes()[4:8])[0] for path in compiled} == {UNCHECKED_HASH}
+
+
+def test_there_is_bytecode_for_every_module(image: Image) -> None:
+    for source in image.site.rglob("*.py"):
+        assert list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-*.pyc")), source
+
+
+def test_no_user_of_the_image_may_write_its_program(image: Image) -> None:
+    for path in (image.root / "opt/podidentity").rglob("*"):
+        if not path.is_symlink():
+            assert path.stat().st_uid == 0
+            assert not path.stat().st_mode & 0o022, path
+
+
+def test_the_bill_names_everything_that_is_installed_and_nothing_else(image: Image) -> None:
+    listed = {(each["name"], each["version"]) for each in image.bill["components"]}
+    python = {(str(canonicalize_name(name)), version) for name, version in listed}
+    debian = {(each["name"], each["version"]) for each in debian_packages(image.root)}
+    assert installed(image) <= python
+    assert debian <= listed
+    assert len(listed) == len(installed(image)) + len(debian)
+
+
+def test_the_image_says_what_it_is(image: Image) -> None:
+    labels = image.config["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"aad-pod-identity {image.name}"
+    assert labels["org.opencontainers.image.version"] == image.bill["metadata"]["component"]["version"]
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+
+
+def test_only_nmi_has_programs_that_change_rules() -> None:
+    for name, there in (("nmi", True), ("mic", False), ("demo", False)):
+        root = Image(name).root
+        for program in ("iptables-nft", "iptables-legacy", "conntrack"):
+            assert (root / "usr/sbin" / program).is_symlink() or (root / "usr/sbin" / program).exists() is there
+
+
+def test_two_builds_gave_the_same_images() -> None:
+    built = ROOT / "build" / "images"
+    assert (built / "images.txt").read_text() == (built / "images-again.txt").read_text()
+    assert len(re.findall(r"sha256:[0-9a-f]{64}", (built / "images.txt").read_text())) == 3
+
+
+def test_the_compiler_and_pip_stay_in_the_build(image: Image) -> None:
+    for program in ("gcc", "cc", "pip", "pip3"):
+        assert not list(image.root.glob(f"usr/bin/{program}"))
+    assert (
+        not list(image.site.glob("pip*")) + list(image.site.glob("[Cc]ython*")) + list(image.site.glob("setuptools*"))
+    )
+    assert subprocess.run(["ls", str(image.root / "src")], capture_output=True, check=False).returncode != 0

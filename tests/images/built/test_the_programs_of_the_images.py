@@ -1,0 +1,77 @@
+"""The programs run out of the built images: read-only, as the image's user, by the image's own Python."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from podidctl.sandbox import cloud, launching
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidctl.sandbox.demo import Demo
+from podidentity.version import VERSION
+from tests.images.built.conftest import Image
+
+
+def run(image: Image, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = image.command(*arguments)
+    return subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("name", ["nmi", "mic"])
+def test_a_daemon_tells_its_version(name: str) -> None:
+    done = run(Image(name), "--version")
+    assert (done.returncode, done.stdout) == (0, f"{name} {VERSION}\n"), done.stderr
+
+
+def test_the_demo_tells_its_flags() -> None:
+    done = run(Image("demo"), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--subscriptionid" in done.stdout
+
+
+def test_a_wrong_flag_is_a_usage_error(image: Image) -> None:
+    done = run(image, "--no-such-flag")
+    assert done.returncode == 2
+    assert "--subscriptionid" in done.stderr if image.name == "demo" else "no-such-flag" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("demo", "65532")])
+def test_it_runs_as_the_images_user_and_cannot_write(name: str, user: str) -> None:
+    image = Image(name)
+    code = "import os; print(os.getuid()); open('/opt/podidentity/x', 'w')"
+    command = image.run("/opt/podidentity/bin/python3", "-c", code)
+    done = subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{user}\n"
+    assert "Read-only file system" in done.stderr or "Permission denied" in done.stderr
+
+
+def root_of(pid: int) -> Path:
+    """What is the root of the process's file system."""
+    return Path(f"/proc/{pid}/root").readlink()
+
+
+@pytest.mark.timeout(120)
+async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox(Settings(namespaces=True, environment=os.environ))
+
+    def out_of_images(module: str, *arguments: str) -> list[str]:
+        """What stands in for the sandbox's own Python."""
+        if module == "podidentity_demo":
+            # It is not root, and the sandbox's certificates are.
+            sandbox.folder.chmod(0o711)
+            sandbox.files.certificates.chmod(0o644)
+            return Image("demo").command(*arguments)
+        # MIC reads azure.json, which is root's on a node as here: the pod's security context says so there.
+        return Image(module).command(*arguments, user="0:0")
+
+    monkeypatch.setattr(cloud, "python", out_of_images)
+    monkeypatch.setattr(launching, "python", out_of_images)
+    demo = Demo(sandbox)
+    roots = set()
+    async for step in demo.steps():
+        if step.name.startswith("the pod uses"):
+            programs = [sandbox.mic, *(nmi.program for nmi in sandbox.nmis.values())]
+            roots = {root_of(program.pid) for program in programs if program is not None}
+    assert len(demo.lines) == 4
+    assert roots == {Image("mic").root, Image("nmi").root}

@@ -1,0 +1,34 @@
+"""The Debian part of an image's bill; its Python part and the schema are shown on real images."""
+
+from pathlib import Path
+
+from deploy.docker.bill_of_materials import debian_packages
+
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u14
+Description: GNU C Library
+ Status: a line of prose: not a field
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+
+Package: tzdata
+Status: install ok installed
+Architecture: all
+Version: 1:2025b-0
+"""
+
+
+def test_installed_packages_are_named_by_their_package_urls(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/os-release").write_text('ID=debian\nVERSION_ID="12"\nNAME="Debian GNU/Linux"\n')
+    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
+    (tmp_path / "var/lib/dpkg/status").write_text(STATUS)
+    assert [each["purl"] for each in debian_packages(tmp_path)] == [
+        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64&distro=debian-12",
+        "pkg:deb/debian/tzdata@1%3A2025b-0?arch=all&distro=debian-12",
+    ]

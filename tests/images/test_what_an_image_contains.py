@@ -1,0 +1,148 @@
+"""Which of the locked packages, and of our own, `install_program.py` puts into each image."""
+
+import csv
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.docker import install_program
+from deploy.docker.install_program import COMMANDS, PACKAGES, requirements, take_out
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKED = {
+    (canonicalize_name(name), version)
+    for name, version in re.findall(r"^([a-z0-9-]+)==([^ \\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+}
+OURS = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
+
+
+def wheel_metadata() -> bytes:
+    """What setuptools writes of pyproject.toml's dependencies into a wheel."""
+    lines = [f"Requires-Dist: {each}" for each in PROJECT["dependencies"]]
+    for extra, needed in PROJECT["optional-dependencies"].items():
+        lines += [f"Requires-Dist: {each}; extra == '{extra}'" for each in needed]
+    return "\n".join(["Metadata-Version: 2.4", "Name: aad-pod-identity", *lines, "", ""]).encode()
+
+
+def closure(program: str) -> set[tuple[str, str]]:
+    """Everything that is installed for *program*, by what the packages installed here say of themselves."""
+    todo = applying(requirements(program, wheel_metadata()), set())
+    seen: dict[tuple[str, frozenset[str]], str] = {}
+    while todo:
+        wanted = todo.pop()
+        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
+        if key not in seen:
+            distribution = metadata.distribution(wanted.name)
+            seen[key] = distribution.version
+            todo += applying(distribution.requires or [], wanted.extras)
+    return {(name, version) for (name, _), version in seen.items()}
+
+
+def applying(lines: list[str], extras: set[str]) -> list[Requirement]:
+    """The requirements that count on this machine, for one who asked for *extras*."""
+    marked = [Requirement(line) for line in lines]
+    return [
+        each
+        for each in marked
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras | {""})
+    ]
+
+
+@pytest.mark.parametrize("program", PACKAGES)
+def test_everything_that_a_program_needs_is_locked(program: str) -> None:
+    needed = closure(program)
+    assert len(needed) > 10
+    assert needed <= LOCKED
+
+
+def names(program: str) -> set[str]:
+    return {name for name, _ in closure(program)}
+
+
+def test_the_node_gets_no_code_for_azure_resource_manager() -> None:
+    assert {name for name in names("nmi") if name.startswith("azure")} == {"azure-core", "azure-identity"}
+    assert {name for name in names("mic") if name.startswith("azure-mgmt")} == {"azure-mgmt-compute", "azure-mgmt-core"}
+
+
+def test_the_demo_gets_what_signing_in_needs_and_nothing_of_the_daemons() -> None:
+    assert {"azure-identity", "azure-core", "msal", "requests"} <= names("demo")
+    assert not names("demo") & {"aiohttp", "uvloop", "kubernetes", "prometheus-client", "msgspec"}
+
+
+def test_no_image_gets_what_only_people_and_tests_need() -> None:
+    everywhere = names("nmi") | names("mic") | names("demo")
+    assert not everywhere & {
+        "pytest",
+        "mypy",
+        "ruff",
+        "hypothesis",
+        "typer",
+        "rich",
+        "matplotlib",
+        "cython",
+        "setuptools",
+    }
+
+
+def imported(package: str) -> set[str]:
+    """Which of our packages the modules of *package* import, compiled ones included."""
+    found = set()
+    for file in (ROOT / package).rglob("*.py*"):
+        if file.suffix in {".py", ".pyx"}:
+            found |= set(re.findall(r"^\s*(?:from|import|cimport) (\w+)", file.read_text(), re.MULTILINE))
+    return found & OURS
+
+
+@pytest.mark.parametrize("program", PACKAGES)
+def test_a_programs_own_packages_are_those_that_it_imports(program: str) -> None:
+    reached = {PROJECT["scripts"][COMMANDS[program]].partition(".")[0]}
+    while more := {each for package in reached for each in imported(package)} - reached:
+        reached |= more
+    assert reached == PACKAGES[program]
+
+
+def test_requirements_keep_their_other_marks() -> None:
+    said = b"""Metadata-Version: 2.4
+Requires-Dist: base<2; python_version < "3.12"
+Requires-Dist: one>=1; extra == "nmi"
+Requires-Dist: two>=1; sys_platform == "linux" and extra == "nmi"
+Requires-Dist: three; extra == 'demo'
+
+"""
+    assert requirements("nmi", said) == ['base<2; python_version < "3.12"', "one>=1", 'two>=1; sys_platform == "linux"']
+    assert requirements("demo", said) == ["three"]
+
+
+def test_the_other_programs_are_taken_out_also_of_the_list_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install_program, "TARGET", tmp_path)
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    files = [
+        "nmi/cli.py",
+        "podidentity/kube/client.py",
+        "podidentity_demo/cli.py",
+        "mic/azure/compute.py",
+        "_native/a.so",
+    ]
+    info = ["aad_pod_identity-0.1.0.dist-info/METADATA", "aad_pod_identity-0.1.0.dist-info/RECORD"]
+    commands = ["../../../bin/nmi", "../../../bin/mic", "../../../bin/podidentity-demo", "../../../bin/podidctl"]
+    for name in [*files, *info, *commands, "aiohttp/client.py"]:
+        (site / name).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (site / name).resolve().touch()
+    record = site / info[1]
+    record.write_text("".join(f"{name},sha256=x,1\n" for name in [*files, *info, *commands]))
+
+    take_out(site, "nmi")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    prefix = "lib/python3.11/site-packages"
+    kept = [files[0], files[1], files[4], *info]
+    assert left == {f"{prefix}/{name}" for name in [*kept, "aiohttp/client.py"]} | {"bin/nmi"}
+    assert [row[0] for row in csv.reader(record.read_text().splitlines())] == [*kept, "../../../bin/nmi"]
+    assert not (site / "mic").exists()

@@ -1,0 +1,88 @@
+"""The observability pack as the tests read it, and the programs of Prometheus that they run."""
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+ROOT: Final = Path(__file__).parents[2]
+FILES: Final = ROOT / "deploy/charts/aad-pod-identity/files"
+RUNBOOKS: Final = ROOT / "docs/runbooks"
+UNPACKED: Final = ROOT / "build/prometheus/usr/bin"
+
+
+class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "alert", "held": "for"}):
+    """One alert of the rules, all that the file says of it."""
+
+    name: str
+    expr: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    held: str = ""
+
+
+@functools.cache
+def rules() -> dict[str, Any]:
+    """The rule file as it stands."""
+    read: dict[str, Any] = yaml.safe_load((FILES / "alerts.yaml").read_text())
+    return read
+
+
+def alerts() -> list[Alert]:
+    """Every alert of every group, in the file's order."""
+    return [msgspec.convert(rule, Alert) for group in rules()["groups"] for rule in group["rules"]]
+
+
+@functools.cache
+def cases() -> dict[str, Any]:
+    """promtool's cases of the alerts."""
+    read: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "firing.yaml").read_text())
+    return read
+
+
+def expectations(alert: Alert) -> list[list[dict[str, str]]]:
+    """For each time at which the cases look for *alert*: the labels of those that fire."""
+    return [
+        [fires["exp_labels"] for fires in look["exp_alerts"]]
+        for case in cases()["tests"]
+        for look in case["alert_rule_test"]
+        if look["alertname"] == alert.name
+    ]
+
+
+@functools.cache
+def dashboard() -> dict[str, Any]:
+    """The dashboard as it stands."""
+    read: dict[str, Any] = msgspec.json.decode((FILES / "dashboard.json").read_bytes())
+    return read
+
+
+def panels() -> list[dict[str, Any]]:
+    """The dashboard's panels, without the rows' headings."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def queries() -> Iterator[tuple[str, str, str]]:
+    """Of each query of each panel: the panel's title, the query's letter, and the query."""
+    for panel in panels():
+        for target in panel["targets"]:
+            yield panel["title"], target["refId"], target["expr"]
+
+
+def program(name: str) -> str:
+    """Where `prometheus` or `promtool` is. Missing, it fails the test: tools/observability-packages brings it."""
+    found = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
+    assert found, f"{name} is missing: run tools/observability-packages"
+    return found
+
+
+def promtool(*arguments: str) -> str:
+    """What promtool says to a command that it must be content with."""
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,263 @@
+"""A real Prometheus on loopback that scrapes the real NMI and MIC of a sandbox, and what it says of them."""
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import yaml
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidctl.sandbox.network import Place
+from podidctl.sandbox.processes import Program
+from podidctl.sandbox.serving import free_ports
+from tests.integration.walking import NODE, ask, run_bound_pod
+from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries
+from tests.observability.troubles import CONNECTIONS_OF_ONE_POD, noticed
+
+RATE_INTERVAL = "12s"
+"""What Grafana would make of $__rate_interval: here a few scrapes."""
+FLAGS = (f"--max-connections-per-pod={CONNECTIONS_OF_ONE_POD}",)
+TEXT = "Text"
+"""What stands before the names of alerts that fire always, for their texts."""
+SECONDS = 30.0
+"""For what takes a second or two on a machine that does nothing else."""
+
+
+@dataclass
+class Seen:
+    """What Prometheus answered, of a cloud in which all is well, and then of one whose programs were stopped."""
+
+    metrics: set[str] = field(default_factory=set)
+    """Names of all series that our programs expose."""
+    panels: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """By panel and query: all values of the last seconds."""
+    expressions: dict[str, list[float]] = field(default_factory=dict)
+    """By alert: what its expression brings while all is well."""
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By alert: how Prometheus itself evaluates it while all is well."""
+    pages: dict[str, str] = field(default_factory=dict)
+    """By program: what the runbooks' commands `ready` and `state` print for it."""
+    noticed: dict[str, bool] = field(default_factory=dict)
+    """By alert: whether its expression became true in trouble."""
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By alert: its annotations as Prometheus fills them in, where targets have no label `node`."""
+    pending: set[str] = field(default_factory=set)
+    """Alerts whose expressions became true when NMI and MIC had been stopped."""
+
+
+class Prometheus:
+    """Its HTTP API."""
+
+    def __init__(self, port: int, process: Program) -> None:
+        self._port = port
+        self.process = process
+
+    async def get(self, path: str, **query: str) -> Any:
+        """What is under `data` of the answer. A refused query fails the test with Prometheus's own words."""
+        answer = await asyncio.to_thread(self._get, f"/api/v1/{path}?{urlencode(query)}")
+        assert answer["status"] == "success", (path, query, answer)
+        return answer["data"]
+
+    async def values(self, query: str) -> list[float]:
+        """The value of each series that *query* brings now."""
+        return [float(series["value"][1]) for series in (await self.get("query", query=query))["result"]]
+
+    async def graph(self, query: str) -> list[float]:
+        """Every value that *query* has brought within the last seconds, asked for as a panel does; NaN is none."""
+        now = time.time()
+        told = await self.get("query_range", query=query, start=f"{now - 10:.3f}", end=f"{now:.3f}", step="1")
+        found = [float(value) for series in told["result"] for _, value in series["values"]]
+        return [value for value in found if not math.isnan(value)]
+
+    async def alerts(self) -> dict[str, dict[str, Any]]:
+        """How it evaluates the rules, by the alert's name."""
+        groups = (await self.get("rules"))["groups"]
+        return {rule["name"]: rule for group in groups for rule in group["rules"]}
+
+    def _get(self, target: str) -> Any:
+        try:
+            with urlopen(f"http://127.0.0.1:{self._port}{target}", timeout=10) as answer:
+                return json.load(answer)
+        except HTTPError as refused:
+            with refused:
+                return {"status": "error", "error": refused.read().decode(errors="replace")}
+        except URLError as unreached:
+            return {"status": "error", "error": str(unreached)}
+
+
+def _always_firing() -> list[dict[str, Any]]:
+    """Every alert's texts on an expression that is always true and has the labels that the alert has."""
+    made = []
+    for alert in alerts():
+        labels = max(expectations(alert), key=len)[0]
+        expr = "vector(400)"
+        for name, value in labels.items():
+            if name not in {"severity", "node"}:
+                expr = f'label_replace({expr}, "{name}", "{value}", "", "")'
+        made.append({"alert": f"{TEXT}{alert.name}", "expr": expr, "annotations": alert.annotations})
+    return made
+
+
+@contextlib.asynccontextmanager
+async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus]:
+    """One that scrapes the sandbox's programs and evaluates our rules, with all it keeps in *folder*, until the end."""
+    nmi = sandbox.nmis[NODE]
+    targets = [
+        ("nmi", nmi.metrics_port, {"pod": "nmi-x7k2p", "node": NODE}),
+        ("mic", sandbox.mic_metrics_port, {"pod": "mic-6d5f-abcde", "node": NODE}),
+    ]
+    configuration = {
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "500ms"},
+        "rule_files": [str(FILES / "alerts.yaml"), "texts.yaml"],
+        "scrape_configs": [
+            # The labels that Prometheus's operator sets: `namespace` is the target's own, and ours gives way to it.
+            {
+                "job_name": job,
+                "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": "kube-system", **own}}],
+            }
+            for job, port, own in targets
+        ],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+    (folder / "texts.yaml").write_text(yaml.safe_dump({"groups": [{"name": "texts", "rules": _always_firing()}]}))
+    port = free_ports(1)[0]
+    process = await Program.start(
+        "prometheus",
+        [
+            program("prometheus"),
+            f"--config.file={folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=warn",
+        ],
+        place=Place("127.0.0.1"),
+        log=folder / "prometheus.log",
+        environment=sandbox.inherited(),
+    )
+    try:
+        yield Prometheus(port, process)
+    finally:
+        await process.stop()
+
+
+async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
+    """Start everything, use it until the panels show *enough* (or for a while), and end everything.
+
+    A query that Prometheus refuses raises AssertionError.
+    """
+    seen = Seen()
+    async with (
+        Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=FLAGS)) as sandbox,
+        prometheus(folder, sandbox) as server,
+    ):
+        await _ready(server)
+        places = await _use(sandbox, server, seen, enough)
+        await _quiet(server, seen)
+        firing = (await server.get("alerts"))["alerts"]
+        seen.texts = {
+            alert["labels"]["alertname"].removeprefix(TEXT): alert["annotations"]
+            for alert in firing
+            if alert["labels"]["alertname"].startswith(TEXT)
+        }
+        names = await server.get("label/__name__/values", **{"match[]": '{job=~"nmi|mic"}'})
+        seen.metrics = set(names)
+        seen.pages["nmi"] = await by_the_runbooks("$NMI", sandbox.nmis[NODE].probe_port)
+        seen.pages["mic"] = await by_the_runbooks("$MIC", sandbox.mic_probe_port)
+        expressions = {alert.name: alert.expr for alert in alerts()}
+
+        async def true_now(name: str) -> bool:
+            return bool(await server.values(expressions[name]))
+
+        async for name, was_seen in noticed(sandbox, places, true_now):
+            seen.noticed[name] = was_seen
+        await sandbox.nmis[NODE].program.stop()
+        assert sandbox.mic is not None
+        await sandbox.mic.stop()
+        deadline = time.monotonic() + SECONDS
+        while not seen.pending and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+            states = await server.alerts()
+            stopped = {name for name, rule in states.items() if rule["state"] != "inactive"}
+            if {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= stopped:
+                seen.pending = stopped
+    return seen
+
+
+async def by_the_runbooks(pod: str, port: int) -> str:
+    """What `ready` and `state` print, as the runbooks define them; kubectl runs things here instead of in a pod."""
+    here = 'kubectl() { if [ "$1" = exec ]; then while [ "$1" != -- ]; do shift; done; shift; "$@"; else echo it; fi; }'
+    commands = f"ready {pod} {port} && state {pod} {port}"
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        "-euc",
+        f"{here}\n{definitions()}\n{commands}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await shell.communicate()
+    assert shell.returncode == 0, said.decode()
+    return said.decode()
+
+
+def definitions() -> str:
+    """The commands that the runbooks begin with."""
+    _, block, _ = (RUNBOOKS / "README.md").read_text().split("```")
+    return block
+
+
+async def _ready(server: Prometheus) -> None:
+    """Wait until it answers and both programs have been scraped."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        assert server.process.returncode is None, str(server.process.ended_too_early())
+        assert time.monotonic() < deadline, f"not scraped in time; Prometheus says: {server.process.said()}"
+        with contextlib.suppress(AssertionError):
+            if await server.values("up") == [1.0, 1.0]:
+                return
+        await asyncio.sleep(0.1)
+
+
+async def _quiet(server: Prometheus, seen: Seen) -> None:
+    """Ask for every alert's expression and state, again for a while if one is true: a scrape may have come too late."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        for alert in alerts():
+            seen.expressions[alert.name] = await server.values(alert.expr)
+        seen.rules = await server.alerts()
+        inactive = all(seen.rules[alert.name]["state"] == "inactive" for alert in alerts())
+        if (inactive and not any(seen.expressions.values())) or time.monotonic() > deadline:
+            return
+        await asyncio.sleep(0.2)
+
+
+async def _use(sandbox: Sandbox, server: Prometheus, seen: Seen, enough: Callable[[Seen], bool]) -> list[Place]:
+    """Pods come and ask, for what they may have and for what nobody may, until it is *enough*; where they are."""
+    asked = {(panel, letter): substituted(query) for panel, letter, query in queries()}
+    deadline = time.monotonic() + SECONDS
+    places: list[Place] = []
+    while len(places) < 2 or (not enough(seen) and time.monotonic() < deadline):
+        _, place = await run_bound_pod(sandbox, f"pod-{len(places)}")
+        places.append(place)
+        for _ in range(3):
+            assert (await ask(sandbox, place)).status == 200
+        assert (await ask(sandbox, place, path="/metadata/identity/nothing")).status == 404
+        for key, query in asked.items():
+            seen.panels[key] = await server.graph(query)
+    return places
+
+
+def substituted(query: str) -> str:
+    """*query* as Grafana would send it with every variable on All."""
+    for name, value in (("$__rate_interval", RATE_INTERVAL), ("$node", ".*"), ("$namespace", ".*")):
+        query = query.replace(name, value)
+    return query

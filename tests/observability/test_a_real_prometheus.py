@@ -1,0 +1,142 @@
+"""The whole pack on a real Prometheus that scrapes the real NMI and MIC: every panel's query and every alert's."""
+
+import asyncio
+import re
+
+import pytest
+
+from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries
+from tests.observability.scraped import Seen, look
+from tests.observability.troubles import TROUBLES
+
+# The first of these tests waits for all that there is to be seen.
+pytestmark = pytest.mark.timeout(120)
+
+MAY_BE_EMPTY = {
+    "Limits": "no limit bites here: only those that bite are shown",
+}
+"""Panels without data in a cloud where all is well, and why. All others must show something."""
+
+OF_PROMETHEUS = {"up", "ALERTS"}
+"""Series that Prometheus makes itself."""
+
+WANTED = {(panel, letter) for panel, letter, _ in queries() if panel not in MAY_BE_EMPTY}
+MOVING = (
+    "Requests by status",
+    "Requests by namespace",
+    "Latency",
+    "Refusals",
+    "Fast-lane share",
+    "Calls",
+    "Addresses known",
+    "Rounds",
+    "Calls to Resource Manager",
+    "Writes of AzureAssignedIdentities",
+    "Memory",
+    "CPU",
+)
+"""Panels whose first query shows more than zero once pods have asked."""
+
+
+def enough(seen: Seen) -> bool:
+    """Whether all that is to be seen has been."""
+    return all(seen.panels[key] for key in WANTED) and all(max(seen.panels[panel, "A"]) > 0 for panel in MOVING)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """One look, shared by all that follows."""
+    return asyncio.run(look(tmp_path_factory.mktemp("prometheus"), enough))
+
+
+def named(expression: str) -> set[str]:
+    """The metrics of an expression: in ours each name has an underscore or is one of Prometheus's own."""
+    bare = re.sub(r'"[^"]*"', "", expression)
+    return set(re.findall(r"\b(?:aadpodidentity|process)_\w+", bare)) | {
+        word for word in OF_PROMETHEUS if re.search(rf"\b{word}\b", bare)
+    }
+
+
+def test_every_panel_that_must_have_data_has_some(seen: Seen) -> None:
+    assert sorted(key for key in WANTED if not seen.panels[key]) == []
+
+
+@pytest.mark.parametrize("panel", MOVING)
+def test_what_pods_do_shows(seen: Seen, panel: str) -> None:
+    assert max(seen.panels[panel, "A"]) > 0
+
+
+def test_shares_and_leaders_are_what_they_are_called(seen: Seen) -> None:
+    assert 0 < max(seen.panels["Fast-lane share", "A"]) < 1
+    assert max(seen.panels["MIC leads", "A"]) == 1
+    assert max(seen.panels["Nodes without redirect", "A"]) == 0
+
+
+def test_no_panel_is_excused_that_does_not_exist() -> None:
+    assert MAY_BE_EMPTY.keys() <= {panel for panel, _, _ in queries()}
+
+
+def test_every_metric_that_a_panel_or_an_alert_names_exists(seen: Seen) -> None:
+    expressions = [expr for _, _, expr in queries()] + [alert.expr for alert in alerts()]
+    expressions += [
+        variable["definition"] for variable in dashboard()["templating"]["list"] if variable["type"] == "query"
+    ]
+    for expression in expressions:
+        assert named(expression), expression
+        assert named(expression) - OF_PROMETHEUS <= seen.metrics, expression
+
+
+@pytest.mark.parametrize("name", [alert.name for alert in alerts()])
+def test_no_alert_fires_or_fails_while_all_is_well(seen: Seen, name: str) -> None:
+    assert seen.expressions[name] == []
+    rule = seen.rules[name]
+    assert (rule["health"], rule["state"], rule.get("lastError", "")) == ("ok", "inactive", "")
+
+
+def test_the_runbooks_commands_show_what_they_look_for(seen: Seen) -> None:
+    assert seen.pages["nmi"].startswith("[+]active ok\n[+]watches ok\n[+]redirect ok\nready\n")
+    assert seen.pages["mic"].startswith("[+]api server ok\n[+]watches ok\n[+]azure ok\nready\n")
+    looked = {
+        (program, word)
+        for page in RUNBOOKS.glob("*.md")
+        for program, name in (("nmi", r"\$NMI"), ("mic", "POD 8080"))
+        for word in re.findall(rf"state {name} \| grep .*'(\"\w+\")", page.read_text())
+    }
+    assert len(looked) > 5
+    assert {(program, word) for program, word in looked if word not in seen.pages[program]} == set()
+
+
+def test_the_runbooks_name_no_metric_that_does_not_exist(seen: Seen) -> None:
+    text = " ".join(page.read_text() for page in RUNBOOKS.glob("*.md"))
+    named = set(re.findall(r"\baadpodidentity_\w+", text))
+    assert named
+    assert named <= seen.metrics
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
+def test_texts_are_filled_in_also_where_targets_have_no_node(seen: Seen, alert: Alert) -> None:
+    filled = seen.texts[alert.name]
+    assert filled.keys() == alert.annotations.keys()
+    for text in filled.values():
+        assert "{{" not in text
+        assert "<error" not in text
+        assert "<no value>" not in text
+    if "$labels.instance" in alert.annotations["summary"]:
+        assert max(expectations(alert), key=len)[0]["instance"] in filled["summary"]
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*TROUBLES.values())))
+def test_an_alert_notices_its_trouble(seen: Seen, name: str) -> None:
+    assert seen.noticed[name]
+
+
+def test_prometheus_notices_that_the_programs_are_gone(seen: Seen) -> None:
+    assert {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= seen.pending
+
+
+def test_the_panels_that_the_runbooks_name_are_there() -> None:
+    titles = {panel for panel, _, _ in queries()}
+    text = " ".join(page.read_text() for page in RUNBOOKS.glob("*.md"))
+    named = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text))
+    assert len(named) > 5
+    assert {" ".join(title.split()) for title in named} <= titles

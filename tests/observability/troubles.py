@@ -1,0 +1,96 @@
+"""Trouble brought to the real programs, until the alerts' own expressions are true of what Prometheus has scraped.
+
+What an alert waits for (`for`) is left out, and so are troubles that take minutes: promtool's cases show those.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox
+from podidctl.sandbox.imds import TOKEN_PATH
+from podidctl.sandbox.network import Place
+from podidctl.sandbox.serving import Mishap
+from tests.integration.walking import NODE, ask, binding, identity, run_bound_pod, run_pod
+
+CONNECTIONS_OF_ONE_POD = 8
+"""What NMI is told to allow, so that few are too many."""
+SECONDS = 20.0
+
+Bring = Callable[[Sandbox, Sequence[Place]], Awaitable[None]]
+
+
+async def a_token_about_to_expire(sandbox: Sandbox, places: Sequence[Place]) -> None:
+    """Azure gives a token of two hundred seconds to a pod that goes on asking for it."""
+    sandbox.azure.imds.token_seconds = 200
+    _, place = await run_bound_pod(sandbox, "short")
+    for _ in range(2):
+        assert (await ask(sandbox, place)).status == 200
+
+
+async def an_identity_that_azure_refuses(sandbox: Sandbox, places: Sequence[Place]) -> None:
+    """MIC may not assign it."""
+    known = sandbox.azure.directory.add_identity(identity_id("forbidden"))
+    sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
+    await sandbox.cluster.apply(identity("forbidden", type=0, resourceID=known.resource_id, clientID=known.client_id))
+    await sandbox.cluster.apply(binding("forbidden", "forbidden"))
+    await run_pod(sandbox, "forbidden", {"aadpodidbinding": "forbidden"})
+
+
+async def a_pod_with_too_many_connections(sandbox: Sandbox, places: Sequence[Place]) -> None:
+    """A hundred at once, which say nothing."""
+    source = places[0].environment["SANDBOX_SOURCE_ADDRESS"]
+    port = int(sandbox.nmis[NODE].url.rpartition(":")[2])
+    opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)) for _ in range(100)]
+    for _, writer in opened:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def an_imds_that_throttles(sandbox: Sandbox, places: Sequence[Place]) -> None:
+    """Two pods want tokens for what is not in the cache; their first calls are answered with 429."""
+    await _asked_amid(sandbox, places, Mishap(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH))
+
+
+async def an_imds_that_fails(sandbox: Sandbox, places: Sequence[Place]) -> None:
+    """The same with 500, until nothing is asked any more."""
+    await _asked_amid(sandbox, places, Mishap(status=500, times=math.inf, path=TOKEN_PATH))
+
+
+TROUBLES: dict[Bring, set[str]] = {
+    a_token_about_to_expire: {"PodIdentityTokenExpiring"},
+    an_identity_that_azure_refuses: {"PodIdentityIdentitiesQuarantined"},
+    a_pod_with_too_many_connections: {"PodIdentityLimitsHit"},
+    an_imds_that_throttles: {"PodIdentityIMDSThrottling"},
+    an_imds_that_fails: {"PodIdentityIMDSUnavailable", "PodIdentityTokensUnavailable"},
+}
+"""What is done, and the alerts that must notice it."""
+
+
+async def noticed(
+    sandbox: Sandbox, places: Sequence[Place], true_now: Callable[[str], Awaitable[bool]]
+) -> AsyncIterator[tuple[str, bool]]:
+    """For each alert whether its expression, which *true_now* asks, has become true after its trouble (not before)."""
+    for bring, names in TROUBLES.items():
+        for name in names:
+            assert not await true_now(name), f"{name} was true before there was any trouble"
+        await bring(sandbox, places)
+        deadline = time.monotonic() + SECONDS
+        for name in sorted(names):
+            while not (seen := await true_now(name)) and time.monotonic() < deadline:
+                await asyncio.sleep(0.2)
+            yield name, seen
+
+
+async def _asked_amid(sandbox: Sandbox, places: Sequence[Place], mishap: Mishap) -> None:
+    """Let *mishap* happen while two pods ask for eight tokens that nobody has asked for; it goes on afterwards."""
+    sandbox.azure.imds.mishaps.forget()
+    sandbox.azure.imds.mishaps.order(mishap)
+    some = f"https://{mishap.status}-"
+    await asyncio.gather(
+        *(ask(sandbox, place, resource=f"{some}{number}.example/") for place in places[:2] for number in range(4))
+    )
