@@ -1,1 +1,1 @@
-"""The people's program: the sandbox, the demo, and the answers to "why does my pod get no token?"."""
+"""The people's program: sandbox, demo, what MIC would do, and the answers to "why does my pod get no token?"."""

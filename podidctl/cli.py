@@ -1,7 +1,9 @@
 """The command `podidctl`, also installed as `kubectl-podidentity`: the one place here that reads the environment.
 
 Exit codes: 0 all went well, 1 something did not (one line on stderr says what), 2 a wrong command line, 130 Ctrl-C
-during a command that was to end by itself.
+during a command that was to end by itself. `plan` ends with 0 where MIC has nothing to do and with 3 where it has;
+`explain`, `token` and `doctor` end with 0 where all is well, with 3 where something is not, and with 1 where they could
+not look.
 """
 
 import asyncio
@@ -19,14 +21,27 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.survey import survey
+from mic.preview.text import unanswered
+from podidctl import plan as plans
+from podidctl import printing
+from podidctl.doctor import command as examining
+from podidctl.explain import command as explaining
+from podidctl.migration.command import application as migrate_application
+from podidctl.reaching import Surroundings
 from podidctl.sandbox.cloud import Sandbox, SandboxError, Settings
 from podidctl.sandbox.cluster import ClusterError
 from podidctl.sandbox.demo import Demo, DemoError
-from podidctl.sandbox.kubelet import NodePod
 from podidctl.sandbox.namespaces import NamespaceError
 from podidctl.sandbox.network import Place
+from podidctl.sandbox.pod_shapes import NodePod
 from podidctl.sandbox.processes import ProgramError
+from podidctl.token import command as telling
+from podidentity.exits import StartError
+from podidentity.flags import UsageError
 from podidentity.kube.errors import AccessError, ApiError
+from podidentity.telemetry.logs import LogFormat, configure
 from podidentity.version import VERSION
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
@@ -39,7 +54,7 @@ USAGE_ERROR: Final = cast(
 )
 
 app = typer.Typer(
-    help="Azure identities for pods: a little cloud on this machine to try them in.",
+    help="Azure identities for pods: why one gets no token, what MIC would do, and a little cloud to try them in.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -47,6 +62,11 @@ app = typer.Typer(
 )
 sandbox_app = typer.Typer(help="A whole little cloud on this machine.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(migrate_application(os.environ), name="migrate")
+AROUND: Final = Surroundings(os.environ, Path.home)
+explaining.add_to(app, AROUND)
+telling.add_to(app, AROUND)
+examining.add_to(app, AROUND)
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,6 +123,49 @@ def sandbox_demo(
     """Show a pod get its tokens, from start to clean-up; the exit code says whether all went well."""
     settings = Settings(kubeconfig=kubeconfig, namespaces=False if loopback else None, environment=os.environ)
     raise typer.Exit(asyncio.run(_demo(settings, as_json=as_json)))
+
+
+@app.command("plan")
+def plan(
+    *,
+    kubeconfig: Annotated[
+        str, typer.Option(help="A kubeconfig; without it KUBECONFIG, the pod's service account, or kubectl's own.")
+    ] = "",
+    cloudconfig: Annotated[str, typer.Option(help="azure.json; without it the environment has the credentials.")] = "",
+    no_azure: Annotated[bool, typer.Option("--no-azure", help="Tell what can be told without asking Azure.")] = False,
+    force_namespaced: Annotated[bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced.")] = False,
+    adopt_existing: Annotated[bool, typer.Option("--adopt-existing", help="As MIC's --adopt-existing.")] = False,
+    immutable_user_msis: Annotated[str, typer.Option(help="As MIC's --immutable-user-msis.")] = "",
+    arm_api_version: Annotated[str, typer.Option(help="As MIC's --arm-api-version.")] = "",
+    output: Annotated[printing.Output, typer.Option("-o", "--output", help="How to print it.")] = printing.Output.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Also what stays as it is, and every object.")] = False,
+) -> None:
+    """Tell what MIC would do against the cluster and Azure now, and do nothing.
+
+    Give it the flags of the MIC that runs. It ends with 0 where there is nothing to do, with 3 where there is
+    something, and with 1 where that is not wholly known.
+    """
+    flags = {
+        "kubeconfig": kubeconfig,
+        "cloudconfig": cloudconfig,
+        "forceNamespaced": force_namespaced,
+        "adopt-existing": adopt_existing,
+        "immutable-user-msis": immutable_user_msis,
+        "arm-api-version": arm_api_version,
+    }
+    configure(LogFormat.TEXT, 0)
+    console = printing.console()
+    try:
+        settings = plans.settings(flags.items(), os.environ, Path.home())
+        preview = asyncio.run(survey(settings, ask_azure=not no_azure))
+    except UsageError as wrong:
+        raise typer.BadParameter(str(wrong)) from wrong
+    except StartError as error:
+        raise typer.Exit(_say(str(error))) from error
+    plans.show(preview, output, console, everything=everything)
+    if preview.unanswered:
+        raise typer.Exit(_say(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
+    raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
 
 
 async def _up(settings: Settings, console: Console) -> int:
@@ -217,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         helps = message.startswith("Usage:")
         print(message if helps else f"podidctl: {' '.join(message.split())} Try --help.", file=sys.stderr)
         return 2
+    except StartError as error:
+        return _say(str(error))
     except (typer.Abort, KeyboardInterrupt):
         return 130
     return int(result or 0)

@@ -1,27 +1,32 @@
 """Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the documents clients ask first.
 
-Client credentials with a secret, on the v2.0 endpoint; instance discovery and the OpenID configuration as the real
-azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and people look for those.
+Client credentials with a secret or a signed assertion, on the v2.0 endpoint; instance discovery and the OpenID
+configuration as the real azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and people look
+for those.
 """
 
+import json
 import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import Any
 
 from aiohttp import web
 from typing_extensions import override
 
-from podidctl.sandbox.directory import Directory
+from podidctl.sandbox.directory import Application, Directory, ServicePrincipal
+from podidctl.sandbox.proofs import NotProvenError, prove
 from podidctl.sandbox.serving import HttpService, answer
 from podidctl.sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
+LONG_LIVED_SECONDS = 86_400  # one that can be revoked at any moment (capability CP1) about a day
 
-_TOKEN = re.compile(r"/(?P<tenant>[^/]+)/oauth2(?:/v2\.0)?/token/?", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"/(?:(?P<adfs>adfs)/oauth2/token|(?P<tenant>(?!adfs/)[^/]+)/oauth2(?:/v2\.0)?/token/?)", re.IGNORECASE
+)
 _OPENID = re.compile(r"/(?P<tenant>[^/]+)(?:/v2\.0)?/\.well-known/openid-configuration", re.IGNORECASE)
 _KEYS = re.compile(r"/[^/]+/discovery(?:/v2\.0)?/keys", re.IGNORECASE)
 _INSTANCE = "/common/discovery/instance"
@@ -35,6 +40,9 @@ class AadCall:
     path: str
     client_id: str = ""
     scope: str = ""
+    tenant: str = ""
+    proof: str = ""
+    """What the application proved itself with: `secret`, or the algorithm of its assertion."""
     status: int = 0
 
 
@@ -64,7 +72,9 @@ class Aad(HttpService):
             if request.method != "POST":
                 return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts POST requests.")
             form = await request.post()
-            return self._token(token["tenant"], {name: str(value) for name, value in form.items()}, call)
+            return self._token(
+                request, token["adfs"] or token["tenant"], {name: str(value) for name, value in form.items()}, call
+            )
         if request.method != "GET":
             return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts GET requests.")
         document = self._document(request)
@@ -90,35 +100,43 @@ class Aad(HttpService):
             }
         return None
 
-    def _token(self, tenant: str, form: Mapping[str, str], call: AadCall) -> web.Response:
+    def _token(self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall) -> web.Response:
         call.client_id = form.get("client_id", "")
         call.scope = form.get("scope", "") or form.get("resource", "")
-        if tenant.lower() != self._directory.tenant_id.lower():
-            return self._refusal(400, "invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
-        if form.get("grant_type") != "client_credentials":
-            return self._refusal(400, "unsupported_grant_type", 70003, "Only client_credentials is served here.")
-        principal = self._directory.principal(call.client_id)
-        if principal is None:
-            return self._refusal(
-                400,
-                "unauthorized_client",
-                700016,
-                f"Application {call.client_id[:64]!r} was not found in the directory.",
-            )
-        if not compare_digest(form.get("client_secret", "").encode(), principal.secret.encode()):
-            return self._refusal(401, "invalid_client", 7000215, "Invalid client secret provided.")
-        resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
-        if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
-            return self._refusal(400, "invalid_scope", 1002012, "A scope here must end in /.default.")
+        call.tenant = tenant
+        try:
+            principal = self._principal(tenant, form)
+            application = self._directory.application(principal.client_id) or Application(principal.client_id)
+            call.proof = prove(application, form, f"{self.scheme}://{request.host}{request.path}", self._clock())
+            resource, capabilities = _resource(form), _capabilities(form.get("claims", ""))
+        except _RefusedError as refused:
+            return self._refusal(400, refused.error, refused.number, str(refused))
+        except NotProvenError as refused:
+            return self._refusal(401, "invalid_client", refused.number, str(refused))
+        long_lived = any(capability.lower() == "cp1" for capability in capabilities)
+        seconds = int(LONG_LIVED_SECONDS if long_lived else self.token_seconds)
         token = self._mint.mint(
             audience=resource,
             client_id=principal.client_id,
             object_id=principal.object_id,
             tenant_id=principal.tenant_id,
-            seconds=self.token_seconds,
+            seconds=seconds,
+            extra={"xms_cc": capabilities} if capabilities else None,
         )
-        seconds = int(self.token_seconds)
         return answer({"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token})
+
+    def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal:
+        """Who asks. Raises _RefusedError."""
+        if not self._directory.tenant(tenant):
+            raise _RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
+        if form.get("grant_type") != "client_credentials":
+            raise _RefusedError("unsupported_grant_type", 70003, "Only client_credentials is served here.")
+        client_id = form.get("client_id", "")
+        principal = self._directory.principal(client_id, tenant)
+        if principal is None:
+            sentence = f"Application with identifier {client_id[:64]!r} was not found in the directory {tenant[:64]!r}."
+            raise _RefusedError("unauthorized_client", 700016, sentence)
+        return principal
 
     def _openid(self, base: str, tenant: str) -> dict[str, Any]:
         return {
@@ -147,3 +165,30 @@ class Aad(HttpService):
             },
             status=status,
         )
+
+
+class _RefusedError(Exception):
+    """A request that is refused with 400."""
+
+    def __init__(self, error: str, number: int, sentence: str) -> None:
+        self.error = error
+        self.number = number
+        super().__init__(sentence)
+
+
+def _resource(form: Mapping[str, str]) -> str:
+    """What the token is to be for. Raises _RefusedError."""
+    resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
+    if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
+        raise _RefusedError("invalid_scope", 1002012, "A scope here must end in /.default.")
+    return resource
+
+
+def _capabilities(claims: str) -> list[str]:
+    """The client's capabilities in a claims request. Raises _RefusedError for what is none."""
+    if not claims:
+        return []
+    try:
+        return [str(value) for value in json.loads(claims)["access_token"]["xms_cc"]["values"]]
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise _RefusedError("invalid_request", 50116, "The claims are not a claims request.") from wrong

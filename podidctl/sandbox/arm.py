@@ -139,7 +139,7 @@ class Arm(HttpService):
     async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = ArmCall(request.method, request.path, self._clock())
         self.calls.append(call)
-        raw = await request.read() if request.can_read_body else b""
+        raw = await request.read()
         try:
             call.body = json.loads(raw) if raw else None
         except ValueError:

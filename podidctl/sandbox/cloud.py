@@ -33,6 +33,10 @@ SCALE_SET: Final = "pool"
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
+AZURE_JSON: Final = "/etc/kubernetes/azure.json"
+"""Where a node has MIC's credentials."""
+CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
+"""Where a node has the description of the sandbox's cloud: what AZURE_ENVIRONMENT_FILEPATH names."""
 # What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
@@ -59,7 +63,9 @@ class Settings:
     namespaces: bool | None = None
     """Real network namespaces (True), loopback addresses (False), or whatever this process may make (None)."""
     programs: bool = True
-    """Whether MIC and NMI run; False leaves the stage to whoever wants to start them."""
+    """Whether MIC and NMI run; False leaves the stage to whoever wants to start them, or to install a chart."""
+    kinds: bool = True
+    """Whether the custom resources are installed; False leaves also that to a chart."""
     operation_seconds: float = 0.2
     """How long ARM takes to change a VM."""
     lag_seconds: float = 0.0
@@ -155,6 +161,10 @@ class Sandbox:
             schedule=self.settings.schedule,
             run_pods=self.settings.run_pods,
             running=self._running,
+            install_kinds=self.settings.kinds,
+            node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
+            trusted=self.files.certificates,
+            relayed=(self.azure.arm.port, self.azure.aad.port),
         )
         await self.cluster.start(
             {node: (self.places[node], f"azure://{self._vms[node]}") for node in self.node_names},

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from podidctl.sandbox.kubelet import Kubelet, Running
 from podidctl.sandbox.kubelet_logs import KubeletLogs
 from podidctl.sandbox.network import Network, Place
 from podidctl.sandbox.scheduler import Scheduler
+from podidctl.sandbox.volumes import NodeFiles
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, Throttled
@@ -40,6 +42,9 @@ DEMO: Final = Path(__file__).parents[2] / "deploy" / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
+
+
+CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "CustomResourceDefinition"})
 
 
 class ClusterError(Exception):
@@ -62,8 +67,22 @@ class Cluster:
         schedule: bool = True,
         run_pods: bool = True,
         running: Running | None = None,
+        install_kinds: bool = True,
+        node_files: Mapping[str, Path] | None = None,
+        trusted: Path | None = None,
+        relayed: Sequence[int] = (),
     ) -> None:
-        """Without *schedule* somebody else binds pods to nodes, without *run_pods* somebody else is the kubelet."""
+        """Without *schedule* somebody else binds pods to nodes, without *run_pods* somebody else is the kubelet,
+        without *install_kinds* somebody else brings the custom resources.
+
+        *node_files* are, by their paths there, the files that every node has, *trusted* the certificate authorities of
+        what runs there, and *relayed* ports of this machine's loopback that pods of NMI and MIC reach; all of use only
+        where nodes are network namespaces.
+        """
+        self._trusted = trusted
+        self._node_files = node_files or {}
+        self._relayed = relayed
+        self._kinds_wanted = install_kinds
         self._network = network
         self._folder = folder
         self._schedule = schedule
@@ -103,16 +122,21 @@ class Cluster:
         self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
         if self.api is None:
             await self._lead_nodes_to(access.server, nodes)
-        await self._install_kinds()
+        if self._kinds_wanted:
+            await self._install_kinds()
+        where = urlsplit(access.server)
+        server = {"KUBERNETES_SERVICE_HOST": where.hostname or "", "KUBERNETES_SERVICE_PORT": str(where.port or 443)}
         for name, (place, _) in nodes.items():
             self.kubelets[name] = Kubelet(
                 self.client,
                 name,
                 self._network,
-                host_address=place.address,
+                host=place,
                 logs=self._folder,
-                environment=pod_environment[name],
+                environment={**pod_environment[name], **server},
                 running=self._running,
+                files=self._files_of(name, access),
+                relayed=(*self._relayed, where.port or 443),
             )
         if self.api is None:
             self._logs = KubeletLogs(self.kubelets.values())
@@ -165,6 +189,14 @@ class Cluster:
             async for piece in kubelet.read_log(namespace, name, follow=False)
         ]
         return b"".join(pieces).decode(errors="replace")
+
+    def _files_of(self, node: str, access: ClusterAccess) -> NodeFiles | None:
+        """The node's files, where it is a place of its own that has any."""
+        if not self._network.redirects or self._trusted is None:
+            return None
+        trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
+        authority = "".join(map(ssl.DER_cert_to_PEM_cert, trusted))
+        return NodeFiles(self._folder / node, self._node_files, authority, self._trusted)
 
     async def _access(self) -> ClusterAccess:
         if self.api is None:
@@ -286,7 +318,7 @@ def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:
     group, _, version = str(document["apiVersion"]).rpartition("/")
     name = str(document["kind"])
     plural = name.lower() + "s" if not name.endswith("Identity") else name.lower().removesuffix("y") + "ies"
-    return Kind(name, plural, Resource, group, version, namespaced=name not in {"Node", "CustomResourceDefinition"})
+    return Kind(name, plural, Resource, group, version, namespaced=name not in CLUSTER_SCOPED)
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:

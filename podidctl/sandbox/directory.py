@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cryptography import x509
+
 
 @dataclass(frozen=True, slots=True)
 class ManagedIdentity:
@@ -20,7 +22,7 @@ class ManagedIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ServicePrincipal:
-    """An application that proves itself with a secret."""
+    """An application in one tenant, with the secret that it was made with."""
 
     client_id: str
     object_id: str
@@ -28,14 +30,40 @@ class ServicePrincipal:
     secret: str = field(repr=False)
 
 
+@dataclass(slots=True)
+class Application:
+    """An application as all tenants that know it share it: whatever it may prove itself with, now or soon."""
+
+    client_id: str
+    secrets: dict[str, float] = field(default_factory=dict, repr=False)
+    """Each with the moment from which it is known everywhere, in Unix seconds: AAD takes a while to spread one."""
+    certificates: list[x509.Certificate] = field(default_factory=list)
+    subjects: set[str] = field(default_factory=set)
+    """Certificates of these subjects are trusted whatever their key, if the request brings them along (x5c)."""
+
+
 class Directory:
-    """The identities of one tenant. Look-ups leave letter case aside, as Azure does."""
+    """The identities of one tenant, and applications also of others. Look-ups leave case aside, as Azure does."""
 
     def __init__(self, tenant_id: str = "") -> None:
         self.tenant_id = tenant_id or str(uuid.uuid4())
         self._managed: dict[str, ManagedIdentity] = {}
-        self._principals: dict[str, ServicePrincipal] = {}
+        self._tenants: dict[str, str] = {self.tenant_id.lower(): self.tenant_id}
+        self._applications: dict[str, Application] = {}
+        self._principals: dict[tuple[str, str], ServicePrincipal] = {}
         self._roles: dict[str, set[str]] = {}
+
+    def add_tenant(self, tenant_id: str = "", *, domain: str = "") -> str:
+        """Create another tenant, which can be named by *domain* too; returns its id."""
+        added = tenant_id or str(uuid.uuid4())
+        for name in (added, domain):
+            if name:
+                self._tenants[name.lower()] = added
+        return added
+
+    def tenant(self, name: str) -> str:
+        """The id of the tenant with this id or domain; empty where there is none."""
+        return self._tenants.get(name.lower(), "")
 
     def add_identity(self, resource_id: str, *, client_id: str = "", object_id: str = "") -> ManagedIdentity:
         """Create a user-assigned identity; ids that are not given are drawn."""
@@ -51,21 +79,43 @@ class Directory:
         if gone is not None:
             self._roles.pop(gone.object_id, None)
 
-    def add_principal(self, *, client_id: str = "", secret: str = "") -> ServicePrincipal:
-        """Create a service principal; what is not given is drawn."""
-        principal = ServicePrincipal(
-            client_id or str(uuid.uuid4()), str(uuid.uuid4()), self.tenant_id, secret or uuid.uuid4().hex
-        )
-        self._principals[principal.client_id.lower()] = principal
+    def add_principal(
+        self, *, client_id: str = "", secret: str = "", certificate: x509.Certificate | None = None
+    ) -> ServicePrincipal:
+        """Create an application and its principal in the directory's own tenant; what is not given is drawn.
+
+        With a *certificate* and no *secret* it has no secret.
+        """
+        chosen = secret or ("" if certificate is not None else uuid.uuid4().hex)
+        application = Application(client_id or str(uuid.uuid4()))
+        if chosen:
+            application.secrets[chosen] = float("-inf")
+        if certificate is not None:
+            application.certificates.append(certificate)
+        self._applications[application.client_id.lower()] = application
+        return self._join(application, self.tenant_id, chosen)
+
+    def consent(self, client_id: str, tenant: str) -> ServicePrincipal:
+        """Make the application known in another tenant: a principal of its own there. KeyError for unknown ones."""
+        return self._join(self._applications[client_id.lower()], self._tenants[tenant.lower()], "")
+
+    def _join(self, application: Application, tenant_id: str, secret: str) -> ServicePrincipal:
+        principal = ServicePrincipal(application.client_id, str(uuid.uuid4()), tenant_id, secret)
+        self._principals[tenant_id.lower(), application.client_id.lower()] = principal
         return principal
+
+    def application(self, client_id: str) -> Application | None:
+        """The application with this client id, whatever tenants know it."""
+        return self._applications.get(client_id.lower())
 
     def identity(self, resource_id: str) -> ManagedIdentity | None:
         """The user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
-    def principal(self, client_id: str) -> ServicePrincipal | None:
-        """The service principal with this client id."""
-        return self._principals.get(client_id.lower())
+    def principal(self, client_id: str, tenant: str = "") -> ServicePrincipal | None:
+        """The application's service principal in *tenant*, or in the directory's own."""
+        tenant_id = self.tenant(tenant) if tenant else self.tenant_id
+        return self._principals.get((tenant_id.lower(), client_id.lower()))
 
     def grant(self, object_id: str, *roles: str) -> None:
         """Give roles (`Reader`, `Contributor`) to whoever has this object id, on everything ARM holds."""

@@ -162,3 +162,12 @@ class Fabric(Network):
     @override
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
         return self._namespaces.call(node, function)
+
+    @override
+    def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
+        """A socket on the pod's own loopback."""
+        return [self._namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
+
+    @override
+    def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
+        return self._namespaces.call(f"pod-{uid}", function)

@@ -1,69 +1,37 @@
 """The sandbox's kubelet, one per node: gives pods a place, runs the demo program, says so in their status, ends them.
 
-It speaks HTTP like the real one, so it serves the emulator and a real API server alike. The only image that it runs is
-the demo's (`podidctl.demo_pod`); a pod of any other image is a place with an address, for people and tests to run
-programs in.
+It speaks HTTP like the real one, so it serves the emulator and a real API server alike. The images that it runs are the
+demo's (`podidentity_demo`) and, where nodes are network namespaces, NMI's and MIC's, as a chart or a manifest has
+them: with their volumes, service account, user and rights. A pod of any other image is a place with an address, for
+people and tests to run programs in.
 """
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgspec
 
+from podidctl.sandbox.launching import Launcher, LaunchError
 from podidctl.sandbox.network import Network, Place
-from podidctl.sandbox.processes import Program, ProgramError, python
+from podidctl.sandbox.pod_shapes import NODE_PODS, Container, NodePod
+from podidctl.sandbox.processes import Program
+from podidctl.sandbox.readiness import is_ready, probe_of
+from podidctl.sandbox.volumes import NodeFiles
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
-from podidentity.resources import Kind, Pod, PodSpec, Wire
 
 log = logging.getLogger(__name__)
 
-DEMO_IMAGE: Final = re.compile(r".*aad-pod-identity/demo([:@].*)?")
 RETRY_SECONDS: Final = 0.5
 RESTART_SECONDS: Final = 1.0  # before a program that ended is started again
-STOP_SECONDS: Final = 2.0  # what a pod's program may take to end; the demo's has nothing to save
+PROBE_SECONDS: Final = 0.2  # between two looks at whether a container is ready
 FOLLOW_SECONDS: Final = 0.2  # how often a log that is followed is read
 
-
-class FieldRef(Wire, frozen=True):
-    field_path: str = ""
-
-
-class EnvSource(Wire, frozen=True):
-    field_ref: FieldRef | None = None
-
-
-class EnvVar(Wire, frozen=True):
-    name: str
-    value: str = ""
-    value_from: EnvSource | None = None
-
-
-class Container(Wire, frozen=True):
-    name: str
-    image: str = ""
-    args: list[str] = msgspec.field(default_factory=list)
-    env: list[EnvVar] = msgspec.field(default_factory=list)
-
-
-class NodePodSpec(PodSpec, frozen=True):
-    """What a kubelet needs to know of a pod."""
-
-    containers: list[Container] = msgspec.field(default_factory=list)
-    restart_policy: str = "Always"
-
-
-class NodePod(Pod, frozen=True):
-    spec: NodePodSpec = NodePodSpec()
-
-
-NODE_PODS: Final = Kind("Pod", "pods", NodePod)
 
 Running = Callable[[str, NodePod, Place], None]
 """Told of each pod (its node, itself, its place) when it runs."""
@@ -76,6 +44,7 @@ class _Sitter:
         self.pod = pod
         self.place: Place | None = None
         self.programs: dict[str, Program] = {}
+        self.ready = False
         self.end = asyncio.Event()
         self.gone = False
         """The object is gone already: there is nothing left to delete."""
@@ -84,8 +53,10 @@ class _Sitter:
 class Kubelet:
     """The pods of *node*; `run` is the task that does it all.
 
-    *environment* is what every pod's program finds in its environment, beside what the pod itself says. *logs* is a
-    folder for their output. *running* is told of each pod when it runs.
+    *host* is where host-network pods run. *environment* is what every pod's program finds in its environment, beside
+    what the pod itself says. *logs* is a folder for their output. *running* is told of each pod when it runs. With
+    *files*, the node's own, NMI and MIC are run too; *relayed* are the ports on this machine's loopback that a pod of
+    theirs reaches on its own.
     """
 
     def __init__(
@@ -94,18 +65,22 @@ class Kubelet:
         node: str,
         network: Network,
         *,
-        host_address: str,
+        host: Place,
         logs: Path,
         environment: Mapping[str, str],
         running: Running | None = None,
+        files: NodeFiles | None = None,
+        relayed: Sequence[int] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
         self._client = client
         self._network = network
-        self._host_address = host_address
+        self._host = host
         self._logs = logs
-        self._environment = environment
+        self._launcher = Launcher(
+            client, network, host=host, node=node, environment=environment, files=files, relayed=relayed
+        )
         self._running = running
         self._clock = clock
         self._sitters: dict[str, _Sitter] = {}
@@ -174,10 +149,13 @@ class Kubelet:
         uid = sitter.pod.metadata.uid
         try:
             await self._begin(sitter)
-            await self._watch_programs(sitter)
+            readiness = asyncio.create_task(self._follow_readiness(sitter))
+            try:
+                await self._watch_programs(sitter)
+            finally:
+                readiness.cancel()
         finally:
-            for program in sitter.programs.values():
-                await program.stop(STOP_SECONDS)
+            await self._launcher.stop(sitter.pod, tuple(sitter.programs.values()))
             if not sitter.pod.spec.host_network:
                 await asyncio.to_thread(self._network.remove_pod, self.node, uid)
             sitter.place = None
@@ -190,34 +168,57 @@ class Kubelet:
         if sitter.end.is_set():
             return
         if pod.spec.host_network:
-            sitter.place = Place(self._host_address)
+            sitter.place = self._host
         else:
             sitter.place = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
+        first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
+        programs = [each for each in pod.spec.containers if self._launcher.runs(each)]
+        sitter.ready = not first and not any(probe_of(each) for each in programs)
         # The address is published before the program starts: NMI may know the pod when its first request comes.
         await self._publish(sitter, "Running")
         if self._running is not None:
             self._running(self.node, pod, sitter.place)
-        for container in pod.spec.containers:
-            if DEMO_IMAGE.fullmatch(container.image) and not sitter.end.is_set():
+        for container in first:
+            await self._run_to_its_end(sitter, container)
+        for container in programs:
+            if not sitter.end.is_set():
                 await self._start(sitter, container)
 
+    async def _run_to_its_end(self, sitter: _Sitter, container: Container) -> None:
+        """An init container: again and again until it goes well, or the pod is to end."""
+        while not sitter.end.is_set():
+            await self._start(sitter, container)
+            program = sitter.programs.pop(container.name, None)
+            if program is not None:
+                ended, ending = asyncio.ensure_future(program.wait()), asyncio.ensure_future(sitter.end.wait())
+                await asyncio.wait({ended, ending}, return_when=asyncio.FIRST_COMPLETED)
+                ending.cancel()
+                if await program.stop() == 0:
+                    return
+            await asyncio.sleep(RESTART_SECONDS)
+
     async def _start(self, sitter: _Sitter, container: Container) -> None:
-        if sitter.place is None:
+        pod, place = sitter.pod, sitter.place
+        if place is None:
             return
-        environment = {**self._environment, **self._declared(sitter.pod, container, sitter.place)}
         try:
-            sitter.programs[container.name] = await Program.start(
-                f"pod {'/'.join(sitter.pod.key)}",
-                python("podidctl.demo_pod", *container.args),
-                place=sitter.place,
-                log=self._log(sitter.pod, container.name),
-                environment=environment,
-            )
-        except ProgramError as error:
+            log_file = self._log(pod, container.name)
+            sitter.programs[container.name] = await self._launcher.start(pod, container, place, log_file)
+        except LaunchError as error:
             log.warning(
-                "a pod's program cannot be started; check the sandbox's Python installation",
-                extra={"pod": "/".join(sitter.pod.key), "error": error},
+                "a pod's program cannot be started; see what the error says, and delete the pod to have it tried again",
+                extra={"pod": "/".join(pod.key), "error": error},
             )
+
+    async def _follow_readiness(self, sitter: _Sitter) -> None:
+        """Say in the pod's status what its probes say, as long as it runs."""
+        probed = any(probe_of(each) for each in sitter.pod.spec.containers)
+        while sitter.programs and sitter.place is not None and (probed or not sitter.ready):
+            ready = await asyncio.to_thread(is_ready, self._network, self.node, sitter.pod, sitter.place)
+            if ready != sitter.ready:
+                sitter.ready = ready
+                await self._publish(sitter, "Running")
+            await asyncio.sleep(PROBE_SECONDS)
 
     async def _watch_programs(self, sitter: _Sitter) -> None:
         """Return when the pod is to end, or when all its programs have ended for good."""
@@ -257,20 +258,24 @@ class Kubelet:
         )
         status: dict[str, Any] = {
             "phase": phase,
-            "hostIP": self._host_address,
+            "hostIP": self._host.address,
             "podIP": sitter.place.address,
             "podIPs": [{"ip": sitter.place.address}],
             "startTime": moment,
             "conditions": [
                 {"type": kind, "status": "True" if running else "False", "lastTransitionTime": moment}
-                for kind in ("Initialized", "Ready", "ContainersReady", "PodScheduled")
+                for kind in ("Initialized", "PodScheduled")
+            ]
+            + [
+                {"type": kind, "status": str(running and sitter.ready), "lastTransitionTime": moment}
+                for kind in ("Ready", "ContainersReady")
             ],
             "containerStatuses": [
                 {
                     "name": container.name,
                     "image": container.image,
                     "imageID": "",
-                    "ready": running,
+                    "ready": running and sitter.ready,
                     "started": running,
                     "restartCount": 0,
                     "state": state,
@@ -303,23 +308,6 @@ class Kubelet:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
-
-    def _declared(self, pod: NodePod, container: Container, place: Place) -> dict[str, str]:
-        """The environment that the container's own specification asks for."""
-        fields = {
-            "metadata.name": pod.metadata.name,
-            "metadata.namespace": pod.metadata.namespace,
-            "metadata.uid": pod.metadata.uid,
-            "spec.nodeName": self.node,
-            "status.podIP": place.address,
-            "status.hostIP": self._host_address,
-        }
-        declared = {}
-        for variable in container.env:
-            source = variable.value_from
-            field = source.field_ref if source is not None else None
-            declared[variable.name] = fields.get(field.field_path, "") if field is not None else variable.value
-        return declared
 
     def _log(self, pod: NodePod, container: str) -> Path:
         return self._logs / f"{pod.metadata.namespace}_{pod.metadata.name}_{pod.metadata.uid}_{container}.log"

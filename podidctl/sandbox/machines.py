@@ -14,6 +14,8 @@ from podidctl.sandbox.directory import Directory, ManagedIdentity
 SYSTEM = "SystemAssigned"
 USER = "UserAssigned"
 NONE = "None"
+MOST_ENTRIES = 150
+"""Identities that one PATCH may name."""
 
 
 class ArmRefusalError(Exception):
@@ -107,6 +109,12 @@ class Machine:
         self.attached_at[identity.resource_id.lower()] = self.clock()
         self.version += 1
 
+    def enable_system(self, identity: ManagedIdentity) -> None:
+        """Give the machine an identity of its own, as somebody else than MIC would: at once, outside any operation."""
+        self.system_assigned = identity
+        self.types |= {SYSTEM}
+        self.version += 1
+
     def settle(self) -> None:
         """Let an operation whose time has come take effect."""
         operation = self.operation
@@ -175,6 +183,10 @@ def merge(machine: Machine, asked: Mapping[str, Any], directory: Directory) -> I
     entries = asked.get("userAssignedIdentities") or {}
     if not isinstance(entries, Mapping):
         raise ArmRefusalError(400, "InvalidRequestContent", "The request content was invalid: userAssignedIdentities")
+    if len(entries) > MOST_ENTRIES:
+        raise ArmRefusalError(
+            400, "InvalidParameter", f"{len(entries)} user assigned identities are given, the most is {MOST_ENTRIES}."
+        )
     merged = dict(machine.user_assigned)
     for resource_id, value in entries.items():
         if value is None:

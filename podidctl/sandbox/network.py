@@ -66,6 +66,12 @@ class Network(Protocol):
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Listening sockets at `pod_facing_address`:*port*, likewise."""
 
+    def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
+        """Listening sockets at 127.0.0.1:*port* as the pod sees it, where that is not this machine's own."""
+
+    def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
+        """As `call_on_node`, in the pod of this uid."""
+
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
         """Call *function* as a program of the node's would run: its sockets are the node's. Blocks as it does."""
 
@@ -130,4 +136,12 @@ class Loopback(Network):
 
     @override
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
+        return function()
+
+    @override
+    def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
+        return []
+
+    @override
+    def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
         return function()

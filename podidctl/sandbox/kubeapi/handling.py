@@ -58,6 +58,7 @@ class ResourceHandler:
         now: Callable[[], datetime.datetime],
         bookmark_seconds: float,
         flowing: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verbs = verbs
         self._issuer = issuer
@@ -65,6 +66,7 @@ class ResourceHandler:
         self._now = now
         self._bookmark_seconds = bookmark_seconds
         self._flowing = flowing
+        self._clock = clock
         self.read_log: ReadLog | None = None
         self.watches: set[Watch] = set()
         self._watches_changed = asyncio.Event()
@@ -117,7 +119,7 @@ class ResourceHandler:
             options,
             bookmark_seconds=self._bookmark_seconds,
             timeout_seconds=timeout,
-            clock=time.monotonic,
+            clock=self._clock,
         )
         self.watches.add(watch)
         self._tell_watches_changed()

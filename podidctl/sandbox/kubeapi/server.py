@@ -8,6 +8,7 @@ import json
 import logging
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Recorded:
     path: str
     """With the query."""
     user_agent: str
+    host: str = ""
+    """The address or name, without port, by which the server was asked."""
 
 
 class KubeApi:
@@ -49,7 +52,7 @@ class KubeApi:
 
     *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
     resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. *now* is the wall clock of
-    timestamps and ages.
+    timestamps and ages, *clock* measures the time of watches.
 
     Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
     inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
@@ -63,6 +66,7 @@ class KubeApi:
         keep: int = 10_000,
         bookmark_seconds: float = 60.0,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.authority = authority or Authority("podidctl sandbox kubernetes")
         self.token = secrets.token_urlsafe(24)
@@ -84,6 +88,7 @@ class KubeApi:
             now=now,
             bookmark_seconds=bookmark_seconds,
             flowing=self._flowing,
+            clock=clock,
         )
         self._host = ""
         self._port = 0
@@ -210,7 +215,9 @@ class KubeApi:
         self._flowing.set()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        recorded = Recorded(request.method, request.path_qs, request.headers.get("User-Agent", ""))
+        recorded = Recorded(
+            request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
+        )
         self.requests.append(recorded)
         await self._flowing.wait()
         try:

@@ -1,10 +1,11 @@
 """Tables: the columns that `kubectl get` shows, made by the server. Pure; *now* is given for the ages.
 
-A custom kind's columns are its definition's JSONPaths, of which dotted names, `['name']`, `[0]` and
-`[?(@.name=="value")]` are understood. The built-in kinds' cells are worked out here.
+A custom kind's columns are its definition's JSONPaths, of which dotted names (a dot in one has a backslash before it),
+`['name']`, `[0]` and `[?(@.name=="value")]` are understood. The built-in kinds' cells are worked out here.
 """
 
 import datetime
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -16,7 +17,7 @@ Document = dict[str, Any]
 Cells = Callable[[Document, datetime.datetime], list[Any]]
 
 _STEP: Final = re.compile(
-    r"""\.?(?P<name>[A-Za-z0-9_\-$]+|\\\.)+"""
+    r"""\.?(?P<name>(?:[A-Za-z0-9_\-$/]|\\\.)+)"""
     r"""|\[(?P<index>\d+)\]"""
     r"""|\['(?P<quoted>[^']*)'\]"""
     r"""|\[\?\(@\.(?P<filter>[\w.]+)\s*==\s*["'](?P<value>[^"']*)["']\)\]"""
@@ -64,6 +65,7 @@ def find(document: Any, path: str) -> list[Any]:
     values = [document]
     for match in _STEP.finditer(path.strip("{}")):
         name, index, wanted = match["name"] or match["quoted"], match["index"], match["filter"]
+        name = name and name.replace("\\.", ".")
         following: list[Any] = []
         for value in values:
             if wanted and isinstance(value, list):
@@ -93,7 +95,7 @@ def _cell(column: Column, document: Document, now: datetime.datetime) -> Any:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, bool | dict | list) else str(value)
 
 
 def _age(stamp: Any, now: datetime.datetime) -> str:

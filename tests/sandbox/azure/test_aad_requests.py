@@ -48,6 +48,20 @@ async def test_a_foreign_tenant_is_refused(azure: Azure) -> None:
     assert (status, body["error"]) == (400, "invalid_request")
 
 
+async def test_adfs_has_no_version_two(azure: Azure) -> None:
+    azure.directory.add_tenant("adfs")
+    azure.directory.consent(azure.controller.client_id, "adfs")
+    fields = {
+        "grant_type": "client_credentials",
+        "client_id": azure.controller.client_id,
+        "client_secret": azure.controller.secret,
+        "resource": "https://vault.azure.net",
+    }
+    for path, status in (("/adfs/oauth2/token", 200), ("/adfs/oauth2/v2.0/token", 405)):
+        async with azure.session.post(f"{azure.aad.url}{path}", data=fields) as response:
+            assert response.status == status
+
+
 async def test_a_double_slash_before_default_is_kept_as_meant(azure: Azure) -> None:
     _, body = await ask(azure, scope="https://management.azure.com//.default")
     assert read_claims(body["access_token"])["aud"] == "https://management.azure.com/"

@@ -28,6 +28,17 @@ async def test_the_map_is_merged_by_key_and_null_takes_one_off(azure: Azure) -> 
         assert azure.arm.vm(machine).identities == {identity_id("2").lower(), identity_id("3").lower()}
 
 
+async def test_a_patch_may_name_at_most_150_identities(azure: Azure) -> None:
+    for number in range(151):
+        azure.directory.add_identity(identity_id(f"many{number}"))
+    many: dict[str, object] = {f"_many{number}": {} for number in range(151)}
+    status, document = await patch(azure, section(USER, **many))
+    assert (status, document["error"]["code"]) == (400, "InvalidParameter")
+    del many["_many0"]
+    assert (await patch(azure, section(USER, **many)))[0] == 200
+    assert len(azure.vm.identities) == 150
+
+
 async def test_keys_are_compared_letter_case_aside_and_shown_in_arms_own_spelling(azure: Azure) -> None:
     body = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1").upper(): {}}}}
     _, document = await patch(azure, body)

@@ -1,10 +1,10 @@
 """deploy/demo names what the sandbox's Azure really has, so that it can be applied as it stands."""
 
-from podidctl.demo_pod import parse
 from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION, identity_id
 from podidctl.sandbox.cluster import DEMO, kind_of, read_documents
-from podidctl.sandbox.kubelet import DEMO_IMAGE
+from podidctl.sandbox.launching import IMAGE
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
+from podidentity_demo.settings import parse
 
 
 def test_the_files_name_the_sandboxs_own_ids() -> None:
@@ -13,7 +13,7 @@ def test_the_files_name_the_sandboxs_own_ids() -> None:
     assert binding["spec"]["azureIdentity"] == identity["metadata"]["name"]
     assert pod["metadata"]["labels"] == {"aadpodidbinding": binding["spec"]["selector"]}
     (container,) = pod["spec"]["containers"]
-    assert DEMO_IMAGE.fullmatch(container["image"])
+    assert IMAGE.fullmatch(container["image"])
     settings = parse(container["args"], {})
     assert (settings.subscription, settings.client_id) == (SUBSCRIPTION, DEMO_CLIENT_ID)
     assert settings.resource_group == RESOURCE_GROUP

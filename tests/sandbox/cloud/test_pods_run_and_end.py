@@ -70,7 +70,8 @@ async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_
     await stage.cluster.apply(pod("demo", image=DEMO, container=container))
 
     async def said() -> bool:
-        return "failed to doARMOperations, error: http://127.0.0.1:1:" in await stage.cluster.pod_log("default", "demo")
+        log = await stage.cluster.pod_log("default", "demo")
+        return "failed to doARMOperations, error: no answer from http://127.0.0.1:1:" in log
 
     await eventually(said)
 

@@ -1,0 +1,68 @@
+"""What a shell completes: names of namespaces and pods, from the cluster, if that answers at once.
+
+A key that is pressed must never hang a shell or print an error into its line: whatever goes wrong completes nothing.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import typer
+
+from mic.settings import Settings
+from podidctl.reaching import Surroundings, reach
+from podidentity.exits import StartError
+from podidentity.resources import PODS, Kind, Resource
+
+NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
+SECONDS: Final = 3.0
+NAMES_MAX: Final = "500"
+
+
+class _Meta(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+
+
+class _Named(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+class _Names(msgspec.Struct):
+    items: list[_Named] = []
+
+
+class Names:
+    """Completes from the cluster that the command line so far leads to."""
+
+    def __init__(self, around: Surroundings, *, seconds: float = SECONDS) -> None:
+        """*seconds* is how long a key may wait for the API server."""
+        self._around = around
+        self._seconds = seconds
+
+    def namespaces(self, ctx: typer.Context, incomplete: str) -> list[str]:
+        """Of namespaces, those that begin so."""
+        found = self._ask(ctx, NAMESPACES.path())
+        return sorted(each.name for each in found if each.name.startswith(incomplete))
+
+    def pods(self, ctx: typer.Context, incomplete: str) -> list[str]:
+        """Of pods, those that begin so: bare names of the namespace that was given, else `namespace/name`."""
+        namespace = str(ctx.params.get("namespace") or "")
+        before, slash, _ = incomplete.partition("/")
+        found = self._ask(ctx, PODS.path(namespace or (before if slash else "")))
+        names = (each.name if namespace else f"{each.namespace}/{each.name}" for each in found)
+        return sorted(each for each in names if each.startswith(incomplete))
+
+    def _ask(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
+        try:
+            settings = self._around.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
+            return asyncio.run(_names(settings, path, self._seconds))
+        except (StartError, typer.BadParameter, TimeoutError, OSError, msgspec.DecodeError):
+            return ()
+
+
+async def _names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
+    async with asyncio.timeout(seconds), reach(settings) as client:
+        answer = await client.request("GET", path, params={"limit": NAMES_MAX})
+    return [each.metadata for each in msgspec.json.decode(answer, type=_Names).items]

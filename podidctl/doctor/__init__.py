@@ -1,0 +1,6 @@
+"""`podidctl doctor`: what is wrong with the whole installation, a line for each check, and what to do about it.
+
+`gather` reads what the API server says, `node` what this machine says where it is a node; the checks themselves are
+functions from those values (`state`) to findings (`shapes`), in files by their subject: `kinds`, `objects`, `programs`,
+`leaders`, `rights`, `server`. `report` puts them together, `command` is the way in and out. Nothing is changed.
+"""

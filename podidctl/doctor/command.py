@@ -1,0 +1,92 @@
+"""`podidctl doctor`, as the command line has it, and what it prints."""
+
+import asyncio
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mic.preview.shapes import SOMETHING_TO_DO
+from mic.settings import Settings as Reaching
+from nmi.settings import Settings
+from podidctl.doctor.gather import gather
+from podidctl.doctor.node import look
+from podidctl.doctor.objects import live
+from podidctl.doctor.redirects import NodeSeen
+from podidctl.doctor.report import report
+from podidctl.doctor.shapes import Level, Report
+from podidctl.doctor.state import Objects, Seen
+from podidctl.inquiry.daemons import nmi_settings
+from podidctl.inquiry.facts import Unread
+from podidctl.printing import Output, console, print_document, print_table
+from podidctl.reaching import KUBECONFIG_HELP, Surroundings, reach
+from podidentity.flags import UsageError
+from podidentity.telemetry.logs import LogFormat, configure
+
+COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
+
+
+def add_to(app: typer.Typer, around: Surroundings) -> None:
+    """Add the command to *app*."""
+
+    @app.command("doctor")
+    def _doctor(
+        *,
+        node: Annotated[
+            str, typer.Option(help="This machine is the node of that name: look at its nat rule too (as root).")
+        ] = "",
+        imds: Annotated[bool, typer.Option("--imds", help="Ask IMDS, too; with --node.")] = False,
+        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+    ) -> None:
+        """Check the whole installation, and tell what is wrong with it and what to do.
+
+        It ends with 0 where all is well, with 3 where something was found, and with 1 where something could not be
+        looked at and nothing else was found.
+        """
+        configure(LogFormat.TEXT, 0)
+        if imds and not node:
+            raise typer.BadParameter("--imds asks from this machine: name it as a node with --node")
+        told = asyncio.run(_told(around.settings(kubeconfig=kubeconfig), node, imds=imds))
+        to = console()
+        if output is Output.TABLE:
+            show(told, to)
+        else:
+            print_document(told, output, to)
+        raise typer.Exit(SOMETHING_TO_DO if told.anything else int(told.unknown))
+
+
+async def _told(settings: Reaching, node: str, *, imds: bool) -> Report:
+    async with reach(settings) as client:
+        seen = await gather(client)
+    return report(seen, await _looked(seen, node, imds=imds) if node else None)
+
+
+async def _looked(seen: Seen, node: str, *, imds: bool) -> NodeSeen:
+    """This machine, as the node of that name. Raises typer.BadParameter for what no node is called."""
+    pods = live(seen.objects) if isinstance(seen.objects, Objects) else ()
+    here = [each for each in pods if each.spec.node_name == node and not each.spec.host_network]
+    try:
+        settings = Settings(node_name=node)
+    except UsageError as wrong:
+        raise typer.BadParameter(str(wrong)) from wrong
+    for each in () if isinstance(seen.nmi, Unread) else seen.nmi:
+        if each.spec.node_name == node:
+            try:
+                settings = nmi_settings(each)
+            except UsageError:
+                continue  # told by the check of flags
+    return await look(settings, pods=len(here), ask_imds=imds)
+
+
+def show(told: Report, to: Console) -> None:
+    """Print a line for each finding, and what to do about each that needs it."""
+    print_table(
+        ("", "check", ""),
+        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in told.findings),
+        to,
+    )
+    for each in told.findings:
+        if each.next and each.level is not Level.OK:
+            to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)

@@ -1,0 +1,159 @@
+"""Checks on the pods of NMI and MIC: everywhere, ready, of one version, and with flags that fit together. Pure."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from mic.settings import Settings as MicSettings
+from mic.settings import parse as parse_mic
+from nmi.flag_table import OperationMode
+from nmi.settings import Settings as NmiSettings
+from podidctl.doctor.objects import excepted
+from podidctl.doctor.shapes import Finding, Level, counted, found, listed
+from podidctl.inquiry.daemons import Daemon, environment_of, nmi_settings, served_flags
+from podidentity.flags import UsageError
+from podidentity.resources import AzurePodIdentityException, Node
+
+T = TypeVar("T")
+
+OS_LABEL = "kubernetes.io/os"
+VIRTUAL = ("type", "virtual-kubelet")
+"""A node that is no machine, where no DaemonSet's pod can run."""
+
+
+def mic_settings(daemon: Daemon) -> MicSettings:
+    """The settings of the MIC in that pod. Raises UsageError for a command line that ours would not take."""
+    environ = environment_of(daemon, "mic")
+    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
+    kept["MIC_POD_NAMESPACE"] = daemon.metadata.namespace
+    return parse_mic(served_flags(daemon, "mic"), kept)
+
+
+def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Whether every node that can has an NMI that is ready."""
+    if not nmi:
+        then = "install NMI; where it runs otherwise than as a pod with its label, ask its /readyz on each node"
+        yield found(
+            "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
+        )
+        return
+    there = {each.spec.node_name for each in nmi}
+    without = [
+        each.metadata.name
+        for each in nodes
+        if each.metadata.name not in there
+        and each.metadata.label(OS_LABEL) in {"", "linux"}
+        and each.metadata.label(VIRTUAL[0]) != VIRTUAL[1]
+    ]
+    if without:
+        says = f"{counted(len(without), 'node')} without NMI, where IMDS itself answers pods: {listed(without)}"
+        then = "see the DaemonSet's nodeSelector and tolerations, and kubectl describe daemonset"
+        yield found("NMI", Level.PROBLEM, says, then)
+    unready = [each for each in nmi if not each.ready]
+    if unready:
+        says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
+            f"{each.name} on {each.spec.node_name} ({each.trouble})" for each in unready
+        )
+        yield found("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
+    if not without and not unready:
+        yield found("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
+
+
+def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
+    """Whether there is a MIC where one is needed, and none where none is."""
+    ready = [each for each in mic if each.ready]
+    if managed and mic:
+        says = f"NMI runs in managed mode, where nobody needs MIC: {listed(each.name for each in mic)}"
+        yield found("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
+    elif mic and not ready:
+        says = f"no MIC is ready: {listed(f'{each.name} ({each.trouble})' for each in mic)}"
+        yield found("MIC", Level.PROBLEM, says, "see kubectl logs of these pods: nothing is assigned meanwhile")
+    elif mic:
+        yield found("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
+    elif not managed:
+        then = "install MIC; where it runs otherwise than as a pod with its label, see the check of its leader"
+        yield found(
+            "MIC", Level.UNKNOWN, "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then
+        )
+
+
+def versions(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> Iterator[Finding]:
+    """Which images run; several of one program are a rollout that has not ended, or two installations."""
+    for program, pods in (("nmi", nmi), ("mic", mic)):
+        images = {container.image for each in pods if (container := each.container(program)) is not None}
+        if len(images) > 1:
+            says = f"{program} runs from {len(images)} images: {listed(images)}"
+            yield found("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
+        elif images:
+            yield found("versions", Level.OK, f"{program} runs from {listed(images)}")
+
+
+def flags(
+    nmi: Sequence[Daemon], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
+) -> Iterator[Finding]:
+    """Whether the programs' flags can be read, and agree where they have to."""
+    check = "flags"
+    nmis, unread_nmi = _all(nmi, nmi_settings)
+    mics, unread_mic = _all(mic, mic_settings)
+    unread = [*unread_nmi, *unread_mic]
+    for why in unread:
+        yield found(check, Level.WARNING, why, "correct it: our programs refuse to start with such a flag")
+    faults = [*_disagreements(nmis, mics), *_locked_out(nmis, mic, exceptions)]
+    for says, then in faults:
+        yield found(check, Level.WARNING, says, then)
+    if (nmis or mics) and not faults and not unread:
+        yield found(check, Level.OK, "they can be read and fit together")
+
+
+def _all(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
+    """The settings of those that can be read, and of the others a line for each reason."""
+    settings: list[T] = []
+    unread: dict[str, str] = {}
+    for each in pods:
+        try:
+            settings.append(read(each))
+        except UsageError as error:
+            unread.setdefault(str(error), each.name)
+    return settings, [f"pod {name}: {why}" for why, name in unread.items()]
+
+
+def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> Iterator[tuple[str, str]]:
+    modes = {each.operation_mode for each in nmis}
+    if len(modes) > 1:
+        yield "NMIs run in different operation modes", "finish the rollout of the DaemonSet"
+    forced = {each.force_namespaced for each in nmis}, {each.force_namespaced for each in mics}
+    if all(forced) and len(forced[0] | forced[1]) > 1:
+        yield (
+            "--forceNamespaced is not the same for all: what MIC assigns across namespaces NMI may refuse, or serve",
+            "give NMI and MIC the same --forceNamespaced",
+        )
+    if any(each.allow_kubenet for each in nmis):
+        yield (
+            "--allow-network-plugin-kubenet is on: with kubenet a pod can take another's address, and its tokens",
+            "use another network plugin, or forbid NET_RAW to pods by policy",
+        )
+
+
+def _locked_out(
+    nmis: Sequence[NmiSettings], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
+) -> Iterator[tuple[str, str]]:
+    """Whether NMI would keep MIC itself from the node's identities."""
+    served = {each.mic_namespace.lower() for each in nmis}
+    where = {each.metadata.namespace for each in mic if not excepted(exceptions, each.metadata)} - served
+    if nmis and where:
+        yield (
+            f"MIC runs in {listed(where)}, NMI's --MICNamespace says {listed(served)}, and no exception covers MIC",
+            "set NMI's --MICNamespace to MIC's namespace, unless MIC signs in with credentials of its own",
+        )
+
+
+def is_managed(nmi: Sequence[Daemon]) -> bool:
+    """Whether the NMIs whose flags can be read run in managed mode."""
+    settings, _ = _all(nmi, nmi_settings)
+    return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
+
+
+def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
+    """Whether one of them keeps identities to their own namespace by its flag."""
+    nmis, _ = _all(nmi, nmi_settings)
+    mics, _ = _all(mic, mic_settings)
+    return any(each.force_namespaced for each in nmis) or any(each.force_namespaced for each in mics)

@@ -1,0 +1,86 @@
+"""What NMI and MIC must be allowed to do, and the check that they are. Pure.
+
+Held to what the programs call by a test on the real API server. Source of the list: what they do when everything that
+is documented is used.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from podidctl.doctor.shapes import Finding, Level, found, listed
+from podidctl.doctor.state import Right, Rights
+from podidentity.resources import GROUP
+
+READ: Final = ("get", "list", "watch")
+
+
+def _each(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, ...]:
+    return tuple(Right(verb, group, resource) for resource in resources for verb in verbs)
+
+
+def of_nmi(*, managed: bool, secrets: bool) -> tuple[Right, ...]:
+    """What NMI needs; *secrets*: there are service principals among the identities."""
+    ours = ("azureidentitybindings", "azureidentities") if managed else ("azureassignedidentities",)
+    told = (
+        Right("create", "", "events", needed=False, purpose="Events about refused pods"),
+        Right("patch", "", "events", needed=False, purpose="Events about refused pods"),
+    )
+    read = (Right("get", "", "secrets", purpose="identities of type 1 and 2"),) if secrets else ()
+    return (
+        *_each(READ, "", "pods"),
+        *_each(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
+        *told,
+        *read,
+    )
+
+
+def of_mic(
+    *, namespace: str, lease_namespace: str, lease: str, config_map: str, taint: bool = False
+) -> tuple[Right, ...]:
+    """What MIC needs, which runs in *namespace*, locks by Lease *lease_namespace*/*lease*, and notes in *config_map*
+    that old spellings have been rewritten; *taint*: it takes a start-up taint off nodes."""
+    upgrade = "the rewriting of old spellings"
+    leading = "coordination.k8s.io"
+    return (
+        *_each(("list", "watch"), "", "pods", "nodes"),
+        *_each(("list", "watch"), GROUP, "azureidentities", "azureidentitybindings"),
+        *_each(("list", "watch", "create", "patch", "delete"), GROUP, "azureassignedidentities"),
+        *((Right("patch", "", "nodes"),) if taint else ()),
+        Right("create", leading, "leases", lease_namespace),
+        Right("get", leading, "leases", lease_namespace, lease),
+        Right("update", leading, "leases", lease_namespace, lease),
+        Right("get", "", "endpoints", lease_namespace, lease, needed=False, purpose="the reference's lock"),
+        Right("update", "", "endpoints", lease_namespace, lease, needed=False, purpose="the reference's lock"),
+        Right("create", "", "events", needed=False, purpose="Events"),
+        Right("patch", "", "events", needed=False, purpose="Events"),
+        Right("list", GROUP, "azurepodidentityexceptions", needed=False, purpose=upgrade),
+        *(
+            Right("update", GROUP, each, needed=False, purpose=upgrade)
+            for each in (
+                "azureidentities",
+                "azureidentitybindings",
+                "azureassignedidentities",
+                "azurepodidentityexceptions",
+            )
+        ),
+        Right("create", "", "configmaps", namespace, needed=False, purpose=upgrade),
+        Right("get", "", "configmaps", namespace, config_map, needed=False, purpose=upgrade),
+        Right("update", "", "configmaps", namespace, config_map, needed=False, purpose=upgrade),
+    )
+
+
+def rights(checked: Sequence[Rights]) -> Iterator[Finding]:
+    """Whether each service account may do what its program does."""
+    for each in checked:
+        needed = [right for right in each.lacking if right.needed]
+        others = [right for right in each.lacking if not right.needed]
+        who = f"{each.program}'s service account {each.account}"
+        if needed:
+            says = f"{who} may not: {listed(right.told for right in needed)}"
+            yield found("rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests")
+        if others:
+            what = ", ".join(dict.fromkeys(right.purpose for right in others))
+            says = f"{who} may not: {listed(right.told for right in others)}; without: {what}"
+            yield found("rights", Level.WARNING, says, "grant it, or do without")
+        if not each.lacking:
+            yield found("rights", Level.OK, f"{who} may do all that it does")

@@ -1,0 +1,146 @@
+"""What the checks look at, as values. What could not be read is `Unread`, with the reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from podidctl.inquiry.daemons import Daemon
+from podidctl.inquiry.facts import Unread
+from podidentity.kube.lock_records import Record
+from podidentity.resources import (
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzurePodIdentityException,
+    Node,
+    Pod,
+    Resource,
+    Wire,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the API server says of itself."""
+
+    version: str
+    """As `gitVersion` has it."""
+    ahead_seconds: float | None = None
+    """Its clock against ours; None where its answer had no date."""
+    uncertain_seconds: float = 0.0
+    """Half of how long the answer took, and half of a second, in which it tells the time."""
+
+
+class Version(Wire, frozen=True):
+    name: str = ""
+    served: bool = False
+    storage: bool = False
+    schema: dict[str, Any] | None = None
+
+    @property
+    def keeps_unknown(self) -> bool:
+        """Whether spec keeps fields that the schema does not name: old spellings are such."""
+        spec: Any = self.schema or {}
+        for name in ("openAPIV3Schema", "properties", "spec"):
+            spec = spec.get(name) if isinstance(spec, dict) else None
+        whole = (self.schema or {}).get("openAPIV3Schema", {})
+        return any(
+            isinstance(each, dict) and each.get("x-kubernetes-preserve-unknown-fields") is True
+            for each in (spec, whole)
+        )
+
+
+class DefinitionSpec(Wire, frozen=True):
+    versions: list[Version] = msgspec.field(default_factory=list)
+
+
+class DefinitionStatus(Wire, frozen=True):
+    stored_versions: list[str] | None = None
+
+
+class Definition(Resource, frozen=True):
+    """A CustomResourceDefinition."""
+
+    spec: DefinitionSpec = DefinitionSpec()
+    status: DefinitionStatus = DefinitionStatus()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How the objects of one kind are stored."""
+
+    old: tuple[str, ...] = ()
+    """Those in spellings from before v1.6.0, as `namespace/name`."""
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Everything of our kinds, and whom it is for."""
+
+    identities: tuple[AzureIdentity, ...] = ()
+    bindings: tuple[AzureIdentityBinding, ...] = ()
+    exceptions: tuple[AzurePodIdentityException, ...] = ()
+    assigned: tuple[AzureAssignedIdentity, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """Those with the label of a binding."""
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """The two leader locks of one name; None where there is no such object."""
+
+    namespace: str
+    name: str
+    lease: Record | None = None
+    endpoints: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Something that a program must be allowed to do."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str = ""
+    name: str = ""
+    needed: bool = True
+    """False: it does without, but not as well."""
+    purpose: str = ""
+
+    @property
+    def told(self) -> str:
+        where = f" in namespace {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What one service account lacks."""
+
+    program: str
+    account: str
+    """`namespace/name`."""
+    lacking: tuple[Right, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """All that was read of the cluster."""
+
+    now: datetime
+    server: Server | Unread
+    definitions: Mapping[str, Definition | Unread | None] = field(default_factory=dict)
+    """By plural; None: not installed."""
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    """By plural."""
+    objects: Objects | Unread = field(default_factory=Objects)
+    nmi: tuple[Daemon, ...] | Unread = ()
+    mic: tuple[Daemon, ...] | Unread = ()
+    locks: tuple[Locks, ...] | Unread = ()
+    rights: tuple[Rights, ...] | Unread = ()

@@ -1,0 +1,74 @@
+"""The explanation as values, which are the documents of the machine-readable output, too. Pure."""
+
+from enum import StrEnum
+
+import msgspec
+
+from podidctl.inquiry.verdict import Outcome
+
+
+class State(StrEnum):
+    """How a link, or a check, is."""
+
+    OK = "ok"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What every part has in common: the names of its fields in JSON."""
+
+
+class Link(Shown, frozen=True):
+    """One link between a pod and its token."""
+
+    link: str
+    """Which: a word or two of a closed set."""
+    about: str
+    """The object: its namespace and name, or what else it is called."""
+    state: State
+    says: str
+    next: str = ""
+    """What to do; for a broken link never empty."""
+
+
+class Told(Shown, frozen=True):
+    """An Event about the pod."""
+
+    at: str
+    by: str
+    type: str
+    reason: str
+    message: str
+    count: int
+
+
+class Answer(Shown, frozen=True):
+    """What NMI says to a request that names no identity, up to what only Azure knows."""
+
+    outcome: Outcome
+    says: str
+    identity: str = ""
+    """Namespace and name of the AzureIdentity; for a grant."""
+    status: int | None = None
+    """The HTTP status, where NMI refuses."""
+
+
+class Explanation(Shown, frozen=True):
+    """All of it. `links` are in the order in which one depends on the other."""
+
+    pod: str
+    answer: Answer
+    next: str
+    """What to do at the first broken link; empty where none is."""
+    links: list[Link]
+    events: list[Told]
+    """The latest first."""
+    rules: str
+    """By whose flags this was decided."""
+    events_unread: str = ""
+    """Why the Events could not be read."""
+
+    @property
+    def broken(self) -> bool:
+        return any(each.state is State.BROKEN for each in self.links)

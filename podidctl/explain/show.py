@@ -1,0 +1,39 @@
+"""An explanation on the terminal."""
+
+from rich.console import Console
+from rich.markup import escape
+
+from podidctl.explain.shapes import Explanation, State
+from podidctl.inquiry.verdict import Outcome
+from podidctl.printing import print_table
+
+COLORS = {State.OK: "green", State.BROKEN: "red", State.UNKNOWN: "yellow"}
+OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
+
+
+def show(explanation: Explanation, console: Console) -> None:
+    """Print it: the answer, the links, what NMI and MIC said lately, and what to do."""
+    answer = explanation.answer
+    color = OUTCOMES.get(answer.outcome, "red")
+    console.print(
+        f"[bold]pod {escape(explanation.pod)}[/]: [{color}]{answer.outcome}[/]: {escape(answer.says)}", soft_wrap=True
+    )
+    print_table(
+        ("", "link", "about", ""),
+        ((f"[{COLORS[each.state]}]{each.state}[/]", each.link, each.about, each.says) for each in explanation.links),
+        console,
+    )
+    if explanation.events:
+        print_table(
+            ("last told", "by", "reason", "message"),
+            ((escape(each.at), each.by, each.reason, each.message) for each in explanation.events),
+            console,
+        )
+    if explanation.events_unread:
+        console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
+    if explanation.next:
+        console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
+    for each in explanation.links:
+        if each.state is State.UNKNOWN and each.next:
+            console.print(f"[yellow]not known:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
+    console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

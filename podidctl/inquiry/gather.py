@@ -1,0 +1,143 @@
+"""Reads what is to be known of one pod: a get or list of each kind, and with *azure* one GET of its node's host.
+
+Without the pod or our own kinds nothing can be told, and an ApiError is raised. What only adds to it (the node, NMI's
+pods, Events) is `Unread` where it may not be read.
+"""
+
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+from mic.azure.identities import HostIdentities
+from mic.preview.survey import Hosts
+from nmi.identity.pods import own_addresses
+from nmi.settings import Settings, parse
+from podidctl.inquiry.daemons import any_daemon, daemons, environment_of, nmi_settings
+from podidctl.inquiry.facts import Event, Facts, NmiThere, Rules, Unread
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.flags import UsageError
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Forbidden, NotFound, Unreachable
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS, Kind, Node, Pod
+
+T = TypeVar("T")
+
+EVENTS: Final = Kind("Event", "events", Event)
+OURS: Final = "aad-pod-identity"
+"""How the components that tell our Events begin, as the reference's do."""
+EVENTS_MOST: Final = 5
+NOWHERE: Final = "nowhere"
+"""Stands for the node of a pod that is on none."""
+
+
+async def gather(client: Client, namespace: str, name: str, *, given: Rules | None, azure: Hosts | None) -> Facts:
+    """The facts about the pod. *given*: the flags that NMI runs with, where they are not to be read from its pod.
+
+    Raises ApiError.
+    """
+    # The assigned identities first: what is written meanwhile can look as if it were still to be done, but nothing
+    # that has just been assigned looks as if nobody wanted it.
+    assigned = [
+        each
+        for each in await client.list(ASSIGNED_IDENTITIES)
+        if (each.spec.pod_namespace, each.spec.pod) == (namespace, name)
+    ]
+    identities = await client.list(IDENTITIES)
+    bindings = await client.list(BINDINGS)
+    exceptions = await client.list(EXCEPTIONS, namespace)
+    pod = await _pod(client, namespace, name)
+    on_node = pod is not None and bool(pod.spec.node_name)
+    node = await or_unread(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
+    nmi = await or_unread(_nmi(client, pod.spec.node_name)) if pod is not None and on_node else NmiThere()
+    return Facts(
+        namespace=namespace,
+        name=name,
+        rules=given or rules_of(nmi, pod),
+        pod=pod,
+        beside=await _beside(client, pod) if pod is not None else (),
+        exceptions=tuple(exceptions),
+        bindings=tuple(bindings),
+        identities=tuple(identities),
+        assigned=tuple(assigned),
+        node=node,
+        nmi=nmi,
+        events=await or_unread(_events(client, pod)) if pod is not None else (),
+        azure=await _on_azure(azure, node) if azure is not None else None,
+    )
+
+
+def given_rules(flags: list[str], environ_less: str = "the command line") -> Rules:
+    """The rules of an NMI with these *flags*. Raises UsageError."""
+    return Rules(parse([*flags, f"--node={NOWHERE}"], {}), environ_less)
+
+
+async def _pod(client: Client, namespace: str, name: str) -> Pod | None:
+    try:
+        return await client.get(PODS, namespace, name)
+    except NotFound:
+        return None
+
+
+async def _beside(client: Client, pod: Pod) -> tuple[Pod, ...]:
+    found: dict[str, Pod] = {}
+    for address in own_addresses(pod):
+        selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
+        for each in await client.list(PODS, field_selector=selector):
+            if each.key != pod.key and not each.finished and address in own_addresses(each):
+                found["/".join(each.key)] = each
+    return tuple(found.values())
+
+
+async def _node(client: Client, name: str) -> Node | None:
+    try:
+        return await client.get(NODES, "", name)
+    except NotFound:
+        return None
+
+
+async def _nmi(client: Client, node: str) -> NmiThere:
+    here = tuple(await daemons(client, "nmi", node=node))
+    return NmiThere(here, elsewhere=not here and await any_daemon(client, "nmi"))
+
+
+async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
+    meta = pod.metadata
+    selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
+    found = await client.list(EVENTS, meta.namespace, field_selector=selector)
+    ours = [each for each in found if each.source.component.startswith(OURS)]
+    return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MOST])
+
+
+def rules_of(nmi: NmiThere | Unread, pod: Pod | None) -> Rules:
+    """By whose flags NMI decides about *pod*: those of the likeliest of its pods on the node, or the defaults."""
+    usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NOWHERE)
+    if isinstance(nmi, Unread) or not nmi.here:
+        return Rules(usual, "NMI's defaults, since no pod of NMI was seen on the node; give its flags by --nmi-flags")
+    daemon = max(nmi.here, key=lambda each: (each.likely, each.ready))
+    try:
+        own_cloud = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
+        return Rules(nmi_settings(daemon), f"the flags of pod {daemon.name}", own_cloud)
+    except UsageError as error:
+        return Rules(usual, f"NMI's defaults, since the flags of pod {daemon.name} cannot be read ({error})")
+
+
+async def _on_azure(azure: Hosts, node: Node | Unread | None) -> HostIdentities | AzureError | None:
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
+    if host is None:
+        return None
+    try:
+        return await azure.get(host)
+    except AzureError as error:
+        return error
+
+
+async def or_unread(read: Awaitable[T]) -> T | Unread:
+    """What *read* gives, or why it is not to be had. An API server that is away is everybody's error: it is raised."""
+    try:
+        return await read
+    except Unreachable:
+        raise
+    except Forbidden as error:
+        return Unread(f"not allowed: {error.message}")
+    except ApiError as error:
+        return Unread(str(error))

@@ -1,0 +1,136 @@
+"""What NMI would answer the pod, decided by NMI's own functions on what was read. Pure.
+
+Up to the token itself: what Azure then says to the identity is known only by asking for one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from nmi.flag_table import OperationMode
+from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.exempting import Exemptions
+from nmi.identity.managed import join
+from nmi.identity.pods import facts as facts_of
+from nmi.identity.pods import own_addresses
+from nmi.identity.request import TokenRequest
+from nmi.identity.standard import Assigned, project
+from nmi.policies import hold_policy
+from nmi.refusal import Refusal
+from podidctl.inquiry.facts import Facts
+from podidentity.resources import NODENAME_LABEL, AzureAssignedIdentity, Pod, nodename_label
+
+MANAGEMENT: Final = "https://management.azure.com/"
+ANY: Final = TokenRequest(MANAGEMENT)
+"""A request that names no identity."""
+
+
+class Outcome(StrEnum):
+    """What becomes of a request."""
+
+    GRANTED = "granted"
+    EXEMPT = "exempt"
+    """It goes to IMDS as it is, for the node's own identities."""
+    WAITS = "waits"
+    """It is held, and refused unless something changes meanwhile."""
+    REFUSED = "refused"
+    UNSEEN = "unseen"
+    """No request of this pod gets to NMI as this pod's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What NMI says."""
+
+    outcome: Outcome
+    assigned: Assigned | None = None
+    """For GRANTED."""
+    refusal: Refusal | None = None
+    """For REFUSED, and for WAITS at its end."""
+    seconds: float = 0.0
+    """How long it is held, for WAITS."""
+    why: str = ""
+    """For EXEMPT and UNSEEN."""
+
+
+def verdict(facts: Facts, request: TokenRequest = ANY) -> Verdict:
+    """What the pod's *request* comes to."""
+    pod = facts.pod
+    if why := unseen(facts):
+        return Verdict(Outcome.UNSEEN, why=why)
+    assert pod is not None  # noqa: S101 - `unseen` has said so
+    match decide(pod_facts(facts, pod), assigned_of(facts, pod), request, hold_policy(facts.rules.settings), {}):
+        case Grant(assigned):
+            return Verdict(Outcome.GRANTED, assigned)
+        case Exempt(why):
+            return Verdict(Outcome.EXEMPT, why=why)
+        case Wait(seconds, refusal):
+            return Verdict(Outcome.WAITS, refusal=refusal, seconds=seconds)
+        case Refusal() as refusal:
+            return Verdict(Outcome.REFUSED, refusal=refusal)
+
+
+def unseen(facts: Facts) -> str:
+    """Why no request gets to NMI as this pod's, or an empty string."""
+    pod = facts.pod
+    if pod is None:
+        return f"there is no pod {facts.name} in namespace {facts.namespace}"
+    if not pod.spec.node_name:
+        return "it is on no node yet"
+    if pod.finished:
+        return f"it has run to its end ({pod.status.phase})"
+    return no_address(facts, pod)
+
+
+def no_address(facts: Facts, pod: Pod) -> str:
+    """Why *pod*, which runs, is not known by an address, or an empty string."""
+    if pod.spec.host_network:
+        return "it is on its node's own network, so its requests never meet the nat rule: IMDS itself answers them"
+    if not own_addresses(pod):
+        return "it has no address yet"
+    # As NMI settles it: an address passes on only when the former pod is ending.
+    live = [each for each in (pod, *facts.beside) if not facts.beside or not each.ending]
+    if [each.key for each in live] != [pod.key]:
+        other = next(each for each in facts.beside)
+        return f"another pod has its address: {'/'.join(other.key)}"
+    return ""
+
+
+def pod_facts(facts: Facts, pod: Pod) -> PodFacts:
+    """What of the pod a decision depends on, exceptions included."""
+    settings = facts.rules.settings
+    exemptions = Exemptions(
+        lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces
+    )
+    return facts_of(pod, exemptions.why_given(pod, facts.exceptions))
+
+
+def assigned_of(facts: Facts, pod: Pod) -> tuple[Assigned, ...]:
+    """What may be the pod's by the mode that NMI runs in."""
+    if is_managed(facts):
+        return tuple(_bound(facts, pod))
+    return tuple(project(each) for each in facts.assigned if watched(facts, pod, each))
+
+
+def is_managed(facts: Facts) -> bool:
+    """Whether there is no MIC, and bindings alone decide."""
+    return facts.rules.settings.operation_mode is OperationMode.MANAGED
+
+
+def watched(facts: Facts, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
+    """Whether the NMI of the pod's node sees *assigned*, which names the pod, at all."""
+    node = pod.spec.node_name
+    if assigned.spec.nodename not in {"", node}:
+        return False
+    return not facts.rules.settings.scale_features or assigned.metadata.label(NODENAME_LABEL) == nodename_label(node)
+
+
+def _bound(facts: Facts, pod: Pod) -> Iterator[Assigned]:
+    identities = {each.key: each for each in facts.identities}
+    for binding in facts.bindings:
+        identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
+        if identity is None or binding.metadata.namespace != pod.metadata.namespace:
+            continue
+        if pod.binding_label and binding.spec.selector == pod.binding_label:
+            yield join(binding, identity)

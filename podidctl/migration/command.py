@@ -1,0 +1,195 @@
+"""`podidctl migrate …`: the two commands, put together. The environment is given by `podidctl.cli`."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import yaml
+from msgspec.structs import replace
+
+from podidctl.migration import documents, findings, installed, manifests, show, survey
+from podidctl.migration.findings import Finding, Level
+from podidctl.migration.workload_identity import AUDIENCE, Plan, is_public, plan, unreachable_issuer
+from podidctl.printing import Output, console, print_document
+from podidentity.exits import StartError
+
+
+class Made(StrEnum):
+    """How what workload identity needs is printed."""
+
+    TABLE = "table"
+    YAML = "yaml"
+    AZ = "az"
+    JSON = "json"
+
+
+NO_ISSUER = (
+    "the cluster does not say who signs its service accounts' tokens: give --issuer, on AKS that of `az aks show "
+    "--query oidcIssuerProfile.issuerUrl`"
+)
+SOMETHING_TO_DO = 3
+"""The exit code where somebody has to do, or to decide, something; as that of `podidctl plan`."""
+
+Kubeconfig = Annotated[
+    str, typer.Option(help="A kubeconfig; without it KUBECONFIG, kubectl's own, or the pod's service account.")
+]
+
+
+def application(environ: Mapping[str, str]) -> typer.Typer:
+    """The command group, for a process with this environment."""
+    app = typer.Typer(
+        help="From the reference to here, and from here to workload identity.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+
+    @app.command("from-reference")
+    def from_reference(
+        *,
+        files: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "-f", "--filename", help="Manifests, or folders of them; - is stdin. The cluster is not asked."
+            ),
+        ] = None,
+        values: Annotated[
+            Path | None, typer.Option(help="Values of a release of the reference's chart (helm get values -o yaml).")
+        ] = None,
+        in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f themselves.")] = False,
+        kubeconfig: Kubeconfig = "",
+        output: Annotated[
+            Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
+        ] = Output.TABLE,
+    ) -> None:
+        """Tell what is different here than under the reference, for this cluster or these files; change nothing in it.
+
+        Manifests in the field spellings from before v1.6.0 are rewritten by -f … -o yaml, or --in-place. It ends with 0
+        where nothing has to be done, with 3 where somebody has to do or decide something, with 1 where that could not
+        be told.
+        """
+        if in_place and (not files or manifests.STDIN in files):
+            raise typer.BadParameter("--in-place needs -f with files or folders")
+        try:
+            found = _of_values(values)
+            if files:
+                found += _of_files(files, output, in_place=in_place)
+            elif values is None:
+                found += asyncio.run(_of_cluster(kubeconfig, environ))
+        except StartError as error:
+            _end(error)
+        rewrote = bool(files) and output is Output.YAML
+        show.report(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
+        raise typer.Exit(SOMETHING_TO_DO if any(each.level is not Level.BY_ITSELF for each in found) else 0)
+
+    @app.command("to-workload-identity")
+    def to_workload_identity(
+        *,
+        issuer: Annotated[
+            str, typer.Option(help="The cluster's OIDC issuer; without it what the API server says of itself.")
+        ] = "",
+        audience: Annotated[
+            str, typer.Option(help="Of the federated credentials; clouds other than the public one have their own.")
+        ] = AUDIENCE,
+        namespace: Annotated[str, typer.Option("-n", "--namespace", help="Workloads of this namespace only.")] = "",
+        force_namespaced: Annotated[
+            bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced; else as the one installed.")
+        ] = False,
+        kubeconfig: Kubeconfig = "",
+        output: Annotated[
+            Made, typer.Option("-o", "--output", help="yaml is for kubectl, az a script of commands.")
+        ] = Made.TABLE,
+    ) -> None:
+        """Make what workload identity needs, out of what is bound to workloads now; change nothing.
+
+        -o yaml has ServiceAccounts and what changes in workloads, for kubectl apply --server-side. -o az has the
+        commands that make the federated credentials. It ends with 0 where these are all, with 3 where something has
+        to be done by hand, with 1 where that could not be told.
+        """
+        try:
+            made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
+        except StartError as error:
+            _end(error)
+        if output in {Made.AZ, Made.JSON} and not known:
+            _end(StartError(NO_ISSUER))
+        match output:
+            case Made.TABLE:
+                show.workload_identity(made, known, audience, console())
+            case Made.YAML:
+                sys.stdout.write(documents.manifests(made))
+            case Made.AZ:
+                sys.stdout.write(documents.commands(made, known, audience))
+            case Made.JSON:
+                print_document(documents.everything(made, known, audience), Output.JSON, console())
+        sys.stdout.flush()
+        raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
+
+    return app
+
+
+async def _plan(
+    kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
+) -> tuple[Plan, str]:
+    """The plan, and the issuer as far as it is known."""
+    async with survey.cluster(kubeconfig, environ, Path.home()) as client:
+        situation = await survey.situation(client, force_namespaced=force_namespaced)
+        known = issuer or await survey.issuer(client)
+    made = plan(situation, namespace=namespace)
+    if known and not is_public(known):
+        made = replace(made, by_hand=[unreachable_issuer(known), *made.by_hand])
+    return made, known
+
+
+def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Finding]:
+    read = manifests.read(files)
+    changes = [change for each in read for change in each.done.changes]
+    if in_place:
+        for each in read:
+            if each.done.text != each.before:
+                each.path.write_bytes(each.done.text.encode())  # not as text, which would change the ends of lines
+    if output is Output.YAML:
+        sys.stdout.write(manifests.joined(read))
+        sys.stdout.flush()
+    done = in_place or output is Output.YAML
+    rewriting = [
+        Finding(
+            Level.BY_ITSELF if done else Level.LOOK,
+            change.about,
+            "fields spelled as before v1.6.0: " + ", ".join(before for before, _ in change.fields),
+            ("nothing, it is rewritten" if done else "rewrite it with -o yaml or --in-place")
+            + (f"; what that does not keep: {'; '.join(change.lost)}" if change.lost else ""),
+        )
+        for change in changes
+    ]
+    return rewriting + findings.in_manifests(thing for each in read for thing in each.done.objects)
+
+
+def _of_values(values: Path | None) -> list[Finding]:
+    if values is None:
+        return []
+    try:
+        document: Any = yaml.safe_load(values.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StartError(
+            f"{values} cannot be read as YAML ({' '.join(str(error).split())}): give helm's values"
+        ) from error
+    if document is None:
+        return []
+    if not isinstance(document, dict):
+        raise StartError(f"{values} holds no values: it has to be a map, as `helm get values -o yaml` prints it")
+    return installed.check_values(document)
+
+
+async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Finding]:
+    async with survey.cluster(kubeconfig, environ, Path.home()) as client:
+        found, programs = await survey.look(client)
+    every = [*findings.findings(found), *installed.check(programs)]
+    return sorted(every, key=lambda each: list(Level).index(each.level))
+
+
+def _end(error: StartError) -> NoReturn:
+    sys.stderr.write(f"podidctl: {' '.join(str(error).split())}\n")
+    raise typer.Exit(1)

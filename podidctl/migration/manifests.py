@@ -1,0 +1,63 @@
+"""Manifests out of files, folders and standard input, rewritten one after another."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from podidctl.migration.spelling import Rewritten, UnreadableError, rewrite
+from podidentity.exits import StartError
+
+STDIN: Final = Path("-")
+ENDINGS: Final = frozenset({".yaml", ".yml", ".json"})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One file, and what it becomes."""
+
+    path: Path
+    before: str
+    done: Rewritten
+
+
+def read(paths: Sequence[Path]) -> list[Manifest]:
+    """The manifests at *paths*; of a folder all files that end like one, in order. Raises StartError."""
+    return [_one(file) for path in paths for file in _files(path)]
+
+
+def joined(manifests: Sequence[Manifest]) -> str:
+    """All of them as one stream of documents. A file that is JSON stays so, which YAML allows."""
+    parts = []
+    for each in manifests:
+        text = each.done.text
+        parts.append(text if text.endswith("\n") or not text else f"{text}\n")
+    return "".join(
+        part if not number or part.startswith(("---", "%")) else f"---\n{part}" for number, part in enumerate(parts)
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if path == STDIN or not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS and file.is_file())
+    if not found:
+        raise StartError(
+            f"{path} holds no file that ends in {', '.join(sorted(ENDINGS))}: name the manifests themselves"
+        )
+    return found
+
+
+def _one(path: Path) -> Manifest:
+    try:
+        text = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise StartError(f"{path} cannot be read ({why}): name a manifest, a folder of them, or - for stdin") from error
+    try:
+        return Manifest(path, text, rewrite(text))
+    except UnreadableError as error:
+        raise StartError(
+            f"{path}: {error}; a template has to be rendered first (helm template), anything else to be set right"
+        ) from error

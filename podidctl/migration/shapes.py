@@ -1,0 +1,104 @@
+"""What the migrations read of workloads, pods and service accounts: as little as they need."""
+
+from typing import Any, Final
+
+from podidentity.resources import BareMeta, Kind, Meta, OwnerReference, Resource, Wire
+
+
+class Owner(OwnerReference, frozen=True):
+    """A reference to an owner, with the group that tells one kind of a name from another's."""
+
+    api_version: str = ""
+
+
+class Variable(Wire, frozen=True):
+    name: str = ""
+    value: str = ""
+    """Empty also where it comes from a field, a ConfigMap or a Secret."""
+
+
+class Container(Wire, frozen=True):
+    name: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[Variable, ...] = ()
+
+
+class PodSpec(Wire, frozen=True):
+    service_account_name: str = ""
+    containers: tuple[Container, ...] = ()
+
+
+class Template(Wire, frozen=True):
+    metadata: BareMeta = BareMeta()
+    spec: PodSpec = PodSpec()
+
+
+class OwnedMeta(BareMeta, frozen=True):
+    """As much of metadata as says what an object is and whose."""
+
+    owner_references: list[Owner] | None = None  # type: ignore[assignment]  # frozen, so narrower is safe
+
+    @property
+    def controller(self) -> Owner | None:
+        """What manages this object, if anything does."""
+        return next((each for each in self.owner_references or () if each.controller), None)
+
+
+class Owned(Resource, frozen=True):
+    """Any object with an owner."""
+
+    metadata: OwnedMeta = OwnedMeta()
+
+
+class WorkloadSpec(Wire, frozen=True):
+    template: Template = Template()
+
+
+class JobStatus(Wire, frozen=True):
+    completion_time: str | None = None
+
+
+class WorkloadObject(Owned, frozen=True):
+    """A Deployment, DaemonSet, StatefulSet, ReplicaSet or Job."""
+
+    spec: WorkloadSpec = WorkloadSpec()
+    status: JobStatus = JobStatus()
+
+
+class JobTemplate(Wire, frozen=True):
+    spec: WorkloadSpec = WorkloadSpec()
+
+
+class CronJobSpec(Wire, frozen=True):
+    job_template: JobTemplate = JobTemplate()
+
+
+class CronJob(Owned, frozen=True):
+    spec: CronJobSpec = CronJobSpec()
+
+
+class PodStatus(Wire, frozen=True):
+    phase: str = ""
+
+
+class RunningPod(Owned, frozen=True):
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class ServiceAccount(Resource, frozen=True):
+    metadata: Meta = Meta()
+    image_pull_secrets: list[dict[str, Any]] | None = None
+    automount_service_account_token: bool | None = None
+
+
+DEPLOYMENTS: Final = Kind("Deployment", "deployments", WorkloadObject, "apps")
+DAEMON_SETS: Final = Kind("DaemonSet", "daemonsets", WorkloadObject, "apps")
+STATEFUL_SETS: Final = Kind("StatefulSet", "statefulsets", WorkloadObject, "apps")
+REPLICA_SETS: Final = Kind("ReplicaSet", "replicasets", WorkloadObject, "apps")
+JOBS: Final = Kind("Job", "jobs", WorkloadObject, "batch")
+CRON_JOBS: Final = Kind("CronJob", "cronjobs", CronJob, "batch")
+RUNNING_PODS: Final = Kind("Pod", "pods", RunningPod)
+SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", ServiceAccount)

@@ -1,0 +1,382 @@
+"""From identities that are bound to pods to what workload identity needs in their place. Pure.
+
+What a workload gets is decided by MIC's own rules. One service account stands for one client id; where a pod has
+several identities, the account is for the one that NMI gives to a request that names none.
+"""
+
+import ipaddress
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from mic.claims import Want, wants_of
+from podidctl.migration.shapes import ServiceAccount
+from podidctl.migration.workloads import DEFAULT, Key, Makers, Workload
+from podidentity.azure.resource_ids import parse_user_assigned
+from podidentity.resources import (
+    BINDING_LABEL,
+    AzureIdentity,
+    AzureIdentityBinding,
+    BareMeta,
+    Pod,
+    PodSpec,
+    Wire,
+)
+
+USE_LABEL: Final = "azure.workload.identity/use"
+CLIENT_ID: Final = "azure.workload.identity/client-id"
+TENANT_ID: Final = "azure.workload.identity/tenant-id"
+AUDIENCE: Final = "api://AzureADTokenExchange"
+"""Of the public cloud; the others have names of their own."""
+CREDENTIALS_MOST: Final = 20
+"""Federated credentials that Azure allows one identity."""
+_NAME_MOST: Final = 120
+"""Characters of a federated credential's name."""
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+_CLIENT: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What was read of the cluster."""
+
+    identities: Sequence[AzureIdentity]
+    bindings: Sequence[AzureIdentityBinding]
+    makers: Makers
+    accounts: Sequence[ServiceAccount]
+    force_namespaced: bool = False
+
+
+class Account(Wire, frozen=True):
+    """A ServiceAccount as it has to be."""
+
+    namespace: str
+    name: str
+    client_id: str
+    tenant_id: str
+    """Empty where it is the one that the webhook knows."""
+    is_new: bool
+    image_pull_secrets: list[dict[str, Any]] | None = None
+    automount_service_account_token: bool | None = None
+    """These two as the account has them that the workload uses now, for a new one."""
+
+
+class Patch(Wire, frozen=True):
+    """What changes in one workload: the label of its pods, and their service account."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    service_account: str
+
+
+class Credential(Wire, frozen=True):
+    """A federated credential to be made in Azure."""
+
+    identity: str
+    """The AzureIdentity, as `namespace/name`."""
+    name: str
+    subject: str
+    client_id: str
+    subscription: str = ""
+    resource_group: str = ""
+    identity_name: str = ""
+    """Of the user-assigned identity; the three are empty for a service principal."""
+
+
+class ByHand(Wire, frozen=True):
+    """What cannot be done by the documents of the plan, or not by them alone."""
+
+    about: str
+    why: str
+    do: str
+
+
+class Plan(Wire, frozen=True):
+    """All that is to be done."""
+
+    accounts: list[Account]
+    patches: list[Patch]
+    credentials: list[Credential]
+    by_hand: list[ByHand]
+    done: list[str]
+    """Workloads that have what they need."""
+
+
+def plan(situation: Situation, *, namespace: str = "") -> Plan:
+    """What to do for all workloads, or for those of one namespace, to which an identity is bound."""
+    made = _Planning(situation).run(namespace)
+    # Azure counts what other namespaces need as well.
+    everywhere = _Planning(situation).run("").credentials if namespace else made.credentials
+    counted = Counter(each.identity for each in everywhere)
+    too_many = [
+        ByHand(
+            about=f"AzureIdentity {identity}",
+            why=f"would need {counted[identity]} federated credentials, and Azure allows it {CREDENTIALS_MOST}",
+            do="let workloads share service accounts, or give them identities of their own",
+        )
+        for identity in sorted({each.identity for each in made.credentials})
+        if counted[identity] > CREDENTIALS_MOST
+    ]
+    return replace(made, by_hand=[*made.by_hand, *too_many])
+
+
+class _Planning:
+    def __init__(self, situation: Situation) -> None:
+        self._situation = situation
+        self._identities = {each.key: each for each in situation.identities}
+        self._by_selector: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
+        for binding in situation.bindings:
+            self._by_selector[binding.spec.selector].append(binding)
+        self._accounts = {each.key: each for each in situation.accounts}
+        self._workloads = list(situation.makers.workloads())
+        self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
+        for workload in self._workloads:
+            self._users[workload.account_key].append(workload)
+        self._planned: dict[Key, Account] = {}
+        self._patches: list[Patch] = []
+        self._credentials: dict[tuple[str, str], Credential] = {}
+        self._by_hand: list[ByHand] = []
+        self._done: list[str] = []
+        self._wanted: dict[str, list[Want]] = {}
+
+    def run(self, namespace: str) -> Plan:
+        for workload in sorted(self._workloads, key=lambda each: (each.namespace, each.kind, each.name)):
+            if workload.labels.get(BINDING_LABEL) and namespace in {"", workload.namespace}:
+                self._one(workload)
+        for pod in self._situation.makers.labelled_by_hand():
+            if namespace in {"", pod.metadata.namespace}:
+                self._say(
+                    f"Pod {'/'.join(pod.key)}",
+                    f"its label {BINDING_LABEL} is not that of its template, so it was set on the pod alone",
+                    "set the label in the template (or in what changes pods as they come), then run this again",
+                )
+        return Plan(
+            accounts=list(self._planned.values()),
+            patches=self._patches,
+            credentials=list(self._credentials.values()),
+            by_hand=self._by_hand,
+            done=self._done,
+        )
+
+    def _one(self, workload: Workload) -> None:
+        wants = self._wants(workload)
+        if not wants:
+            label = workload.labels[BINDING_LABEL]
+            self._say(
+                workload.told,
+                f"no usable AzureIdentity is bound to its label {label!r}",
+                "bind one, or take the label off",
+            )
+            return
+        usable = self._usable(workload)
+        for want in wants:
+            if want.identity not in usable:
+                self._say(
+                    workload.told,
+                    f"AzureIdentity {_name(want.identity)} has no usable clientID",
+                    "set it (az identity show --query clientId), then run this again",
+                )
+        if not usable:
+            return
+        first, *others = usable
+        account = self._account(workload, first)
+        if account is None:
+            return
+        for identity in usable:
+            self._credential(identity, account)
+        if others:
+            names = ", ".join(f"{_name(each)} ({each.spec.client_id.strip()})" for each in others)
+            self._say(
+                workload.told,
+                f"several identities are bound to it, and a service account is for one, {_name(first)}; also {names}",
+                "have the application name the client id of each of the others; their federated credentials are here",
+            )
+        if workload.unpatchable:
+            self._say(
+                workload.told,
+                workload.unpatchable,
+                f'in its own manifest, set the label {USE_LABEL}: "true" and serviceAccountName: {account.name}',
+            )
+        elif workload.account == account.name and workload.labels.get(USE_LABEL) == "true":
+            if self._annotated(account):
+                self._done.append(workload.told)
+        else:
+            self._patches.append(
+                Patch(
+                    api_version=workload.api_version,
+                    kind=workload.kind,
+                    namespace=workload.namespace,
+                    name=workload.name,
+                    service_account=account.name,
+                )
+            )
+
+    def _wants(self, workload: Workload) -> list[Want]:
+        """What it is bound to, first what a request gets that names nothing."""
+        known = self._wanted.get(workload.told)
+        if known is not None:
+            return known
+        pod = Pod(
+            metadata=BareMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels)),
+            spec=PodSpec(node_name="any"),
+        )
+        wants = wants_of(
+            pod,
+            self._by_selector[pod.binding_label],
+            self._identities,
+            force_namespaced=self._situation.force_namespaced,
+        )
+        # As nmi.identity.standard orders them.
+        ordered = sorted(wants.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
+        return self._wanted.setdefault(workload.told, ordered)
+
+    def _usable(self, workload: Workload) -> list[AzureIdentity]:
+        return [
+            each.identity for each in self._wants(workload) if _CLIENT.fullmatch(each.identity.spec.client_id.strip())
+        ]
+
+    def _account(self, workload: Workload, identity: AzureIdentity) -> Account | None:
+        """The service account for *workload* to use; None where somebody has to decide first."""
+        mine = identity.spec.client_id.strip().lower()
+        others = [each for each in self._users[workload.account_key] if each is not workload]
+        strangers = [each for each in others if workload.account == DEFAULT or self._client_of(each) != mine]
+        annotated = _client_of_account(self._accounts.get(workload.account_key))
+        if workload.account != DEFAULT and not strangers:
+            if annotated in {"", mine}:
+                return self._use(workload, workload.account, identity)
+            self._say(
+                f"ServiceAccount {workload.namespace}/{workload.account}",
+                f"is annotated with another client id than that of {_name(identity)}, which {workload.told} has",
+                "correct the annotation, or give the workload a service account of its own",
+            )
+            return None
+        name = self._free_name(workload, mine)
+        used = "every pod that names none has, too" if workload.account == DEFAULT else f"{_few(strangers)} has, too"
+        self._say(
+            workload.told,
+            f"its service account is {workload.account}, which {used}; "
+            f"so that they do not get the identity, {name} is made",
+            f"bind what roles {workload.account} has to {name} as well, as far as the workload needs them",
+        )
+        return self._use(workload, name, identity)
+
+    def _client_of(self, workload: Workload) -> str:
+        return next((each.spec.client_id.strip().lower() for each in self._usable(workload)), "")
+
+    def _free_name(self, workload: Workload, client_id: str) -> str:
+        """A name that no other workload's service account has; one that an earlier run has made counts as free."""
+        number = 1
+        while True:
+            suffix = "" if number == 1 else f"-identity{number if number > 2 else ''}"
+            name = f"{workload.name[: 253 - len(suffix)]}{suffix}"
+            key = (workload.namespace, name)
+            users = [each for each in self._users[key] if each is not workload]
+            standing = self._accounts.get(key)
+            if (
+                key not in self._planned
+                and not users
+                and (standing is None or _client_of_account(standing) == client_id)
+            ):
+                return name
+            number += 1
+
+    def _use(self, workload: Workload, name: str, identity: AzureIdentity) -> Account:
+        key = (workload.namespace, name)
+        if key not in self._planned:
+            is_new = key not in self._accounts
+            former = self._accounts.get(workload.account_key) if is_new else None
+            self._planned[key] = Account(
+                namespace=workload.namespace,
+                name=name,
+                client_id=identity.spec.client_id.strip(),
+                tenant_id=identity.spec.tenant_id.strip(),
+                is_new=is_new,
+                image_pull_secrets=former.image_pull_secrets if former else None,
+                automount_service_account_token=former.automount_service_account_token if former else None,
+            )
+        if identity.spec.auxiliary_tenant_ids:
+            self._say(
+                workload.told,
+                f"AzureIdentity {_name(identity)} has auxiliary tenants, and a service account has one tenant",
+                "have the application ask for a token in each of the others",
+            )
+        return self._planned[key]
+
+    def _annotated(self, account: Account) -> bool:
+        """Whether the account in the cluster says what it has to."""
+        standing = self._accounts.get((account.namespace, account.name))
+        return _client_of_account(standing) == account.client_id.lower()
+
+    def _credential(self, identity: AzureIdentity, account: Account) -> None:
+        subject = f"system:serviceaccount:{account.namespace}:{account.name}"
+        azures = parse_user_assigned(identity.spec.resource_id) if identity.spec.type == 0 else None
+        self._credentials.setdefault(
+            (_name(identity), subject),
+            Credential(
+                identity=_name(identity),
+                name=credential_name(account.namespace, account.name),
+                subject=subject,
+                client_id=identity.spec.client_id.strip(),
+                subscription=azures.subscription if azures else "",
+                resource_group=azures.resource_group if azures else "",
+                identity_name=azures.name if azures else "",
+            ),
+        )
+
+    def _say(self, about: str, why: str, do: str) -> None:
+        said = ByHand(about=about, why=why, do=do)
+        if said not in self._by_hand:
+            self._by_hand.append(said)
+
+
+def credential_name(namespace: str, account: str) -> str:
+    """A name that Azure takes: of no two service accounts the same."""
+    plain = f"{namespace}-{account}"
+    if not _UNFIT.search(plain) and len(plain) <= _NAME_MOST and "-" not in namespace:
+        return plain
+    digest = sha256(f"{namespace}/{account}".encode()).hexdigest()[:8]
+    return f"{_UNFIT.sub('-', plain)[: _NAME_MOST - 9]}-{digest}"
+
+
+def _client_of_account(account: ServiceAccount | None) -> str:
+    return "" if account is None else account.metadata.annotation(CLIENT_ID).strip().lower()
+
+
+def _name(identity: AzureIdentity) -> str:
+    return "/".join(identity.key)
+
+
+def _few(workloads: Iterable[Workload]) -> str:
+    names = sorted(each.told for each in workloads)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def is_public(issuer: str) -> bool:
+    """Whether Azure may be able to read the keys of *issuer*: not so where only the cluster knows its name."""
+    try:
+        where = urlsplit(issuer)
+        host = where.hostname or ""
+    except ValueError:
+        return False
+    try:
+        reachable = ipaddress.ip_address(host).is_global
+    except ValueError:
+        reachable = "." in host and not host.endswith((".svc", ".local", ".internal"))
+    return where.scheme == "https" and reachable
+
+
+def unreachable_issuer(issuer: str) -> ByHand:
+    """What is to be said of an issuer that is none of Azure's to reach."""
+    return ByHand(
+        about=f"issuer {issuer}",
+        why="Azure has to read its keys, and it is not a public https address",
+        do="enable the cluster's OIDC issuer (az aks update --enable-oidc-issuer), or give --issuer",
+    )

@@ -1,0 +1,129 @@
+"""What makes pods in a cluster: workloads by their templates, and pods that nothing makes. Pure.
+
+Templates are read rather than pods, so that what is scaled to nothing, or runs once a night, is not forgotten.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from podidctl.migration.shapes import (
+    CRON_JOBS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    JOBS,
+    REPLICA_SETS,
+    STATEFUL_SETS,
+    CronJob,
+    Owned,
+    RunningPod,
+    Template,
+    WorkloadObject,
+)
+from podidentity.resources import BINDING_LABEL, Kind
+
+DEFAULT: Final = "default"
+"""The service account of whoever names none."""
+
+ABOVE_MOST: Final = 3
+"""Owners of an owner; a CronJob's pod has one. Owners can be written in a circle."""
+TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
+"""Kinds that have a template of pods. Of the last two each object is of one life, and mostly somebody else's."""
+
+Key = tuple[str, str]
+"""Namespace and name."""
+Place = tuple[str, str, str]
+"""Kind, namespace and name: of kinds of Kubernetes' own."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something that makes pods, or a pod by itself."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    """Of its pods."""
+    account: str
+    unpatchable: str = ""
+    """Why it cannot be patched."""
+
+    @property
+    def told(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+    @property
+    def account_key(self) -> Key:
+        return self.namespace, self.account
+
+
+@dataclass(frozen=True)
+class Makers:
+    """What was read of the cluster."""
+
+    objects: Mapping[str, Sequence[WorkloadObject | CronJob]]
+    """By the name of their kind, one of TEMPLATED."""
+    pods: Sequence[RunningPod]
+
+    def workloads(self) -> Iterator[Workload]:
+        """Whatever makes pods, and pods and sets that nothing of Kubernetes' own makes."""
+        standing = self._standing()
+        for (kind, namespace, _), each in standing.items():
+            if _owner(each, standing) is not None or (isinstance(each, WorkloadObject) and each.status.completion_time):
+                continue
+            why = _foreign(each)
+            if kind == JOBS.name:
+                why = why or "the template of a Job cannot be changed"
+            yield _from_template(kind, namespace, each, why)
+        for pod in self.pods:
+            if _owner(pod, standing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
+                continue
+            why = _foreign(pod) or "it is a pod by itself, which cannot be changed"
+            meta = pod.metadata
+            yield Workload(
+                "v1", "Pod", meta.namespace, meta.name, meta.labels or {}, pod.spec.service_account_name or DEFAULT, why
+            )
+
+    def labelled_by_hand(self) -> Iterator[RunningPod]:
+        """Pods with another label than their template."""
+        standing = self._standing()
+        for pod in self.pods:
+            label, top = pod.metadata.label(BINDING_LABEL), _owner(pod, standing)
+            if not label or not isinstance(top, WorkloadObject | CronJob):
+                continue
+            for _ in range(ABOVE_MOST):
+                above = _owner(top, standing)
+                top = above if isinstance(above, WorkloadObject | CronJob) else top
+            if _template(top).metadata.label(BINDING_LABEL) != label:
+                yield pod
+
+    def _standing(self) -> dict[Place, WorkloadObject | CronJob]:
+        return {(kind.name, *each.key): each for kind in TEMPLATED for each in self.objects.get(kind.name, ())}
+
+
+def _template(each: WorkloadObject | CronJob) -> Template:
+    return (each.spec.job_template.spec if isinstance(each, CronJob) else each.spec).template
+
+
+def _from_template(kind: str, namespace: str, each: WorkloadObject | CronJob, why: str) -> Workload:
+    template = _template(each)
+    group = next(one for one in TEMPLATED if one.name == kind)
+    account = template.spec.service_account_name or DEFAULT
+    return Workload(
+        group.api_version, kind, namespace, each.metadata.name, template.metadata.labels or {}, account, why
+    )
+
+
+def _owner(each: Owned, standing: Mapping[Place, object]) -> object | None:
+    """The object of Kubernetes' own that *each* was made by, if that is there."""
+    owner = each.metadata.controller
+    if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
+        return None
+    return standing.get((owner.kind, each.metadata.namespace, owner.name))
+
+
+def _foreign(each: Owned) -> str:
+    owner = each.metadata.controller
+    return f"it is made by {owner.kind} {owner.name} ({owner.api_version}), which is not known here" if owner else ""

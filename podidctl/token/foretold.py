@@ -1,0 +1,157 @@
+"""From the facts about a pod and a request to what NMI would answer, up to Azure's own word. Pure.
+
+In NMI's order: the request's parameters, the pod and what is assigned to it, then what NMI looks at before it asks
+Azure for anything.
+"""
+
+from urllib.parse import urlencode
+
+import msgspec
+
+from nmi.identity.request import TokenRequest
+from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
+from nmi.policies import sign_in_policy
+from nmi.refusal import Reason, Refusal
+from nmi.server.parameters import token_request
+from nmi.server.responses import refused
+from nmi.settings import Settings
+from nmi.tokens import user_assigned
+from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
+from nmi.tokens.source import PolicyError
+from podidctl.explain.chain import TYPES
+from podidctl.explain.shapes import Shown
+from podidctl.inquiry.facts import Facts
+from podidctl.inquiry.verdict import Outcome, Verdict, verdict
+from podidctl.printing import plain
+from podidentity.azure.errors import AzureError
+from podidentity.resources import AzureIdentity
+from podidentity.telemetry.logs import redacted
+
+
+class Foretold(Shown, frozen=True):
+    """What the pod would get. Client ids are cut: enough to recognise one by."""
+
+    pod: str
+    outcome: Outcome
+    audience: str
+    rules: str
+    """By whose flags this was decided."""
+    identity: str = ""
+    """Namespace and name of the AzureIdentity, also where a token of it is refused."""
+    type: str = ""
+    client_id: str = ""
+    resource_id: str = ""
+    asked: str = ""
+    """Whom NMI would ask for the token, and how."""
+    held_seconds: float = 0.0
+    """How long the request is held before it is refused."""
+    status: int | None = None
+    """Of the refusal, as are `error` and `description`: the answer's body."""
+    error: str = ""
+    description: str = ""
+    why: str = ""
+    """For the operator: what NMI's log says."""
+    note: str = ""
+    """What could make it otherwise, and is not known here."""
+
+
+class _Body(msgspec.Struct):
+    error: str
+    error_description: str
+
+
+def foretell(facts: Facts, resource: str, *, client_id: str = "", resource_id: str = "") -> Foretold:
+    """What a request for *resource* that names this identity, or none, comes to."""
+    named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
+    asked = token_request(urlencode({name: value for name, value in named.items() if value}))
+    if isinstance(asked, Refusal):
+        return _refused(facts, resource, asked)
+    said = verdict(facts, asked)
+    match said:
+        case Verdict(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
+            return _granted(facts, asked, assigned.identity)
+        case Verdict(refusal=Refusal() as refusal):
+            return _refused(facts, resource, refusal, said.seconds, said.outcome)
+        case _:
+            whom = "IMDS itself, for the node's own identities" if said.outcome is Outcome.EXEMPT else ""
+            return _told(facts, resource, said.outcome, asked=whom, why=said.why)
+
+
+def _granted(facts: Facts, asked: TokenRequest, identity: AzureIdentity) -> Foretold:
+    shown = _shown(identity)
+    try:
+        whom = _source(facts.rules.settings, identity, asked.resource)
+    except PolicyError as error:
+        refusal = Refusal(Reason.POLICY, error.sentence, error.detail)
+    except AzureError as error:
+        refusal = refusal_of(error)
+    else:
+        if whom:
+            return _told(facts, asked.resource, Outcome.GRANTED, asked=whom, **shown)
+        refusal = UNSUPPORTED_TYPE
+    told = _refused(facts, asked.resource, refusal)
+    return msgspec.structs.replace(told, note=_note(facts, identity), **shown)
+
+
+def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
+    """Whom NMI asks for a token of *identity*; empty for a type that it does not know.
+
+    Raises what keeps NMI from asking: PolicyError, AzureError.
+    """
+    match identity.spec.type:
+        case user_assigned.TYPE:
+            user_assigned.check(identity)
+            client_id, _ = user_assigned.ids(identity)
+            return f"IMDS of the node, by {'client id' if client_id else 'resource id'}"
+        case type_ if type_ in {SECRET_TYPE, CERTIFICATE_TYPE}:
+            application = sign_in_policy(settings).application(identity)
+            proof = "certificate" if type_ == CERTIFICATE_TYPE else "secret"
+            tenants = ", ".join(application.tenants)
+            return (
+                f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "
+                f"{application.secret}"
+            )
+        case _:
+            return ""
+
+
+def _shown(identity: AzureIdentity) -> dict[str, str]:
+    spec = identity.spec
+    return {
+        "identity": plain("/".join(identity.key)),
+        "type": f"{spec.type} ({TYPES.get(spec.type, 'unknown')})",
+        "client_id": redacted(spec.client_id.strip()) if spec.client_id.strip() else "",
+        "resource_id": plain(spec.resource_id),
+    }
+
+
+def _note(facts: Facts, identity: AzureIdentity) -> str:
+    if facts.rules.own_cloud and identity.spec.type in {SECRET_TYPE, CERTIFICATE_TYPE}:
+        return plain(
+            f"NMI's own description of a cloud ({facts.rules.own_cloud}) cannot be read from here and may allow more"
+        )
+    return ""
+
+
+def _refused(
+    facts: Facts, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
+) -> Foretold:
+    answer = refused(refusal, set_retry_after=facts.rules.settings.set_retry_after_header)
+    body = msgspec.json.decode(answer.body, type=_Body)
+    return msgspec.structs.replace(
+        _told(facts, resource, outcome, why=refusal.detail),
+        held_seconds=seconds,
+        status=int(answer.status),
+        error=body.error,
+        description=plain(body.error_description),
+    )
+
+
+def _told(facts: Facts, resource: str, outcome: Outcome, **more: str) -> Foretold:
+    told = Foretold(
+        pod=f"{facts.namespace}/{facts.name}",
+        outcome=outcome,
+        audience=plain(resource),
+        rules=plain(facts.rules.whose),
+    )
+    return msgspec.structs.replace(told, **{name: plain(value) for name, value in more.items()})

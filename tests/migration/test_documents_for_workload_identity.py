@@ -1,0 +1,90 @@
+"""What is printed can be applied and run as it is, whatever somebody wrote into the objects it was made from."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from podidctl.migration.documents import command, commands, manifests, parameters
+from podidctl.migration.workload_identity import AUDIENCE
+from tests.migration.objects import ID, binding, identity
+from tests.migration.workloads import account, cron_job, planned, workload
+
+ISSUER = "https://oidc.example.org/x/"
+
+
+def test_yaml_has_the_account_and_what_changes_in_the_workload_and_nothing_else() -> None:
+    made = planned(workload(account="web"), cron_job(account="nightly"))
+    documents = list(yaml.safe_load_all(manifests(made)))
+    assert {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {
+            "name": "web",
+            "namespace": "shop",
+            "annotations": {"azure.workload.identity/client-id": "client-demo"},
+        },
+    } in documents
+    template = {
+        "metadata": {"labels": {"azure.workload.identity/use": "true"}},
+        "spec": {"serviceAccountName": "web"},
+    }
+    meta = {"name": "web", "namespace": "shop"}
+    assert {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {"template": template},
+    } in documents
+    (job,) = [each for each in documents if each["kind"] == "CronJob"]
+    assert job["spec"]["jobTemplate"]["spec"]["template"]["spec"] == {"serviceAccountName": "nightly"}
+
+
+def test_a_new_account_pulls_images_as_the_one_before() -> None:
+    before = account("default", imagePullSecrets=[{"name": "registry"}], automountServiceAccountToken=False)
+    (made, *_) = yaml.safe_load_all(manifests(planned(workload(), accounts=[before])))
+    assert made["imagePullSecrets"] == [{"name": "registry"}]
+    assert made["automountServiceAccountToken"] is False
+
+
+def test_a_managed_identity_has_its_command() -> None:
+    (credential,) = planned(workload(account="web")).credentials
+    assert shlex.split(command(credential, ISSUER, AUDIENCE)) == [
+        *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
+        *("--identity-name", "demo", "--name", "shop-web", "--issuer", ISSUER),
+        *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
+    ]
+
+
+def test_a_service_principal_has_its_command() -> None:
+    principal = identity(type=1, tenantID="t", clientPassword={"name": "n"})
+    (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
+    *words, document = shlex.split(command(credential, ISSUER, AUDIENCE))
+    assert words == ["az", "ad", "app", "federated-credential", "create", "--id", "client-demo", "--parameters"]
+    assert json.loads(document) == parameters(credential, ISSUER, AUDIENCE)
+    assert json.loads(document)["audiences"] == [AUDIENCE]
+
+
+def test_nothing_to_do_is_still_a_document_and_a_script() -> None:
+    made = planned()
+    assert list(yaml.safe_load_all(manifests(made))) == []
+    assert "\naz " not in commands(made, ISSUER, AUDIENCE)
+
+
+def test_what_somebody_wrote_into_an_object_runs_no_command(tmp_path: Path) -> None:
+    evil = "$(touch pwned);`touch pwned`&touch\tpwned|'\"\ntouch pwned\n"
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g$(touch${IFS}pwned)/")), binding()]
+    made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)
+    assert made.by_hand
+    script = tmp_path / "script.sh"
+    script.write_text(commands(made, ISSUER, AUDIENCE))
+    (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
+    (tmp_path / "az").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    assert "g$(touch${IFS}pwned)" in (tmp_path / "called").read_text()
+    assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
+    kinds = {each["kind"] for each in yaml.safe_load_all(manifests(made)) if each}
+    assert kinds == {"ServiceAccount", "Deployment"}

@@ -1,0 +1,109 @@
+"""The flags and values of an installed reference are read as ours would read them."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.migration.findings import Finding, Level
+from podidctl.migration.installed import Program, check, check_values, mic_settings
+
+CHARTS_NMI = (
+    "--node=$(NODE_NAME)",
+    "--http-probe-port=8085",
+    "--operation-mode=standard",
+    "--MICNamespace=kube-system",
+)
+CHARTS_MIC = ("--cloudconfig=/etc/kubernetes/azure.json", "--logtostderr")
+
+
+def nmi(*flags: str, **environ: str) -> Program:
+    return Program("nmi", "DaemonSet kube-system/nmi", "kube-system", (*CHARTS_NMI, *flags), environ)
+
+
+def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> Program:
+    return Program("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
+
+
+def only(*programs: Program) -> Finding:
+    (one,) = check(programs)
+    return one
+
+
+def test_what_the_references_chart_starts_needs_no_change() -> None:
+    both = {"FORCENAMESPACED": "false"}
+    assert check([nmi(**both), mic(**both)]) == []
+
+
+def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
+    one = only(nmi("--host-ip=$(HOST_IP)"))
+    assert (one.level, one.about) == (Level.MEND, "DaemonSet kube-system/nmi")
+    assert "unknown flag --host-ip" in one.what
+
+
+@pytest.mark.parametrize(
+    ("program", "what"),
+    [
+        (nmi("--allow-network-plugin-kubenet=true"), "kubenet"),
+        (nmi("--metadata-header-required=false"), "--metadata-header-required=false"),
+        (mic("--clientQps=5"), "--clientQps=5"),
+    ],
+)
+def test_a_flag_that_trades_something_is_to_be_looked_at(program: Program, what: str) -> None:
+    one = only(program)
+    assert one.level is Level.LOOK
+    assert what in one.what
+
+
+def test_more_writes_than_our_default_are_nothing_to_look_at() -> None:
+    assert check([mic("--clientQps=100")]) == []
+
+
+def test_an_nmi_that_looks_for_mic_elsewhere_is_told_where_it_is() -> None:
+    one = only(nmi(), mic(namespace="identity"))
+    assert "MIC runs in identity" in one.what
+    assert one.do.startswith("set --MICNamespace=identity")
+
+
+def test_programs_that_disagree_about_namespaces_are_told() -> None:
+    one = only(nmi(FORCENAMESPACED="true"), mic())
+    assert one.about == "--forceNamespaced"
+    assert one.what.startswith("only NMI has it")
+
+
+def test_the_place_of_locks_and_records_is_read_from_mics_flags() -> None:
+    settings = mic_settings([nmi(), mic("--leader-election-namespace=locks")])
+    assert settings is not None
+    assert (settings.namespace, settings.lease_namespace) == ("kube-system", "locks")
+    assert mic_settings([nmi()]) is None
+    assert mic_settings([mic("--no-such-flag")]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "about", "level"),
+    [
+        ({"nmi": {"tag": "v1.8.17"}}, "value nmi.tag", Level.MEND),
+        (
+            {"image": {"repository": "mcr.microsoft.com/oss/azure/aad-pod-identity"}},
+            "value image.repository",
+            Level.MEND,
+        ),
+        ({"rbac": {"pspEnabled": True}}, "value rbac.pspEnabled", Level.LOOK),
+        ({"azureIdentities": [{"name": "a"}]}, "value azureIdentities", Level.MEND),
+        ({"nmi": {"allowNetworkPluginKubenet": True}}, "value nmi.allowNetworkPluginKubenet", Level.LOOK),
+        ({"mic": {"clientQps": 5}}, "value mic.clientQps", Level.LOOK),
+    ],
+)
+def test_a_value_that_needs_a_look_is_told(values: dict[str, Any], about: str, level: Level) -> None:
+    (one,) = check_values(values)
+    assert (one.about, one.level) == (about, level)
+
+
+def test_values_as_the_reference_has_them_by_default_need_none() -> None:
+    values = {
+        "forceNamespaced": "false",
+        "rbac": {"enabled": True, "pspEnabled": False},
+        "mic": {"clientQps": "", "replicas": 2},
+        "nmi": {"allowNetworkPluginKubenet": False, "probePort": "8085"},
+        "azureIdentities": None,
+    }
+    assert check_values(values) == []

@@ -1,0 +1,154 @@
+"""Both migrations against the real kube-apiserver, what they print applied by the real kubectl."""
+
+import asyncio
+import json
+import shlex
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import BINDINGS, IDENTITIES
+from tests.conftest import apply_definitions
+from tests.mic.preview.asking import Answer, run
+from tests.migration.objects import binding, identity
+from tests.testplane import up
+
+pytestmark = pytest.mark.plane
+
+REFERENCE = Path(__file__).parents[1] / "mic" / "reference" / "crds.yaml"
+ENDPOINTS = "/api/v1/namespaces/default/endpoints"
+LEADER = "control-plane.alpha.kubernetes.io/leader"
+ISSUER = "https://oidc.example.org/cluster/"
+
+
+def program(name: str, *flags: str) -> dict[str, Any]:
+    """The template of one program of the reference, in brief."""
+    env = [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+    container = {"name": name, "image": f"mcr.microsoft.com/oss/azure/{name}:v1.8.17", "args": list(flags), "env": env}
+    return apps("kube-system", name, {"containers": [container]})
+
+
+def apps(namespace: str, name: str, spec: dict[str, Any], **labels: str) -> dict[str, Any]:
+    labels = {"app": name, **labels}
+    spec = {"containers": [{"name": "c", "image": "i"}], **spec}
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
+async def migrate(plane: up.Plane, *arguments: str) -> Answer:
+    return await run(Path(plane.kubeconfig).parent, "podidctl", "migrate", *arguments, cloudconfig=False)
+
+
+def kubectl(plane: up.Plane, *arguments: str, given: str = "") -> str:
+    command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
+    done = subprocess.run(command, input=given, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[up.Plane]:
+    """A cluster that the reference runs on, with the reference's own definitions."""
+    with up.Plane() as plane:
+        apply_definitions(plane, REFERENCE)
+        # The name by which `run` looks for it.
+        Path(plane.kubeconfig).with_name("kubeconfig").write_text(Path(plane.kubeconfig).read_text())
+        programs = "/apis/apps/v1/namespaces/kube-system"
+        plane.api("POST", f"{programs}/daemonsets", program("nmi", "--node=$(NODE_NAME)", "--debug"))
+        plane.api("POST", f"{programs}/deployments", program("mic", "--clientQps=5"))
+        note = {LEADER: json.dumps({"holderIdentity": "mic-5d9", "leaseDurationSeconds": 15})}
+        plane.api("POST", ENDPOINTS, {"metadata": {"name": "aad-pod-identity-mic", "annotations": note}})
+        yield plane
+
+
+@pytest.fixture
+async def shop(cluster: up.Plane, request: pytest.FixtureRequest) -> str:
+    """A namespace of the test's own, with two workloads that an identity is bound to."""
+    name = f"shop-{zlib.crc32(request.node.name.encode())}"
+    await asyncio.to_thread(opened, cluster, name)
+    return name
+
+
+def opened(plane: up.Plane, shop: str) -> None:
+    plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": shop}})
+    plane.api("POST", IDENTITIES.path(shop), identity(shop, shop))
+    plane.api("POST", BINDINGS.path(shop), binding(shop, shop))
+    bound = {"aadpodidbinding": shop}
+    plane.api("POST", f"/apis/apps/v1/namespaces/{shop}/deployments", apps(shop, "web", {}, **bound))
+    spec = {"serviceAccountName": "nightly", "restartPolicy": "Never"}
+    job = apps(shop, "nightly", spec, **bound)["spec"]["template"]
+    cron = {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": job}}}
+    document = {"metadata": {"name": "nightly", "namespace": shop}, "spec": cron}
+    plane.api("POST", f"/apis/batch/v1/namespaces/{shop}/cronjobs", document)
+
+
+async def test_a_cluster_of_the_reference_is_told_what_differs(cluster: up.Plane, shop: str) -> None:
+    answer = await migrate(cluster, "from-reference", "-o", "json")
+    assert (answer.code, answer.err) == (3, "")
+    told = {(each["level"], each["about"]): each["what"] for each in answer.document["findings"]}
+    assert "unknown flag --debug" in told["mend", "DaemonSet kube-system/nmi"]
+    assert "--clientQps=5" in told["look", "Deployment kube-system/mic"]
+    assert "is held by mic-5d9" in told["by itself", "Endpoints default/aad-pod-identity-mic"]
+    kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+    assert {("look", kind) for kind in kinds} < told.keys()  # the reference's definitions drop old spellings
+    assert len(told) == 6
+
+
+async def test_what_is_printed_for_workload_identity_can_be_applied_and_is_then_done(
+    cluster: up.Plane, shop: str
+) -> None:
+    to_workload_identity = ("to-workload-identity", "-n", shop, "--issuer", ISSUER)
+    before = await migrate(cluster, *to_workload_identity, "-o", "json")
+    assert (before.code, before.err) == (3, "")
+    (remark,) = before.document["byHand"]
+    assert "its service account is default" in remark["why"]
+
+    printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
+    apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=migration", "-f", "-"]
+    said = await asyncio.to_thread(kubectl, cluster, *apply, given=printed.out)
+    assert said.count("serverside-applied") == 4
+
+    web = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/web")["spec"]["template"]
+    assert web["spec"]["serviceAccountName"] == "web"
+    assert web["spec"]["containers"][0]["image"] == "i"
+    labels = {"app": "web", "aadpodidbinding": shop, "azure.workload.identity/use": "true"}
+    assert web["metadata"]["labels"] == labels
+    nightly = cluster.api("GET", f"/apis/batch/v1/namespaces/{shop}/cronjobs/nightly")["spec"]["jobTemplate"]
+    assert nightly["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/web")
+    assert account["metadata"]["annotations"] == {"azure.workload.identity/client-id": f"client-{shop}"}
+
+    after = await migrate(cluster, *to_workload_identity, "-o", "json")
+    assert (after.code, after.document["patches"]) == (0, [])
+    assert sorted(after.document["done"]) == [f"CronJob {shop}/nightly", f"Deployment {shop}/web"]
+    assert after.document["credentials"] == before.document["credentials"]
+
+
+async def test_the_issuer_is_the_clusters_own_unless_another_is_given(cluster: up.Plane, shop: str) -> None:
+    own = cluster.api("GET", "/.well-known/openid-configuration")["issuer"]
+    answer = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az")
+    commands = [shlex.split(line) for line in answer.out.splitlines() if line.startswith("az ")]
+    assert {words[words.index("--issuer") + 1] for words in commands} == {own}
+    subjects = {words[words.index("--subject") + 1] for words in commands}
+    assert subjects == {f"system:serviceaccount:{shop}:web", f"system:serviceaccount:{shop}:nightly"}
+    assert f"#   issuer {own}: Azure has to read its keys" in answer.out
+    given = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az", "--issuer", ISSUER)
+    assert own not in given.out
+
+
+async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
+    answer = await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", shop)
+    assert answer.code == 3
+    subject = f"system:serviceaccount:{shop}:web"
+    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "by hand:"):
+        assert part in answer.out
+    assert (await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", "elsewhere")).code == 0

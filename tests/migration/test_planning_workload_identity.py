@@ -1,0 +1,259 @@
+"""What each workload needs for workload identity, and for which ones it cannot be done without a person."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from podidctl.migration.shapes import WorkloadObject
+from podidctl.migration.workload_identity import Plan, credential_name, is_public
+from tests.migration.objects import binding, identity
+from tests.migration.workloads import account, cron_job, planned, pod, workload
+
+
+def whys(made: Plan) -> list[str]:
+    return [f"{each.about}: {each.why}" for each in made.by_hand]
+
+
+def test_a_workload_with_a_service_account_of_its_own_keeps_it() -> None:
+    made = planned(workload(account="web"), accounts=[account("web")])
+    (one,), (patch,), (credential,) = made.accounts, made.patches, made.credentials
+    assert (one.namespace, one.name, one.client_id, one.tenant_id, one.is_new) == (
+        *("shop", "web", "client-demo", ""),
+        False,
+    )
+    assert (patch.api_version, patch.kind, patch.name, patch.service_account) == ("apps/v1", "Deployment", "web", "web")
+    assert credential.subject == "system:serviceaccount:shop:web"
+    assert (credential.subscription, credential.resource_group, credential.identity_name) == ("s", "g", "demo")
+    assert (made.by_hand, made.done) == ([], [])
+
+
+def test_an_account_that_is_named_and_not_there_is_made() -> None:
+    made = planned(workload(account="web"))
+    assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
+    assert made.by_hand == []
+
+
+def test_workloads_without_the_label_are_left_alone() -> None:
+    made = planned(workload(label=""), pods=[pod(label="")])
+    assert made == planned()
+
+
+def test_the_default_service_account_is_never_annotated() -> None:
+    made = planned(workload())
+    assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
+    assert made.patches[0].service_account == "web"
+    (why,) = whys(made)
+    assert why.startswith("Deployment shop/web: its service account is default, which every pod that names none has")
+
+
+def test_an_account_that_somebody_else_uses_is_replaced_by_one_of_the_workloads_own() -> None:
+    secrets = [{"name": "registry"}]
+    shared = account("shared", imagePullSecrets=secrets, automountServiceAccountToken=False)
+    made = planned(workload(account="shared"), workload("other", label="", account="shared"), accounts=[shared])
+    (one,) = made.accounts
+    assert (one.name, one.is_new) == ("web", True)
+    assert (one.image_pull_secrets, one.automount_service_account_token) == (secrets, False)
+    (why,) = whys(made)
+    assert "its service account is shared, which Deployment shop/other has, too" in why
+
+
+def test_a_pod_that_nothing_makes_is_a_user_of_its_account_too() -> None:
+    made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
+    assert [each.name for each in made.accounts] == ["web"]
+    assert "Pod shop/lonely" in whys(made)[0]
+
+
+def test_workloads_that_have_the_same_identity_may_share_an_account() -> None:
+    made = planned(workload(account="shared"), workload("api", account="shared"), accounts=[account("shared")])
+    assert [each.name for each in made.accounts] == ["shared"]
+    assert [each.name for each in made.patches] == ["api", "web"]
+    assert len(made.credentials) == 1
+    assert made.by_hand == []
+
+
+def test_workloads_that_have_different_identities_may_not() -> None:
+    objects = [identity(), binding(), identity("b"), binding("b")]
+    made = planned(workload(account="shared"), workload("api", label="b", account="shared"), objects=objects)
+    assert [(each.name, each.client_id) for each in made.accounts] == [("api", "client-b"), ("web", "client-demo")]
+
+
+def test_a_name_that_is_taken_gets_an_ending() -> None:
+    taken = account("web", "someone-elses")
+    made = planned(workload(), ("StatefulSet", workload()), accounts=[taken])
+    assert [each.name for each in made.accounts] == ["web-identity", "web-identity3"]
+
+
+def test_of_several_identities_the_first_by_binding_has_the_account_and_all_have_credentials() -> None:
+    objects = [identity(), binding(), identity("b"), binding("a", azureIdentity="b", selector="demo")]
+    made = planned(workload(account="web"), objects=objects)
+    assert [each.client_id for each in made.accounts] == ["client-b"]
+    assert [each.identity for each in made.credentials] == ["shop/b", "shop/demo"]
+    (why,) = whys(made)
+    assert "several identities are bound to it" in why
+    assert "shop/demo (client-demo)" in why
+
+
+@pytest.mark.parametrize("client_id", ["", " ", "a\nb", "a b", "x" * 200])
+def test_an_identity_without_a_client_id_is_for_a_person(client_id: str) -> None:
+    made = planned(workload(account="web"), objects=[identity(clientID=client_id), binding()])
+    assert (made.accounts, made.patches, made.credentials) == ([], [], [])
+    assert whys(made) == ["Deployment shop/web: AzureIdentity shop/demo has no usable clientID"]
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_service_principal_has_a_credential_and_a_tenant_of_its_own(kind: int) -> None:
+    principal = identity(type=kind, tenantID="t-1", clientPassword={"name": "n"}, resourceID="")
+    made = planned(workload(account="web"), objects=[principal, binding()])
+    assert made.accounts[0].tenant_id == "t-1"
+    assert made.credentials[0].identity_name == ""
+    assert made.credentials[0].client_id == "client-demo"
+
+
+def test_auxiliary_tenants_are_for_a_person() -> None:
+    principal = identity(type=1, tenantID="t-1", auxiliaryTenantIDs=["t-2"], clientPassword={"name": "n"})
+    made = planned(workload(account="web"), objects=[principal, binding()])
+    assert "auxiliary tenants" in whys(made)[0]
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [[], [identity()], [binding()], [identity(resourceID="nonsense"), binding()], [identity(), binding(selector="x")]],
+)
+def test_a_label_that_leads_to_no_identity_is_for_a_person(objects: list[dict[str, Any]]) -> None:
+    made = planned(workload(account="web"), objects=objects)
+    assert made.patches == []
+    assert whys(made) == ["Deployment shop/web: no usable AzureIdentity is bound to its label 'demo'"]
+
+
+def test_an_identity_of_another_namespace_counts_unless_identities_are_namespaced() -> None:
+    objects = [identity(namespace="ids"), binding(namespace="ids")]
+    assert len(planned(workload(account="web"), objects=objects).credentials) == 1
+    assert planned(workload(account="web"), objects=objects, force_namespaced=True).credentials == []
+    fenced = [identity(namespace="ids", annotations={"aadpodidentity.k8s.io/Behavior": "namespaced"}), objects[1]]
+    assert planned(workload(account="web"), objects=fenced).credentials == []
+
+
+def test_pods_of_a_workload_are_its_own_and_are_not_told_twice() -> None:
+    replicas = ("ReplicaSet", workload("web-5", "apps/v1 Deployment web", account="web"))
+    made = planned(workload(account="web"), replicas, pods=[pod(owner="apps/v1 ReplicaSet web-5", account="web")])
+    assert made == planned(workload(account="web"))
+
+
+def test_a_cron_job_is_changed_and_its_jobs_and_their_pods_are_left_to_it() -> None:
+    job = ("Job", workload("nightly-1", "batch/v1 CronJob nightly", account="n"))
+    made = planned(cron_job(account="n"), job, pods=[pod("nightly-1-x", "batch/v1 Job nightly-1", account="n")])
+    assert [(each.api_version, each.kind, each.name) for each in made.patches] == [("batch/v1", "CronJob", "nightly")]
+    assert made.by_hand == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "why"),
+    [
+        ("Job", "", "the template of a Job cannot be changed"),
+        ("ReplicaSet", "argoproj.io/v1alpha1 Rollout web", "it is made by Rollout web (argoproj.io/v1alpha1)"),
+        ("StatefulSet", "example.org/v1 Database web", "it is made by Database web (example.org/v1)"),
+    ],
+)
+def test_what_cannot_be_patched_has_its_account_and_is_for_a_person(kind: str, owner: str, why: str) -> None:
+    made = planned((kind, workload("web", owner, account="web")))
+    assert (made.patches, len(made.accounts), len(made.credentials)) == ([], 1, 1)
+    assert f"{kind} shop/web: {why}" in whys(made)[0]
+    assert "serviceAccountName: web" in made.by_hand[0].do
+
+
+def test_a_pod_by_itself_is_for_a_person_and_one_that_has_ended_is_nothing() -> None:
+    made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
+    assert [each.name for each in made.accounts] == ["a"]
+    assert whys(made) == ["Pod shop/alone: it is a pod by itself, which cannot be changed"]
+
+
+def test_a_finished_job_is_nothing() -> None:
+    assert planned(("Job", workload(status={"completionTime": "2026-01-01T00:00:00Z"}))) == planned()
+
+
+def test_a_set_of_the_same_kind_in_another_group_is_not_taken_for_kubernetes_own() -> None:
+    made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
+    assert "it is made by Deployment web (apps.kruise.io/v1)" in whys(made)[0]
+
+
+def test_a_label_that_is_on_the_pod_alone_is_told() -> None:
+    made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
+    assert whys(made) == [
+        "Pod shop/web-1: its label aadpodidbinding is not that of its template, so it was set on the pod alone"
+    ]
+
+
+def test_owners_in_a_circle_do_not_hold_anything_up() -> None:
+    a = ("ReplicaSet", workload("a", "apps/v1 ReplicaSet b"))
+    b = ("ReplicaSet", workload("b", "apps/v1 ReplicaSet a"))
+    assert planned(a, b, pods=[pod(owner="apps/v1 ReplicaSet a")]).patches == []
+
+
+def test_an_annotation_with_another_client_id_is_for_a_person() -> None:
+    made = planned(workload(account="web"), accounts=[account("web", "other")])
+    assert (made.accounts, made.patches) == ([], [])
+    assert "is annotated with another client id" in whys(made)[0]
+
+
+def test_what_has_been_applied_is_done() -> None:
+    done = workload(account="web", **{"azure.workload.identity/use": "true"})
+    made = planned(done, accounts=[account("web", "CLIENT-demo")])
+    assert (made.patches, made.done, made.by_hand) == ([], ["Deployment shop/web"], [])
+
+
+def test_half_of_it_applied_leads_to_the_same_names() -> None:
+    first = planned(workload())
+    again = planned(workload(), accounts=[account("web", "client-demo")])
+    assert [each.name for each in again.accounts] == [each.name for each in first.accounts]
+    assert again.accounts[0].is_new is False
+
+
+def test_one_namespace_is_planned_and_users_of_others_are_not_strangers() -> None:
+    assert planned(workload(account="web"), namespace="elsewhere").patches == []
+    assert len(planned(workload(account="web"), namespace="shop").patches) == 1
+
+
+def test_more_credentials_than_azure_allows_are_told() -> None:
+    fine = planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(20)))
+    assert fine.by_hand == []
+    (why,) = whys(planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(21))))
+    assert "AzureIdentity shop/demo: would need 21 federated credentials" in why
+
+
+def test_credentials_of_all_namespaces_count_towards_azures_limit() -> None:
+    many = [workload(f"w{number:02}", account=f"w{number:02}") for number in range(20)]
+    elsewhere = msgspec.convert(
+        {**msgspec.to_builtins(many[0]), "metadata": {"name": "w", "namespace": "elsewhere"}}, WorkloadObject
+    )
+    made = planned(*many, elsewhere, namespace="elsewhere")
+    assert len(made.credentials) == 1
+    assert "would need 21 federated credentials" in whys(made)[0]
+
+
+def test_a_credentials_name_is_one_that_azure_takes_and_is_nobody_elses() -> None:
+    assert credential_name("shop", "web") == "shop-web"
+    places = [("a", "b-c"), ("a-b", "c"), ("a", "b.c"), ("a", "b" * 253), ("a", "b" * 252), ("a", "b_c")]
+    names = {credential_name(*place) for place in places}
+    assert len(names) == len(places)
+    for name in names:
+        assert len(name) <= 120
+        assert all(character.isalnum() or character in "-_" for character in name)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "public"),
+    [
+        ("https://eastus.oic.prod-aks.azure.com/t/i/", True),
+        ("https://kubernetes.default.svc", False),
+        ("https://kubernetes.default.svc.cluster.local", False),
+        ("http://oidc.example.org", False),
+        ("https://localhost", False),
+        ("https://127.0.0.1:6443", False),
+        ("https://[fd00::1]/", False),
+        ("https://[", False),
+        ("https://20.1.2.3/", True),
+    ],
+)
+def test_an_issuer_that_azure_cannot_ask_is_recognised(issuer: str, public: bool) -> None:
+    assert is_public(issuer) is public

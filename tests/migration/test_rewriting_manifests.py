@@ -1,0 +1,138 @@
+"""Manifests in old field spellings are rewritten in their text: names change, and nothing else does."""
+
+import json
+
+import pytest
+import yaml
+
+from podidctl.migration.spelling import UnreadableError, rewrite
+
+OLD = """\
+# who pays
+apiVersion: "aadpodidentity.k8s.io/v1"
+kind: AzureIdentity
+metadata:
+  name: payments   # the name
+  namespace: shop
+  annotations: {ClientID: "a word of the user's"}
+spec:
+  type: 1
+  TenantID: t
+  'ClientID': c    # the application
+  clientPassword: {Name: secret, "Namespace": shop}
+  ADEndpoint: https://login.microsoftonline.com/
+  colour: blue
+"""
+NEW = (
+    OLD.replace("TenantID", "tenantID")
+    .replace("'ClientID'", "'clientID'")
+    .replace("{Name", "{name")
+    .replace('"Namespace"', '"namespace"')
+    .replace("ADEndpoint", "adEndpoint")
+)
+BINDING = """\
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: b}
+spec:
+"""
+
+
+def test_only_the_names_of_fields_change() -> None:
+    done = rewrite(OLD)
+    assert done.text == NEW
+    (change,) = done.changes
+    assert change.about == "AzureIdentity shop/payments"
+    assert ("spec.clientPassword.Name", "spec.clientPassword.name") in change.fields
+    assert len(change.fields) == 5
+    assert change.lost == ()
+
+
+def test_what_is_spelled_right_and_what_is_not_ours_stays_byte_for_byte() -> None:
+    other = "# not ours\napiVersion: v1\nkind: ConfigMap\ndata: {ClientID: x, Selector: y}\n"
+    versioned = BINDING.replace("/v1", "/v2") + "  Selector: s\n"
+    for text in (NEW, other, versioned, "", "---\n...\n", "just text\n", "- a\n- b\n"):
+        assert rewrite(text).text == text
+        assert rewrite(text).changes == ()
+
+
+def test_documents_beside_each_other_are_each_their_own() -> None:
+    config = "---\napiVersion: v1\nkind: ConfigMap\ndata: {ClientID: x}\n---\n"
+    done = rewrite(OLD + config + BINDING + "  Selector: s # c\n")
+    assert done.text == NEW + config + BINDING + "  selector: s # c\n"
+    assert len(done.objects) == 2
+
+
+def test_the_objects_of_a_list_are_rewritten() -> None:
+    text = """\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: aadpodidentity.k8s.io/v1
+  kind: AzureIdentityBinding
+  metadata: {name: b}
+  spec: {AzureIdentity: a, Selector: s} # kept
+- apiVersion: v1
+  kind: ConfigMap
+  data: {Selector: s}
+"""
+    after = rewrite(text).text
+    assert after == text.replace("{AzureIdentity: a, Selector: s}", "{azureIdentity: a, selector: s}")
+
+
+def test_json_stays_json() -> None:
+    document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding", "spec": {"Selector": "s"}}
+    assert json.loads(rewrite(json.dumps(document)).text)["spec"] == {"selector": "s"}
+
+
+def test_a_field_in_both_spellings_keeps_the_present_one_and_says_what_is_lost() -> None:
+    done = rewrite(BINDING + "  # a comment\n  AzureIdentity: old\n  azureIdentity: new\n  Selector: s\n")
+    assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "new", "selector": "s"}
+    (change,) = done.changes
+    assert change.lost == ("comments", "spec.AzureIdentity, since spec.azureIdentity is there too")
+
+
+def test_a_field_that_is_null_in_its_present_spelling_takes_the_old_one() -> None:
+    done = rewrite(BINDING + "  AzureIdentity: old\n  azureIdentity: null\n")
+    assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "old"}
+    assert done.changes[0].lost == ()
+
+
+def test_only_the_document_that_needs_it_is_written_anew() -> None:
+    both = BINDING + "  AzureIdentity: old\n  azureIdentity: new\n"
+    done = rewrite(OLD + "---\n" + both + "---\n" + OLD)
+    assert done.text.startswith(NEW + "---\n")
+    assert done.text.endswith("---\n" + NEW)
+
+
+def test_an_embedded_copy_gets_the_kind_that_its_present_name_needs() -> None:
+    text = """\
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureAssignedIdentity
+metadata: {name: a}
+spec:
+  AzureIdentityRef: {metadata: {name: i}, spec: {ClientID: c}}
+"""
+    spec = yaml.safe_load(rewrite(text).text)["spec"]
+    assert spec["azureIdentityRef"]["kind"] == "AzureIdentity"
+    assert spec["azureIdentityRef"]["spec"] == {"clientID": "c"}
+
+
+def test_a_document_that_begins_on_the_line_of_its_mark_is_still_one_when_written_anew() -> None:
+    head = "{apiVersion: aadpodidentity.k8s.io/v1, kind: AzureIdentityBinding, "
+    text = "--- " + head + "spec: {Selector: a, selector: b}}\n--- " + head + "spec: {Selector: c}}\n"
+    assert [each["spec"] for each in yaml.safe_load_all(rewrite(text).text)] == [{"selector": "b"}, {"selector": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1", "line 1: "),
+        ("a: b\n  c: d\n", "line 2: "),
+        ("kind: {{ .Values.kind }}\n  x: y\n", "line "),
+        ("a: \x00", "special characters are not allowed"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line(text: str, told: str) -> None:
+    with pytest.raises(UnreadableError, match=told):
+        rewrite(text)

@@ -1,0 +1,157 @@
+"""Each thing that is different for somebody's objects is found, and its neighbour that is not is left alone."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.migration.findings import Finding, Found, Level, findings, in_manifests
+from tests.migration.objects import ID, binding, exception, identity, pod
+
+FINE = [identity(), binding()]
+
+
+def found(*documents: dict[str, Any], **more: Any) -> list[Finding]:
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        by_kind.setdefault(document["kind"], []).append(document)
+    return findings(Found(by_kind, **more))
+
+
+def only(*documents: dict[str, Any], **more: Any) -> Finding:
+    (one,) = found(*documents, **more)
+    return one
+
+
+def test_what_works_alike_is_not_told() -> None:
+    assert found(*FINE, pods=[pod()]) == []
+
+
+def test_old_spellings_are_rewritten_by_mic_once() -> None:
+    old = identity()
+    old["spec"]["ClientID"] = old["spec"].pop("clientID")
+    one = only(old, binding())
+    assert (one.level, one.about) == (Level.BY_ITSELF, "azureidentities: shop/demo")
+    assert "1 object in field spellings from before v1.6.0" in one.what
+
+
+def test_old_spellings_that_are_recorded_as_rewritten_are_to_be_looked_at() -> None:
+    old = identity()
+    old["spec"]["ClientID"] = old["spec"].pop("clientID")
+    one = only(old, binding(), record="v1.8.17", record_at="key k of ConfigMap ns/c")
+    assert one.level is Level.LOOK
+    assert "key k of ConfigMap ns/c says that version v1.8.17" in one.what
+
+
+def test_definitions_that_drop_old_spellings_are_told() -> None:
+    one = only(*FINE, dropped=["AzureIdentity"])
+    assert (one.level, one.about) == (Level.LOOK, "azureidentities")
+    assert "deploy/crds" in one.do
+
+
+@pytest.mark.parametrize(
+    ("spec", "level", "what"),
+    [
+        ({"resourceID": "/subscriptions/x"}, Level.MEND, "is not of the form"),
+        ({"type": 7}, Level.MEND, "is not 0, 1 or 2"),
+        ({"clientID": " "}, Level.LOOK, "has no clientID"),
+        (
+            {"type": 1, "tenantID": "t", "clientPassword": {"name": "n", "namespace": "other"}},
+            Level.LOOK,
+            "--allow-cross-namespace-secrets",
+        ),
+        (
+            {"type": 1, "tenantID": "t", "clientPassword": {"name": "n"}, "adEndpoint": "https://example.org/"},
+            Level.LOOK,
+            "--allowed-ad-endpoints",
+        ),
+        ({"type": 2, "tenantID": "t"}, Level.LOOK, "its owner must set it right"),
+    ],
+)
+def test_an_identity_that_is_served_otherwise_is_told(spec: dict[str, Any], level: Level, what: str) -> None:
+    one = only(identity(**spec), binding())
+    assert (one.level, one.about) == (level, "AzureIdentity shop/demo")
+    assert what in one.what
+
+
+def test_a_service_principal_with_its_secret_beside_it_is_served_alike() -> None:
+    principal = identity(
+        type=1, tenantID="t", clientPassword={"name": "n"}, adEndpoint="https://login.microsoftonline.com/"
+    )
+    assert found(principal, binding()) == []
+
+
+def test_a_binding_without_its_identity_is_told_also_where_one_of_that_name_is_elsewhere() -> None:
+    one = only(identity(namespace="elsewhere"), binding())
+    assert one.level is Level.MEND
+    assert one.what == "there is no AzureIdentity shop/demo"
+
+
+def test_two_bindings_for_the_same_are_told_and_two_for_different_labels_are_not() -> None:
+    one = only(identity(), binding(), binding("again", azureIdentity="demo", selector="demo"))
+    assert one.about == "AzureIdentityBindings shop/again, demo"
+    assert found(identity(), binding(), binding("other", azureIdentity="demo", selector="other")) == []
+
+
+def test_of_several_identities_it_is_told_which_one_an_unspecified_request_gets() -> None:
+    one = only(*FINE, identity("b"), binding("a", azureIdentity="b", selector="demo"))
+    assert one.about == "label aadpodidbinding=demo"
+    assert "gets shop/b (the first by binding name)" in one.what
+
+
+def test_identities_of_one_name_that_one_label_has_are_told() -> None:
+    every = found(*FINE, identity(namespace="b", resourceID=ID + "x"), binding(namespace="b"))
+    assert [each.level for each in every] == [Level.LOOK, Level.BY_ITSELF]
+    assert every[1].about == "AzureIdentities b/demo, shop/demo"
+
+
+def test_two_names_of_one_identity_of_azure_are_told_however_it_is_spelled() -> None:
+    one = only(*FINE, identity("b", resourceID=(ID + "DEMO")), binding("b"))
+    assert (one.level, one.about) == (Level.BY_ITSELF, "AzureIdentities shop/b, shop/demo")
+
+
+@pytest.mark.parametrize(("labels", "level"), [({"app": "mic"}, Level.BY_ITSELF), ({"app": "x"}, Level.LOOK)])
+def test_exceptions_are_told_and_the_charts_own_ask_for_nothing(labels: dict[str, str], level: Level) -> None:
+    one = only(*FINE, exception(**labels))
+    assert one.level is level
+    assert next(f"{k}={v}" for k, v in labels.items()) in one.what
+
+
+def test_pods_whose_label_nothing_selects_are_told_unless_they_have_ended() -> None:
+    one = only(*FINE, pods=[pod(), pod("lost", "typo"), pod("done", "typo", "Succeeded")])
+    assert one.about == "pods shop/lost"
+
+
+@pytest.mark.parametrize(("holder", "said"), [("mic-1", "is held by mic-1"), ("", "is held by nobody")])
+def test_the_references_lock_is_told(holder: str, said: str) -> None:
+    one = only(*FINE, lock=holder, lock_at="default/aad-pod-identity-mic")
+    assert (one.level, one.about) == (Level.BY_ITSELF, "Endpoints default/aad-pod-identity-mic")
+    assert said in one.what
+
+
+def test_an_object_that_cannot_be_read_is_told_and_hides_no_other() -> None:
+    broken = identity("broken", type="zero")
+    every = found(broken, identity(), binding("demo", azureIdentity="gone"))
+    assert [(each.level, each.about) for each in every] == [
+        (Level.MEND, "AzureIdentity shop/broken"),
+        (Level.MEND, "AzureIdentityBinding shop/demo"),
+    ]
+
+
+def test_what_could_not_be_read_is_told() -> None:
+    one = only(*FINE, unread={"daemonsets": "forbidden"})
+    assert (one.level, one.about, one.what) == (Level.LOOK, "daemonsets", "not read: forbidden")
+
+
+def test_of_manifests_only_what_they_say_themselves_is_told() -> None:
+    assert in_manifests([binding("lonely")]) == []
+    (one,) = in_manifests([identity(resourceID="x"), binding("lonely")])
+    assert one.level is Level.MEND
+
+
+def test_many_objects_are_counted_and_the_first_are_named() -> None:
+    old = [identity(f"i{number:03}") for number in range(30)]
+    for each in old:
+        each["spec"]["ClientID"] = each["spec"].pop("clientID")
+    one = only(*old)
+    assert one.about.endswith("shop/i019 and 10 more")
+    assert "30 objects" in one.what

@@ -1,0 +1,90 @@
+"""Workloads, pods and service accounts as the migration to workload identity reads them."""
+
+from typing import Any
+
+import msgspec
+
+from podidctl.migration.shapes import (
+    CRON_JOBS,
+    CronJob,
+    RunningPod,
+    ServiceAccount,
+    WorkloadObject,
+)
+from podidctl.migration.workload_identity import Plan, Situation, plan
+from podidctl.migration.workloads import Makers
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import BINDINGS, IDENTITIES
+from tests.migration.objects import binding, identity
+
+APPS = "apps/v1"
+BOUND = [identity(), binding()]
+
+
+def template(label: str = "demo", account: str = "", **labels: str) -> dict[str, Any]:
+    every = {**({"aadpodidbinding": label} if label else {}), **labels}
+    spec = {"serviceAccountName": account} if account else {}
+    return {"metadata": {"labels": every}, "spec": spec}
+
+
+def owned(name: str, owner: str = "") -> dict[str, Any]:
+    """Metadata in namespace shop; *owner* is `apiVersion kind name`."""
+    meta: dict[str, Any] = {"name": name, "namespace": "shop"}
+    if owner:
+        version, kind, owners_name = owner.split()
+        reference = {"apiVersion": version, "kind": kind, "name": owners_name, "controller": True}
+        meta["ownerReferences"] = [reference]
+    return meta
+
+
+def workload(name: str = "web", owner: str = "", status: Any = None, **spec: Any) -> WorkloadObject:
+    document = {"metadata": owned(name, owner), "spec": {"template": template(**spec)}, "status": status or {}}
+    return msgspec.convert(document, WorkloadObject)
+
+
+def cron_job(name: str = "nightly", **spec: Any) -> CronJob:
+    job = {"spec": {"template": template(**spec)}}
+    return msgspec.convert({"metadata": owned(name), "spec": {"jobTemplate": job}}, CronJob)
+
+
+def pod(name: str = "web-1", owner: str = "", phase: str = "Running", **spec: Any) -> RunningPod:
+    made = template(**spec)
+    document = {"metadata": owned(name, owner) | made["metadata"], "spec": made["spec"], "status": {"phase": phase}}
+    return msgspec.convert(document, RunningPod)
+
+
+def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
+    notes = {"azure.workload.identity/client-id": client_id} if client_id else {}
+    return msgspec.convert(
+        {"metadata": {"name": name, "namespace": "shop", "annotations": notes}, **more}, ServiceAccount
+    )
+
+
+def planned(
+    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject],
+    objects: list[dict[str, Any]] | None = None,
+    pods: list[RunningPod] | None = None,
+    accounts: list[ServiceAccount] | None = None,
+    namespace: str = "",
+    force_namespaced: bool = False,
+) -> Plan:
+    """The plan for these; a workload is a Deployment unless its kind is given with it."""
+    by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
+    for each in workloads:
+        kind, one = each if isinstance(each, tuple) else ("Deployment", each)
+        by_kind.setdefault(CRON_JOBS.name if isinstance(one, CronJob) else kind, []).append(one)
+    documents = BOUND if objects is None else objects
+    return plan(
+        Situation(
+            identities=[_read(IDENTITIES, each) for each in documents if each["kind"] == IDENTITIES.name],
+            bindings=[_read(BINDINGS, each) for each in documents if each["kind"] == BINDINGS.name],
+            makers=Makers(by_kind, pods or []),
+            accounts=accounts or [],
+            force_namespaced=force_namespaced,
+        ),
+        namespace=namespace,
+    )
+
+
+def _read(kind: Any, document: dict[str, Any]) -> Any:
+    return decode_object(kind, msgspec.json.encode(document))

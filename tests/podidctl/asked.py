@@ -1,0 +1,74 @@
+"""Facts about one pod for tests of what is told of it: a pod that gets its token, and what a test changes about it."""
+
+from typing import Any
+
+import msgspec
+
+from nmi.flag_table import OperationMode
+from nmi.settings import Settings
+from podidctl.explain.chain import explain
+from podidctl.explain.shapes import Explanation, Link, State
+from podidctl.inquiry.daemons import Condition, Daemon, DaemonSpec, DaemonStatus
+from podidctl.inquiry.facts import Facts, NmiThere, Rules
+from podidentity.resources import NODENAME_LABEL, AzureAssignedIdentity, BareMeta, Node, NodeSpec, nodename_label
+from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
+
+VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
+
+
+def rules(*, managed: bool = False, force_namespaced: bool = False, **more: Any) -> Rules:
+    mode = OperationMode.MANAGED if managed else OperationMode.STANDARD
+    namespaced = force_namespaced or managed
+    return Rules(Settings(node_name=NODE, operation_mode=mode, force_namespaced=namespaced, **more), "the test")
+
+
+def labelled(assigned: AzureAssignedIdentity, node: str = NODE) -> AzureAssignedIdentity:
+    """With the label by which MIC says whose node it is."""
+    meta = msgspec.structs.replace(assigned.metadata, labels={NODENAME_LABEL: nodename_label(node)})
+    return msgspec.structs.replace(assigned, metadata=meta)
+
+
+def nmi_pod(node: str = NODE, *, ready: bool = True) -> Daemon:
+    return Daemon(
+        metadata=BareMeta(name="nmi-x", namespace="kube-system"),
+        spec=DaemonSpec(node_name=node),
+        status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
+    )
+
+
+def facts(**changes: Any) -> Facts:
+    """Pod ns/web of node-1 with all that it needs; *changes* are fields of Facts."""
+    usual: dict[str, Any] = {
+        "namespace": "ns",
+        "name": "web",
+        "rules": rules(),
+        "pod": pod(),
+        "bindings": (binding(),),
+        "identities": (identity(),),
+        "assigned": (labelled(assigned_identity()),),
+        "node": Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id=f"azure://{VM}")),
+        "nmi": NmiThere((nmi_pod(),)),
+    }
+    return Facts(**(usual | changes))
+
+
+def told(**changes: Any) -> Explanation:
+    return explain(facts(**changes))
+
+
+def broken(explanation: Explanation) -> list[Link]:
+    """The broken links; each says what to do."""
+    links = [each for each in explanation.links if each.state is State.BROKEN]
+    assert all(each.next for each in links)
+    assert explanation.next == (links[0].next if links else "")
+    return links
+
+
+def only(explanation: Explanation) -> Link:
+    """The one broken link."""
+    (link,) = broken(explanation)
+    return link
+
+
+def states(explanation: Explanation) -> list[tuple[str, str]]:
+    return [(each.link, each.state.value) for each in explanation.links]

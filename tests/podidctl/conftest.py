@@ -1,0 +1,14 @@
+"""The little cloud on which the real program is run: the sandbox's API server, Resource Manager and sign-in."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.mic.little_cloud import LittleCloud, little_cloud
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        yield made

@@ -1,0 +1,115 @@
+"""Who leads, what the API server is, whose clock is wrong, and whether our kinds are installed."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from mic.spellings import KINDS
+from podidctl.doctor.gather import clocked
+from podidctl.doctor.shapes import Level
+from podidctl.doctor.state import Locks, Right, Rights, Server, Stored
+from podidctl.inquiry.facts import Unread
+from podidentity.kube.lock_records import Record
+from tests.podidctl.examined import bad, definition, examined, held, one
+
+NAME = ("default", "aad-pod-identity-mic")
+OLD = "2026-01-01T11:00:00Z"
+SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("locks", "says"),
+    [
+        ((Locks(*NAME),), "nobody leads"),
+        (
+            (Locks(*NAME, held(renewed=OLD)),),
+            "nobody leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
+        ),
+        ((Locks(*NAME, Record()),), "nobody leads"),
+        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the reference's lock"),
+        ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
+    ],
+    ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],
+)
+def test_no_leader_or_two_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
+    line = one(examined(locks=locks))
+    assert (line.check, line.level) == ("leader", Level.PROBLEM)
+    assert says in line.says
+
+
+@pytest.mark.parametrize(
+    "locks",
+    [
+        Locks(*NAME, held(), held()),
+        Locks(*NAME, held(), held("theirs", renewed=OLD)),
+        Locks(*NAME, None, held("theirs")),
+        Locks(*NAME, held(renewed="yesterday")),
+    ],
+    ids=["both-ours", "the-reference-gone", "the-reference-alone", "unreadable-time"],
+)
+def test_one_leader_is_well(locks: Locks) -> None:
+    assert bad(examined(locks=(locks,))) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level"),
+    [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
+)
+def test_a_clock_is_told_when_it_is_wrong(ahead: float, level: Level | None) -> None:
+    lines = bad(examined(server=Server("v1.31.0", ahead, 0.5)))
+    assert [each.level for each in lines] == ([] if level is None else [level])
+
+
+def test_what_a_slow_answer_leaves_open_is_nobodys_fault() -> None:
+    assert bad(examined(server=Server("v1.31.0", 35.0, 10.0))) == []
+
+
+def test_the_date_of_an_answer_is_read_as_the_middle_of_its_way() -> None:
+    told = clocked("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
+    assert (told.ahead_seconds, told.uncertain_seconds) == (8.5, 2.5)
+    assert clocked("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
+    assert clocked("v1.31.0", "", SENT, 4.0).ahead_seconds is None
+
+
+def test_an_old_server_and_one_without_a_date_are_told() -> None:
+    assert "upgrade to 1.16" in one(examined(server=Server("v1.15.9", 0.0))).next
+    assert one(examined(server=Server("v1.31.0"))).level is Level.UNKNOWN
+    assert bad(examined(server=Server("mine", 0.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "level", "says"),
+    [
+        (None, Level.PROBLEM, "no such CustomResourceDefinition"),
+        (definition(served=False), Level.PROBLEM, "v1 is not served"),
+        (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
+        (definition(storage=False), Level.WARNING, "another version is stored"),
+        (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops fields"),
+        (Unread("not allowed"), Level.UNKNOWN, "not allowed"),
+    ],
+)
+def test_a_definition_that_does_not_do_is_told(there: Any, level: Level, says: str) -> None:
+    kinds = {each.plural: definition() for each in KINDS} | {"azureidentities": there}
+    line = one(examined(definitions=kinds))
+    assert (line.check, line.level) == ("definitions", level)
+    assert "azureidentities" in line.says
+    assert says in line.says
+
+
+def test_old_spellings_and_unreadable_objects_are_named() -> None:
+    told = examined(stored={"azureidentities": Stored(("ns/old",), ("ns/broken",))})
+    assert [(each.check, each.level) for each in bad(told)] == [
+        ("objects", Level.PROBLEM),
+        ("spellings", Level.WARNING),
+    ]
+    assert bad(examined(stored={"azureidentities": Stored()})) == []
+
+
+def test_a_right_that_lacks_is_named_and_one_that_can_be_done_without_is_a_warning() -> None:
+    needed, other = Right("list", "", "pods"), Right("create", "", "events", needed=False, purpose="Events")
+    told = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, other)),))
+    assert [each.level for each in bad(told)] == [Level.PROBLEM, Level.WARNING]
+    assert "NMI's service account kube-system/nmi may not: list pods" in bad(told)[0].says
+    assert "without: Events" in bad(told)[1].says
+    assert bad(examined(rights=(Rights("NMI", "kube-system/nmi"),))) == []

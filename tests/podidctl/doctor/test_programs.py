@@ -1,0 +1,71 @@
+"""NMI and MIC as pods: where one lacks, is not ready, or has flags that do not fit the other's."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.doctor.shapes import Level
+from podidctl.inquiry.facts import Unread
+from tests.nmi.identity.shapes import exception
+from tests.podidctl.examined import bad, examined, mic, nmi, node, objects, one
+
+TWO = objects(nodes=(node(), node("node-2")))
+MANAGED = ("--operation-mode=managed", "--forceNamespaced")
+
+
+def test_a_node_without_nmi_is_named() -> None:
+    line = one(examined(objects=TWO))
+    assert (line.check, line.level) == ("NMI", Level.PROBLEM)
+    assert "node-2" in line.says
+    assert bad(examined(objects=TWO, nmi=(nmi(), nmi(name="nmi-2", node="node-2")))) == []
+
+
+@pytest.mark.parametrize("labels", [{"kubernetes__io/os": "windows"}, {"type": "virtual-kubelet"}])
+def test_a_node_where_nmi_cannot_run_is_not_missed(labels: dict[str, str]) -> None:
+    assert bad(examined(objects=objects(nodes=(node(), node("node-2", **labels))))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "level", "says"),
+    [
+        ({"nmi": (nmi(ready=False),)}, "NMI", Level.PROBLEM, "kube-system/nmi-1 on node-1 (phase Running)"),
+        ({"mic": (mic(ready=False),)}, "MIC", Level.PROBLEM, "no MIC is ready"),
+        ({"mic": ()}, "MIC", Level.UNKNOWN, "no pod has MIC's label"),
+        ({"nmi": Unread("not allowed: pods")}, "NMI", Level.UNKNOWN, "not allowed: pods"),
+        (
+            {"mic": (mic(), mic(name="mic-2", image="registry/mic:2"))},
+            "versions",
+            Level.WARNING,
+            "mic:1, registry/mic:2",
+        ),
+        ({"nmi": (nmi("--forceNamespaced"),)}, "flags", Level.WARNING, "--forceNamespaced is not the same"),
+        ({"nmi": (nmi("--flag-of-tomorrow"),)}, "flags", Level.WARNING, "unknown flag --flag-of-tomorrow"),
+        ({"nmi": (nmi("--MICNamespace=default"),)}, "flags", Level.WARNING, "MIC runs in kube-system"),
+        ({"nmi": (nmi("--allow-network-plugin-kubenet"),)}, "flags", Level.WARNING, "kubenet"),
+    ],
+)
+def test_a_fault_is_told(changes: dict[str, Any], check: str, level: Level, says: str) -> None:
+    line = one(examined(**changes))
+    assert (line.check, line.level) == (check, level)
+    assert says in line.says
+
+
+def test_mic_elsewhere_is_well_where_an_exception_covers_it() -> None:
+    covers = exception(labels={"component": "mic"}, namespace="kube-system")
+    told = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
+    assert bad(told) == []
+
+
+def test_flags_that_agree_are_well() -> None:
+    assert bad(examined(nmi=(nmi("--forceNamespaced"),), mic=(mic("--forceNamespaced"),))) == []
+
+
+def test_in_managed_mode_mic_is_one_too_many_and_its_lack_is_well() -> None:
+    assert bad(examined(nmi=(nmi(*MANAGED),), mic=(), locks=())) == []
+    lines = bad(examined(nmi=(nmi(*MANAGED),), mic=(mic("--forceNamespaced"),)))
+    assert [each.check for each in lines] == ["MIC"]
+
+
+def test_two_modes_at_once_are_told() -> None:
+    both = (nmi(), nmi(*MANAGED, name="nmi-2", node="node-2"))
+    assert "different operation modes" in " ".join(each.says for each in bad(examined(objects=TWO, nmi=both)))

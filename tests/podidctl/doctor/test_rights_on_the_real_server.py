@@ -1,0 +1,180 @@
+"""The rights that the doctor looks for, on the real API server's RBAC: with exactly those both programs work, and one
+that is taken away is told by its name.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.doctor.rights import of_mic, of_nmi
+from podidctl.doctor.state import Right
+from podidctl.sandbox.serving import free_ports
+from tests.conftest import ROOT, NewPlane
+from tests.mic.cluster import vm_id
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.preview.asking import Answer, run
+from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+MIC = of_mic(
+    namespace="default",
+    lease_namespace="default",
+    lease="aad-pod-identity-mic",
+    config_map="aad-pod-identity-config",
+    taint=True,
+)
+TAINT = "--startup-taint=example.org/nmi-starting"
+NMI = of_nmi(managed=False, secrets=False)
+
+
+def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
+    return [
+        {"apiGroups": [each.group], "resources": [each.resource], "verbs": [each.verb]}
+        | ({"resourceNames": [each.name]} if each.name else {})
+        for each in rights
+    ]
+
+
+def allow(plane: Plane, name: str, rights: Sequence[Right]) -> str:
+    """A service account that may do exactly that; its kubeconfig."""
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules(rights)})
+    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
+    document = {
+        "metadata": {"name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+    }
+    plane.api("POST", f"{RBAC}/clusterrolebindings", document)
+    token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
+    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps(config)
+
+
+def run_daemon(plane: Plane, program: str) -> None:
+    """A pod by which the doctor knows *program*'s service account. Nobody runs it."""
+    meta = {"name": f"{program}-x", "labels": {"component": program}}
+    spec = {
+        "nodeName": "n0",
+        "serviceAccountName": program,
+        "automountServiceAccountToken": False,
+        "containers": [{"name": program, "image": "i", "args": ["--node=n0"] if program == "nmi" else [TAINT]}],
+    }
+    plane.api("POST", "/api/v1/namespaces/default/pods", {"metadata": meta, "spec": spec})
+
+
+@asynccontextmanager
+async def nmi(folder: Path) -> AsyncIterator[tuple[int, Path]]:
+    """The real NMI of node n0, by the kubeconfig `nmi` in *folder*, without a rule; its probe port and its log."""
+    listen, probes, metrics = free_ports(3)
+    log = folder / "nmi.log"
+    flags = (
+        "--node=n0",
+        "--redirect=none",
+        f"--nmi-port={listen}",
+        f"--http-probe-port={probes}",
+        f"--prometheus-port={metrics}",
+        f"--kubeconfig={folder / 'nmi'}",
+    )
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "nmi",
+            *flags,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"]},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield probes, log
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def ready(port: int) -> None:
+    def page() -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bytes(answer.read())
+
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await asyncio.to_thread(page)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def doctor(cloud: LittleCloud) -> Answer:
+    return await run(cloud.folder / "admin", "podidctl", "doctor", "-o", "json", cloudconfig=False)
+
+
+def told_of_rights(answer: Answer) -> list[tuple[str, str]]:
+    return [(each["level"], each["says"]) for each in answer.document["findings"] if each["check"] == "rights"]
+
+
+async def test_with_exactly_these_rights_both_work_and_one_that_lacks_is_named(
+    cloud: LittleCloud, new_plane: NewPlane
+) -> None:
+    def prepare(plane: Plane) -> None:
+        add_node(plane, "n0", vm_id("n0"))
+        bind(plane, "demo")
+
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    (cloud.folder / "admin").mkdir()
+    (cloud.folder / "kubeconfig").rename(cloud.folder / "admin" / "kubeconfig")
+    (cloud.folder / "kubeconfig").write_text(await asyncio.to_thread(allow, real, "mic", MIC))
+    (cloud.folder / "nmi").write_text(await asyncio.to_thread(allow, real, "nmi", NMI))
+
+    mic = await cloud.mic(TAINT)
+    async with nmi(cloud.folder) as (probes, log):
+        await ready(probes)
+        await asyncio.to_thread(run_pod, real, "web", "n0")
+        await assigned(real, web="Assigned")
+        assert "forbidden" not in mic.said().lower()
+        assert "forbidden" not in log.read_text().lower()
+
+    for program in ("mic", "nmi"):
+        await asyncio.to_thread(run_daemon, real, program)
+    well = await doctor(cloud)
+    assert [level for level, _ in told_of_rights(well)] == ["ok", "ok"], well.out
+
+    less = {
+        "mic": [each for each in MIC if (each.verb, each.resource) != ("create", "azureassignedidentities")],
+        "nmi": [each for each in NMI if each.resource != "events"],
+    }
+    for name, rights in less.items():
+        document = {"metadata": {"name": name}, "rules": rules(rights)}
+        await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
+    told = told_of_rights(well)
+    async with asyncio.timeout(20):
+        while any(level == "ok" for level, _ in told):  # the authorizer follows by a watch
+            told = told_of_rights(await doctor(cloud))
+    (first, second) = sorted(told)
+    assert first[0] == "problem"
+    assert first[1].startswith("MIC's service account default/mic may not: create azureassignedidentities.")
+    assert second[0] == "warning"
+    assert "create events, patch events" in second[1]

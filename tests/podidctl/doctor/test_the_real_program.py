@@ -1,0 +1,99 @@
+"""`python -m podidctl doctor` as a process on the sandbox's API server: what it reads, says, and how it ends."""
+
+import asyncio
+
+import yaml
+
+from podidctl.sandbox.kubeapi.server import Recorded
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.mic.little_cloud import ASSIGNED, BINDINGS, IDENTITIES, LittleCloud
+from tests.mic.preview.asking import Answer, run
+
+
+async def ask(cloud: LittleCloud, *words: str) -> Answer:
+    return await run(cloud.folder, "podidctl", "doctor", *words, cloudconfig=False)
+
+
+def checks(answer: Answer) -> dict[str, str]:
+    """The worst of each check."""
+    order = ("ok", "unknown", "warning", "problem")
+    worst: dict[str, str] = {}
+    for each in answer.document["findings"]:
+        before = worst.get(each["check"], "ok")
+        worst[each["check"]] = max(before, each["level"], key=order.index)
+    return worst
+
+
+async def test_it_reads_and_never_writes(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    await cloud.mic()
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    requests: list[Recorded] = []
+    cloud.api.intercept = requests.append
+    answer = await ask(cloud, "-o", "json")
+    assert (answer.code, answer.err) == (1, ""), "NMI and MIC are no pods here, so what they are is unknown"
+    assert {name for name, level in checks(answer).items() if level != "ok"} == {"NMI", "MIC"}
+    assert {"API server", "clocks", "definitions", "spellings", "leader", "selectors"} <= set(checks(answer))
+    ours = [each for each in requests if "podidctl" in each.user_agent]
+    assert ours
+    assert {each.method for each in ours} == {"GET"}
+
+
+async def test_what_is_wrong_is_found_and_said_with_what_to_do(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    cloud.pod("web", "n0", label="lost")
+    cloud.api.store.delete(IDENTITIES, "demo", "default")
+    meta = {"name": "old", "namespace": "default"}
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"AzureIdentity": "demo", "Selector": "lost"}})
+    answer = await ask(cloud)
+    assert (answer.code, answer.err) == (3, "")
+    assert "azureidentitybindings default/old" in answer.out
+    assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
+    assert "nobody leads" in answer.out
+    assert "leader: see that MIC runs" in answer.out
+    as_json, as_yaml = await asyncio.gather(ask(cloud, "-o", "json"), ask(cloud, "-o", "yaml"))
+    assert as_json.document == yaml.safe_load(as_yaml.out)
+
+
+async def test_an_object_that_nobody_can_read_is_named_and_hides_no_other(cloud: LittleCloud) -> None:
+    cloud.identity()
+    meta = {"name": "odd", "namespace": "default"}
+    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"Type": {"no": "number"}}})
+    answer = await ask(cloud)
+    assert answer.code == 3
+    assert "1 object that no program of ours can read: azureidentities default/odd" in answer.out
+    assert "default/demo ('demo')" in answer.out, "the binding that selects no pod"
+
+
+async def test_kinds_that_are_not_installed_are_a_finding_and_not_the_end(cloud: LittleCloud) -> None:
+    cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
+    answer = await ask(cloud, "-o", "json")
+    assert answer.code == 3
+    assert checks(answer)["definitions"] == "problem"
+
+
+async def test_what_may_not_be_read_is_unknown(cloud: LittleCloud) -> None:
+    hidden = ("/leases/", "/customresourcedefinitions/", "/nodes")
+
+    def forbid(request: Recorded) -> StatusError | None:
+        return StatusError(403, "Forbidden", "no") if any(each in request.path for each in hidden) else None
+
+    cloud.api.intercept = forbid
+    answer = await ask(cloud, "-o", "json")
+    assert answer.code == 1
+    worst = checks(answer)
+    assert (worst["leader"], worst["definitions"], worst["objects"]) == ("unknown", "unknown", "unknown")
+
+
+async def test_wrong_flags_and_an_api_server_that_is_away_are_one_line(cloud: LittleCloud) -> None:
+    for words, says in ((("--imds",), "--node"), (("--node", "No Node"), "no node can be called")):
+        wrong = await ask(cloud, *words)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert says in wrong.err
+    await cloud.api.stop()
+    gone = await ask(cloud)
+    assert (gone.code, gone.out, gone.err.count("\n")) == (1, "", 1)
+    assert "check --kubeconfig" in gone.err

@@ -1,0 +1,102 @@
+"""What a healthy installation looks like to the doctor, and what a test changes about it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mic.spellings import KINDS
+from podidctl.doctor.report import report
+from podidctl.doctor.shapes import Finding, Level, Report
+from podidctl.doctor.state import Definition, DefinitionSpec, DefinitionStatus, Locks, Objects, Seen, Server, Version
+from podidctl.inquiry.daemons import (
+    Condition,
+    Container,
+    Daemon,
+    DaemonSpec,
+    DaemonStatus,
+    FieldRef,
+    ValueFrom,
+    Variable,
+)
+from podidentity.kube.lock_records import Record
+from podidentity.resources import BareMeta, Node, NodeSpec
+from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
+from tests.podidctl.asked import VM
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+KEEPS = {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": True}}}}
+
+
+def definition(**changes: Any) -> Definition:
+    usual: dict[str, Any] = {"name": "v1", "served": True, "storage": True, "schema": KEEPS}
+    version = Version(**(usual | changes))
+    return Definition(spec=DefinitionSpec(versions=[version]), status=DefinitionStatus(stored_versions=["v1"]))
+
+
+def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = True, **more: Any) -> Daemon:
+    """A pod of *program*, in kube-system unless *more* says otherwise."""
+    variable = Variable(name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName")))
+    image = more.pop("image", f"registry/{program}:1")
+    return Daemon(
+        metadata=BareMeta(name=name, namespace=more.pop("namespace", "kube-system"), labels={"component": program}),
+        spec=DaemonSpec(
+            node_name=node, containers=[Container(name=program, image=image, args=list(args), env=[variable])]
+        ),
+        status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
+    )
+
+
+def nmi(*args: str, name: str = "nmi-1", **more: Any) -> Daemon:
+    return daemon("nmi", name, "--node=$(NODE_NAME)", "--MICNamespace=kube-system", *args, **more)
+
+
+def mic(*args: str, name: str = "mic-1", **more: Any) -> Daemon:
+    return daemon("mic", name, *args, **more)
+
+
+def node(name: str = NODE, **labels: str) -> Node:
+    meta = BareMeta(name=name, labels={key.replace("__", "."): value for key, value in labels.items()})
+    return Node(metadata=meta, spec=NodeSpec(provider_id=f"azure://{VM}"))
+
+
+def held(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> Record:
+    return Record(holder, 15.0, renewed)
+
+
+def objects(**changes: Any) -> Objects:
+    usual: dict[str, Any] = {
+        "identities": (identity(),),
+        "bindings": (binding(),),
+        "assigned": (assigned_identity(),),
+        "pods": (pod(),),
+        "nodes": (node(),),
+    }
+    return Objects(**(usual | changes))
+
+
+def seen(**changes: Any) -> Seen:
+    usual: dict[str, Any] = {
+        "now": NOW,
+        "server": Server("v1.31.0", 0.2, 0.6),
+        "definitions": {each.plural: definition() for each in KINDS},
+        "objects": objects(),
+        "nmi": (nmi(),),
+        "mic": (mic(),),
+        "locks": (Locks("default", "aad-pod-identity-mic", held()),),
+    }
+    return Seen(**(usual | changes))
+
+
+def examined(**changes: Any) -> Report:
+    return report(seen(**changes))
+
+
+def bad(told: Report) -> list[Finding]:
+    """What is not well; each such line but an unknown one says what to do."""
+    lines = [each for each in told.findings if each.level is not Level.OK]
+    assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
+    return lines
+
+
+def one(told: Report) -> Finding:
+    (line,) = bad(told)
+    return line

@@ -1,0 +1,47 @@
+"""Where nothing is wrong every link is told to be so, and what cannot be known without Azure is not told to be well."""
+
+import msgspec
+
+from mic.azure.identities import Attached, HostIdentities
+from podidctl.inquiry.verdict import Outcome
+from tests.nmi.identity.shapes import CLIENT_ID, resource_id
+from tests.podidctl.asked import broken, rules, states, told
+
+THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
+
+
+def test_every_link_is_told_in_order() -> None:
+    explanation = told(azure=THERE)
+    assert states(explanation) == [
+        ("pod", "ok"),
+        ("address", "ok"),
+        ("exception", "ok"),
+        ("label", "ok"),
+        ("binding", "ok"),
+        ("identity", "ok"),
+        ("assigned identity", "ok"),
+        ("host", "ok"),
+        ("on Azure", "ok"),
+        ("NMI", "ok"),
+    ]
+    assert broken(explanation) == []
+    assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
+
+
+def test_without_azure_its_part_is_unknown_and_nothing_is_broken() -> None:
+    explanation = told()
+    assert ("on Azure", "unknown") in states(explanation)
+    assert broken(explanation) == []
+
+
+def test_a_client_id_is_shown_to_be_recognised_and_not_whole() -> None:
+    document = msgspec.json.encode(told()).decode()
+    assert CLIENT_ID not in document
+    assert f"{CLIENT_ID[:4]}…{CLIENT_ID[-4:]}" in document
+
+
+def test_in_managed_mode_no_assigned_identity_is_asked_for() -> None:
+    explanation = told(rules=rules(managed=True), assigned=())
+    assert ("served", "ok") in states(explanation)
+    assert "assigned identity" not in dict(states(explanation))
+    assert explanation.answer.outcome is Outcome.GRANTED

@@ -1,0 +1,57 @@
+"""An AzureAssignedIdentity that NMI does not serve by is told with the reason, and with what MIC wrote on it."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.explain.shapes import State
+from podidctl.inquiry.verdict import Outcome
+from tests.nmi.identity.shapes import assigned_identity
+from tests.podidctl.asked import labelled, only, told
+
+
+def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
+    explanation = told(assigned=())
+    assert only(explanation).link == "assigned identity"
+    assert "podidctl plan" in explanation.next
+    assert explanation.answer.outcome is Outcome.WAITS
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"status": "Created"}, "not on the VM or scale set yet"),
+        ({"status": "Unassigned"}, "its status is 'Unassigned'"),
+        ({"deleting": True}, "it is being removed"),
+        ({"pod_uid": "uid-0"}, "an earlier pod of this name"),
+        ({"selector": "other"}, "selects 'other'"),
+        ({"nodename": "node-2"}, "it is for node node-2"),
+        ({"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}}, "its own namespace"),
+    ],
+)
+def test_one_that_does_not_serve_says_why(changes: dict[str, Any], says: str) -> None:
+    explanation = told(bindings=(), identities=(), assigned=(labelled(assigned_identity(**changes)),))
+    links = [each for each in explanation.links if each.link == "assigned identity"]
+    assert [each.state for each in links] == [State.BROKEN]
+    assert says in links[0].says
+    assert explanation.answer.outcome is not Outcome.GRANTED
+
+
+def test_what_azure_refused_is_told_in_mics_own_words() -> None:
+    said = "MIC may not assign it: grant it the role Managed Identity Operator"
+    own = {"aadpodidentity.k8s.io/message": said}
+    link = only(told(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
+    assert said in link.says
+    assert link.next == said
+
+
+def test_one_without_the_nodes_label_is_not_seen_by_nmi() -> None:
+    link = only(told(assigned=(assigned_identity(),)))
+    assert "label nodename" in link.says
+
+
+def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() -> None:
+    explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is State.UNKNOWN
+    assert "no binding gives it to the pod any more" in link.says

@@ -1,0 +1,95 @@
+"""The real kube-apiserver is asked with the very selectors that NMI and MIC use, by somebody who may only read."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
+from tests.conftest import NewPlane
+from tests.mic.cluster import vm_id
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.preview.asking import Answer, run
+from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+READ = ["get", "list"]
+RULES = [
+    {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": READ}
+    for kind in (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS)
+]
+
+
+def role(plane: Plane, name: str, rules: list[Any]) -> str:
+    """An account that may do so much; its token."""
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    document = {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
+    plane.api("POST", f"{RBAC}/clusterrolebindings", document)
+    return str(plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"])
+
+
+def folder_of(cloud: LittleCloud, plane: Plane, name: str, token: str) -> Path:
+    folder = cloud.folder / name
+    folder.mkdir()
+    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (folder / "kubeconfig").write_text(json.dumps(config))
+    return folder
+
+
+async def ask(folder: Path, *words: str) -> Answer:
+    return await run(folder, "podidctl", "explain", "pod", *words, cloudconfig=False)
+
+
+async def test_a_pod_is_followed_from_its_label_to_its_node(cloud: LittleCloud, new_plane: NewPlane) -> None:
+    folders: list[Path] = []
+
+    def prepare(plane: Plane) -> None:
+        add_node(plane, "n0", vm_id("n0"))
+        bind(plane, "demo")
+        events = [{"apiGroups": [""], "resources": ["events"], "verbs": READ}]
+        folders.append(folder_of(cloud, plane, "reader", role(plane, "reader", RULES + events)))
+        folders.append(
+            folder_of(cloud, plane, "half", role(plane, "half", [r for r in RULES if r["resources"] != ["nodes"]]))
+        )
+
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    reader, half = folders
+    await cloud.mic()
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    status = {"status": {"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}]}}
+    path = f"{PODS.path('default', 'web')}/status"
+    await asyncio.to_thread(real.api, "PATCH", path, status, content_type="application/merge-patch+json")
+    told = await ask(reader, "web", "-o", "json")
+    assert (told.code, told.err) == (0, ""), told.out
+    assert told.document["answer"]["outcome"] == "granted"
+    assert told.document["eventsUnread"] == ""
+    seen = {each["link"]: each["state"] for each in told.document["links"]}
+    assert seen["assigned identity"] == seen["host"] == "ok"
+    less = await ask(half, "web", "-o", "json")
+    assert less.code == 0
+    seen = {each["link"]: each["state"] for each in less.document["links"]}
+    assert (seen["assigned identity"], seen["host"]) == ("ok", "unknown")
+    assert "events" in less.document["eventsUnread"]
+    await asyncio.to_thread(real.api, "DELETE", BINDINGS.path("default", "demo"))
+    await assigned(real)
+    broken = await ask(reader, "default/web")
+    assert broken.code == 3
+    assert "no AzureIdentityBinding has selector 'demo'" in broken.out

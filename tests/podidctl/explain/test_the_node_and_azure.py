@@ -1,0 +1,74 @@
+"""The links below the API server: the node's VM or scale set, what is on it, and NMI on the node."""
+
+import pytest
+
+from mic.azure.identities import GONE, Attached, HostIdentities
+from podidctl.explain.shapes import Link, State
+from podidctl.inquiry.facts import NmiThere, Unread
+from podidentity.azure.errors import Refused
+from podidentity.resources import BareMeta, Node, NodeSpec
+from tests.nmi.identity.shapes import NODE, assigned_identity, identity, resource_id
+from tests.podidctl.asked import labelled, nmi_pod, only, told
+
+KEY = resource_id("id").lower()
+ATTACHED = {KEY: Attached(resource_id("id"))}
+
+
+def link_of(name: str, **changes: object) -> Link:
+    (link,) = [each for each in told(**changes).links if each.link == name]
+    return link
+
+
+@pytest.mark.parametrize(
+    ("azure", "state", "says"),
+    [
+        (HostIdentities(attached=ATTACHED), State.OK, "it is on vm-1"),
+        (HostIdentities(), State.BROKEN, "is not on vm-1"),
+        (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), State.UNKNOWN, "just changing"),
+        (GONE, State.BROKEN, "Azure knows no /subscriptions/s/"),
+        (Refused("no right", status=403, code="AuthorizationFailed"), State.UNKNOWN, "403 AuthorizationFailed"),
+        (None, State.UNKNOWN, "Azure was not asked"),
+    ],
+    ids=["there", "absent", "changing", "no-host", "refused", "not-asked"],
+)
+def test_what_azure_says_of_the_identity(azure: object, state: State, says: str) -> None:
+    link = link_of("on Azure", azure=azure)
+    assert link.state is state
+    assert says in link.says
+    assert link.about == "id"
+
+
+def test_a_service_principal_needs_no_vm() -> None:
+    links = told(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None).links
+    assert "host" not in {each.link for each in links}
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "says"),
+    [
+        (None, State.BROKEN, "no such node"),
+        (Node(metadata=BareMeta(name=NODE)), State.BROKEN, "it has no providerID"),
+        (Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id="kind://x")), State.BROKEN, "'kind://x'"),
+        (Unread("not allowed: nodes"), State.UNKNOWN, "not allowed: nodes"),
+    ],
+    ids=["gone", "bare", "elsewhere", "unread"],
+)
+def test_a_node_that_leads_to_no_vm_is_told(node: object, state: State, says: str) -> None:
+    link = link_of("host", node=node)
+    assert link.state is state
+    assert says in link.says
+
+
+def test_a_node_without_nmi_is_told_where_others_have_one() -> None:
+    assert only(told(nmi=NmiThere(elsewhere=True))).link == "NMI"
+
+
+def test_an_nmi_that_is_not_ready_is_told_with_its_pod() -> None:
+    link = only(told(nmi=NmiThere((nmi_pod(ready=False),))))
+    assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
+    assert "kubectl logs -n kube-system nmi-x" in link.next
+
+
+def test_no_nmi_anywhere_is_not_known_to_be_wrong() -> None:
+    assert link_of("NMI", nmi=NmiThere()).state is State.UNKNOWN
+    assert link_of("NMI", nmi=Unread("not allowed")).state is State.UNKNOWN

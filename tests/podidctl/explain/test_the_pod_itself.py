@@ -1,0 +1,62 @@
+"""What keeps a pod from being known to NMI at all: each such pod is told so, and its neighbour is not."""
+
+import pytest
+
+from podidctl.inquiry.verdict import Outcome
+from podidentity.resources import OwnerReference, Pod, PodSpec
+from tests.nmi.identity.shapes import exception, pod
+from tests.podidctl.asked import broken, only, rules, told
+
+
+@pytest.mark.parametrize(
+    ("asked", "link", "says"),
+    [
+        (None, "pod", "there is no such pod"),
+        (pod(phase="Succeeded"), "pod", "run to its end"),
+        (pod(host_network=True), "address", "its node's own network"),
+        (pod(addresses=()), "address", "no address yet"),
+        (Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status), "pod", "on no node yet"),
+    ],
+    ids=["absent", "finished", "host-network", "no-address", "no-node"],
+)
+def test_a_pod_that_nmi_does_not_know_is_told_why(asked: Pod | None, link: str, says: str) -> None:
+    explanation = told(pod=asked)
+    assert explanation.answer.outcome is Outcome.UNSEEN
+    first = broken(explanation)[0]
+    assert first.link == link
+    assert says in first.says
+
+
+def test_two_live_pods_at_one_address_are_told() -> None:
+    other = pod("other", uid="uid-2")
+    assert "another pod has its address: ns/other" in only(told(beside=(other,))).says
+    assert broken(told(beside=(pod("other", uid="uid-2", deleting=True),))) == []
+    ending = told(pod=pod(deleting=True), beside=(other,))
+    assert only(ending).link == "address"
+
+
+def test_an_exception_that_overrides_the_label_is_told_with_its_name() -> None:
+    explanation = told(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "X"}),))
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    link = only(explanation)
+    assert (link.link, link.about) == ("exception", "ns/ex")
+    assert broken(told(pod=pod(labels={"app": "y"}), exceptions=(exception(labels={"app": "X"}),))) == []
+
+
+def test_an_exception_that_does_not_count_exempts_nobody() -> None:
+    counts = rules(exception_namespaces=("elsewhere",))
+    explanation = told(rules=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+def test_a_pod_without_a_label_under_an_exception_is_as_it_is_meant_to_be() -> None:
+    explanation = told(pod=pod(label=None, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    assert broken(explanation) == []
+
+
+def test_mics_own_pod_is_exempt_and_nothing_is_wrong_with_it() -> None:
+    owner = OwnerReference(kind="ReplicaSet", name="mic-1", controller=True)
+    explanation = told(rules=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner))
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    assert broken(explanation) == []

@@ -1,0 +1,195 @@
+"""`python -m podidctl explain pod` as a process on the sandbox's servers, with a MIC that works there."""
+
+import asyncio
+from typing import Any
+
+import yaml
+
+from podidctl.sandbox.kubeapi.server import Recorded
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
+from tests.mic.preview.asking import Answer, run
+
+NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
+
+
+async def ask(cloud: LittleCloud, *words: str, cloudconfig: bool = False) -> Answer:
+    return await run(cloud.folder, "podidctl", "explain", "pod", *words, cloudconfig=cloudconfig)
+
+
+def running(cloud: LittleCloud, name: str = "web", *, address: str = "10.0.0.7", **changes: Any) -> None:
+    """A pod with an address, as a kubelet leaves it."""
+    cloud.pod(name, "n0", **changes)
+    stored = cloud.api.store.get("pods", name, changes.get("namespace", "default"))
+    stored["status"] = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    cloud.api.store.replace("pods", stored, subresource="status")
+
+
+def nmi(cloud: LittleCloud, node: str, *args: str, ready: bool = True, label: str = "component") -> None:
+    """A pod of NMI's DaemonSet."""
+    meta = {"name": f"nmi-{node}", "namespace": "kube-system", "labels": {label: "nmi"}}
+    field = {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    container = {
+        "name": "nmi",
+        "image": NMI_IMAGE,
+        "args": ["--node=$(NODE_NAME)", *args],
+        "env": [{"name": "NODE_NAME", "valueFrom": field}],
+    }
+    cloud.api.store.create("pods", {"metadata": meta, "spec": {"nodeName": node, "containers": [container]}})
+    stored = cloud.api.store.get("pods", f"nmi-{node}", "kube-system")
+    stored["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
+    cloud.api.store.replace("pods", stored, subresource="status")
+
+
+async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    nmi(cloud, "n0")
+    await cloud.mic()
+    running(cloud)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    requests: list[Recorded] = []
+    cloud.api.intercept = requests.append
+    before = len(cloud.arm.writes())
+    answer = await ask(cloud, "default/web", "-o", "json", cloudconfig=True)
+    assert (answer.code, answer.err) == (0, ""), answer.out
+    assert {each["link"]: each["state"] for each in answer.document["links"]} == dict.fromkeys(
+        (
+            "pod",
+            "address",
+            "exception",
+            "label",
+            "binding",
+            "identity",
+            "assigned identity",
+            "host",
+            "on Azure",
+            "NMI",
+        ),
+        "ok",
+    )
+    assert answer.document["answer"]["identity"] == "default/demo"
+    assert answer.document["rules"] == "the flags of pod kube-system/nmi-n0"
+    assert {each.method for each in requests if "podidctl" in each.user_agent} == {"GET"}
+    assert len(cloud.arm.writes()) == before
+    del cloud.arm.vm(vm_id("n0")).user_assigned[identity_id("demo").lower()]
+    taken = await ask(cloud, "web", "-n", "default", cloudconfig=True)
+    assert taken.code == 3
+    assert "is not on n0: IMDS has no token of it" in taken.out
+
+
+async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    running(cloud)
+    broken = cloud.api.store.get(BINDINGS, "demo", "default")
+    broken["spec"]["selector"] = "demoo"
+    cloud.api.store.replace(BINDINGS, broken)
+    answer = await ask(cloud, "web")
+    assert (answer.code, answer.err) == (3, "")
+    (row,) = [line for line in answer.out.splitlines() if "broken" in line]
+    assert "no AzureIdentityBinding has selector 'demo'" in row
+    assert "next: set spec.selector of the binding, or the pod's label" in answer.out
+    assert "default/demo selects 'demoo'" in answer.out
+
+
+async def test_json_and_yaml_say_the_same(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    running(cloud)
+    as_json, as_yaml = await asyncio.gather(ask(cloud, "web", "-o", "json"), ask(cloud, "web", "-o", "yaml"))
+    assert as_json.code == as_yaml.code == 3
+    assert as_json.document == yaml.safe_load(as_yaml.out)
+
+
+async def test_nmis_own_flags_decide_wherever_they_stand(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    running(cloud)
+    nmi(cloud, "n0", "--operation-mode=managed", "--forceNamespaced", label="app.kubernetes.io/component")
+    managed = await ask(cloud, "web")
+    assert managed.code == 0, managed.out
+    cloud.api.store.delete("pods", "nmi-n0", "kube-system", grace_seconds=0)
+    assert (await ask(cloud, "web")).code == 3
+    assert (await ask(cloud, "web", "--nmi-flags=--operation-mode=managed --forceNamespaced")).code == 0
+    wrong = await ask(cloud, "web", "--nmi-flags=--operation-mode=imaginary")
+    assert (wrong.code, wrong.out, wrong.err.count("\n")) == (2, "", 1)
+    assert "--nmi-flags" in wrong.err
+
+
+async def test_flags_that_cannot_be_read_are_told_and_not_fatal(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    running(cloud)
+    nmi(cloud, "n0", "--flag-of-tomorrow")
+    answer = await ask(cloud, "web")
+    assert answer.code == 3
+    assert "NMI's defaults, since the flags of pod kube-system/nmi-n0 cannot be read" in answer.out
+
+
+async def test_what_may_not_be_read_besides_is_unknown(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    running(cloud)
+
+    def forbid(request: Recorded) -> StatusError | None:
+        hidden = ("/nodes/", "/events", "component")
+        return StatusError(403, "Forbidden", "no") if any(part in request.path for part in hidden) else None
+
+    cloud.api.intercept = forbid
+    answer = await ask(cloud, "web", "-o", "json")
+    states = {each["link"]: each["state"] for each in answer.document["links"]}
+    assert (states["host"], states["NMI"]) == ("unknown", "unknown")
+    assert answer.document["eventsUnread"].startswith("not allowed")
+
+
+async def test_what_nmi_and_mic_said_of_the_pod_is_shown_and_others_events_are_not(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    running(cloud)
+    uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
+    for number, component in enumerate(("aad-pod-identity-nmi", "kubelet")):
+        about = {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid, "apiVersion": "v1"}
+        cloud.api.store.create(
+            "events",
+            {
+                "metadata": {"name": f"web.{number}", "namespace": "default"},
+                "involvedObject": about,
+                "type": "Warning",
+                "reason": "IdentityNotAssigned",
+                "message": f"told by {component}\x1b[31m [bold]loud[/] eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl",
+                "lastTimestamp": "2026-01-01T00:00:00Z",
+                "source": {"component": component},
+            },
+        )
+    answer = await ask(cloud, "web")
+    assert "told by aad-pod-identity-nmi" in answer.out
+    assert "[bold]loud[/]" in answer.out, "nobody's text is markup"
+    assert "told by kubelet" not in answer.out
+    assert "\x1b" not in answer.out
+    assert "eyJhbGci" not in answer.out
+
+
+async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleCloud) -> None:
+    for words, says in (
+        (("a/b/c",), "is no pod's name"),
+        (("default/web", "-n", "other"), "name two namespaces"),
+    ):
+        wrong = await ask(cloud, *words)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert says in wrong.err
+    absent = await ask(cloud, "web", "-n", "default")
+    assert absent.code == 3
+    assert "there is no such pod" in absent.out
+    hostile = await ask(cloud, "../secrets", "-n", "")
+    assert hostile.code in {1, 2}
+    assert "Traceback" not in hostile.err
+
+
+async def test_an_api_server_that_is_away_and_one_without_our_kinds_are_one_line(cloud: LittleCloud) -> None:
+    cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
+    missing = await ask(cloud, "web")
+    assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)
+    assert "install deploy/crds" in missing.err
+    await cloud.api.stop()
+    gone = await ask(cloud, "web")
+    assert (gone.code, gone.out, gone.err.count("\n")) == (1, "", 1)
+    assert "check --kubeconfig" in gone.err

@@ -1,0 +1,207 @@
+"""On random little clusters the answer that is told is the one that a real feed of NMI leads to, and no refusal is left
+without a broken link that says what to do.
+"""
+
+import itertools
+import random
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from _native.index import Index
+from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
+from nmi.identity.feed import Feed
+from nmi.identity.measures import IdentityMeasures
+from nmi.identity.pods import PodEntry
+from nmi.policies import hold_policy
+from podidctl.explain.chain import explain
+from podidctl.explain.shapes import State
+from podidctl.inquiry.facts import Facts, Rules
+from podidctl.inquiry.verdict import Outcome, Verdict, is_managed, verdict
+from podidentity.kube.client import Client
+from podidentity.resources import NODENAME_LABEL, Pod, nodename_label
+from tests.nmi.identity.shapes import (
+    NODE,
+    REQUEST,
+    assigned_identity,
+    binding,
+    exception,
+    identity,
+    pod,
+)
+from tests.podidctl.asked import facts, labelled, rules
+
+NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
+
+
+def some(draw: random.Random, make: Any, most: int) -> tuple[Any, ...]:
+    """A few of what *make* makes, no two of one key."""
+    made = (make(draw) for _ in range(draw.randint(0, most)))
+    return tuple({each.key: each for each in made}.values())
+
+
+def a_pod(draw: random.Random, name: str = "web") -> Pod:
+    return pod(
+        name,
+        uid=f"uid-{name}",
+        label=draw.choice(("web",) * 6 + ("api", "", None)),
+        addresses=draw.choice((("10.0.0.1",), ("10.0.0.1",), ("10.0.0.1", "fd00::1"), ())),
+        phase=draw.choice(("Running",) * 6 + ("Succeeded", "Pending")),
+        host_network=draw.random() < 0.05,
+        deleting=draw.random() < 0.15,
+        labels={"app": draw.choice("xy")},
+    )
+
+
+def a_binding(draw: random.Random) -> Any:
+    return binding(
+        draw.choice("ab"),
+        draw.choice(("id", "two", "none")),
+        selector=draw.choice(("web", "web", "api", "")),
+        namespace=draw.choice(("ns", "ns", "far")),
+        deleting=draw.random() < 0.1,
+    )
+
+
+def an_identity(draw: random.Random) -> Any:
+    return identity(
+        draw.choice(("id", "two")),
+        namespace=draw.choice(("ns", "ns", "far")),
+        type_=draw.choice((0, 0, 1, 7)),
+        annotations=draw.choice((None, None, NAMESPACED)),
+        deleting=draw.random() < 0.1,
+    )
+
+
+def an_assigned(draw: random.Random) -> Any:
+    made = assigned_identity(
+        draw.choice(("id", "two")),
+        binding=draw.choice("ab"),
+        selector=draw.choice(("web", "web", "api")),
+        status=draw.choice(("Assigned", "Assigned", "", "Created", "Unassigned")),
+        pod_uid=draw.choice((None, "uid-web", "uid-web", "uid-before")),
+        namespace=draw.choice(("ns", "ns", "far")),
+        annotations=draw.choice((None, None, NAMESPACED)),
+        nodename=draw.choice((NODE, NODE, NODE, "", "node-2")),
+        deleting=draw.random() < 0.1,
+    )
+    return labelled(made, draw.choice((NODE, NODE, NODE, "node-2")))
+
+
+def some_rules(draw: random.Random) -> Rules:
+    return rules(
+        managed=draw.random() < 0.4,
+        force_namespaced=draw.random() < 0.2,
+        scale_features=draw.random() < 0.8,
+        exception_namespaces=draw.choice(((), (), ("far",), ("ns",))),
+    )
+
+
+def a_cluster(draw: random.Random) -> Facts:
+    asked = a_pod(draw)
+    others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
+    beside = tuple(
+        each
+        for each in others
+        if not each.finished and not each.spec.host_network and set(each.addresses) & set(asked.addresses)
+    )
+    return facts(
+        rules=some_rules(draw),
+        pod=asked,
+        beside=beside if not asked.spec.host_network else (),
+        bindings=some(draw, a_binding, 6),
+        identities=some(draw, an_identity, 6),
+        assigned=some(draw, an_assigned, 4),
+        exceptions=some(draw, lambda draw: exception(labels={"app": draw.choice("xyz")}), 1),
+    )
+
+
+def as_nmi_has_it(cluster: Facts) -> Decision | None:
+    """What a feed that has been told of all this decides; None where the pod has no address that answers for it.
+
+    What its watches select is the API server's work, and done here.
+    """
+    its = cluster.rules.settings
+    feed = Feed(
+        cast("Client", None),
+        (index := Index()),
+        IdentityMeasures(CollectorRegistry()),
+        node=NODE,
+        managed=is_managed(cluster),
+        scale_features=its.scale_features,
+        mic_namespace=its.mic_namespace,
+        exception_namespaces=its.exception_namespaces,
+    )
+    assert cluster.pod is not None
+    told: dict[str, list[Any]] = {
+        "pods": [cluster.pod, *cluster.beside],
+        "exceptions": list(cluster.exceptions),
+        "bindings": list(cluster.bindings),
+        "identities": list(cluster.identities),
+        "assigned_identities": [
+            each
+            for each in cluster.assigned
+            if not its.scale_features or each.metadata.label(NODENAME_LABEL) == nodename_label(NODE)
+        ],
+    }
+    for name, informer in feed.watches.by_name.items():
+        for each in told[name]:
+            informer._handler.upserted(None, each)
+    records = [index.get(address) for address in cluster.pod.addresses if not cluster.pod.spec.host_network]
+    owners = [record.owner for record in records if record is not None]
+    for entry in owners:
+        if isinstance(entry, PodEntry) and entry.uid == cluster.pod.metadata.uid:
+            return decide(entry.facts, entry.assigned, REQUEST, hold_policy(its), {})
+    return None
+
+
+def agrees(said: Verdict, nmi: Decision | None) -> bool:
+    match nmi:
+        case None:
+            return said.outcome is Outcome.UNSEEN
+        case Grant(assigned):
+            return said.outcome is Outcome.GRANTED and said.assigned == assigned
+        case Exempt(why):
+            return (said.outcome, said.why) == (Outcome.EXEMPT, why)
+        case Wait(seconds, refusal):
+            return (said.outcome, said.seconds, said.refusal) == (Outcome.WAITS, seconds, refusal)
+        case refusal:
+            return (said.outcome, said.refusal) == (Outcome.REFUSED, refusal)
+
+
+def contested(cluster: Facts) -> bool:
+    """Whether a read settles whose the address is, and not the watches: then NMI's index alone does not say it."""
+    return bool(cluster.beside)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=1000, deadline=None)
+def test_the_answer_is_nmis_own(seed: int) -> None:
+    cluster = a_cluster(random.Random(seed))
+    said = verdict(cluster)
+    if not contested(cluster):
+        assert agrees(said, as_nmi_has_it(cluster)), (said, as_nmi_has_it(cluster))
+    explanation = explain(cluster)
+    assert explanation.answer.outcome is said.outcome
+    if said.outcome in {Outcome.WAITS, Outcome.REFUSED, Outcome.UNSEEN}:
+        assert explanation.broken
+        assert explanation.next
+    if said.outcome is Outcome.GRANTED:
+        served = {"assigned identity", "served"}
+        assert any(each.link in served and each.state is not State.BROKEN for each in explanation.links)
+
+
+def test_the_random_clusters_lead_to_every_answer() -> None:
+    found = {verdict(a_cluster(random.Random(seed))).outcome for seed in range(300)}
+    assert found == set(Outcome)
+
+
+@pytest.mark.parametrize("changed", ["grant", "silence"])
+def test_an_answer_that_is_not_nmis_is_noticed(changed: str) -> None:
+    seeds = itertools.count()
+    cluster = next(made for seed in seeds if verdict(made := a_cluster(random.Random(seed))).outcome is Outcome.REFUSED)
+    wrong = Verdict(Outcome.GRANTED) if changed == "grant" else Verdict(Outcome.UNSEEN, why="nothing")
+    assert not agrees(wrong, as_nmi_has_it(cluster))

@@ -1,0 +1,52 @@
+"""What a shell completes: names from the cluster, and nothing at all where that fails."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from podidctl.cli import app
+from podidctl.completion import Names
+from podidctl.reaching import Surroundings
+from tests.mic.little_cloud import LittleCloud
+
+
+def context(**given: str) -> typer.Context:
+    """The command line so far."""
+    made = typer.Context(get_command(app))
+    made.params.update(given)
+    return made
+
+
+def names(cloud: LittleCloud) -> Names:
+    return Names(Surroundings({"KUBECONFIG": str(cloud.folder / "kubeconfig")}, Path.home), seconds=30)
+
+
+async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, **given: str) -> list[str]:
+    return await asyncio.to_thread(complete, context(**given), begun)
+
+
+async def test_pods_and_namespaces_that_begin_so_are_completed(cloud: LittleCloud) -> None:
+    cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
+    cloud.node("n0")
+    cloud.pod("web", "n0")
+    cloud.pod("worker", "n0", namespace="payments")
+    from_cluster = names(cloud)
+    assert await ask(from_cluster.namespaces, "pay") == ["payments"]
+    assert await ask(from_cluster.pods, "") == ["default/web", "payments/worker"]
+    assert await ask(from_cluster.pods, "payments/") == ["payments/worker"]
+    assert await ask(from_cluster.pods, "w", namespace="payments") == ["worker"]
+    assert await ask(from_cluster.pods, "x") == []
+
+
+async def test_a_cluster_that_is_away_completes_nothing_and_says_nothing(
+    cloud: LittleCloud, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await cloud.api.stop()
+    assert await ask(names(cloud).pods, "") == []
+    nowhere = Names(Surroundings({"KUBECONFIG": "/nowhere"}, Path.home))
+    assert await ask(nowhere.namespaces, "") == []
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,82 @@
+"""The sandbox with the real MIC and NMI: what `podidctl token` foretells is what the pod is then answered."""
+
+import asyncio
+import http.client
+import json
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from podidctl.sandbox.azure import identity_id
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
+from tests.mic.preview.asking import Answer, run
+from tests.sandbox.cloud.conftest import eventually, pod
+
+PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
+
+
+async def token(sandbox: Sandbox, name: str, *flags: str) -> Answer:
+    words = ("podidctl", "token", f"default/{name}", "-o", "json", *flags)
+    return await run(sandbox.folder, *words, cloudconfig=False)
+
+
+async def answered(sandbox: Sandbox, name: str, more: str = "") -> tuple[int, Any]:
+    """What NMI answers to the pod, asked from the pod's own address."""
+    address = (await sandbox.cluster.client.get(PODS, "default", name)).addresses[0]
+    where = urlsplit(sandbox.metadata_url("node-0"))
+
+    def ask() -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(where.netloc, timeout=30, source_address=(address, 0))
+        try:
+            connection.request("GET", PATH + more, headers={"Metadata": "true"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_a_grant_and_refusals_are_as_foretold_and_no_token_is_shown() -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+        identity = sandbox.azure.directory.add_identity(identity_id("demo"))
+        meta = {"name": "demo", "namespace": "default"}
+        spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+        binding = {"azureIdentity": "demo", "selector": "demo"}
+        for kind, fields in (("AzureIdentity", spec), ("AzureIdentityBinding", binding)):
+            await sandbox.cluster.apply({"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": meta, "spec": fields})
+        bound, bare = pod("bound"), pod("bare")
+        bound["metadata"]["labels"] = {"aadpodidbinding": "demo"}
+        for document in (bound, bare):
+            await sandbox.cluster.apply(document)
+
+        async def ready() -> bool:
+            pods = await sandbox.cluster.client.list(PODS, "default")
+            objects = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            running = [each for each in pods if each.addresses and each.status.phase == "Running"]
+            return len(running) == 2 and [each.status.status for each in objects] == [ASSIGNED]
+
+        await eventually(ready)
+
+        told = await token(sandbox, "bound")
+        assert (told.code, told.err) == (0, "")
+        status, body = await answered(sandbox, "bound")
+        assert (status, body["client_id"]) == (200, identity.client_id)
+        assert told.document["resourceId"] == identity.resource_id
+        assert told.document["clientId"] == f"{identity.client_id[:4]}…{identity.client_id[-4:]}"
+        assert body["access_token"] not in told.out
+
+        for name, flags, more in (
+            ("bare", (), ""),
+            ("bound", ("--client-id=a", "--resource-id=b"), "&client_id=a&msi_res_id=b"),
+        ):
+            told = await token(sandbox, name, *flags)
+            status, body = await answered(sandbox, name, more)
+            assert told.code == 3
+            document = told.document
+            assert (document["status"], document["error"], document["description"]) == (
+                status,
+                body["error"],
+                body["error_description"],
+            )

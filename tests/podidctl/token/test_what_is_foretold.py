@@ -1,0 +1,128 @@
+"""What a request would get, or be refused with: the status and the words are NMI's own, and no token is in it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from nmi.issuer import UNSUPPORTED_TYPE
+from nmi.server.responses import refused
+from podidctl.inquiry.facts import Rules
+from podidctl.inquiry.verdict import MANAGEMENT, Outcome
+from podidctl.token.foretold import Foretold, foretell
+from podidentity.resources import AzureIdentitySpec, SecretReference
+from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
+from tests.podidctl.asked import facts, labelled, rules
+
+PRINCIPAL = AzureIdentitySpec(
+    type=1, client_id=CLIENT_ID, tenant_id="contoso.com", client_password=SecretReference(name="s", namespace="ns")
+)
+
+
+def ask(resource: str = MANAGEMENT, client_id: str = "", resource_id: str = "", **changes: Any) -> Foretold:
+    return foretell(facts(**changes), resource, client_id=client_id, resource_id=resource_id)
+
+
+def serving(spec: AzureIdentitySpec) -> Any:
+    """An assigned identity that holds *spec*."""
+    made = labelled(assigned_identity())
+    embedded = msgspec.structs.replace(made.spec.azure_identity_ref, spec=spec)
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, azure_identity_ref=embedded))
+
+
+def test_a_grant_names_identity_audience_and_whom_nmi_asks() -> None:
+    told = ask("https://vault.azure.net")
+    assert (told.outcome, told.identity, told.audience) == (Outcome.GRANTED, "ns/id", "https://vault.azure.net")
+    assert told.type == "0 (user-assigned identity)"
+    assert told.asked == "IMDS of the node, by client id"
+    assert CLIENT_ID not in msgspec.json.encode(told).decode()
+
+
+@pytest.mark.parametrize("named", [{"client_id": CLIENT_ID.upper()}, {"resource_id": resource_id("id").upper()}])
+def test_an_identity_that_is_named_in_any_case_is_found(named: dict[str, str]) -> None:
+    assert ask(**named).outcome is Outcome.GRANTED
+
+
+def test_an_identity_that_is_not_the_pods_is_refused_after_the_hold() -> None:
+    told = ask(client_id="another")
+    assert (told.outcome, told.held_seconds, told.status, told.error) == (Outcome.WAITS, 45.0, 404, "not_found")
+    assert told.description == "No identity that is assigned to this pod matches the one that the request names."
+    assert told.why
+
+
+def test_the_flag_that_changes_the_status_changes_it_here() -> None:
+    told = ask(client_id="another", rules=rules(set_retry_after_header=True))
+    assert told.status == 503
+
+
+def test_parameters_that_nmi_does_not_take_are_refused_in_its_words() -> None:
+    both = ask(client_id="a", resource_id="b")
+    assert (both.status, both.error) == (400, "invalid_request")
+    assert "Only one of" in both.description
+    assert "resource is required" in ask("").description
+
+
+def test_a_pod_that_nothing_is_bound_to_gets_what_lets_credential_chains_go_on() -> None:
+    told = ask(pod=pod(label=None), assigned=())
+    assert (told.status, told.error, told.description) == (400, "invalid_request", "Identity not found")
+
+
+def test_an_exempt_pod_gets_the_nodes_own() -> None:
+    told = ask(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert (told.outcome, told.status) == (Outcome.EXEMPT, None)
+    assert "the node's own identities" in told.asked
+
+
+def test_a_service_principal_is_told_with_its_endpoint_and_secret_by_name() -> None:
+    told = ask(assigned=(serving(PRINCIPAL),))
+    assert told.outcome is Outcome.GRANTED
+    assert told.asked == (
+        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, by the "
+        "secret in Secret ns/s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "says"),
+    [
+        (
+            msgspec.structs.replace(PRINCIPAL, client_password=SecretReference(name="s", namespace="far")),
+            403,
+            "another namespace",
+        ),
+        (msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://evil.example/"), 403, "--allowed-ad-endpoints"),
+        (msgspec.structs.replace(PRINCIPAL, tenant_id="a/b"), 403, "its owner must set it right"),
+        (AzureIdentitySpec(type=0), 403, "identity_incomplete"),
+        (AzureIdentitySpec(type=0, client_id="\x00"), 403, "its owner must set it right"),
+    ],
+    ids=["foreign-secret", "endpoint", "tenant", "nothing-named", "no-id"],
+)
+def test_what_nmi_would_not_even_ask_azure_for_is_refused_so(spec: AzureIdentitySpec, status: int, says: str) -> None:
+    told = ask(assigned=(serving(spec),))
+    assert (told.outcome, told.status, told.identity) == (Outcome.REFUSED, status, "ns/id")
+    assert says in told.description
+
+
+def test_a_switch_of_nmi_opens_what_it_opens() -> None:
+    spec = msgspec.structs.replace(PRINCIPAL, client_password=SecretReference(name="s", namespace="far"))
+    assert ask(assigned=(serving(spec),), rules=rules(allow_cross_namespace_secrets=True)).outcome is Outcome.GRANTED
+
+
+def test_a_type_that_nmi_does_not_know_is_refused_as_nmi_does() -> None:
+    told = ask(assigned=(serving(AzureIdentitySpec(type=7)),))
+    assert told.status == refused(UNSUPPORTED_TYPE).status == 403
+    assert told.description == UNSUPPORTED_TYPE.sentence
+
+
+def test_a_cloud_that_only_nmi_knows_is_named_where_it_could_make_it_otherwise() -> None:
+    spec = msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://adfs.stack.example/")
+    own = rules()
+    told = ask(assigned=(serving(spec),), rules=Rules(own.settings, own.whose, "/etc/azure/cloud.json"))
+    assert "/etc/azure/cloud.json" in told.note
+    assert ask(assigned=(serving(spec),)).note == ""
+
+
+def test_the_first_by_name_serves_a_request_that_names_none() -> None:
+    second = labelled(assigned_identity("other", binding="a", client_id="second"))
+    told = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
+    assert told.identity == "ns/other"

@@ -1,0 +1,91 @@
+"""A program that is started as a container's: what it sees, what it may, and what is left of it."""
+
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from podidctl.sandbox.containers import Mount, command
+from podidctl.sandbox.pod_shapes import Capabilities, SecurityContext
+
+pytestmark = pytest.mark.root
+
+PLAIN = SecurityContext()
+
+
+def run(tmp_path: Path, *argv: str, mounts: tuple[Mount, ...] = (), context: SecurityContext = PLAIN) -> str:
+    started = command(argv, mounts, context, tmp_path / "scratch")
+    done = subprocess.run(started, check=False, capture_output=True, text=True, timeout=20)
+    return done.stdout if done.returncode == 0 else f"refused: {done.stderr}"
+
+
+def test_it_sees_its_mounts_where_they_belong_and_nobody_else_does(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("something")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "inner").write_text("more")
+    mounts = (
+        Mount(tmp_path / "source", PurePosixPath("/etc/kubernetes/azure.json")),
+        Mount(folder, PurePosixPath("/definitions")),
+        Mount(tmp_path / "source", PurePosixPath("/var/run/secrets/it")),
+    )
+    files = ("/etc/kubernetes/azure.json", "/definitions/inner", "/var/run/secrets/it")
+    assert run(tmp_path, "cat", *files, mounts=mounts) == "somethingmoresomething"
+    assert not any(Path(file).exists() for file in files)
+
+
+def test_a_folder_over_tmp_hides_what_is_there_and_takes_what_it_writes(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    mounts = (Mount(folder, PurePosixPath("/tmp")),)
+    assert Path(f"/{tmp_path.parts[1]}") == Path("/tmp")
+    looked = f"[ ! -e {tmp_path} ] && echo written >/tmp/left"
+    assert run(tmp_path, "sh", "-c", looked, mounts=mounts) == ""
+    assert (folder / "left").read_text() == "written\n"
+
+
+def test_what_the_program_is_made_of_is_there_whatever_is_mounted_over_it(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    mounts = (Mount(folder, PurePosixPath(*Path.cwd().parts[:2])),)
+    told = run(tmp_path, sys.executable, "-c", "import nmi; print(nmi.__file__)", mounts=mounts)
+    assert told == f"{Path.cwd()}/nmi/__init__.py\n"
+
+
+def test_what_it_writes_beside_its_mounts_is_gone_with_it(tmp_path: Path) -> None:
+    assert run(tmp_path, "sh", "-c", "echo x >/etc/left && cat /etc/left") == "x\n"
+    assert not Path("/etc/left").exists()
+
+
+def test_a_read_only_root_and_a_read_only_mount_take_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    context = SecurityContext(read_only_root_filesystem=True)
+    assert "Read-only" in run(tmp_path, "touch", "/etc/left", context=context)
+    target = PurePosixPath("/definitions")
+    assert "Read-only" in run(tmp_path, "touch", "/definitions/x", mounts=(Mount(folder, target, read_only=True),))
+    assert run(tmp_path, "touch", "/definitions/x", mounts=(Mount(folder, target),), context=context) == ""
+    assert (folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("context", "uid", "held"),
+    [
+        (SecurityContext(capabilities=Capabilities(drop=["ALL"])), 0, 0),
+        (SecurityContext(capabilities=Capabilities(drop=["ALL"], add=["NET_ADMIN", "NET_RAW"])), 0, 0b11 << 12),
+        (SecurityContext(run_as_user=65_532, capabilities=Capabilities(drop=["ALL"])), 65_532, 0),
+    ],
+)
+def test_it_has_the_containers_user_and_rights(tmp_path: Path, context: SecurityContext, uid: int, held: int) -> None:
+    status = dict(
+        line.split(":", 1) for line in run(tmp_path, "cat", "/proc/self/status", context=context).splitlines()
+    )
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == held
+    assert status["NoNewPrivs"].strip() == "1"
+
+
+def test_what_a_pod_does_not_say_is_what_engines_leave(tmp_path: Path) -> None:
+    told = run(tmp_path, "sh", "-c", "grep CapBnd /proc/self/status")
+    assert int(told.split()[1], 16) == 0x00000000A80425FB, "Docker's and containerd's default"
