@@ -1,4 +1,4 @@
-# make demo | test | lint | bench …  Everything is installed into .venv, pinned by requirements.lock.
+# make demo | test | test-sdks | lint | soak | bench | bench-controller …  Everything is installed into .venv, pinned by requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 # The headers are where tools/system-packages unpacks them for a user who cannot install any.
@@ -7,7 +7,7 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: demo test lint format lock clean
+.PHONY: e2e fuzz soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
@@ -15,7 +15,14 @@ demo: .venv/.built
 test: .venv/.built
 	@$(BIN)/python tests/testplane/up.py build >/dev/null
 	@$(BIN)/python tests/testplane/up.py tools >/dev/null
+	@tools/bench-packages
+	@tools/observability-packages
 	@$(BIN)/pytest $(PYTEST_FLAGS)
+
+# Azure's own SDKs in five languages; their tests are no part of `make test`. One of them waits minutes, and is not stuck.
+test-sdks: .venv/.built
+	@$(BIN)/python tests/sdks/applications.py
+	@$(BIN)/pytest tests/sdks -o faulthandler_timeout=0 $(PYTEST_FLAGS)
 
 lint: .venv/.built
 	$(BIN)/ruff check .
@@ -29,6 +36,75 @@ lint: .venv/.built
 format: .venv/.built
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+# The tables of flags and metrics, from the code.
+docs: .venv/.built
+	$(BIN)/python -m tools.handbook
+
+# Coverage-guided, an hour in all: the parsers under the sanitizers, the lanes against each other and the oracle.
+FUZZ_SECONDS ?= 3600
+fuzz: build/fuzz/.built
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
+
+build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock tests/fuzz/build.py tests/fuzz/*.pyx tests/fuzz/*.c)
+	@echo "compiling the data plane once more, with sanitizers"
+	@rm -rf build/fuzz/site
+	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/fuzz/requirements.lock
+	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/fuzz/build.py >/dev/null
+	@touch $@
+
+# Ten minutes of load while pods come and go and everything around NMI fails in turn.
+SOAK_SECONDS ?= 600
+soak: .venv/.built
+	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+
+# A quarter of an hour, or three minutes: NMI beside nginx and others, what it weighs, its functions, what MIC costs.
+bench: .venv/.built
+	@tools/bench-packages
+	@$(BIN)/python -m benchmarks.run
+
+bench-quick: .venv/.built
+	@tools/bench-packages
+	@$(BIN)/python -m benchmarks.run --quick
+
+# Ten minutes: MIC on a real API server, up to 10,000 pods. The figures are of use only from a quiet machine.
+bench-controller: .venv/.built
+	@$(BIN)/python tests/testplane/up.py build >/dev/null
+	@$(BIN)/python -m benchmarks.controller.run
+
+# Part of `make test`: the chart installed by the real helm on a fresh control plane, used, upgraded and taken off.
+e2e: .venv/.built
+	@$(BIN)/python tests/testplane/up.py build >/dev/null
+	@$(BIN)/python tests/testplane/up.py tools >/dev/null
+	@tools/observability-packages
+	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
+
+# The images, and what is in them (deploy/docker/README.md). DOCKER may be podman or buildah, too.
+DOCKER ?= docker
+IMAGES ?= aad-pod-identity
+IMAGE_FLAGS ?=
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' podidentity/version.py)
+IMAGE_BUILD = $(DOCKER) build -f deploy/docker/Dockerfile --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(IMAGE_FLAGS)
+WITH_DIGEST = @case "$(BASE)" in *@sha256:*) ;; *) echo "name the base by its digest: make $@ BASE=IMAGE@sha256:… \
+	(deploy/docker/README.md says which fit)" >&2; exit 2 ;; esac
+
+image:
+	$(WITH_DIGEST)
+	$(IMAGE_BUILD) --target nmi -t $(IMAGES)/nmi:$(VERSION) .
+	$(IMAGE_BUILD) --target mic -t $(IMAGES)/mic:$(VERSION) .
+	$(IMAGE_BUILD) --target demo -t $(IMAGES)/demo:$(VERSION) .
+
+sbom:
+	$(WITH_DIGEST)
+	$(IMAGE_BUILD) --target sbom --output type=local,dest=build/sbom .
+
+# Ten minutes, as root on Debian: a base from Debian's packages, the images twice, the programs run out of them.
+local-images: .venv/.built
+	tools/local-images
+	$(BIN)/pytest tests/images/built $(PYTEST_FLAGS)
 
 # The environment: only what the lock names, each package by its hash; then the project itself, compiled in place.
 .venv/.installed: build.lock requirements.lock
@@ -50,7 +126,7 @@ COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-
 	--no-emit-index-url --no-header --no-annotate --upgrade
 lock:
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
-	@$(COMPILE) --group build --group test --group lint --extra podidctl -o requirements.lock
+	@$(COMPILE) --group build --group test --group lint --group bench --extra podidctl -o requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
 
 clean:

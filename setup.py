@@ -10,7 +10,10 @@ from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
-ROOMS = ("histogram", "scan", "query", "answers", "index", "connection", "lane")
+ROOMS = (
+    *("histogram", "scan", "query", "answers", "index"),
+    *("redirects", "connection", "limits", "places", "turns", "deadlines", "losses", "lane"),
+)
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]
 MACROS: list[tuple[str, str | None]] = (
     [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []

@@ -1,4 +1,5 @@
-"""What holds for every test: no blocking call in the loop, no task or thread left behind, no silent skips in CI.
+"""What holds for every test: no blocking call in the loop, no task or thread left behind, no secret in anything that
+was written, no silent skips in CI.
 
 Also the real control plane (`plane`), one for the whole session: whoever uses it makes objects under names or in a
 namespace of its own. Tests that stop, compact or configure a server start one of their own with `new_plane`.
@@ -18,6 +19,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
+from tests.leaks import Ledger
 from tests.testplane import up
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +29,9 @@ IN_CI = os.environ.get("CI") == "true"
 settings.register_profile("ci", derandomize=True)
 if IN_CI:
     settings.load_profile("ci")
+
+LEDGER = Ledger()
+LEDGER.listen(setattr)
 
 SETTLE_SECONDS = 2.0
 """How long a thread or task that is on its way out may take to be gone."""
@@ -54,6 +59,11 @@ def pytest_runtest_makereport(
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
+    if report.when == "teardown" and not report.failed:
+        leak = LEDGER.found_in_logs() or LEDGER.found_in_sections(report.sections)
+        if leak:
+            report.outcome = "failed"
+            report.longrepr = f"something secret was written during this test: {leak}"
     return report
 
 
@@ -96,6 +106,12 @@ async def _tasks_end() -> AsyncIterator[None]:
         await asyncio.sleep(0.001)
 
 
+@pytest.fixture
+def ledger() -> Ledger:
+    """What of everything written is secret; a test notes what it made up itself."""
+    return LEDGER
+
+
 NewPlane = Callable[..., up.Plane]
 
 
@@ -105,6 +121,14 @@ def plane() -> Iterator[up.Plane]:
     with up.Plane() as running:
         apply_definitions(running)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_ours_is_left_on_the_plane(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next user of the session's control plane finds no object of our kinds, in whatever namespace."""
+    yield
+    if "plane" in request.fixturenames:
+        clear(request.getfixturevalue("plane"))
 
 
 @pytest.fixture
@@ -122,16 +146,36 @@ def new_plane() -> Iterator[NewPlane]:
             running.stop()
 
 
-def apply_definitions(running: up.Plane) -> None:
-    """Apply `deploy/crds` with the real kubectl and wait until the kinds are served."""
+OUR_KINDS = ("azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions")
+
+
+def clear(running: up.Plane) -> None:
+    """Delete all objects of our kinds, whatever finalizer holds them."""
+    for plural in OUR_KINDS:
+        for each in running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")["items"]:
+            meta = each["metadata"]
+            path = f"/apis/aadpodidentity.k8s.io/v1/namespaces/{meta['namespace']}/{plural}/{meta['name']}"
+            try:
+                if meta.get("finalizers"):
+                    free = [{"op": "remove", "path": "/metadata/finalizers"}]
+                    running.api("PATCH", path, free, content_type="application/json-patch+json")
+                if not meta.get("deletionTimestamp"):
+                    running.api("DELETE", path)
+            except RuntimeError as error:  # its namespace may be going, and the object with it
+                if ": 404 " not in str(error):
+                    raise
+
+
+def apply_definitions(running: up.Plane, path: Path = ROOT / "deploy" / "crds") -> None:
+    """Apply definitions of our kinds with the real kubectl and wait until the kinds are served."""
     kubectl = [str(up.tool("kubectl")), f"--kubeconfig={running.kubeconfig}"]
-    definitions = str(ROOT / "deploy" / "crds")
+    definitions = str(path)
     subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
     wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
     subprocess.run(wait, check=True, capture_output=True, timeout=60)
     # Established is not all: for a moment a list may still be answered by 404, then by 429 while the storage starts.
     deadline = time.monotonic() + 20
-    for plural in ("azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions"):
+    for plural in OUR_KINDS:
         while True:
             try:
                 running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")

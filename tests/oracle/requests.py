@@ -1,7 +1,7 @@
 """What a token request means: slow, obvious Python to hold the two lanes against.
 
 Written from the RFCs and the behaviour that NMI promises, never from either lane's code, and in another way: it splits
-and compares where the scanner walks. It takes no limits into account and judges no body; where a request depends on one
+and compares where the scanner walks. It takes no limits into account and reads no body; where a request depends on one
 of these, it says so (`Verdict.UNSURE`) and leaves the judgement to the corpus.
 """
 
@@ -96,8 +96,8 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)
-    bodily = {"content-length", "transfer-encoding", "expect", "content-type", "upgrade", "proxy-connection"}
-    require(not bodily & set(values), Verdict.UNSURE)
+    judge_framing(values, version)
+    require(not {"content-type", "upgrade", "proxy-connection"} & set(values), Verdict.UNSURE)
     hosts = values.get("host", [])
     require(len(hosts) == 1 or (version == "HTTP/1.0" and not hosts))
     require(all(re.fullmatch(r"[!-~]*", host) for host in hosts))
@@ -106,6 +106,17 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     require("x-forwarded-for" not in values)
     options = {option.strip(" \t").lower() for value in values.get("connection", []) for option in value.split(",")}
     return "close" in options or (version == "HTTP/1.0" and "keep-alive" not in options)
+
+
+def judge_framing(values: dict[str, list[str]], version: str) -> None:
+    """How the request's end is told: in one way, and one that every reader knows (RFC 9112 §6)."""
+    lengths, codings = values.get("content-length", []), values.get("transfer-encoding", [])
+    require(len(lengths) + len(codings) <= 1)
+    require(all(re.fullmatch("[0-9]+", length) for length in lengths))
+    require(all(coding.lower() == "chunked" and version == "HTTP/1.1" for coding in codings))
+    require("expect" not in values)
+    require(len(values.get("content-type", [])) <= 1)
+    require(not codings and all(set(length) == {"0"} for length in lengths), Verdict.UNSURE)
 
 
 def judge_target(target: str) -> tuple[str, int, str, str, bool]:

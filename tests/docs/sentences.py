@@ -1,0 +1,125 @@
+"""The sentences that NMI and MIC can say, read out of their source: what stands in the code, whoever calls it when.
+
+A sentence with parts that are only known at run time is a tuple of what stands between them. An expression that this
+cannot follow is an error, so that no sentence is overlooked.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+ROOT: Final = Path(__file__).parents[2]
+PASSED_ON: Final = {"error.sentence"}
+"""PolicyError's own, whose makers are read too."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What a pod may read, and for which reason."""
+
+    parts: tuple[str, ...]
+    reason: str
+    """Name of the member of `Reason`; POLICY for a PolicyError."""
+    where: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return pattern(self.parts)
+
+
+def pattern(parts: Iterable[str]) -> re.Pattern[str]:
+    """Whatever stands in the place of what is known at run time only."""
+    return re.compile(".*".join(map(re.escape, parts)))
+
+
+def refusals() -> list[Sentence]:
+    """Every sentence that a Refusal of NMI can hold."""
+    modules = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "nmi").rglob("*.py"))}
+    return [
+        Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
+        for path, module in modules.items()
+        for function, call in calls(module, {"Refusal", "PolicyError"})
+        for reason, parts in _of(call, function, list(modules.values()))
+    ]
+
+
+def calls(module: ast.Module, names: set[str]) -> Iterator[tuple[Function | None, ast.Call]]:
+    """Each call of one of *names*, with the innermost function around it."""
+
+    def within(node: ast.AST, function: Function | None) -> Iterator[tuple[Function | None, ast.Call]]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node
+        # A pattern of a match statement (`case Refusal():`) is no call in the tree.
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield function, node
+        for child in ast.iter_child_nodes(node):
+            yield from within(child, function)
+
+    yield from within(module, None)
+
+
+def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    named = {each.arg: each.value for each in call.keywords}
+    assert isinstance(call.func, ast.Name)
+    if call.func.id == "PolicyError":
+        reason, said = "POLICY", call.args[0] if call.args else named["sentence"]
+    else:
+        first = call.args[0] if call.args else named["reason"]
+        assert isinstance(first, ast.Attribute), ast.dump(first)
+        reason, said = first.attr, call.args[1] if len(call.args) > 1 else named["sentence"]
+    if ast.unparse(said) not in PASSED_ON:
+        for parts in texts(said, function, modules):
+            yield reason, parts
+
+
+def texts(said: ast.expr, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, ...]]:
+    """What *said*, within *function*, can be: a text, one assigned before, or what callers give."""
+    match said:
+        case ast.Constant(value=str(text)):
+            yield (text,)
+        case ast.JoinedStr():
+            yield tuple(str(each.value) if isinstance(each, ast.Constant) else "" for each in _merged(said))
+        case ast.Name(id=name) if function is not None:
+            assigned = [
+                each.value
+                for each in ast.walk(function)
+                if isinstance(each, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in each.targets)
+            ]
+            places = [each.arg for each in function.args.args]
+            if not assigned and name in places:
+                assigned = [
+                    call.args[places.index(name)] for module in modules for _, call in calls(module, {function.name})
+                ]
+            assert assigned, f"{function.name}: nothing is known of {name}"
+            for each in assigned:
+                yield from texts(each, None, modules)
+        case _:
+            raise AssertionError(f"not a text that can be read here: {ast.unparse(said)}")
+
+
+def _merged(said: ast.JoinedStr) -> list[ast.expr]:
+    """The constants of *said*, and an empty one at each end where a value stands there."""
+    empty = ast.Constant(value="")
+    values = [each for each in said.values if isinstance(each, ast.Constant)]
+    first = [] if isinstance(said.values[0], ast.Constant) else [empty]
+    last = [] if isinstance(said.values[-1], ast.Constant) else [empty]
+    return [*first, *values, *last]
+
+
+def returned(path: str, *functions: str) -> list[tuple[str, ...]]:
+    """Every text that one of *functions* of the file at *path* returns."""
+    module = ast.parse((ROOT / path).read_text())
+    return [
+        parts
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef) and function.name in functions
+        for each in ast.walk(function)
+        if isinstance(each, ast.Return) and isinstance(each.value, ast.JoinedStr | ast.Constant)
+        for parts in texts(each.value, function, [module])
+        if any(parts)
+    ]

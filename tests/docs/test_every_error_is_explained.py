@@ -1,0 +1,58 @@
+"""docs/troubleshooting.md has every sentence that NMI can answer, with its status, and none that it cannot."""
+
+import re
+
+import pytest
+
+from nmi.refusal import Reason
+from nmi.server.responses import _FORMS
+from tests.docs.sentences import ROOT, Sentence, pattern, refusals, returned
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+ANSWERS = {
+    heading: rest.strip()
+    for heading, _, rest in (block.partition("\n") for block in re.split(r"^#### ", PAGE, flags=re.MULTILINE)[1:])
+}
+SENTENCES = refusals()
+MICS = [
+    *returned("mic/telling.py", "advice", "refusal", "delay"),
+    *returned("mic/claims.py", "misconfigured"),
+    *returned("mic/apply.py", "_lost"),
+]
+
+
+def is_told_under(heading: str, sentence: Sentence) -> bool:
+    return sentence.pattern.fullmatch(heading) is not None
+
+
+def test_enough_was_found_to_believe_that_all_was() -> None:
+    assert {sentence.reason for sentence in SENTENCES} == {reason.name for reason in Reason}
+    assert len({sentence.parts for sentence in SENTENCES}) > 50
+    assert len(MICS) == 10
+
+
+@pytest.mark.parametrize("sentence", SENTENCES, ids=lambda sentence: "…".join(sentence.parts)[:60])
+def test_each_sentence_has_a_heading_and_under_it_its_status(sentence: Sentence) -> None:
+    headings = [heading for heading in ANSWERS if is_told_under(heading, sentence)]
+    assert len(headings) == 1, f"{sentence.where}: {sentence.parts}"
+    reason = Reason[sentence.reason]
+    form = _FORMS[reason]
+    said = f"{form.status.value} `{form.error}`, reason `{reason.value}`"
+    said += ", with `Retry-After`" if form.says_retry_after else ""
+    said += ", and the connection ends" if form.ends_connection else ""
+    assert ANSWERS[headings[0]].splitlines()[0] == said
+
+
+@pytest.mark.parametrize("heading", ANSWERS)
+def test_each_heading_is_a_sentence_of_nmi(heading: str) -> None:
+    assert any(is_told_under(heading, sentence) for sentence in SENTENCES)
+
+
+@pytest.mark.parametrize("heading", ANSWERS)
+def test_each_heading_says_what_to_do_or_what_it_is(heading: str) -> None:
+    assert len(ANSWERS[heading].splitlines()) > 2
+
+
+@pytest.mark.parametrize("parts", MICS, ids=lambda parts: "…".join(parts)[:60])
+def test_each_message_of_mic_is_in_the_table(parts: tuple[str, ...]) -> None:
+    assert any(pattern(parts).fullmatch(row) for row in re.findall(r"^\| `([^`]+)` \|", PAGE, re.MULTILINE))

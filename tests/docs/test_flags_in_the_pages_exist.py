@@ -1,0 +1,55 @@
+"""Whatever flag a page names, some program has: one of ours, or one of those that people use beside them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mic.flag_table import FLAGS as MIC_FLAGS
+from nmi.flag_table import FLAGS as NMI_FLAGS
+from tests.docs.sentences import ROOT
+
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+OTHERS = {
+    *("replicas", "server-side", "force-conflicts", "previous"),  # kubectl
+    *("create-namespace", "set"),  # helm
+    "query",  # az
+    "network-plugin",  # the kubelet
+    "flag",  # stands for any
+}
+COMMANDS: tuple[list[str], ...] = (
+    [],
+    ["explain", "pod"],
+    ["token"],
+    ["doctor"],
+    ["plan"],
+    ["sandbox", "up"],
+    ["sandbox", "demo"],
+    ["migrate", "from-reference"],
+    ["migrate", "to-workload-identity"],
+)
+
+
+def podidctls() -> set[str]:
+    """The flags that the help of its commands lists."""
+    found: set[str] = set()
+    for command in COMMANDS:
+        words = [sys.executable, "-m", "podidctl", *command, "--help"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        found |= set(re.findall(r"--([a-z][a-z-]+)", done.stdout))
+    return found
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    ours = {name.lstrip("-") for flag in (*NMI_FLAGS, *MIC_FLAGS) for name in (flag.name, *flag.aliases)}
+    return ours | podidctls() | OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_that_a_page_names_exists(page: Path, known: set[str]) -> None:
+    text = page.read_text()
+    named = set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text))
+    assert named <= known

@@ -1,0 +1,39 @@
+"""docs/metrics.md lists what the real programs expose: their names, their types, and no value of a label besides."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from urllib.request import urlopen
+
+from prometheus_client import CollectorRegistry
+
+from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity.telemetry.metrics import expose
+from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
+
+LAZY = {"aadpodidentity_nmi_operations_duration_seconds"}
+"""It has series only for what has been asked."""
+
+
+def scraped(port: int) -> dict[str, Shown]:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return {each.name: each for each in shown(answer.read().decode())}
+
+
+def held_together(programs: dict[str, Shown], registry: Callable[[], CollectorRegistry]) -> None:
+    documented = {each.name: each for each in shown(expose(registry()).decode())}
+    assert documented.keys() - LAZY <= programs.keys() <= documented.keys()
+    for name, found in programs.items():
+        told = documented[name]
+        assert (found.kind, found.help) == (told.kind, told.help)
+        for label, values in found.labels.items():
+            assert label in OPEN or values <= told.labels[label], name
+
+
+async def test_names_types_and_labels_are_those_of_the_running_programs() -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+        (node,) = sandbox.nmis.values()
+        nmis = await asyncio.to_thread(scraped, node.metrics_port)
+        mics = await asyncio.to_thread(scraped, sandbox.mic_metrics_port)
+    await asyncio.to_thread(held_together, nmis, nmi_registry)
+    await asyncio.to_thread(held_together, mics, mic_registry)

@@ -1,0 +1,7 @@
+"""Make everything that is made of the chart: python -m tools.chart"""
+
+from tools.chart import manifests, rendering, values_table
+
+values_table.update(rendering.CHART)
+rendering.update_golden()
+manifests.update()

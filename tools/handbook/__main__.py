@@ -1,0 +1,22 @@
+"""`python -m tools.handbook` writes the made parts of the documents anew."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from benchmarks.report.marks import put
+from tools.handbook import flags, metrics
+
+MAKER: Final = "tools.handbook"
+DOCS: Final = Path(__file__).parents[2] / "docs"
+PARTS: Final[Mapping[str, Callable[[], str]]] = {"flags.md": flags.made, "metrics.md": metrics.made}
+
+
+def main() -> None:
+    """Renew each document that has a made part."""
+    for name, made in PARTS.items():
+        put(DOCS / name, MAKER, made())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Tables of all flags: names from a program's table of flags, defaults and meanings from its settings."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from types import ModuleType
+from typing import Any, Final
+
+import mic.settings
+import nmi.settings
+from mic.flag_table import FLAGS as MIC_FLAGS
+from mic.settings import _RANGES as MIC_RANGES
+from nmi.flag_table import FLAGS as NMI_FLAGS
+from nmi.settings import _RANGES as NMI_RANGES
+from podidentity.flags import Flag, go_duration
+from tools.handbook import known
+from tools.handbook.tables import table
+
+REQUIRED: Final = "required"
+_UNITS: Final = ((3600, "h"), (60, "m"), (1, "s"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What one program's tables are made of."""
+
+    name: str
+    flags: Sequence[Flag]
+    settings: ModuleType
+    theirs: Collection[str]
+    """Flags that the reference has, too."""
+    ranges: Mapping[str, tuple[float, float]]
+
+
+PROGRAMS: Final = (
+    Program("nmi", NMI_FLAGS, nmi.settings, known.NMI_FLAGS, NMI_RANGES),
+    Program("mic", MIC_FLAGS, mic.settings, known.MIC_FLAGS, MIC_RANGES),
+)
+
+
+def made() -> str:
+    """What belongs between the marks of docs/flags.md."""
+    return "\n\n".join(f"## {program.name}\n\n{_table(program)}" for program in PROGRAMS)
+
+
+def meanings(settings: ModuleType) -> dict[str, str]:
+    """What each field of *settings*' Settings says of itself, in one line."""
+    (shape,) = (
+        each
+        for each in ast.parse(inspect.getsource(settings)).body
+        if isinstance(each, ast.ClassDef) and each.name == "Settings"
+    )
+    said = {}
+    for field, text in zip(shape.body, shape.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            said[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return said
+
+
+def _table(program: Program) -> str:
+    said = meanings(program.settings)
+    fields = {each.name: each for each in dataclasses.fields(program.settings.Settings)}
+    names = {flag.field: flag.name for flag in program.flags}
+    rows = [
+        [
+            f"`--{flag.name}`" + "".join(f", `{alias}`" for alias in flag.aliases),
+            _default(flag, fields[flag.field]),
+            " ".join(filter(None, (_with_flags(said[flag.field], names), _limits(flag, program, fields[flag.field])))),
+            _reference(flag, program),
+        ]
+        for flag in program.flags
+    ]
+    return table(["flag", "default", "what it does", "reference"], rows)
+
+
+def _default(flag: Flag, field: "dataclasses.Field[Any]") -> str:
+    if field.default is dataclasses.MISSING:
+        return REQUIRED
+    text = _spelled(flag, field.default)
+    return f"`{text}`" if text else ""
+
+
+def _spelled(flag: Flag, value: object) -> str:
+    """*value* as it would be written after the flag's name."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float() | int() if flag.read is go_duration:
+            return duration(value)
+        case frozenset() | tuple():
+            return ",".join(sorted(map(str, value)))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def duration(seconds: float) -> str:
+    """*seconds* as Go's flags take them, in the largest unit in which they are a whole number."""
+    if not seconds:
+        return "0"
+    for size, unit in _UNITS:
+        if seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds * 1000:.0f}ms"
+
+
+def _limits(flag: Flag, program: Program, field: "dataclasses.Field[Any]") -> str:
+    if isinstance(field.default, StrEnum):
+        return f"One of {', '.join(f'`{choice}`' for choice in type(field.default))}."
+    if flag.field not in program.ranges:
+        return ""
+    least, most = program.ranges[flag.field]
+    if flag.read is go_duration:
+        return f"From {duration(least)} to {duration(most)}."
+    return f"From {least:.12g} to {most:.12g}." if most < 2**31 - 1 else ""
+
+
+def _with_flags(text: str, names: Mapping[str, str]) -> str:
+    """*text* with flags in the place of the fields that it names; a field of one word may be meant as that word."""
+    return re.sub(
+        r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: f"`--{names[found[0]]}`" if found[0] in names else found[0], text
+    )
+
+
+def _reference(flag: Flag, program: Program) -> str:
+    if flag.name not in program.theirs:
+        return ""
+    other = known.OTHER_DEFAULTS.get(flag.name)
+    return f"yes, default `{other}`" if other else "yes"

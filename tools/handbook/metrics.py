@@ -1,0 +1,123 @@
+"""Tables of all metrics, out of registries filled as `nmi.app` and `mic.app` fill theirs.
+
+A test scrapes both programs and holds the names and labels here to what they show.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from unittest.mock import MagicMock
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from mic.endpoints import Endpoints
+from mic.measures import Measures as MicMeasures
+from mic.settings import Settings as MicSettings
+from nmi.identity.measures import IdentityMeasures
+from nmi.node.measures import NodeMeasures
+from nmi.node.plumbing import Plumbing
+from nmi.server.measures import _HOSTS, _LANE_COUNTERS, OTHER, Measures
+from nmi.server.target import Route
+from nmi.settings import Settings as NmiSettings
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from podidentity.telemetry.metrics import expose, new_registry
+from tools.handbook import known
+from tools.handbook.tables import table
+
+NMI_WATCHES: Final = ("pods", "exceptions", "assigned_identities", "identities", "bindings")
+"""The last two in managed mode, in which there are no assigned identities."""
+MIC_WATCHES: Final = ("pods", "nodes", "identities", "bindings", "assigned_identities")
+
+OPEN: Final[Mapping[str, str]] = {
+    "status_code": "the answer's status code",
+    "namespace": f"of a pod that NMI knows, empty where none is known, `{OTHER}` past 2,048 series",
+    "resource": f"one of {len(_HOSTS)} known audiences, else `{OTHER}`; empty where none was asked for",
+    "version": "the program's",
+    "python": "the interpreter's version",
+}
+"""Labels whose values no table can list, and what bounds them."""
+
+
+@dataclass
+class Shown:
+    """One metric as a scrape shows it."""
+
+    name: str
+    """As in the TYPE line of the text format."""
+    kind: str
+    help: str
+    labels: dict[str, set[str]] = field(default_factory=dict)
+
+
+class _Watch:
+    restarts = 0
+
+    def staleness_seconds(self) -> float:
+        return 0.0
+
+
+def nmi_registry() -> CollectorRegistry:
+    """A registry with all that NMI registers, and a series for each value of a label that is from a closed set."""
+    registry = new_registry()
+    NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")))
+    IdentityMeasures(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
+    TokenMeasures(registry).watch(tokens=int, governor=Governor())
+    measures = Measures(registry)
+    measures.watch(lane=lambda: dict.fromkeys(("open", *_LANE_COUNTERS), 0), pending=int)
+    for route in Route:
+        measures.series(route, 200, "", "")
+    return registry
+
+
+def mic_registry() -> CollectorRegistry:
+    """The same of MIC. What the endpoints read at a scrape stands in for itself."""
+    registry = new_registry()
+    settings = MicSettings(namespace="default")
+    watches = {name: _Watch() for name in MIC_WATCHES}
+    others = ("lease_client", "lease", "view", "applier", "reconciler", "compute", "recorder")
+    rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
+    Endpoints(settings, registry, MicMeasures(registry), watches=watches, **rooms)
+    return registry
+
+
+def shown(exposed: str) -> Iterator[Shown]:
+    """The metrics in *exposed*, which is a scrape's text."""
+    kinds = dict(line.split()[2:4] for line in exposed.splitlines() if line.startswith("# TYPE "))
+    for family in text_string_to_metric_families(exposed):
+        # The parser takes the format's own suffix off again.
+        name = family.name if family.name in kinds else f"{family.name}_total"
+        found = Shown(name, kinds[name], family.documentation)
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                if label != "le":
+                    found.labels.setdefault(label, set()).add(value)
+        yield found
+
+
+def made() -> str:
+    """What belongs between the marks of docs/metrics.md."""
+    return "\n\n".join(
+        f"## {title}\n\n{_table(expose(registry).decode())}"
+        for title, registry in (("NMI", nmi_registry()), ("MIC", mic_registry()))
+    )
+
+
+def _table(exposed: str) -> str:
+    rows = [
+        [f"`{each.name}`", each.kind, _labels(each), _sentence(each.help), "yes" if each.name in known.METRICS else ""]
+        for each in sorted(shown(exposed), key=lambda each: (not each.name.startswith("aad"), each.name))
+    ]
+    return table(["metric", "type", "labels", "what it says", "reference"], rows)
+
+
+def _labels(metric: Shown) -> str:
+    return "<br>".join(
+        f"`{name}`: {OPEN.get(name) or ', '.join(f'`{value}`' for value in sorted(values))}"
+        for name, values in metric.labels.items()
+    )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
