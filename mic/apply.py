@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from mic import plan
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Missing, Refused, SignInFailed
+from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
 from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
 from mic.measures import Measures
@@ -311,6 +311,10 @@ class Applier:
                 self._warn(REFUSED, host, error, texts[key])
             case Conflict() if error.status == 412:
                 about = []
+            case LooksThrottled():
+                memory.unanswered(error, "")
+                self._warn("Azure does not say for now how an update went; looking again later", host, error)
+                return False
             case _:
                 again, why = False, refusal(host, error)
                 memory.writes.failed(error, self._clock(), why)

@@ -23,9 +23,11 @@ from typing_extensions import override
 
 from mic.azure.errors import (
     AzureError,
+    LooksThrottled,
     Missing,
     NotFound,
     SignInFailed,
+    Throttled,
     Unreachable,
     outcome_of,
     status_error,
@@ -162,8 +164,8 @@ class Compute:
     async def update(self, host: Host, change: Change) -> HostIdentities:
         """Carry out *change* and wait for its end; what is on the host then. `GONE` where Azure knows no such host.
 
-        A failure leaves open what has been done: look again. 404 may be about what the update names, or about the
-        operation: only a look tells whether it is about the host.
+        A failure leaves open what has been done: look again, though not at once after LooksThrottled. 404 may be about
+        what the update names, or about the operation: only a look tells whether it is about the host.
         """
         after = GONE
         begun = False
@@ -193,10 +195,11 @@ class Compute:
         except NotFound as error:
             if (await self.get(host)).gone:
                 return GONE
-            kind = AzureError if begun else Missing
-            raise kind(
-                error.message, status=error.status, code=error.code, correlation_id=error.correlation_id
-            ) from error
+            raise error.taken_for(AzureError if begun else Missing) from error
+        except Throttled as error:
+            if not begun:
+                raise
+            raise error.taken_for(LooksThrottled) from error
         return after
 
     async def aclose(self) -> None:

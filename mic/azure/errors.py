@@ -20,6 +20,7 @@ __all__ = [
     "AzureError",
     "BadIdentities",
     "Conflict",
+    "LooksThrottled",
     "Missing",
     "NotFound",
     "Refused",
@@ -63,6 +64,10 @@ class Missing(Refused):
 
 class SignInFailed(Refused):
     """There is no token for Resource Manager, or ours is not valid: whatever a request asks for, it is refused."""
+
+
+class LooksThrottled(Throttled):
+    """Azure took an update, and allows no more looks at how it goes: neither at what is on the host for now."""
 
 
 class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error

@@ -5,7 +5,7 @@ carry a token or a secret: text from an answer is cut and scrubbed before it get
 """
 
 import re
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 MESSAGE_MAX: Final = 256
 """Characters kept of another service's text: enough to recognise it, too few to flood a log."""
@@ -14,6 +14,9 @@ _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_.~+=-]{64,}")
 """Correlation ids (36), error codes and the parts of a resource id are shorter; a JWT or an AAD secret is not."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+Kind = TypeVar("Kind", bound="AzureError")
 
 
 class AzureError(Exception):
@@ -41,7 +44,11 @@ class AzureError(Exception):
 
     def again(self) -> Self:
         """An equal error without traceback or context: what may be kept, and raised any number of times."""
-        return type(self)(
+        return self.taken_for(type(self))
+
+    def taken_for(self, kind: type[Kind]) -> Kind:
+        """The same answer as an error of *kind*: for a caller who knows more of what it means."""
+        return kind(
             self.message,
             status=self.status,
             code=self.code,
