@@ -7,10 +7,14 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: e2e fuzz soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.PHONY: cluster e2e fuzz soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
+
+# A real control plane with one empty node, to install the chart into by hand, until Ctrl-C. As root.
+cluster: .venv/.built
+	@$(BIN)/python -m tools.cluster
 
 test: .venv/.built
 	@$(BIN)/python tests/testplane/up.py build >/dev/null

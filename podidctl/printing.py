@@ -2,6 +2,7 @@
 author could steer a terminal with.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -62,3 +63,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Conso
     for first, *others in rows:
         table.add_row(first, *(escape(cell) for cell in others))
     to.print(table)
+
+
+def complain(line: str) -> int:
+    """One line on stderr; the exit code that goes with it."""
+    print(f"podidctl: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    return 1

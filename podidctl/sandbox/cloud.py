@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Final, Self
 
 from podidctl.sandbox import namespaces
-from podidctl.sandbox.azure import AzureFiles, LittleAzure
+from podidctl.sandbox.azure import (
+    DEMO_CLIENT_ID,
+    DEMO_IDENTITY,
+    RESOURCE_GROUP,
+    SUBSCRIPTION,
+    AzureFiles,
+    LittleAzure,
+)
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.cluster import Cluster
 from podidctl.sandbox.fabric import Fabric
@@ -37,6 +44,16 @@ AZURE_JSON: Final = "/etc/kubernetes/azure.json"
 """Where a node has MIC's credentials."""
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
 """Where a node has the description of the sandbox's cloud: what AZURE_ENVIRONMENT_FILEPATH names."""
+CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
+    "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
+    "test": {
+        "selector": DEMO_IDENTITY,
+        "clientID": DEMO_CLIENT_ID,
+        "subscriptionID": SUBSCRIPTION,
+        "resourceGroup": RESOURCE_GROUP,
+    },
+}
+"""What the chart is told of the sandbox's cloud, which is none of Azure's own, and of the identity for `helm test`."""
 # What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 

@@ -45,6 +45,12 @@ def available() -> bool:
     return True
 
 
+def of_any_sandbox(name: str) -> str:
+    """The full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
+    found = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
+    return next((full for full in found if not orphaned(full)), "")
+
+
 class Namespaces:
     """The namespaces of this process. *instance* tells several sandboxes of one process apart.
 

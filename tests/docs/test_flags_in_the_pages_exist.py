@@ -13,8 +13,8 @@ from tests.docs.sentences import ROOT
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 OTHERS = {
-    *("replicas", "server-side", "force-conflicts", "previous"),  # kubectl
-    *("create-namespace", "set"),  # helm
+    *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "patch", "type"),  # kubectl
+    *("create-namespace", "set", "wait"),  # helm
     "query",  # az
     "network-plugin",  # the kubelet
     "flag",  # stands for any
@@ -27,6 +27,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["plan"],
     ["sandbox", "up"],
     ["sandbox", "demo"],
+    ["sandbox", "exec"],
     ["migrate", "from-reference"],
     ["migrate", "to-workload-identity"],
 )

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION
-from podidctl.sandbox.cloud import CLOUD_JSON, Sandbox, Settings
+from podidctl.sandbox.cloud import CHART_VALUES, Sandbox, Settings
 from podidctl.sandbox.fabric import Fabric
 from tests.testplane import up
 
@@ -23,20 +22,14 @@ RELEASE: Final = "aad-pod-identity"
 SECONDS: Final = 45
 """For what takes two or three on a machine that does nothing else."""
 VALUES: Final = {
+    **CHART_VALUES,
     "mic": {
-        "customCloud": {"enabled": True, "configPath": CLOUD_JSON},
+        **CHART_VALUES["mic"],
         # Two replicas on one node, which a real cluster of one node would not have.
         "replicas": 2,
         "leaderElection": {"namespace": NAMESPACE},
     },
-    "test": {
-        "selector": DEMO_IDENTITY,
-        "clientID": DEMO_CLIENT_ID,
-        "subscriptionID": SUBSCRIPTION,
-        "resourceGroup": RESOURCE_GROUP,
-    },
 }
-"""What the sandbox's cloud asks for, which is none of Azure's own, and `helm test`."""
 
 
 @dataclass

@@ -17,10 +17,12 @@ from podidentity.version import VERSION
         (["nonsense"], "No such command"),
         (["sandbox", "up", "--nodes", "many"], "--nodes"),
         (["sandbox", "up", "--nodes", "0"], "--nodes"),
+        (["sandbox", "up", "--chart-values", "values.yaml"], "--kubeconfig"),
+        (["sandbox", "exec", "a/b/c", "--", "true"], "NAMESPACE/NAME"),
         (["sandbox", "demo", "--nope"], "--nope"),
         (["sandbox", "demo", "--kubeconfig", "/nowhere/at/all"], "--kubeconfig"),
     ],
-    ids=["command", "not-a-number", "too-few", "flag", "no-such-file"],
+    ids=["command", "not-a-number", "too-few", "no-server", "no-name", "flag", "no-such-file"],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
