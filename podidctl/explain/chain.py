@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from mic.claims import misconfigured
 from nmi.identity.decide import Grant, decide
 from nmi.identity.exempting import MIC
@@ -17,6 +19,7 @@ from nmi.policies import hold_policy
 from nmi.server.responses import refused
 from podidctl.explain.hosts import on_azure, on_node
 from podidctl.explain.shapes import Answer, Explanation, Link, State, Told
+from podidctl.inquiry.decided import Decided
 from podidctl.inquiry.facts import Facts, Unread
 from podidctl.inquiry.verdict import ANY, Outcome, Verdict, is_managed, no_address, pod_facts, verdict, watched
 from podidctl.printing import plain
@@ -60,7 +63,19 @@ def explain(facts: Facts) -> Explanation:
             for each in (() if isinstance(events, Unread) else events)
         ],
         events_unread=plain(events.why) if isinstance(events, Unread) else "",
+        decided=[] if isinstance(facts.decided, Unread) else [_plain(each) for each in facts.decided],
+        decided_unread=plain(facts.decided.why) if isinstance(facts.decided, Unread) else "",
         rules=plain(facts.rules.whose),
+    )
+
+
+def _plain(each: Decided) -> Decided:
+    return msgspec.structs.replace(
+        each,
+        outcome=plain(each.outcome),
+        identity=plain(each.identity),
+        resource=plain(each.resource),
+        error=plain(each.error),
     )
 
 

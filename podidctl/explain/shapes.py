@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from podidctl.inquiry.decided import Decided
 from podidctl.inquiry.verdict import Outcome
 
 
@@ -68,6 +69,10 @@ class Explanation(Shown, frozen=True):
     """By whose flags this was decided."""
     events_unread: str = ""
     """Why the Events could not be read."""
+    decided: list[Decided] = []
+    """What NMI's log says of the pod, the latest first."""
+    decided_unread: str = ""
+    """Why NMI's log could not be read."""
 
     @property
     def broken(self) -> bool:

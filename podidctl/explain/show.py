@@ -23,6 +23,24 @@ def show(explanation: Explanation, console: Console) -> None:
         ((f"[{COLORS[each.state]}]{each.state}[/]", each.link, each.about, each.says) for each in explanation.links),
         console,
     )
+    if explanation.decided:
+        print_table(
+            ("NMI's log, UTC", "", "identity", "for", "why", "repeats"),
+            (
+                (
+                    escape(each.at),
+                    f"{each.status} {each.outcome}" if each.status is not None else each.outcome,
+                    each.identity,
+                    each.resource,
+                    each.error,
+                    str(each.repeats or ""),
+                )
+                for each in explanation.decided
+            ),
+            console,
+        )
+    if explanation.decided_unread:
+        console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
     if explanation.events:
         print_table(
             ("last told", "by", "reason", "message"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mic.azure.identities import HostIdentities
 from nmi.settings import Settings
 from podidctl.inquiry.daemons import Daemon
+from podidctl.inquiry.decided import Decided
 from podidentity.azure.errors import AzureError
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -92,5 +93,7 @@ class Facts:
     nmi: NmiThere | Unread = field(default_factory=NmiThere)
     events: tuple[Event, ...] | Unread = ()
     """NMI's and MIC's about the pod, the latest first."""
+    decided: tuple[Decided, ...] | Unread = ()
+    """What NMI's log says of the pod, the latest first."""
     azure: HostIdentities | AzureError | None = None
     """What is on the node's VM or scale set; None where Azure was not asked."""

@@ -1,7 +1,7 @@
 """Reads what is to be known of one pod: a get or list of each kind, and with *azure* one GET of its node's host.
 
 Without the pod or our own kinds nothing can be told, and an ApiError is raised. What only adds to it (the node, NMI's
-pods, Events) is `Unread` where it may not be read.
+pods and log, Events) is `Unread` where it may not be read.
 """
 
 from collections.abc import Awaitable
@@ -11,7 +11,8 @@ from mic.azure.identities import HostIdentities
 from mic.preview.survey import Hosts
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
-from podidctl.inquiry.daemons import any_daemon, daemons, environment_of, nmi_settings
+from podidctl.inquiry.daemons import Daemon, any_daemon, daemons, environment_of, nmi_settings
+from podidctl.inquiry.decided import LINES_READ, Decided, decided
 from podidctl.inquiry.facts import Event, Facts, NmiThere, Rules, Unread
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
@@ -62,6 +63,7 @@ async def gather(client: Client, namespace: str, name: str, *, given: Rules | No
         node=node,
         nmi=nmi,
         events=await or_unread(_events(client, pod)) if pod is not None else (),
+        decided=await or_unread(_decided(client, pod, nmi)) if pod is not None else (),
         azure=await _on_azure(azure, node) if azure is not None else None,
     )
 
@@ -108,12 +110,27 @@ async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
     return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MOST])
 
 
+async def _decided(client: Client, pod: Pod, nmi: NmiThere | Unread) -> tuple[Decided, ...]:
+    if isinstance(nmi, Unread) or not nmi.here:
+        return ()
+    daemon = likeliest(nmi)
+    container = daemon.container("nmi")
+    asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
+    log = await client.request("GET", f"{PODS.path(*daemon.key)}/log", params=asked)
+    return decided(log.decode(errors="replace"), "/".join(pod.key), pod.metadata.uid)
+
+
+def likeliest(nmi: NmiThere) -> Daemon:
+    """Of several pods with NMI's label on a node, the one that is NMI."""
+    return max(nmi.here, key=lambda each: (each.likely, each.ready))
+
+
 def rules_of(nmi: NmiThere | Unread, pod: Pod | None) -> Rules:
     """By whose flags NMI decides about *pod*: those of the likeliest of its pods on the node, or the defaults."""
     usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NOWHERE)
     if isinstance(nmi, Unread) or not nmi.here:
         return Rules(usual, "NMI's defaults, since no pod of NMI was seen on the node; give its flags by --nmi-flags")
-    daemon = max(nmi.here, key=lambda each: (each.likely, each.ready))
+    daemon = likeliest(nmi)
     try:
         own_cloud = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
         return Rules(nmi_settings(daemon), f"the flags of pod {daemon.name}", own_cloud)

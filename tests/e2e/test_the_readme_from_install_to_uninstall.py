@@ -89,6 +89,7 @@ def test_what_readme_tells_a_new_user_to_type() -> None:
     explained, examined = terminal.type(explain), terminal.type(doctor)
     assert explained.returncode == examined.returncode == 3, explained.stderr + examined.stderr
     assert "default/demo-binding selects 'Demo'" in explained.stdout
+    assert re.search(r"granted +default/demo +https://management.azure.com", explained.stdout), explained.stdout
     assert "1 pod has a label that no binding selects" in examined.stdout
     terminal.all(leave)
     assert terminal.type("kubectl get pods --namespace default --output name").stdout == ""
