@@ -1,0 +1,46 @@
+"""What the chart makes for the Prometheus operator is what the operator's own definitions know, field by field.
+
+By a package of models made from those definitions: they check types and needed fields, and drop fields that they do not
+know, so that an object which comes out as it went in has none.
+"""
+
+import copy
+from typing import Any
+
+import pytest
+from cloudcoil.models.prometheus_operator import v1
+
+from tools.chart.rendering import Object, render
+
+MODELS: dict[str, Any] = {
+    "PodMonitor": v1.PodMonitor,
+    "ServiceMonitor": v1.ServiceMonitor,
+    "PrometheusRule": v1.PrometheusRule,
+}
+ON = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true"
+
+
+def known(each: Object) -> Object:
+    """What the operator would keep of *each*. Raises ValueError where it would refuse it."""
+    model = MODELS[each["kind"]].model_validate(each)
+    return dict(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    return [each for each in render(options=[ON]) if each["apiVersion"] == "monitoring.coreos.com/v1"]
+
+
+def test_the_operator_knows_every_field(objects: list[Object]) -> None:
+    assert [each["kind"] for each in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
+    for each in objects:
+        assert known(each)["spec"] == each["spec"], each["metadata"]["name"]
+
+
+def test_a_field_of_another_type_is_refused_and_one_that_is_unknown_is_noticed(objects: list[Object]) -> None:
+    wrong, unknown = copy.deepcopy(objects[0]), copy.deepcopy(objects[0])
+    wrong["spec"]["podMetricsEndpoints"] = "metrics"
+    unknown["spec"]["podMetricEndpoints"] = []
+    with pytest.raises(ValueError, match="podMetricsEndpoints"):
+        known(wrong)
+    assert known(unknown)["spec"] != unknown["spec"]
