@@ -20,6 +20,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
 from tests.leaks import Ledger
+from tests.rights import Calls
 from tests.testplane import up
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,8 @@ if IN_CI:
 
 LEDGER = Ledger()
 LEDGER.listen(setattr)
+CALLS = Calls()
+CALLS.listen(setattr)
 
 SETTLE_SECONDS = 2.0
 """How long a thread or task that is on its way out may take to be gone."""
@@ -64,7 +67,16 @@ def pytest_runtest_makereport(
         if leak:
             report.outcome = "failed"
             report.longrepr = f"something secret was written during this test: {leak}"
+        elif forbidden := list(CALLS.refused()):
+            report.outcome = "failed"
+            report.longrepr = f"called what no role of the chart allows: {forbidden}"
     return report
+
+
+def pytest_sessionfinish() -> None:
+    if folder := os.environ.get("CALLS_SEEN"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, str(os.getpid())).write_text("\n".join(CALLS.seen()))
 
 
 @pytest.fixture(autouse=True)

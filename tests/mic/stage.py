@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from mic.app import COMPONENT
 from mic.apply import Applier
 from mic.azure.errors import AzureError, Conflict
 from mic.azure.identities import Attached, Change, HostIdentities
@@ -125,7 +126,7 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
     trust = await asyncio.to_thread(authority.client_context)
     time, hosts, registry, lease = Time(), Hosts(), CollectorRegistry(), [60.0]
     access = ClusterAccess(api.server, trust, token)
-    client = LeaderClient(access, user_agent="test", clock=time, remaining_seconds=lambda: lease[0])
+    client = LeaderClient(access, user_agent=f"{COMPONENT}/test", clock=time, remaining_seconds=lambda: lease[0])
     recorder = EventRecorder(client, "mic", "host")
     view, measures = View(clock=time), Measures(registry)
     view.nodes.upserted(None, node("n0"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mic.app import COMPONENT
 from mic.upgrade import TOLD_MAX, TRIES, Record, TypeUpgrade
 from podidctl.sandbox.kubeapi import KubeApi
 from podidctl.sandbox.kubeapi.server import Recorded
@@ -68,7 +69,7 @@ async def serving(definitions: Path, folder: Path) -> AsyncIterator[Cluster]:
     api = await asyncio.to_thread(KubeApi, definitions)
     await api.start()
     access = await from_kubeconfig(str(await asyncio.to_thread(api.write_kubeconfig, folder / "kubeconfig")))
-    async with Client(access, user_agent="test", timeout_seconds=10.0) as client:
+    async with Client(access, user_agent=f"{COMPONENT}/test", timeout_seconds=10.0) as client:
         yield Cluster(api, client)
     await api.stop()
 
@@ -370,7 +371,7 @@ async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFi
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % each) for each in (deep + b"," + good, deep, good)]
     server.lists += [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))
-    async with Client(ClusterAccess(server.url), user_agent="test") as client:
+    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
         record = Record(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
     await server.stop()
@@ -388,7 +389,7 @@ async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pyte
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % items)] * TRIES + [Reply(b'{"metadata":{}}')] * 3
     server.others += [None] * TRIES
-    async with Client(ClusterAccess(server.url), user_agent="test", timeout_seconds=0.1) as client:
+    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test", timeout_seconds=0.1) as client:
         record = Record(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()
@@ -401,7 +402,7 @@ async def test_a_record_that_cannot_be_read_ends_nothing(caplog: pytest.LogCaptu
     server = ScriptedServer()
     await server.start()
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
-    async with Client(ClusterAccess(server.url), user_agent="test") as client:
+    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
         record = Record(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()

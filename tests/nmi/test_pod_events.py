@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from nmi.app import COMPONENT
 from nmi.pod_events import REASONS, PodEvents
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import TELL_AGAIN_SECONDS, Decisions
@@ -95,7 +96,7 @@ async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
     await api.start()
     access = await from_kubeconfig(str(api.write_kubeconfig(directory / "kubeconfig")))
     try:
-        async with Client(access, user_agent="test") as client:
+        async with Client(access, user_agent=f"{COMPONENT}/test") as client:
             yield api, client
     finally:
         await api.stop()

@@ -214,11 +214,15 @@ class KubeApi:
     def resume(self) -> None:
         self._flowing.set()
 
+    def heard(self, request: Recorded) -> None:
+        """A request has come in, whoever sent it and whatever its answer will be."""
+        self.requests.append(request)
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )
-        self.requests.append(recorded)
+        self.heard(recorded)
         await self._flowing.wait()
         try:
             if self.intercept is not None and (refusal := self.intercept(recorded)) is not None:

@@ -13,6 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
+from nmi.app import COMPONENT
 from nmi.identity.feed import Feed
 from nmi.identity.measures import IdentityMeasures
 from nmi.identity.pods import PodEntry
@@ -183,7 +184,7 @@ async def running_cluster(
     async def authorization() -> str:
         return f"Bearer {api.token}"
 
-    client = Client(ClusterAccess(api.server, context, authorization), user_agent="test")
+    client = Client(ClusterAccess(api.server, context, authorization), user_agent=f"{COMPONENT}/test")
     clock, index, registry = Clock(), Index(), CollectorRegistry()
     feed = Feed(client, index, IdentityMeasures(registry), node=NODE, clock=clock, **settings)
     cluster = Cluster(api, feed, index, clock, registry)

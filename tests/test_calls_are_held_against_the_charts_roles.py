@@ -1,0 +1,51 @@
+"""What tests/rights.py takes a request for, and what it says of one that no role allows."""
+
+import pytest
+
+from podidctl.sandbox.kubeapi.server import Recorded
+from tests.rights import Calls, Right, asked, missed
+
+MIC = "aad-pod-identity-mic/5.0.0"
+GROUP = "aadpodidentity.k8s.io"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "right"),
+    [
+        ("GET", "/api/v1/pods?limit=500", "mic: list pods"),
+        ("GET", "/api/v1/pods?allowWatchBookmarks=true&watch=true", "mic: watch pods"),
+        ("GET", "/api/v1/namespaces/a/configmaps/c", "mic: get configmaps by name"),
+        ("POST", "/api/v1/namespaces/a/events", "mic: create events"),
+        ("PATCH", "/api/v1/nodes/n0", "mic: patch nodes by name"),
+        ("PUT", f"/apis/{GROUP}/v1/namespaces/a/azureidentities/i", f"mic: update azureidentities.{GROUP} by name"),
+        ("DELETE", f"/apis/{GROUP}/v1/namespaces/a/azureidentities", f"mic: deletecollection azureidentities.{GROUP}"),
+        ("PATCH", "/api/v1/namespaces/a/pods/p/status", "mic: patch pods/status by name"),
+        ("GET", "/api/v1/namespaces/a", "mic: get namespaces by name"),
+    ],
+)
+def test_a_request_takes_a_right(method: str, path: str, right: str) -> None:
+    assert str(asked(Recorded(method, path, MIC))) == right
+
+
+@pytest.mark.parametrize("path", ["/version", "/api", "/apis", "/api/v1", f"/apis/{GROUP}/v1", "/openid/v1/jwks"])
+def test_a_path_of_no_resource_takes_none(path: str) -> None:
+    assert asked(Recorded("GET", path, MIC)) is None
+
+
+def test_other_programs_take_none() -> None:
+    assert asked(Recorded("GET", "/api/v1/secrets", "kubectl/v1.37.2")) is None
+
+
+def test_a_call_is_refused_once_where_no_role_allows_it() -> None:
+    calls = Calls()
+    calls.note(Recorded("GET", "/api/v1/secrets/", MIC))
+    assert [each.partition(" (")[0] for each in calls.refused()] == ["mic: list secrets"]
+    assert list(calls.refused()) == []
+
+
+def test_a_call_that_a_role_allows_is_missed_no_more() -> None:
+    calls = Calls()
+    before = missed(calls.seen())
+    calls.note(Recorded("GET", "/api/v1/pods", MIC))
+    assert list(calls.refused()) == []
+    assert set(before) - set(missed(calls.seen())) == {str(Right("mic", "list", "pods", named=False))}
