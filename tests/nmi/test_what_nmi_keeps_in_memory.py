@@ -39,7 +39,6 @@ def test_a_node_that_needs_none_of_them_loads_no_heavy_packages() -> None:
     assert len(loaded) <= MODULES_MAX
 
 
-@pytest.mark.timeout(60)
 async def test_a_node_of_250_pods_that_all_ask_is_served_within_the_limit() -> None:
     async with World(20) as world:
         slots = [
