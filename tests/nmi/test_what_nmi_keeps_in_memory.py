@@ -10,8 +10,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import pytest
-
 from podidctl.sandbox.directory import ManagedIdentity
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL
 from tests.soak.pods import NAMESPACE, Slot, assigned_identity, selector
