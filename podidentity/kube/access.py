@@ -96,6 +96,16 @@ class _Remembered:
         return self._value
 
 
+def _trusting(ca: str | None) -> SSLContext:
+    """What trusts the certificate authority in the file *ca*, or those of the system."""
+    context = ssl.create_default_context(cafile=ca)
+    if ca is not None:
+        # From Python 3.13 on certificates must be as RFC 5280 has it. Those of clusters that were made years ago, or by
+        # hand, lack the key identifiers, and work with every other client. The chain is checked as ever.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 def in_cluster(
     root: Path = SERVICE_ACCOUNT_ROOT,
     environ: Mapping[str, str] | None = None,
@@ -114,7 +124,7 @@ def in_cluster(
             "name a kubeconfig with --kubeconfig or KUBECONFIG"
         )
     try:
-        context = ssl.create_default_context(cafile=str(root / "ca.crt"))
+        context = _trusting(str(root / "ca.crt"))
     except (OSError, ssl.SSLError) as error:
         raise AccessError(
             f"cannot use the cluster's certificate authority {root / 'ca.crt'} ({error}): "
@@ -248,7 +258,7 @@ def _tls(told: _Told) -> SSLContext:
             path.write_bytes(pem)
             return str(path)
 
-        context = ssl.create_default_context(cafile=stored("ca", told.ca))
+        context = _trusting(stored("ca", told.ca))
         if not told.verify:  # the kubeconfig's own insecure-skip-tls-verify
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -1,0 +1,75 @@
+"""Certificates without key identifiers, which Python 3.13's defaults refuse, are as good as with every other client."""
+
+import base64
+import json
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from podidentity.kube.access import from_kubeconfig, in_cluster
+from tests.old_authority import as_from_python_3_13_on, old_server
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl, "create_default_context", as_from_python_3_13_on(ssl.create_default_context))
+
+
+def greeted(context: ssl.SSLContext | None, port: int) -> str | None:
+    """The TLS version that a connection has, once both sides have agreed."""
+    assert context is not None
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
+    ):
+        return wrapped.version()
+
+
+def test_a_pod_trusts_its_clusters_authority(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        (tmp_path / "ca.crt").write_text(authority)
+        (tmp_path / "token").write_text("t")
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)key identifier"):
+            greeted(ssl.create_default_context(cadata=authority), port)
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+        assert greeted(in_cluster(tmp_path, environ).ssl, port) == "TLSv1.3"
+
+
+async def test_so_does_a_kubeconfig_that_names_one(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        cluster = {
+            "server": f"https://127.0.0.1:{port}",
+            "certificate-authority-data": base64.b64encode(authority.encode()).decode(),
+        }
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        context = (await from_kubeconfig(str(tmp_path / "config"))).ssl
+        with old_server() as (_, stranger), pytest.raises(ssl.SSLCertVerificationError):
+            greeted(context, stranger)
+        assert greeted(context, port) == "TLSv1.3"
+
+
+async def test_the_systems_authorities_are_held_to_what_python_holds_them_to(tmp_path: Path) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    context = (await from_kubeconfig(str(tmp_path / "config"))).ssl
+    assert context is not None
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
