@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.deploy.installing import Cluster
+from tests.old_authority import old_server
 from tests.testplane import up
 from tools.chart.rendering import CHART, Object, render
 
@@ -117,7 +118,7 @@ def test_whom_the_server_refuses_is_told_so(plane: up.Plane, tmp_path: Path) -> 
 
 
 @pytest.mark.plane
-def test_a_node_is_cleaned_once_its_nmi_is_gone_and_the_wait_ends_when_all_are(
+def test_a_node_is_cleaned_once_its_nmi_is_gone_and_when_all_are_nothing_is_left(
     kwok_plane: up.Plane, tmp_path: Path
 ) -> None:
     cluster = Cluster(kwok_plane)
@@ -141,11 +142,12 @@ def test_a_node_is_cleaned_once_its_nmi_is_gone_and_the_wait_ends_when_all_are(
         assert set(cluster.kubectl("get", "pods", *where).split()) == {"node-000", "node-002"}
         cluster.kubectl("delete", "pod", "lingering", "-n=default", "--grace-period=0", "--force")
         done = run(cluster, name, hook(objects, name)["command"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "3 of 3 nodes are clean"
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=delete", "--timeout=20s")
     finally:
-        cluster.kubectl("delete", "-f", "-", stdin=made)
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=made)
         cluster.kubectl("delete", "pod", "lingering", "-n=default", "--ignore-not-found")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "3 of 3 nodes are clean"
 
 
 @pytest.mark.plane
@@ -165,6 +167,7 @@ def test_a_wait_that_takes_too_long_says_what_is_left(plane: up.Plane, tmp_path:
             word.replace("LIMIT_SECONDS = 240.0", "LIMIT_SECONDS = 0.5") for word in hook(objects, name)["command"]
         ]
         done = run(cluster, name, command, tmp_path)
+        assert cluster.kubectl("get", f"ds/{name}", "-n=default", "-o=name")
     finally:
         cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
         cluster.plane.api("DELETE", "/api/v1/nodes/down")
@@ -183,7 +186,58 @@ def test_a_cleanup_that_is_not_there_is_no_reason_to_wait(plane: up.Plane, tmp_p
     finally:
         cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, name))
     assert done.returncode == 1
-    assert f"DaemonSet default/{name} cannot be read: 404" in done.stderr
+    assert f"GET of DaemonSet default/{name} answers 404 Not Found: kubectl" in done.stderr
+
+
+@pytest.mark.plane
+def test_whoever_may_not_delete_the_cleanup_is_told_to(plane: up.Plane, tmp_path: Path) -> None:
+    cluster = Cluster(plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    (daemonset,) = (each for each in objects if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name)
+    made = accounts(objects, name).replace("  - delete\n", "") + "---\n" + yaml.safe_dump(daemonset)
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.observedGeneration}=1")
+        command = [
+            word.replace("DELETE_SECONDS = 20.0", "DELETE_SECONDS = 0.5") for word in hook(objects, name)["command"]
+        ]
+        done = run(cluster, name, command, tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
+    assert done.returncode == 1
+    assert f"answers 403 (let this service account get and delete DaemonSet {name})" in done.stderr
+    assert f"all nodes are clean, so kubectl -n default delete daemonset {name}" in done.stderr
+
+
+NOTHING_TO_CLEAN = b'{"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "desiredNumberScheduled": 0}}'
+# What each says when the server has answered it so.
+ANSWERED = {
+    "apply_crds.py": (b"{}", "applied azureassignedidentities"),
+    "wait_for_cleanup.py": (NOTHING_TO_CLEAN, "0 of 0 nodes are clean"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_a_cluster_whose_certificates_have_no_key_identifiers_is_served(name: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    arguments = [str(CHART / "crds")] if name == "apply_crds.py" else ["default", "cleanup"]
+    body, said = ANSWERED[name]
+    # As Python 3.13 is by itself.
+    strict = "import tests.old_authority as old, ssl\n"
+    strict += "ssl.create_default_context = old.as_from_python_3_13_on(ssl.create_default_context)\n"
+    with old_server(body) as (authority, port):
+        (tmp_path / "ca.crt").write_text(authority)
+        done = subprocess.run(
+            [sys.executable, "-c", strict + (FILES / name).read_text().replace(MOUNTED, str(tmp_path)), *arguments],
+            env={**os.environ, "KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
 
 
 @pytest.mark.root

@@ -39,12 +39,32 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
     assert "aad-pod-identity-crds" in events
 
     cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
+    # What the Job's program does once all nodes are clean: kwok runs no program.
+    cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=20s", f"-n={namespace}")
     left = cluster.everything() - before
     assert {each for each in left if not each.startswith("CustomResourceDefinition ")} == set()
     assert len(left) == 4
     events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
     assert "aad-pod-identity-cleanup" in events
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_where_the_cleanup_fails_the_cleaner_stays_for_the_node_that_is_down(plane: up.Plane, helm: str) -> None:
+    cluster = Cluster(plane, helm)
+    namespace, node = f"down-{helm}", f"down-{helm}"
+    plane.api("POST", "/api/v1/nodes", {"metadata": {"name": node, "labels": {"kubernetes.io/os": "linux"}}})
+    cluster.install(namespace, "--set=nmi.failClosed=true")
+    try:
+        with pytest.raises(AssertionError, match="uninstall"):
+            cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--timeout=3s")
+        # The control plane makes pods of it for as long as it is there, and so is the account that they name.
+        named = "-o=jsonpath={.spec.template.spec.serviceAccountName}{.status.desiredNumberScheduled}"
+        assert cluster.kubectl("get", "ds", "aad-pod-identity-cleanup", f"-n={namespace}", named) == "1"
+    finally:
+        cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"-n={namespace}", "--ignore-not-found")
+        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        plane.api("DELETE", f"/api/v1/nodes/{node}")
 
 
 def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> None:

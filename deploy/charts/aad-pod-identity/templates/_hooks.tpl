@@ -2,7 +2,7 @@
 {{- define "aad-pod-identity.hook.account" -}}
 {{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
-{{- $meta := include "aad-pod-identity.hook.meta" (list $root (index . 2) "-10") -}}
+{{- $meta := include "aad-pod-identity.hook.meta" (list $root (index . 2) "-10" "hook-succeeded") -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
@@ -33,14 +33,16 @@ subjects:
     namespace: {{ $root.Release.Namespace | quote }}
 {{- end -}}
 
-{{- /* Labels and annotations of an object of a hook: (list $ HOOK WEIGHT). */ -}}
+{{- /* Labels and annotations of an object of a hook: (list $ HOOK WEIGHT POLICY). With hook-succeeded helm takes the
+       object away once the hook is over, and from helm 4 on where a later object of the hook fails, too: nothing that
+       has to outlive a failure may have it (https://github.com/helm/helm/issues/30673). */ -}}
 {{- define "aad-pod-identity.hook.meta" -}}
 labels:
   {{- include "aad-pod-identity.labels" (index . 0) | nindent 2 }}
 annotations:
   helm.sh/hook: {{ index . 1 }}
   helm.sh/hook-weight: {{ index . 2 | quote }}
-  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+  helm.sh/hook-delete-policy: {{ append (compact (list (index . 3))) "before-hook-creation" | sortAlpha | join "," }}
 {{- end -}}
 
 {{- /* What keeps a pod that talks to the API server only from everything else. */ -}}
@@ -58,7 +60,7 @@ seccompProfile:
 {{- end -}}
 
 {{- /* A Job that runs one of the chart's programs with the image of NMI, which has Python:
-       (list $ NAME HOOK FILE ARGUMENTS VOLUME), VOLUME the name of a ConfigMap at /definitions, or "". */ -}}
+       (list $ NAME HOOK FILE ARGUMENTS VOLUME TRIES), VOLUME the name of a ConfigMap at /definitions, or "". */ -}}
 {{- define "aad-pod-identity.hook.job" -}}
 {{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
@@ -67,9 +69,9 @@ kind: Job
 metadata:
   name: {{ $name }}
   namespace: {{ $root.Release.Namespace | quote }}
-  {{- include "aad-pod-identity.hook.meta" (list $root (index . 2) "0") | nindent 2 }}
+  {{- include "aad-pod-identity.hook.meta" (list $root (index . 2) "0" "hook-succeeded") | nindent 2 }}
 spec:
-  backoffLimit: 3
+  backoffLimit: {{ sub (index . 6) 1 }}
   activeDeadlineSeconds: 270
   template:
     metadata:
