@@ -43,7 +43,13 @@ def test_the_programs_take_their_command_lines(values: Path) -> None:
 def test_by_default_the_programs_have_their_own_defaults() -> None:
     found = programs(render())
     assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
-    assert found["nmi"].describe() == {"node_name": "node-1", "probe_port": "8085"}
+    assert found["nmi"].describe() == {"mic_namespace": "podid", "node_name": "node-1", "probe_port": "8085"}
+
+
+def test_whoever_calls_himself_mic_in_namespace_default_is_believed_only_where_the_release_is() -> None:
+    assert programs(render(namespace="default"))["nmi"].describe() == {"node_name": "node-1", "probe_port": "8085"}
+    elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
+    assert elsewhere.mic_namespace == "mics"
 
 
 def test_managed_mode_is_namespaced() -> None:

@@ -24,6 +24,13 @@ def test_nothing_in_it_says_that_helm_looks_after_it(name: str) -> None:
     assert "helm" not in text.lower()
 
 
+@pytest.mark.parametrize("name", [name for name, manifest in MANIFEST_OF.items() if not manifest.only])
+def test_it_warns_whoever_has_the_references_manifests(name: str) -> None:
+    head = (MANIFESTS / name).read_text().partition("---")[0]
+    assert "ds/nmi and deploy/mic have other names" in head
+    assert "docs/migration.md" in head
+
+
 @pytest.mark.plane
 @pytest.mark.parametrize("name", MANIFEST_OF)
 def test_a_real_api_server_takes_it(plane: up.Plane, name: str) -> None:

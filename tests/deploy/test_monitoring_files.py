@@ -15,6 +15,7 @@ OPTIONS = [
     "--set=prometheusRule.enabled=true,prometheusRule.labels.release=prometheus",
     "--set=grafanaDashboard.enabled=true,grafanaDashboard.namespace=grafana,grafanaDashboard.annotations.folder=ours",
 ]
+MODES = ("standard", "managed")
 
 
 @pytest.fixture
@@ -54,3 +55,45 @@ def test_they_are_not_installed_unasked(chart: Path) -> None:
     (chart / "files" / "dashboard.json").write_text("{}")
     (chart / "files" / "alerts.yaml").write_text("groups: []")
     assert monitoring(render(chart=chart)) == {}
+
+
+def alerts(objects: list[Object]) -> dict[str, Object]:
+    groups = monitoring(objects)["PrometheusRule"]["spec"]["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_by_default_the_rules_are_those_of_the_file(helm: str) -> None:
+    found = monitoring(render(helm=helm, options=OPTIONS))["PrometheusRule"]
+    assert found["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+
+def test_a_managed_cluster_has_no_mic_whose_leader_could_be_missing() -> None:
+    standard, managed = (alerts(render(options=[*OPTIONS, f"--set=operationMode={mode}"])) for mode in MODES)
+    assert {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= set(standard)
+    assert "PodIdentityNMIDown" in managed
+    assert not [name for name in managed if "MIC" in name]
+
+
+@pytest.mark.parametrize("url", ["https://wiki.example/on-call", "https://wiki.example/on-call/"])
+def test_the_runbooks_may_be_elsewhere(url: str) -> None:
+    found = alerts(render(options=[*OPTIONS, f"--set=prometheusRule.runbookBaseURL={url}"]))
+    pages = {name: rule["annotations"]["runbook_url"] for name, rule in found.items()}
+    assert pages == {name: f"https://wiki.example/on-call/{name}.md" for name in found}
+
+
+# What the values ask for, and what the monitors get.
+INTERVALS = {
+    "podMonitor.enabled=true": "5m",
+    "podMonitor.enabled=true,prometheusRule.enabled=true": "1m",
+    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=30s": "30s",
+    "serviceMonitor.enabled=true,prometheusRule.enabled=true": "1m",
+}
+
+
+@pytest.mark.parametrize("asked", INTERVALS)
+def test_metrics_are_read_often_enough_for_the_alerts(asked: str) -> None:
+    kinds = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
+    found = [each for each in render(options=[f"--set={asked}"]) if each["kind"] in kinds]
+    assert len(found) == 2
+    assert {each["spec"][kinds[each["kind"]]][0]["interval"] for each in found} == {INTERVALS[asked]}

@@ -37,6 +37,10 @@ class Manifest:
     """Kinds; all, and the CustomResourceDefinitions, if empty."""
 
 
+BESIDE: Final = (
+    "Not over an installation of the reference's manifests: its ds/nmi and deploy/mic have other names than the",
+    "objects here and would run on beside them, on the same ports. docs/migration.md says how to get here.",
+)
 EXCEPTION: Final = frozenset({"AzurePodIdentityException"})
 MANIFEST_OF: Final[dict[str, Manifest]] = {
     "deployment-rbac.yaml": Manifest("NMI and MIC with their roles, signed in by the nodes' azure.json."),
@@ -72,7 +76,8 @@ def text_of(manifest: Manifest) -> str:
     objects = render(release="aad-pod-identity", namespace=manifest.namespace, options=["--no-hooks", *options])
     wanted = [_plain(each) for each in objects if not manifest.only or each["kind"] in manifest.only]
     definitions = [] if manifest.only else [file.read_text() for file in sorted((CHART / "crds").glob("*.yaml"))]
-    about = "".join(f"# {line}\n" for line in (*manifest.about.splitlines(), "Made by: python -m tools.chart"))
+    lines = (*manifest.about.splitlines(), *(() if manifest.only else BESIDE), "Made by: python -m tools.chart")
+    about = "".join(f"# {line}\n" for line in lines)
     rest = yaml.safe_dump_all(in_order(wanted), width=120, sort_keys=False, explicit_start=True)
     return about + "".join(f"---\n{each}" for each in definitions) + rest
 

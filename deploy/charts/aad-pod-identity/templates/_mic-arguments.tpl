@@ -22,7 +22,7 @@
   (list "identity-assignment-reconcile-interval" .Values.mic.identityAssignmentReconcileInterval)
   (list "custom-user-agent" .Values.customUserAgent)
   (list "startup-taint" .Values.mic.startupTaint)
-  (list "startup-taint-nmi-selector" (ternary $nmi "" (ne .Values.mic.startupTaint "")))
+  (list "startup-taint-nmi-selector" (ternary $nmi "" (not (empty .Values.mic.startupTaint))))
 }}
 {{- include "aad-pod-identity.flags" $flags }}
 {{- range .Values.mic.extraArgs }}

@@ -36,6 +36,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "aad-pod-identity.image" -}}
 {{- $root := index . 0 -}}
 {{- $of := index . 1 -}}
+{{- $theirs := "which names the reference's images, and these do not take this chart's arguments: take image.repository, mic.tag and nmi.tag out of your values (with --reuse-values set both tags to an empty text), and set image.repository to the registry that you have pushed this project's images to" -}}
+{{- if hasSuffix "/oss/azure/aad-pod-identity" $root.Values.image.repository -}}
+{{- fail (printf "image.repository is %s, %s" $root.Values.image.repository $theirs) -}}
+{{- end -}}
+{{- if regexMatch "^v1[.][0-8]([.]|$)" (default "" $of.tag) -}}
+{{- fail (printf "the tag of image %s is %s, %s" $of.image $of.tag $theirs) -}}
+{{- end -}}
 {{ $root.Values.image.repository }}/{{ $of.image }}:{{ default $root.Chart.AppVersion $of.tag }}
 {{- end -}}
 
@@ -47,6 +54,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- /* "true" for what means so: the reference's values hold both true and "true". */ -}}
 {{- define "aad-pod-identity.true" -}}
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
+{{- end -}}
+
+{{- /* How often monitors read metrics: the reference's 5m is too rare for the windows of the alerts. */ -}}
+{{- define "aad-pod-identity.interval" -}}
+{{- $interval := (index . 1).interval -}}
+{{- if and (index . 0).Values.prometheusRule.enabled (eq (toString $interval) "5m") -}}1m{{- else -}}{{ $interval }}{{- end -}}
 {{- end -}}
 
 {{- define "aad-pod-identity.leader.namespace" -}}

@@ -3,7 +3,7 @@
 {{- $flags := list
   (list "http-probe-port" .Values.nmi.probePort)
   (list "ipt-update-interval-sec" .Values.nmi.ipTableUpdateTimeIntervalInSeconds)
-  (list "MICNamespace" .Values.nmi.micNamespace)
+  (list "MICNamespace" (default (ternary "" .Release.Namespace (eq .Release.Namespace "default")) .Values.nmi.micNamespace))
   (list "retry-attempts-for-created" .Values.nmi.retryAttemptsForCreated)
   (list "retry-attempts-for-assigned" .Values.nmi.retryAttemptsForAssigned)
   (list "find-identity-retry-interval" .Values.nmi.findIdentityRetryIntervalInSeconds)
@@ -31,4 +31,9 @@
 {{- range .Values.nmi.extraArgs }}
 - {{ . | quote }}
 {{- end }}
+{{- end -}}
+
+{{- /* The reference's values.yaml has an empty list, which would leave nodes with taints to their own identities. */ -}}
+{{- define "aad-pod-identity.nmi.tolerations" -}}
+{{ default (list (dict "operator" "Exists")) .Values.nmi.tolerations | toYaml }}
 {{- end -}}

@@ -1,0 +1,65 @@
+{{- /* What stands where a value is missing: `helm upgrade --reuse-values` brings the values of an older chart, or of the
+       reference's, instead of values.yaml, and an empty key (`mic.customCloud:`) takes a default away. Each template
+       begins with this. Lists and maps that may be missing are not here. */ -}}
+{{- define "aad-pod-identity.complete" -}}
+{{- include "aad-pod-identity.complete.map" (list .Values (include "aad-pod-identity.missing" . | fromYaml)) -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.complete.map" -}}
+{{- $there := index . 0 -}}
+{{- range $name, $value := index . 1 -}}
+{{- if kindIs "invalid" (index $there $name) -}}
+{{- $_ := set $there $name $value -}}
+{{- else if kindIs "map" $value -}}
+{{- include "aad-pod-identity.complete.map" (list (index $there $name) $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The defaults of values.yaml, which a test holds the same. */ -}}
+{{- define "aad-pod-identity.missing" -}}
+image:
+  repository: aad-pod-identity
+  imagePullPolicy: IfNotPresent
+forceNamespaced: "false"
+operationMode: standard
+mic:
+  image: mic
+  replicas: 2
+  cloudConfig: /etc/kubernetes/azure.json
+  leaderElection: {}
+  customCloud:
+    enabled: false
+    configPath: /etc/kubernetes/akscustom.json
+nmi:
+  image: nmi
+  probePort: "8085"
+  enableScaleFeatures: true
+  metadataHeaderRequired: true
+  kubeletConfig: /etc/default/kubelet
+  routeLocalnet: check
+rbac:
+  enabled: true
+  allowAccessToSecrets: true
+podMonitor:
+  interval: 5m
+  scrapeTimeout: 30s
+serviceMonitor:
+  interval: 1m
+  scrapeTimeout: 30s
+prometheusRule:
+  runbookBaseURL: https://github.com/aad-pod-identity/aad-pod-identity/blob/main/docs/runbooks
+grafanaDashboard:
+  labels:
+    grafana_dashboard: "1"
+networkPolicy: {}
+namespace:
+  podSecurityLabels:
+    pod-security.kubernetes.io/enforce: privileged
+    pod-security.kubernetes.io/audit: privileged
+    pod-security.kubernetes.io/warn: privileged
+crds:
+  upgrade: true
+test:
+  image: demo
+{{- end -}}

@@ -1,0 +1,153 @@
+"""Values of the reference's chart, of older charts, and empty keys are rendered, or refused with what to do."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.installing import arguments_of
+from tests.deploy.test_reference_values import DEFAULTS
+from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, RenderError, render
+
+
+def reference(**changed: Any) -> str:
+    """The values.yaml of the reference, with our images but for what is *changed*."""
+    values: dict[str, Any] = {}
+    ours = {"image.repository": "ours", "mic.tag": "", "nmi.tag": ""}
+    for name, value in {**DEFAULTS, **ours, **changed}.items():
+        *above, last = name.split(".")
+        inner = values
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return yaml.safe_dump(values)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """The chart as `helm upgrade --reuse-values` has it: without the defaults of its own values.yaml."""
+    copied = tmp_path / "bare"
+    shutil.copytree(CHART, copied)
+    (copied / "values.yaml").write_text("")
+    return copied
+
+
+def given(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "given.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_upgrading_with_the_values_of_the_references_release_is_as_with_our_defaults(
+    bare: Path, helm: str, tmp_path: Path
+) -> None:
+    values = given(tmp_path, reference())
+    assert render(values, helm=helm, chart=bare) == render(values, helm=helm)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_everything_new_can_be_switched_on_there(bare: Path, helm: str, tmp_path: Path) -> None:
+    values = given(tmp_path, reference())
+    options = [
+        "--set=nmi.failClosed=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,namespace.create=true",
+        "--set=grafanaDashboard.enabled=true,networkPolicy.enabled=true,test.selector=a,test.clientID=b",
+        "--set=test.subscriptionID=c,test.resourceGroup=d",
+    ]
+    assert render(values, helm=helm, chart=bare, options=options) == render(values, helm=helm, options=options)
+
+
+EMPTY = [
+    *(
+        "image",
+        "mic",
+        "nmi",
+        "rbac",
+        "podMonitor",
+        "serviceMonitor",
+        "prometheusRule",
+        "grafanaDashboard",
+        "crds",
+        "test",
+    ),
+    *("networkPolicy", "namespace", "adminsecret", "azureIdentities", "podIdentityExceptions", "operationMode"),
+    *("mic.customCloud", "mic.leaderElection", "mic.startupTaint", "mic.affinity", "nmi.affinity"),
+    *("nmi.enableScaleFeatures", "nmi.metadataHeaderRequired"),
+]
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_key_is_its_default(name: str, helm: str, tmp_path: Path) -> None:
+    above, _, last = name.rpartition(".")
+    values = given(tmp_path, f"{above}: {{{last}: }}" if above else f"{last}:")
+    options = [] if name == "nmi" else ["--set=nmi.failClosed=true"]
+    objects = render(values, helm=helm, options=options)
+    assert "nil>" not in yaml.safe_dump_all(objects)
+    if name in ("mic.startupTaint", "nmi.enableScaleFeatures", "nmi.metadataHeaderRequired", "mic.leaderElection"):
+        plain = render(helm=helm, options=options)
+        assert [arguments_of(objects, each) for each in ("mic", "nmi")] == [
+            arguments_of(plain, each) for each in ("mic", "nmi")
+        ]
+
+
+def test_what_stands_in_for_missing_values_is_what_values_yaml_says() -> None:
+    text = (CHART / "templates" / "_values.tpl").read_text()
+    missing = text.partition('"aad-pod-identity.missing" -}}')[2].partition("{{- end")[0]
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def leaves(part: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+        if isinstance(part, dict):
+            for name, each in part.items():
+                yield from leaves(each, (*above, name))
+        else:
+            yield above, part
+
+    found = dict(leaves(yaml.safe_load(missing)))
+    assert found.items() <= dict(leaves(defaults)).items()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"mic.tag": "v1.8.17"}, "the tag of image mic is v1.8.17"),
+        ({"nmi.tag": "v1.7.0"}, "the tag of image nmi is v1.7.0"),
+        ({"image.repository": DEFAULTS["image.repository"]}, "image.repository is mcr.microsoft.com"),
+    ],
+)
+def test_the_references_images_are_refused(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=told) as refused:
+        render(given(tmp_path, reference(**changed)))
+    assert "take image.repository, mic.tag and nmi.tag out of your values" in str(refused.value)
+
+
+def nmi_and_cleanup(objects: list[Object]) -> list[Any]:
+    return [each["spec"]["template"]["spec"]["tolerations"] for each in objects if each["kind"] == "DaemonSet"]
+
+
+def test_the_references_empty_tolerations_leave_no_node_without_nmi(tmp_path: Path) -> None:
+    objects = render(given(tmp_path, reference()), options=["--set=nmi.failClosed=true"])
+    assert nmi_and_cleanup(objects) == [[{"operator": "Exists"}]] * 2
+
+
+def test_dead_keys_of_older_charts_and_text_for_numbers_and_switches_are_taken(tmp_path: Path) -> None:
+    values = given(tmp_path, "{installCRDs: false, forceNameSpaced: 'false', podMonitor: {enabled: 'true'}}")
+    objects = render(values, options=["--set-string=mic.replicas=3,rbac.enabled=true"])
+    (mic,) = (each for each in objects if each["kind"] == "Deployment")
+    assert mic["spec"]["replicas"] == 3
+    assert {"ServiceAccount", "PodMonitor"} <= {each["kind"] for each in objects}
+
+
+@pytest.mark.parametrize("empty", ["", "userAssignedMSIClientID: , "])
+def test_the_systems_own_managed_identity_has_no_client_id(empty: str, tmp_path: Path) -> None:
+    secret = (GOLDEN / "admin-secret-msi.values.yaml").read_text()
+    values = yaml.safe_load(secret)
+    del values["adminsecret"]["userAssignedMSIClientID"]
+    if empty:
+        values["adminsecret"]["userAssignedMSIClientID"] = None
+    (made,) = (each for each in render(given(tmp_path, yaml.safe_dump(values))) if each["kind"] == "Secret")
+    assert made["data"]["UserAssignedMSIClientID"] == ""
+    assert made["data"]["UseMSI"] == "dHJ1ZQ=="
