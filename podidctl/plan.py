@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as unstyled
 from rich.table import Table
 
 from mic.preview.shapes import HostPreview, Preview
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, summary, title
 from mic.settings import Settings, parse
-from podidctl.printing import Output, print_document
+from podidctl.printing import Output, plain, print_document
 
 COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
 
@@ -39,9 +39,9 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
         print_document(preview if everything else preview.shortened(), output, console)
         return
     first, *rest = summary(preview)
-    console.print(f"[bold]{escape(first)}[/]", soft_wrap=True)
+    console.print(f"[bold]{_escape(first)}[/]", soft_wrap=True)
     for line in rest:
-        console.print(escape(line), soft_wrap=True)
+        console.print(_escape(line), soft_wrap=True)
     listed, more = hosts(preview, everything=everything)
     for host in listed:
         _show_host(host, console, everything=everything)
@@ -50,17 +50,17 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
     if preview.left_out:
         table = Table("left out until somebody corrects them", "pods", "why", box=SIMPLE, title_justify="left")
         for each in preview.left_out:
-            table.add_row(escape(f"{each.kind} {each.name}"), str(each.pods), escape(each.why))
+            table.add_row(_escape(f"{each.kind} {each.name}"), str(each.pods), _escape(each.why))
         console.print(table)
 
 
 def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None:
     console.print()
-    console.print(f"[bold]{escape(title(host))}[/]", soft_wrap=True)
+    console.print(f"[bold]{_escape(title(host))}[/]", soft_wrap=True)
     if host.problem:
-        console.print(f"  [magenta]![/] Azure did not answer: {escape(host.problem)}", soft_wrap=True)
+        console.print(f"  [magenta]![/] Azure did not answer: {_escape(host.problem)}", soft_wrap=True)
     for sign, fact in facts(host):
-        console.print(f"  [{COLORS[sign]}]{sign}[/] {escape(fact)}", soft_wrap=True)
+        console.print(f"  [{COLORS[sign]}]{sign}[/] {_escape(fact)}", soft_wrap=True)
     if host.objects:
         table = Table("", "AzureAssignedIdentity", "pod", "node", "identity", "becomes", box=SIMPLE)
         for column in table.columns:
@@ -69,9 +69,15 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
             color = COLORS[SIGNS[verb]]
             for each in changes:
                 cells = (f"{each.namespace}/{each.name}", each.pod, each.node, each.identity, becomes(each))
-                table.add_row(f"[{color}]{verb}[/]", *(escape(cell) for cell in cells))
+                table.add_row(f"[{color}]{verb}[/]", *(_escape(cell) for cell in cells))
             if more:
                 table.add_row(f"[{color}]{verb}[/]", f"… and {more} more (--all lists them)")
         console.print(table)
     if host.as_it_should_be:
         console.print(f"  {fine(host)}", style="dim")
+
+
+def _escape(text: str) -> str:
+    """*text*, which an object's author may have written, so that it neither styles what is printed nor steers it."""
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    return unstyled(f"{indent}{plain(text)}")

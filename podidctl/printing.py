@@ -44,15 +44,34 @@ def plain(text: str) -> str:
     return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
 
 
+def printable_json(text: str) -> str:
+    """JSON *text* with escapes for what could steer a terminal, which stands in its strings alone."""
+    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def print_document(value: Any, output: Output, to: Console) -> None:
     """*value*, of msgspec's types, as JSON or YAML."""
-    document = msgspec.to_builtins(value)
-    text = (
-        msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-        if output is Output.JSON
-        else yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=PIPE_COLUMNS)
-    )
+    text = _json(value) if output is Output.JSON else _yaml(value)
     to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
+
+
+def _json(value: Any) -> str:
+    """Indented."""
+    return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _yaml(value: Any) -> str:
+    """The same; only where there is such a character, everything that is not ASCII is escaped with it."""
+    document = msgspec.to_builtins(value)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=PIPE_COLUMNS)
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=False, width=PIPE_COLUMNS)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console) -> None:

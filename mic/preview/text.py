@@ -18,7 +18,15 @@ NOTHING_KNOWN: Final = "Nothing to do, as far as is known."
 
 
 def lines(preview: Preview, *, everything: bool = False) -> Iterator[str]:
-    """Line by line, without ends. With *everything* also what stays as it is, and every object."""
+    """Line by line, without ends. With *everything* also what stays as it is, and every object.
+
+    What objects' authors wrote steers no terminal: a character that is not printed is a question mark.
+    """
+    for line in _lines(preview, everything=everything):
+        yield "".join(each if each.isprintable() else "?" for each in line)
+
+
+def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
     yield from summary(preview)
     listed, more = hosts(preview, everything=everything)
     for host in listed:

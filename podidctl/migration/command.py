@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from podidctl.migration import documents, findings, installed, manifests, show, survey
 from podidctl.migration.findings import Finding, Level
+from podidctl.migration.spelling import Change
 from podidctl.migration.workload_identity import AUDIENCE, Plan, is_public, plan, unreachable_issuer
 from podidctl.printing import Output, console, print_document
 from podidentity.exits import StartError
@@ -23,6 +24,7 @@ class Made(StrEnum):
 
     TABLE = "table"
     YAML = "yaml"
+    KUBECTL = "kubectl"
     AZ = "az"
     JSON = "json"
 
@@ -100,14 +102,14 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
         ] = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
-            Made, typer.Option("-o", "--output", help="yaml is for kubectl, az a script of commands.")
+            Made, typer.Option("-o", "--output", help="yaml has what is new, kubectl and az are scripts of commands.")
         ] = Made.TABLE,
     ) -> None:
         """Make what workload identity needs, out of what is bound to workloads now; change nothing.
 
-        -o yaml has ServiceAccounts and what changes in workloads, for kubectl apply --server-side. -o az has the
-        commands that make the federated credentials. It ends with 0 where these are all, with 3 where something has
-        to be done by hand, with 1 where that could not be told.
+        -o yaml has the ServiceAccounts that are new, for kubectl apply. -o kubectl has the commands that change what is
+        there, service accounts and workloads. -o az has those that make the federated credentials. It ends with 0 where
+        these are all, with 3 where something has to be done by hand, with 1 where that could not be told.
         """
         try:
             made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
@@ -120,6 +122,8 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
                 show.workload_identity(made, known, audience, console())
             case Made.YAML:
                 sys.stdout.write(documents.manifests(made))
+            case Made.KUBECTL:
+                sys.stdout.write(documents.changes(made))
             case Made.AZ:
                 sys.stdout.write(documents.commands(made, known, audience))
             case Made.JSON:
@@ -137,6 +141,8 @@ async def _plan(
     async with survey.cluster(kubeconfig, environ, Path.home()) as client:
         situation = await survey.situation(client, force_namespaced=force_namespaced)
         known = issuer or await survey.issuer(client)
+    if not known.isprintable():
+        raise StartError(f"the issuer {known!a} is no address: give --issuer")
     made = plan(situation, namespace=namespace)
     if known and not is_public(known):
         made = replace(made, by_hand=[unreachable_issuer(known), *made.by_hand])
@@ -156,15 +162,23 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Find
     done = in_place or output is Output.YAML
     rewriting = [
         Finding(
-            Level.BY_ITSELF if done else Level.LOOK,
+            Level.BY_ITSELF if done and not change.lost else Level.LOOK,
             change.about,
             "fields spelled as before v1.6.0: " + ", ".join(before for before, _ in change.fields),
-            ("nothing, it is rewritten" if done else "rewrite it with -o yaml or --in-place")
-            + (f"; what that does not keep: {'; '.join(change.lost)}" if change.lost else ""),
+            _rewriting(change, done=done),
         )
         for change in changes
     ]
     return rewriting + findings.in_manifests(thing for each in read for thing in each.done.objects)
+
+
+def _rewriting(change: Change, *, done: bool) -> str:
+    lost = "; ".join(change.lost)
+    if done:
+        return (
+            f"it is rewritten; put back by hand what that has not kept: {lost}" if lost else "nothing, it is rewritten"
+        )
+    return f"rewrite it with -o yaml or --in-place{f'; what that does not keep: {lost}' if lost else ''}"
 
 
 def _of_values(values: Path | None) -> list[Finding]:

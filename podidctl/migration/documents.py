@@ -1,7 +1,10 @@
-"""A plan for workload identity as what people apply: YAML for kubectl, commands for az. Pure.
+"""A plan for workload identity as what people run: YAML of what is new, commands for kubectl and for az. Pure.
 
-Whoever wrote the objects in the cluster chose the texts in it: they are quoted for the shell, and kept out of comments
-unless they are one line of printable characters.
+What is there already is patched, never applied: an apply of a part of an object takes away what an earlier apply of the
+whole has set, whichever kind of apply the two were.
+
+Whoever wrote the objects in the cluster chose the texts in it: they are quoted for the shell, and kept out of commands
+and comments unless they are one line of printable characters.
 """
 
 import json
@@ -23,17 +26,36 @@ from podidctl.migration.workload_identity import (
     Patch,
     Plan,
 )
+from podidctl.printing import printable_json
 
 
 def manifests(made: Plan) -> str:
-    """ServiceAccounts, and what changes in workloads: for `kubectl apply --server-side --force-conflicts -f`.
-
-    Of a workload only the fields that change stand there; a server-side apply leaves all others as they are.
-    """
-    head = "# kubectl apply --server-side --force-conflicts -f this; of workloads only what changes stands here.\n"
-    documents = [*map(_account, made.accounts), *map(_patch, made.patches)]
-    body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True) if documents else ""
+    """The ServiceAccounts that are new, for `kubectl apply -f`."""
+    head = "# kubectl apply -f this: what is new. What changes in what is there: -o kubectl.\n"
+    documents = [_account(each) for each in made.accounts if each.is_new]
+    body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=False) if documents else ""
     return f"{head}{''.join(_remarks(made.by_hand))}{body}"
+
+
+def changes(made: Plan) -> str:
+    """A shell script that changes what is there, for whom kubectl is somebody who may; it ends at the first failure."""
+    lines = ["#!/bin/sh", "# What is new comes first: kubectl apply -f what -o yaml prints.", "set -eu"]
+    lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
+    lines += map(_shell, patching(made))
+    return "\n".join(lines) + "\n"
+
+
+def patching(made: Plan) -> Iterator[list[str]]:
+    """The commands that change what is there, accounts before what is to use them. All else in it stays."""
+    for account in made.accounts:
+        if not account.is_new:
+            words = ["kubectl", "annotate", "serviceaccount", "--namespace", account.namespace, account.name]
+            yield [*words, "--overwrite", *(f"{key}={value}" for key, value in _annotations(account).items())]
+    for patch in made.patches:
+        # With the group: another one's kind may have the same name.
+        resource = ".".join((patch.kind.lower(), *reversed(patch.api_version.split("/"))))
+        words = ["kubectl", "patch", resource, "--namespace", patch.namespace, patch.name]
+        yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
 
 
 def commands(made: Plan, issuer: str, audience: str) -> str:
@@ -54,8 +76,8 @@ def command(credential: Credential, issuer: str, audience: str) -> str:
         words += ["--issuer", issuer, "--subject", credential.subject, "--audiences", audience]
     else:
         words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
-        words.append(json.dumps(parameters(credential, issuer, audience)))
-    return shlex.join(words)
+        words.append(_line(parameters(credential, issuer, audience)))
+    return _shell(words)
 
 
 def parameters(credential: Credential, issuer: str, audience: str) -> dict[str, Any]:
@@ -67,19 +89,23 @@ def everything(made: Plan, issuer: str, audience: str) -> dict[str, Any]:
     """The plan and the documents in it, for programs."""
     document: dict[str, Any] = msgspec.to_builtins(made)
     document["issuer"] = issuer
-    document["manifests"] = [*map(_account, made.accounts), *map(_patch, made.patches)]
+    document["manifests"] = [_account(each) for each in made.accounts if each.is_new]
+    document["commands"] = list(patching(made))
     document["credentials"] = [
         {**msgspec.to_builtins(each), "parameters": parameters(each, issuer, audience)} for each in made.credentials
     ]
     return document
 
 
+def _annotations(account: Account) -> dict[str, str]:
+    return {CLIENT_ID: account.client_id} | ({TENANT_ID: account.tenant_id} if account.tenant_id else {})
+
+
 def _account(account: Account) -> dict[str, Any]:
-    annotations = {CLIENT_ID: account.client_id} | ({TENANT_ID: account.tenant_id} if account.tenant_id else {})
     document: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": account.name, "namespace": account.namespace, "annotations": annotations},
+        "metadata": {"name": account.name, "namespace": account.namespace, "annotations": _annotations(account)},
     }
     if account.image_pull_secrets:
         document["imagePullSecrets"] = account.image_pull_secrets
@@ -88,19 +114,25 @@ def _account(account: Account) -> dict[str, Any]:
     return document
 
 
-def _patch(patch: Patch) -> dict[str, Any]:
+def _change(patch: Patch) -> dict[str, Any]:
+    """A strategic merge patch."""
     spec: dict[str, Any] = {
         "template": {
             "metadata": {"labels": {USE_LABEL: "true"}},
             "spec": {"serviceAccountName": patch.service_account},
         }
     }
-    return {
-        "apiVersion": patch.api_version,
-        "kind": patch.kind,
-        "metadata": {"name": patch.name, "namespace": patch.namespace},
-        "spec": {"jobTemplate": {"spec": spec}} if patch.kind == CRON_JOBS.name else spec,
-    }
+    return {"spec": {"jobTemplate": {"spec": spec}} if patch.kind == CRON_JOBS.name else spec}
+
+
+def _line(document: dict[str, Any]) -> str:
+    return printable_json(json.dumps(document))
+
+
+def _shell(words: list[str]) -> str:
+    """The command, or a remark where a word of it could steer a terminal: no name or id of Azure's could."""
+    command = shlex.join(words)
+    return command if command.isprintable() else f"# left out, since not all of it is printable: {_printable(command)}"
 
 
 def _remarks(by_hand: list[ByHand]) -> Iterator[str]:

@@ -39,7 +39,12 @@ CREDENTIALS_MOST: Final = 20
 _NAME_MOST: Final = 120
 """Characters of a federated credential's name."""
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
-_CLIENT: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
+_ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
+_WHENCE: Final = {
+    "clientID": "az identity show --query clientId",
+    "tenantID": "az account show --query tenantId",
+    "resourceID": "az identity show --query id",
+}
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,11 @@ class _Planning:
             return
         usable = self._usable(workload)
         for want in wants:
-            if want.identity not in usable:
+            if fault := _unusable(want.identity):
                 self._say(
                     workload.told,
-                    f"AzureIdentity {_name(want.identity)} has no usable clientID",
-                    "set it (az identity show --query clientId), then run this again",
+                    f"AzureIdentity {_name(want.identity)} has no usable {fault}",
+                    f"set it ({_WHENCE[fault]}), then run this again",
                 )
         if not usable:
             return
@@ -239,9 +244,7 @@ class _Planning:
         return self._wanted.setdefault(workload.told, ordered)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
-        return [
-            each.identity for each in self._wants(workload) if _CLIENT.fullmatch(each.identity.spec.client_id.strip())
-        ]
+        return [each.identity for each in self._wants(workload) if not _unusable(each.identity)]
 
     def _account(self, workload: Workload, identity: AzureIdentity) -> Account | None:
         """The service account for *workload* to use; None where somebody has to decide first."""
@@ -344,6 +347,16 @@ def credential_name(namespace: str, account: str) -> str:
         return plain
     digest = sha256(f"{namespace}/{account}".encode()).hexdigest()[:8]
     return f"{_UNFIT.sub('-', plain)[: _NAME_MOST - 9]}-{digest}"
+
+
+def _unusable(identity: AzureIdentity) -> str:
+    """The field of *identity* out of which nothing can be made, or an empty string."""
+    spec = identity.spec
+    if not _ID.fullmatch(spec.client_id.strip()):
+        return "clientID"
+    if spec.tenant_id.strip() and not _ID.fullmatch(spec.tenant_id.strip()):
+        return "tenantID"
+    return "" if spec.resource_id.isprintable() else "resourceID"
 
 
 def _client_of_account(account: ServiceAccount | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from podidctl.migration.documents import command, commands, manifests, parameters
+from podidctl.migration.documents import changes, command, commands, manifests, parameters
 from podidctl.migration.workload_identity import AUDIENCE
 from tests.migration.objects import ID, binding, identity
 from tests.migration.workloads import account, cron_job, planned, workload
@@ -15,31 +15,38 @@ from tests.migration.workloads import account, cron_job, planned, workload
 ISSUER = "https://oidc.example.org/x/"
 
 
-def test_yaml_has_the_account_and_what_changes_in_the_workload_and_nothing_else() -> None:
-    made = planned(workload(account="web"), cron_job(account="nightly"))
-    documents = list(yaml.safe_load_all(manifests(made)))
-    assert {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {
-            "name": "web",
-            "namespace": "shop",
-            "annotations": {"azure.workload.identity/client-id": "client-demo"},
-        },
-    } in documents
-    template = {
-        "metadata": {"labels": {"azure.workload.identity/use": "true"}},
-        "spec": {"serviceAccountName": "web"},
-    }
-    meta = {"name": "web", "namespace": "shop"}
-    assert {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": meta,
-        "spec": {"template": template},
-    } in documents
-    (job,) = [each for each in documents if each["kind"] == "CronJob"]
-    assert job["spec"]["jobTemplate"]["spec"]["template"]["spec"] == {"serviceAccountName": "nightly"}
+def test_yaml_has_the_accounts_that_are_new_and_nothing_else() -> None:
+    made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
+    assert list(yaml.safe_load_all(manifests(made))) == [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {
+                "name": "web",
+                "namespace": "shop",
+                "annotations": {"azure.workload.identity/client-id": "client-demo"},
+            },
+        }
+    ]
+
+
+def test_what_is_there_has_its_commands() -> None:
+    made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
+    template = {"metadata": {"labels": {"azure.workload.identity/use": "true"}}}
+    web = {"spec": {"template": {**template, "spec": {"serviceAccountName": "web"}}}}
+    job = {"spec": {"template": {**template, "spec": {"serviceAccountName": "nightly"}}}}
+    lines = [shlex.split(line) for line in changes(made).splitlines() if line.startswith("kubectl ")]
+    assert [(*words[:-1], json.loads(words[-1])) for words in lines[1:]] == [
+        ("kubectl", "patch", kind, "--namespace", "shop", name, "--type=strategic", "--patch", patch)
+        for kind, name, patch in (
+            ("cronjob.v1.batch", "nightly", {"spec": {"jobTemplate": job}}),
+            ("deployment.v1.apps", "web", web),
+        )
+    ]
+    note = "azure.workload.identity/client-id=client-demo"
+    assert lines[0] == [
+        *("kubectl", "annotate", "serviceaccount", "--namespace", "shop", "nightly", "--overwrite", note)
+    ]
 
 
 def test_a_new_account_pulls_images_as_the_one_before() -> None:
@@ -71,6 +78,7 @@ def test_nothing_to_do_is_still_a_document_and_a_script() -> None:
     made = planned()
     assert list(yaml.safe_load_all(manifests(made))) == []
     assert "\naz " not in commands(made, ISSUER, AUDIENCE)
+    assert "\nkubectl " not in changes(made)
 
 
 def test_what_somebody_wrote_into_an_object_runs_no_command(tmp_path: Path) -> None:
@@ -84,7 +92,9 @@ def test_what_somebody_wrote_into_an_object_runs_no_command(tmp_path: Path) -> N
     (tmp_path / "az").chmod(0o755)
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    script.write_text(changes(made))
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
     assert "g$(touch${IFS}pwned)" in (tmp_path / "called").read_text()
     assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
     kinds = {each["kind"] for each in yaml.safe_load_all(manifests(made)) if each}
-    assert kinds == {"ServiceAccount", "Deployment"}
+    assert kinds == {"ServiceAccount"}

@@ -66,6 +66,14 @@ def test_in_place_changes_the_files_that_need_it_and_no_other(
     assert "Nothing is different here" in capsys.readouterr().out
 
 
+def test_a_rewrite_that_loses_something_is_to_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(f"{OLD}  azureIdentity: another\n")
+    assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to be looked at" in said
+    assert "put back by hand" in said
+
+
 @pytest.fixture
 def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder, with files that are no manifests."""

@@ -55,6 +55,16 @@ def kubectl(plane: up.Plane, *arguments: str, given: str = "") -> str:
     return done.stdout
 
 
+def shell(plane: up.Plane, script: str) -> str:
+    """What *script* says, with kubectl for this plane in its path."""
+    folder = up.tool("kubectl").parent
+    kubeconfig = Path(plane.kubeconfig)
+    environ = {"PATH": f"{folder}:/usr/bin:/bin", "KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent)}
+    done = subprocess.run(["sh"], input=script, text=True, capture_output=True, env=environ, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[up.Plane]:
     """A cluster that the reference runs on, with the reference's own definitions."""
@@ -113,9 +123,10 @@ async def test_what_is_printed_for_workload_identity_can_be_applied_and_is_then_
     assert "its service account is default" in remark["why"]
 
     printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
-    apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=migration", "-f", "-"]
-    said = await asyncio.to_thread(kubectl, cluster, *apply, given=printed.out)
-    assert said.count("serverside-applied") == 4
+    said = await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", given=printed.out)
+    assert said.count(" created") == 2
+    script = await migrate(cluster, *to_workload_identity, "-o", "kubectl")
+    assert (await asyncio.to_thread(shell, cluster, script.out)).count(" patched") == 2
 
     web = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/web")["spec"]["template"]
     assert web["spec"]["serviceAccountName"] == "web"
@@ -125,7 +136,7 @@ async def test_what_is_printed_for_workload_identity_can_be_applied_and_is_then_
     nightly = cluster.api("GET", f"/apis/batch/v1/namespaces/{shop}/cronjobs/nightly")["spec"]["jobTemplate"]
     assert nightly["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
     account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/web")
-    assert account["metadata"]["annotations"] == {"azure.workload.identity/client-id": f"client-{shop}"}
+    assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == f"client-{shop}"
 
     after = await migrate(cluster, *to_workload_identity, "-o", "json")
     assert (after.code, after.document["patches"]) == (0, [])
@@ -152,3 +163,45 @@ async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
     for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "by hand:"):
         assert part in answer.out
     assert (await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", "elsewhere")).code == 0
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
+async def test_what_people_have_applied_keeps_all_else(cluster: up.Plane, shop: str, server_side: bool) -> None:
+    await asyncio.to_thread(kept_through_the_change, cluster, shop, "--server-side" if server_side else "--validate")
+    script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
+    said = await asyncio.to_thread(shell, cluster, script)
+    assert "serviceaccount/api annotated" in said
+    assert "deployment.apps/api patched" in said
+
+    account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/api")
+    assert account["imagePullSecrets"] == [{"name": "registry"}]
+    assert account["metadata"]["labels"] == {"team": "shop"}
+    assert account["metadata"]["annotations"]["owner"] == "somebody"
+    assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == f"client-{shop}"
+    api = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/api")
+    assert (api["spec"]["replicas"], api["metadata"]["annotations"]["owner"]) == (3, "somebody")
+    (container,) = api["spec"]["template"]["spec"]["containers"]
+    assert (container["name"], container["env"]) == ("c", [{"name": "A", "value": "b"}])
+    assert api["spec"]["template"]["metadata"]["labels"] == {
+        "app": "api",
+        "aadpodidbinding": shop,
+        "azure.workload.identity/use": "true",
+    }
+
+
+def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
+    """Apply a workload and its account as somebody who keeps manifests does."""
+    notes = {"owner": "somebody"}
+    account = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "api", "namespace": shop, "labels": {"team": "shop"}, "annotations": notes},
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    container = {"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}]}
+    made = apps(shop, "api", {"serviceAccountName": "api", "containers": [container]}, aadpodidbinding=shop)
+    made["metadata"]["annotations"] = notes
+    made["spec"]["replicas"] = 3
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", **made}
+    for each in (account, deployment):
+        kubectl(plane, "apply", how, "-f", "-", given=json.dumps(each))

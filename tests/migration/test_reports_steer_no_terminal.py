@@ -1,15 +1,17 @@
 """What somebody wrote into an object is shown as text, and nothing of it styles or steers the reader's terminal."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
 from podidctl.migration import show
+from podidctl.migration.documents import changes, commands, everything
 from podidctl.migration.findings import Finding, Level
 from podidctl.migration.workload_identity import AUDIENCE
-from podidctl.printing import Output
-from tests.migration.objects import binding, identity
+from podidctl.printing import Output, print_document
+from tests.migration.objects import ID, binding, identity
 from tests.migration.workloads import planned, workload
 
 EVIL = "\x1b]0;owned\x07[bold]x[/bold]\x9b2J"
@@ -33,8 +35,29 @@ def test_a_report_of_differences(console: Console) -> None:
 
 
 def test_a_plan_for_workload_identity(console: Console) -> None:
-    principal = identity(type=1, tenantID=EVIL, clientPassword={"name": "n"})
-    made = planned(workload(), workload("lost", label=EVIL), objects=[principal, binding()])
+    made = planned(workload(EVIL, account="web"), workload("lost", label=EVIL))
     show.workload_identity(made, "https://oidc.example.org/", AUDIENCE, console)
     assert SHOWN in said(console)
     assert not {"\x1b", "\x07", "\x9b"} & set(said(console))
+
+
+def test_scripts_and_documents_hold_no_character_that_is_not_printed(console: Console) -> None:
+    evil = "\x1b]0;owned\x07\u202e\x7f\U000e0041"
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", f"/g{evil}/")), binding()]
+    for made in (planned(workload(evil, account=evil)), planned(workload(account="web"), objects=objects)):
+        document = everything(made, f"https://oidc.example.org/{evil}", AUDIENCE)
+        print_document(document, Output.JSON, console)
+        assert json.loads(said(console)) == document
+        print_document(document, Output.YAML, console)
+        for text in (changes(made), commands(made, document["issuer"], AUDIENCE), said(console)):
+            assert all(line.isprintable() for line in text.split("\n"))
+        console.file = io.StringIO()
+
+
+def test_an_identity_with_ids_that_are_none_is_for_a_person() -> None:
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g\x1b/")), binding()]
+    principal = identity(type=1, tenantID="\x1b", clientPassword={"name": "n"})
+    for wrong, field in ((objects, "resourceID"), ([principal, binding()], "tenantID")):
+        made = planned(workload(account="web"), objects=wrong)
+        assert made.credentials == []
+        assert [each.why for each in made.by_hand] == [f"AzureIdentity shop/demo has no usable {field}"]
