@@ -6,6 +6,7 @@ import msgspec
 
 from podidctl.inquiry.decided import Decided
 from podidctl.inquiry.verdict import Outcome
+from podidctl.printing import plain
 
 
 class State(StrEnum):
@@ -31,6 +32,11 @@ class Link(Shown, frozen=True):
     says: str
     next: str = ""
     """What to do; for a broken link never empty."""
+
+
+def linked(link: str, about: str, state: State, says: str, then: str = "") -> Link:
+    """A link of texts that anybody may have written."""
+    return Link(link=link, about=plain(about), state=state, says=plain(says), next=plain(then))
 
 
 class Told(Shown, frozen=True):

@@ -89,12 +89,44 @@ def no_address(facts: Facts, pod: Pod) -> str:
         return "it is on its node's own network, so its requests never meet the nat rule: IMDS itself answers them"
     if not own_addresses(pod):
         return "it has no address yet"
-    # As NMI settles it: an address passes on only when the former pod is ending.
-    live = [each for each in (pod, *facts.beside) if not facts.beside or not each.ending]
-    if [each.key for each in live] != [pod.key]:
-        other = next(each for each in facts.beside)
-        return f"another pod has its address: {'/'.join(other.key)}"
-    return ""
+    return "" if held(facts, pod) else contest(facts, pod, own_addresses(pod)[0])[0]
+
+
+def held(facts: Facts, pod: Pod) -> tuple[str, ...]:
+    """The addresses by which NMI knows *pod*."""
+    return tuple(each for each in own_addresses(pod) if _alive(facts, pod, each) == [pod])
+
+
+def contest(facts: Facts, pod: Pod, address: str) -> tuple[str, str]:
+    """Why *address*, which others have as well, is not the pod's; and what to do."""
+    names = ["/".join(each.key) for each in _claimants(facts, pod, address) if each is not pod]
+    match _alive(facts, pod, address):
+        case []:
+            return (
+                f"another pod has its address: {', '.join(names)}, and all of them are ending",
+                "wait until one of them is gone; if a pod stays Terminating, kubectl describe pod shows what keeps it",
+            )
+        case [other]:
+            name = "/".join(other.key)
+            return (
+                f"another pod has its address: {name}; this one is ending, so it has passed on",
+                f"ask about {name}: this one gets no tokens any more",
+            )
+        case _:
+            return (
+                f"another pod has its address: {', '.join(names)}, and none of them is known to be ending",
+                "delete the one that is not alive any more: NMI serves neither while both have the address",
+            )
+
+
+def _claimants(facts: Facts, pod: Pod, address: str) -> list[Pod]:
+    return [pod, *(each for each in facts.beside if address in own_addresses(each))]
+
+
+def _alive(facts: Facts, pod: Pod, address: str) -> list[Pod]:
+    """Whose it may be, as NMI settles it: an address passes on only when the former pod is ending."""
+    claimants = _claimants(facts, pod, address)
+    return claimants if len(claimants) == 1 else [each for each in claimants if not each.ending]
 
 
 def pod_facts(facts: Facts, pod: Pod) -> PodFacts:

@@ -9,21 +9,14 @@ from urllib.parse import urlencode
 import msgspec
 
 from nmi.identity.request import TokenRequest
-from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
-from nmi.policies import sign_in_policy
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Refusal
 from nmi.server.parameters import token_request
 from nmi.server.responses import refused
-from nmi.settings import Settings
-from nmi.tokens import user_assigned
-from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
-from nmi.tokens.source import PolicyError
-from podidctl.explain.chain import TYPES
 from podidctl.explain.shapes import Shown
+from podidctl.inquiry.asking import TYPES, asked, may_allow_more
 from podidctl.inquiry.facts import Facts
 from podidctl.inquiry.verdict import Outcome, Verdict, verdict
 from podidctl.printing import plain
-from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
@@ -63,13 +56,13 @@ class _Body(msgspec.Struct):
 def foretell(facts: Facts, resource: str, *, client_id: str = "", resource_id: str = "") -> Foretold:
     """What a request for *resource* that names this identity, or none, comes to."""
     named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
-    asked = token_request(urlencode({name: value for name, value in named.items() if value}))
-    if isinstance(asked, Refusal):
-        return _refused(facts, resource, asked)
-    said = verdict(facts, asked)
+    request = token_request(urlencode({name: value for name, value in named.items() if value}))
+    if isinstance(request, Refusal):
+        return _refused(facts, resource, request)
+    said = verdict(facts, request)
     match said:
         case Verdict(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
-            return _granted(facts, asked, assigned.identity)
+            return _granted(facts, request, assigned.identity)
         case Verdict(refusal=Refusal() as refusal):
             return _refused(facts, resource, refusal, said.seconds, said.outcome)
         case _:
@@ -77,42 +70,13 @@ def foretell(facts: Facts, resource: str, *, client_id: str = "", resource_id: s
             return _told(facts, resource, said.outcome, asked=whom, why=said.why)
 
 
-def _granted(facts: Facts, asked: TokenRequest, identity: AzureIdentity) -> Foretold:
+def _granted(facts: Facts, request: TokenRequest, identity: AzureIdentity) -> Foretold:
     shown = _shown(identity)
-    try:
-        whom = _source(facts.rules.settings, identity, asked.resource)
-    except PolicyError as error:
-        refusal = Refusal(Reason.POLICY, error.sentence, error.detail)
-    except AzureError as error:
-        refusal = refusal_of(error)
-    else:
-        if whom:
-            return _told(facts, asked.resource, Outcome.GRANTED, asked=whom, **shown)
-        refusal = UNSUPPORTED_TYPE
-    told = _refused(facts, asked.resource, refusal)
-    return msgspec.structs.replace(told, note=_note(facts, identity), **shown)
-
-
-def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
-    """Whom NMI asks for a token of *identity*; empty for a type that it does not know.
-
-    Raises what keeps NMI from asking: PolicyError, AzureError.
-    """
-    match identity.spec.type:
-        case user_assigned.TYPE:
-            user_assigned.check(identity)
-            client_id, _ = user_assigned.ids(identity)
-            return f"IMDS of the node, by {'client id' if client_id else 'resource id'}"
-        case type_ if type_ in {SECRET_TYPE, CERTIFICATE_TYPE}:
-            application = sign_in_policy(settings).application(identity)
-            proof = "certificate" if type_ == CERTIFICATE_TYPE else "secret"
-            tenants = ", ".join(application.tenants)
-            return (
-                f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "
-                f"{application.secret}"
-            )
-        case _:
-            return ""
+    whom = asked(facts.rules.settings, identity, request.resource)
+    if isinstance(whom, Refusal):
+        told = _refused(facts, request.resource, whom)
+        return msgspec.structs.replace(told, note=plain(may_allow_more(facts.rules, identity)), **shown)
+    return _told(facts, request.resource, Outcome.GRANTED, asked=whom, **shown)
 
 
 def _shown(identity: AzureIdentity) -> dict[str, str]:
@@ -123,14 +87,6 @@ def _shown(identity: AzureIdentity) -> dict[str, str]:
         "client_id": redacted(spec.client_id.strip()) if spec.client_id.strip() else "",
         "resource_id": plain(spec.resource_id),
     }
-
-
-def _note(facts: Facts, identity: AzureIdentity) -> str:
-    if facts.rules.own_cloud and identity.spec.type in {SECRET_TYPE, CERTIFICATE_TYPE}:
-        return plain(
-            f"NMI's own description of a cloud ({facts.rules.own_cloud}) cannot be read from here and may allow more"
-        )
-    return ""
 
 
 def _refused(

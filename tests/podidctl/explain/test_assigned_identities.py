@@ -7,7 +7,7 @@ import pytest
 from podidctl.explain.shapes import State
 from podidctl.inquiry.verdict import Outcome
 from tests.nmi.identity.shapes import assigned_identity
-from tests.podidctl.asked import labelled, only, told
+from tests.podidctl.asked import broken, labelled, only, told
 
 
 def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
@@ -26,11 +26,10 @@ def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
         ({"pod_uid": "uid-0"}, "an earlier pod of this name"),
         ({"selector": "other"}, "selects 'other'"),
         ({"nodename": "node-2"}, "it is for node node-2"),
-        ({"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}}, "its own namespace"),
     ],
 )
 def test_one_that_does_not_serve_says_why(changes: dict[str, Any], says: str) -> None:
-    explanation = told(bindings=(), identities=(), assigned=(labelled(assigned_identity(**changes)),))
+    explanation = told(assigned=(labelled(assigned_identity(**changes)),))
     links = [each for each in explanation.links if each.link == "assigned identity"]
     assert [each.state for each in links] == [State.BROKEN]
     assert says in links[0].says
@@ -55,3 +54,22 @@ def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() 
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is State.UNKNOWN
     assert "no binding gives it to the pod any more" in link.says
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deleting": True},
+        {"pod_uid": "uid-0"},
+        {"selector": "other"},
+        {"nodename": "node-2"},
+        {"status": "Created"},
+        {"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}},
+    ],
+)
+def test_one_that_nobody_binds_and_that_serves_nothing_is_as_it_should_be(changes: dict[str, Any]) -> None:
+    explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
+    assert broken(explanation) == []
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is State.OK
+    assert "no binding gives it" in link.says

@@ -1,11 +1,15 @@
 """The first broken link between label and identity is named, with what to do about it."""
 
 import msgspec
+import pytest
 
+from podidctl.explain.shapes import State
 from podidctl.inquiry.verdict import Outcome
-from podidentity.resources import AzureIdentitySpec
+from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.podidctl.asked import broken, labelled, only, rules, states, told
+
+NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
 
 def test_a_pod_without_a_label_is_told_so() -> None:
@@ -69,3 +73,71 @@ def test_one_good_binding_beside_a_bad_one_is_enough_for_nmi_and_both_are_told()
     assert explanation.answer.outcome is Outcome.GRANTED
     assert (only(explanation).link, only(explanation).about) == ("identity", "ns/missing")
     assert states(explanation).count(("identity", "ok")) == 1
+
+
+@pytest.mark.parametrize("how", ["flag", "annotation"])
+def test_another_teams_binding_of_the_same_label_is_no_fault_of_a_pod_that_is_served(how: str) -> None:
+    annotations = NAMESPACED if how == "annotation" else None
+    explanation = told(
+        rules=rules(force_namespaced=how == "flag"),
+        bindings=(binding(), binding(namespace="far")),
+        identities=(identity(), identity(namespace="far", annotations=annotations)),
+    )
+    assert broken(explanation) == []
+    (link,) = [each for each in explanation.links if each.about == "far/b"]
+    assert (link.link, link.state) == ("binding", State.OK)
+    assert "it is not for this namespace" in link.says
+
+
+def test_another_teams_binding_is_not_the_reason_where_the_pods_own_is_broken() -> None:
+    explanation = told(
+        rules=rules(force_namespaced=True),
+        bindings=(binding(), binding(namespace="far")),
+        identities=(identity(namespace="far"),),
+        assigned=(),
+    )
+    assert only(explanation).about == "ns/id"
+
+
+def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes_is_told() -> None:
+    meta = msgspec.structs.replace(binding(deleting=True).metadata, finalizers=["team.example/hold"])
+    explanation = told(
+        bindings=(msgspec.structs.replace(binding(), metadata=meta),), identities=(identity(deleting=True),)
+    )
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert broken(explanation) == []
+    says = {each.link: each.says for each in explanation.links}
+    assert "pods have what it gives until it is gone" in says["identity"]
+    assert "(team.example/hold)" in says["binding"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "managed", "then"),
+    [
+        (AzureIdentitySpec(type=1, client_id="c", tenant_id="t"), False, "names no Secret"),
+        (
+            AzureIdentitySpec(
+                type=1, client_id="c", tenant_id="t", client_password=SecretReference(name="s", namespace="far")
+            ),
+            False,
+            "Secret far/s, which has not been read",
+        ),
+        (AzureIdentitySpec(type=7, client_id="c"), True, "set spec.type of the AzureIdentity right"),
+        (AzureIdentitySpec(type=0), True, "clientID"),
+    ],
+    ids=["no-secret", "foreign-secret", "unknown-type", "no-ids"],
+)
+def test_an_identity_that_nmi_asks_nobody_for_is_a_broken_link_and_a_refusal(
+    spec: AzureIdentitySpec, managed: bool, then: str
+) -> None:
+    changed = msgspec.structs.replace(identity(), spec=spec)
+    standing = assigned_identity()
+    embedded = msgspec.structs.replace(standing.spec, azure_identity_ref=changed)
+    explanation = told(
+        rules=rules(managed=managed),
+        identities=(changed,),
+        assigned=(labelled(msgspec.structs.replace(standing, spec=embedded)),),
+    )
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
+    assert explanation.answer.identity == "ns/id"
+    assert then in only(explanation).next

@@ -7,8 +7,8 @@ from podidctl.explain.shapes import Link, State
 from podidctl.inquiry.facts import NmiThere, Unread
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Node, NodeSpec
-from tests.nmi.identity.shapes import NODE, assigned_identity, identity, resource_id
-from tests.podidctl.asked import labelled, nmi_pod, only, told
+from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, resource_id
+from tests.podidctl.asked import labelled, nmi_pod, only, rules, told
 
 KEY = resource_id("id").lower()
 ATTACHED = {KEY: Attached(resource_id("id"))}
@@ -69,6 +69,19 @@ def test_an_nmi_that_is_not_ready_is_told_with_its_pod() -> None:
     assert "kubectl logs -n kube-system nmi-x" in link.next
 
 
-def test_no_nmi_anywhere_is_not_known_to_be_wrong() -> None:
-    assert link_of("NMI", nmi=NmiThere()).state is State.UNKNOWN
+def test_no_nmi_anywhere_is_wrong_and_pods_that_cannot_be_listed_are_not() -> None:
+    assert only(told(nmi=NmiThere())).link == "NMI"
     assert link_of("NMI", nmi=Unread("not allowed")).state is State.UNKNOWN
+
+
+def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
+    former = labelled(assigned_identity("old", pod_uid="uid-0"))
+    removed = labelled(assigned_identity("gone", deleting=True))
+    far = {"bindings": (binding(), binding(namespace="far")), "identities": (identity(), identity(namespace="far"))}
+    links = told(
+        **far,
+        rules=rules(force_namespaced=True),
+        assigned=(labelled(assigned_identity()), former, removed),
+        azure=HostIdentities(attached=ATTACHED),
+    ).links
+    assert [each.about for each in links if each.link == "on Azure"] == ["id"]

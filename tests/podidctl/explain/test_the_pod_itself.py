@@ -2,6 +2,7 @@
 
 import pytest
 
+from podidctl.explain.shapes import State
 from podidctl.inquiry.verdict import Outcome
 from podidentity.resources import OwnerReference, Pod, PodSpec
 from tests.nmi.identity.shapes import exception, pod
@@ -31,8 +32,20 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     other = pod("other", uid="uid-2")
     assert "another pod has its address: ns/other" in only(told(beside=(other,))).says
     assert broken(told(beside=(pod("other", uid="uid-2", deleting=True),))) == []
-    ending = told(pod=pod(deleting=True), beside=(other,))
-    assert only(ending).link == "address"
+    ending = only(told(pod=pod(deleting=True), beside=(other,)))
+    assert ending.link == "address"
+    assert "this one is ending" in ending.says
+    assert "ask about ns/other" in ending.next
+    both = only(told(pod=pod(deleting=True), beside=(pod("other", uid="uid-2", deleting=True),)))
+    assert "all of them are ending" in both.says
+
+
+def test_one_address_of_two_is_enough_for_nmi_to_know_the_pod() -> None:
+    explanation = told(pod=pod(addresses=("10.0.0.1", "fd00::1")), beside=(pod("other", uid="uid-2"),))
+    assert explanation.answer.outcome is Outcome.GRANTED
+    (link,) = [each for each in explanation.links if each.link == "address"]
+    assert (link.about, link.state) == ("fd00::1", State.OK)
+    assert "ns/other" in link.says
 
 
 def test_an_exception_that_overrides_the_label_is_told_with_its_name() -> None:

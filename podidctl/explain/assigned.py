@@ -1,0 +1,93 @@
+"""What MIC has made of bindings and identities for the pod, and whether NMI serves the pod by it. Pure."""
+
+from nmi.identity.decide import Grant, decide
+from nmi.identity.standard import Assigned, project
+from nmi.policies import hold_policy
+from nmi.refusal import Refusal
+from podidctl.explain.shapes import Link, State, linked
+from podidctl.inquiry.asking import asked, may_allow_more
+from podidctl.inquiry.facts import Facts
+from podidctl.inquiry.verdict import ANY, is_managed, pod_facts, watched
+from podidentity.resources import (
+    CREATED,
+    MESSAGE_ANNOTATION,
+    POD_UID_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    Pod,
+)
+
+
+def made(facts: Facts, pod: Pod, identity: AzureIdentity) -> Link:
+    """The AzureAssignedIdentity of the pod and *identity*: the one that serves, where there are several."""
+    links = [_assigned(facts, pod, each) for each in facts.assigned if each.spec.azure_identity_ref.key == identity.key]
+    if links:
+        return next((each for each in links if each.state is State.OK), links[0])
+    says = "MIC has made none for this pod and identity"
+    then = "see that MIC runs and leads (podidctl doctor), what it would do (podidctl plan), and its log"
+    return linked("assigned identity", f"for {'/'.join(identity.key)}", State.BROKEN, says, then)
+
+
+def left_over(facts: Facts, pod: Pod, each: AzureAssignedIdentity) -> Link:
+    """One that no binding gives to the pod: that it serves nothing is right."""
+    link = _assigned(facts, pod, each)
+    says = f"{link.says}; no binding gives it to the pod any more, so MIC is to take it away"
+    if not watched(facts, pod, each) or not serves(facts, pod, project(each)):
+        return linked(link.link, link.about, State.OK, says)
+    if link.state is State.BROKEN:
+        return linked(link.link, link.about, State.BROKEN, says, link.next)
+    return linked(link.link, link.about, State.UNKNOWN, says, "see that MIC runs and leads (podidctl doctor)")
+
+
+def _assigned(facts: Facts, pod: Pod, each: AzureAssignedIdentity) -> Link:
+    about, node = "/".join(each.key), pod.spec.node_name
+    if not watched(facts, pod, each):
+        says = f"it is for node {each.spec.nodename or '(none)'}, and its label nodename has to say {node}"
+        then = "MIC moves it when it next works on the pod; if that does not come, see MIC's log"
+        return linked("assigned identity", about, State.BROKEN, says, then)
+    return served(facts, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
+
+
+def served(facts: Facts, pod: Pod, about: str, assigned: Assigned, *, well: str, note: str = "") -> Link:
+    """Whether NMI serves the pod by *assigned*: `decide` says so, and then whether NMI asks Azure at all."""
+    link = "assigned identity" if not is_managed(facts) else "served"
+    if not serves(facts, pod, assigned):
+        says, then = _why_not(pod, assigned, note)
+        return linked(link, about, State.BROKEN, says, then)
+    refusal = asked(facts.rules.settings, assigned.identity, ANY.resource)
+    if isinstance(refusal, Refusal):
+        then = "; ".join(filter(None, (refusal.detail, may_allow_more(facts.rules, assigned.identity))))
+        return linked(link, about, State.BROKEN, f"{well}, and no token of it is asked for: {refusal.sentence}", then)
+    return linked(link, about, State.OK, well)
+
+
+def serves(facts: Facts, pod: Pod, assigned: Assigned) -> bool:
+    """Whether NMI lets the pod have a token of it, as far as that is its own to decide."""
+    return isinstance(decide(pod_facts(facts, pod), [assigned], ANY, hold_policy(facts.rules.settings), {}), Grant)
+
+
+def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
+    log = "see MIC's log, and kubectl describe on it"
+    if assigned.deleting:
+        return "it is being removed, and is served no more", log
+    if assigned.pod_uid not in {"", pod.metadata.uid}:
+        return "it was made for an earlier pod of this name, whose rights this one does not inherit", (
+            "MIC renews it when it next works on the pod; if that does not come, see MIC's log"
+        )
+    if assigned.selector != pod.binding_label:
+        return f"it was made by a binding that selects {assigned.selector!r}, which is not the pod's label", (
+            "MIC renews or removes it; if that does not come, see MIC's log"
+        )
+    if assigned.status == CREATED:
+        return f"Created: the identity is not on the VM or scale set yet{note and ': ' + note}", (
+            note or "Azure takes up to a minute; then see MIC's log and podidctl plan"
+        )
+    if not assigned.usable:
+        return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
+    return "the identity serves its own namespace only", "move the AzureIdentity and its binding, or the pod"
+
+
+def _note(each: AzureAssignedIdentity, pod: Pod) -> str:
+    """What MIC wrote on it, where that is about this pod."""
+    uid = each.metadata.annotation(POD_UID_ANNOTATION)
+    return each.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""

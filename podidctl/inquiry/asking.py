@@ -1,0 +1,57 @@
+"""Whom NMI asks for a token of an identity that a pod may have, or what keeps it from asking anybody. Pure."""
+
+from typing import Final
+
+from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
+from nmi.policies import sign_in_policy
+from nmi.refusal import Reason, Refusal
+from nmi.settings import Settings
+from nmi.tokens import user_assigned
+from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
+from nmi.tokens.source import PolicyError
+from podidctl.inquiry.facts import Rules
+from podidentity.azure.errors import AzureError
+from podidentity.resources import AzureIdentity
+
+TYPES: Final = {
+    user_assigned.TYPE: "user-assigned identity",
+    SECRET_TYPE: "service principal with a secret",
+    CERTIFICATE_TYPE: "service principal with a certificate",
+}
+PRINCIPALS: Final = frozenset({SECRET_TYPE, CERTIFICATE_TYPE})
+
+
+def asked(settings: Settings, identity: AzureIdentity, resource: str) -> str | Refusal:
+    """Whom an NMI with these *settings* asks for a token of *identity*; or what it answers without asking."""
+    try:
+        return _source(settings, identity, resource) or UNSUPPORTED_TYPE
+    except PolicyError as error:
+        return Refusal(Reason.POLICY, error.sentence, error.detail)
+    except AzureError as error:
+        return refusal_of(error)
+
+
+def may_allow_more(rules: Rules, identity: AzureIdentity) -> str:
+    """What could make it otherwise, and is not known here; or an empty string."""
+    if rules.own_cloud and identity.spec.type in PRINCIPALS:
+        return f"NMI's own description of a cloud ({rules.own_cloud}) cannot be read from here and may allow more"
+    return ""
+
+
+def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
+    """Empty for a type that NMI does not know. Raises what keeps NMI from asking: PolicyError, AzureError."""
+    match identity.spec.type:
+        case user_assigned.TYPE:
+            user_assigned.check(identity)
+            client_id, _ = user_assigned.ids(identity)
+            return f"IMDS of the node, by {'client id' if client_id else 'resource id'}"
+        case type_ if type_ in PRINCIPALS:
+            application = sign_in_policy(settings).application(identity)
+            proof = "certificate" if type_ == CERTIFICATE_TYPE else "secret"
+            tenants = ", ".join(application.tenants)
+            return (
+                f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "
+                f"{application.secret}"
+            )
+        case _:
+            return ""
