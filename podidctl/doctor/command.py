@@ -15,11 +15,11 @@ from podidctl.doctor.node import look
 from podidctl.doctor.objects import live
 from podidctl.doctor.redirects import NodeSeen
 from podidctl.doctor.report import report
-from podidctl.doctor.shapes import Level, Report
+from podidctl.doctor.shapes import Level, Report, listed
 from podidctl.doctor.state import Objects, Seen
 from podidctl.inquiry.daemons import nmi_settings
 from podidctl.inquiry.facts import Unread
-from podidctl.printing import Output, console, print_document, print_table
+from podidctl.printing import Output, console, plain, print_document, print_table
 from podidctl.reaching import KUBECONFIG_HELP, Surroundings, reach
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -65,19 +65,28 @@ async def _told(settings: Reaching, node: str, *, imds: bool) -> Report:
 
 async def _looked(seen: Seen, node: str, *, imds: bool) -> NodeSeen:
     """This machine, as the node of that name. Raises typer.BadParameter for what no node is called."""
-    pods = live(seen.objects) if isinstance(seen.objects, Objects) else ()
-    here = [each for each in pods if each.spec.node_name == node and not each.spec.host_network]
     try:
         settings = Settings(node_name=node)
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
+    here = _here(seen.objects, node) if isinstance(seen.objects, Objects) else None
     for each in () if isinstance(seen.nmi, Unread) else seen.nmi:
         if each.spec.node_name == node:
             try:
                 settings = nmi_settings(each)
             except UsageError:
                 continue  # told by the check of flags
-    return await look(settings, pods=len(here), ask_imds=imds)
+    return await look(settings, pods=here, ask_imds=imds)
+
+
+def _here(objects: Objects, node: str) -> int:
+    """How many pods with a label run on *node*. Raises typer.BadParameter where the cluster has no such node."""
+    names = {each.metadata.name for each in objects.nodes}
+    if node not in names:
+        raise typer.BadParameter(
+            f"the cluster has no node {node}; its nodes are called {plain(listed(names)) or '(none)'}"
+        )
+    return sum(each.spec.node_name == node and not each.spec.host_network for each in live(objects))
 
 
 def show(told: Report, to: Console) -> None:

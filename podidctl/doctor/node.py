@@ -25,7 +25,7 @@ VERSIONS: Final = "/metadata/versions"
 """The one path of IMDS that names nobody and needs nothing."""
 
 
-async def look(settings: Settings, *, pods: int, ask_imds: bool) -> NodeSeen:
+async def look(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeSeen:
     """What this machine says, which is the node that *settings* (of the NMI there) name."""
     wanted = settings.redirect is RedirectMode.NAT
     fault, packets = await _redirect(settings) if wanted else (None, None)

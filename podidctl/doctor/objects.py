@@ -1,13 +1,19 @@
-"""Checks on identities, bindings, exceptions and what is assigned: what leads nowhere, twice, or not yet. Pure."""
+"""Checks on identities, bindings and exceptions: what leads nowhere, or twice. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mic.preview.left_out import left_out
 from mic.preview.rehearsal import Snapshot
+from nmi.refusal import Refusal
+from nmi.settings import Settings
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.doctor.state import Objects
-from podidentity.resources import CREATED, MESSAGE_ANNOTATION, AzurePodIdentityException, BareMeta, Pod
+from podidctl.inquiry.asking import PRINCIPALS, asked, may_allow_more
+from podidctl.inquiry.facts import Rules
+from podidctl.inquiry.gather import NOWHERE
+from podidctl.inquiry.verdict import MANAGEMENT
+from podidentity.resources import AzureIdentityBinding, Pod
 
 
 def live(objects: Objects) -> list[Pod]:
@@ -15,8 +21,11 @@ def live(objects: Objects) -> list[Pod]:
     return [each for each in objects.pods if each.binding_label and not each.finished]
 
 
-def nobody_can_use(objects: Objects, *, force_namespaced: bool) -> Iterator[Finding]:
-    """Bindings without an identity, malformed identities, nodes without a host: as MIC judges them."""
+def nobody_can_use(objects: Objects, rules: Iterable[Rules] = (), *, force_namespaced: bool) -> Iterator[Finding]:
+    """Bindings without an identity, malformed identities, nodes without a host: as MIC judges them.
+
+    And service principals that an NMI with these *rules* asks nobody for.
+    """
     snapshot = Snapshot(
         pods=objects.pods,
         nodes=objects.nodes,
@@ -29,8 +38,33 @@ def nobody_can_use(objects: Objects, *, force_namespaced: bool) -> Iterator[Find
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
         yield found("unusable", level, says, _cure(each.kind, each.name))
-    if not faults:
+    refused = list(_principals(objects, list(rules)))
+    yield from refused
+    if not faults and not refused:
         yield found("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+
+
+def _principals(objects: Objects, rules: Sequence[Rules]) -> Iterator[Finding]:
+    # Of all the NMIs of a cluster few differ in what decides here.
+    distinct = {
+        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.own_cloud): each
+        for each in rules or [Rules(Settings(node_name=NOWHERE), "NMI's defaults")]
+    }
+    labels = Counter(each.binding_label for each in live(objects))
+    selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for binding in objects.bindings:
+        selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
+    for identity in objects.identities:
+        if identity.spec.type not in PRINCIPALS:
+            continue
+        for each in distinct.values():
+            refusal = asked(each.settings, identity, MANAGEMENT)
+            if isinstance(refusal, Refusal):
+                pods = sum(labels[one] for one in selectors[identity.key])
+                says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
+                then = "; ".join(filter(None, (refusal.detail, may_allow_more(each, identity))))
+                yield found("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                break
 
 
 def _cure(kind: str, name: str) -> str:
@@ -44,8 +78,8 @@ def _cure(kind: str, name: str) -> str:
             return f"see that node {name} is there and that its cloud provider sets spec.providerID"
 
 
-def selectors(objects: Objects) -> Iterator[Finding]:
-    """Bindings that select nobody, and pods that nothing selects."""
+def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:
+    """Bindings that select nobody, and pods that nothing selects. *namespaced*: all are for their own namespace."""
     pods = live(objects)
     labels = {each.binding_label for each in pods}
     idle = [each for each in objects.bindings if each.spec.selector not in labels]
@@ -55,15 +89,48 @@ def selectors(objects: Objects) -> Iterator[Finding]:
         )
         then = "compare spec.selector with the pods' label aadpodidbinding, or leave it if its pods come and go"
         yield found("selectors", Level.WARNING, says, then)
-    known = {each.spec.selector for each in objects.bindings}
-    lost = [each for each in pods if each.binding_label not in known]
+    lost, others = _unserved(objects, pods, namespaced=namespaced)
     if lost:
-        says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + listed(
-            f"{'/'.join(each.key)} ({each.binding_label!r})" for each in lost
-        )
+        says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
         yield found("selectors", Level.PROBLEM, says, "podidctl explain pod tells which binding was meant")
-    if not idle and not lost:
+    if others:
+        says = (
+            f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
+            f"which are for their own: {_labels(others)}"
+        )
+        then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod tells more"
+        yield found("selectors", Level.PROBLEM, says, then)
+    if not idle and not lost and not others:
         yield found("selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}")
+
+
+def by_selector(objects: Objects) -> dict[str, list[AzureIdentityBinding]]:
+    """The bindings by what they select."""
+    found: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
+    for binding in objects.bindings:
+        found[binding.spec.selector].append(binding)
+    return dict(found)
+
+
+def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
+    """Pods that no binding selects, and pods that are selected only by what is for other namespaces."""
+    bindings, lost, others = by_selector(objects), [], []
+    keeping = {each.key for each in objects.identities if each.namespaced}
+    for pod in pods:
+        selecting = bindings.get(pod.binding_label, ())
+        if not selecting:
+            lost.append(pod)
+        elif not any(
+            each.metadata.namespace == pod.metadata.namespace
+            or not (namespaced or (each.metadata.namespace, each.spec.azure_identity) in keeping)
+            for each in selecting
+        ):
+            others.append(pod)
+    return lost, others
+
+
+def _labels(pods: Iterable[Pod]) -> str:
+    return listed(f"{'/'.join(each.key)} ({each.binding_label!r})" for each in pods)
 
 
 def duplicates(objects: Objects) -> Iterator[Finding]:
@@ -88,25 +155,7 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
         yield found("duplicates", Level.OK, "no binding and no identity is there twice")
 
 
-def assignments(objects: Objects) -> Iterator[Finding]:
-    """Assigned identities that are not on their hosts, with what MIC says of it."""
-    created = [
-        each for each in objects.assigned if each.status.status == CREATED and not each.metadata.deletion_timestamp
-    ]
-    notes = Counter(each.metadata.annotation(MESSAGE_ANNOTATION) for each in created)
-    for note, count in notes.most_common():
-        names = listed("/".join(each.key) for each in created if each.metadata.annotation(MESSAGE_ANNOTATION) == note)
-        says = f"{counted(count, 'identity is', 'identities are')} Created and not Assigned: {names}"
-        if note:
-            yield found("assignments", Level.PROBLEM, f"{says}: {note}", note)
-        else:
-            yield found("assignments", Level.WARNING, says, "if it lasts for more than a minute, see MIC's log")
-    if not created:
-        served = sum(not each.metadata.deletion_timestamp for each in objects.assigned)
-        yield found("assignments", Level.OK, f"{served} assigned")
-
-
-def beside_nmi(objects: Objects) -> Iterator[Finding]:
+def beside_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
     """Pods with a label that get the node's own identities: on the host's network, or under an exception."""
     host = [each for each in live(objects) if each.spec.host_network]
     if host:
@@ -115,9 +164,7 @@ def beside_nmi(objects: Objects) -> Iterator[Finding]:
         )
         then = "take hostNetwork out of their spec: IMDS itself answers them, with the node's own identities"
         yield found("host network", Level.PROBLEM, says, then)
-    under = [
-        each for each in live(objects) if not each.spec.host_network and excepted(objects.exceptions, each.metadata)
-    ]
+    under = [each for each in live(objects) if not each.spec.host_network and exempt(each)]
     if under:
         says = f"{counted(len(under), 'pod')} with a label and under an exception, which wins: " + listed(
             "/".join(each.key) for each in under
@@ -126,13 +173,3 @@ def beside_nmi(objects: Objects) -> Iterator[Finding]:
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
         yield found("exceptions", Level.OK, f"{count}; no pod with a label is under one")
-
-
-def excepted(exceptions: Iterable[AzurePodIdentityException], pod: BareMeta) -> bool:
-    """Whether one of *exceptions* matches *pod*."""
-    carried = {(key, value.lower()) for key, value in (pod.labels or {}).items()}
-    return any(
-        not carried.isdisjoint((key, value.lower()) for key, value in (each.spec.pod_labels or {}).items())
-        for each in exceptions
-        if each.metadata.namespace == pod.namespace
-    )

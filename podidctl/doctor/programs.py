@@ -7,11 +7,12 @@ from mic.settings import Settings as MicSettings
 from mic.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings as NmiSettings
-from podidctl.doctor.objects import excepted
+from podidctl.doctor.exempt import exempting
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.inquiry.daemons import Daemon, environment_of, nmi_settings, served_flags
+from podidctl.inquiry.facts import Rules
 from podidentity.flags import UsageError
-from podidentity.resources import AzurePodIdentityException, Node
+from podidentity.resources import AzurePodIdentityException, Node, Pod, PodSpec
 
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
 
 def versions(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> Iterator[Finding]:
     """Which images run; several of one program are a rollout that has not ended, or two installations."""
+    tags: list[str] = []
     for program, pods in (("nmi", nmi), ("mic", mic)):
         images = {container.image for each in pods if (container := each.container(program)) is not None}
         if len(images) > 1:
@@ -85,6 +87,16 @@ def versions(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> Iterator[Finding]:
             yield found("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
         elif images:
             yield found("versions", Level.OK, f"{program} runs from {listed(images)}")
+            tags += filter(None, map(_tag, images))
+    if len(tags) == 2 and len(set(tags)) == 2:
+        says = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
+        yield found(
+            "versions", Level.WARNING, says, "bring both to one version: helm upgrade, or the manifests' images"
+        )
+
+
+def _tag(image: str) -> str:
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
 def flags(
@@ -136,14 +148,37 @@ def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> 
 def _locked_out(
     nmis: Sequence[NmiSettings], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
 ) -> Iterator[tuple[str, str]]:
-    """Whether NMI would keep MIC itself from the node's identities."""
-    served = {each.mic_namespace.lower() for each in nmis}
-    where = {each.metadata.namespace for each in mic if not excepted(exceptions, each.metadata)} - served
+    """Whether NMI would keep MIC itself from the node's identities: as NMI judges it."""
+    exempt = exempting(nmis, exceptions)
+    where = {
+        each.metadata.namespace
+        for each in mic
+        if not each.spec.host_network
+        and not exempt(Pod(metadata=each.metadata, spec=PodSpec(node_name=each.spec.node_name)))
+    }
     if nmis and where:
-        yield (
-            f"MIC runs in {listed(where)}, NMI's --MICNamespace says {listed(served)}, and no exception covers MIC",
-            "set NMI's --MICNamespace to MIC's namespace, unless MIC signs in with credentials of its own",
+        served = listed({each.mic_namespace for each in nmis})
+        says = (
+            f"MIC runs in {listed(where)}, NMI's --MICNamespace says {served}, no exception covers it, and only what a "
+            "ReplicaSet named mic… makes, with MIC's label, is taken for MIC"
         )
+        then = (
+            "create an AzurePodIdentityException in MIC's namespace with spec.podLabels of MIC's pods, or set NMI's "
+            "--MICNamespace to it, unless MIC signs in with credentials of its own"
+        )
+        yield says, then
+
+
+def rules(nmi: Sequence[Daemon]) -> list[Rules]:
+    """By which those NMIs decide whose flags can be read."""
+    read = []
+    for each in nmi:
+        try:
+            cloud = environment_of(each, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
+            read.append(Rules(nmi_settings(each), f"the flags of pod {each.name}", cloud))
+        except UsageError:
+            continue  # told by the check of flags
+    return read
 
 
 def is_managed(nmi: Sequence[Daemon]) -> bool:

@@ -23,8 +23,8 @@ class NodeSeen:
     """Whether NMI here is to have one at all."""
     packets: int | None = None
     """How many first packets of connections have met it since it was written; None where nobody counted."""
-    pods: int = 0
-    """Pods that run on this node, with a label, and not on the host's network."""
+    pods: int | None = 0
+    """Pods that run on this node, with a label, and not on the host's network; None where they could not be read."""
     kubenet: bool = False
     """Whether the kubelet's flags name kubenet."""
     imds: str | Unread | None = None
@@ -56,6 +56,9 @@ def redirect(seen: NodeSeen) -> Iterator[Finding]:
     yield found("nat rule", Level.OK, f"{about}: in force, before every other rule")
     if seen.packets is None:
         yield found("redirects", Level.UNKNOWN, f"{about}: iptables tells no counter of the rule")
+    elif seen.packets == 0 and seen.pods is None:
+        says = f"{about}: nothing has met the rule, and whether pods with a label are here could not be read"
+        yield found("redirects", Level.UNKNOWN, says, "ask with more rights: list on pods and nodes")
     elif seen.packets == 0 and seen.pods:
         says = f"{about}: nothing has met the rule since it was written; pods with a label here: {seen.pods}"
         then = (

@@ -1,9 +1,11 @@
 """All checks, in the order in which one depends on the other. Pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from podidctl.doctor import kinds, leaders, objects, programs, redirects, rights, server
+from podidctl.doctor.assignments import assignments
+from podidctl.doctor.exempt import exempting
 from podidctl.doctor.redirects import NodeSeen
 from podidctl.doctor.shapes import Finding, Level, Report, found
 from podidctl.doctor.state import Objects, Seen
@@ -20,11 +22,13 @@ def report(seen: Seen, node: NodeSeen | None = None) -> Report:
 def _cluster(seen: Seen) -> Iterator[Finding]:
     nmi = () if isinstance(seen.nmi, Unread) else seen.nmi
     mic = () if isinstance(seen.mic, Unread) else seen.mic
-    managed = programs.is_managed(nmi)
+    managed, namespaced = programs.is_managed(nmi), programs.is_namespaced(nmi, mic)
+    rules = programs.rules(nmi)
     yield from _with("API server", seen.server, server.version, server.clocks)
     yield from kinds.definitions(seen)
     yield from kinds.spellings(seen)
     there = seen.objects if isinstance(seen.objects, Objects) else Objects()
+    exempt = exempting([each.settings for each in rules], there.exceptions)
     yield from _with("NMI", seen.nmi, lambda pods: programs.coverage(pods, there.nodes))
     yield from _with("MIC", seen.mic, lambda pods: programs.controllers(pods, managed=managed))
     yield from programs.versions(nmi, mic)
@@ -34,11 +38,11 @@ def _cluster(seen: Seen) -> Iterator[Finding]:
     yield from _with(
         "objects",
         seen.objects,
-        lambda each: objects.nobody_can_use(each, force_namespaced=programs.is_namespaced(nmi, mic)),
-        objects.selectors,
+        lambda each: objects.nobody_can_use(each, rules, force_namespaced=namespaced),
+        lambda each: objects.selectors(each, namespaced=managed or namespaced),
         objects.duplicates,
-        *(() if managed else (objects.assignments,)),
-        objects.beside_nmi,
+        lambda each: () if managed else assignments(each, exempt, force_namespaced=namespaced),
+        lambda each: objects.beside_nmi(each, exempt),
     )
 
 
@@ -48,7 +52,7 @@ def _node(seen: NodeSeen) -> Iterator[Finding]:
     yield from redirects.imds(seen)
 
 
-def _with(check: str, value: T | Unread, *checks: Callable[[T], Iterator[Finding]]) -> Iterator[Finding]:
+def _with(check: str, value: T | Unread, *checks: Callable[[T], Iterable[Finding]]) -> Iterator[Finding]:
     """The findings of *checks* on what was read, or that it was not."""
     if isinstance(value, Unread):
         yield found(check, Level.UNKNOWN, value.why, "ask with more rights (get and list on what it names)")

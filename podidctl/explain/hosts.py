@@ -100,7 +100,7 @@ def on_node(facts: Facts, pod: Pod) -> Iterator[Link]:
         then = (
             "install NMI: without it IMDS itself answers this pod; where it runs otherwise ask its /readyz on the node"
         )
-        yield linked("NMI", node, State.BROKEN, says, then)
+        yield linked("NMI", node, State.UNKNOWN if facts.rules.given else State.BROKEN, says, then)
     else:
         for each in nmi.here:
             if each.ready:

@@ -5,7 +5,7 @@ They are found by the labels that the chart and the plain manifests, ours and th
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 from typing import Final
 
 import msgspec
@@ -150,17 +150,24 @@ def flags_of(daemon: Daemon, program: str) -> list[str]:
     def filled(found: re.Match[str]) -> str:
         return values.get(found[1], found[0])
 
-    # What precedes the flags is the program itself; in a command that may be Python's own "-m nmi".
-    command = [*dropwhile(lambda word: not word.startswith("--"), container.command)]
-    return [
-        _VARIABLE.sub(filled, word)
-        for word in (*command, *dropwhile(lambda word: not command and not word.startswith("-"), container.args))
-    ]
+    return [_VARIABLE.sub(filled, word) for word in _behind(program, [*container.command, *container.args])]
+
+
+def _behind(program: str, words: list[str]) -> list[str]:
+    """What follows the program itself, which may be Python's own `-m nmi`."""
+    for at, (word, following) in enumerate(pairwise(words)):
+        if (word, following) == ("-m", program):
+            return words[at + 2 :]
+    return [*dropwhile(lambda word: not word.startswith("-"), words)]
 
 
 def served_flags(daemon: Daemon, program: str) -> list[str]:
-    """The same as they may be parsed here. Raises UsageError for one that asks for help: the parser would print it."""
-    given = flags_of(daemon, program)
+    """The same as they may be parsed here. Raises UsageError for one that asks for help."""
+    return without_help(flags_of(daemon, program))
+
+
+def without_help(given: list[str]) -> list[str]:
+    """*given*, which may be parsed. Raises UsageError for a flag that asks for help: the parser would print it."""
     if any(each.lstrip("-").partition("=")[0] in {"help", "h"} for each in given if each.startswith("-")):
         raise UsageError("it has --help among its flags, with which it ends at once")
     return given

@@ -40,6 +40,8 @@ class Rules:
     """Where they come from, for people."""
     own_cloud: str = ""
     """The AZURE_ENVIRONMENT_FILEPATH of NMI's pod: a file there, which says what else is a sign-in endpoint."""
+    given: bool = False
+    """Whether somebody said them: then NMI runs, though perhaps in no pod that is known for NMI's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from mic.azure.identities import HostIdentities
 from mic.preview.survey import Hosts
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
-from podidctl.inquiry.daemons import Daemon, any_daemon, daemons, environment_of, nmi_settings
+from podidctl.inquiry.daemons import Daemon, any_daemon, daemons, environment_of, nmi_settings, without_help
 from podidctl.inquiry.decided import LINES_READ, Decided, decided
 from podidctl.inquiry.facts import Event, Facts, NmiThere, Rules, Unread
 from podidentity.azure.errors import AzureError
@@ -70,7 +70,7 @@ async def gather(client: Client, namespace: str, name: str, *, given: Rules | No
 
 def given_rules(flags: list[str], environ_less: str = "the command line") -> Rules:
     """The rules of an NMI with these *flags*. Raises UsageError."""
-    return Rules(parse([*flags, f"--node={NOWHERE}"], {}), environ_less)
+    return Rules(parse([*without_help(flags), f"--node={NOWHERE}"], {}), environ_less, given=True)
 
 
 async def _pod(client: Client, namespace: str, name: str) -> Pod | None:

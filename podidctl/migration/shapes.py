@@ -56,8 +56,20 @@ class WorkloadSpec(Wire, frozen=True):
     template: Template = Template()
 
 
+class Condition(Wire, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
 class JobStatus(Wire, frozen=True):
     completion_time: str | None = None
+    conditions: list[Condition] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a Job has run to its end, well or not."""
+        failed = any(each.type == "Failed" and each.status == "True" for each in self.conditions or ())
+        return failed or bool(self.completion_time)
 
 
 class WorkloadObject(Owned, frozen=True):

@@ -150,7 +150,7 @@ class _Planning:
         self._credentials: dict[tuple[str, str], Credential] = {}
         self._by_hand: list[ByHand] = []
         self._done: list[str] = []
-        self._wanted: dict[str, list[Want]] = {}
+        self._wanted: dict[tuple[str, str], list[Want]] = {}
 
     def run(self, namespace: str) -> Plan:
         for workload in sorted(self._workloads, key=lambda each: (each.namespace, each.kind, each.name)):
@@ -226,7 +226,8 @@ class _Planning:
 
     def _wants(self, workload: Workload) -> list[Want]:
         """What it is bound to, first what a request gets that names nothing."""
-        known = self._wanted.get(workload.told)
+        key = (workload.told, workload.labels.get(BINDING_LABEL, ""))
+        known = self._wanted.get(key)
         if known is not None:
             return known
         pod = Pod(
@@ -241,7 +242,7 @@ class _Planning:
         )
         # As nmi.identity.standard orders them.
         ordered = sorted(wants.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
-        return self._wanted.setdefault(workload.told, ordered)
+        return self._wanted.setdefault(key, ordered)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
         return [each.identity for each in self._wants(workload) if not _unusable(each.identity)]

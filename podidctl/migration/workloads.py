@@ -71,20 +71,33 @@ class Makers:
         """Whatever makes pods, and pods and sets that nothing of Kubernetes' own makes."""
         standing = self._standing()
         for (kind, namespace, _), each in standing.items():
-            if _owner(each, standing) is not None or (isinstance(each, WorkloadObject) and each.status.completion_time):
+            if _owner(each, standing) is not None:
+                continue
+            if kind == JOBS.name and isinstance(each, WorkloadObject) and each.status.ended:
                 continue
             why = _foreign(each)
             if kind == JOBS.name:
                 why = why or "the template of a Job cannot be changed"
             yield _from_template(kind, namespace, each, why)
+        yield from self._pods(standing)
+
+    def _pods(self, standing: Mapping[Place, object]) -> Iterator[Workload]:
+        """Pods that nothing of Kubernetes' own makes; those that are made by one thing, and are alike, are one."""
+        alike: set[tuple[str, ...]] = set()
         for pod in self.pods:
             if _owner(pod, standing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
                 continue
-            why = _foreign(pod) or "it is a pod by itself, which cannot be changed"
-            meta = pod.metadata
-            yield Workload(
-                "v1", "Pod", meta.namespace, meta.name, meta.labels or {}, pod.spec.service_account_name or DEFAULT, why
-            )
+            meta, owner = pod.metadata, pod.metadata.controller
+            account, labels = pod.spec.service_account_name or DEFAULT, meta.labels or {}
+            if owner is None:
+                why = "it is a pod by itself, which cannot be changed"
+                yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why)
+                continue
+            maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
+            one = (*maker, account, meta.label(BINDING_LABEL))
+            if one not in alike:
+                alike.add(one)
+                yield Workload(*maker, labels, account, f"it is a {owner.api_version}, which is not known here")
 
     def labelled_by_hand(self) -> Iterator[RunningPod]:
         """Pods with another label than their template."""

@@ -257,3 +257,18 @@ def test_a_credentials_name_is_one_that_azure_takes_and_is_nobody_elses() -> Non
 )
 def test_an_issuer_that_azure_cannot_ask_is_recognised(issuer: str, public: bool) -> None:
     assert is_public(issuer) is public
+
+
+def test_a_job_that_has_failed_is_over_as_one_that_has_succeeded() -> None:
+    failed = {"conditions": [{"type": "Failed", "status": "True"}]}
+    assert planned(("Job", workload("nightly", status=failed))) == planned()
+    retrying = {"conditions": [{"type": "Failed", "status": "False"}]}
+    assert planned(("Job", workload("nightly", status=retrying))).by_hand != []
+
+
+def test_pods_of_one_foreign_owner_are_told_once() -> None:
+    pods = [pod(f"run-{number}", owner="argoproj.io/v1alpha1 Workflow run", account="run") for number in range(5)]
+    other = pod("other", owner="argoproj.io/v1alpha1 Workflow other", account="other")
+    made = planned(pods=[*pods, other])
+    assert [each.about for each in made.by_hand] == ["Workflow shop/other", "Workflow shop/run"]
+    assert {each.name for each in made.accounts} == {"other", "run"}

@@ -18,7 +18,7 @@ from podidctl.inquiry.daemons import (
     Variable,
 )
 from podidentity.kube.lock_records import Record
-from podidentity.resources import BareMeta, Node, NodeSpec
+from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.asked import VM
 
@@ -36,10 +36,18 @@ def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = 
     """A pod of *program*, in kube-system unless *more* says otherwise."""
     variable = Variable(name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName")))
     image = more.pop("image", f"registry/{program}:1")
+    owner = OwnerReference(kind="ReplicaSet" if program == "mic" else "DaemonSet", name=program, controller=True)
     return Daemon(
-        metadata=BareMeta(name=name, namespace=more.pop("namespace", "kube-system"), labels={"component": program}),
+        metadata=BareMeta(
+            name=name,
+            namespace=more.pop("namespace", "kube-system"),
+            labels={"component": program},
+            owner_references=[] if more.pop("alone", False) else [owner],
+        ),
         spec=DaemonSpec(
-            node_name=node, containers=[Container(name=program, image=image, args=list(args), env=[variable])]
+            node_name=node,
+            host_network=more.pop("host_network", False),
+            containers=[Container(name=program, image=image, args=list(args), env=[variable])],
         ),
         status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
     )

@@ -6,7 +6,7 @@ from mic.settings import Settings as MicSettings
 from podidctl.doctor.programs import mic_settings
 from podidctl.inquiry.daemons import Container, Daemon, DaemonSpec, Variable, flags_of, nmi_settings
 from podidctl.inquiry.facts import NmiThere, Unread
-from podidctl.inquiry.gather import rules_of
+from podidctl.inquiry.gather import given_rules, rules_of
 from podidentity.flags import UsageError
 from podidentity.resources import BareMeta, OwnerReference
 from tests.nmi.identity.shapes import NODE, pod
@@ -24,6 +24,19 @@ def test_variables_are_filled_in_and_the_program_itself_is_no_flag() -> None:
         name="nmi", command=["python", "-m", "nmi"], args=["--v=$(LEVEL)", "--x=$(NONE)"], env=[variable]
     )
     assert flags_of(containers(container), "nmi") == ["--v=4", "--x=$(NONE)"]
+
+
+def test_a_flag_with_one_dash_is_a_flag() -> None:
+    for command in (["/bin/nmi", "-v=4", "--x=1"], ["python", "-u", "-m", "nmi", "-v=4", "--x=1"]):
+        assert flags_of(containers(Container(name="nmi", command=command)), "nmi") == ["-v=4", "--x=1"]
+    entry = Container(name="nmi", command=["/bin/nmi", "-v=4"], args=["--x=1"])
+    assert flags_of(containers(entry), "nmi") == ["-v=4", "--x=1"]
+
+
+def test_flags_that_somebody_gives_print_no_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="--help among its flags"):
+        given_rules(["--help"])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_container_of_that_name_counts_and_else_the_first() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from podidctl.doctor.shapes import Level
 from podidctl.inquiry.facts import Unread
-from podidentity.resources import AzureIdentitySpec, Node
+from podidentity.resources import AzureIdentitySpec, Node, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
-from tests.podidctl.examined import bad, examined, objects, one
+from tests.podidctl.examined import bad, examined, mic, nmi, objects, one
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
@@ -63,16 +63,77 @@ def test_a_fault_is_told_with_its_objects(changes: dict[str, Any], level: Level,
         {
             "bindings": (binding(), binding("other", "id", selector="web", namespace="far")),
             "identities": (identity(), identity(namespace="far")),
+            "assigned": (assigned_identity(), assigned_identity(namespace="far")),
         },
         {"pods": (pod(), pod("done", label="none", phase="Succeeded"))},
         {"assigned": (assigned_identity(), assigned_identity("two", status="Created", deleting=True))},
+        {"assigned": (assigned_identity(pod_uid="uid-0"), assigned_identity(pod_uid="uid-1"))},
+        {"pods": (pod(), pod("ending", uid="uid-2", deleting=True))},
         {"pods": (pod(labels={"app": "y"}),), "exceptions": (exception(labels={"app": "x"}),)},
         {"pods": (pod(labels={"app": "x"}),), "exceptions": (exception(labels={"app": "x"}, namespace="far"),)},
     ],
-    ids=["other-namespace", "finished", "being-removed", "other-label", "foreign-exception"],
+    ids=["other-namespace", "finished", "being-removed", "renewed", "ending", "other-label", "foreign-exception"],
 )
 def test_what_only_looks_like_a_fault_is_not_told(changes: dict[str, Any]) -> None:
     assert bad(examined(objects=objects(**changes))) == []
+
+
+@pytest.mark.parametrize(
+    ("assigned", "why"),
+    [
+        ((), "there is no AzureAssignedIdentity"),
+        ((assigned_identity(status="Unassigned"),), "its AzureAssignedIdentity is Unassigned"),
+        ((assigned_identity(pod_uid="uid-0"),), "for an earlier pod of that name"),
+        ((assigned_identity(nodename="node-2"),), "for another node"),
+        ((assigned_identity(deleting=True),), "there is no AzureAssignedIdentity"),
+    ],
+)
+def test_an_identity_that_a_pod_wants_and_does_not_have_is_a_problem(assigned: Any, why: str) -> None:
+    line = one(examined(objects=objects(assigned=assigned)))
+    assert (line.check, line.level) == ("assignments", Level.PROBLEM)
+    assert f"({why}" in line.says or why in line.says
+    assert "ns/web (ns/id)" in line.says
+
+
+@pytest.mark.parametrize("how", ["managed", "flag", "annotation"])
+def test_a_pod_that_only_another_namespaces_binding_selects_is_a_problem(how: str) -> None:
+    annotations = {"aadpodidentity.k8s.io/Behavior": "namespaced"} if how == "annotation" else None
+    flags = {"managed": ("--operation-mode=managed", "--forceNamespaced"), "flag": ("--forceNamespaced",)}.get(how, ())
+    far = objects(
+        bindings=(binding(namespace="far"),),
+        identities=(identity(namespace="far", annotations=annotations),),
+        assigned=(),
+    )
+    mics = () if how == "managed" else (mic(*flags),)
+    line = one(examined(objects=far, nmi=(nmi(*flags),), mic=mics, **({"locks": ()} if how == "managed" else {})))
+    assert (line.check, line.level) == ("selectors", Level.PROBLEM)
+    assert "only bindings of other namespaces select" in line.says
+
+
+def test_in_managed_mode_nothing_has_to_be_assigned() -> None:
+    managed = nmi("--operation-mode=managed", "--forceNamespaced")
+    assert bad(examined(objects=objects(assigned=()), nmi=(managed,), mic=(), locks=())) == []
+
+
+def test_exceptions_that_nmi_does_not_count_exempt_nobody() -> None:
+    matching = {"pods": (pod(labels={"app": "x"}),)}
+    counted_elsewhere = nmi("--exception-namespaces=kube-system")
+    told = examined(objects=objects(**matching, exceptions=(exception(labels={"app": "x"}),)), nmi=(counted_elsewhere,))
+    assert bad(told) == []
+    deleted = exception(labels={"app": "x"}, deleting=True)
+    assert bad(examined(objects=objects(**matching, exceptions=(deleted,)))) == []
+
+
+def test_a_service_principal_that_nmi_asks_nobody_for_is_told_by_nmis_flags() -> None:
+    spec = AzureIdentitySpec(
+        type=1, client_id="c", tenant_id="t", client_password=SecretReference(name="s", namespace="far")
+    )
+    there = objects(identities=(msgspec.structs.replace(identity(), spec=spec),))
+    line = one(examined(objects=there))
+    assert (line.check, line.level) == ("unusable", Level.PROBLEM)
+    assert "ns/id (1 pod): This identity names a Secret of another namespace" in line.says
+    assert "--allow-cross-namespace-secrets" in line.next
+    assert bad(examined(objects=there, nmi=(nmi("--allow-cross-namespace-secrets"),))) == []
 
 
 def test_many_names_are_cut_and_counted() -> None:

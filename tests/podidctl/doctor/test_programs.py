@@ -38,6 +38,8 @@ def test_a_node_where_nmi_cannot_run_is_not_missed(labels: dict[str, str]) -> No
             Level.WARNING,
             "mic:1, registry/mic:2",
         ),
+        ({"mic": (mic(image="registry/mic:2"),)}, "versions", Level.WARNING, "nmi runs from tag 1, mic from tag 2"),
+        ({"mic": (mic(alone=True),)}, "flags", Level.WARNING, "only what a ReplicaSet named mic"),
         ({"nmi": (nmi("--forceNamespaced"),)}, "flags", Level.WARNING, "--forceNamespaced is not the same"),
         ({"nmi": (nmi("--flag-of-tomorrow"),)}, "flags", Level.WARNING, "unknown flag --flag-of-tomorrow"),
         ({"nmi": (nmi("--MICNamespace=default"),)}, "flags", Level.WARNING, "MIC runs in kube-system"),
@@ -54,6 +56,18 @@ def test_mic_elsewhere_is_well_where_an_exception_covers_it() -> None:
     covers = exception(labels={"component": "mic"}, namespace="kube-system")
     told = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
     assert bad(told) == []
+
+
+def test_mic_on_the_hosts_network_needs_nothing_of_nmi() -> None:
+    assert bad(examined(mic=(mic(alone=True, host_network=True),))) == []
+
+
+def test_an_exception_that_nmi_does_not_count_covers_no_mic() -> None:
+    covers = exception(labels={"component": "mic"}, namespace="kube-system")
+    flags = ("--MICNamespace=default", "--exception-namespaces=default")
+    line = one(examined(nmi=(nmi(*flags),), objects=objects(exceptions=(covers,))))
+    assert line.check == "flags"
+    assert "AzurePodIdentityException" in line.next
 
 
 def test_flags_that_agree_are_well() -> None:

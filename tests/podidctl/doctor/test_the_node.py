@@ -71,3 +71,8 @@ def test_imds_is_told_only_where_it_was_asked() -> None:
     assert "IMDS" not in {each.check for each in lines_of(NodeSeen(name="n", fault=None, packets=1))}
     told = lines_of(NodeSeen(name="n", fault=None, packets=1, imds="it answers"))
     assert ("IMDS", Level.OK) in {(each.check, each.level) for each in told}
+
+
+def test_no_packet_where_pods_could_not_be_read_is_unknown() -> None:
+    (line,) = bad_of(NodeSeen(name="node-1", fault=None, packets=0, pods=None))
+    assert (line.check, line.level) == ("redirects", Level.UNKNOWN)

@@ -77,13 +77,14 @@ async def test_a_pod_is_followed_from_its_label_to_its_node(cloud: LittleCloud, 
     status = {"status": {"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}]}}
     path = f"{PODS.path('default', 'web')}/status"
     await asyncio.to_thread(real.api, "PATCH", path, status, content_type="application/merge-patch+json")
-    told = await ask(reader, "web", "-o", "json")
+    runs = "--nmi-flags=--node=n0"  # it is no pod of this cluster
+    told = await ask(reader, "web", runs, "-o", "json")
     assert (told.code, told.err) == (0, ""), told.out
     assert told.document["answer"]["outcome"] == "granted"
     assert told.document["eventsUnread"] == ""
     seen = {each["link"]: each["state"] for each in told.document["links"]}
     assert seen["assigned identity"] == seen["host"] == "ok"
-    less = await ask(half, "web", "-o", "json")
+    less = await ask(half, "web", runs, "-o", "json")
     assert less.code == 0
     seen = {each["link"]: each["state"] for each in less.document["links"]}
     assert (seen["assigned identity"], seen["host"]) == ("ok", "unknown")

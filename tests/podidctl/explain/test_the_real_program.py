@@ -82,6 +82,7 @@ async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud:
 async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
+    nmi(cloud, "n0")
     running(cloud)
     broken = cloud.api.store.get(BINDINGS, "demo", "default")
     broken["spec"]["selector"] = "demoo"
