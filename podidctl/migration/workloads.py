@@ -97,7 +97,7 @@ class Makers:
             one = (*maker, account, meta.label(BINDING_LABEL))
             if one not in alike:
                 alike.add(one)
-                yield Workload(*maker, labels, account, f"it is a {owner.api_version}, which is not known here")
+                yield Workload(*maker, labels, account, _foreign(pod))
 
     def labelled_by_hand(self) -> Iterator[RunningPod]:
         """Pods with another label than their template."""

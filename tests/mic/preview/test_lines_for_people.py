@@ -1,15 +1,20 @@
 """What the preview says of a cluster, in words: the numbers, then only what changes, and why something does not."""
 
+import io
+
 import msgspec
 import pytest
+from rich.console import Console
 
 from mic.azure.identities import Attached, HostIdentities
 from mic.claims import misconfigured
 from mic.plan import Policy
 from mic.preview.outcome import Asked, preview
 from mic.preview.rehearsal import Rehearsal, Snapshot
-from mic.preview.shapes import Preview
+from mic.preview.shapes import LeftOut, Preview
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
+from podidctl.plan import show
+from podidctl.printing import Output
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.resources import Node
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
@@ -215,3 +220,16 @@ def test_what_the_reference_has_assigned_is_nothing_to_do() -> None:
     told_ = told(of(cluster, "web"), {VM: on("demo")})
     assert not told_.changes
     assert told_.summary.pods_as_they_should_be == 1
+
+
+def test_what_an_author_wrote_steers_no_terminal_in_lines_nor_in_tables() -> None:
+    evil = "\x1b]0;owned\x07[bold]x[/bold]\u202e"
+    named = told(of(assigned(), "web"), {VM: Refused(evil, status=403)})
+    left_out = [LeftOut(kind="AzureIdentityBinding", name=f"default/{evil}", why=evil, pods=1)]
+    shown = msgspec.structs.replace(named, left_out=left_out)
+    console = Console(file=io.StringIO(), width=400, color_system=None)
+    show(shown, Output.TABLE, console, everything=True)
+    assert isinstance(console.file, io.StringIO)
+    for line in (*text(shown), *console.file.getvalue().split("\n")):
+        assert line.isprintable()
+    assert "[bold]x[/bold]" in console.file.getvalue()
