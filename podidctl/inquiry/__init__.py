@@ -1,4 +1,5 @@
 """One pod, asked about: `gather` reads what the cluster and Azure say, `verdict` says by NMI's own rules what it gets.
 
-`facts` are the values between the two, `daemons` what is known of the NMI and MIC that run there. Reads only.
+`bound` tells which bindings are meant for it, and `asking` whom NMI then asks for the token, or why nobody. `facts` are
+the values between, `daemons` what is known of the NMI and MIC that run there. Reads only.
 """
