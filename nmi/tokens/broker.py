@@ -47,6 +47,9 @@ FRESHER_SECONDS: Final = 3.0
 DRIFTING_MAX: Final = 32
 """Flights that go on without waiters while IMDS says 410. Dropping more of them costs their pods a new flight each."""
 
+IN_USE_NS: Final = 30 * 60 * 1_000_000_000
+"""A token that was not asked for within so long is not in use: its pods may be gone, and their identity with them."""
+
 MARGIN_SECONDS: Final = 0.05
 """How much before its time is over a waiter is told why: its own time-out could not say."""
 
@@ -78,11 +81,13 @@ class Broker:
         fetch_seconds: float = 45.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        usage_clock_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         """*sources* by the identity's type. Without *caching* each request fetches, save those at the same moment.
 
-        *fetch_seconds* is what one fetch may take with all its tries, whatever its waiters have left.
+        *fetch_seconds* is what one fetch may take with all its tries, whatever its waiters have left. *usage_clock_ns*
+        is that of the ready answers' `Usage`.
         """
         self._sources = sources
         self._governor = governor
@@ -101,7 +106,7 @@ class Broker:
         self._closing = False
         measures.watch(
             tokens=lambda: len(self._tokens),
-            soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock()),
+            soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock(), usage_clock_ns() - IN_USE_NS),
             governor=governor,
         )
 

@@ -143,12 +143,14 @@ class TokenCache:
                 return cached
         return None
 
-    def soonest_expiry(self, now: float) -> float:
+    def soonest_expiry(self, now: float, asked_since_ns: int) -> float:
         """Seconds left to the token in use which expires first, at least 0; infinitely many where none is in use.
 
-        One that nobody has asked for again is left to run out, so its age says nothing.
+        One that nobody has asked for again is left to run out, and one whose pods are gone cannot be renewed: so those
+        count that were asked for again, and not before *asked_since_ns* of the ready answers' clock.
         """
-        return min((max(each.left(now), 0.0) for each in self._tokens.values() if each.used), default=inf)
+        in_use = (each for each in self._tokens.values() if each.used and each.usage.last_ns >= asked_since_ns)
+        return min((max(each.left(now), 0.0) for each in in_use), default=inf)
 
     def state(self, now: float) -> list[dict[str, object]]:
         """For the operator: JSON-able, at most STATE_MAX of them, the most lately used first."""

@@ -133,7 +133,7 @@ class TokenMeasures:
             yield GaugeMetricFamily(f"{PREFIX}nmi_{name}", text, value=value)
         yield GaugeMetricFamily(
             f"{PREFIX}nmi_token_soonest_expiry_seconds",
-            "Seconds left to the token that expires first of those that pods go on asking for; +Inf without one.",
+            "Seconds left to the token that expires first of those asked for within half an hour; +Inf without one.",
             value=self._soonest_expiry(),
         )
         if governor is not None:

@@ -1,6 +1,7 @@
 """A source of tokens in memory, for what the broker does with time; and the values that its tests share."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -115,6 +116,8 @@ class Bench:
         self.registry = CollectorRegistry()
         self.measures = TokenMeasures(self.registry)
         self.governor = Governor(at_once=at_once, clock=now)
+        self.unasked_seconds = 0.0
+        """How much longer ago than in truth a token was last asked for: `Usage` goes by the machine's own clock."""
         self.broker = Broker(
             {0: self.source},
             self.governor,
@@ -122,6 +125,7 @@ class Bench:
             caching=caching,
             clock=now,
             wall_clock=wall,
+            usage_clock_ns=lambda: time.monotonic_ns() + round(self.unasked_seconds * 1e9),
             random=lambda: 0.5,
         )
 

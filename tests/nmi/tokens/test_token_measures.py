@@ -59,6 +59,22 @@ async def test_a_token_in_use_that_cannot_be_renewed_is_seen_to_near_its_end() -
     await bench.broker.aclose()
 
 
+@pytest.mark.parametrize(("minutes", "seen"), [(29, 100.0), (31, inf)])
+@in_virtual_time
+async def test_a_token_that_cannot_be_renewed_is_seen_for_half_an_hour_after_it_was_asked_for(
+    minutes: float, seen: float
+) -> None:
+    bench = Bench()
+    bench.source.lifetime = 3600.0
+    await bench.token()
+    await bench.token()
+    bench.source.failures = [Unreachable("down")] * 100
+    await asyncio.sleep(3500.0)
+    bench.unasked_seconds = minutes * 60.0
+    assert bench.registry.get_sample_value(SOONEST) == pytest.approx(seen)
+    await bench.broker.aclose()
+
+
 @in_virtual_time
 async def test_a_token_that_nobody_asks_for_again_runs_out_unseen() -> None:
     bench = Bench()
