@@ -29,6 +29,8 @@ RATE_INTERVAL = "12s"
 FLAGS = (f"--max-connections-per-pod={CONNECTIONS_OF_ONE_POD}",)
 TEXT = "Text"
 """What stands before the names of alerts that fire always, for their texts."""
+GONE = {"PodIdentityNMIDown", "PodIdentityNMIMissing", "PodIdentityMICLeaderMissing"}
+"""What must notice that NMI and MIC were stopped."""
 SECONDS = 30.0
 """For what takes a second or two on a machine that does nothing else."""
 
@@ -46,7 +48,7 @@ class Seen:
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By alert: how Prometheus itself evaluates it while all is well."""
     pages: dict[str, str] = field(default_factory=dict)
-    """By program: what the runbooks' commands `ready` and `state` print for it."""
+    """By program: what the runbooks' commands `ready`, `state` and `leads` print for it."""
     noticed: dict[str, bool] = field(default_factory=dict)
     """By alert: whether its expression became true in trouble."""
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -188,24 +190,27 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
             await asyncio.sleep(0.2)
             states = await server.alerts()
             stopped = {name for name, rule in states.items() if rule["state"] != "inactive"}
-            if {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= stopped:
+            if stopped >= GONE:
                 seen.pending = stopped
     return seen
 
 
 async def by_the_runbooks(pod: str, port: int) -> str:
-    """What `ready` and `state` print, as the runbooks define them; kubectl runs things here instead of in a pod."""
+    """What `ready`, `state` and `leads` print, as the runbooks define them.
+
+    kubectl runs things here instead of in a pod, and calls each pod `it`.
+    """
     here = 'kubectl() { if [ "$1" = exec ]; then while [ "$1" != -- ]; do shift; done; shift; "$@"; else echo it; fi; }'
-    commands = f"ready {pod} {port} && state {pod} {port}"
+    commands = f"ready {pod} {port} && state {pod} {port} && leads {port}"
     shell = await asyncio.create_subprocess_exec(
         "bash",
         "-euc",
         f"{here}\n{definitions()}\n{commands}",
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,  # what stands there is of the port at which no MIC is here
     )
-    said, _ = await shell.communicate()
-    assert shell.returncode == 0, said.decode()
+    said, wrong = await shell.communicate()
+    assert shell.returncode == 0, (said + wrong).decode()
     return said.decode()
 
 
