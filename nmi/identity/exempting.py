@@ -1,4 +1,4 @@
-"""Which pods the node's own identities are for: those under an exception of their namespace, and MIC's own.
+"""Which pods the node's own identities are for: those under an exception of their namespace, and a MIC called `mic`.
 
 Whoever may write an AzurePodIdentityException gives every pod of its namespace that carries one of its labels whatever
 the node may do in Azure. So each one that begins to count is told at warning level, and counted.
@@ -15,9 +15,14 @@ log = logging.getLogger(__name__)
 
 MIC: Final = "MIC"
 MIC_OWNER: Final = "mic"
-"""How the names of MIC's ReplicaSets begin. # reference: pkg/nmi/server/server.go, isMIC"""
+"""How the names begin of the ReplicaSets of the Deployment `mic`, which the reference's plain manifests make.
+
+Those of our own chart and manifests begin with `aad-pod-identity-mic`, as the reference's chart had it: their pods are
+exempt by the AzurePodIdentityException `mic` that is installed with them, and by nothing here.
+# reference: pkg/nmi/server/server.go, isMIC
+"""
 MIC_LABELS: Final = (("app.kubernetes.io/component", "mic"), ("component", "mic"))
-"""MIC's pods carry one of these: the first from the chart, the second from the plain manifests."""
+"""MIC's pods carry one of these: the first from a chart, the second from the reference's plain manifests."""
 
 LINES_PER_MINUTE: Final = 100
 """More than that begin to count at once only where somebody floods the API server; the metric counts them all."""

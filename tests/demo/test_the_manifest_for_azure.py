@@ -42,6 +42,13 @@ def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
     assert template["metadata"]["labels"]["aadpodidbinding"] == binding["spec"]["selector"]
 
 
+def test_the_identity_beside_it_is_bound_to_its_pods_and_no_ids_are_made_up() -> None:
+    identity, bound = yaml.safe_load_all((FILE.parent / "identity.yaml").read_text())
+    assert identity["spec"] == {"type": 0, "resourceID": "RESOURCE_ID", "clientID": "CLIENT_ID"}
+    assert bound == yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())
+    assert identity["metadata"] == {"name": bound["spec"]["azureIdentity"], "namespace": "default"}
+
+
 @pytest.mark.plane
 def test_kubernetes_takes_it_also_where_only_restricted_pods_may_run(plane: up.Plane) -> None:
     def kubectl(*arguments: str, given: str = "") -> str:

@@ -1,10 +1,16 @@
 """deploy/demo names what the sandbox's Azure really has, so that it can be applied as it stands."""
 
+from pathlib import Path
+
+import yaml
+
 from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION, identity_id
 from podidctl.sandbox.cluster import DEMO, kind_of, read_documents
 from podidctl.sandbox.launching import IMAGE
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
 from podidentity_demo.settings import parse
+
+CHART = Path(__file__).parents[3] / "deploy" / "charts" / "aad-pod-identity"
 
 
 def test_the_files_name_the_sandboxs_own_ids() -> None:
@@ -14,6 +20,8 @@ def test_the_files_name_the_sandboxs_own_ids() -> None:
     assert pod["metadata"]["labels"] == {"aadpodidbinding": binding["spec"]["selector"]}
     (container,) = pod["spec"]["containers"]
     assert IMAGE.fullmatch(container["image"])
+    chart, values = (yaml.safe_load((CHART / name).read_text()) for name in ("Chart.yaml", "values.yaml"))
+    assert container["image"] == f"{values['image']['repository']}/{values['test']['image']}:{chart['appVersion']}"
     settings = parse(container["args"], {})
     assert (settings.subscription, settings.client_id) == (SUBSCRIPTION, DEMO_CLIENT_ID)
     assert settings.resource_group == RESOURCE_GROUP
