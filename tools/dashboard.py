@@ -22,6 +22,7 @@ IN_TIME: Final = f'{NODE}, le="20.0"'
 STILL_ASSIGNING: Final = f'{NODE}, reason="still_assigning"'
 CALLS: Final = "aadpodidentity_imds_operations_duration_seconds"
 LEADER: Final = "on (job, instance) (aadpodidentity_mic_lease_held == 1)"
+MANAGED: Final = 'on () aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}'
 OURS: Final = "on (job, instance) aadpodidentity_build_info"
 PLACE: Final = "{{node}} {{instance}}"
 
@@ -87,8 +88,8 @@ GLANCE = Row(
         ),
         Panel(
             "MIC leads",
-            "Replicas that hold the lease: one, and never two.",
-            [Query("count(max by (instance) (aadpodidentity_mic_lease_held == 1)) or vector(0)")],
+            "Replicas that hold the lease: one, and never two. Nothing in managed mode, where there is no MIC.",
+            [Query(f"count(max by (instance) (aadpodidentity_mic_lease_held == 1)) or (vector(0) unless {MANAGED})")],
             width=3,
             least=1,
             alarm=2,
@@ -97,7 +98,7 @@ GLANCE = Row(
         Panel(
             "Oldest pending",
             "Age of the oldest assignment that is wanted and not there.",
-            [Query("max(aadpodidentity_mic_oldest_pending_assignment_age_seconds)")],
+            [Query(f"max(aadpodidentity_mic_oldest_pending_assignment_age_seconds and {LEADER})")],
             "s",
             width=3,
             alarm=300,
@@ -106,7 +107,7 @@ GLANCE = Row(
         Panel(
             "Quarantined",
             "Identities that Azure refuses to assign, each counted on each host.",
-            [Query("max(aadpodidentity_mic_quarantined_identities)")],
+            [Query(f"max(aadpodidentity_mic_quarantined_identities and {LEADER})")],
             width=3,
             alarm=1,
             stat=True,

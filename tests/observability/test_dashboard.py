@@ -3,11 +3,13 @@
 import json
 import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.observability.pack import FILES, dashboard, panels
+from tests.observability.pack import FILES, dashboard, panels, promtool, queries
 from tools.dashboard import text
 
 OF_GRAFANA = {"__rate_interval"}
@@ -45,6 +47,48 @@ def test_a_panel_says_what_it_shows_and_asks_the_chosen_data_source(panel: dict[
     for asking in (panel, *panel["targets"]):
         assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_a_rate_interval_holds_two_samples_also_where_targets_are_scraped_once_a_minute() -> None:
+    assert {target["interval"] for panel in panels() for target in panel["targets"]} == {"1m"}
+
+
+def test_what_a_former_leader_remembers_is_not_shown() -> None:
+    of_the_leader = {
+        "aadpodidentity_mic_oldest_pending_assignment_age_seconds",
+        "aadpodidentity_mic_quarantined_identities",
+    }
+    asked = [expr for _, _, expr in queries() if re.search("|".join(of_the_leader), expr)]
+    assert len(asked) == 4
+    for expr in asked:
+        assert "and on (job, instance) (aadpodidentity_mic_lease_held == 1)" in expr
+
+
+LED = 'aadpodidentity_mic_lease_held{instance="a:8888"}'
+
+
+@pytest.mark.parametrize(
+    ("series", "shown"),
+    [
+        ({LED: 1, LED.replace("a:", "b:"): 0}, 1.0),
+        ({LED: 0}, 0.0),
+        ({}, 0.0),
+        ({'aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}': 2}, None),
+    ],
+    ids=["one-leads", "none-leads", "no-mic", "managed-mode"],
+)
+def test_who_leads_is_red_without_a_leader_but_not_in_managed_mode(
+    tmp_path: Path, series: dict[str, int], shown: float | None
+) -> None:
+    (expr,) = [expr for title, _, expr in queries() if title == "MIC leads"]
+    samples = [] if shown is None else [{"labels": "{}", "value": shown}]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": f"{value}x3"} for name, value in series.items()],
+        "promql_expr_test": [{"expr": expr, "eval_time": "2m", "exp_samples": samples}],
+    }
+    (tmp_path / "leads.yaml").write_text(yaml.safe_dump({"tests": [case]}))
+    promtool("test", "rules", str(tmp_path / "leads.yaml"))
 
 
 def test_titles_are_not_used_twice() -> None:
