@@ -53,6 +53,9 @@ class Cluster:
         await asyncio.to_thread(file.write_text, yaml.safe_dump(values))
         where = ("--namespace", NAMESPACE, "--create-namespace", "--values", str(file))
         await self.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={SECONDS}s", *flags)
+        # helm 3 calls a DaemonSet ready while its one pod is being replaced, as maxUnavailable allows.
+        rollout = ("rollout", "status", f"daemonset/{RELEASE}-nmi", "--namespace", NAMESPACE)
+        await self.kubectl(*rollout, f"--timeout={SECONDS}s")
 
     async def names(self, kind: str, *selectors: str) -> list[str]:
         """Namespace/name of each object of the kind."""
