@@ -59,12 +59,3 @@ def test_a_deployment_or_daemonset_that_a_command_names_is_installed(
 def test_such_a_command_says_in_which_namespace(page: Path) -> None:
     for command in commands(page):
         assert not OBJECT.search(command) or re.search(r" (-n|--namespace) \S", command), command
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_an_installation_tells_nmi_where_mic_is(page: Path) -> None:
-    text = re.sub(r"\\\n *", " ", page.read_text())
-    for command in re.findall(r"^ *helm (?:install|upgrade) .+", text, re.MULTILINE):
-        namespace = re.search(r" --namespace (\S+)", command)
-        assert namespace, command
-        assert f" --set nmi.micNamespace={namespace[1]}" in command
