@@ -74,9 +74,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish() -> None:
-    if folder := os.environ.get("CALLS_SEEN"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, str(os.getpid())).write_text("\n".join(CALLS.seen()))
+    CALLS.end(os.environ.get("CALLS_SEEN", ""))
 
 
 @pytest.fixture(autouse=True)

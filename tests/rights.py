@@ -1,4 +1,6 @@
-"""Each call of MIC and NMI that the sandbox's API server hears during the tests, held against the chart's roles.
+"""Each call of MIC and NMI that an API server hears during the tests, held against the chart's roles.
+
+The sandbox's server tells its calls itself; a real one writes an audit log, which is read at the end of each test.
 
 What no role of the chart allows fails the test in which it was called. What a role allows and nothing has called in a
 run of all tests fails that run: `python -m tests.rights FOLDER` holds what the runs of its parts have left there. Names
@@ -6,23 +8,32 @@ of objects are left to tests/deploy/test_rights.py, since tests call locks as th
 """
 
 import functools
+import itertools
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import yaml
 from typing_extensions import override
 
 from podidctl.sandbox.kubeapi.server import KubeApi, Recorded
+from tests.testplane import up
 
 GOLDEN: Final = Path(__file__).parent / "deploy" / "golden"
 """The rendered charts: every value that adds a rule is on in one of these."""
 PROGRAMS: Final = {"aad-pod-identity-mic": "mic", "aad-pod-identity-nmi": "nmi"}
 """What a program calls itself to the API server, and the component that the chart's roles are labelled with."""
+UNNAMED: Final = frozenset({"create", "deletecollection", "list", "watch"})
+"""Verbs for which a role cannot be limited to names, whatever a request names."""
 COMPONENT: Final = "app.kubernetes.io/component"
+POLICY: Final = Path(__file__).with_name("audit_policy.yaml")
 VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
@@ -75,7 +86,7 @@ def asked(call: Recorded) -> Right | None:
     if not program or not rest:
         return None
     plural, name, subresource = [*rest, "", ""][:3]
-    resource = f"{plural}.{group}".rstrip(".") + (f"/{subresource}" if subresource else "")
+    resource = _resource(plural, group, subresource)
     query = parse_qs(url.query)
     if call.method in VERBS:
         verb = VERBS[call.method]
@@ -86,12 +97,42 @@ def asked(call: Recorded) -> Right | None:
     return Right(program, verb, resource, bool(name))
 
 
+class _Reference(msgspec.Struct, rename="camel"):
+    resource: str = ""
+    api_group: str = ""
+    subresource: str = ""
+    name: str = ""
+
+
+class _Audited(msgspec.Struct, rename="camel"):
+    verb: str = ""
+    user_agent: str = ""
+    object_ref: _Reference | None = None
+
+
+def audited(line: bytes) -> Right | None:
+    """What the call of this line of an audit log takes a right for."""
+    event = msgspec.json.decode(line, type=_Audited)
+    program, about = PROGRAMS.get(event.user_agent.partition("/")[0], ""), event.object_ref
+    if not program or about is None:
+        return None
+    resource = _resource(about.resource, about.api_group, about.subresource)
+    return Right(program, event.verb, resource, bool(about.name) and event.verb not in UNNAMED)
+
+
+def _resource(plural: str, group: str, subresource: str) -> str:
+    return f"{plural}.{group}".rstrip(".") + (f"/{subresource}" if subresource else "")
+
+
 class Calls:
     """All calls so far of a run of tests."""
 
     def __init__(self) -> None:
         self._seen: set[Right] = set()
         self._refused: list[str] = []
+        self._folder = Path()
+        self._numbers = itertools.count()
+        self._logs: dict[up.Plane, BinaryIO] = {}
 
     @functools.cached_property
     def _granted(self) -> frozenset[Right]:
@@ -99,16 +140,31 @@ class Calls:
 
     def note(self, call: Recorded) -> None:
         """The server has heard this."""
-        right = asked(call)
+        self._took(asked(call))
+
+    def _took(self, right: Right | None) -> None:
         if right is None:
             return
         rights = {right, replace(right, named=False)} & self._granted
         self._seen |= rights
         if not rights:
-            self._refused.append(f"{right} ({call.path})")
+            self._refused.append(str(right))
+
+    def _read(self) -> None:
+        """What the real API servers have written since this was asked last."""
+        for plane, log in list(self._logs.items()):
+            ended = plane.process.poll() is not None
+            for line in log:
+                if not line.endswith(b"\n"):  # being written: the next time it is whole
+                    log.seek(-len(line), os.SEEK_CUR)
+                    break
+                self._took(audited(line))
+            if ended:
+                self._logs.pop(plane).close()
 
     def refused(self) -> Iterable[str]:
         """What was called since this was asked last and no role of the chart allows."""
+        self._read()
         found, self._refused = self._refused, []
         return found
 
@@ -116,15 +172,35 @@ class Calls:
         """The rights that were used, in order."""
         return [str(right) for right in sorted(self._seen)]
 
+    def end(self, folder: str) -> None:
+        """Leave in *folder*, where there is one, what was seen; nothing is listened to any more."""
+        self._read()
+        for log in self._logs.values():
+            log.close()
+        shutil.rmtree(self._folder)
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(folder, str(os.getpid())).write_text("\n".join(self.seen()))
+
     def listen(self, patch: Callable[[object, str, Any], None]) -> None:
-        """Have every sandbox API server of this process tell its calls, by *patch* (a monkeypatch's setattr)."""
-        heard = KubeApi.heard
+        """Have every API server of this process tell its calls, by *patch*, which replaces an attribute of a class."""
+        self._folder = Path(tempfile.mkdtemp(prefix="audit-"))
+        heard, begin = KubeApi.heard, up.Plane.__init__
 
         def hear(server: KubeApi, call: Recorded) -> None:
             self.note(call)
             heard(server, call)
 
+        @functools.wraps(begin)
+        def begun(plane: up.Plane, *arguments: Any, **options: Any) -> None:
+            path = Path(self._folder, f"{next(self._numbers)}.log")
+            path.touch()
+            flags = [f"--audit-policy-file={POLICY}", f"--audit-log-path={path}"]
+            begin(plane, *arguments, **options | {"apiserver_flags": [*options.get("apiserver_flags", ()), *flags]})
+            self._logs[plane] = path.open("rb")
+
         patch(KubeApi, "heard", hear)
+        patch(up.Plane, "__init__", begun)
 
 
 def missed(seen: Iterable[str]) -> list[str]:

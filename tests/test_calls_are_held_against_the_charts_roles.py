@@ -3,7 +3,7 @@
 import pytest
 
 from podidctl.sandbox.kubeapi.server import Recorded
-from tests.rights import Calls, Right, asked, missed
+from tests.rights import Calls, Right, asked, audited, missed
 
 MIC = "aad-pod-identity-mic/5.0.0"
 GROUP = "aadpodidentity.k8s.io"
@@ -49,3 +49,20 @@ def test_a_call_that_a_role_allows_is_missed_no_more() -> None:
     calls.note(Recorded("GET", "/api/v1/pods", MIC))
     assert list(calls.refused()) == []
     assert set(before) - set(missed(calls.seen())) == {str(Right("mic", "list", "pods", named=False))}
+
+
+@pytest.mark.parametrize(
+    ("agent", "verb", "about", "right"),
+    [
+        (MIC, "list", b'{"resource":"pods","name":"n0"}', "mic: list pods"),
+        (MIC, "create", b'{"resource":"events","name":"e"}', "mic: create events"),
+        (MIC, "patch", b'{"resource":"nodes","name":"n0"}', "mic: patch nodes by name"),
+        (MIC, "update", b'{"resource":"pods","name":"p","subresource":"status"}', "mic: update pods/status by name"),
+        (MIC, "get", b'{"resource":"leases","apiGroup":"g","name":"l"}', "mic: get leases.g by name"),
+        (MIC, "get", b"null", "None"),
+        ("kubectl/v1", "get", b'{"resource":"pods","name":"p"}', "None"),
+    ],
+)
+def test_a_line_of_an_audit_log_takes_the_same_right(agent: str, verb: str, about: bytes, right: str) -> None:
+    line = b'{"verb":"%s","userAgent":"%s","objectRef":%s}' % (verb.encode(), agent.encode(), about)
+    assert str(audited(line)) == right

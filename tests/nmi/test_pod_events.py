@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from nmi.app import COMPONENT
@@ -15,8 +14,8 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import TELL_AGAIN_SECONDS, Decisions
 from podidctl.sandbox.kubeapi import KubeApi
 from podidentity.kube.access import from_kubeconfig
-from podidentity.kube.client import Client, object_path
-from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.kube.client import Client
+from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS
 from tests.conftest import ROOT
 from tests.nmi.server.fakes import TARGET, World, pod_entry, refusing, request_bytes
@@ -102,20 +101,15 @@ async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
         await api.stop()
 
 
-async def listed(client: Client, namespace: str) -> list[dict[str, Any]]:
-    found = msgspec.json.decode(await client.request("GET", object_path(EVENTS, namespace)))
-    return list(found["items"])
-
-
 async def test_an_event_names_the_pod_by_uid_and_says_what_to_look_at(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (_, client), asyncio.TaskGroup() as tasks:
+    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
         PodEvents(recorder).tell(pod_entry("default"), REFUSAL)
         PodEvents(recorder).tell(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
         await asyncio.wait_for(recorder.flushed(), 10)
         sending.cancel()
-        told = {event["reason"]: event for event in await listed(client, "default")}
+        told = {event["reason"]: event for event in api.store.list("events", "default")}
 
     assert set(told) == {"IdentityNotAssigned", "TokenRefused"}
     event = told["IdentityNotAssigned"]
