@@ -11,7 +11,8 @@ from podidctl.sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
 from podidctl.sandbox.cloud import Sandbox, Settings
 from podidctl.sandbox.directory import ManagedIdentity
 from podidctl.sandbox.network import Place
-from tests.integration.walking import NODE, binding, identity, run_pod
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
+from tests.integration.walking import NODE, binding, eventually, identity, run_pod
 
 
 @pytest.fixture(params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
@@ -74,6 +75,12 @@ async def test_a_pod_of_two_identities_is_told_which_one_it_gets_without_a_name(
     first, second = await declare(sandbox, "one"), await declare(sandbox, "two")
     await sandbox.cluster.apply({**binding("two", "one"), "metadata": {"name": "both", "namespace": "default"}})
     place = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
+
+    async def both_are_assigned() -> bool:
+        found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+        return [each.status.status for each in found] == [ASSIGNED] * 2
+
+    await eventually(both_are_assigned)  # until then a request without a name gets the one that came first
     lines = {known.client_id: (await demo(sandbox, place, known.client_id))[1] for known in (first, second)}
     noticed = {client_id for client_id, said in lines.items() if any("bind only one" in line for line in said)}
     assert len(noticed) == 1
