@@ -1,13 +1,18 @@
 """Events as the API servers take and show them."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+import pytest
 
+from mic.app import COMPONENT as MIC
+from nmi.app import COMPONENT as NMI
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.resources import BINDINGS, NODES, Meta, Node
+from tests.contract.servers import Server
 
 
 async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
@@ -15,10 +20,17 @@ async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
     return list(listed["items"])
 
 
-async def test_repeats_become_one_event_with_a_count(client: Client, namespace: str) -> None:
+@pytest.fixture(params=[MIC, NMI])
+async def programs_client(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Client]:
+    """That of a program, by its name."""
+    async with Client(await server.access(), user_agent=f"{request.param}/contract") as opened:
+        yield opened
+
+
+async def test_repeats_become_one_event_with_a_count(client: Client, programs_client: Client, namespace: str) -> None:
     document = {"metadata": {"name": "b"}, "spec": {"azureIdentity": "i", "selector": "s"}}
     about = await client.create(BINDINGS, namespace, document)
-    recorder = EventRecorder(client, "mic", "node-1")
+    recorder = EventRecorder(programs_client, "mic", "node-1")
     task = asyncio.create_task(recorder.run())
     for _ in range(3):
         recorder.record(about, BINDINGS, "Normal", "BindingApplied", "binding applied")

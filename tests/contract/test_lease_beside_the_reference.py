@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from mic.app import COMPONENT
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NotFound
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 from podidentity.kube.locks import LeadershipLost
 from tests.contract.reference_lock import ReferenceElector, make_endpoints, path, record_of, stored
+from tests.contract.servers import Server
 
 SECONDS = 2.0
 LONG_SECONDS = 40.0
@@ -22,14 +24,16 @@ LONG_SECONDS = 40.0
 class Pair:
     """Candidates of both kinds for one lock, and their tasks."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Client, mics: Client, namespace: str) -> None:
         self.client = client
+        self.mics = mics
+        """MIC's own, by its name."""
         self.namespace = namespace
         self.tasks: list[asyncio.Task[None]] = []
 
     def ours(self, identity: str = "ours", seconds: float = SECONDS) -> tuple[Elector, asyncio.Task[None]]:
         elector = Elector(
-            self.client,
+            self.mics,
             namespace=self.namespace,
             name="mic",
             identity=identity,
@@ -51,11 +55,12 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(client: Client, namespace: str) -> AsyncIterator[Pair]:
-    made = Pair(client, namespace)
-    yield made
-    for task in made.tasks:
-        await ended(task)
+async def pair(server: Server, client: Client, namespace: str) -> AsyncIterator[Pair]:
+    async with Client(await server.access(), user_agent=f"{COMPONENT}/contract") as mics:
+        made = Pair(client, mics, namespace)
+        yield made
+        for task in made.tasks:
+            await ended(task)
 
 
 async def ended(task: asyncio.Task[None]) -> None:
