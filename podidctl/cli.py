@@ -24,7 +24,7 @@ from podidctl.doctor import command as examining
 from podidctl.explain import command as explaining
 from podidctl.migration.command import application as migrate_application
 from podidctl.printing import complain
-from podidctl.reaching import Surroundings
+from podidctl.reaching import KUBECONFIG_HELP, Surroundings
 from podidctl.sandbox.command import application as sandbox_application
 from podidctl.token import command as telling
 from podidentity.exits import StartError
@@ -71,9 +71,7 @@ def _program(
 @app.command("plan")
 def plan(
     *,
-    kubeconfig: Annotated[
-        str, typer.Option(help="A kubeconfig; without it KUBECONFIG, the pod's service account, or kubectl's own.")
-    ] = "",
+    kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
     cloudconfig: Annotated[str, typer.Option(help="azure.json; without it the environment has the credentials.")] = "",
     no_azure: Annotated[bool, typer.Option("--no-azure", help="Tell what can be told without asking Azure.")] = False,
     force_namespaced: Annotated[bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced.")] = False,

@@ -72,7 +72,7 @@ def _of_role(each: dict[str, Any]) -> Iterator[Right]:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 for verb in rule["verbs"]:
-                    yield Right(program, verb, f"{resource}.{group}".rstrip("."), "resourceNames" in rule)
+                    yield Right(program, verb, _resource(resource, group, ""), "resourceNames" in rule)
 
 
 def asked(call: Recorded) -> Right | None:

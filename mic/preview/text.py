@@ -22,8 +22,12 @@ def lines(preview: Preview, *, everything: bool = False) -> Iterator[str]:
 
     What objects' authors wrote steers no terminal: a character that is not printed is a question mark.
     """
-    for line in _lines(preview, everything=everything):
-        yield "".join(each if each.isprintable() else "?" for each in line)
+    yield from map(printable, _lines(preview, everything=everything))
+
+
+def printable(line: str) -> str:
+    """*line*, in which may stand what somebody wrote into an object, so that it does not steer a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ import typer
 import yaml
 from msgspec.structs import replace
 
+from mic.preview.shapes import SOMETHING_TO_DO
 from podidctl.migration import documents, findings, installed, manifests, show, survey
 from podidctl.migration.findings import Finding, Level
 from podidctl.migration.spelling import Change
@@ -33,8 +34,6 @@ NO_ISSUER = (
     "the cluster does not say who signs its service accounts' tokens: give --issuer, on AKS that of `az aks show "
     "--query oidcIssuerProfile.issuerUrl`"
 )
-SOMETHING_TO_DO = 3
-"""The exit code where somebody has to do, or to decide, something; as that of `podidctl plan`."""
 
 Kubeconfig = Annotated[
     str, typer.Option(help="A kubeconfig; without it KUBECONFIG, kubectl's own, or the pod's service account.")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from mic.preview.text import printable
 from podidctl.migration.shapes import CRON_JOBS
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
@@ -63,7 +64,7 @@ def commands(made: Plan, issuer: str, audience: str) -> str:
     lines = ["#!/bin/sh", "# Sign in to the tenant of the identities before: az login --tenant …", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
     for credential in made.credentials:
-        lines += ["", f"# {_printable(credential.identity)}", command(credential, issuer, audience)]
+        lines += ["", f"# {printable(credential.identity)}", command(credential, issuer, audience)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,15 +133,11 @@ def _line(document: dict[str, Any]) -> str:
 def _shell(words: list[str]) -> str:
     """The command, or a remark where a word of it could steer a terminal: no name or id of Azure's could."""
     command = shlex.join(words)
-    return command if command.isprintable() else f"# left out, since not all of it is printable: {_printable(command)}"
+    return command if command.isprintable() else f"# left out, since not all of it is printable: {printable(command)}"
 
 
 def _remarks(by_hand: list[ByHand]) -> Iterator[str]:
     if by_hand:
         yield "# By hand:\n"
     for each in by_hand:
-        yield f"#   {_printable(each.about)}: {_printable(each.why)}; {_printable(each.do)}\n"
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
+        yield f"#   {printable(each.about)}: {printable(each.why)}; {printable(each.do)}\n"

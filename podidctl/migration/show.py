@@ -6,6 +6,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from mic.preview.text import printable
 from podidctl.migration.findings import Finding, Level
 from podidctl.migration.workload_identity import USE_LABEL, Plan
 from podidctl.printing import Output, print_document, print_table
@@ -30,7 +31,7 @@ def report(found: Sequence[Finding], output: Output, where: Console) -> None:
         if not listed:
             continue
         where.print(f"{TITLES[level]}:")
-        rows = [(f"[{COLORS[level]}]{_plain(one.about)}[/]", _line(one.what), _line(one.do)) for one in listed]
+        rows = [(f"[{COLORS[level]}]{_plain(one.about)}[/]", printable(one.what), printable(one.do)) for one in listed]
         print_table(("about", "what", "what to do"), rows, where)
 
 
@@ -64,7 +65,7 @@ def workload_identity(made: Plan, issuer: str, audience: str, where: Console) ->
         if not rows:
             continue
         where.print(_plain(title), soft_wrap=True)
-        print_table(columns, [(_plain(first), *map(_line, others)) for first, *others in rows], where)
+        print_table(columns, [(_plain(first), *map(printable, others)) for first, *others in rows], where)
     if made.done:
         where.print(f"as it has to be: {_plain(', '.join(made.done))}", soft_wrap=True)
     where.print(
@@ -74,11 +75,6 @@ def workload_identity(made: Plan, issuer: str, audience: str, where: Console) ->
     )
 
 
-def _line(text: str) -> str:
-    """*text*, which somebody may have written into an object, so that it does not steer a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _plain(text: str) -> str:
     """The same, so that it does not style what is printed either."""
-    return escape(_line(text))
+    return escape(printable(text))
