@@ -1,9 +1,8 @@
-"""The real helm and kubectl against a real control plane."""
+"""The chart as an operator installs it on a real control plane, and what one asks that cluster about it."""
 
 import contextlib
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 import yaml
 
 from tests.conftest import OUR_KINDS
+from tests.kubectl_and_helm import Commands
 from tests.testplane import up
 from tools.chart.rendering import CHART
 
@@ -20,21 +20,12 @@ Right = tuple[str, str, str]
 """What `kubectl auth can-i --list` tells in a line: resource, names, verbs."""
 
 
-class Cluster:
+class Cluster(Commands):
     """A control plane as an operator uses it, with one of the helms."""
 
     def __init__(self, plane: up.Plane, helm: str = "helm") -> None:
+        super().__init__(plane.kubeconfig, helm)
         self.plane = plane
-        self._helm = str(up.tool(helm))
-        self._kubectl = str(up.tool("kubectl"))
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """The standard output of what must succeed."""
-        return _run(self._kubectl, f"--kubeconfig={self.plane.kubeconfig}", *arguments, stdin=stdin)
-
-    def helm(self, *arguments: str) -> str:
-        """The standard output of what must succeed."""
-        return _run(self._helm, f"--kubeconfig={self.plane.kubeconfig}", *arguments)
 
     def install(self, namespace: str, *options: str, release: str = "pi", chart: Path = CHART) -> None:
         self.helm("install", release, str(chart), f"--namespace={namespace}", "--create-namespace", LIMIT, *options)
@@ -93,11 +84,6 @@ class Cluster:
             assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
             time.sleep(0.05)
 
-    def kubectl_unchecked(self, *arguments: str) -> str:
-        """What it says, also where it says no."""
-        command = [self._kubectl, f"--kubeconfig={self.plane.kubeconfig}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
-
 
 UNTOLD: Final = {
     *("events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpoints", "nodes", "namespaces"),
@@ -112,12 +98,6 @@ def _rights(listed: str) -> Iterator[Right]:
         found = re.fullmatch(r"(\S+)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
         if found:  # neither the heading nor paths that are no resources
             yield found[1], found[3], " ".join(sorted(found[4].split()))
-
-
-def _run(*command: str, stdin: str | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, input=stdin)
-    assert done.returncode == 0, f"{' '.join(command[2:])}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def arguments_of(objects: Sequence[dict[str, Any]], container: str) -> list[str]:

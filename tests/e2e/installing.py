@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from podidctl.sandbox.cloud import CHART_VALUES, Sandbox, Settings
 from podidctl.sandbox.fabric import Fabric
+from tests.kubectl_and_helm import CommandError, Commands
 from tests.testplane import up
 
 ROOT: Final = Path(__file__).parents[2]
@@ -37,15 +37,18 @@ class Cluster:
     """A real control plane with one node that is a network namespace, and an emulated Azure."""
 
     sandbox: Sandbox
-    kubeconfig: str
+    commands: Commands
     folder: Path
-    helm_program: str
 
     async def helm(self, *arguments: str) -> str:
-        return await self._run(str(up.tool(self.helm_program)), *arguments)
+        return await self._succeeds(self.commands.helm, *arguments)
 
     async def kubectl(self, *arguments: str) -> str:
-        return await self._run(str(up.tool("kubectl")), *arguments)
+        return await self._succeeds(self.commands.kubectl, *arguments)
+
+    async def shell(self, script: str) -> str:
+        """The standard output of lines as an operator types them, each of which must succeed."""
+        return await self._succeeds(self.commands.run, "bash", "-ec", script)
 
     async def install(self, command: str, values: dict[str, Any], *flags: str) -> None:
         """helm install, or upgrade, of the chart with these values, until everything says that it is ready."""
@@ -74,27 +77,20 @@ class Cluster:
     async def on_node(self, *command: str) -> str:
         """The standard output of what must succeed, run as a host-network program of the node's."""
         assert isinstance(self.sandbox.network, Fabric)
-        return await self._run("ip", "netns", "exec", self.sandbox.network.node_namespace("node-0"), *command)
+        namespace = self.sandbox.network.node_namespace("node-0")
+        return await self._succeeds(self.commands.run, "ip", "netns", "exec", namespace, *command)
 
     def said(self) -> str:
         """What the pods' programs have said last, for a failure's message."""
         logs = sorted(self.sandbox.folder.glob(f"{NAMESPACE}_*.log"))
         return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
 
-    async def _run(self, *command: str) -> str:
-        def run(command: Sequence[str]) -> str:
-            environment = {
-                "KUBECONFIG": self.kubeconfig,
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "HOME": str(self.folder),
-            }
-            done = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=SECONDS + 30, env=environment
-            )
-            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{self.said()}"
-            return done.stdout
-
-        return await asyncio.to_thread(run, command)
+    async def _succeeds(self, run: Callable[..., str], *arguments: str) -> str:
+        try:
+            return await asyncio.to_thread(run, *arguments)
+        except CommandError as failure:
+            failure.add_note(self.said())
+            raise
 
 
 @asynccontextmanager
@@ -102,4 +98,4 @@ async def cluster(plane: up.Plane, folder: Path, helm: str) -> AsyncIterator[Clu
     """A fresh one, with nothing of ours on it: no custom resources, no programs."""
     settings = Settings(namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, programs=False, kinds=False)
     async with Sandbox(settings) as sandbox:
-        yield Cluster(sandbox, plane.kubeconfig, folder, helm)
+        yield Cluster(sandbox, Commands(plane.kubeconfig, helm, home=folder), folder)
