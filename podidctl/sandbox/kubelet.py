@@ -45,6 +45,8 @@ class _Sitter:
         self.place: Place | None = None
         self.programs: dict[str, Program] = {}
         self.ready = False
+        self.finished = False
+        """Its programs have ended, and are not started again."""
         self.end = asyncio.Event()
         self.gone = False
         """The object is gone already: there is nothing left to delete."""
@@ -133,17 +135,21 @@ class Kubelet:
         """The output so far (of that the last *tail* lines), in pieces; with *follow* also what comes, to the end."""
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
+            complete = not follow or self._finished(namespace, name)
             piece = await asyncio.to_thread(_read, file, offset)
             offset += len(piece)
             if tail is not None:
                 piece, tail = b"".join(piece.splitlines(keepends=True)[-tail:] if tail else []), None
             if piece:
                 yield piece
-            elif not follow:
+            elif complete:
                 return
             else:
                 await asyncio.sleep(FOLLOW_SECONDS)
                 file = self.log_file(namespace, name, container)
+
+    def _finished(self, namespace: str, name: str) -> bool:
+        return any(sitter.finished for sitter in self._sitters.values() if sitter.pod.key == (namespace, name))
 
     async def _sit(self, sitter: _Sitter) -> None:
         uid = sitter.pod.metadata.uid
@@ -158,8 +164,9 @@ class Kubelet:
             await self._launcher.stop(sitter.pod, tuple(sitter.programs.values()))
             if not sitter.pod.spec.host_network:
                 await asyncio.to_thread(self._network.remove_pod, self.node, uid)
-            sitter.place = None
-        if not sitter.gone and sitter.end.is_set():
+            sitter.place, sitter.finished = None, True
+        await sitter.end.wait()  # its log can be read as long as its object is there
+        if not sitter.gone:
             await self._delete(sitter.pod)
         del self._sitters[uid]
 

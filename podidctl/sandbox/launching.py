@@ -131,9 +131,13 @@ def expanded(argument: str, environment: Mapping[str, str]) -> str:
 
 
 def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:
-    """What runs in the image: its own program, or the container's command. Python is the one that runs us."""
+    """What runs in the image: its own program, or the container's command, which may name that program too.
+
+    Python is the one that runs us.
+    """
+    own = program_of(container.image)
     arguments = [expanded(each, environment) for each in container.args]
-    if not container.command:
-        return python(PROGRAMS[program_of(container.image)], *arguments)
-    program, *rest = [expanded(each, environment) for each in container.command]
+    program, *rest = [expanded(each, environment) for each in container.command or [own]]
+    if program == own:
+        return python(PROGRAMS[own], *rest, *arguments)
     return [sys.executable if program == "python3" else program, *rest, *arguments]

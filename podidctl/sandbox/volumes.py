@@ -62,6 +62,8 @@ class NodeFiles:
         if path in self.given:
             return self.given[path]
         here = self.root / PurePosixPath(path).relative_to("/")
+        if here == self.root:  # which is there before any file of it is
+            here.mkdir(exist_ok=True)
         if kind.endswith("OrCreate"):
             here.parent.mkdir(parents=True, exist_ok=True)
             here.touch() if kind.startswith("File") else here.mkdir(exist_ok=True)

@@ -13,8 +13,8 @@ from tests.docs.sentences import ROOT
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 OTHERS = {
-    *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "patch", "type"),  # kubectl
-    *("image", "profile", "attach"),  # kubectl debug
+    *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "timeout", "patch", "type"),  # kubectl
+    *("image", "profile"),  # kubectl debug
     *("create-namespace", "set", "wait"),  # helm
     "query",  # az
     "network-plugin",  # the kubelet

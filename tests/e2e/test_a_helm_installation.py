@@ -1,7 +1,9 @@
 """The chart, installed by the real helm on the real control plane: MIC and NMI run as its pods say, and work."""
 
 import asyncio
+import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -12,6 +14,8 @@ from tests.e2e.monitoring import prometheus
 from tests.integration.walking import NODE, ask, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
+BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)
+"""What docs/operations.md has an operator type where no hook takes the rules off."""
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -38,7 +42,9 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         await uninstalled(here)
 
 
-async def test_with_fail_closed_uninstalling_gives_pods_their_imds_back(new_plane: NewPlane, tmp_path: Path) -> None:
+async def test_with_fail_closed_uninstalling_and_a_cleanup_by_hand_give_pods_their_imds_back(
+    new_plane: NewPlane, tmp_path: Path
+) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
     async with cluster(plane, tmp_path, "helm") as here:
         await here.install("install", VALUES | {"nmi": {"failClosed": True}})
@@ -49,7 +55,21 @@ async def test_with_fail_closed_uninstalling_gives_pods_their_imds_back(new_plan
         before = await here.tables()
         await here.kubectl("delete", "daemonset", "--namespace", NAMESPACE, f"{RELEASE}-nmi", "--timeout=30s")
         assert await here.tables() == before, "NMI is away, and pods are still kept from IMDS"
+        left = tmp_path / "rules"
+        await asyncio.to_thread(left.write_text, await here.on_node("iptables-save"))
         await uninstalled(here)
+        await here.on_node("iptables-restore", str(left))
+        await cleans_by_hand(here)
+
+
+async def cleans_by_hand(here: Cluster) -> None:
+    """What the page on operations says, word for word, takes off the node whatever NMI left there, and says so."""
+    (block,) = BY_HAND.findall((ROOT / "docs" / "operations.md").read_text())
+    assert "aad-" in await here.tables()
+    said = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))
+    assert "aad-" not in await here.tables(), said
+    assert re.findall(r"removed (\S+)", said), said
+    await eventually(lambda: no_pods(here))
 
 
 async def run_the_demo(here: Cluster) -> None:

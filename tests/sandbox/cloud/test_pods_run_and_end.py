@@ -1,5 +1,7 @@
 """What scheduler and kubelets do with pods, by way of the API server. Excluded: network namespaces, the demo."""
 
+import asyncio
+
 import pytest
 
 from podidctl.sandbox.cloud import Sandbox
@@ -92,6 +94,31 @@ async def test_a_program_that_ends_is_started_again_unless_the_pod_says_never(st
     await eventually(twice)
     await stage.cluster.client.delete(PODS, "default", "always")
     await eventually(lambda: gone(stage, "always"))
+
+
+async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_deleted(stage: Sandbox) -> None:
+    wrong = {"args": ["--no-such-flag"]}
+    await stage.cluster.apply(pod("ended", image=DEMO, nodeName="node-0", container=wrong, restartPolicy="Never"))
+    kubelet = stage.cluster.kubelets["node-0"]
+
+    async def said(*, follow: bool) -> bool:
+        async with asyncio.timeout(15):
+            return b"usage:" in b"".join([each async for each in kubelet.read_log("default", "ended", follow=follow)])
+
+    async def over() -> bool:
+        phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
+        return phase == "Failed" and kubelet.place("default", "ended") is None
+
+    await eventually(over)
+    assert await said(follow=False)
+    assert await said(follow=True)
+    await stage.cluster.client.delete(PODS, "default", "ended")
+    await eventually(lambda: gone(stage, "ended"))
+
+    async def forgotten() -> bool:
+        return kubelet.log_file("default", "ended") is None
+
+    await eventually(forgotten)
 
 
 async def test_a_pod_removed_by_force_is_forgotten(stage: Sandbox) -> None:
