@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.chart.rendering import CHART, HELMS, Object, render
+from tools.chart.rendering import CHART, HELMS, Object, RenderError, render
 
 DASHBOARD = {"title": 'It\'s {{ .Values }} | "quoted"', "panels": [{"id": 1}], "uid": "a" * 200}
 RULES = {"groups": [{"name": "nmi", "rules": [{"alert": "Silent", "expr": "up == 0", "for": "5m"}]}]}
@@ -85,9 +85,14 @@ def test_the_runbooks_may_be_elsewhere(url: str) -> None:
 # What the values ask for, and what the monitors get.
 INTERVALS = {
     "podMonitor.enabled=true": "5m",
+    "podMonitor.enabled=true,podMonitor.interval=1h30m": "1h30m",
     "podMonitor.enabled=true,prometheusRule.enabled=true": "1m",
     "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=30s": "30s",
+    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=60000ms": "60000ms",
+    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=": None,
     "serviceMonitor.enabled=true,prometheusRule.enabled=true": "1m",
+    "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.scrapeTimeout=15s": "15s",
+    "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.scrapeTimeout=": "15s",
 }
 
 
@@ -96,4 +101,26 @@ def test_metrics_are_read_often_enough_for_the_alerts(asked: str) -> None:
     kinds = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
     found = [each for each in render(options=[f"--set={asked}"]) if each["kind"] in kinds]
     assert len(found) == 2
-    assert {each["spec"][kinds[each["kind"]]][0]["interval"] for each in found} == {INTERVALS[asked]}
+    assert {each["spec"][kinds[each["kind"]]][0].get("interval") for each in found} == {INTERVALS[asked]}
+
+
+# What the values ask for, and what is said of it.
+USELESS = {
+    "prometheusRule.enabled=true,podMonitor.interval=61s": "podMonitor.interval is 61s, too rare .* to 1m or less",
+    "prometheusRule.enabled=true,podMonitor.interval=1m1ms": "podMonitor.interval is 1m1ms, too rare",
+    "prometheusRule.enabled=true,podMonitor.interval=2h": "podMonitor.interval is 2h, too rare",
+    "prometheusRule.enabled=true,serviceMonitor.interval=5m": "serviceMonitor.interval is 5m, too rare",
+    "podMonitor.interval=20s": "podMonitor.scrapeTimeout is 30s, longer than .* set it to 20s or less",
+    "serviceMonitor.scrapeTimeout=1m30s": "serviceMonitor.scrapeTimeout is 1m30s, longer than the interval of 1m",
+    "prometheusRule.enabled=true,podMonitor.scrapeTimeout=2m": "scrapeTimeout is 2m, longer than the interval of 1m",
+    "podMonitor.interval=1min": "/podMonitor/interval",
+    "serviceMonitor.scrapeTimeout=1.5m": "/serviceMonitor/scrapeTimeout",
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("asked", USELESS)
+def test_a_monitor_that_would_leave_alerts_or_prometheus_blind_is_refused(asked: str, helm: str) -> None:
+    enabled = "podMonitor.enabled=true,serviceMonitor.enabled=true"
+    with pytest.raises(RenderError, match=USELESS[asked]):
+        render(helm=helm, options=[f"--set={enabled},{asked}"])

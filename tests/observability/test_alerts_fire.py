@@ -1,12 +1,17 @@
 """Each alert fires when it must and is silent in the neighbour case: promtool's own check and unit tests."""
 
+import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.observability.pack import FILES, Alert, alerts, cases, expectations, promtool, rules
+
+MINUTE = 60
 
 
 def watched_series(alert: Alert) -> list[int]:
@@ -24,14 +29,56 @@ def test_promtool_finds_nothing_to_object_to() -> None:
 
 
 def test_each_alert_fires_when_it_must_and_not_beside_it(tmp_path: Path) -> None:
+    tried(cases(), tmp_path)
+
+
+def tried(some: dict[str, Any], folder: Path) -> None:
+    """Let promtool try *some* cases on the rules without their annotations; it must be content."""
     bare = {
         "groups": [
             {**group, "rules": [{**rule, "annotations": {}} for rule in group["rules"]]} for group in rules()["groups"]
         ]
     }
-    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(bare))
-    (tmp_path / "firing.yaml").write_text(yaml.safe_dump(cases()))
-    promtool("test", "rules", str(tmp_path / "firing.yaml"))
+    (folder / "alerts.yaml").write_text(yaml.safe_dump(bare))
+    (folder / "firing.yaml").write_text(yaml.safe_dump(some))
+    promtool("test", "rules", str(folder / "firing.yaml"))
+
+
+def samples(values: str) -> Iterator[str]:
+    """Each sample of a series in promtool's shorthand."""
+    for word in values.split():
+        first, step, times = re.fullmatch(r"(_|stale|Inf|-?[\d.]+)([+-][\d.]+)?(?:x(\d+))?", word).groups()  # type: ignore[union-attr]
+        for number in range(int(times or 0) + (first != "_" or not times)):
+            yield str(float(first) + float(step) * number) if step else first
+
+
+def scraped_each(seconds: int) -> dict[str, Any]:
+    """The cases as Prometheus would see them that reads metrics so rarely."""
+    found = copy.deepcopy(cases())
+    for case in found["tests"]:
+        every = max(1, seconds // {"30s": 30, "1m": MINUTE}[case["interval"]])
+        for series in case["input_series"]:
+            kept = enumerate(samples(series["values"]))
+            series["values"] = " ".join("_" if at % every and each != "stale" else each for at, each in kept)
+    return found
+
+
+def test_the_longest_interval_that_the_chart_lets_monitors_have_is_short_enough(tmp_path: Path) -> None:
+    tried(scraped_each(MINUTE), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "blind"),
+    [
+        (2, {"PodIdentityRedirectMissing", "PodIdentityMICLeaderMissing"}),
+        (3, {"PodIdentityNMIDown", "PodIdentityTokensUnavailable", "PodIdentityLimitsHit"}),
+    ],
+)
+def test_with_a_longer_one_alerts_would_be_late_or_blind(minutes: int, blind: set[str], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as failed:
+        tried(scraped_each(minutes * MINUTE), tmp_path)
+    silent = re.findall(r"alertname: (\w+), (?:(?!got:).)*got:\[\]", str(failed.value), re.DOTALL)
+    assert blind <= set(silent)
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)

@@ -56,12 +56,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
 {{- end -}}
 
-{{- /* How often monitors read metrics: the reference's 5m is too rare for the windows of the alerts. */ -}}
-{{- define "aad-pod-identity.interval" -}}
-{{- $interval := (index . 1).interval -}}
-{{- if and (index . 0).Values.prometheusRule.enabled (eq (toString $interval) "5m") -}}1m{{- else -}}{{ $interval }}{{- end -}}
-{{- end -}}
-
 {{- define "aad-pod-identity.leader.namespace" -}}
 {{- default "default" .Values.mic.leaderElection.namespace -}}
 {{- end -}}
