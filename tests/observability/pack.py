@@ -1,6 +1,7 @@
 """The observability pack as the tests read it, and the programs of Prometheus that they run."""
 
 import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -36,6 +37,17 @@ def rules() -> dict[str, Any]:
 def alerts() -> list[Alert]:
     """Every alert of every group, in the file's order."""
     return [msgspec.convert(rule, Alert) for group in rules()["groups"] for rule in group["rules"]]
+
+
+def selectors(alert: Alert) -> list[str]:
+    """What *alert* selects of our metrics; where it names several values of a label, a selector for each of them."""
+    found = []
+    for written in re.findall(r"\b(?:aadpodidentity|process)_\w+(?:\{[^}]*\})?", alert.expr):
+        selector = re.sub(r"\s+", "", written)
+        several = re.search(r'=~"(\w+(?:\|\w+)+)"', selector)
+        each = several[1].split("|") if several else []
+        found += [selector.replace(several[0], f'="{value}"') for value in each] if several else [selector]
+    return found
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from podidctl.sandbox.network import Place
 from podidctl.sandbox.processes import Program
 from podidctl.sandbox.serving import free_ports
 from tests.integration.walking import NODE, ask, run_bound_pod
-from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries
+from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
 from tests.observability.troubles import CONNECTIONS_OF_ONE_POD, noticed
 
 RATE_INTERVAL = "12s"
@@ -45,6 +45,8 @@ class Seen:
     """By panel and query: all values of the last seconds."""
     expressions: dict[str, list[float]] = field(default_factory=dict)
     """By alert: what its expression brings while all is well."""
+    selected: dict[str, list[float]] = field(default_factory=dict)
+    """By selector of an alert: the values of the series that it finds while all is well."""
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By alert: how Prometheus itself evaluates it while all is well."""
     pages: dict[str, str] = field(default_factory=dict)
@@ -165,6 +167,8 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
         await _ready(server)
         places = await _use(sandbox, server, seen, enough)
         await _quiet(server, seen)
+        for selector in {each for alert in alerts() for each in selectors(alert)}:
+            seen.selected[selector] = await server.values(selector)
         firing = (await server.get("alerts"))["alerts"]
         seen.texts = {
             alert["labels"]["alertname"].removeprefix(TEXT): alert["annotations"]

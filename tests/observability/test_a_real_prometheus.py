@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries
+from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries, selectors
 from tests.observability.scraped import GONE, Seen, look
 from tests.observability.troubles import TROUBLES
 
@@ -16,6 +16,11 @@ MAY_BE_EMPTY = {
     "Limits": "no limit bites here: only those that bite are shown",
 }
 """Panels without data in a cloud where all is well, and why. All others must show something."""
+
+MAY_BE_MISSING = {
+    'aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}': "NMI has it in managed mode alone",
+}
+"""What alerts select that is not there in a cloud where all is well, and why that is no harm."""
 
 OF_PROMETHEUS = {"up", "ALERTS"}
 """Series that Prometheus makes itself."""
@@ -84,6 +89,11 @@ def test_every_metric_that_a_panel_or_an_alert_names_exists(seen: Seen) -> None:
     for expression in expressions:
         assert named(expression), expression
         assert named(expression) - OF_PROMETHEUS <= seen.metrics, expression
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
+def test_what_an_alert_selects_is_there_before_it_happens(seen: Seen, alert: Alert) -> None:
+    assert [each for each in selectors(alert) if not seen.selected[each] and each not in MAY_BE_MISSING] == []
 
 
 @pytest.mark.parametrize("name", [alert.name for alert in alerts()])
