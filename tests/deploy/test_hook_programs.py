@@ -1,8 +1,10 @@
 """The programs that the chart's hooks run do it with what their service accounts may do, on a real API server."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tools.chart.rendering import CHART, Object, render
 
 FILES = CHART / "files"
 MOUNTED = "/var/run/secrets/kubernetes.io/serviceaccount"
+GROUP = "aadpodidentity.k8s.io"
 KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
 
 
@@ -58,18 +61,51 @@ def definition(plane: up.Plane, kind: str) -> dict[str, Any]:
     return found
 
 
+OLD_SPEC = {"type": 0, "ResourceID": "/subscriptions/s", "ClientID": "c"}
+OLD: dict[str, Any] = {
+    "apiVersion": "aadpodidentity.k8s.io/v1",
+    "kind": "AzureIdentity",
+    "metadata": {"name": "from-before-v1-6", "namespace": "default"},
+    "spec": OLD_SPEC,
+}
+"""As it has stood in the API server's storage since before v1.6.0, whose definitions kept every field."""
+
+
+def of_the_reference(file: Path, *, keeps_all: bool) -> str:
+    """A definition as the reference's chart has it: no columns, unknown fields dropped unless it *keeps_all*."""
+    theirs = yaml.safe_load(file.read_text())
+    theirs["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved", "theirs": "stays"}
+    (version,) = theirs["spec"]["versions"]
+    version.pop("additionalPrinterColumns")
+    spec = {"type": "object", **({"x-kubernetes-preserve-unknown-fields": True} if keeps_all else {})}
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec
+    return str(yaml.safe_dump(theirs))
+
+
+def spec_of_old(cluster: Cluster) -> Any:
+    return json.loads(cluster.kubectl("get", "azureidentity", "from-before-v1-6", "-n=default", "-o=json"))["spec"]
+
+
+def until_old_is(cluster: Cluster, spec: dict[str, Any]) -> None:
+    """Wait until the API server serves OLD by the definition that it has been given."""
+    deadline = time.monotonic() + 20
+    while (found := spec_of_old(cluster)) != spec:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+
+
 @pytest.mark.plane
 def test_definitions_that_the_reference_left_become_ours(kwok_plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(kwok_plane)
     cluster.without_our_kinds()
-    for file in sorted((CHART / "crds").iterdir()):
-        theirs = yaml.safe_load(file.read_text())
-        # As the reference's chart: no columns, unknown fields dropped, applied by helm.
-        theirs["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved", "theirs": "stays"}
-        (version,) = theirs["spec"]["versions"]
-        version.pop("additionalPrinterColumns")
-        version["schema"]["openAPIV3Schema"]["properties"]["spec"] = {"type": "object"}
-        cluster.kubectl("create", "--field-manager=helm", "-f", "-", stdin=yaml.safe_dump(theirs))
+    for keeps_all, verb in ((True, "create"), (False, "replace")):
+        for file in sorted((CHART / "crds").iterdir()):
+            theirs = of_the_reference(file, keeps_all=keeps_all)
+            cluster.kubectl(verb, "--field-manager=helm", "-f", "-", stdin=theirs)
+        if keeps_all:
+            cluster.kubectl("wait", "--for=condition=Established", "--timeout=20s", f"crd/{KINDS[1]}.{GROUP}")
+            cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(OLD))
+    until_old_is(cluster, {})
     objects = render(namespace="default")
     cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
     cluster.until_rights_hold(
@@ -98,6 +134,8 @@ def test_definitions_that_the_reference_left_become_ours(kwok_plane: up.Plane, t
         (version,), (wanted,) = now["spec"]["versions"], ours["spec"]["versions"]
         assert version["additionalPrinterColumns"] == wanted["additionalPrinterColumns"]
         assert version["schema"] == wanted["schema"]
+    until_old_is(cluster, OLD_SPEC)
+    cluster.kubectl("delete", "azureidentity", "from-before-v1-6", "-n=default")
 
 
 @pytest.mark.plane
