@@ -1,6 +1,8 @@
-"""A cluster all of whose nodes begin with the start-up taint opens by itself, as MIC may run on nodes that have it."""
+"""A cluster all of whose nodes begin with the start-up taint opens by itself: MIC and NMI may run on such nodes."""
 
 from typing import Any
+
+import pytest
 
 from tools.chart.rendering import render
 
@@ -14,16 +16,20 @@ def tolerations(kind: str, *options: str) -> list[Any]:
     return list(found["spec"]["template"]["spec"].get("tolerations", []))
 
 
+def given(part: str) -> str:
+    return f'--set-json={part}.tolerations=[{{"key": "CriticalAddonsOnly", "operator": "Exists"}}]'
+
+
 def test_mic_may_run_on_a_node_that_is_not_open_yet() -> None:
     assert tolerations("Deployment", TAINT) == [TOLERATED]
     assert tolerations("Deployment") == []
 
 
-def test_the_tolerations_that_somebody_gives_mic_are_kept() -> None:
-    given = '--set-json=mic.tolerations=[{"key": "CriticalAddonsOnly", "operator": "Exists"}]'
-    assert tolerations("Deployment", TAINT, given) == [OWN, TOLERATED]
-    assert tolerations("Deployment", given) == [OWN]
-
-
-def test_nmi_tolerates_it_as_it_does_all() -> None:
+def test_nmi_may_as_it_tolerates_all() -> None:
     assert tolerations("DaemonSet", TAINT) == [{"operator": "Exists"}]
+
+
+@pytest.mark.parametrize(("kind", "part"), [("Deployment", "mic"), ("DaemonSet", "nmi")])
+def test_so_they_may_where_somebody_gives_them_other_tolerations(kind: str, part: str) -> None:
+    assert tolerations(kind, TAINT, given(part)) == [OWN, TOLERATED]
+    assert tolerations(kind, given(part)) == [OWN]

@@ -56,6 +56,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
 {{- end -}}
 
+{{- /* NMI has to run on a node before MIC takes the start-up taint off, and MIC where every node begins with it. */ -}}
+{{- define "aad-pod-identity.startup.tolerations" -}}
+{{- if .Values.mic.startupTaint -}}
+{{ toYaml (list (dict "key" .Values.mic.startupTaint "operator" "Exists")) }}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
 {{- define "aad-pod-identity.leader.namespace" -}}
 {{- default "default" .Values.mic.leaderElection.namespace -}}
 {{- end -}}

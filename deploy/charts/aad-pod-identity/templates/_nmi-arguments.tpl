@@ -35,5 +35,10 @@
 
 {{- /* The reference's values.yaml has an empty list, which would leave nodes with taints to their own identities. */ -}}
 {{- define "aad-pod-identity.nmi.tolerations" -}}
-{{ default (list (dict "operator" "Exists")) .Values.nmi.tolerations | toYaml }}
+{{- $all := dict "operator" "Exists" -}}
+{{- $tolerations := default (list $all) .Values.nmi.tolerations -}}
+{{- if not (has $all $tolerations) -}}
+{{- $tolerations = concat $tolerations (include "aad-pod-identity.startup.tolerations" . | fromYamlArray) -}}
+{{- end -}}
+{{ toYaml $tolerations }}
 {{- end -}}
