@@ -10,15 +10,13 @@ import msgspec
 
 from nmi.identity.exempting import MIC
 from nmi.identity.pods import own_addresses
-from nmi.refusal import Refusal
-from nmi.server.responses import refused
 from podidctl.explain.bound import bound
+from podidctl.explain.headline import answer_of
 from podidctl.explain.hosts import on_azure, on_node
-from podidctl.explain.shapes import Answer, Explanation, Link, State, Told, linked
-from podidctl.inquiry.asking import asked
+from podidctl.explain.shapes import Explanation, Link, State, Told, linked
 from podidctl.inquiry.decided import Decided
 from podidctl.inquiry.facts import Facts, Unread
-from podidctl.inquiry.verdict import ANY, Outcome, Verdict, contest, held, no_address, pod_facts, verdict
+from podidctl.inquiry.verdict import contest, held, no_address, pod_facts, verdict
 from podidctl.printing import plain
 from podidentity.resources import Pod
 
@@ -29,7 +27,7 @@ def explain(facts: Facts) -> Explanation:
     events = facts.events
     return Explanation(
         pod=f"{facts.namespace}/{facts.name}",
-        answer=answer_of(facts, verdict(facts)),
+        answer=answer_of(facts, verdict(facts), links),
         next=next((each.next for each in links if each.state is State.BROKEN), ""),
         links=links,
         events=[
@@ -58,32 +56,6 @@ def _plain(each: Decided) -> Decided:
         resource=plain(each.resource),
         error=plain(each.error),
     )
-
-
-def answer_of(facts: Facts, said: Verdict) -> Answer:
-    """*said* in words."""
-    if said.assigned is not None:
-        identity = said.assigned.identity
-        refusal = asked(facts.rules.settings, identity, ANY.resource)
-        if isinstance(refusal, Refusal):
-            return _refusal(facts, refusal, Outcome.REFUSED, "/".join(identity.key))
-        return Answer(
-            outcome=said.outcome,
-            says=plain(f"NMI asks Azure for a token of AzureIdentity {'/'.join(identity.key)}"),
-            identity="/".join(identity.key),
-        )
-    if said.refusal is not None:
-        return _refusal(facts, said.refusal, said.outcome, seconds=said.seconds)
-    if said.outcome is Outcome.EXEMPT:
-        return Answer(outcome=said.outcome, says=plain(f"IMDS answers, for the node's own identities ({said.why})"))
-    return Answer(outcome=said.outcome, says=plain(f"NMI does not know the pod: {said.why}"))
-
-
-def _refusal(facts: Facts, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0) -> Answer:
-    told = refused(refusal, set_retry_after=facts.rules.settings.set_retry_after_header)
-    first = f"held for {seconds:g} s, then " if outcome is Outcome.WAITS else ""
-    says = plain(f"{first}{told.status}: {refusal.sentence}")
-    return Answer(outcome=outcome, says=says, identity=plain(identity), status=told.status)
 
 
 def _links(facts: Facts) -> Iterator[Link]:

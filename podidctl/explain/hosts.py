@@ -7,12 +7,13 @@ from mic.claims import USER_ASSIGNED
 from nmi.identity.standard import project
 from podidctl.explain.assigned import serves
 from podidctl.explain.shapes import Link, State, linked
+from podidctl.inquiry.answering import ELSEWHERE, NOWHERE
 from podidctl.inquiry.bound import elsewhere, named, selecting
 from podidctl.inquiry.facts import Facts, Unread
 from podidctl.inquiry.verdict import is_managed, watched
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
-from podidentity.resources import Node, Pod
+from podidentity.resources import AzureIdentity, Node, Pod
 
 
 def on_azure(facts: Facts, pod: Pod) -> Iterator[Link]:
@@ -40,6 +41,16 @@ def _wanted(facts: Facts, pod: Pod) -> dict[str, UserAssignedIdentity]:
         ]
     ids = (parse_user_assigned(each.spec.resource_id) for each in found if each.spec.type == USER_ASSIGNED)
     return {each.key: each for each in ids if each is not None}
+
+
+def missing_on_azure(facts: Facts, identity: AzureIdentity) -> str:
+    """Why IMDS has no token of *identity* on the pod's node; empty where it has, or that is not known."""
+    node, attached = facts.node, parse_user_assigned(identity.spec.resource_id)
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
+    if identity.spec.type != USER_ASSIGNED or attached is None or host is None:
+        return ""
+    link = _attached(facts, host, attached)
+    return link.says if link.state is State.BROKEN else ""
 
 
 def _host(facts: Facts, pod: Pod) -> tuple[Host | None, Link]:
@@ -93,10 +104,11 @@ def on_node(facts: Facts, pod: Pod) -> Iterator[Link]:
     if isinstance(nmi, Unread):
         yield linked("NMI", node, State.UNKNOWN, f"pods could not be listed: {nmi.why}")
     elif not nmi.here and nmi.elsewhere:
+        says = ELSEWHERE
         then = "see the DaemonSet's nodeSelector, tolerations and events: without NMI, IMDS itself answers this pod"
-        yield linked("NMI", node, State.BROKEN, "no pod of NMI is on this node, though there is on others", then)
+        yield linked("NMI", node, State.BROKEN, says, then)
     elif not nmi.here:
-        says = "no pod anywhere has NMI's labels (app.kubernetes.io/component=nmi, component=nmi)"
+        says = NOWHERE
         then = (
             "install NMI: without it IMDS itself answers this pod; where it runs otherwise ask its /readyz on the node"
         )

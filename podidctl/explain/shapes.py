@@ -51,14 +51,14 @@ class Told(Shown, frozen=True):
 
 
 class Answer(Shown, frozen=True):
-    """What NMI says to a request that names no identity, up to what only Azure knows."""
+    """What a request that names no identity comes to, up to what only Azure knows."""
 
     outcome: Outcome
     says: str
     identity: str = ""
-    """Namespace and name of the AzureIdentity; for a grant."""
+    """Namespace and name of the AzureIdentity that the pod is given, or would be."""
     status: int | None = None
-    """The HTTP status, where NMI refuses."""
+    """The HTTP status, where NMI refuses without asking Azure."""
 
 
 class Explanation(Shown, frozen=True):

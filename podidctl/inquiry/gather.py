@@ -11,7 +11,8 @@ from mic.azure.identities import HostIdentities
 from mic.preview.survey import Hosts
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
-from podidctl.inquiry.daemons import Daemon, any_daemon, daemons, environment_of, nmi_settings, without_help
+from podidctl.inquiry.answering import likeliest
+from podidctl.inquiry.daemons import any_daemon, daemons, environment_of, nmi_settings, without_help
 from podidctl.inquiry.decided import LINES_READ, Decided, decided
 from podidctl.inquiry.facts import Event, Facts, NmiThere, Rules, Unread
 from podidentity.azure.errors import AzureError
@@ -118,11 +119,6 @@ async def _decided(client: Client, pod: Pod, nmi: NmiThere | Unread) -> tuple[De
     asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
     log = await client.request("GET", f"{PODS.path(*daemon.key)}/log", params=asked)
     return decided(log.decode(errors="replace"), "/".join(pod.key), pod.metadata.uid)
-
-
-def likeliest(nmi: NmiThere) -> Daemon:
-    """Of several pods with NMI's label on a node, the one that is NMI."""
-    return max(nmi.here, key=lambda each: (each.likely, each.ready))
 
 
 def rules_of(nmi: NmiThere | Unread, pod: Pod | None) -> Rules:

@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     UNSEEN = "unseen"
     """No request of this pod gets to NMI as this pod's."""
+    UNANSWERED = "unanswered"
+    """NMI would say something, but none that works is on the pod's node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from nmi.refusal import Refusal
 from nmi.server.parameters import token_request
 from nmi.server.responses import refused
 from podidctl.explain.shapes import Shown
+from podidctl.inquiry.answering import silent
 from podidctl.inquiry.asking import TYPES, asked, may_allow_more
 from podidctl.inquiry.facts import Facts
 from podidctl.inquiry.verdict import Outcome, Verdict, verdict
@@ -45,7 +46,7 @@ class Foretold(Shown, frozen=True):
     why: str = ""
     """For the operator: what NMI's log says."""
     note: str = ""
-    """What could make it otherwise, and is not known here."""
+    """What keeps the pod from it, or what could make it otherwise and is not known here."""
 
 
 class _Body(msgspec.Struct):
@@ -55,6 +56,15 @@ class _Body(msgspec.Struct):
 
 def foretell(facts: Facts, resource: str, *, client_id: str = "", resource_id: str = "") -> Foretold:
     """What a request for *resource* that names this identity, or none, comes to."""
+    told = _foretell(facts, resource, client_id=client_id, resource_id=resource_id)
+    if not (why := silent(facts, told.outcome)):
+        return told
+    then = f"podidctl explain pod {told.pod} says what to do"
+    note = "; ".join(filter(None, (f"no NMI that works is there to do so: {why}", then, told.note)))
+    return msgspec.structs.replace(told, outcome=Outcome.UNANSWERED, note=plain(note))
+
+
+def _foretell(facts: Facts, resource: str, *, client_id: str, resource_id: str) -> Foretold:
     named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
     request = token_request(urlencode({name: value for name, value in named.items() if value}))
     if isinstance(request, Refusal):

@@ -216,7 +216,7 @@ def test_the_answer_is_nmis_own(seed: int) -> None:
 
 def test_the_random_clusters_lead_to_every_answer() -> None:
     found = {verdict(a_cluster(random.Random(seed))).outcome for seed in range(300)}
-    assert found == set(Outcome)
+    assert found == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"
 
 
 @pytest.mark.parametrize("changed", ["grant", "silence"])

@@ -7,7 +7,7 @@ import pytest
 
 from nmi.issuer import UNSUPPORTED_TYPE
 from nmi.server.responses import refused
-from podidctl.inquiry.facts import Rules
+from podidctl.inquiry.facts import NmiThere, Rules
 from podidctl.inquiry.verdict import MANAGEMENT, Outcome
 from podidctl.token.foretold import Foretold, foretell
 from podidentity.resources import AzureIdentitySpec, SecretReference
@@ -65,6 +65,20 @@ def test_parameters_that_nmi_does_not_take_are_refused_in_its_words() -> None:
 def test_a_pod_that_nothing_is_bound_to_gets_what_lets_credential_chains_go_on() -> None:
     told = ask(pod=pod(label=None), assigned=())
     assert (told.status, told.error, told.description) == (400, "invalid_request", "Identity not found")
+
+
+def test_where_no_nmi_is_on_the_node_what_would_be_is_told_and_that_nobody_does_it() -> None:
+    told = ask(nmi=NmiThere(elsewhere=True))
+    assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
+    assert told.note == (
+        "no NMI that works is there to do so: no pod of NMI is on this node, though there is on others; podidctl "
+        "explain pod ns/web says what to do"
+    )
+
+
+def test_a_pod_that_is_not_there_lacks_no_nmi() -> None:
+    assert ask(pod=None, nmi=NmiThere()).outcome is Outcome.UNSEEN
+    assert ask("", pod=None, nmi=NmiThere()).outcome is Outcome.REFUSED
 
 
 def test_an_exempt_pod_gets_the_nodes_own() -> None:
