@@ -4,6 +4,7 @@ service accounts may do (SubjectAccessReviews, which the API server answers and 
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
@@ -13,9 +14,10 @@ import msgspec
 
 from mic.settings import Settings as MicSettings
 from mic.spellings import KINDS, respelled
+from podidctl.doctor.ages import DATED_PODS, created, of_pods
 from podidctl.doctor.programs import is_managed, mic_settings
 from podidctl.doctor.rights import of_mic, of_nmi
-from podidctl.doctor.state import Definition, Locks, Objects, Right, Rights, Seen, Server, Stored
+from podidctl.doctor.state import Definition, Locks, Objects, Right, Rights, Seen, Server, Stored, Which
 from podidctl.inquiry.daemons import Daemon, daemons
 from podidctl.inquiry.facts import Unread
 from podidctl.inquiry.gather import or_unread
@@ -31,7 +33,6 @@ from podidentity.resources import (
     EXCEPTIONS,
     IDENTITIES,
     NODES,
-    PODS,
     Kind,
     Resource,
 )
@@ -131,23 +132,28 @@ async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
 async def _objects(client: Client) -> tuple[Objects | Unread, dict[str, Stored]]:
     """Our objects, and how they are stored. A kind that is not installed has none: its definition's check says so."""
     stored: dict[str, Stored] = {}
-    assigned = await _kind(client, ASSIGNED_IDENTITIES, stored)
-    identities = await _kind(client, IDENTITIES, stored)
-    bindings = await _kind(client, BINDINGS, stored)
-    exceptions = await _kind(client, EXCEPTIONS, stored)
-    pods = await or_unread(client.list(PODS, label_selector=BINDING_LABEL))
+    made: dict[Which, datetime] = {}
+    assigned = await _kind(client, ASSIGNED_IDENTITIES, stored, made)
+    identities = await _kind(client, IDENTITIES, stored, made)
+    bindings = await _kind(client, BINDINGS, stored, made)
+    exceptions = await _kind(client, EXCEPTIONS, stored, made)
+    pods = await or_unread(client.list(DATED_PODS, label_selector=BINDING_LABEL))
     nodes = await or_unread(client.list(NODES))
     for each in (assigned, identities, bindings, exceptions, pods, nodes):
         if isinstance(each, Unread):
             return each, stored
-    return Objects(*map(_tuple, (identities, bindings, exceptions, assigned, pods, nodes))), stored
+    dates = made | (of_pods(pods) if not isinstance(pods, Unread) else {})
+    there = Objects(*map(_tuple, (identities, bindings, exceptions, assigned, pods, nodes)))
+    return replace(there, made=dates), stored
 
 
 def _tuple(several: Any) -> Any:
     return tuple(several)
 
 
-async def _kind(client: Client, kind: Kind[R], stored: dict[str, Stored]) -> list[R] | Unread:
+async def _kind(
+    client: Client, kind: Kind[R], stored: dict[str, Stored], made: dict[Which, datetime]
+) -> list[R] | Unread:
     items: list[R] = []
     old: list[str] = []
     unreadable: list[str] = []
@@ -161,6 +167,8 @@ async def _kind(client: Client, kind: Kind[R], stored: dict[str, Stored]) -> lis
                 except Malformed:
                     unreadable.append("/".join(_key(raw)))
                     continue
+                if (since := created(raw)) is not None:
+                    made[Which(kind.plural, *items[-1].key)] = since
                 if respelled(kind, _document(raw)) is not None:
                     old.append("/".join(items[-1].key))
     except NotFound:

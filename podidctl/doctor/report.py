@@ -41,7 +41,7 @@ def _cluster(seen: Seen) -> Iterator[Finding]:
         lambda each: objects.nobody_can_use(each, rules, force_namespaced=namespaced),
         lambda each: objects.selectors(each, namespaced=managed or namespaced),
         objects.duplicates,
-        lambda each: () if managed else assignments(each, exempt, force_namespaced=namespaced),
+        lambda each: () if managed else assignments(each, seen.servers_now, exempt, force_namespaced=namespaced),
         lambda each: objects.beside_nmi(each, exempt),
     )
 

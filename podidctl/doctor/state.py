@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -77,6 +77,14 @@ class Stored:
     unreadable: tuple[str, ...] = ()
 
 
+class Which(NamedTuple):
+    """One object of any kind."""
+
+    plural: str
+    namespace: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Objects:
     """Everything of our kinds, and whom it is for."""
@@ -88,6 +96,8 @@ class Objects:
     pods: tuple[Pod, ...] = ()
     """Those with the label of a binding."""
     nodes: tuple[Node, ...] = ()
+    made: Mapping[Which, datetime] = field(default_factory=dict)
+    """Since when they are there; pods, since when they are on their node. What is not in it counts as old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +154,9 @@ class Seen:
     mic: tuple[Daemon, ...] | Unread = ()
     locks: tuple[Locks, ...] | Unread = ()
     rights: tuple[Rights, ...] | Unread = ()
+
+    @property
+    def servers_now(self) -> datetime:
+        """The same moment by the API server's clock, which dates what is made."""
+        ahead = self.server.ahead_seconds if isinstance(self.server, Server) else None
+        return self.now + timedelta(seconds=ahead or 0.0)
