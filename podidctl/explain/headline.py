@@ -70,7 +70,7 @@ def _unanswered(facts: Facts, said: Verdict, why: str) -> Answer:
             says = f"NMI would answer it so: {would.says.rstrip('.')}"
     return Answer(
         outcome=Outcome.UNANSWERED,
-        says=plain(f"{says}; but no NMI that works is there to do so: {why}"),
+        says=plain(f"{says}; but no NMI that works is to be seen on its node: {why}"),
         identity=would.identity,
     )
 

@@ -104,15 +104,14 @@ def on_node(facts: Facts, pod: Pod) -> Iterator[Link]:
     if isinstance(nmi, Unread):
         yield linked("NMI", node, State.UNKNOWN, f"pods could not be listed: {nmi.why}")
     elif not nmi.here and nmi.elsewhere:
-        says = ELSEWHERE
         then = "see the DaemonSet's nodeSelector, tolerations and events: without NMI, IMDS itself answers this pod"
-        yield linked("NMI", node, State.BROKEN, says, then)
+        yield linked("NMI", node, State.BROKEN, ELSEWHERE, then)
     elif not nmi.here:
-        says = NOWHERE
         then = (
-            "install NMI: without it IMDS itself answers this pod; where it runs otherwise ask its /readyz on the node"
+            "install NMI: without it IMDS itself answers this pod; where it runs otherwise than as a pod with its "
+            "label, ask its /readyz on the node, and give its flags, such as --nmi-flags=--node=NAME"
         )
-        yield linked("NMI", node, State.UNKNOWN if facts.rules.given else State.BROKEN, says, then)
+        yield linked("NMI", node, State.UNKNOWN if facts.rules.given else State.BROKEN, NOWHERE, then)
     else:
         for each in nmi.here:
             if each.ready:

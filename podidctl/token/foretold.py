@@ -60,7 +60,7 @@ def foretell(facts: Facts, resource: str, *, client_id: str = "", resource_id: s
     if not (why := silent(facts, told.outcome)):
         return told
     then = f"podidctl explain pod {told.pod} says what to do"
-    note = "; ".join(filter(None, (f"no NMI that works is there to do so: {why}", then, told.note)))
+    note = "; ".join(filter(None, (f"no NMI that works is to be seen on its node: {why}", then, told.note)))
     return msgspec.structs.replace(told, outcome=Outcome.UNANSWERED, note=plain(note))
 
 

@@ -17,7 +17,8 @@ PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A
 
 
 async def token(sandbox: Sandbox, name: str, *flags: str) -> Answer:
-    words = ("podidctl", "token", f"default/{name}", "-o", "json", *flags)
+    runs = "--nmi-flags=--node=node-0"  # it is no pod of this cluster
+    words = ("podidctl", "token", f"default/{name}", "-o", "json", runs, *flags)
     return await run(sandbox.folder, *words, cloudconfig=False)
 
 

@@ -71,8 +71,8 @@ def test_where_no_nmi_is_on_the_node_what_would_be_is_told_and_that_nobody_does_
     told = ask(nmi=NmiThere(elsewhere=True))
     assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
     assert told.note == (
-        "no NMI that works is there to do so: no pod of NMI is on this node, though there is on others; podidctl "
-        "explain pod ns/web says what to do"
+        "no NMI that works is to be seen on its node: no pod of NMI is on this node, though there is on others; "
+        "podidctl explain pod ns/web says what to do"
     )
 
 
