@@ -150,6 +150,9 @@ async def _plan(
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Finding]:
     read = manifests.read(files)
+    if not any("kind" in each.before for each in read):  # as every object of Kubernetes has it
+        names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
+        raise StartError(f"{names} {verb} no object of Kubernetes: name manifests, or folders of them")
     changes = [change for each in read for change in each.done.changes]
     if in_place:
         for each in read:
@@ -185,6 +188,8 @@ def _of_values(values: Path | None) -> list[Finding]:
         return []
     try:
         document: Any = yaml.safe_load(values.read_text())
+    except RecursionError as error:
+        raise StartError(f"{values} is nested too deep to be helm's values: name the file that holds them") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StartError(
             f"{values} cannot be read as YAML ({' '.join(str(error).split())}): give helm's values"

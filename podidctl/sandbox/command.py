@@ -59,8 +59,9 @@ def application(around: Surroundings) -> typer.Typer:
         chart_values: Annotated[
             Path | None,
             typer.Option(
+                dir_okay=False,
                 help="Leave MIC, NMI and the custom resources to helm, and write to this file what the chart is to be "
-                "told. Wants root, and --kubeconfig of an API server with controllers and a scheduler."
+                "told. Wants root, and --kubeconfig of an API server with controllers and a scheduler.",
             ),
         ] = None,
     ) -> None:
@@ -76,7 +77,7 @@ def application(around: Surroundings) -> typer.Typer:
         if chart_values is not None:
             if kubeconfig is None or loopback:
                 raise typer.BadParameter("--chart-values wants --kubeconfig, and no --loopback")
-            chart_values.write_text(yaml.safe_dump(CHART_VALUES, sort_keys=False))
+            _write_values(chart_values)
             settings = replace(settings, programs=False, kinds=False, schedule=False, namespaces=True)
         raise typer.Exit(asyncio.run(_up(settings, Console(highlight=False), chart_values)))
 
@@ -106,6 +107,15 @@ def application(around: Surroundings) -> typer.Typer:
         raise typer.Exit(subprocess.run(line, check=False).returncode)
 
     return app
+
+
+def _write_values(path: Path) -> None:
+    try:
+        path.write_text(yaml.safe_dump(CHART_VALUES, sort_keys=False))
+    except OSError as error:
+        raise typer.BadParameter(
+            f"--chart-values: {path} cannot be written ({error.strerror}): name a file in a folder that is there"
+        ) from error
 
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:

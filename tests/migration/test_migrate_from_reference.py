@@ -45,6 +45,32 @@ def test_standard_input_goes_through(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().out == NEW
 
 
+@pytest.mark.parametrize("text", ["", "hello\n", "- a\n", "# nothing but a remark\n---\n"])
+def test_what_holds_no_object_is_not_told_to_be_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert main([*COMMAND, "-f", str(tmp_path / "a.yaml")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (
+        said.err == f"podidctl: {tmp_path}/a.yaml holds no object of Kubernetes: name manifests, or folders of them\n"
+    )
+
+
+def test_objects_of_other_kinds_alone_are_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
+    assert main([*COMMAND, "-f", str(tmp_path)]) == 0
+
+
+def test_values_that_are_nested_too_deep_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.yaml").write_text("[" * 5000)
+    assert main([*COMMAND, "--values", str(tmp_path / "v.yaml")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "v.yaml is nested too deep to be helm's values: name the file that holds them\n"
+    )
+
+
 def test_a_report_of_files_asks_to_rewrite_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(OLD)
     assert main([*COMMAND, "-f", str(tmp_path / "a.yaml"), "-o", "json"]) == 3
