@@ -1,5 +1,6 @@
 """The way to the cluster that a command asks about: as for `podidctl plan`, with the same advice where it fails."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from podidentity.kube.errors import AccessError, ApiError
 from podidentity.version import VERSION
 
 KUBECONFIG_HELP = "A kubeconfig; without it KUBECONFIG, the pod's service account, or kubectl's own."
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
+"""What pods and namespaces can be called: an empty name would ask for the list of all."""
 CLOUDCONFIG_HELP = "azure.json: ask Azure too. Without it Azure is not asked."
 
 
@@ -54,11 +57,13 @@ async def reach(found: Settings) -> AsyncIterator[Client]:
 
 def named(name: str, namespace: str, usual: str) -> tuple[str, str]:
     """Namespace and name out of `NS/NAME`, or `NAME` with *namespace* or else *usual*. Raises typer.BadParameter."""
-    before, slash, after = name.partition("/")
+    before, slash, after = name.rpartition("/")
+    if not all(map(NAME.fullmatch, (before, after) if slash else (after,))):
+        raise typer.BadParameter(f"{name!a} is no pod's name; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
+    if namespace and not NAME.fullmatch(namespace):
+        raise typer.BadParameter(f"-n {namespace!a} is no namespace's name; see kubectl get namespaces")
     if not slash:
         return namespace or usual, name
-    if not before or not after or "/" in after:
-        raise typer.BadParameter(f"{name!r} is no pod's name; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
     if namespace not in {"", before}:
         raise typer.BadParameter(f"{name!r} and -n {namespace} name two namespaces; leave one out")
     return before, after
