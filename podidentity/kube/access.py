@@ -1,7 +1,7 @@
 """Where the API server is and who we are to it: from a kubeconfig, or from what Kubernetes mounts into a pod.
 
 Inside a pod the three facts are read here. A kubeconfig is read by the `kubernetes` package, which costs 20 MiB, in a
-process of its own (`podidentity.kube.kubeconfig`).
+process of its own (`podidentity.kube.kubeconfig`). The package is an extra, and no image has it.
 """
 
 import asyncio
@@ -238,8 +238,8 @@ async def _told(path: str) -> _Told:
         told = msgspec.json.decode(said, type=_Told)
     except msgspec.DecodeError:
         raise AccessError(
-            f"the program that reads the kubeconfig {path} failed (exit code {process.returncode}): see what it said, "
-            "and whether the package kubernetes is installed"
+            f"the program that reads the kubeconfig {path} failed (exit code {process.returncode}): "
+            "see what it said before this line"
         ) from None
     if told.problem:
         raise AccessError(told.problem)

@@ -33,7 +33,14 @@ def told(path: str) -> dict[str, Any]:
 
     The package leaves inlined certificates in files that go with this process, so their content is told.
     """
-    from kubernetes.aio import config  # noqa: PLC0415  # half a second that a missing kubeconfig need not take
+    try:
+        from kubernetes.aio import config  # noqa: PLC0415  # half a second that a missing kubeconfig need not take
+    except ImportError as error:
+        return {
+            "problem": f"cannot read the kubeconfig {path} without the package kubernetes ({error}): "
+            "pip install 'aad-pod-identity[kubeconfig]', or leave out --kubeconfig and KUBECONFIG in a cluster, where "
+            "the service account is enough; for that reason no image has this package"
+        }
 
     load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
     found = Found()
@@ -67,10 +74,13 @@ def _content(path: str | None) -> str | None:
 
 def main(path: str) -> None:
     """Say it."""
-    if any(Path(part).expanduser().exists() for part in path.split(":") if part):
-        answer = told(path)
+    try:
+        there = any(Path(part).expanduser().exists() for part in path.split(":") if part)
+    except OSError as error:  # a folder of somebody else's
+        answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or name another one"}
     else:
-        answer = {"problem": f"there is no kubeconfig at {path}: correct --kubeconfig or KUBECONFIG"}
+        missing = {"problem": f"there is no kubeconfig at {path}: correct --kubeconfig or KUBECONFIG"}
+        answer = told(path) if there else missing
     json.dump(answer, sys.stdout)
 
 

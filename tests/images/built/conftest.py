@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 PROGRAMS = ("nmi", "mic", "demo")
 
 # A container in short: a mount namespace in which the image's files are the root and can only be read, with the
-# machine's /proc, /dev and /tmp. The sandbox's files are under /tmp.
+# machine's /proc, /dev and /tmp. The sandbox's files are under /tmp. The folder that the variable SERVICE_ACCOUNT names
+# is where Kubernetes mounts a pod's service account.
 ENTER = """
 set -e
 mount --bind "$1" "$1"
@@ -25,6 +26,10 @@ mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount --bind /tmp "$1/tmp"
 mount -t tmpfs tmpfs "$1/run"
+if [ -n "$SERVICE_ACCOUNT" ]; then
+    mkdir -p "$1/run/secrets/kubernetes.io/serviceaccount"
+    mount --bind "$SERVICE_ACCOUNT" "$1/run/secrets/kubernetes.io/serviceaccount"
+fi
 exec /usr/sbin/chroot --userspec="$2" "$1" "$0" "${@:3}"
 """
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from podidctl.sandbox import cloud, launching
 from podidctl.sandbox.cloud import Sandbox, Settings
 from podidctl.sandbox.demo import Demo
+from podidctl.sandbox.kubeapi import KubeApi
+from podidctl.sandbox.serving import free_ports
 from podidentity.version import VERSION
 from tests.images.built.conftest import Image
 
@@ -36,6 +39,27 @@ def test_a_wrong_flag_is_a_usage_error(image: Image) -> None:
     assert "--subscriptionid" in done.stderr if image.name == "demo" else "no-such-flag" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["nmi", "--node=n", "--redirect=none"], ["mic"]], ids=["nmi", "mic"])
+def test_a_kubeconfig_is_refused_with_what_to_do(arguments: list[str]) -> None:
+    config = "/etc/os-release"  # any file that each image has
+    name, *flags = arguments
+    image = Image(name)
+    azure = {"CLOUD": "AzurePublicCloud", "TENANT_ID": "t", "USE_MSI": "true", "SUBSCRIPTION_ID": "s"}
+    probe_port, metrics_port = free_ports(2)
+    ports = [f"--http-probe-port={probe_port}", f"--prometheus-port={metrics_port}"]
+    done = subprocess.run(
+        image.command(*flags, *ports, f"--kubeconfig={config}"),
+        env={**image.environment, "MIC_POD_NAMESPACE": "default", **azure},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{name}: cannot read the kubeconfig {config} without the package kubernetes" in done.stderr
+    assert "pip install 'aad-pod-identity[kubeconfig]'" in done.stderr
+
+
 @pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("demo", "65532")])
 def test_it_runs_as_the_images_user_and_cannot_write(name: str, user: str) -> None:
     image = Image(name)
@@ -51,6 +75,18 @@ def root_of(pid: int) -> Path:
     return Path(f"/proc/{pid}/root").readlink()
 
 
+def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[str]:
+    """The *command* as a pod's: it finds the API server by its environment, and a service account in *folder*."""
+    assert api is not None
+    folder.mkdir(exist_ok=True)
+    for name, content in (("token", api.token), ("ca.crt", api.ca_pem), ("namespace", "default")):
+        (folder / name).write_text(content)
+    where = urlsplit(api.server)
+    told = {"KUBERNETES_SERVICE_HOST": where.hostname, "KUBERNETES_SERVICE_PORT": where.port, "SERVICE_ACCOUNT": folder}
+    words = [word for word in command if not word.startswith("--kubeconfig=")]
+    return ["env", *(f"{name}={value}" for name, value in told.items()), *words]
+
+
 @pytest.mark.timeout(120)
 async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox(Settings(namespaces=True, environment=os.environ))
@@ -63,7 +99,8 @@ async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monk
             sandbox.files.certificates.chmod(0o644)
             return Image("demo").command(*arguments)
         # MIC reads azure.json, which is root's on a node as here: the pod's security context says so there.
-        return Image(module).command(*arguments, user="0:0")
+        command = Image(module).command(*arguments, user="0:0")
+        return in_cluster(sandbox.cluster.api, sandbox.folder / "serviceaccount", command)
 
     monkeypatch.setattr(cloud, "python", out_of_images)
     monkeypatch.setattr(launching, "python", out_of_images)

@@ -201,6 +201,11 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
         await from_kubeconfig(str(tmp_path / "none"))
 
 
+async def test_a_kubeconfig_that_cannot_even_be_looked_for_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match=r"cannot use the kubeconfig .* \(File name too long\): correct it"):
+        await from_kubeconfig(str(tmp_path / ("x" * 300)))
+
+
 async def test_nothing_at_all_says_what_to_give() -> None:
     with pytest.raises(AccessError, match="name a kubeconfig with --kubeconfig or KUBECONFIG"):
         await find("", {})
