@@ -1,4 +1,4 @@
-"""Writes images' bills of materials, CycloneDX JSON: their Python and their Debian packages. Run by the Dockerfile.
+"""Writes images' bills of materials, CycloneDX JSON: Python, its packages and Debian's. Run by the Dockerfile.
 
 usage: bill_of_materials.py PROGRAM...
 
@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,23 @@ def debian_packages(root: Path) -> Iterator[dict[str, Any]]:
             yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
+def python_of_the_base(root: Path) -> Iterator[dict[str, Any]]:
+    """The base's Python and what is installed for it, where it is none of Debian's packages, each as a component."""
+    lines = (root / "opt/podidentity/pyvenv.cfg").read_text().splitlines()
+    settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
+    home = Path(settings["home"]).relative_to("/")
+    if home == Path("usr/bin"):
+        return
+    purl = f"pkg:generic/python@{settings['version']}"
+    yield {"type": "platform", "bom-ref": purl, "name": "python", "version": settings["version"], "purl": purl}
+    for site in (root / home.parent / "lib").glob("python3*/site-packages"):
+        for each in metadata.distributions(path=[str(site)]):
+            name, version = each.metadata["Name"], each.version
+            purl = f"pkg:pypi/{name.lower()}@{quote(version, '')}"
+            # The program may have the same package in its own environment, so this is not to be its reference.
+            yield {"type": "library", "bom-ref": f"base-{purl}", "name": name, "version": version, "purl": purl}
+
+
 def bill(program: str) -> dict[str, Any]:
     """The bill of the image of *program*. Raises CalledProcessError."""
     root = IMAGES / program
@@ -45,7 +63,8 @@ def bill(program: str) -> dict[str, Any]:
     image = {"type": "container", "bom-ref": f"image-{program}", "name": f"aad-pod-identity/{program}"}
     document["metadata"]["component"] = {**image, "version": version}
     document["components"] = sorted(
-        [*document["components"], *debian_packages(root)], key=lambda each: (each["name"], each["bom-ref"])
+        [*document["components"], *python_of_the_base(root), *debian_packages(root)],
+        key=lambda each: (each["name"], each["bom-ref"]),
     )
     return document
 

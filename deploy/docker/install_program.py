@@ -77,6 +77,7 @@ def main() -> None:
     take_out(site, program)
     for script in (TARGET / "bin").glob("[Aa]ctivate*"):
         script.unlink()
+    (TARGET / ".gitignore").unlink(missing_ok=True)  # venv's, from Python 3.13 on
     compiled = [str(python), "-m", "compileall", "-q", "-f", "--invalidation-mode=unchecked-hash", str(site)]
     subprocess.run(compiled, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
     moment = int(os.environ.get("SOURCE_DATE_EPOCH") or "0")

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from deploy.docker.bill_of_materials import debian_packages
+import pytest
+
+from deploy.docker.bill_of_materials import debian_packages, python_of_the_base
 
 STATUS = """Package: libc6
 Status: install ok installed
@@ -32,3 +34,21 @@ def test_installed_packages_are_named_by_their_package_urls(tmp_path: Path) -> N
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64&distro=debian-12",
         "pkg:deb/debian/tzdata@1%3A2025b-0?arch=all&distro=debian-12",
     ]
+
+
+@pytest.mark.parametrize(
+    ("home", "purls"),
+    [("/usr/bin", []), ("/usr/local/bin", ["pkg:generic/python@3.13.9", "pkg:pypi/pip@25.3"])],
+)
+def test_a_python_that_is_no_debian_package_is_named_with_its_own_packages(
+    tmp_path: Path, home: str, purls: list[str]
+) -> None:
+    (tmp_path / "opt/podidentity").mkdir(parents=True)
+    lines = f"home = {home}\ninclude-system-site-packages = false\nversion = 3.13.9\n"
+    (tmp_path / "opt/podidentity/pyvenv.cfg").write_text(lines)
+    pip = (tmp_path / home.lstrip("/")).parent / "lib/python3.13/site-packages/pip-25.3.dist-info"
+    pip.mkdir(parents=True)
+    (pip / "METADATA").write_text("Metadata-Version: 2.1\nName: pip\nVersion: 25.3\n")
+    components = list(python_of_the_base(tmp_path))
+    assert [each["purl"] for each in components] == purls
+    assert len({each["bom-ref"] for each in components}) == len(components)

@@ -4,7 +4,9 @@ import fnmatch
 import os
 import re
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_stage_stands_on_the_base_or_on_another_stage() -> None:
     outside = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert outside == {"${BASE}", "scratch"}
-    assert {STAGES[image].base for image in IMAGES} == {"${BASE}"}
+    assert {STAGES[image].base for image in IMAGES} == {"runtime"}
+    assert STAGES["runtime"].base == "${BASE}"
+    assert not STAGES["runtime"].of("COPY")
 
 
 def test_the_base_has_to_be_named() -> None:
@@ -72,8 +76,27 @@ def test_an_image_gets_the_files_of_its_own_program_and_nothing_else(image: str)
 def test_only_nmi_installs_debian_packages() -> None:
     assert not STAGES["mic"].of("RUN")
     assert not STAGES["demo"].of("RUN")
+    (base,) = STAGES["runtime"].of("RUN")
+    assert "apt" not in base
     (run,) = STAGES["nmi"].of("RUN")
     assert "--no-install-recommends iptables conntrack " in run
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_base_without_bytecode_of_the_standard_library_gets_it(there: bool, tmp_path: Path) -> None:
+    package = tmp_path / "asyncio"
+    package.mkdir()
+    (package / "tasks.py").write_text("x = 1\n")
+    cache = package / "__pycache__"
+    cache.mkdir()
+    if there:
+        (cache / "runners.cpython-311.pyc").touch()
+    program = tmp_path / "python3"  # says that this is the standard library, and else is the real one
+    program.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {sys.executable} "$@"\necho {tmp_path}\n')
+    program.chmod(0o755)
+    (run,) = STAGES["runtime"].of("RUN")
+    subprocess.run(["sh", "-ec", run], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert {each.name.partition(".")[0] for each in cache.iterdir()} == ({"runners"} if there else {"tasks"})
 
 
 def pips(stage: Stage) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from deploy.docker.bill_of_materials import debian_packages
+from deploy.docker.bill_of_materials import debian_packages, python_of_the_base
 from deploy.docker.install_program import COMMANDS, PACKAGES
 from tests.images.built.conftest import ROOT, Image
 
@@ -74,9 +74,10 @@ def test_the_bill_names_everything_that_is_installed_and_nothing_else(image: Ima
     listed = {(each["name"], each["version"]) for each in image.bill["components"]}
     python = {(str(canonicalize_name(name)), version) for name, version in listed}
     debian = {(each["name"], each["version"]) for each in debian_packages(image.root)}
+    of_the_base = list(python_of_the_base(image.root))
     assert installed(image) <= python
     assert debian <= listed
-    assert len(listed) == len(installed(image)) + len(debian)
+    assert len(listed) == len(installed(image)) + len(debian) + len(of_the_base)
 
 
 def test_the_image_says_what_it_is(image: Image) -> None:
