@@ -25,6 +25,7 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentityBinding,
     AzureIdentitySpec,
+    IdentityType,
     Pod,
     SecretReference,
     nodename_label,
@@ -33,10 +34,6 @@ from podidentity.resources import (
 DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
 """Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
 place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
-
-USER_ASSIGNED: Final = 0
-SERVICE_PRINCIPAL: Final = 1
-SERVICE_PRINCIPAL_CERTIFICATE: Final = 2
 
 Record: TypeAlias = Literal["mic", "foreign", ""]
 """Who put the identity on the host, or empty: not decided yet."""
@@ -107,7 +104,7 @@ class Held:
     def identity_id(self) -> UserAssignedIdentity | None:
         """What it put, or has yet to put, on its host; None for service principals and malformed ids."""
         spec = self.object.spec.azure_identity_ref.spec
-        return parse_user_assigned(spec.resource_id) if spec.type == USER_ASSIGNED else None
+        return parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
 
     @property
     def node(self) -> str:
@@ -161,9 +158,9 @@ def write_debts(debts: Iterable[Debt]) -> str:
 def misconfigured(identity: AzureIdentity) -> str:
     """Why no pod can have this identity, as a sentence for the person who wrote it, or an empty string."""
     spec = identity.spec
-    if spec.type not in {USER_ASSIGNED, SERVICE_PRINCIPAL, SERVICE_PRINCIPAL_CERTIFICATE}:
-        return f"spec.type {spec.type} is not 0, 1 or 2, so this identity is ignored"
-    if spec.type == USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
+    if spec.type not in set(IdentityType):
+        return f"spec.type {spec.type} is not 0, 1, 2 or 3, so this identity is ignored"
+    if spec.type == IdentityType.USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
         return (
             f"spec.resourceID {spec.resource_id[:256]!r} is not of the form /subscriptions/<subscription>/"
             "resourcegroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>, "
@@ -196,7 +193,7 @@ def wants_of(
         if namespaced and pod.metadata.namespace != binding.metadata.namespace:
             continue
         spec = identity.spec
-        identity_id = parse_user_assigned(spec.resource_id) if spec.type == USER_ASSIGNED else None
+        identity_id = parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
         want = Want(pod, binding, identity, identity_id, namespaced)
         wants.setdefault(want.claim, want)
     return wants

@@ -34,20 +34,20 @@ from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
 from nmi.settings import Settings
 from nmi.tokens.broker import Broker
-from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import new_session, proxy_by
-from nmi.tokens.user_assigned import TYPE, UserAssignedSource
+from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
+from podidentity.resources import IdentityType
 from podidentity.telemetry import logs
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import HttpEndpoints, PortInUse
@@ -268,7 +268,11 @@ class App:
             observe=measures.observe_aad,
         )
         broker = Broker(
-            {TYPE: UserAssignedSource(imds), SECRET_TYPE: principals, CERTIFICATE_TYPE: principals},
+            {
+                IdentityType.USER_ASSIGNED: UserAssignedSource(imds),
+                IdentityType.SECRET: principals,
+                IdentityType.CERTIFICATE: principals,
+            },
             governor,
             measures,
             caching=settings.token_cache,

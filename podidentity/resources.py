@@ -6,6 +6,7 @@ spell their fields `ClientID`, `clientid`, …: `fold` reads every such spelling
 """
 
 from collections.abc import Mapping
+from enum import IntEnum
 from functools import cache
 from hashlib import sha256
 from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
@@ -26,6 +27,19 @@ LABEL_VALUE_MAX: Final = 63
 CREATED: Final = "Created"
 ASSIGNED: Final = "Assigned"
 UNASSIGNED: Final = "Unassigned"
+
+
+class IdentityType(IntEnum):
+    """What an AzureIdentity is; its `type` may be any other number too, which nobody serves."""
+
+    USER_ASSIGNED = 0
+    """A managed identity on the pod's VM or scale set."""
+    SECRET = 1
+    """A service principal that proves itself with a secret."""
+    CERTIFICATE = 2
+    """A service principal that proves itself with a certificate."""
+    FEDERATED = 3
+    """A managed identity, or an application, that trusts the pod's own service account."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -96,6 +110,7 @@ class ContainerStatus(Wire, frozen=True):
 
 class PodSpec(Wire, frozen=True):
     node_name: str = ""
+    service_account_name: str = ""
     host_network: bool = False
 
 
@@ -174,8 +189,9 @@ class AzureIdentity(Custom, frozen=True):
 
     @property
     def namespaced(self) -> bool:
-        """Whether this identity serves its own namespace only, by its annotation."""
-        return self.metadata.annotation(BEHAVIOR_ANNOTATION).lower() == "namespaced"
+        """Whether this identity serves its own namespace only, by its annotation or, if federated, in any case."""
+        annotated = self.metadata.annotation(BEHAVIOR_ANNOTATION).lower() == "namespaced"
+        return annotated or self.spec.type == IdentityType.FEDERATED
 
 
 class AzureIdentityBindingSpec(Spec, frozen=True):

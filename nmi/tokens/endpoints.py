@@ -14,11 +14,6 @@ from podidentity.azure.clouds import Cloud, Endpoint, known_sign_in_hosts, parse
 from podidentity.flags import quoted
 from podidentity.resources import AzureIdentity
 
-SECRET_TYPE: Final = 1
-"""A service principal that proves itself with a secret."""
-CERTIFICATE_TYPE: Final = 2
-"""A service principal that proves itself with a certificate."""
-
 AUXILIARY_MAX: Final = 8
 """Resource Manager, for which there are further tenants at all, takes tokens of three."""
 

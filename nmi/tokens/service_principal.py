@@ -16,7 +16,7 @@ import aiohttp
 
 from nmi.tokens.certificate import Signer
 from nmi.tokens.claims import claims_of
-from nmi.tokens.endpoints import CERTIFICATE_TYPE, Application, SignInPolicy
+from nmi.tokens.endpoints import Application, SignInPolicy
 from nmi.tokens.entra_loader import Loader
 from nmi.tokens.places import Places
 from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
@@ -32,7 +32,7 @@ from nmi.tokens.sign_in import (
 from nmi.tokens.source import Granted, PolicyError, Slot
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 
 if TYPE_CHECKING:
     from nmi.tokens.entra import Entra
@@ -148,7 +148,7 @@ class ServicePrincipalSource:
     async def _proof(self, application: Application) -> ClientSecret | KeyStore:
         """What is in the Secret now. Takes a place too: a flood of fetches must leave others the API server."""
         async with self._places.one(application.namespace):
-            if application.type == CERTIFICATE_TYPE:
+            if application.type == IdentityType.CERTIFICATE:
                 return await self._secrets.key_store(application)
             return await self._secrets.client_secret(application)
 

@@ -9,8 +9,6 @@ from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity
 
-TYPE: Final = 0
-
 CLIENT_ID_MAX: Final = 256
 RESOURCE_ID_MAX: Final = 2048
 """Characters. A client id has 36 and an ARM id a few hundred; an AzureIdentity may hold a megabyte of anything."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from mic.azure.identities import HostIdentities
-from mic.claims import USER_ASSIGNED
 from nmi.identity.standard import project
 from podidctl.explain.assigned import serves
 from podidctl.explain.shapes import Link, State, linked
@@ -13,7 +12,7 @@ from podidctl.inquiry.facts import Facts, Unread
 from podidctl.inquiry.verdict import is_managed, watched
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
-from podidentity.resources import AzureIdentity, Node, Pod
+from podidentity.resources import AzureIdentity, IdentityType, Node, Pod
 
 
 def on_azure(facts: Facts, pod: Pod) -> Iterator[Link]:
@@ -39,7 +38,7 @@ def _wanted(facts: Facts, pod: Pod) -> dict[str, UserAssignedIdentity]:
             for each in facts.assigned
             if watched(facts, pod, each) and serves(facts, pod, project(each))
         ]
-    ids = (parse_user_assigned(each.spec.resource_id) for each in found if each.spec.type == USER_ASSIGNED)
+    ids = (parse_user_assigned(each.spec.resource_id) for each in found if each.spec.type == IdentityType.USER_ASSIGNED)
     return {each.key: each for each in ids if each is not None}
 
 
@@ -47,7 +46,7 @@ def missing_on_azure(facts: Facts, identity: AzureIdentity) -> str:
     """Why IMDS has no token of *identity* on the pod's node; empty where it has, or that is not known."""
     node, attached = facts.node, parse_user_assigned(identity.spec.resource_id)
     host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
-    if identity.spec.type != USER_ASSIGNED or attached is None or host is None:
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(facts, host, attached)
     return link.says if link.state is State.BROKEN else ""

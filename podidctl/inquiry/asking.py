@@ -1,5 +1,6 @@
 """Whom NMI asks for a token of an identity that a pod may have, or what keeps it from asking anybody. Pure."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
@@ -7,18 +8,17 @@ from nmi.policies import sign_in_policy
 from nmi.refusal import Reason, Refusal
 from nmi.settings import Settings
 from nmi.tokens import user_assigned
-from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE
 from nmi.tokens.source import PolicyError
 from podidctl.inquiry.facts import Rules
 from podidentity.azure.errors import AzureError
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 
-TYPES: Final = {
-    user_assigned.TYPE: "user-assigned identity",
-    SECRET_TYPE: "service principal with a secret",
-    CERTIFICATE_TYPE: "service principal with a certificate",
+TYPES: Final[Mapping[int, str]] = {
+    IdentityType.USER_ASSIGNED: "user-assigned identity",
+    IdentityType.SECRET: "service principal with a secret",
+    IdentityType.CERTIFICATE: "service principal with a certificate",
 }
-PRINCIPALS: Final = frozenset({SECRET_TYPE, CERTIFICATE_TYPE})
+PRINCIPALS: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 
 
 def asked(settings: Settings, identity: AzureIdentity, resource: str) -> str | Refusal:
@@ -41,13 +41,13 @@ def may_allow_more(rules: Rules, identity: AzureIdentity) -> str:
 def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
     """Empty for a type that NMI does not know. Raises what keeps NMI from asking: PolicyError, AzureError."""
     match identity.spec.type:
-        case user_assigned.TYPE:
+        case IdentityType.USER_ASSIGNED:
             user_assigned.check(identity)
             client_id, _ = user_assigned.ids(identity)
             return f"IMDS of the node, by {'client id' if client_id else 'resource id'}"
         case type_ if type_ in PRINCIPALS:
             application = sign_in_policy(settings).application(identity)
-            proof = "certificate" if type_ == CERTIFICATE_TYPE else "secret"
+            proof = "certificate" if type_ == IdentityType.CERTIFICATE else "secret"
             tenants = ", ".join(application.tenants)
             return (
                 f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "

@@ -10,7 +10,7 @@ import msgspec
 
 from mic.claims import misconfigured
 from mic.spellings import respelled
-from nmi.tokens.endpoints import CERTIFICATE_TYPE, SECRET_TYPE, SignInPolicy
+from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.migration.spelling import told
 from podidentity.azure.clouds import of_environment
@@ -22,6 +22,7 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
+    IdentityType,
     Kind,
     Pod,
 )
@@ -170,7 +171,7 @@ def _identities(read: _Read) -> Iterator[Finding]:
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
         if why := misconfigured(identity):
             yield Finding(Level.MEND, about, why, "correct it; the reference does not assign it either")
-        elif identity.spec.type in {SECRET_TYPE, CERTIFICATE_TYPE}:
+        elif identity.spec.type in {IdentityType.SECRET, IdentityType.CERTIFICATE}:
             try:
                 policy.application(identity)
             except PolicyError as error:

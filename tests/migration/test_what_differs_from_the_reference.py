@@ -52,7 +52,7 @@ def test_definitions_that_drop_old_spellings_are_told() -> None:
     ("spec", "level", "what"),
     [
         ({"resourceID": "/subscriptions/x"}, Level.MEND, "is not of the form"),
-        ({"type": 7}, Level.MEND, "is not 0, 1 or 2"),
+        ({"type": 7}, Level.MEND, "is not 0, 1, 2 or 3"),
         ({"clientID": " "}, Level.LOOK, "has no clientID"),
         (
             {"type": 1, "tenantID": "t", "clientPassword": {"name": "n", "namespace": "other"}},
