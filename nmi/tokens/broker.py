@@ -28,7 +28,7 @@ from nmi.tokens.cache import (
 from nmi.tokens.flight import Flight
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import Granted, TokenKey, TokenSource, key_of
+from nmi.tokens.source import Granted, TokenKey, TokenSource, Workload, key_of
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import AzureIdentity
@@ -66,6 +66,7 @@ class Ask(NamedTuple):
     identity: AzureIdentity
     resource: str
     xms_cc: str
+    workload: Workload | None
 
 
 class Broker:
@@ -122,11 +123,12 @@ class Broker:
     def supports(self, identity: AzureIdentity) -> bool:
         return identity.spec.type in self._sources
 
-    def key_of(self, identity: AzureIdentity, resource: str, xms_cc: str) -> TokenKey:
-        """Under what a token of *identity* is kept at this moment."""
+    def key_of(self, identity: AzureIdentity, resource: str, xms_cc: str, workload: Workload | None = None) -> TokenKey:
+        """Under what a token of *identity* for *workload* is kept at this moment."""
         source = self._sources.get(identity.spec.type)
-        key = key_of(identity, resource, xms_cc, source.credential(identity) if source is not None else "")
-        return self._tokens.known(key)
+        credential = source.credential(identity) if source is not None else ""
+        pod = workload.uid if source is not None and source.per_pod and workload is not None else ""
+        return self._tokens.known(key_of(identity, resource, xms_cc, credential, pod))
 
     async def token(
         self,
@@ -135,8 +137,12 @@ class Broker:
         starter: str,
         usable_since: float = float("-inf"),
         within: float = float("inf"),
+        *,
+        workload: Workload | None = None,
     ) -> CachedToken:
         """A token of *identity* for *request*; *starter* is the pod that pays for the call, if one is made.
+
+        *workload* is that pod too, for sources that are `per_pod`.
 
         *usable_since*, by this broker's clock, is when the identity became usable for the pod: what was refused before
         does not count, and for a while after it IMDS's "Identity not found" is tried again. *within*: the seconds that
@@ -148,8 +154,8 @@ class Broker:
         if source is None:
             raise UnsupportedTypeError
         source.check(identity)
-        key = self.key_of(identity, request.resource, request.xms_cc)
-        ask = Ask(key, request.fetch_anew, identity, request.resource, request.xms_cc)
+        key = self.key_of(identity, request.resource, request.xms_cc, workload)
+        ask = Ask(key, request.fetch_anew, identity, request.resource, request.xms_cc, workload if key.pod else None)
         cached: CachedToken | None = None
         if self._caching and not request.fetch_anew:
             now = self._clock()
@@ -205,6 +211,16 @@ class Broker:
                 raise
             self._measures.stale_served += 1
             return cached
+
+    def forget_pod(self, uid: str) -> None:
+        """The pod is gone: so is every token that was its alone, and no fetch goes on for it."""
+        for key in self._tokens.of_pod(uid):
+            self._tokens.forget(key)
+            self._forget_timer(key)
+        for place, flight in list(self._flights.items()):
+            if place[0].pod == uid:
+                flight.task.cancel()
+                del self._flights[place]
 
     async def aclose(self) -> None:
         """End every flight and timer, and wait until they have ended. Idempotent."""
@@ -295,6 +311,8 @@ class Broker:
                 within=self._fetch_seconds,
                 lag_seconds=lag,
                 slot=flight.slot,
+                met=flight.met,
+                workload=ask.workload,
             )
             # A Secret that has changed gives its tokens another key; those of the old version go with the keeping.
             ask = ask._replace(key=ask.key._replace(credential=granted.credential))

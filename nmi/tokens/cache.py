@@ -143,6 +143,10 @@ class TokenCache:
                 return cached
         return None
 
+    def of_pod(self, uid: str) -> list[TokenKey]:
+        """The keys of the tokens that are this pod's alone."""
+        return [key for keys in self._keys.values() for key in keys if key.pod == uid] if uid else []
+
     def soonest_expiry(self, now: float, asked_since_ns: int) -> float:
         """Seconds left to the token in use which expires first, at least 0; infinitely many where none is in use.
 

@@ -1,8 +1,8 @@
 """azure-identity, for the node: the one module that imports it (see `nmi.tokens.entra_loader`).
 
 One call is one try: a new credential on the shared transport, asked once and closed, so that no token out of a
-library's cache can be taken for another identity's. The pipeline is ours: no retries (`nmi.tokens.service_principal`
-has them), no log of requests, nothing read from the environment, no redirect followed.
+library's cache can be taken for another identity's. The pipeline is ours: no retries (`nmi.tokens.sign_ins` has
+them), no log of requests, nothing read from the environment, no redirect followed.
 """
 
 import asyncio

@@ -79,6 +79,10 @@ class Flight:
             return Unreachable("no answer in the time that the request had left", code="timeout")
         return self._last_error.again()
 
+    def met(self, error: AzureError) -> None:
+        """The fetch has met *error* and will be tried again: what a waiter is told whose time is over before that."""
+        self._last_error = error.again()
+
     async def wait(self, pod_key: str, dropped: Callable[["Flight"], None]) -> CachedToken:
         """The flight's result, waited for on behalf of *pod_key*.
 
@@ -92,7 +96,7 @@ class Flight:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if self.task.cancelled() and current is not None and not current.cancelling():
-                raise Unreachable("the node daemon is shutting down", code="closing") from None
+                raise Unreachable("the fetch was ended: NMI stops, or the pod is gone", code="closing") from None
             raise
         finally:
             del self._waiters[waiter]

@@ -6,10 +6,29 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from nmi.tokens.token import Token
+from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity
 
 Slot = Callable[[], AbstractAsyncContextManager[object]]
 """Entered for each call to IMDS that the fetch makes; sources that do not call IMDS leave it alone."""
+
+
+Met = Callable[[AzureError], None]
+"""Told each failure that is about to be tried again, so that who can wait no longer hears of it."""
+
+
+def unheard(_error: AzureError) -> None:
+    """A Met that nobody listens to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The pod that a token is asked for, where its identity depends on that: what it proves itself by is its own."""
+
+    namespace: str
+    pod: str
+    uid: str
+    service_account: str
 
 
 class PolicyError(Exception):
@@ -35,15 +54,17 @@ class TokenKey(NamedTuple):
     endpoint: str
     secret: str
     """The Secret's `namespace/name`: whoever names a client but not the Secret with its password gets nothing."""
+    pod: str
+    """The uid of the one pod that may have it; empty where all pods with the identity share it."""
     resource: str
     xms_cc: str
     credential: str = ""
-    """As TokenSource.credential: which version of that Secret. Empty for type 0."""
+    """As TokenSource.credential: which version of that Secret. Empty for types without one."""
 
     @property
     def identity(self) -> tuple[object, ...]:
         """The part that does not depend on the request."""
-        return self[:6]
+        return self[:7]
 
     @property
     def lasting(self) -> "TokenKey":
@@ -51,7 +72,7 @@ class TokenKey(NamedTuple):
         return self._replace(credential="") if self.credential else self
 
 
-def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str = "") -> TokenKey:
+def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str = "", pod: str = "") -> TokenKey:
     """The key under which a token of *identity* is kept. Azure compares ids case-insensitively, audiences exactly."""
     spec = identity.spec
     password = spec.client_password
@@ -63,6 +84,7 @@ def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str 
         " ".join((spec.tenant_id, *(spec.auxiliary_tenant_ids or ()))).lower(),
         spec.ad_endpoint.lower(),
         secret,
+        pod,
         resource,
         xms_cc,
         credential,
@@ -89,6 +111,9 @@ class Granted:
 class TokenSource(Protocol):
     """Fetches tokens of one type of identity, from nowhere but upstream."""
 
+    per_pod: bool
+    """Whether each pod has tokens of its own: what it proves itself by is its own, and they go with it."""
+
     def check(self, identity: AzureIdentity) -> None:
         """Raises PolicyError if no token of *identity* may be had on this node. Pure and cheap: asked every time."""
 
@@ -108,8 +133,12 @@ class TokenSource(Protocol):
         within: float,
         lag_seconds: float,
         slot: Slot,
+        met: Met = unheard,
+        workload: Workload | None = None,
     ) -> Granted:
         """A token, *within* so many seconds, retried as its endpoint's guidance has it.
+
+        *workload* is there where it is *per_pod*, and nobody else's business.
 
         For *lag_seconds* "no such identity" may be taken for an endpoint that has not heard of it yet. Raises
         AzureError, and CongestedError out of *slot*.

@@ -3,7 +3,7 @@
 from typing import Final
 
 from nmi.tokens.claims import claims_of
-from nmi.tokens.source import Granted, PolicyError, Slot
+from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
@@ -40,6 +40,8 @@ def ids(identity: AzureIdentity) -> tuple[str, str]:
 class UserAssignedSource:
     """Never asks without naming an identity: IMDS would answer with the VM's own."""
 
+    per_pod = False
+
     def __init__(self, imds: ImdsSource) -> None:
         self._imds = imds
 
@@ -61,6 +63,8 @@ class UserAssignedSource:
         within: float,
         lag_seconds: float,
         slot: Slot,
+        met: Met = unheard,  # noqa: ARG002  the slot hears of it
+        workload: Workload | None = None,  # noqa: ARG002  whose pod asks makes no difference
     ) -> Granted:
         """As TokenSource.fetch. An answer that names another client id than the one asked for is refused."""
         client_id, resource_id = ids(identity)

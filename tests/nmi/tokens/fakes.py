@@ -11,8 +11,9 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import Granted, PolicyError, Slot
+from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
 from nmi.tokens.token import Token
+from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.virtual_time import now
 
@@ -57,6 +58,11 @@ class FakeSource:
     retry: Callable[[], bool] = lambda: False
     """Whether a further call follows at once."""
 
+    per_pod: bool = False
+    workloads: list[Workload | None] = field(default_factory=list)
+    troubles: list[AzureError] = field(default_factory=list)
+    """What each fetch says it has met, before it goes on."""
+
     def __post_init__(self) -> None:
         self.gate.set()
 
@@ -77,8 +83,13 @@ class FakeSource:
         within: float,
         lag_seconds: float,
         slot: Slot,
+        met: Met = unheard,
+        workload: Workload | None = None,
     ) -> Granted:
         self.asked.append({"bypass_cache": bypass_cache, "lag_seconds": lag_seconds, "xms_cc": xms_cc})
+        self.workloads.append(workload)
+        for trouble in self.troubles:
+            met(trouble)
         self.version = version = self.stored_version
         while True:
             async with slot():

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.secrets import Secrets
-from nmi.tokens.service_principal import RETRY_DELAYS, ServicePrincipalSource
+from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, new_session, no_proxy
+from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
 from nmi.tokens.source import Granted
 from podidctl.sandbox.aad import Aad
 from podidctl.sandbox.certificates import LOOPBACK, Authority
@@ -140,17 +141,20 @@ class Bench:
         async def sleep(seconds: float) -> None:
             self.pauses.append(seconds)
 
-        return ServicePrincipalSource(
-            SignInPolicy(
-                self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
-            ),
-            Secrets(self.client, count_failure=self._count),
+        self.sign_ins = SignIns(
             session or self.session,
             proxy_for=self.proxy_for,
             attempt_seconds=self.attempt_seconds,
             retry_delays=retry_delays,
             observe=lambda _seconds, error: self.observed.append(error),
             sleep=sleep,
+        )
+        return ServicePrincipalSource(self.policy, Secrets(self.client, count_failure=self._count), self.sign_ins)
+
+    @property
+    def policy(self) -> SignInPolicy:
+        return SignInPolicy(
+            self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
         )
 
     def _count(self) -> None:

@@ -11,8 +11,8 @@ from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.places import Places
-from nmi.tokens.service_principal import OF_ONE_NAMESPACE
 from nmi.tokens.sign_in import InvalidClient
+from nmi.tokens.sign_ins import OF_ONE_NAMESPACE
 from nmi.tokens.source import PolicyError
 from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import SecretReference

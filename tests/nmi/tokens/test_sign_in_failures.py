@@ -257,7 +257,7 @@ async def test_a_fetch_given_up_leaves_nothing_open_and_the_next_one_works(
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-    assert len(bench.source._places) == 0
+    assert len(bench.sign_ins._places) == 0
     assert bench.observed == []
     assert (await bench.fetch(identity)).token.access_token
     assert not bench.session.closed

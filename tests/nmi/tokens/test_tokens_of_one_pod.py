@@ -1,0 +1,126 @@
+"""Tokens that are one pod's alone: kept apart, fetched apart, renewed for it, and gone with it."""
+
+import asyncio
+
+import pytest
+
+from nmi.tokens.cache import TOKENS_PER_IDENTITY
+from nmi.tokens.source import Workload
+from podidentity.azure.errors import Refused, Unreachable
+from tests.nmi.tokens.fakes import REQUEST, Bench, identity
+from tests.virtual_time import in_virtual_time, settle
+
+A = Workload("ns", "a", "uid-a", "builder")
+B = Workload("ns", "b", "uid-b", "builder")
+
+
+def bench_per_pod() -> Bench:
+    bench = Bench()
+    bench.source.per_pod = True
+    return bench
+
+
+async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
+    cached = await bench.broker.token(identity(), REQUEST, f"ns/{workload.pod}", within=within, workload=workload)
+    return cached.token.access_token
+
+
+@in_virtual_time
+async def test_each_pod_has_its_own() -> None:
+    bench = bench_per_pod()
+    assert [await token(bench, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
+    assert bench.source.workloads == [A, B]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_other_sources_share_theirs_and_learn_of_no_pod() -> None:
+    bench = Bench()
+    assert [await token(bench, each) for each in (A, B)] == ["token-1", "token-1"]
+    assert bench.source.workloads == [None]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_do_not() -> None:
+    bench = bench_per_pod()
+    bench.source.gate.clear()
+    asking = [asyncio.create_task(token(bench, each)) for each in (A, A, B)]
+    await settle()
+    bench.source.gate.set()
+    assert await asyncio.gather(*asking) == ["token-1", "token-1", "token-2"]
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_many_pods_with_one_identity_do_not_push_each_other_out() -> None:
+    bench = bench_per_pod()
+    pods = [Workload("ns", f"p{number}", f"uid-{number}", "builder") for number in range(TOKENS_PER_IDENTITY + 1)]
+    first = [await token(bench, each) for each in pods]
+    assert [await token(bench, each) for each in pods] == first
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_it_is_renewed_for_the_same_pod() -> None:
+    bench = bench_per_pod()
+    await token(bench, A)
+    await token(bench, A)
+    await asyncio.sleep(13 * 3600)
+    await settle()
+    assert bench.source.workloads == [A, A]
+    assert await token(bench, A) == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_it_goes_with_the_pod_and_is_not_renewed() -> None:
+    bench = bench_per_pod()
+    for each in (A, B, A, B):
+        await token(bench, each)
+    bench.broker.forget_pod("uid-a")
+    assert len(bench.broker._tokens) == len(bench.broker._timers) == 1
+    await asyncio.sleep(13 * 3600)
+    await settle()
+    assert bench.source.workloads == [A, B, B]
+    assert await token(bench, B) == "token-3"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_fetch_ends_with_its_pod_and_leaves_nothing() -> None:
+    bench = bench_per_pod()
+    bench.source.gate.clear()
+    gone, there = (asyncio.create_task(token(bench, each)) for each in (A, B))
+    await settle()
+    bench.broker.forget_pod("uid-a")
+    with pytest.raises(Unreachable):
+        await gone
+    bench.source.gate.set()
+    assert await there == "token-2"
+    assert len(bench.broker._tokens) == 1
+    assert not bench.broker._flights
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_forgetting_nobody_forgets_nothing() -> None:
+    bench = Bench()
+    await bench.token()
+    bench.broker.forget_pod("")
+    bench.broker.forget_pod("uid-x")
+    assert len(bench.broker._tokens) == 1
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_can_wait_no_longer_hears_what_the_fetch_has_met() -> None:
+    bench = bench_per_pod()
+    bench.source.gate.clear()
+    bench.source.troubles = [Refused("no such credential", status=401, code="AADSTS700213")]
+    with pytest.raises(Refused, match="no such credential"):
+        await token(bench, A, within=1.0)
+    bench.source.troubles = []
+    with pytest.raises(Unreachable):
+        await token(bench, B, within=1.0)
+    await bench.broker.aclose()
