@@ -33,13 +33,16 @@ from nmi.server.measures import Measures
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
 from nmi.settings import Settings
+from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import Broker
+from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import new_session, proxy_by
+from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource
 from podidentity.exits import StartError
@@ -260,18 +263,28 @@ class App:
         governor = Governor()
         self._stack.callback(governor.close)
         imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
-        principals = ServicePrincipalSource(
-            await asyncio.to_thread(sign_in_policy, settings),
-            Secrets(client, count_failure=identities.secret_not_read),
+        sign_ins = SignIns(
             await self._stack.enter_async_context(new_session(self._user_agent)),
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
+        )
+        may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
+        principals = ServicePrincipalSource(
+            may_sign_in,
+            Secrets(client, count_failure=identities.secret_not_read),
+            sign_ins,
         )
         broker = Broker(
             {
                 IdentityType.USER_ASSIGNED: UserAssignedSource(imds),
                 IdentityType.SECRET: principals,
                 IdentityType.CERTIFICATE: principals,
+                IdentityType.FEDERATED: FederatedSource(
+                    may_sign_in,
+                    Assertions(client, settings.federated_audience, count_failure=identities.secret_not_read),
+                    sign_ins,
+                    enabled=settings.federated_identities,
+                ),
             },
             governor,
             measures,
@@ -280,6 +293,9 @@ class App:
         )
         self._broker, self._governor = broker, governor
         self._stack.push_async_callback(broker.aclose)
+        feed.when_gone(lambda entry: broker.forget_pod(entry.uid))
+        if settings.federated_identities:
+            await sign_ins.load()  # where they are in use, no pod's first token is to wait for it
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, governor, policy)
         self._stack.callback(proxy.close)

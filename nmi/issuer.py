@@ -20,14 +20,17 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Limit, Reason, Refusal
+from nmi.tokens.assertions import NoAssertionError
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
 from nmi.tokens.cache import CachedToken
+from nmi.tokens.federated import UntrustedError
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.secrets import CredentialError
-from nmi.tokens.source import PolicyError
+from nmi.tokens.source import PolicyError, Workload
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
+from podidentity.telemetry.logs import redacted
 
 _UNKNOWN_ADDRESS: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
@@ -47,7 +50,8 @@ _LATE: Final = Refusal(
 UNSUPPORTED_TYPE: Final = Refusal(
     Reason.POLICY,
     "The type of this pod's AzureIdentity is not served by this node.",
-    "types are 0 (user-assigned identity), 1 (secret) and 2 (certificate): set spec.type of the AzureIdentity right",
+    "types are 0 (user-assigned identity), 1 (secret), 2 (certificate) and 3 (federated): set spec.type of the "
+    "AzureIdentity right",
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,
@@ -214,7 +218,7 @@ class Issuer:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
         fetched = await self._fetch(assigned, request, entry, self._left(asking))
         if isinstance(fetched, Refusal):
-            return replace(fetched, identity=_name_of(assigned))
+            return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, asking) else None
         if self._is_unchanged(entry, asking, generation):
             return self._issued(fetched, assigned, request, entry, certain=certain and bool(asking.peer))
         # What was fetched anew is in the cache by now; it need not be fetched twice.
@@ -264,7 +268,9 @@ class Issuer:
         if not self._broker.supports(assigned.identity):
             return UNSUPPORTED_TYPE
         try:
-            return await self._broker.token(assigned.identity, request, entry.key, assigned.usable_since, left)
+            return await self._broker.token(
+                assigned.identity, request, entry.key, assigned.usable_since, left, workload=_workload(entry)
+            )
         except PolicyError as error:
             return Refusal(Reason.POLICY, error.sentence, error.detail)
         except CongestedError as error:
@@ -279,7 +285,7 @@ class Issuer:
         self, fetched: CachedToken, assigned: Assigned, request: TokenRequest, entry: PodEntry, *, certain: bool
     ) -> Issued:
         """Nothing is awaited from the check of the generation to here, and from here to its admission."""
-        key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc).lasting
+        key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc, _workload(entry)).lasting
         if request.fetch_anew and self._broker.caching:
             # The ready answers of every pod that shares the identity hold the token that has just been replaced.
             for other in self._feed.entries():
@@ -310,6 +316,10 @@ def _name_of(assigned: Assigned) -> str:
     return f"{metadata.namespace}/{metadata.name}"
 
 
+def _workload(entry: PodEntry) -> Workload:
+    return Workload(entry.namespace, entry.name, entry.uid, entry.pod.spec.service_account_name)
+
+
 def _congested(error: CongestedError) -> Refusal:
     return Refusal(
         Reason.OVERLOADED,
@@ -329,6 +339,21 @@ def refusal_of(error: AzureError) -> Refusal:
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
     told = ", ".join(fact for fact in facts if fact)
     suffix = f" ({told})" if told else ""
+    if isinstance(error, UntrustedError):
+        trust = f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"Azure knows no federated credential of this identity for {trust}{suffix}.",
+            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
+            f"(az identity federated-credential create), and allow some minutes until it is known: {trust}",
+            correlation=error.correlation_id,
+        )
+    if isinstance(error, NoAssertionError):
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"This pod's service account cannot be proved to Azure, which was not asked{suffix}.",
+            error.message,
+        )
     if isinstance(error, CredentialError):
         return Refusal(
             Reason.UPSTREAM_REFUSED,

@@ -105,6 +105,10 @@ class Settings:
     """Further https endpoints to which the secrets of service principals may be sent."""
     allow_cross_namespace_secrets: bool = False
     """Let an AzureIdentity name a Secret of another namespace, as the reference does."""
+    federated_identities: bool = False
+    """Serve AzureIdentities of type 3, for which NMI asks the API server for tokens of pods' service accounts."""
+    federated_audience: str = "api://AzureADTokenExchange"
+    """The one audience of these tokens, as the federated credentials in Azure have it; other clouds have their own."""
     azure_environment_file: Path | None = None
     """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
     https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
@@ -251,6 +255,12 @@ class Settings:
                 parse_endpoint(endpoint) is not None,
                 f"--allowed-ad-endpoints has {quoted(endpoint)}; write it as https://host/",
             )
+        audience = self.federated_audience
+        _demand(
+            0 < len(audience) <= 253 and audience.isascii() and audience.isprintable() and " " not in audience,
+            f"--federated-audience is {quoted(audience)}; write it as the federated credentials in Azure have it, like "
+            f"api://AzureADTokenExchange",
+        )
         _demand(
             self.https_proxy == "" or _PROXY.fullmatch(self.https_proxy) is not None,
             # Without its value, which may hold a password.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION
+from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ _UNKNOWN_OBJECT_ID = Refusal(
 _OTHER_NAMESPACE = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity is assigned to this pod in its own namespace.",
-    "the bound identity serves its own namespace only (forceNamespaced or annotation): move the identity or the pod",
+    "the bound identity serves its own namespace only (forceNamespaced, annotation, type 3): move identity or pod",
 )
 
 
@@ -155,6 +155,9 @@ def _hold(request: TokenRequest, policy: Policy, allowed: list[Assigned], matchi
 
 
 def _may_serve(each: Assigned, pod: PodFacts, policy: Policy) -> bool:
+    if each.identity.spec.type == IdentityType.FEDERATED:
+        # Of all that names it: a stranger's object must not send this pod's own proof anywhere.
+        return each.home == pod.namespace
     everywhere = not policy.force_namespaced and not each.identity.namespaced
     return everywhere or each.identity.metadata.namespace == pod.namespace
 

@@ -99,6 +99,7 @@ class Feed:
         self._measures = measures
         self._node = node
         self._refuse_stale = refuse_stale
+        self._on_gone: Callable[[PodEntry], None] = lambda _entry: None
         self._reads = DoubtReads(client, clock)
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
@@ -119,6 +120,7 @@ class Feed:
             self._assignments.of,
             self._exemptions.why,
             lambda entry: self._by_name.arrived(entry.key),
+            self._has_gone,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
@@ -134,6 +136,10 @@ class Feed:
                 "exceptions_seen": lambda: self._exemptions.seen,
             },
         )
+
+    def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
+        """*tell* is called with each pod that is gone, when no request can find it any more."""
+        self._on_gone = tell
 
     # The life of the feed.
 
@@ -271,6 +277,9 @@ class Feed:
         return Standing(now, assigned, certain=False)
 
     # Behind them.
+
+    def _has_gone(self, entry: PodEntry) -> None:
+        self._on_gone(entry)
 
     def _reassign(self, namespace: str, name: str) -> None:
         self.roster.reassign(namespace, name)

@@ -159,6 +159,7 @@ def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: f
         status=ASSIGNED,
         deleting=any(deleting),
         pod_uid="",
+        home=binding.metadata.namespace if binding.metadata.namespace == identity.metadata.namespace else "",
         identity=trimmed(identity),
         usable_since=usable_since,
     )

@@ -25,12 +25,17 @@ class Roster:
         assigned: Callable[[PodFacts], tuple[Assigned, ...]],
         exempt: Callable[[Pod], str],
         entered: Callable[[PodEntry], None],
+        left: Callable[[PodEntry], None],
     ) -> None:
-        """*assigned* and *exempt* say what the watches have told of a pod; *entered* hears of each new entry."""
+        """*assigned* and *exempt* say what the watches have told of a pod.
+
+        *entered* hears of each new entry, and *left* of each that is gone.
+        """
         self._addresses = addresses
         self._assigned = assigned
         self._exempt = exempt
         self._entered = entered
+        self._left = left
         self._entries: dict[PodKey, PodEntry] = {}
         self._by_namespace: dict[str, dict[str, PodEntry]] = {}
 
@@ -103,3 +108,4 @@ class Roster:
                 del self._by_namespace[entry.namespace]
         entry.retire()
         self._addresses.release(entry.addresses, entry)
+        self._left(entry)

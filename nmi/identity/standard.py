@@ -36,6 +36,8 @@ class Assigned:
     deleting: bool
     pod_uid: str
     """The pod that it was made for, or empty where a MIC that does not say so made it."""
+    home: str
+    """The namespace that all of it is in: binding, identity and the object that joins them; empty if they differ."""
     identity: AzureIdentity
     """Name, namespace, the annotations that decide, and the spec; nothing else of its metadata."""
     usable_since: float = field(default=float("-inf"), compare=False)
@@ -54,13 +56,16 @@ class Assigned:
 
 def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> Assigned:
     """What of *assigned* a decision depends on."""
+    spec = assigned.spec
+    namespaces = {each.metadata.namespace for each in (assigned, spec.azure_identity_ref, spec.azure_binding_ref)}
     return Assigned(
-        binding=assigned.spec.azure_binding_ref.metadata.name,
-        selector=assigned.spec.azure_binding_ref.spec.selector,
+        binding=spec.azure_binding_ref.metadata.name,
+        selector=spec.azure_binding_ref.spec.selector,
         status=assigned.status.status,
         deleting=assigned.metadata.deletion_timestamp is not None,
         pod_uid=assigned.metadata.annotation(POD_UID_ANNOTATION),
-        identity=trimmed(assigned.spec.azure_identity_ref),
+        home=namespaces.pop() if len(namespaces) == 1 else "",
+        identity=trimmed(spec.azure_identity_ref),
         usable_since=usable_since,
     )
 

@@ -1,6 +1,6 @@
-"""The few claims of an access token that are looked at. Tokens are opaque by contract: what cannot be read is absent.
+"""The few claims of a token that are looked at. Tokens are opaque by contract: what cannot be read is absent.
 
-Only for tokens that Azure itself has just given us, whose signature there is no need to check.
+Only for tokens that Azure, or the API server, has itself just given us, whose signature there is no need to check.
 """
 
 import base64
@@ -17,15 +17,17 @@ class Claims(msgspec.Struct, frozen=True):
 
     oid: str = ""
     nbf: int = 0
+    iss: str = ""
+    sub: str = ""
 
 
 _claims: Final = msgspec.json.Decoder(Claims)
 _NONE: Final = Claims()
 
 
-def claims_of(access_token: str) -> Claims:
+def claims_of(token: str) -> Claims:
     """The claims of a JWT, none of anything else. An `oid` that is no UUID is left out."""
-    parts = access_token.split(".")
+    parts = token.split(".")
     if len(parts) != 3:
         return _NONE
     try:

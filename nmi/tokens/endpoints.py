@@ -1,7 +1,7 @@
-"""What a service principal may do here before anything is read or sent: whose Secret, and to whom it may be posted.
+"""What may be proved to whom, decided before anything is read or sent: whose Secret is used, and where a proof goes.
 
-Whoever may create an AzureIdentity must not thereby be able to read other people's Secrets, nor have NMI post one to
-a server of their choosing. Pure: from an AzureIdentity to what a fetch needs, or to a PolicyError.
+Whoever may create an AzureIdentity must not thereby be able to read other people's Secrets, nor have NMI post one, or
+a pod's assertion, to a server of their choosing. Pure: from an AzureIdentity to what a fetch needs, or a PolicyError.
 """
 
 import re
@@ -50,8 +50,19 @@ class Application:
         return f"{self.secret_namespace}/{self.secret_name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Trusting:
+    """What an AzureIdentity of type 3 says, checked, in the spelling that is used: who is to trust the pod."""
+
+    identity: str
+    """The AzureIdentity as `namespace/name`."""
+    client_id: str
+    tenant: str
+    authority: Endpoint
+
+
 class SignInPolicy:
-    """Which Secrets and endpoints are open to service principals on this node."""
+    """Which Secrets and endpoints are open to service principals and federated identities on this node."""
 
     def __init__(
         self, cloud: Cloud, *, allowed_endpoints: Iterable[str] = (), allow_cross_namespace: bool = False
@@ -67,9 +78,7 @@ class SignInPolicy:
         """What a fetch for *identity* needs. Raises PolicyError, which tells of nothing but the identity itself."""
         spec, namespace = identity.spec, identity.metadata.namespace
         name = f"{namespace}/{identity.metadata.name}"
-        client_id = spec.client_id.strip()
-        if not 0 < len(client_id) <= _CLIENT_MAX:
-            raise _incomplete(name, "has no usable clientID: set it to the application's client id")
+        client_id = _client(spec.client_id, name)
         secret_namespace, secret_name = self._secret(identity, name)
         tenants = _tenants(spec.tenant_id, spec.auxiliary_tenant_ids or (), name)
         authority = self._endpoint(spec.ad_endpoint, name)
@@ -86,6 +95,18 @@ class SignInPolicy:
             secret_namespace=secret_namespace,
             secret_name=secret_name,
         )
+
+    def trusting(self, identity: AzureIdentity) -> Trusting:
+        """What a fetch for the federated *identity* needs. Raises PolicyError, which tells of the identity alone."""
+        spec = identity.spec
+        name = f"{identity.metadata.namespace}/{identity.metadata.name}"
+        client_id = _client(spec.client_id, name)
+        if spec.auxiliary_tenant_ids:
+            raise _incomplete(name, "has auxiliaryTenantIDs, which type 3 (federated) has no use for: leave them out")
+        (tenant,) = _tenants(spec.tenant_id, (), name)
+        if tenant.lower() == ADFS:
+            raise _incomplete(name, "has tenant adfs, where there are no federated identities: set tenantID to a GUID")
+        return Trusting(name, client_id, tenant, self._endpoint(spec.ad_endpoint, name))
 
     def _secret(self, identity: AzureIdentity, name: str) -> tuple[str, str]:
         """Namespace and name of the Secret; one that is named without a namespace lies beside the identity."""
@@ -124,6 +145,13 @@ def _own(text: str) -> Endpoint:
     if endpoint is None:
         raise ValueError(f"{quoted(text)} is no endpoint; write it as https://host/")
     return endpoint
+
+
+def _client(client_id: str, name: str) -> str:
+    stripped = client_id.strip()
+    if not 0 < len(stripped) <= _CLIENT_MAX:
+        raise _incomplete(name, "has no usable clientID: set it to the client id of the application or identity")
+    return stripped
 
 
 def _tenants(own: str, further: Iterable[str], name: str) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ def pod(
     namespace: str = "ns",
     phase: str = "Running",
     host_network: bool = False,
+    service_account: str = "default",
     deleting: bool = False,
     terminated: bool = False,
     labels: dict[str, str] | None = None,
@@ -75,7 +76,7 @@ def pod(
             deletion_timestamp=since(deleting),
             owner_references=[owner] if owner is not None else None,
         ),
-        spec=PodSpec(node_name=NODE, host_network=host_network),
+        spec=PodSpec(node_name=NODE, host_network=host_network, service_account_name=service_account),
         status=PodStatus(
             phase=phase,
             pod_ip=addresses[0] if addresses else "",
@@ -104,14 +105,17 @@ def assigned_identity(
     type_: int = 0,
     nodename: str = NODE,
     resource_version: str = "1",
+    own_namespace: str = "default",
+    binding_namespace: str | None = None,
 ) -> AzureAssignedIdentity:
+    """By *own_namespace* the object's own; the binding's is the identity's, *namespace*, unless told otherwise."""
     own: dict[str, Any] = dict(own_annotations or {})
     if pod_uid is not None:
         own[POD_UID_ANNOTATION] = pod_uid
     return AzureAssignedIdentity(
         metadata=Meta(
             name=f"{pod_name}-{pod_namespace}-{name}",
-            namespace="default",
+            namespace=own_namespace,
             resource_version=resource_version,
             deletion_timestamp=since(deleting),
             annotations=own or None,
@@ -122,7 +126,10 @@ def assigned_identity(
                 spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=resource_id(name)),
             ),
             azure_binding_ref=AzureIdentityBinding(
-                metadata=Meta(name=binding or f"{name}-binding", namespace=namespace),
+                metadata=Meta(
+                    name=binding or f"{name}-binding",
+                    namespace=namespace if binding_namespace is None else binding_namespace,
+                ),
                 spec=AzureIdentityBindingSpec(azure_identity=name, selector=selector),
             ),
             pod=pod_name,

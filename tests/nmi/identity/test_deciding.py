@@ -216,6 +216,14 @@ def test_a_namespaced_identity_serves_its_own_namespace_only(
     assert refused(outcome(foreign, policy=policy)) is Reason.NO_MATCHING_IDENTITY
 
 
+@pytest.mark.parametrize("odd", ["namespace", "own_namespace", "binding_namespace"])
+def test_a_federated_identity_serves_where_all_of_it_is_in_the_pods_namespace(odd: str) -> None:
+    home = {"namespace": "ns", "own_namespace": "ns", "binding_namespace": "ns"}
+    assert granted(outcome(assigned(type_=3, **home))) == "id"
+    assert refused(outcome(assigned(type_=3, **home | {odd: "elsewhere"}))) is Reason.NO_MATCHING_IDENTITY
+    assert granted(outcome(assigned(type_=0, **home | {odd: "elsewhere"}))) == "id"
+
+
 def test_without_the_rule_an_identity_of_another_namespace_serves() -> None:
     assert granted(outcome(assigned(namespace="elsewhere"))) == "id"
     assert granted(outcome(assigned(namespace="elsewhere", annotations={BEHAVIOR_ANNOTATION: "anything"}))) == "id"

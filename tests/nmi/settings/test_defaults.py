@@ -42,6 +42,8 @@ DEFAULTS: dict[str, object] = {
     "token_cache": True,
     "allowed_ad_endpoints": (),
     "allow_cross_namespace_secrets": False,
+    "federated_identities": False,
+    "federated_audience": "api://AzureADTokenExchange",
     "azure_environment_file": None,
     "https_proxy": "",
     "no_proxy": "",

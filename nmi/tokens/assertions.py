@@ -1,0 +1,128 @@
+"""What a pod proves itself by at Entra ID: a token of its own service account, asked of the API server.
+
+Each is made for one exchange: bound to the pod, so that the API server makes none for a pod that is gone; for the one
+audience that stands for token exchange; and for the shortest life that the API server gives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from nmi.tokens.claims import claims_of
+from nmi.tokens.source import Workload
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.kube import errors as kube
+from podidentity.kube.client import Client, object_path
+from podidentity.resources import Kind, Resource
+
+LIFE_SECONDS: Final = 600
+"""The least that the API server gives."""
+
+SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
+
+
+class NoAssertionError(Refused):
+    """The API server makes no token for this pod; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A token, and what Entra ID must have been told to trust it."""
+
+    token: str = field(repr=False)
+    issuer: str
+    subject: str
+    audience: str
+
+
+class _Status(msgspec.Struct):
+    token: str = ""
+
+
+class _Answer(msgspec.Struct):
+    status: _Status
+
+
+class Assertions:
+    """Asks for them; keeps none. The client stays its owner's."""
+
+    def __init__(self, client: Client, audience: str, *, count_failure: Callable[[], None] = lambda: None) -> None:
+        """*count_failure* is called for each request that the API server did not answer with a token."""
+        self._client = client
+        self._count_failure = count_failure
+        self.audience = audience
+
+    async def of(self, workload: Workload) -> Assertion:
+        """One for *workload*. Raises AzureError: NoAssertionError where asking again does not help."""
+        if not workload.service_account:
+            raise NoAssertionError(
+                f"pod {workload.namespace}/{workload.pod} has no service account, which each pod gets when it is made: "
+                f"make it anew",
+                code="service_account_missing",
+            )
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [self.audience],
+                "expirationSeconds": LIFE_SECONDS,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": workload.pod, "uid": workload.uid},
+            },
+        }
+        try:
+            path = object_path(SERVICE_ACCOUNTS, workload.namespace, workload.service_account, "token")
+            told = await self._client.request("POST", path, body=msgspec.json.encode(request))
+            token = msgspec.json.decode(told, type=_Answer).status.token
+        except kube.ApiError as error:
+            failure = _failure(workload, error)
+        except ValueError:  # what does not decode; the answer itself, a secret, is not quoted
+            failure = _unreadable(workload)
+        else:
+            claims = claims_of(token)
+            if token.isascii() and token.isprintable() and claims.iss:
+                return Assertion(token, claims.iss, claims.sub, self.audience)
+            failure = _unreadable(workload)
+        self._count_failure()
+        raise failure
+
+
+def _name(workload: Workload) -> str:
+    return f"{workload.namespace}/{workload.service_account}"
+
+
+def _unreadable(workload: Workload) -> AzureError:
+    return AzureError(
+        f"the API server answered with no token of service account {_name(workload)}", code="no_assertion"
+    )
+
+
+def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
+    """The API server's refusal as what it means for the token."""
+    account, pod = _name(workload), f"{workload.namespace}/{workload.pod}"
+    match error:
+        case kube.NotFound():
+            return NoAssertionError(
+                f"pod {pod} or its service account {account} is not there any more: create the service account again",
+                code="service_account_missing",
+            )
+        case kube.Conflict():
+            return NoAssertionError(f"pod {pod} has been replaced by another of its name", code="pod_replaced")
+        case kube.Forbidden() | kube.Unauthorized():
+            return NoAssertionError(
+                f"NMI may not ask for tokens of service account {account}: see the chart's federated.namespaces, and "
+                f"what the API server says: {error}",
+                code="assertion_forbidden",
+            )
+        case _ if 400 <= error.status < 500 and error.status not in {408, 429}:
+            return NoAssertionError(
+                f"the API server makes no token of service account {account} for pod {pod}: {error}",
+                code="assertion_refused",
+            )
+        case _:
+            return Unreachable(
+                f"the API server gave no token of service account {account}: {error}",
+                code="assertion_unavailable",
+                retry_after=error.retry_after,
+            )
