@@ -31,17 +31,17 @@ TRUST_DELAYS: Final = (1.0, 2.0, 4.0, *(8.0,) * 8)
 class UntrustedError(Refused):
     """Entra ID knows no federated credential for this assertion, which is what must be told to it."""
 
-    def __init__(self, trusting: Trusting, assertion: Assertion, told: AzureError) -> None:
+    def __init__(self, told: AzureError, client_id: str, issuer: str, subject: str, audience: str) -> None:
+        """*told* is Entra ID's own answer; the rest is what the exchange was asked with."""
         super().__init__(told.message, status=told.status, code=told.code, correlation_id=told.correlation_id)
-        self._made_of = (trusting, assertion, told)
-        self.client_id = trusting.client_id
-        self.issuer = assertion.issuer
-        self.subject = assertion.subject
-        self.audience = assertion.audience
+        self.client_id = client_id
+        self.issuer = issuer
+        self.subject = subject
+        self.audience = audience
 
     @override
     def again(self) -> Self:
-        return type(self)(*self._made_of)
+        return type(self)(self, self.client_id, self.issuer, self.subject, self.audience)
 
 
 def check(policy: SignInPolicy, identity: AzureIdentity, *, enabled: bool) -> Trusting:
@@ -114,7 +114,9 @@ class FederatedSource:
             except AzureError as error:
                 if error.code not in UNKNOWN_CREDENTIAL:
                     raise
-                untrusted = UntrustedError(trusting, assertion, error)
+                untrusted = UntrustedError(
+                    error, trusting.client_id, assertion.issuer, assertion.subject, assertion.audience
+                )
             raise untrusted
 
         return await self._sign_ins.again(

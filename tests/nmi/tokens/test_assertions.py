@@ -1,0 +1,140 @@
+"""What a pod proves itself by: what NMI asks of the API server for it, and what it makes of each answer."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from nmi.tokens.assertions import Assertions, NoAssertionError
+from nmi.tokens.source import Workload
+from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
+from podidctl.sandbox.tokens import read_claims
+from podidentity.azure.errors import AzureError, Unreachable
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from tests.nmi.tokens.signing_in import NAMESPACE, Bench
+
+AUDIENCE = "api://AzureADTokenExchange"
+
+
+@pytest.fixture
+def workload(bench: Bench) -> Workload:
+    bench.kube.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": NAMESPACE}})
+    pod = {
+        "metadata": {"name": "web", "namespace": NAMESPACE},
+        "spec": {"serviceAccountName": "builder", "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]},
+    }
+    made = bench.kube.store.create("pods", pod)
+    return Workload(NAMESPACE, "web", made["metadata"]["uid"], "builder")
+
+
+async def asked_of(bench: Bench, workload: Workload) -> NoAssertionError:
+    with pytest.raises(NoAssertionError) as refused:
+        await Assertions(bench.client, AUDIENCE).of(workload)
+    return refused.value
+
+
+async def test_it_is_bound_to_the_pod_for_one_audience_and_ten_minutes(bench: Bench, workload: Workload) -> None:
+    assertion = await Assertions(bench.client, AUDIENCE).of(workload)
+    claims = read_claims(assertion.token)
+    assert claims["aud"] == [AUDIENCE]
+    assert claims["exp"] - claims["iat"] == 600
+    assert claims["kubernetes.io"]["pod"] == {"name": "web", "uid": workload.uid}
+    assert (assertion.issuer, assertion.subject) == (claims["iss"], f"system:serviceaccount:{NAMESPACE}:builder")
+    assert assertion.audience == AUDIENCE
+    assert assertion.token not in repr(assertion)
+
+
+async def test_a_pod_that_is_gone_gets_none(bench: Bench, workload: Workload) -> None:
+    bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
+    error = await asked_of(bench, workload)
+    assert error.code == "service_account_missing"
+    assert "pod team-a/web" in error.message
+
+
+async def test_neither_does_one_whose_service_account_is_gone(bench: Bench, workload: Workload) -> None:
+    bench.kube.store.delete("serviceaccounts", "builder", NAMESPACE)
+    assert "service account team-a/builder" in (await asked_of(bench, workload)).message
+
+
+@pytest.mark.parametrize("name", ["", "../pods/web", "a/b"])
+async def test_no_name_of_a_service_account_leads_elsewhere(bench: Bench, workload: Workload, name: str) -> None:
+    before = len(bench.kube.requests)
+    await asked_of(bench, dataclasses.replace(workload, service_account=name))
+    assert len(bench.kube.requests) == before
+
+
+async def test_who_lacks_the_right_is_told_which_value_of_the_chart_gives_it(bench: Bench, workload: Workload) -> None:
+    bench.kube.intercept = lambda request: (
+        forbidden("serviceaccounts", "", "builder", "no") if request.path.endswith("/token") else None
+    )
+    error = await asked_of(bench, workload)
+    assert (error.code, "federated.namespaces" in error.message) == ("assertion_forbidden", True)
+
+
+async def test_what_an_admission_policy_refuses_is_told_in_its_own_words(bench: Bench, workload: Workload) -> None:
+    denied = StatusError(422, "Invalid", "ValidatingAdmissionPolicy 'p' denied request: only ten minutes")
+    bench.kube.intercept = lambda request: denied if request.path.endswith("/token") else None
+    error = await asked_of(bench, workload)
+    assert (error.code, "only ten minutes" in error.message) == ("assertion_refused", True)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_what_may_pass_is_no_refusal(bench: Bench, workload: Workload, status: int) -> None:
+    counted: list[None] = []
+    bench.kube.intercept = lambda request: (
+        StatusError(status, "Odd", "busy") if request.path.endswith("/token") else None
+    )
+    with pytest.raises(Unreachable) as failed:
+        await Assertions(bench.client, AUDIENCE, count_failure=lambda: counted.append(None)).of(workload)
+    assert (failed.value.code, len(counted)) == ("assertion_unavailable", 1)
+
+
+class Telling(Client):
+    """Answers every request with *answer*, and notes what it was asked."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(ClusterAccess("https://nowhere.invalid"), user_agent="test")
+        self._told = answer
+        self.asked: list[tuple[str, str, Any]] = []
+
+    @override
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_seconds: float | None = None,
+    ) -> bytes:
+        self.asked.append((method, path, json.loads(body or b"null")))
+        return self._told
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"{", b'{"status": {}}', b'{"status": {"token": "a.b"}}', b'{"status": {"token": "a\\nb.e30.c"}}'],
+)
+async def test_an_answer_without_a_token_is_a_failure_that_quotes_nothing(answer: bytes) -> None:
+    with pytest.raises(AzureError) as failed:
+        await Assertions(Telling(answer), AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
+    assert failed.value.code == "no_assertion"
+    assert not answer or answer.decode() not in str(failed.value)
+
+
+async def test_nothing_else_is_asked_for() -> None:
+    client = Telling(b"")
+    with pytest.raises(AzureError):
+        await Assertions(client, AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
+    ((method, path, asked),) = client.asked
+    assert (method, path) == ("POST", "/api/v1/namespaces/ns/serviceaccounts/builder/token")
+    assert asked["spec"] == {
+        "audiences": [AUDIENCE],
+        "expirationSeconds": 600,
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "uid-1"},
+    }
