@@ -189,11 +189,11 @@ def _pod_causes(pod: Document) -> list[Cause]:
 
 def _default_pod(pod: Document) -> None:
     spec = pod["spec"]
+    spec["serviceAccountName"] = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
     for field, value in (
         ("restartPolicy", "Always"),
         ("terminationGracePeriodSeconds", 30),
         ("dnsPolicy", "ClusterFirst"),
-        ("serviceAccountName", "default"),
         ("securityContext", {}),
         ("schedulerName", "default-scheduler"),
         ("enableServiceLinks", True),

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from podidctl.sandbox.kubeapi import listing, patching, requests, responses
+from podidctl.sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidctl.sandbox.kubeapi.history import Item
 from podidctl.sandbox.kubeapi.patching import json_patch, merge, strategic_merge
 from podidctl.sandbox.kubeapi.requests import Target
@@ -21,7 +22,6 @@ from podidctl.sandbox.kubeapi.statuses import (
     success,
     unsupported_media_type,
 )
-from podidctl.sandbox.kubeapi.tokens import TokenSigner
 from podidctl.sandbox.kubeapi.verbs import DeleteOptions, Verbs
 from podidctl.sandbox.kubeapi.watching import Event, Watch
 
@@ -53,16 +53,14 @@ class ResourceHandler:
         self,
         verbs: Verbs,
         *,
-        issuer: Callable[[], str],
-        signer: Callable[[], Awaitable[TokenSigner]],
+        tokens: ServiceAccountTokens,
         now: Callable[[], datetime.datetime],
         bookmark_seconds: float,
         flowing: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verbs = verbs
-        self._issuer = issuer
-        self._signer = signer
+        self._tokens = tokens
         self._now = now
         self._bookmark_seconds = bookmark_seconds
         self._flowing = flowing
@@ -257,15 +255,7 @@ class ResourceHandler:
 
     async def _token(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         asked = await requests.document(request, "TokenRequest")
-        account = self._verbs.get(target.resource, (target.namespace, target.name)).document
-        bound = (asked.get("spec") or {}).get("boundObjectRef") or {}
-        pod = None
-        if bound.get("kind") == "Pod":
-            pods = self._verbs.registry.named("pods")
-            pod = self._verbs.get(pods, (target.namespace, str(bound.get("name", "")))).document
-        signer = await self._signer()
-        answer = signer.answer(self._issuer(), account, asked, pod=pod, now=self._now())
-        return responses.document(answer, 201)
+        return responses.document(await self._tokens.give(target.namespace, target.name, asked), 201)
 
     async def _log(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         pod = self._verbs.get(target.resource, (target.namespace, target.name)).document

@@ -19,12 +19,12 @@ from aiohttp import web
 
 from podidctl.sandbox.certificates import Authority, KeyPair
 from podidctl.sandbox.kubeapi import definitions, discovery, openapi, requests, responses
+from podidctl.sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidctl.sandbox.kubeapi.handling import ReadLog, ResourceHandler
 from podidctl.sandbox.kubeapi.history import History
 from podidctl.sandbox.kubeapi.kinds import DEFINITIONS, Registry
 from podidctl.sandbox.kubeapi.statuses import StatusError, unauthorized
 from podidctl.sandbox.kubeapi.store import Store
-from podidctl.sandbox.kubeapi.tokens import TokenSigner
 from podidctl.sandbox.kubeapi.verbs import NAMESPACES, Verbs
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,10 @@ class KubeApi:
         self.store = Store(self._verbs)
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._signer: TokenSigner | None = None
+        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.server, now=now)
         self._handler = ResourceHandler(
             self._verbs,
-            issuer=lambda: self.server,
-            signer=self._token_signer,
+            tokens=self._tokens,
             now=now,
             bookmark_seconds=bookmark_seconds,
             flowing=self._flowing,
@@ -246,7 +245,7 @@ class KubeApi:
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):
                 return
-            if self._signer is not None and self._signer.subject(token.strip(), self.server, self._now()):
+            if self._tokens.subject(token.strip()):
                 return
             raise unauthorized()
         transport = request.transport
@@ -263,19 +262,27 @@ class KubeApi:
             response = responses.document(discovery.aggregated(self._registry, core=parts == ["api"]))
             response.headers["Content-Type"] = discovery.AGGREGATED
             return response
+        if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
+            return await self._for_relying_parties(parts)
         found = discovery.at(self._registry, parts, f"{self._host}:{self._port}") or openapi.at(self._registry, parts)
-        if parts == [".well-known", "openid-configuration"]:
-            found = (await self._token_signer()).configuration(self.server)
-        elif parts == ["openid", "v1", "jwks"]:
-            found = (await self._token_signer()).key_set()
         if found is None:
             return responses.text("404 page not found\n", 404)
         return responses.document(found)
 
-    async def _token_signer(self) -> TokenSigner:
-        if self._signer is None:
-            self._signer = await asyncio.to_thread(TokenSigner)
-        return self._signer
+    async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
+        """What whoever is shown a service account's token checks it by.
+
+        For whoever may speak at all, as the real server without anonymous requests: an issuer in the Internet is a copy
+        of these documents in some public place, never this server.
+        """
+        signer = await self._tokens.signer()
+        if parts[0] == "openid":
+            response = responses.document(signer.key_set())
+            response.headers["Content-Type"] = "application/jwk-set+json"
+        else:
+            response = responses.document(signer.configuration(self.server))
+        response.headers["Cache-Control"] = "public, max-age=3600"
+        return response
 
 
 def _data(text: str) -> str:

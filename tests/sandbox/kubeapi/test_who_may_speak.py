@@ -5,13 +5,14 @@ import base64
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import Caller, pod
+from tests.sandbox.kubeapi.calling import PODS, Caller, pod
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
@@ -40,14 +41,19 @@ async def test_a_client_certificate_of_another_authority_is_not(api: KubeApi) ->
     await caller.close()
 
 
-async def test_a_service_accounts_token_is_good_for_this_server_until_it_expires(api: KubeApi, call: Caller) -> None:
-    token = (await call("POST", TOKEN, {"spec": {}})).body["status"]["token"]
+async def test_a_service_accounts_token_is_good_for_this_server_until_it_expires() -> None:
+    moment = datetime.datetime.now(datetime.UTC)
+    api = KubeApi(now=lambda: moment)
+    await api.start()
+    administrator = Caller(api.server, api.token, api.authority.client_context())
+    token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
     caller = Caller(api.server, token, api.authority.client_context())
     assert (await caller("GET", "/healthz")).status == 200
-    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2)
-    api._now = lambda: later
+    moment += datetime.timedelta(hours=2)
     assert (await caller("GET", "/healthz")).status == 401
     await caller.close()
+    await administrator.close()
+    await api.stop()
 
 
 async def test_a_token_for_another_audience_is_not_good_here(api: KubeApi, call: Caller) -> None:
@@ -74,8 +80,44 @@ async def test_a_token_bound_to_a_pod_names_it_and_its_node(api: KubeApi, call: 
 
 
 async def test_a_token_of_less_than_ten_minutes_is_refused(call: Caller) -> None:
-    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 599}})).status in {400, 422}
+    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 599}})).status == 422
     assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 600}})).status == 201
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"audiences": "x"},
+        {"audiences": [1]},
+        {"expirationSeconds": "600"},
+        {"expirationSeconds": 1e300},
+        {"boundObjectRef": []},
+        {"boundObjectRef": {"kind": 1}},
+        [],
+    ],
+    ids=str,
+)
+async def test_a_token_request_of_the_wrong_shape_is_refused(call: Caller, spec: Any) -> None:
+    assert (await call("POST", TOKEN, {"spec": spec})).status == 400
+
+
+async def test_a_pod_that_is_overdue_has_a_good_token_no_more() -> None:
+    moment = datetime.datetime.now(datetime.UTC)
+    api = KubeApi(now=lambda: moment)
+    await api.start()
+    administrator = Caller(api.server, api.token, api.authority.client_context())
+    api.store.create("pods", pod("p", node="n1"), "default")
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
+    token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
+    caller = Caller(api.server, token, api.authority.client_context())
+    await administrator("DELETE", f"{PODS}/p")
+    moment += datetime.timedelta(seconds=80)
+    assert (await caller("GET", "/healthz")).status == 200
+    moment += datetime.timedelta(seconds=20)
+    assert (await caller("GET", "/healthz")).status == 401
+    await caller.close()
+    await administrator.close()
+    await api.stop()
 
 
 async def test_the_kubeconfig_is_for_its_owner_alone(api: KubeApi, tmp_path: Path) -> None:
