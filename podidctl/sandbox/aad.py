@@ -1,8 +1,8 @@
 """Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the documents clients ask first.
 
-Client credentials with a secret or a signed assertion, on the v2.0 endpoint; instance discovery and the OpenID
-configuration as the real azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and people look
-for those.
+Client credentials with a secret, a signed assertion or a federated one, on the v2.0 endpoint; instance discovery and
+the OpenID configuration as the real azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and
+people look for those. A user-assigned identity is a client like any other, but has no secret and no certificate.
 """
 
 import json
@@ -16,13 +16,15 @@ from typing import Any
 from aiohttp import web
 from typing_extensions import override
 
-from podidctl.sandbox.directory import Application, Directory, ServicePrincipal
-from podidctl.sandbox.proofs import NotProvenError, prove
+from podidctl.sandbox import federation
+from podidctl.sandbox.directory import Application, Directory, ManagedIdentity, ServicePrincipal
+from podidctl.sandbox.federation import IssuerKeys
+from podidctl.sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
 from podidctl.sandbox.serving import HttpService, answer
 from podidctl.sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
-LONG_LIVED_SECONDS = 86_400  # one that can be revoked at any moment (capability CP1) about a day
+LONG_LIVED_SECONDS = 86_400  # one that can be revoked at any moment (capability CP1) or a managed identity's: a day
 
 _TOKEN = re.compile(
     r"/(?:(?P<adfs>adfs)/oauth2/token|(?P<tenant>(?!adfs/)[^/]+)/oauth2(?:/v2\.0)?/token/?)", re.IGNORECASE
@@ -42,8 +44,10 @@ class AadCall:
     scope: str = ""
     tenant: str = ""
     proof: str = ""
-    """What the application proved itself with: `secret`, or the algorithm of its assertion."""
+    """What the application proved itself with: `secret`, `federated`, or the algorithm of its assertion."""
     status: int = 0
+    error: int = 0
+    """The AADSTS number of a refusal."""
 
 
 class Aad(HttpService):
@@ -53,6 +57,7 @@ class Aad(HttpService):
         super().__init__()
         self.calls: list[AadCall] = []
         self.token_seconds: float = PRINCIPAL_TOKEN_SECONDS
+        self.issuers = IssuerKeys()
         self._directory = directory
         self._mint = mint
         self._clock = clock
@@ -72,9 +77,8 @@ class Aad(HttpService):
             if request.method != "POST":
                 return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts POST requests.")
             form = await request.post()
-            return self._token(
-                request, token["adfs"] or token["tenant"], {name: str(value) for name, value in form.items()}, call
-            )
+            fields = {name: str(value) for name, value in form.items()}
+            return await self._token(request, token["adfs"] or token["tenant"], fields, call)
         if request.method != "GET":
             return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts GET requests.")
         document = self._document(request)
@@ -100,39 +104,64 @@ class Aad(HttpService):
             }
         return None
 
-    def _token(self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall) -> web.Response:
+    async def _token(
+        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall
+    ) -> web.Response:
         call.client_id = form.get("client_id", "")
         call.scope = form.get("scope", "") or form.get("resource", "")
         call.tenant = tenant
         try:
             principal = self._principal(tenant, form)
-            application = self._directory.application(principal.client_id) or Application(principal.client_id)
-            call.proof = prove(application, form, f"{self.scheme}://{request.host}{request.path}", self._clock())
+            call.proof = await self._proof(request, principal, form)
             resource, capabilities = _resource(form), _capabilities(form.get("claims", ""))
         except _RefusedError as refused:
+            call.error = refused.number
             return self._refusal(400, refused.error, refused.number, str(refused))
         except NotProvenError as refused:
+            call.error = refused.number
             return self._refusal(401, "invalid_client", refused.number, str(refused))
-        long_lived = any(capability.lower() == "cp1" for capability in capabilities)
+        resource_id = principal.resource_id if isinstance(principal, ManagedIdentity) else ""
+        long_lived = bool(resource_id) or any(capability.lower() == "cp1" for capability in capabilities)
         seconds = int(LONG_LIVED_SECONDS if long_lived else self.token_seconds)
         token = self._mint.mint(
             audience=resource,
             client_id=principal.client_id,
             object_id=principal.object_id,
             tenant_id=principal.tenant_id,
+            resource_id=resource_id,
             seconds=seconds,
             extra={"xms_cc": capabilities} if capabilities else None,
         )
         return answer({"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token})
 
-    def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal:
+    async def _proof(
+        self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
+    ) -> str:
+        """What the client proved itself with. Raises NotProvenError or _RefusedError."""
+        client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
+        application = self._directory.application(client_id) or Application(client_id)
+        if not is_by_another(assertion, client_id):
+            return prove(application, form, f"{self.scheme}://{request.host}{request.path}", now)
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise NotProvenError(50027, "The client assertion's type is not supported.")
+        presented = federation.read_assertion(assertion)
+        name = principal.resource_id.rpartition("/")[2] if isinstance(principal, ManagedIdentity) else ""
+        federation.match(presented, f"'{client_id}'({name})", self._directory.federated(client_id, now))
+        try:
+            await self.issuers.check_signature(presented)
+        except federation.IssuerUnreachableError as wrong:
+            raise _RefusedError("invalid_request", 50166, "Request to External OIDC endpoint failed.") from wrong
+        federation.check_times(presented, now)
+        return "federated"
+
+    def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal | ManagedIdentity:
         """Who asks. Raises _RefusedError."""
         if not self._directory.tenant(tenant):
             raise _RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
         if form.get("grant_type") != "client_credentials":
             raise _RefusedError("unsupported_grant_type", 70003, "Only client_credentials is served here.")
         client_id = form.get("client_id", "")
-        principal = self._directory.principal(client_id, tenant)
+        principal = self._directory.principal(client_id, tenant) or self._directory.managed(client_id, tenant)
         if principal is None:
             sentence = f"Application with identifier {client_id[:64]!r} was not found in the directory {tenant[:64]!r}."
             raise _RefusedError("unauthorized_client", 700016, sentence)

@@ -6,8 +6,12 @@ A stand-in for the directory behind AAD, ARM and IMDS: one object, shared by the
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography import x509
+
+FEDERATED_MAX: Final = 20
+"""Federated credentials of one identity; Azure refuses any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,21 @@ class Application:
     """Certificates of these subjects are trusted whatever their key, if the request brings them along (x5c)."""
 
 
+@dataclass(frozen=True, slots=True)
+class FederatedCredential:
+    """Whose assertions an identity trusts: all three as they stand in the assertion, letter case included."""
+
+    issuer: str
+    subject: str
+    audience: str
+    known_from: float = float("-inf")
+    """The moment from which it is known everywhere, in Unix seconds: AAD takes seconds to minutes to spread one."""
+
+
+class DirectoryError(Exception):
+    """Azure would not have the change; the message is Azure's kind of sentence."""
+
+
 class Directory:
     """The identities of one tenant, and applications also of others. Look-ups leave case aside, as Azure does."""
 
@@ -52,6 +71,7 @@ class Directory:
         self._applications: dict[str, Application] = {}
         self._principals: dict[tuple[str, str], ServicePrincipal] = {}
         self._roles: dict[str, set[str]] = {}
+        self._federated: dict[str, list[FederatedCredential]] = {}
 
     def add_tenant(self, tenant_id: str = "", *, domain: str = "") -> str:
         """Create another tenant, which can be named by *domain* too; returns its id."""
@@ -78,6 +98,7 @@ class Directory:
         gone = self._managed.pop(resource_id.lower(), None)
         if gone is not None:
             self._roles.pop(gone.object_id, None)
+            self._federated.pop(gone.client_id.lower(), None)
 
     def add_principal(
         self, *, client_id: str = "", secret: str = "", certificate: x509.Certificate | None = None
@@ -112,10 +133,36 @@ class Directory:
         """The user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
+    def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
+        """The user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is in."""
+        if tenant and self.tenant(tenant) != self.tenant_id:
+            return None
+        return next((each for each in self._managed.values() if each.client_id.lower() == client_id.lower()), None)
+
     def principal(self, client_id: str, tenant: str = "") -> ServicePrincipal | None:
         """The application's service principal in *tenant*, or in the directory's own."""
         tenant_id = self.tenant(tenant) if tenant else self.tenant_id
         return self._principals.get((tenant_id.lower(), client_id.lower()))
+
+    def federate(self, client_id: str, credential: FederatedCredential) -> None:
+        """Let a user-assigned identity or an application trust assertions. Raises DirectoryError as Azure refuses."""
+        if self.managed(client_id) is None and self.application(client_id) is None:
+            raise DirectoryError(f"There is no identity and no application with client id '{client_id}'.")
+        known = self._federated.setdefault(client_id.lower(), [])
+        if any((each.issuer, each.subject) == (credential.issuer, credential.subject) for each in known):
+            raise DirectoryError("Issuer and subject combination already exists for this identity.")
+        if len(known) >= FEDERATED_MAX:
+            raise DirectoryError(f"Too many federated identity credentials: an identity may have {FEDERATED_MAX}.")
+        known.append(credential)
+
+    def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
+        """Take the trust away. Where there was none that is no error."""
+        known = self._federated.get(client_id.lower(), [])
+        known[:] = [each for each in known if (each.issuer, each.subject) != (issuer, subject)]
+
+    def federated(self, client_id: str, now: float) -> list[FederatedCredential]:
+        """Whose assertions the identity or application trusts, as far as AAD knows by then."""
+        return [each for each in self._federated.get(client_id.lower(), []) if each.known_from <= now]
 
     def grant(self, object_id: str, *roles: str) -> None:
         """Give roles (`Reader`, `Contributor`) to whoever has this object id, on everything ARM holds."""

@@ -35,6 +35,15 @@ class NotProvenError(Exception):
         super().__init__(sentence)
 
 
+def is_by_another(assertion: str, client_id: str) -> bool:
+    """Whether *assertion* says that somebody else than the client has made it; nothing of it is checked."""
+    try:
+        issuer = json.loads(_decoded(assertion.split(".")[1]))["iss"]
+        return str(issuer).lower() != client_id.lower()
+    except (IndexError, KeyError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def prove(application: Application, form: Mapping[str, str], audience: str, now: float) -> str:
     """What the application proved itself with in *form*, sent to the URL *audience*. Raises NotProvenError."""
     assertion, secret = form.get("client_assertion", ""), form.get("client_secret", "")

@@ -79,7 +79,7 @@ async def test_the_older_algorithm_and_thumbprint_pass_too(signing: Signing) -> 
     ("claims", "number"),
     [
         ({"aud": "https://login.microsoftonline.com/other/oauth2/v2.0/token"}, 700023),
-        ({"iss": "another"}, 700021),
+        ({"iss": "another"}, 70025),  # somebody else's: a federated one, which this application trusts from nobody
         ({"sub": "another"}, 700021),
         ({"exp": int(time.time()) - 3600, "nbf": int(time.time()) - 7200}, 700024),
         ({"nbf": int(time.time()) + 3600, "exp": int(time.time()) + 7200}, 700024),
