@@ -9,13 +9,14 @@ import http.client
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from podidctl.sandbox import namespaces
+from podidctl.sandbox import issuing, namespaces
 from podidctl.sandbox.azure import (
     DEMO_CLIENT_ID,
     DEMO_IDENTITY,
@@ -26,6 +27,7 @@ from podidctl.sandbox.azure import (
 )
 from podidctl.sandbox.certificates import Authority
 from podidctl.sandbox.cluster import Cluster
+from podidctl.sandbox.directory import FederatedCredential
 from podidctl.sandbox.fabric import Fabric
 from podidctl.sandbox.kubelet import Running
 from podidctl.sandbox.network import METADATA_ADDRESS, Loopback, Network, Place
@@ -40,6 +42,8 @@ SCALE_SET: Final = "pool"
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
+EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
+"""What a federated credential and the token that is shown for it name as audience, in Azure's public cloud."""
 AZURE_JSON: Final = "/etc/kubernetes/azure.json"
 """Where a node has MIC's credentials."""
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
@@ -183,6 +187,7 @@ class Sandbox:
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port),
         )
+        self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.places[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
@@ -211,6 +216,28 @@ class Sandbox:
         """The resource id of what ARM knows identities of for this node: its VM, or the scale set that this is of."""
         vm = self._vms[node]
         return vm.rpartition("/virtualMachines/")[0] if self.settings.scale_set else vm
+
+    async def trust(
+        self,
+        service_account: str,
+        *,
+        namespace: str = "default",
+        client_id: str = DEMO_CLIENT_ID,
+        audience: str = EXCHANGE_AUDIENCE,
+        delay_seconds: float = 0.0,
+    ) -> FederatedCredential:
+        """Let an identity or application trust the pods of a service account; AAD knows of it after the delay.
+
+        Raises IssuerError, or DirectoryError as Azure refuses.
+        """
+        credential = FederatedCredential(
+            await issuing.issuer_of(self.cluster.client.access),
+            f"system:serviceaccount:{namespace}:{service_account}",
+            audience,
+            time.time() + delay_seconds,
+        )
+        self.azure.directory.federate(client_id, credential)
+        return credential
 
     def failure(self) -> str:
         """A line on the first part that has ended though it should run; empty while all is well."""

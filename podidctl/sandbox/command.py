@@ -21,17 +21,33 @@ from podidctl.printing import complain
 from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named, reach
 from podidctl.sandbox.cloud import CHART_VALUES, Sandbox, SandboxError, Settings
 from podidctl.sandbox.cluster import ClusterError
-from podidctl.sandbox.demo import Demo, DemoError
+from podidctl.sandbox.demo import Demo
+from podidctl.sandbox.directory import DirectoryError
+from podidctl.sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
+from podidctl.sandbox.federated_demo import FederatedDemo
+from podidctl.sandbox.issuing import IssuerError
 from podidctl.sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidctl.sandbox.network import Place
 from podidctl.sandbox.pod_shapes import NodePod
 from podidctl.sandbox.processes import ProgramError
+from podidctl.sandbox.walking import DemoError, Walk
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
-FAILURES = (SandboxError, ClusterError, NamespaceError, ProgramError, AccessError, ApiError, DemoError, OSError)
+FAILURES = (
+    SandboxError,
+    ClusterError,
+    NamespaceError,
+    ProgramError,
+    AccessError,
+    ApiError,
+    DemoError,
+    DirectoryError,
+    IssuerError,
+    OSError,
+)
 
 Nodes = Annotated[int, typer.Option(min=1, max=50, help="How many nodes, each with a VM of its own.")]
 Kubeconfig = Annotated[
@@ -86,10 +102,19 @@ def application(around: Surroundings) -> typer.Typer:
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for machines.")] = False,
         kubeconfig: Kubeconfig = None,
         loopback: Loopback = False,
+        federated: Annotated[
+            bool, typer.Option("--federated", help="By a federated identity (type 3), which no VM ever has.")
+        ] = False,
     ) -> None:
         """Show a pod get its tokens, from start to clean-up; the exit code says whether all went well."""
-        settings = Settings(kubeconfig=kubeconfig, namespaces=False if loopback else None, environment=around.environ)
-        raise typer.Exit(asyncio.run(_demo(settings, as_json=as_json)))
+        settings = Settings(
+            kubeconfig=kubeconfig,
+            namespaces=False if loopback else None,
+            environment=around.environ,
+            nmi_flags=FEDERATED_NMI_FLAGS if federated else (),
+        )
+        walk = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
+        raise typer.Exit(asyncio.run(_demo(walk, as_json=as_json)))
 
     @app.command("exec")
     def sandbox_exec(
@@ -191,9 +216,8 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         console.print(f"  {escape(line)}", soft_wrap=True)
 
 
-async def _demo(settings: Settings, *, as_json: bool) -> int:
+async def _demo(demo: Walk, *, as_json: bool) -> int:
     console = Console(highlight=False)
-    demo = Demo(Sandbox(settings))
     this, loop = asyncio.current_task(), asyncio.get_running_loop()
     if this is not None:
         for number in (signal.SIGINT, signal.SIGTERM):

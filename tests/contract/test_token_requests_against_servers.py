@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from podidctl.sandbox.federation import IssuerKeys, read_assertion
+from podidctl.sandbox.issuing import fetch, issuer_of
+from podidctl.sandbox.proofs import NotProvenError
 from podidctl.sandbox.tokens import read_claims
 from podidentity.kube.client import Client
 from podidentity.resources import NODES, PODS, Kind, Resource
@@ -277,3 +280,18 @@ async def test_whoever_may_speak_reads_the_issuers_documents_and_nobody_else(
     own, foreign = token_of(await ask()), token_of(await ask(audiences=[AUDIENCE]))
     for path in ("/.well-known/openid-configuration", "/openid/v1/jwks"):
         assert [await status(server, token, path) for token in (own, foreign, "")] == [200, 401, 401]
+
+
+async def test_the_sandboxs_azure_finds_the_issuer_and_checks_its_tokens(
+    server: Server, client: Client, ask: Ask
+) -> None:
+    access = client.access
+    assert await issuer_of(access) == server.url
+    keys = IssuerKeys(lambda url: fetch(access, url))
+    token = token_of(await ask(audiences=[AUDIENCE]))
+    await keys.check_signature(read_assertion(token))
+    head, claims, _ = token.split(".")
+    with pytest.raises(NotProvenError, match="signature"):
+        await keys.check_signature(read_assertion(f"{head}.{claims}.AAAA"))
+    with pytest.raises(ValueError, match="no document"):
+        await fetch(access, f"{server.url}/api")

@@ -1,0 +1,43 @@
+"""The demo of federated identities with the real programs, as a user starts it."""
+
+import pytest
+
+from podidctl.sandbox.azure import DEMO_CLIENT_ID, identity_id
+from tests.sandbox.cloud.test_the_demo_end_to_end import demo, leftovers
+from tests.testplane import up
+
+
+def went_well(*flags: str) -> None:
+    """Run it, and look at what each step has seen."""
+    said = demo("--federated", *flags)
+    *steps, end = said
+    answers = {step["step"]: step["answer"] for step in steps}
+    assert end["ok"] is True
+    assert f"appid {DEMO_CLIENT_ID}" in end["lines"]
+    assert f"xms_mirid {identity_id('demo')}" in end["lines"]
+    held = answers["the pod asks before Azure trusts its service account, and is held"]
+    assert "AADSTS70025" in held
+    assert "the pod is answered 200 after" in held
+    refused = answers["the other pod is told what Azure does not trust"]
+    assert "subject system:serviceaccount:default:federated-stranger" in refused
+    assert "audience api://AzureADTokenExchange" in refused
+    assert "issuer https://127.0.0.1:" in refused
+    assert answers["no call of ARM, and none of IMDS for a token"].startswith("ARM 0, IMDS 0; AAD exchanged 1 of")
+
+
+def test_without_namespaces_the_pod_gets_its_token_and_no_vm_is_touched() -> None:
+    went_well("--loopback")
+
+
+@pytest.mark.root
+def test_as_root_the_pod_gets_its_token_and_nothing_is_left_on_the_machine() -> None:
+    before = leftovers()
+    went_well()
+    assert leftovers() <= before
+
+
+@pytest.mark.plane
+@pytest.mark.parametrize("network", ["--loopback", pytest.param("", marks=pytest.mark.root, id="namespaces")])
+def test_the_same_walk_on_the_real_api_server(plane: up.Plane, network: str) -> None:
+    went_well(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
+    assert plane.api("GET", "/api/v1/nodes")["items"] == []
