@@ -21,8 +21,9 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-UNKNOWN_CREDENTIAL: Final = frozenset({"AADSTS70021", "AADSTS700211", "AADSTS700212", "AADSTS700213"})
-"""What Entra ID says where no federated credential matches: none does, or its issuer, audience or subject differs."""
+UNKNOWN_CREDENTIAL: Final = frozenset({"AADSTS70021", "AADSTS70025", "AADSTS700211", "AADSTS700212", "AADSTS700213"})
+"""What Entra ID says where no federated credential matches: none does, there is none, or issuer, audience or subject
+differs."""
 
 TRUST_DELAYS: Final = (1.0, 2.0, 4.0, *(8.0,) * 8)
 """Seconds before each further try at a credential that is not known (yet)."""
