@@ -95,6 +95,7 @@ async def running_office(
             clock=cluster.clock,
             wall_clock=imds.wall,
         )
+        cluster.feed.when_gone(lambda entry: broker.forget_pod(entry.uid))
         issuer = Issuer(
             cluster.feed,
             broker,

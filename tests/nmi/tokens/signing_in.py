@@ -3,15 +3,17 @@
 import asyncio
 import base64
 import datetime
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
+from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -204,6 +206,30 @@ class Bench:
     @property
     def secret_reads(self) -> int:
         return sum("/secrets/" in request.path for request in self.kube.requests)
+
+
+class Hanging:
+    """Requests of AAD whose path contains *part* are not answered before the block ends; the first *times* of them."""
+
+    def __init__(self, bench: Bench, part: str = "", times: float = math.inf) -> None:
+        self._bench, self._part, self._times = bench, part, times
+        self.arrived, self._go_on = asyncio.Event(), asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        answer = self._bench.aad.handle
+
+        async def held(request: web.BaseRequest) -> web.StreamResponse:
+            if self._part in request.path and self._times > 0:
+                self._times -= 1
+                self.arrived.set()
+                await self._go_on.wait()
+            return await answer(request)
+
+        self._bench.aad.handle = held  # type: ignore[method-assign]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._go_on.set()
 
 
 def _no_slot() -> Any:

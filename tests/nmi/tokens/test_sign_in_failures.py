@@ -5,7 +5,7 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import pytest
@@ -20,7 +20,7 @@ from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
 from podidctl.sandbox.serving import Mishap
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
-from tests.nmi.tokens.signing_in import Bench, running
+from tests.nmi.tokens.signing_in import Bench, Hanging, running
 
 
 @pytest.fixture
@@ -38,30 +38,6 @@ async def failure(bench: Bench, identity: AzureIdentity, **changed: Any) -> Azur
     with pytest.raises(AzureError) as caught:
         await bench.fetch(identity, **changed)
     return caught.value
-
-
-class Hanging:
-    """Requests of AAD whose path contains *part* are not answered before the block ends; the first *times* of them."""
-
-    def __init__(self, bench: Bench, part: str = "", times: float = math.inf) -> None:
-        self._bench, self._part, self._times = bench, part, times
-        self.arrived, self._go_on = asyncio.Event(), asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        answer = self._bench.aad.handle
-
-        async def held(request: web.BaseRequest) -> web.StreamResponse:
-            if self._part in request.path and self._times > 0:
-                self._times -= 1
-                self.arrived.set()
-                await self._go_on.wait()
-            return await answer(request)
-
-        self._bench.aad.handle = held  # type: ignore[method-assign]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._go_on.set()
 
 
 ERROR = {

@@ -1,0 +1,96 @@
+"""A pod and its federated identity at the issuer: what goes with the pod, and who may ask. Excluded: the exchange."""
+
+import asyncio
+
+from nmi.identity.decide import Policy
+from nmi.issuer import Issued
+from nmi.refusal import Reason, Refusal
+from nmi.tokens.source import Workload
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
+from tests.nmi.issuing import ADDRESS, Office, running_office
+from tests.nmi.tokens.fakes import FakeSource
+
+
+def source_per_pod() -> FakeSource:
+    return FakeSource(per_pod=True)
+
+
+async def bound(office: Office, namespace: str = "ns") -> None:
+    """A pod with an identity of type 3; the object that assigns it is in *namespace*, all else in the pod's."""
+    office.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
+    office.cluster.put_pod(pod(service_account="builder"))
+    office.cluster.put_assigned(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
+    await office.cluster.seen(lambda: bool((it := office.cluster.at(ADDRESS)) and it.assigned))
+
+
+async def test_the_pods_own_service_account_is_what_is_asked_with() -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}) as office:
+        await bound(office)
+        issued = await office.issued()
+        assert issued.cacheable
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        assert source.workloads == [Workload("ns", "web", entry.uid, "builder")]
+
+
+async def test_what_is_not_all_of_the_pods_namespace_is_refused_and_nothing_is_asked() -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}, policy=Policy(max_hold_seconds=0.2)) as office:
+        await bound(office, "default")
+        assert (await office.refused()).reason is Reason.NO_MATCHING_IDENTITY
+        assert source.workloads == []
+
+
+async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_nothing() -> None:
+    source = source_per_pod()
+    source.gate.clear()
+    async with running_office(sources={3: source}) as office:
+        await bound(office)
+        asking = asyncio.create_task(office.issue())
+        await until(lambda: source.sent == 1)
+        office.cluster.delete_pod()
+        answer = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        source.gate.set()
+        await asyncio.sleep(0.05)
+        assert len(office.broker._tokens) == 0
+        assert not office.broker._flights
+
+
+async def test_its_token_is_gone_with_the_pod_and_a_successor_asks_anew() -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}) as office:
+        await bound(office)
+        first = await office.issued()
+        office.cluster.delete_pod()
+        await until(lambda: office.cluster.at(ADDRESS) is None)
+        assert len(office.broker._tokens) == 0
+        office.cluster.put_pod(pod(uid="uid-2", service_account="builder"))
+        await until(lambda: (it := office.cluster.at(ADDRESS)) is not None and bool(it.assigned))
+        second = await office.issued()
+        assert (first.token.access_token, second.token.access_token) == ("token-1", "token-2")
+        assert len({each.uid for each in source.workloads if each}) == 2
+
+
+async def test_no_process_of_the_node_gets_one_for_a_pod() -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}) as office:
+        await bound(office)
+        answer = await office.issue_for()
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.POLICY
+        assert source.workloads == []
+        assert isinstance(await office.issue(), Issued)
+
+
+async def test_in_managed_mode_the_binding_is_enough() -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}, managed=True, policy=Policy(force_namespaced=True)) as office:
+        office.cluster.put_pod(pod())
+        office.cluster.put_identity(identity(type_=3))
+        office.cluster.put_binding(binding())
+        await until(lambda: bool((it := office.cluster.at(ADDRESS)) and it.assigned))
+        assert (await office.issued()).token.access_token == "token-1"

@@ -1,0 +1,293 @@
+"""Type 3: a pod's own service account is proved to an AAD that checks it, with assertions of an API server's making.
+
+Excluded: what is asked of the API server (`test_assertions.py`), and what becomes of a pod's tokens with the pod
+(`test_tokens_of_one_pod.py`).
+"""
+
+import io
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nmi.issuer import refusal_of
+from nmi.refusal import Reason
+from nmi.tokens.assertions import Assertions, NoAssertionError
+from nmi.tokens.federated import FederatedSource, UntrustedError
+from nmi.tokens.source import Granted, PolicyError, Workload
+from podidctl.sandbox import issuing
+from podidctl.sandbox.directory import FederatedCredential, ManagedIdentity
+from podidctl.sandbox.serving import Mishap
+from podidctl.sandbox.tokens import read_claims
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
+
+AUDIENCE = "api://AzureADTokenExchange"
+
+
+class Trust:
+    """A pod with a service account on the bench's API server, and an identity that may be told to trust it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/trusting")
+        self.source = self.new_source()
+        bench.aad.issuers.fetch = lambda url: issuing.fetch(bench.client.access, url)
+        self.workload = self.pod("web", "builder")
+        self.met: list[AzureError] = []
+
+    def new_source(self, *, enabled: bool = True) -> FederatedSource:
+        bench = self.bench
+        return FederatedSource(bench.policy, Assertions(bench.client, AUDIENCE), bench.sign_ins, enabled=enabled)
+
+    def pod(self, name: str, account: str) -> Workload:
+        store = self.bench.kube.store
+        store.create("serviceaccounts", {"metadata": {"name": account, "namespace": NAMESPACE}})
+        spec = {"serviceAccountName": account, "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
+        made = store.create("pods", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+        return Workload(NAMESPACE, name, made["metadata"]["uid"], account)
+
+    def tell_azure(self, account: str = "builder", **changed: Any) -> None:
+        subject = f"system:serviceaccount:{NAMESPACE}:{account}"
+        credential = replace(FederatedCredential(self.bench.kube.server, subject, AUDIENCE), **changed)
+        self.bench.directory.federate(self.managed.client_id, credential)
+
+    def identity(self, **changed: Any) -> AzureIdentity:
+        given = {
+            "type": 3,
+            "client_id": self.managed.client_id,
+            "tenant_id": self.bench.directory.tenant_id,
+            "ad_endpoint": f"{self.bench.aad.url}/",
+            **changed,
+        }
+        return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
+
+    async def fetch(self, workload: Workload | None = None, within: float = WITHIN, **changed: Any) -> Granted:
+        return await self.source.fetch(
+            self.identity(**changed),
+            RESOURCE,
+            xms_cc="",
+            bypass_cache=False,
+            within=within,
+            lag_seconds=0.0,
+            slot=_no_slot,
+            met=self.met.append,
+            workload=workload or self.workload,
+        )
+
+    def asked(self) -> tuple[int, int]:
+        """Assertions asked of the API server, and requests to AAD, so far."""
+        return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
+
+
+def _no_slot() -> Any:
+    raise AssertionError("IMDS is not asked")
+
+
+@pytest.fixture
+def trust(bench: Bench) -> Trust:
+    return Trust(bench)
+
+
+async def test_a_trusted_service_account_brings_a_token_of_the_identity(trust: Trust) -> None:
+    trust.tell_azure()
+    granted = await trust.fetch()
+    told = claims(granted)
+    assert (told["appid"], told["aud"], told["oid"]) == (trust.managed.client_id, RESOURCE, trust.managed.object_id)
+    assert (granted.token.resource, granted.token.client_id) == (RESOURCE, trust.managed.client_id)
+    assert granted.object_id == trust.managed.object_id
+    assert abs(granted.expires_in - (told["exp"] - time.time())) < 5
+    assert trust.bench.aad.calls[-1].proof == "federated"
+    assert trust.met == []
+
+
+async def test_an_application_may_trust_it_as_well(trust: Trust) -> None:
+    principal = trust.bench.directory.add_principal(secret="unused")
+    subject = f"system:serviceaccount:{NAMESPACE}:builder"
+    credential = FederatedCredential(trust.bench.kube.server, subject, AUDIENCE)
+    trust.bench.directory.federate(principal.client_id, credential)
+    assert claims(await trust.fetch(client_id=principal.client_id))["appid"] == principal.client_id
+
+
+async def test_each_fetch_makes_an_assertion_of_its_own(trust: Trust) -> None:
+    trust.tell_azure()
+    for _ in range(2):
+        await trust.fetch()
+    assert trust.asked()[0] == 2
+
+
+async def test_a_credential_that_azure_hears_of_only_later_is_waited_for(trust: Trust) -> None:
+    async def later(seconds: float) -> None:
+        trust.bench.pauses.append(seconds)
+        trust.tell_azure()
+
+    trust.bench.sign_ins._sleep = later
+    assert claims(await trust.fetch())["appid"] == trust.managed.client_id
+    assert [type(each) for each in trust.met] == [UntrustedError]
+    assert trust.asked()[0] == 1, "the assertion is good for the next try, too"
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        (None, "AADSTS70025"),
+        ({"subject": f"system:serviceaccount:{NAMESPACE}:other"}, "AADSTS700213"),
+        ({"audience": "api://other"}, "AADSTS700212"),
+        ({"issuer": "https://elsewhere.example"}, "AADSTS700211"),
+    ],
+    ids=["none", "subject", "audience", "issuer"],
+)
+async def test_what_azure_must_be_told_is_named_in_the_refusal(
+    trust: Trust, changed: dict[str, str] | None, code: str
+) -> None:
+    if changed is not None:
+        trust.tell_azure(**changed)
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    assert len(trust.met) > 1, "it was tried again for as long as there was time"
+    assert trust.bench.pauses[0] < trust.bench.pauses[1] < trust.bench.pauses[2], "ever less often"
+    refusal = refusal_of(refused.value)
+    named = f"issuer {trust.bench.kube.server}, subject system:serviceaccount:{NAMESPACE}:builder, audience {AUDIENCE}"
+    assert refusal.reason is Reason.UPSTREAM_REFUSED
+    assert named in refusal.sentence
+    assert code in refusal.sentence
+    assert named in refusal.detail
+    assert "az identity federated-credential create" in refusal.detail
+    assert trust.managed.client_id not in refusal.sentence + refusal.detail
+
+
+async def test_the_refusal_can_be_kept_and_raised_again(trust: Trust) -> None:
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch(within=0.5)
+    again = refused.value.again()
+    assert refusal_of(again) == refusal_of(refused.value)
+    assert (again.__context__, again.__traceback__) == (None, None)
+
+
+async def test_another_pods_service_account_is_not_trusted_with_it(trust: Trust) -> None:
+    trust.tell_azure()
+    stranger = trust.pod("stranger", "stranger")
+    with pytest.raises(UntrustedError):
+        await trust.fetch(stranger, within=0.5)
+    assert (await trust.fetch()).token.access_token
+
+
+async def test_what_is_no_matter_of_trust_is_not_tried_again(trust: Trust) -> None:
+    trust.tell_azure()
+    with pytest.raises(Refused) as refused:
+        await trust.fetch(tenant_id="5a4db0c5-0000-4000-8000-00000000dead")
+    assert not isinstance(refused.value, UntrustedError)
+    assert not trust.met
+    assert not trust.bench.pauses
+
+
+async def test_what_may_pass_is_tried_again(trust: Trust) -> None:
+    trust.tell_azure()
+    trust.bench.aad.mishaps.order(Mishap(status=503))
+    assert (await trust.fetch()).token.access_token
+    assert len(trust.met) == 1
+
+
+async def test_an_answer_that_takes_too_long_ends_with_the_time_that_there_is(trust: Trust) -> None:
+    trust.tell_azure()
+    async with Hanging(trust.bench):
+        with pytest.raises(Unreachable, match="the time that the request had left"):
+            await trust.fetch(within=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"ad_endpoint": "https://evil.example/"}, "--allowed-ad-endpoints"),
+        ({"ad_endpoint": "https://login.microsoftonline.com.evil.example/"}, "--allowed-ad-endpoints"),
+        ({"ad_endpoint": "http://login.microsoftonline.com/"}, "--allowed-ad-endpoints"),
+        ({"client_id": " "}, "clientID"),
+        ({"tenant_id": ""}, "tenant"),
+        ({"tenant_id": "../x"}, "tenant"),
+        ({"tenant_id": "adfs"}, "adfs"),
+        ({"auxiliary_tenant_ids": ["5a4db0c5-0000-4000-8000-000000000001"]}, "auxiliaryTenantIDs"),
+    ],
+)
+async def test_nothing_is_asked_of_anybody_for_an_identity_that_is_refused(
+    trust: Trust, changed: dict[str, Any], told: str
+) -> None:
+    trust.tell_azure()
+    for attempt in (lambda: trust.source.check(trust.identity(**changed)), None):
+        with pytest.raises(PolicyError) as refused:
+            attempt() if attempt else await trust.fetch(**changed)
+        assert told in refused.value.sentence + refused.value.detail
+    assert trust.asked() == (0, 0)
+    trust.source.check(trust.identity())
+
+
+async def test_no_token_is_asked_for_where_the_operator_has_not_switched_it_on(trust: Trust) -> None:
+    trust.tell_azure()
+    trust.source = trust.new_source(enabled=False)
+    with pytest.raises(PolicyError, match="--federated-identities") as refused:
+        await trust.fetch()
+    assert "federated.enabled" in refused.value.detail
+    assert trust.asked() == (0, 0)
+
+
+async def test_a_service_account_that_is_gone_proves_nothing_and_its_successor_is_trusted_by_its_name(
+    trust: Trust,
+) -> None:
+    trust.tell_azure()
+    trust.bench.kube.store.delete("serviceaccounts", "builder", NAMESPACE)
+    with pytest.raises(NoAssertionError) as refused:
+        await trust.fetch()
+    assert refusal_of(refused.value).reason is Reason.UPSTREAM_REFUSED
+    assert trust.asked()[1] == 0
+    trust.bench.kube.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": NAMESPACE}})
+    assert (await trust.fetch()).token.access_token
+
+
+async def test_the_successor_of_a_pod_is_not_taken_for_it(trust: Trust) -> None:
+    trust.tell_azure()
+    trust.bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
+    spec = {"serviceAccountName": "builder", "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
+    trust.bench.kube.store.create("pods", {"metadata": {"name": "web", "namespace": NAMESPACE}, "spec": spec})
+    with pytest.raises(NoAssertionError):
+        await trust.fetch()
+    assert trust.asked()[1] == 0
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """All lines of all libraries, however verbose."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(before)
+
+
+async def test_no_assertion_shows_anywhere(trust: Trust, everything_logged: io.StringIO) -> None:
+    seen: list[str] = []
+    of = trust.source._assertions.of
+
+    async def noted(workload: Workload) -> Any:
+        assertion = await of(workload)
+        seen.append(assertion.token)
+        assert assertion.token not in repr(assertion) + str(assertion)
+        return assertion
+
+    trust.source._assertions.of = noted  # type: ignore[method-assign]
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch(within=0.5)
+    trust.tell_azure()
+    await trust.fetch()
+    told = (
+        everything_logged.getvalue() + repr(refused.value) + str(vars(refused.value)) + str(refusal_of(refused.value))
+    )
+    assert len(seen) == 2
+    assert all(read_claims(each)["sub"] for each in seen)
+    assert not [each for each in seen if each in told or each.split(".")[2] in told]
