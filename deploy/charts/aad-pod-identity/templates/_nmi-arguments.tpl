@@ -26,6 +26,8 @@
   (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)
   (list "allow-metadata-path" (join "," .Values.nmi.allowedMetadataPaths))
   (list "exception-namespaces" (join "," .Values.nmi.exceptionNamespaces))
+  (list "federated-identities" (ternary "true" "" (eq .Values.federated.enabled true)))
+  (list "federated-audience" (ternary .Values.federated.audience "" (eq .Values.federated.enabled true)))
 }}
 {{- include "aad-pod-identity.flags" $flags }}
 {{- range .Values.nmi.extraArgs }}

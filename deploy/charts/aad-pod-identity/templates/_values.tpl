@@ -41,6 +41,9 @@ nmi:
 rbac:
   enabled: true
   allowAccessToSecrets: true
+federated:
+  enabled: false
+  audience: api://AzureADTokenExchange
 podMonitor:
   interval: 5m
   scrapeTimeout: 30s

@@ -1,0 +1,249 @@
+"""The chart's ValidatingAdmissionPolicy for federated identities on the real API server: what tokens NMI may ask for.
+
+Each clause refuses something that nothing else refuses: with the clause taken out the same request is answered.
+"""
+
+import dataclasses
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.deploy.minting import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, Bound, Caller, Minting
+from tests.testplane import up
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
+
+BY_POLICY = "ValidatingAdmissionPolicy 'pod-identity-aad-pod-identity-federated'"
+Spec = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def minting(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minting]:
+    """The chart's roles and policy are in force, and NMI may by a foreign role ask in the namespace not listed, too."""
+    made = Minting(plane, tmp_path_factory.mktemp("minting"))
+    try:
+        made.apply_roles()
+        made.grant(OTHER, "ServiceAccount", NMI, namespace=OWN)
+        made.until_given(made.nmi, OTHER, made.right(OTHER))
+        made.apply_policy()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def callers(minting: Minting) -> dict[str, Caller]:
+    """NMI's service account by other tokens than the one that the kubelet mounts."""
+    return {
+        "unbound": minting.caller(OWN, NMI, None),
+        "pod without node": minting.caller(OWN, NMI, minting.pod(OWN, "waits", NMI, node="")),
+        "node without pod": minting.caller(OWN, NMI, minting.node),
+    }
+
+
+@pytest.fixture(scope="module")
+def secret(minting: Minting) -> Bound:
+    return minting.secret(OPEN, "bound")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    """A request that one clause refuses."""
+
+    clause: int
+    told: str
+    change: Callable[[Spec, Bound], Spec] = lambda right, _: right
+    """Makes it of what NMI asks for, or of an object of another kind to be bound to."""
+    namespace: str = OPEN
+    caller: str = ""
+    """Who asks, if it is not NMI by its mounted token."""
+
+
+def without(spec: Spec, *names: str) -> Spec:
+    return {name: value for name, value in spec.items() if name not in names}
+
+
+def unbound_uid(spec: Spec) -> Spec:
+    return {**spec, "boundObjectRef": without(spec["boundObjectRef"], "uid")}
+
+
+WRONG = {
+    "a namespace that is not listed": Wrong(0, "not in the chart's value federated.namespaces", namespace=OTHER),
+    "another audience": Wrong(1, "one audience", lambda right, _: {**right, "audiences": ["api://other"]}),
+    "another audience besides": Wrong(
+        1, "one audience", lambda right, _: {**right, "audiences": [AUDIENCE, "api://other"]}
+    ),
+    "the same audience twice": Wrong(1, "one audience", lambda right, _: {**right, "audiences": [AUDIENCE] * 2}),
+    "the API server's own audiences": Wrong(1, "one audience", lambda right, _: without(right, "audiences")),
+    "a second more": Wrong(2, "exactly 600 seconds", lambda right, _: {**right, "expirationSeconds": 601}),
+    "the life that is the default": Wrong(
+        2, "exactly 600 seconds", lambda right, _: without(right, "expirationSeconds")
+    ),
+    "bound to nothing": Wrong(3, "bound to a Pod", lambda right, _: without(right, "boundObjectRef")),
+    "bound to a Secret": Wrong(
+        3, "bound to a Pod", lambda right, secret: {**right, "boundObjectRef": secret.reference()}
+    ),
+    "bound to a pod without its uid": Wrong(3, "bound to a Pod", lambda right, _: unbound_uid(right)),
+    "by a token bound to a pod that is on no node": Wrong(4, "not bound to a node", caller="pod without node"),
+    "by a token bound to a node and no pod": Wrong(5, "not bound to a pod", caller="node without pod"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_what_nmi_never_asks_for_is_refused_and_its_neighbour_is_not(
+    minting: Minting, callers: dict[str, Caller], secret: Bound, wrong: Wrong
+) -> None:
+    caller = callers[wrong.caller] if wrong.caller else minting.nmi
+    spec = wrong.change(minting.right(wrong.namespace), secret)
+    refusal = caller.refusal(wrong.namespace, spec)
+    assert refusal.startswith("403 ")
+    assert BY_POLICY in refusal
+    assert refusal.endswith(minting.policy["spec"]["validations"][wrong.clause]["message"])
+    assert wrong.told in refusal
+    assert minting.nmi.refusal(OPEN, minting.right()) == ""
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_no_other_clause_refuses_it(minting: Minting, callers: dict[str, Caller], secret: Bound, wrong: Wrong) -> None:
+    caller = callers[wrong.caller] if wrong.caller else minting.nmi
+    spec = wrong.change(minting.right(wrong.namespace), secret)
+    less = minting.policy
+    del less["spec"]["validations"][wrong.clause]
+    with minting.changed(less):
+        minting.until_given(caller, wrong.namespace, spec)
+    minting.until_refused(caller, wrong.namespace, spec)
+
+
+def test_every_clause_is_tried(minting: Minting) -> None:
+    assert {wrong.clause for wrong in WRONG.values()} == set(range(len(minting.policy["spec"]["validations"])))
+
+
+# What the API server would refuse by itself, were it not for a clause: the clause is asked first and has an answer.
+ODD: dict[str, tuple[Callable[[Spec], Spec], str]] = {
+    "a reference that is empty": (lambda right: {**right, "boundObjectRef": {}}, "bound to a Pod"),
+    "a reference without a kind": (
+        lambda right: {**right, "boundObjectRef": without(right["boundObjectRef"], "kind")},
+        "bound to a Pod",
+    ),
+    "a Pod of no version": (
+        lambda right: {**right, "boundObjectRef": without(right["boundObjectRef"], "apiVersion")},
+        "bound to a Pod",
+    ),
+    "a Pod of another version": (
+        lambda right: {**right, "boundObjectRef": {**right["boundObjectRef"], "apiVersion": "v2"}},
+        "bound to a Pod",
+    ),
+    "a Pod without a name": (
+        lambda right: {**right, "boundObjectRef": without(right["boundObjectRef"], "name")},
+        "bound to a Pod",
+    ),
+    "nothing at all": (lambda _: {}, "one audience"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), ODD.values(), ids=ODD)
+def test_an_odd_request_is_refused_by_a_clause_and_not_by_accident(
+    minting: Minting, change: Callable[[Spec], Spec], told: str
+) -> None:
+    refusal = minting.nmi.refusal(OPEN, change(minting.right()))
+    assert BY_POLICY in refusal
+    assert told in refusal
+
+
+def test_a_token_that_is_bound_to_nothing_gets_none(minting: Minting, callers: dict[str, Caller]) -> None:
+    assert "not bound to a node" in callers["unbound"].refusal(OPEN, minting.right())
+
+
+def test_what_cannot_be_evaluated_is_refused_to_nmi_and_nobody_else(minting: Minting) -> None:
+    broken = minting.policy
+    broken["spec"]["validations"].insert(0, {"expression": "object.spec.missing == 1"})
+    admin = Caller(minting.plane, minting.plane.token)
+    with minting.changed(broken):
+        minting.until_refused(minting.nmi, OPEN, minting.right(), "no such key: missing")
+        assert admin.refusal(OPEN, minting.right()) == ""
+    admin.api.close()
+    minting.until_given(minting.nmi, OPEN, minting.right())
+
+
+def test_a_dry_run_is_judged_like_any_other_request(minting: Minting) -> None:
+    assert BY_POLICY in minting.nmi.refusal(OPEN, {**minting.right(), "expirationSeconds": 601}, query="?dryRun=All")
+
+
+def test_nobody_elses_tokens_are_touched(minting: Minting) -> None:
+    minting.grant(OPEN, "ServiceAccount", "worker", namespace=OPEN)
+    worker = minting.caller(OPEN, "worker", None)
+    minting.until_given(worker, OPEN, {})
+    admin = Caller(minting.plane, minting.plane.token)
+    for caller in (worker, admin):
+        assert caller.refusal(OPEN, {}) == ""
+        assert caller.refusal(OPEN, {"audiences": ["a", "b"], "expirationSeconds": 7200}) == ""
+    assert admin.refusal(OWN, {}, account=NMI) == ""
+    admin.api.close()
+
+
+def test_a_kubelet_goes_on_mounting_tokens(minting: Minting) -> None:
+    kubelet = f"system:node:{NODE}"
+    minting.grant(OPEN, "User", kubelet)
+    reference = [f"--bound-object-{name}={minting.pods[OPEN].reference()[name]}" for name in ("kind", "name", "uid")]
+    who = [f"--as={kubelet}", "--as-group=system:nodes"]
+    token = minting.cluster.kubectl("create", "token", "web", f"-n={OPEN}", "--duration=3607s", *reference, *who)
+    assert token.count(".") == 2
+
+
+def impersonated(minting: Minting, *extra: str) -> str:
+    """What an administrator is told who says that he is NMI."""
+    pod = minting.pods[OPEN]
+    asked = [f"--audience={AUDIENCE}", "--duration=600s", f"--namespace={OPEN}"]
+    asked += ["--bound-object-kind=Pod", f"--bound-object-name={pod.name}", f"--bound-object-uid={pod.uid}"]
+    command = [str(up.tool("kubectl")), f"--kubeconfig={minting.plane.kubeconfig}", "create", "token", "web", *asked]
+    who = [f"--as=system:serviceaccount:{OWN}:{NMI}", *(f"--as-user-extra={each}" for each in extra)]
+    done = subprocess.run([*command, *who], capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr
+
+
+def test_whoever_impersonates_nmi_has_to_forge_its_node_and_pod_too(minting: Minting) -> None:
+    """Who may impersonate these extras can do so: docs/security.md says that the policy does not keep him from it."""
+    node, pod = (f"authentication.kubernetes.io/{part}-name=made-up" for part in ("node", "pod"))
+    assert "not bound to a node" in impersonated(minting)
+    assert "not bound to a node" in impersonated(minting, pod)
+    assert "not bound to a pod" in impersonated(minting, node)
+    assert impersonated(minting, node, pod) == ""
+
+
+# What RBAC and the API server itself refuse, with the policy content.
+
+
+@pytest.mark.parametrize(
+    ("namespace", "account", "given"), [(NAMED, "web", True), (NAMED, "worker", False), (OPEN, "worker", True)]
+)
+def test_service_accounts_that_are_not_named_are_refused_by_rbac_alone(
+    minting: Minting, namespace: str, account: str, given: bool
+) -> None:
+    pod = minting.pod(namespace, f"{account}-{given}".lower(), account)
+    refusal = minting.nmi.refusal(
+        namespace, {**minting.right(namespace), "boundObjectRef": pod.reference()}, account=account
+    )
+    if given:
+        assert refusal == ""
+    else:
+        assert "cannot create resource" in refusal
+        assert BY_POLICY not in refusal
+
+
+def test_a_namespace_that_is_not_listed_is_refused_by_rbac_alone(minting: Minting) -> None:
+    minting.create(f"/api/v1/namespaces/{OWN}/serviceaccounts", {"metadata": {"name": "web"}})
+    pod = minting.pod(OWN, "web", "web")
+    refusal = minting.nmi.refusal(OWN, {**minting.right(), "boundObjectRef": pod.reference()})
+    assert "cannot create resource" in refusal
+    assert BY_POLICY not in refusal
+
+
+def test_a_pods_successor_or_a_pod_of_another_service_account_gets_none_from_the_api_server_itself(
+    minting: Minting,
+) -> None:
+    successor = {**minting.pods[OPEN].reference(), "uid": "00000000-0000-0000-0000-000000000000"}
+    assert minting.nmi.refusal(OPEN, {**minting.right(), "boundObjectRef": successor}).startswith("409 ")
+    other = minting.nmi.refusal(OPEN, minting.right(), account="worker")
+    assert "cannot bind token" in other
