@@ -31,7 +31,7 @@ GOLDEN: Final = Path(__file__).parent / "deploy" / "golden"
 PROGRAMS: Final = {"aad-pod-identity-mic": "mic", "aad-pod-identity-nmi": "nmi"}
 """What a program calls itself to the API server, and the component that the chart's roles are labelled with."""
 UNNAMED: Final = frozenset({"create", "deletecollection", "list", "watch"})
-"""Verbs for which a role cannot be limited to names, whatever a request names."""
+"""Verbs for which a role cannot be limited to names, whatever a request names, unless they are about a subresource."""
 COMPONENT: Final = "app.kubernetes.io/component"
 POLICY: Final = Path(__file__).with_name("audit_policy.yaml")
 VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch"}
@@ -117,7 +117,8 @@ def audited(line: bytes) -> Right | None:
     if not program or about is None:
         return None
     resource = _resource(about.resource, about.api_group, about.subresource)
-    return Right(program, event.verb, resource, bool(about.name) and event.verb not in UNNAMED)
+    named = bool(about.name) and (event.verb not in UNNAMED or bool(about.subresource))
+    return Right(program, event.verb, resource, named)
 
 
 def _resource(plural: str, group: str, subresource: str) -> str:

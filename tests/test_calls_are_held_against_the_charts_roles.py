@@ -21,6 +21,7 @@ GROUP = "aadpodidentity.k8s.io"
         ("DELETE", f"/apis/{GROUP}/v1/namespaces/a/azureidentities", f"mic: deletecollection azureidentities.{GROUP}"),
         ("PATCH", "/api/v1/namespaces/a/pods/p/status", "mic: patch pods/status by name"),
         ("GET", "/api/v1/namespaces/a", "mic: get namespaces by name"),
+        ("POST", "/api/v1/namespaces/a/serviceaccounts/s/token", "mic: create serviceaccounts/token by name"),
     ],
 )
 def test_a_request_takes_a_right(method: str, path: str, right: str) -> None:
@@ -58,6 +59,12 @@ def test_a_call_that_a_role_allows_is_missed_no_more() -> None:
         (MIC, "create", b'{"resource":"events","name":"e"}', "mic: create events"),
         (MIC, "patch", b'{"resource":"nodes","name":"n0"}', "mic: patch nodes by name"),
         (MIC, "update", b'{"resource":"pods","name":"p","subresource":"status"}', "mic: update pods/status by name"),
+        (
+            MIC,
+            "create",
+            b'{"resource":"serviceaccounts","name":"s","subresource":"token"}',
+            "mic: create serviceaccounts/token by name",
+        ),
         (MIC, "get", b'{"resource":"leases","apiGroup":"g","name":"l"}', "mic: get leases.g by name"),
         (MIC, "get", b"null", "None"),
         ("kubectl/v1", "get", b'{"resource":"pods","name":"p"}', "None"),

@@ -56,6 +56,7 @@ def test_everything_new_can_be_switched_on_there(bare: Path, helm: str, tmp_path
         "--set=nmi.failClosed=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,namespace.create=true",
         "--set=grafanaDashboard.enabled=true,networkPolicy.enabled=true,test.selector=a,test.clientID=b",
         "--set=test.subscriptionID=c,test.resourceGroup=d",
+        "--set=federated.enabled=true,federated.namespaces[0].name=e",
     ]
     assert render(values, helm=helm, chart=bare, options=options) == render(values, helm=helm, options=options)
 
@@ -73,7 +74,15 @@ EMPTY = [
         "crds",
         "test",
     ),
-    *("networkPolicy", "namespace", "adminsecret", "azureIdentities", "podIdentityExceptions", "operationMode"),
+    *(
+        "networkPolicy",
+        "namespace",
+        "federated",
+        "adminsecret",
+        "azureIdentities",
+        "podIdentityExceptions",
+        "operationMode",
+    ),
     *("mic.customCloud", "mic.leaderElection", "mic.startupTaint", "mic.affinity", "nmi.affinity"),
     *("nmi.enableScaleFeatures", "nmi.metadataHeaderRequired"),
 ]

@@ -43,7 +43,7 @@ def test_every_value_is_known() -> None:
 def test_nothing_is_known_that_is_no_value() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert set(SCHEMA["properties"]) - OPEN - DEAD == set(values)
-    for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test"):
+    for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test", "federated"):
         assert set(SCHEMA["properties"][group]["properties"]) == set(values[group]), group
 
 

@@ -1,0 +1,105 @@
+"""With federated identities NMI may create tokens in the listed namespaces, as the real API server sees it, and nothing
+else besides; and helm installs, changes and takes away all of it.
+"""
+
+import itertools
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.deploy.installing import LIMIT, Cluster
+from tests.deploy.test_rights import NMI, SECRETS, STANDARD
+from tests.testplane import up
+from tools.chart.rendering import CHART, HELMS
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
+
+IN_FORCE_SECONDS = 60.0
+ALL = ("serviceaccounts/token", "", "create")
+SOME = {("serviceaccounts/token", name, "create") for name in ("web", "worker")}
+
+
+NAMESPACES = (f"rights-federated-{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def namespace() -> str:
+    return next(NAMESPACES)
+
+
+@pytest.fixture(params=HELMS)
+def cluster(plane: up.Plane, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """With two namespaces that can be listed, and one that is not."""
+    made = Cluster(plane, request.param)
+    namespaces = [f"rights-{name}" for name in ("open", "named", "other")]
+    for name in namespaces:
+        made.kubectl("create", "namespace", name)
+    made.kubectl("create", "serviceaccount", "web", "-n=rights-named")
+    yield made
+    made.kubectl("delete", "--wait=true", *(f"namespace/{name}" for name in namespaces))
+
+
+ON = "--set=federated.enabled=true"
+NAMED = "federated.namespaces[0].name=rights-named,federated.namespaces[0].serviceAccounts={web,worker}"
+BOTH = f"--set={NAMED},federated.namespaces[1].name=rights-open"
+
+
+def policies(cluster: Cluster) -> str:
+    return cluster.kubectl("get", "validatingadmissionpolicies,validatingadmissionpolicybindings", "-o=name")
+
+
+def refused(cluster: Cluster, command: str) -> str:
+    """What is said to a kubectl command that must fail."""
+    words = [f"--kubeconfig={cluster.plane.kubeconfig}", *shlex.split(command)[1:]]
+    done = subprocess.run([str(up.tool("kubectl")), *words], capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + IN_FORCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"not after {IN_FORCE_SECONDS:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def test_nmi_may_create_tokens_where_that_is_listed_and_nowhere_else(cluster: Cluster, namespace: str) -> None:
+    with cluster.installed(namespace, ON, BOTH):
+        usual = STANDARD | SECRETS
+        assert cluster.rights(NMI, of=namespace, within="rights-open") == usual | {ALL}
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == usual | SOME
+        for within in ("rights-other", "default", namespace):
+            assert cluster.rights(NMI, of=namespace, within=within) == usual
+
+
+def test_what_the_notes_say_to_try_is_refused_by_the_policy(cluster: Cluster, namespace: str) -> None:
+    with cluster.installed(namespace, ON, BOTH):
+        notes = cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
+        assert re.search(r"^  rights-named: web, worker\n  rights-open: all$", notes, re.MULTILINE)
+        (tried,) = re.findall(r"^  (kubectl create token .+)$", notes, re.MULTILINE)
+        policy = "ValidatingAdmissionPolicy 'pi-aad-pod-identity-federated'"
+        until(lambda: policy in refused(cluster, tried), tried)
+
+
+def test_an_upgrade_takes_away_what_is_not_listed_any_more(cluster: Cluster, namespace: str) -> None:
+    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--reset-values", "--no-hooks", LIMIT)
+    usual = STANDARD | SECRETS
+    with cluster.installed(namespace, ON, BOTH):
+        assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
+        cluster.helm(*upgrade, ON, f"--set={NAMED}")
+        until(lambda: cluster.rights(NMI, of=namespace, within="rights-open") == usual, "no right where unlisted")
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == usual | SOME
+        cluster.helm(*upgrade)
+        until(lambda: cluster.rights(NMI, of=namespace, within="rights-named") == usual, "no right when switched off")
+        assert policies(cluster) == ""
+
+
+def test_a_namespace_that_does_not_exist_is_named(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(AssertionError, match='namespaces "rights-missing" not found'):
+        cluster.install(namespace, ON, "--set=federated.namespaces[0].name=rights-missing")
+    cluster.helm("uninstall", "pi", f"--namespace={namespace}", LIMIT)
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    assert policies(cluster) == ""
