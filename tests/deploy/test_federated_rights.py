@@ -97,6 +97,17 @@ def test_an_upgrade_takes_away_what_is_not_listed_any_more(cluster: Cluster, nam
         assert policies(cluster) == ""
 
 
+def test_the_policy_can_be_there_before_the_roles(cluster: Cluster, namespace: str) -> None:
+    """As docs/security.md says, for whoever will not have NMI do without it for the second between."""
+    first = ("--show-only=templates/nmi-federated-policy.yaml", f"--namespace={namespace}", ON, BOTH)
+    policy = cluster.helm("template", "pi", str(CHART), *first)
+    cluster.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=policy)
+    assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
+    with cluster.installed(namespace, ON, BOTH, "--take-ownership"):
+        assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
+    assert policies(cluster) == ""
+
+
 def test_a_namespace_that_does_not_exist_is_named(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(AssertionError, match='namespaces "rights-missing" not found'):
         cluster.install(namespace, ON, "--set=federated.namespaces[0].name=rights-missing")

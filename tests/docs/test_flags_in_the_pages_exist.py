@@ -14,10 +14,12 @@ from tests.docs.sentences import ROOT
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 OTHERS = {
     *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "timeout", "patch", "type"),  # kubectl
+    *("as", "field-manager"),  # kubectl
     *("image", "profile"),  # kubectl debug
-    *("create-namespace", "set", "wait"),  # helm
+    *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
     "query",  # az
     "network-plugin",  # the kubelet
+    "api-audiences",  # kube-apiserver
     "flag",  # stands for any
 }
 COMMANDS: tuple[list[str], ...] = (
