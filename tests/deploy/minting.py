@@ -22,10 +22,13 @@ OPEN: Final = "minting-open"
 """A namespace that is listed without service accounts."""
 NAMED: Final = "minting-named"
 """One that is listed with the service account `web` alone."""
+WIDE: Final = "minting-wide"
+"""One that is listed with `web` alone, and in which some other role lets NMI create every token."""
 OTHER: Final = "minting-other"
-"""One that is not listed."""
+"""One that is not listed, and in which some other role lets NMI create every token."""
 NODE: Final = "minting-node"
-LISTED: Final = [{"name": OPEN}, {"name": NAMED, "serviceAccounts": ["web"]}]
+NAMESPACES: Final = (OPEN, NAMED, WIDE, OTHER)
+LISTED: Final = [{"name": OPEN}, *({"name": name, "serviceAccounts": ["web"]} for name in (NAMED, WIDE))]
 IN_FORCE_SECONDS: Final = 60.0
 """How long a busy API server may take until it goes by a role or policy that was written."""
 RBAC: Final = "rbac.authorization.k8s.io"
@@ -69,14 +72,18 @@ class Minting:
         values.write_text(json.dumps({"federated": {"enabled": True, "namespaces": LISTED}}))
         self._rendered = render(values, namespace=OWN)
         self._apis: list[up.Api] = []
-        for namespace in (OWN, OPEN, NAMED, OTHER):
+        for namespace in (OWN, *NAMESPACES):
             self.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
         self.apply(self._of_kind("ServiceAccount", name=NMI))
-        for namespace in (OPEN, NAMED, OTHER):
+        for namespace in NAMESPACES:
             for account in ("web", "worker"):
                 self.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": account}})
         self.node = _bound("Node", self.create("/api/v1/nodes", {"metadata": {"name": NODE}}))
-        self.pods = {namespace: self.pod(namespace, "web", "web") for namespace in (OPEN, NAMED, OTHER)}
+        self.pods = {
+            (namespace, account): self.pod(namespace, account, account)
+            for namespace in NAMESPACES
+            for account in ("web", "worker")
+        }
         self.nmi = self.caller(OWN, NMI, self.pod(OWN, "nmi", NMI))
 
     def create(self, path: str, document: object) -> Any:
@@ -100,9 +107,9 @@ class Minting:
         self._apis.append(caller.api)
         return caller
 
-    def right(self, namespace: str = OPEN) -> dict[str, Any]:
+    def right(self, namespace: str = OPEN, account: str = "web") -> dict[str, Any]:
         """What NMI asks for."""
-        reference = self.pods[namespace].reference()
+        reference = self.pods[namespace, account].reference()
         return {"audiences": [AUDIENCE], "expirationSeconds": 600, "boundObjectRef": reference}
 
     def grant(self, within: str, kind: str, name: str, **more: str) -> None:
@@ -123,8 +130,14 @@ class Minting:
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]
         self.apply([*self._of_kind("Role", name=name), *self._of_kind("RoleBinding", name=name)])
-        for each in (OPEN, NAMED):
+        for each in (OPEN, NAMED, WIDE):
             self.until_given(self.nmi, each, self.right(each))
+
+    def grant_more(self) -> None:
+        """What an operator may have granted to NMI besides."""
+        for each in (WIDE, OTHER):
+            self.grant(each, "ServiceAccount", NMI, namespace=OWN)
+            self.until_given(self.nmi, each, self.right(each, "worker"), "worker")
 
     def apply_policy(self) -> None:
         self.apply([self.policy, *self._of_kind("ValidatingAdmissionPolicyBinding")])
@@ -139,11 +152,14 @@ class Minting:
         finally:
             self.apply([self.policy])
 
-    def until_given(self, caller: Caller, namespace: str, spec: object) -> None:
-        _until(lambda: not caller.refusal(namespace, spec), f"given in {namespace}: {spec}")
+    def until_given(self, caller: Caller, namespace: str, spec: object, account: str = "web") -> None:
+        _until(lambda: not caller.refusal(namespace, spec, account=account), f"given in {namespace}: {spec}")
 
-    def until_refused(self, caller: Caller, namespace: str, spec: object, told: str = "denied request") -> None:
-        _until(lambda: told in caller.refusal(namespace, spec), f"refused in {namespace} by {told!r}: {spec}")
+    def until_refused(self, caller: Caller, namespace: str, spec: object, account: str = "web") -> None:
+        def refused() -> bool:
+            return "denied request" in caller.refusal(namespace, spec, account=account)
+
+        _until(refused, f"refused in {namespace}: {spec}")
 
     def apply(self, objects: Sequence[Object]) -> None:
         assert objects
@@ -160,7 +176,7 @@ class Minting:
             api.close()
         name = self.policy["metadata"]["name"]
         gone = [f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}", f"node/{NODE}"]
-        gone += [f"namespace/{each}" for each in (OWN, OPEN, NAMED, OTHER)]
+        gone += [f"namespace/{each}" for each in (OWN, *NAMESPACES)]
         self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", *gone)
 
 

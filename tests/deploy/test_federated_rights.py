@@ -3,18 +3,20 @@ else besides; and helm installs, changes and takes away all of it.
 """
 
 import itertools
+import json
 import re
 import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.deploy.installing import LIMIT, Cluster
 from tests.deploy.test_rights import NMI, SECRETS, STANDARD
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS
+from tools.chart.rendering import CHART, HELMS, render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
 
@@ -106,6 +108,17 @@ def test_the_policy_can_be_there_before_the_roles(cluster: Cluster, namespace: s
     with cluster.installed(namespace, ON, BOTH, "--take-ownership"):
         assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
     assert policies(cluster) == ""
+
+
+@pytest.mark.parametrize(
+    "listed", ["{name: a}", "{name: a, serviceAccounts: [b]}", "{name: a}, {name: c, serviceAccounts: [b]}"]
+)
+def test_the_api_server_takes_the_policy_whatever_is_listed(plane: up.Plane, tmp_path: Path, listed: str) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(f"federated: {{enabled: true, namespaces: [{listed}]}}")
+    (policy,) = (each for each in render(values) if each["kind"] == "ValidatingAdmissionPolicy")
+    apply = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
+    assert "created" in Cluster(plane).kubectl(*apply, stdin=json.dumps(policy))
 
 
 def test_a_namespace_that_does_not_exist_is_named(cluster: Cluster, namespace: str) -> None:

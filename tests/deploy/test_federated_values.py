@@ -197,7 +197,7 @@ def test_names_of_digits_stay_names(tmp_path: Path, helm: str) -> None:
     assert role["metadata"]["namespace"] == "456"
     assert role["rules"][0]["resourceNames"] == ["1e3", "0777"]
     (policy,) = of_kind(objects, "ValidatingAdmissionPolicy")
-    assert policy["spec"]["validations"][0]["expression"] == 'request.namespace in ["456"]'
+    assert policy["spec"]["variables"][0]["expression"] == '{"456":["1e3","0777"]}'
     assert '"system:serviceaccount:789:aad-pod-identity-nmi"' in policy["spec"]["matchConditions"][0]["expression"]
 
 
