@@ -69,7 +69,7 @@ def test_where_the_cleanup_fails_the_cleaner_stays_for_the_node_that_is_down(pla
 
 def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> None:
     cluster = Cluster(plane)
-    theirs = ("accounting", "monitoring", "leases", "podid")
+    theirs = ("accounting", "monitoring", "leases", "podid", "shop", "reports")
     for namespace in theirs:
         cluster.kubectl("create", "namespace", namespace)
     try:
