@@ -17,7 +17,7 @@ OTHERS = {
     *("as", "field-manager"),  # kubectl
     *("image", "profile"),  # kubectl debug
     *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
-    "query",  # az
+    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
     "flag",  # stands for any
