@@ -175,6 +175,15 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_pod_of_another_node_is_not_known(cluster: RealCluster) -> None:
+    await cluster.create_pod("elsewhere", "10.99.0.8", spec={"nodeName": "another-node"})
+    async with following(cluster):
+        await cluster.create_pod("here", "10.99.0.9")
+        await until(lambda: cluster.at("10.99.0.9") is not None)
+        assert cluster.at("10.99.0.8") is None
+        assert await cluster.feed.entry_named(cluster.namespace, "elsewhere") is None
+
+
 async def test_an_exception_frees_its_pods_from_the_event_on_until_it_goes(cluster: RealCluster) -> None:
     await cluster.create_pod("web", "10.99.2.1", labels={"app": "Web"})
     async with following(cluster):
