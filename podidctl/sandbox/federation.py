@@ -2,16 +2,22 @@
 
 An assertion by another issuer than the client itself is held against the client's federated credentials (issuer,
 subject and audience, each exactly, letter case included), then its signature against the keys that the issuer serves,
-then its times. In this order, as AAD does it: an issuer that no credential names is never asked for keys. Numbers and
-texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows of), 700211
-to 700213 where none fits, 7000272 where the issuer does not serve the key, 50166 where it cannot be asked (this one
-alone is no `invalid_client` with 401 but an `invalid_request` with 400).
+then its times. An issuer that no credential names is never asked for keys: people are told of a mismatch for issuers
+that the Internet does not reach (Azure/azure-workload-identity#616).
 
-Until 2023 AAD said AADSTS70021 for all three of 700211 to 700213, with 400 `invalid_request` at first and with 401
-`invalid_client` later; a test that wants that orders a mishap.
+Numbers and texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows
+of), 700211 to 700213 and 7002138 where none fits (Azure/azure-workload-identity#1200, Azure/login#515), 700024 out of
+its time (risingwavelabs/risingwave#17123), 7000272 where the issuer does not serve the key
+(Azure/azure-workload-identity#1232): all of them `invalid_client` with 401. Where the issuer cannot be asked it is
+50166, `invalid_request` with 400 (Azure/azure-workload-identity#1130). That a wrong signature by a known key is 50013
+is a guess by AAD's other assertions.
 
-AAD takes one assertion as often as it comes within its life and the usual five minutes after: workload identity's
-SDKs show one file with a token for an hour. So does this one.
+Until 2023 AAD said AADSTS70021 for all three of 700211 to 700213, with 400 `invalid_request` at first
+(Azure/azure-workload-identity#340) and 401 `invalid_client` later (external-secrets/external-secrets#2783); a test that
+wants that orders a mishap.
+
+AAD takes one assertion as often as it comes within its life and about five minutes more: workload identity's SDKs show
+one file with a token for an hour, and Azure/login#180 and #372 tell how long a job's token is taken. So does this one.
 """
 
 import base64
@@ -32,6 +38,12 @@ CONFIGURATION: Final = "/.well-known/openid-configuration"
 ADVICE: Final = (
     "Check your federated identity credential Subject, Audience and Issuer against the presented assertion. "
     "https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
+)
+ADVICE_ON_CASE: Final = (
+    "The subject matches with case-insensitive comparison, but not with case-sensitive comparison. Check your "
+    "federated identity credential Subject, Audience and Issuer against the presented assertion. See documentation at: "
+    "https://learn.microsoft.com/entra/workload-id/workload-identity-federation. See breaking change notification and "
+    "remediation at: https://learn.microsoft.com/en-us/entra/identity-platform/reference-breaking-changes#august-2024."
 )
 _UNREADABLE: Final = "JWT token is invalid or malformed."
 
@@ -87,6 +99,8 @@ def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential
     if not same_issuer:
         raise _unmatched(700211, "issuer", assertion.issuer)
     same_subject = [each for each in same_issuer if each.subject == assertion.subject]
+    if not same_subject and any(each.subject.lower() == assertion.subject.lower() for each in same_issuer):
+        raise _unmatched(7002138, "subject", assertion.subject, ADVICE_ON_CASE)
     if not same_subject:
         raise _unmatched(700213, "subject", assertion.subject)
     if not any(each.audience in assertion.audiences for each in same_subject):
@@ -159,10 +173,10 @@ class IssuerUnreachableError(Exception):
     """The issuer does not serve what assertions are checked by."""
 
 
-def _unmatched(number: int, part: str, presented: str) -> NotProvenError:
+def _unmatched(number: int, part: str, presented: str, advice: str = ADVICE) -> NotProvenError:
     return NotProvenError(
         number,
-        f"No matching federated identity record found for presented assertion {part} '{presented}'. {ADVICE}",
+        f"No matching federated identity record found for presented assertion {part} '{presented}'. {advice}",
     )
 
 

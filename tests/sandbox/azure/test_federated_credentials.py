@@ -202,7 +202,7 @@ async def test_an_identity_without_credentials_says_that_it_has_none(federation:
     ("change", "number", "part"),
     [
         ({"issuer": "https://oidc.prod-aks.azure.com/1/"}, 700211, "issuer"),
-        ({"subject": "system:serviceaccount:default:Default"}, 700213, "subject"),
+        ({"subject": "system:serviceaccount:default:another"}, 700213, "subject"),
         ({"audience": "api://azureadtokenexchange"}, 700212, "audience"),
     ],
     ids=["issuer", "subject", "audience"],
@@ -225,6 +225,13 @@ async def test_what_no_credential_names_is_named_in_the_refusal(
     )
     federation.trust()
     assert (await federation.ask(token))[0] == 200
+
+
+async def test_a_subject_in_other_letters_is_another_and_said_to_be_close(federation: Federation) -> None:
+    federation.trust(subject="system:serviceaccount:default:Default")
+    status, error, number, sentence = await federation.refusal(await federation.token())
+    assert (status, error, number) == (401, "invalid_client", 7002138)
+    assert "matches with case-insensitive comparison, but not with case-sensitive comparison" in sentence
 
 
 async def test_a_slash_at_the_end_makes_another_issuer(federation: Federation) -> None:
