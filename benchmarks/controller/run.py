@@ -2,7 +2,7 @@
 
     python -m benchmarks.controller.run [--only NAME …] [--results FOLDER]
 
-Everything takes about ten minutes on two cores. NAME is one of the parts that `--help` lists. The results file is
+Everything takes about twelve minutes on two cores. NAME is one of the parts that `--help` lists. The results file is
 `controller-<date>-<commit>.json`; its table is printed, and `python -m benchmarks.controller.table` puts it into the
 documentation.
 """
@@ -27,6 +27,7 @@ from benchmarks.controller import cases
 from benchmarks.controller.cases import Row, rounded
 from benchmarks.controller.cloud import World, world
 from benchmarks.controller.feeding import Fed
+from benchmarks.controller.first_token import first_tokens
 from benchmarks.controller.large import at_the_design_point
 from benchmarks.controller.table import table
 from benchmarks.machine import ROOT, commit, facts
@@ -108,6 +109,9 @@ PARTS: Final[Mapping[str, tuple[Callable[[World], AsyncIterator[Row]], bool]]] =
 """What is measured on an API server of its own, and whether with kwok."""
 
 
+EVERY: Final = ["fed", *PARTS, "tokens"]
+
+
 async def measured(part: str) -> list[Row]:
     """All rows of a part. Each part has a fresh cluster."""
     measure, kwok = PARTS[part]
@@ -136,7 +140,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.controller.run", description="Measures MIC.")
-    parser.add_argument("--only", nargs="+", choices=["fed", *PARTS], default=["fed", *PARTS], metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=EVERY, default=EVERY, metavar="NAME")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     asked = parser.parse_args()
     began, load, (head, changed) = time.monotonic(), {}, commit()
@@ -144,7 +148,13 @@ def main() -> None:
     for part in asked.only:
         load[f"before {part}"] = round(os.getloadavg()[0], 2)
         sys.stderr.write(f"{part}, after {time.monotonic() - began:.0f} s\n")
-        rows += fed() if part == "fed" else uvloop.run(measured(part))
+        match part:
+            case "fed":
+                rows += fed()
+            case "tokens":
+                rows += uvloop.run(first_tokens())
+            case _:
+                rows += uvloop.run(measured(part))
     found = {
         "commit": head + ("+" if changed else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -25,6 +25,9 @@ UNKNOWN_CREDENTIAL: Final = frozenset({"AADSTS70021", "AADSTS70025", "AADSTS7002
 """What Entra ID says where no federated credential matches: none does, there is none, or issuer, audience or subject
 differs."""
 
+MISSPELT_SUBJECT: Final = "AADSTS7002138"
+"""What it says where a credential's subject differs in letter case alone, which no waiting mends."""
+
 TRUST_DELAYS: Final = (1.0, 2.0, 4.0, *(8.0,) * 8)
 """Seconds before each further try at a credential that is not known (yet)."""
 
@@ -113,7 +116,7 @@ class FederatedSource:
             try:
                 return await self._sign_ins.token(asked, workload.namespace, tries)
             except AzureError as error:
-                if error.code not in UNKNOWN_CREDENTIAL:
+                if error.code not in {*UNKNOWN_CREDENTIAL, MISSPELT_SUBJECT}:
                     raise
                 untrusted = UntrustedError(
                     error, trusting.client_id, assertion.issuer, assertion.subject, assertion.audience
@@ -123,6 +126,6 @@ class FederatedSource:
         return await self._sign_ins.again(
             exchanged,
             tries,
-            curable=lambda error: isinstance(error, UntrustedError),
+            curable=lambda error: error.code in UNKNOWN_CREDENTIAL,
             delays=TRUST_DELAYS,
         )

@@ -42,3 +42,14 @@ def test_a_figure_stands_beside_the_aim_and_the_references() -> None:
     assert "| 1 pod | 5.38 s | 5.5 s | 1 PATCH, 2 GET | 10.0 s | not measured |" in made
     assert "40 pods" not in made, "what was not measured has no line"
     assert "Load before the parts: 0.1 to 1.5." in made
+
+
+def test_first_tokens_of_both_kinds_stand_side_by_side() -> None:
+    rows = [
+        {"case": "first token, type 3", "operation_seconds": 0.0, "median_s": 0.1234, "longest_s": 0.2},
+        {"case": "first token, type 0", "operation_seconds": 40.0, "median_s": 40.321, "longest_s": 41.0},
+    ]
+    made = table({**HEADER, "rows": rows})
+    assert "| federated identity (type 3), AAD 50 ms | 0.12 s | 0.15 s of a warm node with AAD at 50 ms |" in made
+    assert "| user-assigned identity (type 0), operation 40 s | 40.32 s | 40.5 s |" in made
+    assert "(type 0), operation 5 s" not in made

@@ -160,6 +160,15 @@ async def test_what_azure_must_be_told_is_named_in_the_refusal(
     assert trust.managed.client_id not in refusal.sentence + refusal.detail
 
 
+async def test_a_subject_in_other_letters_is_named_at_once(trust: Trust) -> None:
+    trust.tell_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    assert refused.value.code == "AADSTS7002138"
+    assert f"subject system:serviceaccount:{NAMESPACE}:builder" in refusal_of(refused.value).sentence
+    assert not trust.met
+
+
 async def test_the_refusal_can_be_kept_and_raised_again(trust: Trust) -> None:
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch(within=0.5)
