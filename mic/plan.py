@@ -141,7 +141,8 @@ def asks_azure(
 def _waits(picture: Picture) -> bool:
     """Whether anything here may be said or let go of only when an operation has ended."""
     owed = any(stake.debtors for stake in picture.stakes.values())
-    return owed or bool(picture.dying) or next(picture.open_claims(), None) is not None
+    waiting = (want is None or want.identity_id is not None for want, _ in picture.open_claims())
+    return owed or bool(picture.dying) or any(waiting)
 
 
 def _questionable(key: str, stake: Stake, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
@@ -157,6 +158,17 @@ def _questionable(key: str, stake: Stake, known: HostIdentities, policy: Policy,
 def idle(picture: Picture) -> list[str]:
     """The identities (keys) that nobody here is served any more: for these a grace is counted."""
     return [key for key, stake in picture.stakes.items() if stake.wanted == 0 and not stake.holders]
+
+
+def independent(picture: Picture, policy: Policy) -> list[Before]:
+    """What is to be written for pods whose identities no host has to have: service principals and federated ones. Part
+    of `prepare` too, but it needs nothing of Azure and never waits for it."""
+    steps: list[Before] = []
+    names: set[Key] = set()
+    for want, living in picture.open_claims():
+        if want is not None and want.identity_id is None:
+            steps.extend(_objects_for(picture, want, living, None, policy, names=names))
+    return steps
 
 
 def revocations(picture: Picture) -> list[Revoke]:
@@ -194,24 +206,42 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
     for want, living in picture.open_claims():
         if want is None or (lost and want.identity_id is not None):
             continue
-        stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
-        record = _record(stake, azure, policy)
-        keeper = _keeper(want, living)
-        steps.extend(Revoke(held) for held in living if held is not keeper)
-        if keeper is None:
-            step: Create | Update | Mark | None = _creation(picture, want, record, azure, names)
-        elif unchanged(want, keeper):
-            undecided = want.identity_id is not None and keeper.record == ""
-            step = Mark(keeper, record) if undecided and record else None
-        else:
-            step = _update(picture, want, keeper, azure, policy)
-        if step is not None:
+        for step in _objects_for(picture, want, living, azure, policy, names=names):
             steps.append(step)
-            if step.record == "mic" and want.identity_id:
+            if not isinstance(step, Revoke) and step.record == "mic" and want.identity_id:
                 marked.add(want.identity_id.key)
     if azure is not None and not azure.gone:
         steps.extend(_marks(picture, azure, policy, marked))
     return steps
+
+
+def _objects_for(
+    picture: Picture,
+    want: Want,
+    living: tuple[Held, ...],
+    azure: HostIdentities | None,
+    policy: Policy,
+    *,
+    names: set[Key],
+) -> Iterator[Before]:
+    """What makes one object, and no other, stand for *want*. *names*: those of the objects that are to be created.
+
+    What cannot go on standing for it (an identity that serves only its own namespace now has its objects there) is
+    revoked when the new object is there, and not before: the pod is not to be without.
+    """
+    stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
+    record = _record(stake, azure, policy)
+    keeper = _keeper(want, living)
+    if keeper is None and (creation := _creation(picture, want, record, azure, names)) is not None:
+        yield creation
+        return
+    yield from (Revoke(held) for held in living if held is not keeper)
+    if keeper is None:
+        return
+    if not unchanged(want, keeper):
+        yield _update(picture, want, keeper, azure, policy)
+    elif want.identity_id is not None and keeper.record == "" and record:
+        yield Mark(keeper, record)
 
 
 def azure_change(

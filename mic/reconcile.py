@@ -12,7 +12,7 @@ from podidentity.resources import AzureIdentity
 
 log = logging.getLogger(__name__)
 
-REVOKE_SECONDS: Final = 0.01
+BESIDE_SECONDS: Final = 0.01
 """One drain of a node is one sweep over its host's open claims, and nobody notices ten milliseconds."""
 
 
@@ -25,6 +25,9 @@ class Rounds(Protocol):
     async def revoke(self, key: str) -> Done:
         """Revoke what nobody wants any more there."""
 
+    async def assign(self, key: str) -> Done:
+        """Write what pods need there that no host has to have."""
+
     def look_again(self, key: str) -> None:
         """Have the next round ask Azure in any case."""
 
@@ -35,8 +38,9 @@ class Rounds(Protocol):
 class Reconciler:
     """Owns the tasks that give rounds. `running` turns true once they are given.
 
-    Revocations have a queue of their own: a round may be waiting minutes for Azure, and a pod that is gone, or whose
-    binding is, must not be served for so long.
+    A round may be waiting minutes for Azure. So revocations have a queue of their own, as a pod that is gone, or whose
+    binding is, must not be served for so long; and so has the assigning of what is on no host, which never concerns
+    Azure. The two are apart, since the latter may be many writes and no revocation is to wait for them.
     """
 
     def __init__(
@@ -52,7 +56,8 @@ class Reconciler:
         not as it should be gets a round whether or not an event asked for one."""
         self._view = view
         self._rounds = KeyedQueue(clock=clock)
-        self._revocations = KeyedQueue(gather_seconds=REVOKE_SECONDS, gather_most_seconds=REVOKE_SECONDS, clock=clock)
+        self._revocations = KeyedQueue(gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock)
+        self._assignments = KeyedQueue(gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock)
         self._applier = applier
         self._look_seconds = look_seconds
         self._resync_seconds = resync_seconds
@@ -64,11 +69,16 @@ class Reconciler:
 
     def state(self) -> dict[str, object]:
         """For /debug/state."""
-        return {"rounds": self._rounds.state(), "revocations": self._revocations.state()}
+        return {
+            "rounds": self._rounds.state(),
+            "revocations": self._revocations.state(),
+            "assignments": self._assignments.state(),
+        }
 
     def dirty(self, key: str) -> None:
         """Something about this place is not as it should be."""
         self._revocations.add(key)
+        self._assignments.add(key)
         self._rounds.add(key)
 
     def identity_changed(self, identity: AzureIdentity) -> None:
@@ -80,6 +90,7 @@ class Reconciler:
         """Give rounds until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._revocations.run(self._applier.revoke), name="revoke")
+            tasks.create_task(self._assignments.run(self._applier.assign), name="assign what is on no host")
             tasks.create_task(self._look_at_all(), name="compare hosts with Azure")
             tasks.create_task(self._resync(), name="full resync")
             self.running = True

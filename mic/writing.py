@@ -76,7 +76,7 @@ class Writer:
         self._recorder = recorder
         self._measures = measures
         self._pace = Pace(in_flight=batch, per_second=per_second, burst=burst, clock=clock)
-        self._revoking: dict[str, asyncio.Task[Written]] = {}
+        self._under_way: dict[tuple[object, ...], asyncio.Task[Written]] = {}
         self._clock = clock
 
     async def carry_out(self, steps: Iterable[Step]) -> Written:
@@ -94,14 +94,14 @@ class Writer:
         )
 
     def _begun(self, tasks: asyncio.TaskGroup, step: Step) -> asyncio.Task[Written]:
-        """The step's task. A round and the revocations beside it may both ask for one DELETE: that is sent once."""
-        uid = step.held.object.metadata.uid if isinstance(step, plan.Revoke) else ""
-        if uid in self._revoking:
-            return self._revoking[uid]
+        """The step's task. A round and what goes on beside it may both ask for one write: that is sent once."""
+        shared = _shared(step)
+        if shared in self._under_way:
+            return self._under_way[shared]
         task = tasks.create_task(self._one(step), name=f"write {type(step).__name__}")
-        if uid:
-            self._revoking[uid] = task
-            task.add_done_callback(lambda _task: self._revoking.pop(uid))
+        if shared:
+            self._under_way[shared] = task
+            task.add_done_callback(lambda _task: self._under_way.pop(shared))
         return task
 
     async def _one(self, step: Step) -> Written:
@@ -237,6 +237,22 @@ _URGENCIES: Final[dict[type, Urgency]] = {
     plan.Settle: Urgency.TIDY,
     plan.Release: Urgency.TIDY,
 }
+
+
+def _shared(step: Step) -> tuple[object, ...]:
+    """By what a write is known that is asked for twice; empty for what only rounds ask for, each for its own host.
+
+    Where the two differ in what they would write, the later one finds so in the answer to the first.
+    """
+    match step:
+        case plan.Create(want, name):
+            return "create", want.namespace, name, want.claim
+        case plan.Update(held):
+            return "update", held.object.metadata.uid
+        case plan.Revoke(held):
+            return "revoke", held.object.metadata.uid
+        case _:
+            return ()
 
 
 def _pod(held: Held) -> str:

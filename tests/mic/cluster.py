@@ -82,6 +82,7 @@ def identity(
     resource_id: str | None = None,
     namespaced: bool = False,
     client_id: str = "",
+    tenant_id: str = "",
     uid: str = "",
 ) -> AzureIdentity:
     return AzureIdentity(
@@ -95,6 +96,7 @@ def identity(
             type=type_,
             resource_id=identity_id(name) if resource_id is None else resource_id,
             client_id=client_id or f"client-{name}",
+            tenant_id=tenant_id,
         ),
     )
 

@@ -146,10 +146,10 @@ class LittleCloud:
     def remove_pod(self, name: str, namespace: str = "default") -> None:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)
 
-    def identity(self, name: str = "demo", **spec: Any) -> None:
+    def identity(self, name: str = "demo", *, namespace: str = "default", **spec: Any) -> None:
         """An identity and its binding, and in Azure what it names."""
         self.directory.add_identity(identity_id(name), client_id=f"client-{name}")
-        meta = {"name": name, "namespace": "default"}
+        meta = {"name": name, "namespace": namespace}
         self.api.store.create(
             IDENTITIES,
             {

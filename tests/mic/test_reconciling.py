@@ -16,6 +16,7 @@ class Rounds:
     def __init__(self) -> None:
         self.rounds: list[str] = []
         self.revoked: list[str] = []
+        self.assigned: list[str] = []
         self.looks: list[str] = []
         self.refused: dict[str, list[str]] = {}
         self._news = asyncio.Condition()
@@ -28,6 +29,10 @@ class Rounds:
 
     async def revoke(self, key: str) -> Done:
         self.revoked.append(key)
+        return Done()
+
+    async def assign(self, key: str) -> Done:
+        self.assigned.append(key)
         return Done()
 
     def look_again(self, key: str) -> None:
@@ -61,7 +66,7 @@ async def running(reconciler: Reconciler) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_event_gets_a_revocation_and_a_round_of_its_host_alone() -> None:
+async def test_an_event_gets_a_round_of_its_host_alone_and_what_goes_beside_it() -> None:
     rounds = Rounds()
     marked: list[str] = []
     view = View(on_dirty=marked.append)
@@ -73,7 +78,7 @@ async def test_an_event_gets_a_revocation_and_a_round_of_its_host_alone() -> Non
             reconciler.dirty(key)
         await rounds.until(lambda: bool(rounds.rounds))
     assert rounds.rounds == [vm_id("n0").lower()]
-    assert set(rounds.revoked) == {vm_id("n0").lower()}
+    assert set(rounds.revoked) == set(rounds.assigned) == {vm_id("n0").lower()}
     assert rounds.looks == []
 
 

@@ -149,3 +149,20 @@ def test_an_object_of_the_reference_is_taken_over_without_a_write() -> None:
     fresh.rounds(vm_id("n0"))
     assert fresh.on(vm_id("n0")) == set()
     assert fresh.objects == {}
+
+
+def test_a_new_place_of_an_object_is_written_before_the_old_one_is_revoked() -> None:
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
+    cluster.rounds(vm_id("n0"))
+    cluster.add(identity(namespace="shop", type_=3))
+    assert cluster.round(vm_id("n0")) == ["create"]
+    assert {key: each.status.status for key, each in cluster.objects.items()} == {
+        ("default", "web-shop-demo"): "Assigned",
+        ("shop", "web-shop-demo"): "Assigned",
+    }
+    assert cluster.on(vm_id("n0")) == {"demo"}
+    cluster.rounds(vm_id("n0"))
+    assert list(cluster.objects) == [("shop", "web-shop-demo")]
+    assert cluster.on(vm_id("n0")) == set()

@@ -131,7 +131,7 @@ def _id(identity: Document) -> str:
 
 
 def _namespaced(identity: Document) -> bool:
-    return annotation(identity, "Behavior").lower() == "namespaced"
+    return annotation(identity, "Behavior").lower() == "namespaced" or identity["spec"].get("type") == 3
 
 
 def _says(stored: Document, embedded: Document) -> bool:

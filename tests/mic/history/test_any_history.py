@@ -118,6 +118,11 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.put_identity(*name, _spec(resource), namespaced=namespaced)
         self.go_on(then)
 
+    @rule(name=names, resource=resources, then=seconds)
+    def federate_identity(self, name: tuple[str, str], resource: str, then: float) -> None:
+        self.world.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
+        self.go_on(then)
+
     @rule(name=names, how=st.sampled_from(("principal", "malformed", "gone")), then=seconds)
     def make_identity_useless(self, name: tuple[str, str], how: str, then: float) -> None:
         match how:

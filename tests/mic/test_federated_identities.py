@@ -1,0 +1,161 @@
+"""Identities of type 3 end to end: the real program assigns them in the cluster at once, and Azure is never asked."""
+
+import json
+import time
+
+import pytest
+
+from mic.claims import misconfigured
+from podidctl.sandbox.kubeapi.history import Change
+from tests.mic.cluster import identity, identity_id, set_id, vm_id
+from tests.mic.little_cloud import ASSIGNED, IDENTITIES, LittleCloud
+
+TEAM = "team"
+MIC_ROUND_SECONDS = 2.0
+"""Far more than a round that finds its work, and far less than what would be waited for otherwise."""
+
+
+def team(cloud: LittleCloud, *, type_: int) -> None:
+    """A namespace with an identity of this type and its binding; a federated one keeps the resource id it once had."""
+    cloud.api.store.create("namespaces", {"metadata": {"name": TEAM}})
+    cloud.identity(namespace=TEAM, type=type_, tenantID="t")
+
+
+def turn(cloud: LittleCloud, type_: int) -> None:
+    """Give the identity another type and leave all else of it."""
+    cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"type": type_}}, TEAM)
+
+
+def usable(cloud: LittleCloud) -> dict[str, int]:
+    """The namespaces of what NMI serves now, by the type that it stands for."""
+    return {
+        each["metadata"]["namespace"]: each["spec"]["azureIdentityRef"]["spec"]["type"]
+        for each in cloud.api.store.list(ASSIGNED)
+        if each["status"]["status"] == "Assigned" and "deletionTimestamp" not in each["metadata"]
+    }
+
+
+async def test_it_is_assigned_in_its_own_namespace_without_resource_manager(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
+    cloud.api.store.create("nodes", {"metadata": {"name": "bare"}, "spec": {}})
+    team(cloud, type_=3)
+    seen: list[str] = []
+    cloud.api.store.subscribe(ASSIGNED, lambda change: seen.append(change.item.document["status"]["status"]))
+    await cloud.mic()
+    for node in ("n0", "s0", "bare"):
+        cloud.pod(f"on-{node}", node, namespace=TEAM)
+    await cloud.until(lambda: len(cloud.assigned()) == 3)
+    assert set(seen) == {"Assigned"}, "it is served from the first moment"
+    assert {each["metadata"]["namespace"] for each in cloud.api.store.list(ASSIGNED)} == {TEAM}
+    for node in ("n0", "s0", "bare"):
+        cloud.remove_pod(f"on-{node}", TEAM)
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.arm.calls == []
+
+
+async def test_it_does_not_wait_for_an_update_of_its_scale_set(cloud: LittleCloud) -> None:
+    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
+    cloud.arm.vm(set_id()).operation_seconds = 60.0
+    team(cloud, type_=3)
+    cloud.identity("slow")
+    await cloud.mic()
+    cloud.pod("slow", "s0", label="slow")
+    await cloud.until(lambda: cloud.arm.vm(set_id()).updating)
+    began = time.monotonic()
+    cloud.pod("web", "s0", namespace=TEAM)
+    await cloud.until(lambda: cloud.assigned().get("web-team-demo") == "Assigned")
+    assert time.monotonic() - began < MIC_ROUND_SECONDS
+    assert cloud.arm.vm(set_id()).updating
+    assert len(cloud.arm.writes()) == 1
+
+
+async def test_a_binding_of_another_namespace_gives_nothing(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    team(cloud, type_=3)
+    await cloud.mic()
+    cloud.pod("stranger", "n0")
+    cloud.pod("own", "n0", namespace=TEAM)
+    await cloud.until(lambda: cloud.assigned() == {"own-team-demo": "Assigned"})
+    cloud.pod("later", "n0", namespace=TEAM)
+    await cloud.until(lambda: "later-team-demo" in cloud.assigned())
+    assert "stranger-default-demo" not in cloud.assigned()
+
+
+async def test_a_pod_whose_identity_becomes_federated_is_never_without_and_the_vm_is_cleaned(
+    cloud: LittleCloud,
+) -> None:
+    cloud.node("n0")
+    team(cloud, type_=0)
+    await cloud.mic()
+    cloud.pod("web", "n0", namespace=TEAM)
+    await cloud.until(lambda: usable(cloud) == {"default": 0})
+    served: list[dict[str, int]] = []
+
+    def look(_change: Change) -> None:
+        served.append(usable(cloud))
+
+    cloud.api.store.subscribe(ASSIGNED, look)
+    turn(cloud, 3)
+    await cloud.until(lambda: cloud.on(vm_id("n0")) == set() and len(cloud.assigned()) == 1)
+    assert usable(cloud) == {TEAM: 3}
+    assert all(served), "at each write the pod had one of the two"
+    assert len(cloud.arm.writes()) == 2
+
+
+async def test_the_way_back_puts_it_on_the_vm_again(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    team(cloud, type_=3)
+    await cloud.mic()
+    cloud.pod("web", "n0", namespace=TEAM)
+    await cloud.until(lambda: usable(cloud) == {TEAM: 3})
+    turn(cloud, 0)
+    await cloud.until(lambda: usable(cloud) == {"default": 0} and len(cloud.assigned()) == 1)
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    assert len(cloud.arm.writes()) == 1
+
+
+async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    team(cloud, type_=0)
+    await cloud.mic()
+    cloud.pod("stranger", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"stranger-default-demo": "Assigned"})
+    turn(cloud, 3)
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == set()
+
+
+async def test_what_only_nmi_refuses_is_assigned_as_for_a_service_principal() -> None:
+    for type_ in (1, 2, 3):
+        assert misconfigured(identity(type_=type_, resource_id="", client_id=" ")) == ""
+
+
+@pytest.mark.parametrize("flag", [True, False])
+async def test_an_in_place_change_of_a_namespaced_identity_keeps_assigned(cloud: LittleCloud, *, flag: bool) -> None:
+    cloud.node("n0")
+    team(cloud, type_=0)
+    if not flag:
+        note = {"metadata": {"annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}}}
+        cloud.api.store.patch(IDENTITIES, "demo", note, TEAM)
+    await cloud.mic(*(("--forceNamespaced",) if flag else ()))
+    cloud.pod("web", "n0", namespace=TEAM)
+    await cloud.until(lambda: usable(cloud) == {TEAM: 0})
+    (before,) = cloud.api.store.list(ASSIGNED)
+    statuses: list[str] = []
+    cloud.api.store.subscribe(ASSIGNED, lambda change: statuses.append(change.item.document["status"]["status"]))
+    turn(cloud, 3)
+    await cloud.until(lambda: usable(cloud) == {TEAM: 3} and cloud.on(vm_id("n0")) == set())
+    await cloud.until(lambda: _owes(cloud) == [])
+    (after,) = cloud.api.store.list(ASSIGNED)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert set(statuses) == {"Assigned"}
+
+
+def _owes(cloud: LittleCloud) -> list[list[str]]:
+    """What the one object has yet to take off its host."""
+    (each,) = cloud.api.store.list(ASSIGNED)
+    written = each["metadata"]["annotations"].get("aadpodidentity.k8s.io/detach-pending", "[]")
+    owed: list[list[str]] = json.loads(written)
+    assert all(identity.lower() == identity_id("demo").lower() for _, identity in owed)
+    return owed
