@@ -74,9 +74,9 @@ REFUSED = {
         "/mic/podDisruptionBudget",
         "mic: {podDisruptionBudget: {maxUnavailable: 1}}",
     ),
-    "azureIdentities: {a: {type: 3, clientID: c, resourceID: r, binding: {name: b, selector: s}}}": (
+    "azureIdentities: {a: {type: 4, clientID: c, tenantID: t, binding: {name: b, selector: s}}}": (
         "/azureIdentities/a/type",
-        "azureIdentities: {a: {type: 0, clientID: c, resourceID: r, binding: {name: b, selector: s}}}",
+        "azureIdentities: {a: {type: 3, clientID: c, tenantID: t, binding: {name: b, selector: s}}}",
     ),
     "azureIdentities: {a: {type: 0, clientID: c, resourceID: r}}": (
         "binding",
@@ -104,6 +104,7 @@ MISSING = {
     "azureIdentities: {a: {type: 0, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.resourceID is",
     "azureIdentities: {a: {type: 1, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.tenantID is",
     "azureIdentities: {a: {type: 1, clientID: c, tenantID: t, binding: {name: b, selector: s}}}": "clientPassword is",
+    "azureIdentities: {a: {type: '3', clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.tenantID is",
     "azureIdentities: {a: {type: 1, clientID: c, tenantID: t, clientPassword: hunter2, binding: {name: b, "
     "selector: s}}}": "clientPassword has no name",
     "test: {selector: demo}": "test.subscriptionID is missing",

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.plane
 
 NAMES = (f"told-{number}" for number in itertools.count())
 ID = identity_id("demo")
+FEDERATED = {"type": 3, "clientID": "c", "tenantID": "t"}
 PRINCIPAL = {"type": 1, "clientID": "c", "tenantID": "t", "clientPassword": {"name": "n", "namespace": "default"}}
 
 
@@ -68,7 +69,23 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
         (IDENTITIES, {"ResourceID": "/x"}, {"ResourceID": ID}, "spec.resourceID is not of"),
         (IDENTITIES, {"resourceid": ""}, {"resourceid": ID.upper()}, "spec.resourceID is not of"),
         (IDENTITIES, {"resourceID": "/x", "ResourceID": ID}, {"resourceID": ID, "ResourceID": "/x"}, "spec.resourceID"),
-        (IDENTITIES, {"type": 3}, {**PRINCIPAL, "type": 2}, "spec.type is not 0"),
+        (IDENTITIES, {"type": 4}, {**PRINCIPAL, "type": 2}, "spec.type is not 0"),
+        (IDENTITIES, {**FEDERATED, "type": 5}, FEDERATED, "spec.type is not 0"),
+        (IDENTITIES, {**FEDERATED, "clientID": " "}, {"Type": 3, "ClientID": "c", "tenantid": "t"}, "spec.clientID is"),
+        (IDENTITIES, {"type": 3, "clientID": "c"}, FEDERATED, "spec.tenantID is empty"),
+        (IDENTITIES, {**FEDERATED, "resourceID": ID}, {**FEDERATED, "resourceID": ""}, "spec.resourceID means nothing"),
+        (
+            IDENTITIES,
+            {**FEDERATED, "clientPassword": {"name": "n"}},
+            {**FEDERATED, "clientPassword": {}},
+            "spec.clientPassword means nothing",
+        ),
+        (
+            IDENTITIES,
+            {**FEDERATED, "AuxiliaryTenantIDs": ["t"]},
+            {**FEDERATED, "auxiliaryTenantIDs": []},
+            "spec.auxiliaryTenantIDs is set on type 3",
+        ),
         (IDENTITIES, {**PRINCIPAL, "clientID": " "}, PRINCIPAL, "spec.clientID is empty"),
         (IDENTITIES, {**PRINCIPAL, "tenantID": ""}, PRINCIPAL, "spec.tenantID is empty"),
         (IDENTITIES, {**PRINCIPAL, "clientPassword": {}}, PRINCIPAL, "spec.clientPassword names no Secret"),
@@ -124,6 +141,7 @@ def test_the_policy_and_mic_judge_resource_ids_alike(kubectl: Kubectl, resource_
     [
         (IDENTITIES, {"ResourceID": 5}),
         (IDENTITIES, {"Type": "0", "ResourceID": ID}),
+        (IDENTITIES, {"type": 3, "resourceID": "", "AuxiliaryTenantIDs": 5, "ClientPassword": []}),
         (IDENTITIES, {"type": 1, "ClientID": ["c"], "TenantID": {}, "ClientPassword": "secret"}),
         (IDENTITIES, {f"field{number}": "x" for number in range(2000)}),
         (BINDINGS, {"AzureIdentity": {}, "Selector": 5}),
@@ -132,6 +150,14 @@ def test_the_policy_and_mic_judge_resource_ids_alike(kubectl: Kubectl, resource_
 )
 def test_an_object_of_an_odd_shape_is_accepted(kubectl: Kubectl, kind: Kind[Any], spec: dict[str, Any]) -> None:
     kubectl.warned(kind, spec)
+
+
+@pytest.mark.parametrize("type_", range(-1, 6))
+def test_the_policy_and_mic_know_the_same_types(kubectl: Kubectl, type_: int) -> None:
+    spec = {"type": type_, "resourceID": ID}
+    said_by_mic = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
+    told = kubectl.warned(IDENTITIES, spec)
+    assert any(each.startswith("spec.type is not") for each in told) == said_by_mic.startswith(f"spec.type {type_} is")
 
 
 def test_a_mistake_made_by_an_update_is_told_too(kubectl: Kubectl) -> None:
