@@ -15,12 +15,15 @@ import msgspec
 from mic.settings import Settings as MicSettings
 from mic.spellings import KINDS, respelled
 from podidctl.doctor.ages import DATED_PODS, created, of_pods
+from podidctl.doctor.federation import federation
 from podidctl.doctor.programs import is_managed, mic_settings
 from podidctl.doctor.rights import of_mic, of_nmi
 from podidctl.doctor.state import Definition, Locks, Objects, Right, Rights, Seen, Server, Stored, Which
+from podidctl.inquiry.asking import PRINCIPALS
 from podidctl.inquiry.daemons import Daemon, daemons
 from podidctl.inquiry.facts import Unread
 from podidctl.inquiry.gather import or_unread
+from podidctl.inquiry.reviews import account_of, allowed
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
@@ -46,7 +49,6 @@ DEFINITIONS: Final = Kind(
     "apiextensions.k8s.io",
     namespaced=False,
 )
-REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 VERSION_SECONDS: Final = 10.0
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
@@ -57,7 +59,7 @@ async def gather(client: Client) -> Seen:
     nmi = await or_unread(_sorted(client, "nmi"))
     mic = await or_unread(_sorted(client, "mic"))
     objects, stored = await _objects(client)
-    principals = not isinstance(objects, Unread) and any(each.spec.type != 0 for each in objects.identities)
+    principals = not isinstance(objects, Unread) and any(each.spec.type in PRINCIPALS for each in objects.identities)
     return Seen(
         now=datetime.now(UTC),
         server=server,
@@ -68,6 +70,7 @@ async def gather(client: Client) -> Seen:
         mic=mic,
         locks=await or_unread(_locks(client, () if isinstance(mic, Unread) else mic)),
         rights=await or_unread(_rights(client, nmi, mic, secrets=principals)),
+        federation=await federation(client, objects, nmi),
     )
 
 
@@ -227,10 +230,10 @@ async def _rights(
 ) -> tuple[Rights, ...]:
     asked: dict[tuple[str, str], tuple[Right, ...]] = {}
     for each in () if isinstance(nmi, Unread) else nmi:
-        asked["NMI", _account(each)] = of_nmi(managed=is_managed([each]), secrets=secrets)
+        asked["NMI", account_of(each)] = of_nmi(managed=is_managed([each]), secrets=secrets)
     for each in () if isinstance(mic, Unread) else mic:
         settings = next(iter(_settings([each])), MicSettings(namespace=each.metadata.namespace))
-        asked["MIC", _account(each)] = of_mic(
+        asked["MIC", account_of(each)] = of_mic(
             namespace=each.metadata.namespace,
             lease_namespace=settings.lease_namespace,
             lease=settings.lease_name,
@@ -240,34 +243,18 @@ async def _rights(
     return tuple([await _lacking(client, program, account, want) for (program, account), want in asked.items()])
 
 
-def _account(daemon: Daemon) -> str:
-    return f"{daemon.metadata.namespace}/{daemon.spec.service_account_name or 'default'}"
-
-
-class _Allowed(msgspec.Struct):
-    allowed: bool = False
-
-
-class _Review(msgspec.Struct):
-    status: _Allowed = msgspec.field(default_factory=_Allowed)
-
-
 async def _lacking(client: Client, program: str, account: str, wanted: Sequence[Right]) -> Rights:
-    namespace, name = account.split("/")
-    user = f"system:serviceaccount:{namespace}:{name}"
-    groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
-    lacking = []
-    for right in wanted:
-        attributes = {
-            "verb": right.verb,
-            "group": right.group,
-            "resource": right.resource,
-            "namespace": right.namespace,
-            "name": right.name,
-        }
-        spec = {"user": user, "groups": groups, "resourceAttributes": attributes}
-        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-        answer = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
-        if not msgspec.json.decode(answer, type=_Review).status.allowed:
-            lacking.append(right)
+    lacking = [
+        right
+        for right in wanted
+        if not await allowed(
+            client,
+            account,
+            verb=right.verb,
+            group=right.group,
+            resource=right.resource,
+            namespace=right.namespace,
+            name=right.name,
+        )
+    ]
     return Rights(program, account, tuple(lacking))

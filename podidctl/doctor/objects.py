@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mic.preview.left_out import left_out
 from mic.preview.rehearsal import Snapshot
@@ -9,7 +10,7 @@ from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.doctor.state import Objects
-from podidctl.inquiry.asking import PRINCIPALS, asked, may_allow_more
+from podidctl.inquiry.asking import SIGNING_IN, asked, may_allow_more
 from podidctl.inquiry.facts import Rules
 from podidctl.inquiry.gather import NOWHERE
 from podidctl.inquiry.verdict import MANAGEMENT
@@ -24,7 +25,7 @@ def live(objects: Objects) -> list[Pod]:
 def nobody_can_use(objects: Objects, rules: Iterable[Rules] = (), *, force_namespaced: bool) -> Iterator[Finding]:
     """Bindings without an identity, malformed identities, nodes without a host: as MIC judges them.
 
-    And service principals that an NMI with these *rules* asks nobody for.
+    And service principals and federated identities that an NMI with these *rules* asks nobody for.
     """
     snapshot = Snapshot(
         pods=objects.pods,
@@ -55,10 +56,11 @@ def _principals(objects: Objects, rules: Sequence[Rules]) -> Iterator[Finding]:
     for binding in objects.bindings:
         selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
     for identity in objects.identities:
-        if identity.spec.type not in PRINCIPALS:
+        if identity.spec.type not in SIGNING_IN:
             continue
         for each in distinct.values():
-            refusal = asked(each.settings, identity, MANAGEMENT)
+            # Whether NMI serves type 3 at all is told once, and not by each identity.
+            refusal = asked(replace(each.settings, federated_identities=True), identity, MANAGEMENT)
             if isinstance(refusal, Refusal):
                 pods = sum(labels[one] for one in selectors[identity.key])
                 says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"

@@ -6,6 +6,7 @@ from typing import TypeVar
 from podidctl.doctor import kinds, leaders, objects, programs, redirects, rights, server
 from podidctl.doctor.assignments import assignments
 from podidctl.doctor.exempt import exempting
+from podidctl.doctor.federated import federated
 from podidctl.doctor.redirects import NodeSeen
 from podidctl.doctor.shapes import Finding, Level, Report, found
 from podidctl.doctor.state import Objects, Seen
@@ -35,6 +36,7 @@ def _cluster(seen: Seen) -> Iterator[Finding]:
     yield from programs.flags(nmi, mic, there.exceptions)
     yield from _with("leader", seen.locks, lambda locks: leaders.leaders(locks, seen.now, needed=not managed))
     yield from _with("rights", seen.rights, rights.rights)
+    yield from federated(seen.federation, there, nmi, seen.server, exempt)
     yield from _with(
         "objects",
         seen.objects,

@@ -139,6 +139,16 @@ class Rights:
     lacking: tuple[Right, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """What federated identities need beside themselves."""
+
+    accounts: Mapping[str, frozenset[str] | Unread] = field(default_factory=dict)
+    """The names of the service accounts that are there, by namespace."""
+    forbidden: Mapping[str, tuple[str, ...]] | Unread = field(default_factory=dict)
+    """By NMI's own service account (`namespace/name`), the others of whose tokens it may not ask."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """All that was read of the cluster."""
@@ -154,6 +164,7 @@ class Seen:
     mic: tuple[Daemon, ...] | Unread = ()
     locks: tuple[Locks, ...] | Unread = ()
     rights: tuple[Rights, ...] | Unread = ()
+    federation: Federation = field(default_factory=Federation)
 
     @property
     def servers_now(self) -> datetime:

@@ -14,6 +14,7 @@ from podidentity.resources import (
     POD_UID_ANNOTATION,
     AzureAssignedIdentity,
     AzureIdentity,
+    IdentityType,
     Pod,
 )
 
@@ -54,10 +55,13 @@ def served(facts: Facts, pod: Pod, about: str, assigned: Assigned, *, well: str,
     if not serves(facts, pod, assigned):
         says, then = _why_not(pod, assigned, note)
         return linked(link, about, State.BROKEN, says, then)
-    refusal = asked(facts.rules.settings, assigned.identity, ANY.resource)
-    if isinstance(refusal, Refusal):
-        then = "; ".join(filter(None, (refusal.detail, may_allow_more(facts.rules, assigned.identity))))
-        return linked(link, about, State.BROKEN, f"{well}, and no token of it is asked for: {refusal.sentence}", then)
+    account = f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
+    whom = asked(facts.rules.settings, assigned.identity, ANY.resource, account=account)
+    if isinstance(whom, Refusal):
+        then = "; ".join(filter(None, (whom.detail, may_allow_more(facts.rules, assigned.identity))))
+        return linked(link, about, State.BROKEN, f"{well}, and no token of it is asked for: {whom.sentence}", then)
+    if assigned.identity.spec.type == IdentityType.FEDERATED:
+        return linked(link, about, State.OK, f"{well}; NMI asks {whom}")
     return linked(link, about, State.OK, well)
 
 
@@ -84,6 +88,14 @@ def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
         )
     if not assigned.usable:
         return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
+    return _in_another_namespace(pod, assigned)
+
+
+def _in_another_namespace(pod: Pod, assigned: Assigned) -> tuple[str, str]:
+    namespace = pod.metadata.namespace
+    if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
+        says = f"it or its binding is not in namespace {namespace}, from where alone a federated identity is served"
+        return says, "MIC makes it there: see that MIC runs, leads and is of this version (podidctl doctor)"
     return "the identity serves its own namespace only", "move the AzureIdentity and its binding, or the pod"
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from nmi.identity.exempting import MIC
 from nmi.identity.pods import own_addresses
+from podidctl.explain.accounts import on_account
 from podidctl.explain.bound import bound
 from podidctl.explain.headline import answer_of
 from podidctl.explain.hosts import on_azure, on_node
@@ -69,6 +70,7 @@ def _links(facts: Facts) -> Iterator[Link]:
     if not exempt:
         yield _label(pod)
         yield from bound(facts, pod)
+        yield from on_account(facts, pod)
         yield from on_azure(facts, pod)
     yield from on_node(facts, pod)
 

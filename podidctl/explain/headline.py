@@ -13,8 +13,8 @@ from nmi.refusal import Refusal
 from nmi.server.responses import refused
 from podidctl.explain.hosts import missing_on_azure
 from podidctl.explain.shapes import Answer, Link, State
+from podidctl.inquiry.accounts import asked_for
 from podidctl.inquiry.answering import silent
-from podidctl.inquiry.asking import asked
 from podidctl.inquiry.facts import Facts
 from podidctl.inquiry.verdict import ANY, Outcome, Verdict
 from podidctl.printing import plain
@@ -39,7 +39,7 @@ def answer_of(facts: Facts, said: Verdict, links: Sequence[Link]) -> Answer:
 def _answer(facts: Facts, said: Verdict) -> Answer:
     if said.assigned is not None:
         identity = said.assigned.identity
-        refusal = asked(facts.rules.settings, identity, ANY.resource)
+        refusal = asked_for(facts, identity, ANY.resource)
         name = plain("/".join(identity.key))
         if isinstance(refusal, Refusal):
             return _refusal(facts, refusal, Outcome.REFUSED, name)

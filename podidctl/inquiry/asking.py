@@ -7,7 +7,7 @@ from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
 from nmi.policies import sign_in_policy
 from nmi.refusal import Reason, Refusal
 from nmi.settings import Settings
-from nmi.tokens import user_assigned
+from nmi.tokens import federated, user_assigned
 from nmi.tokens.source import PolicyError
 from podidctl.inquiry.facts import Rules
 from podidentity.azure.errors import AzureError
@@ -17,14 +17,22 @@ TYPES: Final[Mapping[int, str]] = {
     IdentityType.USER_ASSIGNED: "user-assigned identity",
     IdentityType.SECRET: "service principal with a secret",
     IdentityType.CERTIFICATE: "service principal with a certificate",
+    IdentityType.FEDERATED: "federated identity",
 }
 PRINCIPALS: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
+SIGNING_IN: Final = PRINCIPALS | {IdentityType.FEDERATED}
+"""Types whose tokens NMI gets from a sign-in endpoint."""
 
 
-def asked(settings: Settings, identity: AzureIdentity, resource: str) -> str | Refusal:
-    """Whom an NMI with these *settings* asks for a token of *identity*; or what it answers without asking."""
+def asked(
+    settings: Settings, identity: AzureIdentity, resource: str, *, account: str = "the pod's own"
+) -> str | Refusal:
+    """Whom an NMI with these *settings* asks for a token of *identity*; or what it answers without asking.
+
+    *account*: how the pod's service account is to be called.
+    """
     try:
-        return _source(settings, identity, resource) or UNSUPPORTED_TYPE
+        return _source(settings, identity, resource, account) or UNSUPPORTED_TYPE
     except PolicyError as error:
         return Refusal(Reason.POLICY, error.sentence, error.detail)
     except AzureError as error:
@@ -33,12 +41,12 @@ def asked(settings: Settings, identity: AzureIdentity, resource: str) -> str | R
 
 def may_allow_more(rules: Rules, identity: AzureIdentity) -> str:
     """What could make it otherwise, and is not known here; or an empty string."""
-    if rules.own_cloud and identity.spec.type in PRINCIPALS:
+    if rules.own_cloud and identity.spec.type in SIGNING_IN:
         return f"NMI's own description of a cloud ({rules.own_cloud}) cannot be read from here and may allow more"
     return ""
 
 
-def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
+def _source(settings: Settings, identity: AzureIdentity, resource: str, account: str) -> str:
     """Empty for a type that NMI does not know. Raises what keeps NMI from asking: PolicyError, AzureError."""
     match identity.spec.type:
         case IdentityType.USER_ASSIGNED:
@@ -52,6 +60,13 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str) -> str:
             return (
                 f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "
                 f"{application.secret}"
+            )
+        case IdentityType.FEDERATED:
+            enabled = settings.federated_identities
+            trusting = federated.check(sign_in_policy(settings), identity, enabled=enabled)
+            return (
+                f"{trusting.authority.url}, tenant {trusting.tenant}, scope {resource}/.default, by a token of service "
+                f"account {account} for {settings.federated_audience}"
             )
         case _:
             return ""

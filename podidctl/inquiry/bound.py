@@ -2,7 +2,7 @@
 
 from podidctl.inquiry.facts import Facts
 from podidctl.inquiry.verdict import is_managed
-from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
+from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType, Pod
 
 
 def counting(facts: Facts) -> list[AzureIdentityBinding]:
@@ -29,6 +29,8 @@ def elsewhere(facts: Facts, pod: Pod, binding: AzureIdentityBinding) -> str:
     if facts.rules.settings.force_namespaced:
         return "NMI runs with --forceNamespaced, so it serves pods of its own namespace only"
     identity = named(facts, binding)
+    if identity is not None and identity.spec.type == IdentityType.FEDERATED:
+        return "it is federated (type 3), and such an identity serves pods of its own namespace only"
     if identity is not None and identity.namespaced:
         return "its annotation Behavior: namespaced lets it serve pods of its own namespace only"
     return ""

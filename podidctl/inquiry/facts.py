@@ -53,6 +53,17 @@ class NmiThere:
     """Whether there is any on another node, where there is none here."""
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The pod's service account, by which it proves itself where its identity is federated."""
+
+    there: bool | Unread
+    nmi_may: bool | Unread | None
+    """Whether NMI may ask for its tokens; None where NMI's own service account is not known."""
+    nmi: str = ""
+    """NMI's own, as `namespace/name`."""
+
+
 class Source(Wire, frozen=True):
     component: str = ""
     host: str = ""
@@ -99,3 +110,5 @@ class Facts:
     """What NMI's log says of the pod, the latest first."""
     azure: HostIdentities | AzureError | None = None
     """What is on the node's VM or scale set; None where Azure was not asked."""
+    account: Account | None = None
+    """None where nobody looked: without a federated identity it plays no part."""

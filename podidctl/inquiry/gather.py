@@ -5,16 +5,20 @@ pods and log, Events) is `Unread` where it may not be read.
 """
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from mic.azure.identities import HostIdentities
 from mic.preview.survey import Hosts
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
+from nmi.tokens.assertions import SERVICE_ACCOUNTS
+from podidctl.inquiry.accounts import federated
 from podidctl.inquiry.answering import likeliest
 from podidctl.inquiry.daemons import any_daemon, daemons, environment_of, nmi_settings, without_help
 from podidctl.inquiry.decided import LINES_READ, Decided, decided
-from podidctl.inquiry.facts import Event, Facts, NmiThere, Rules, Unread
+from podidctl.inquiry.facts import Account, Event, Facts, NmiThere, Rules, Unread
+from podidctl.inquiry.reviews import account_of, may_prove
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
@@ -51,7 +55,7 @@ async def gather(client: Client, namespace: str, name: str, *, given: Rules | No
     on_node = pod is not None and bool(pod.spec.node_name)
     node = await or_unread(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
     nmi = await or_unread(_nmi(client, pod.spec.node_name)) if pod is not None and on_node else NmiThere()
-    return Facts(
+    facts = Facts(
         namespace=namespace,
         name=name,
         rules=given or rules_of(nmi, pod),
@@ -67,6 +71,9 @@ async def gather(client: Client, namespace: str, name: str, *, given: Rules | No
         decided=await or_unread(_decided(client, pod, nmi)) if pod is not None else (),
         azure=await _on_azure(azure, node) if azure is not None else None,
     )
+    if pod is None or not federated(facts, pod):
+        return facts
+    return replace(facts, account=await _account(client, pod, nmi))
 
 
 def given_rules(flags: list[str], environ_less: str = "the command line") -> Rules:
@@ -132,6 +139,23 @@ def rules_of(nmi: NmiThere | Unread, pod: Pod | None) -> Rules:
         return Rules(nmi_settings(daemon), f"the flags of pod {daemon.name}", own_cloud)
     except UsageError as error:
         return Rules(usual, f"NMI's defaults, since the flags of pod {daemon.name} cannot be read ({error})")
+
+
+async def _account(client: Client, pod: Pod, nmi: NmiThere | Unread) -> Account:
+    namespace, name = pod.metadata.namespace, pod.spec.service_account_name
+    there = await or_unread(_is_there(client, namespace, name))
+    if isinstance(nmi, Unread) or not nmi.here:
+        return Account(there, nmi if isinstance(nmi, Unread) else None)
+    its = account_of(likeliest(nmi))
+    return Account(there, await or_unread(may_prove(client, its, namespace, name)), its)
+
+
+async def _is_there(client: Client, namespace: str, name: str) -> bool:
+    try:
+        await client.get(SERVICE_ACCOUNTS, namespace, name)
+    except NotFound:
+        return False
+    return True
 
 
 async def _on_azure(azure: Hosts, node: Node | Unread | None) -> HostIdentities | AzureError | None:

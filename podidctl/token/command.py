@@ -73,6 +73,7 @@ def _lines(told: Foretold) -> Iterator[tuple[str, str]]:
     yield "resource id", told.resource_id
     yield "audience", told.audience
     yield "asked", told.asked
+    yield "subject", told.subject
     yield "held", f"{told.held_seconds:g} s, then:" if told.held_seconds else ""
     yield "answer", f"{told.status} {told.error}: {told.description}" if told.status is not None else ""
     yield "why", told.why

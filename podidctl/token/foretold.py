@@ -13,12 +13,13 @@ from nmi.refusal import Refusal
 from nmi.server.parameters import token_request
 from nmi.server.responses import refused
 from podidctl.explain.shapes import Shown
+from podidctl.inquiry.accounts import asked_for, subject
 from podidctl.inquiry.answering import silent
-from podidctl.inquiry.asking import TYPES, asked, may_allow_more
+from podidctl.inquiry.asking import TYPES, may_allow_more
 from podidctl.inquiry.facts import Facts
 from podidctl.inquiry.verdict import Outcome, Verdict, verdict
 from podidctl.printing import plain
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
 
@@ -37,6 +38,8 @@ class Foretold(Shown, frozen=True):
     resource_id: str = ""
     asked: str = ""
     """Whom NMI would ask for the token, and how."""
+    subject: str = ""
+    """What the pod proves itself as, where the identity is federated."""
     held_seconds: float = 0.0
     """How long the request is held before it is refused."""
     status: int | None = None
@@ -82,7 +85,9 @@ def _foretell(facts: Facts, resource: str, *, client_id: str, resource_id: str) 
 
 def _granted(facts: Facts, request: TokenRequest, identity: AzureIdentity) -> Foretold:
     shown = _shown(identity)
-    whom = asked(facts.rules.settings, identity, request.resource)
+    if facts.pod is not None and identity.spec.type == IdentityType.FEDERATED:
+        shown |= {"subject": plain(subject(facts.pod))}
+    whom = asked_for(facts, identity, request.resource)
     if isinstance(whom, Refusal):
         told = _refused(facts, request.resource, whom)
         return msgspec.structs.replace(told, note=plain(may_allow_more(facts.rules, identity)), **shown)

@@ -61,6 +61,17 @@ async def test_beside_a_leader_that_has_done_all_there_is_nothing_to_do(cloud: L
     assert await mic.page("/healthz") == "Active"
 
 
+async def test_a_federated_identity_leads_to_an_object_and_to_nothing_on_azure(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity(type=3, tenantID="t")
+    cloud.pod("web", "n0")
+    answer = await plan(cloud)
+    assert (answer.code, answer.err) == (3, "")
+    assert "+ create default/web-default-demo: pod default/web on n0, identity default/demo: Assigned" in answer.out
+    assert "+ identity" not in answer.out
+    assert cloud.arm.calls == []
+
+
 HOSTS = (vm_id("n0"), vm_id("n1"), set_id())
 NODES = ("n0", "n1", "s0", "s1")
 NAMES = ("one", "two", "three", "four")

@@ -20,7 +20,7 @@ from nmi.identity.pods import PodEntry
 from nmi.policies import hold_policy
 from podidctl.explain.chain import explain
 from podidctl.explain.shapes import State
-from podidctl.inquiry.facts import Facts, Rules
+from podidctl.inquiry.facts import Account, Facts, Rules
 from podidctl.inquiry.verdict import MANAGEMENT, Outcome, Verdict, is_managed, verdict
 from podidctl.token.foretold import foretell
 from podidentity.kube.client import Client
@@ -35,6 +35,7 @@ from tests.nmi.identity.shapes import (
     pod,
 )
 from tests.podidctl.asked import facts, labelled, rules
+from tests.podidctl.federated import WELL
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -88,7 +89,7 @@ def an_identity(draw: random.Random) -> Any:
         annotations=draw.choice((None, None, NAMESPACED)),
         deleting=draw.random() < 0.1,
     )
-    return kinds(draw, made, 0, 0, 1, 7)
+    return kinds(draw, made, 0, 0, 1, 3, 7)
 
 
 def an_assigned(draw: random.Random) -> Any:
@@ -102,8 +103,9 @@ def an_assigned(draw: random.Random) -> Any:
         annotations=draw.choice((None, None, NAMESPACED)),
         nodename=draw.choice((NODE, NODE, NODE, "", "node-2")),
         deleting=draw.random() < 0.1,
+        own_namespace=draw.choice(("default", "ns", "far")),
     )
-    embedded = kinds(draw, made.spec.azure_identity_ref, 0, 0, 0, 1)
+    embedded = kinds(draw, made.spec.azure_identity_ref, 0, 0, 0, 1, 3, 3)
     spec = msgspec.structs.replace(made.spec, azure_identity_ref=embedded)
     return labelled(msgspec.structs.replace(made, spec=spec), draw.choice((NODE, NODE, NODE, "node-2")))
 
@@ -114,6 +116,7 @@ def some_rules(draw: random.Random) -> Rules:
         force_namespaced=draw.random() < 0.2,
         scale_features=draw.random() < 0.8,
         exception_namespaces=draw.choice(((), (), ("far",), ("ns",))),
+        federated_identities=draw.random() < 0.8,
     )
 
 
@@ -133,6 +136,7 @@ def a_cluster(draw: random.Random) -> Facts:
         identities=some(draw, an_identity, 6),
         assigned=some(draw, an_assigned, 4),
         exceptions=some(draw, lambda draw: exception(labels={"app": draw.choice("xyz")}), 1),
+        account=draw.choice((None, WELL, WELL, Account(there=draw.random() < 0.5, nmi_may=draw.random() < 0.5))),
     )
 
 

@@ -1,0 +1,136 @@
+"""What federated identities need: each lack is told with what to do, and its neighbour is not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from podidctl.doctor.shapes import Finding, Level, Report
+from podidctl.doctor.state import Federation, Server
+from podidctl.inquiry.facts import Unread
+from podidentity.resources import AzureIdentity
+from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
+from tests.podidctl.examined import bad, examined, nmi, node, objects, one
+from tests.podidctl.federated import NMI_ACCOUNT, federated
+
+ON = nmi("--federated-identities")
+THERE = Federation({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})
+
+
+def told(*identities: AzureIdentity, **changes: Any) -> Report:
+    """A healthy installation with these identities, or one, of type 3; *changes* are parts of what was seen."""
+    own = identities or (federated(),)
+    made = assigned_identity(own_namespace="ns")
+    spec = msgspec.structs.replace(made.spec, azure_identity_ref=own[0])
+    parts: dict[str, Any] = {
+        "identities": own,
+        "assigned": (msgspec.structs.replace(made, spec=spec),),
+        "pods": (pod(service_account="shop"),),
+    }
+    parts |= {name: changes.pop(name) for name in (*parts, "bindings", "exceptions", "nodes") if name in changes}
+    return examined(**({"nmi": (ON,), "federation": THERE, "objects": objects(**parts)} | changes))
+
+
+def federated_only(report: Report) -> list[Finding]:
+    return [each for each in bad(report) if each.check == "federated"]
+
+
+def test_where_nothing_lacks_all_is_well() -> None:
+    report = told()
+    assert bad(report) == []
+    (line,) = [each for each in report.findings if each.check == "federated"]
+    assert line.says == "1 identity for pods of 1 service account"
+
+
+def test_without_federated_identities_nothing_is_said() -> None:
+    assert not [each for each in examined().findings if each.check == "federated"]
+
+
+@pytest.mark.parametrize(("with_pods", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
+def test_a_type_that_no_nmi_serves_is_told_once(with_pods: bool, level: Level) -> None:
+    parts = {} if with_pods else {"pods": (), "assigned": ()}
+    (line,) = federated_only(told(federated(), federated("other", client_id="2"), nmi=(nmi(),), **parts))
+    assert line.level is level
+    assert "2 identities are federated (type 3), and no NMI has --federated-identities: ns/id, ns/other" in line.says
+    assert "federated.enabled" in line.next
+
+
+def test_a_rollout_of_the_flag_that_has_not_ended_names_the_nodes_without_it() -> None:
+    line = one(told(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
+    assert (line.check, line.level) == ("federated", Level.WARNING)
+    assert "on 1 node, while it has on others: node-2" in line.says
+
+
+@pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
+def test_a_server_without_admission_policies_is_told(version: str, *, well: bool) -> None:
+    lines = bad(told(server=Server(version, 0.2, 0.6)))
+    assert [each.level for each in lines] == ([] if well else [Level.WARNING])
+    assert well or "upgrade to 1.30" in lines[0].next
+
+
+def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
+    far = federated(namespace="far")
+    lines = bad(told(far, bindings=(binding(namespace="far"),), assigned=()))
+    assert [(each.check, each.level) for each in lines] == [
+        ("federated", Level.WARNING),
+        ("selectors", Level.PROBLEM),
+    ]
+    assert "AzureIdentity far/id is federated" in lines[0].says
+    assert "(ns)" in lines[0].says
+    both = (pod(service_account="shop"), pod("own", namespace="far", uid="uid-2", service_account="shop"))
+    assert federated_only(told(far, bindings=(binding(namespace="far"),), assigned=(), pods=both)) == []
+
+
+def test_a_service_account_that_is_gone_is_told_with_the_pods_that_need_it() -> None:
+    line = one(told(federation=Federation({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
+    assert (line.check, line.level) == ("federated", Level.PROBLEM)
+    assert line.says == "there is no service account ns/shop, by which pods prove themselves to Azure: ns/web"
+    assert line.next == "create it: kubectl create serviceaccount -n ns shop"
+
+
+def test_an_exempt_pod_needs_no_service_account() -> None:
+    pods = (pod(service_account="gone", labels={"app": "x"}),)
+    lines = federated_only(told(pods=pods, exceptions=(exception(labels={"app": "x"}),)))
+    assert lines == []
+
+
+def test_rights_that_nmi_lacks_are_told_with_the_value_of_the_chart() -> None:
+    line = one(told(federation=Federation(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
+    assert (line.check, line.level) == ("federated", Level.PROBLEM)
+    assert line.says == "NMI's service account kube-system/nmi may not ask for tokens of service accounts ns/shop"
+    assert "federated.namespaces" in line.next
+
+
+def test_what_may_not_be_read_is_unknown() -> None:
+    why = Unread("not allowed: serviceaccounts")
+    report = told(federation=Federation({"ns": why}, why))
+    assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
+
+
+@pytest.mark.parametrize(("number", "well"), [(20, True), (21, False)])
+def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int, *, well: bool) -> None:
+    # Two identities of one client id, in whatever case, are one to Azure; two pods of one account are one subject.
+    twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
+    pods = [
+        pod(f"p{each}", uid=f"u{each}", service_account=f"sa-{each}", label="ab"[each % 2]) for each in range(number)
+    ]
+    pods.append(pod("again", uid="again", service_account="sa-0", label="a"))
+    names = frozenset(each.spec.service_account_name for each in pods)
+    report = told(
+        federated(),
+        twin,
+        pods=tuple(pods),
+        bindings=(binding("a", selector="a"), binding("b", "twin", selector="b")),
+        federation=Federation({"ns": names}, {NMI_ACCOUNT: ()}),
+    )
+    lines = federated_only(report)
+    assert [each.level for each in lines] == ([] if well else [Level.PROBLEM])
+    assert well or "pods of 21 service accounts share client id c11e…000a" in lines[0].says
+
+
+def test_an_identity_that_nmi_takes_no_token_for_is_unusable_whatever_the_flag() -> None:
+    for flags in ((), ("--federated-identities",)):
+        lines = [each for each in bad(told(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"]
+        (line,) = lines
+        assert line.says.startswith("AzureIdentity ns/id (1 pod)")
+        assert "tenant" in line.next

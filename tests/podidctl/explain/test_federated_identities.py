@@ -1,0 +1,154 @@
+"""Type 3: the pod's service account is a link of its own, and Azure's VM is none."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from podidctl.explain.chain import explain
+from podidctl.explain.shapes import Explanation, Link, State
+from podidctl.inquiry.facts import Account, Unread
+from podidctl.inquiry.verdict import MANAGEMENT, Outcome
+from podidctl.token.foretold import Foretold, foretell
+from podidentity.resources import Node
+from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
+from tests.podidctl.asked import broken, only, rules, states
+from tests.podidctl.federated import NMI_ACCOUNT, federated, trusted
+
+
+def told(**changes: Any) -> Explanation:
+    return explain(trusted(**changes))
+
+
+def foretold(**changes: Any) -> Foretold:
+    return foretell(trusted(**changes), MANAGEMENT)
+
+
+def account_link(explanation: Explanation) -> Link:
+    (link,) = [each for each in explanation.links if each.link == "service account"]
+    return link
+
+
+def test_every_link_is_told_and_none_is_about_the_vm() -> None:
+    explanation = told(node=Node())
+    assert states(explanation) == [
+        ("pod", "ok"),
+        ("address", "ok"),
+        ("exception", "ok"),
+        ("label", "ok"),
+        ("binding", "ok"),
+        ("identity", "ok"),
+        ("assigned identity", "ok"),
+        ("service account", "ok"),
+        ("NMI", "ok"),
+    ]
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+def test_whom_nmi_asks_and_what_azure_must_know_is_told() -> None:
+    explanation = told()
+    (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
+    assert assigned.says.endswith(
+        "NMI asks https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, "
+        "by a token of service account ns/shop for api://AzureADTokenExchange"
+    )
+    link = account_link(explanation)
+    assert link.about == "ns/shop"
+    assert "subject system:serviceaccount:ns:shop, audience api://AzureADTokenExchange" in link.says
+    assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
+
+
+def test_in_managed_mode_the_same_is_told_without_an_assigned_identity() -> None:
+    explanation = told(rules=rules(managed=True, federated_identities=True), assigned=())
+    assert ("served", "ok") in states(explanation)
+    assert ("service account", "ok") in states(explanation)
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_named(*, managed: bool) -> None:
+    explanation = told(rules=rules(managed=managed))
+    link = only(explanation)
+    assert "--federated-identities" in link.says
+    assert "federated.enabled" in link.next
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says", "then"),
+    [
+        (
+            {"account": Account(there=True, nmi_may=False, nmi=NMI_ACCOUNT)},
+            "assertion_forbidden",
+            "NMI's service account kube-system/nmi may not ask for tokens of service account ns/shop",
+            "federated.namespaces",
+        ),
+        (
+            {"account": Account(there=False, nmi_may=True, nmi=NMI_ACCOUNT)},
+            "service_account_missing",
+            "there is no service account ns/shop",
+            "kubectl create serviceaccount -n ns shop",
+        ),
+        ({"pod": pod(service_account="")}, "service_account_missing", "the pod has no service account", "make the pod"),
+    ],
+    ids=["forbidden", "gone", "none"],
+)
+def test_what_keeps_the_api_server_from_proving_the_pod_is_told_and_foretold(
+    changes: dict[str, Any], code: str, says: str, then: str
+) -> None:
+    explanation, token = told(**changes), foretold(**changes)
+    link = only(explanation)
+    assert (link.link, link.says) == ("service account", says)
+    assert then in link.next
+    assert explanation.answer.outcome is token.outcome is Outcome.REFUSED
+    assert explanation.answer.status == token.status
+    assert f"({code})" in token.description
+    assert says in token.why
+    assert then in token.why
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        None,
+        Account(there=Unread("not allowed: serviceaccounts"), nmi_may=True, nmi=NMI_ACCOUNT),
+        Account(there=True, nmi_may=Unread("not allowed: subjectaccessreviews"), nmi=NMI_ACCOUNT),
+        Account(there=True, nmi_may=None),
+    ],
+    ids=["nobody-looked", "account", "review", "no-nmi"],
+)
+def test_what_could_not_be_read_is_unknown_and_refuses_nothing(account: Account | None) -> None:
+    explanation = told(account=account)
+    link = account_link(explanation)
+    assert (link.state, broken(explanation)) == (State.UNKNOWN, [])
+    assert link.next
+    assert "system:serviceaccount:ns:shop" in link.says
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+def test_an_identity_of_another_namespace_is_told_to_be_its_own() -> None:
+    far = federated(namespace="far")
+    explanation = told(identities=(far,), bindings=(binding(namespace="far"),), assigned=())
+    assert "it is federated (type 3)" in broken(explanation)[0].says
+    assert "service account" not in dict(states(explanation))
+
+
+def test_an_object_outside_the_namespace_is_told_to_be_there() -> None:
+    (made,) = trusted().assigned
+    elsewhere = msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, namespace="default"))
+    link = only(told(assigned=(elsewhere,)))
+    assert (link.link, link.about) == ("assigned identity", "default/web-ns-id")
+    assert "not in namespace ns" in link.says
+
+
+def test_a_token_is_foretold_with_its_subject() -> None:
+    token = foretold()
+    assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
+    assert token.type == "3 (federated identity)"
+    assert token.asked.endswith("by a token of service account ns/shop for api://AzureADTokenExchange")
+
+
+def test_what_nmi_takes_no_token_for_is_refused_so() -> None:
+    for spec in ({"tenant_id": ""}, {"client_id": " "}, {"auxiliary_tenant_ids": ["t"]}):
+        token = foretold(identity=federated(**spec))
+        assert (token.outcome, token.status) == (Outcome.REFUSED, 403)

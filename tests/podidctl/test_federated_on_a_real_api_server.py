@@ -1,0 +1,93 @@
+"""Federated identities on the real kube-apiserver with the reference's own definitions: MIC assigns them, and what
+doctor and explain say of service accounts and of NMI's rights is what its RBAC says.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import BINDINGS, IDENTITIES, PODS
+from tests.conftest import ROOT, NewPlane
+from tests.mic.cluster import vm_id
+from tests.mic.little_cloud import LittleCloud
+from tests.mic.preview.asking import Answer, run
+from tests.mic.real_server import add_node, create, in_place_of_the_emulator
+from tests.mic.real_server import assigned as assigned_in_default
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+REFERENCE: Path = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
+CORE = "/api/v1/namespaces/default"
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+
+
+def run_pod(plane: Plane, name: str, account: str, labels: dict[str, str], *flags: str) -> None:
+    container = {"name": name.partition("-")[0], "image": "i", "args": list(flags)}
+    spec = {
+        "nodeName": "n0",
+        "serviceAccountName": account,
+        "automountServiceAccountToken": False,
+        "containers": [container],
+    }
+    plane.api("POST", PODS.path("default"), {"metadata": {"name": name, "labels": labels}, "spec": spec})
+
+
+def prepare(plane: Plane) -> None:
+    """A node, a federated identity, two pods of two service accounts, and an NMI that may ask for one's tokens."""
+    add_node(plane, "n0", vm_id("n0"))
+    create(plane, IDENTITIES, "demo", {"type": 3, "clientID": "c", "tenantID": "contoso.com"})
+    create(plane, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
+    for name in ("nmi", "shop", "bare"):
+        plane.api("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": name}})
+    rule = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"], "resourceNames": ["shop"]}
+    plane.api("POST", f"{RBAC}/roles", {"metadata": {"name": "nmi"}, "rules": [rule]})
+    binding = {
+        "metadata": {"name": "nmi"},
+        "subjects": [{"kind": "ServiceAccount", "name": "nmi", "namespace": "default"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "nmi"},
+    }
+    plane.api("POST", f"{RBAC}/rolebindings", binding)
+    run_pod(plane, "web", "shop", {"aadpodidbinding": "demo"})
+    run_pod(plane, "other", "bare", {"aadpodidbinding": "demo"})
+    run_pod(plane, "nmi-x", "nmi", {"component": "nmi"}, "--node=n0", "--federated-identities")
+
+
+async def ask(cloud: LittleCloud, *words: str) -> Answer:
+    return await run(cloud.folder, "podidctl", *words, "-o", "json", cloudconfig=False)
+
+
+async def federated(cloud: LittleCloud) -> list[tuple[str, str]]:
+    """What doctor says about it."""
+    findings = (await ask(cloud, "doctor")).document["findings"]
+    return [(each["level"], each["says"]) for each in findings if each["check"] == "federated"]
+
+
+async def link_of(cloud: LittleCloud, pod: str) -> dict[str, Any]:
+    links = (await ask(cloud, "explain", "pod", f"default/{pod}")).document["links"]
+    (link,) = [each for each in links if each["link"] == "service account"]
+    return dict(link)
+
+
+async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
+    cloud: LittleCloud, new_plane: NewPlane
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare, REFERENCE)
+    await cloud.mic()
+    await assigned_in_default(real, web="Assigned", other="Assigned")
+    assert cloud.arm.calls == []
+
+    forbidden = "NMI's service account default/nmi may not ask for tokens of service accounts default/bare"
+    assert await federated(cloud) == [("problem", forbidden)]
+    web, other = await link_of(cloud, "web"), await link_of(cloud, "other")
+    assert (web["state"], web["about"]) == ("ok", "default/shop")
+    assert "system:serviceaccount:default:shop" in web["says"]
+    assert (other["state"], other["about"]) == ("broken", "default/bare")
+    assert "federated.namespaces" in other["next"]
+
+    await asyncio.to_thread(real.api, "DELETE", f"{CORE}/serviceaccounts/shop")
+    gone = "there is no service account default/shop, by which pods prove themselves to Azure: default/web"
+    assert ("problem", gone) in await federated(cloud)
+    assert (await link_of(cloud, "web"))["says"] == "there is no service account default/shop"
