@@ -155,9 +155,10 @@ class Applier:
         return Done(failed=written.error is not None, again_after=REFUSED_SECONDS if written.refused else None)
 
     async def assign(self, key: str) -> Done:
-        """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure."""
+        """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
+        the API server refuses is left to them."""
         written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy))
-        return Done(failed=written.error is not None, again_after=REFUSED_SECONDS if written.refused else None)
+        return Done(failed=written.error is not None)
 
     async def _round(self, key: str, picture: Picture) -> Done:
         memory = self._memories.setdefault(key, HostMemory(self._clock))

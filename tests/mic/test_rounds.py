@@ -3,6 +3,7 @@
 Excluded: the order of steps when all goes well (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -472,3 +473,54 @@ async def test_a_stranger_object_under_our_name_is_left_alone(stage: Stage, tmp_
         await stage.round()
     assert len(stage.statuses()) == 2
     assert stage.api.store.get(ASSIGNED, "demo-default-demo", "default")["spec"]["pod"] == "other"
+
+
+def federate(stage: Stage, *pods: str, client_id: str = "") -> None:
+    """An identity that no host has to have, and pods with it."""
+    stage.view.identities.upserted(None, identity(type_=3, client_id=client_id))
+    stage.view.bindings.upserted(None, binding())
+    for name in pods:
+        stage.view.pods.upserted(None, pod(name))
+
+
+async def test_what_a_round_and_its_neighbour_both_want_is_written_once(stage: Stage) -> None:
+    names = [f"p{number}" for number in range(8)]
+    writes: list[str] = []
+
+    def note(request: Recorded) -> None:
+        writes.extend([request.method] if f"/{ASSIGNED_IDENTITIES.plural}" in request.path else [])
+
+    stage.api.intercept = note
+    federate(stage, *names)
+    assert [*await asyncio.gather(stage.applier.assign(VM), stage.round())] == [Done(), Done()]
+    assert writes == ["POST"] * len(names)
+    writes.clear()
+    federate(stage, client_id="another")
+    assert [*await asyncio.gather(stage.round(), stage.applier.assign(VM))] == [Done(), Done()]
+    assert writes == ["PATCH"] * len(names)
+    assert set(stage.statuses().values()) == {"Assigned"}
+    assert stage.hosts.calls == []
+
+
+async def test_what_no_host_has_to_have_is_no_reason_to_ask_azure_how_its_update_goes(stage: Stage) -> None:
+    stage.bind("hosted")
+    await stage.round()
+    stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
+    stage.applier.look_again(VM)
+    await stage.round()
+    calls = len(stage.hosts.calls)
+    federate(stage, "web")
+    assert await stage.round() == Done()
+    assert len(stage.hosts.calls) == calls
+    assert stage.statuses()["web-default-demo"] == "Assigned"
+
+
+async def test_what_the_api_server_refuses_beside_a_round_is_the_rounds_to_try_again(stage: Stage) -> None:
+    def refuse(request: Recorded) -> StatusError | None:
+        theirs = request.method == "POST" and f"/{ASSIGNED_IDENTITIES.plural}" in request.path
+        return StatusError(403, "Forbidden", "exceeded quota") if theirs else None
+
+    stage.api.intercept = refuse
+    federate(stage, "web")
+    assert await stage.applier.assign(VM) == Done()
+    assert await stage.round() == Done(again_after=REFUSED_SECONDS)
