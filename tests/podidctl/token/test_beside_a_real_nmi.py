@@ -42,21 +42,25 @@ async def answered(sandbox: Sandbox, name: str, more: str = "") -> tuple[int, An
 async def test_a_grant_and_refusals_are_as_foretold_and_no_token_is_shown() -> None:
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         identity = sandbox.azure.directory.add_identity(identity_id("demo"))
-        meta = {"name": "demo", "namespace": "default"}
-        spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
-        binding = {"azureIdentity": "demo", "selector": "demo"}
-        for kind, fields in (("AzureIdentity", spec), ("AzureIdentityBinding", binding)):
-            await sandbox.cluster.apply({"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": meta, "spec": fields})
-        bound, bare = pod("bound"), pod("bare")
+        on_vm = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+        federated = {"type": 3, "clientID": identity.client_id, "tenantID": "contoso.com"}
+        for name, spec in (("demo", on_vm), ("federated", federated)):
+            meta = {"name": name, "namespace": "default"}
+            binding = {"azureIdentity": name, "selector": name}
+            for kind, fields in (("AzureIdentity", spec), ("AzureIdentityBinding", binding)):
+                document = {"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": meta, "spec": fields}
+                await sandbox.cluster.apply(document)
+        bound, bare, trusting = pod("bound"), pod("bare"), pod("trusting")
         bound["metadata"]["labels"] = {"aadpodidbinding": "demo"}
-        for document in (bound, bare):
+        trusting["metadata"]["labels"] = {"aadpodidbinding": "federated"}
+        for document in (bound, bare, trusting):
             await sandbox.cluster.apply(document)
 
         async def ready() -> bool:
             pods = await sandbox.cluster.client.list(PODS, "default")
             objects = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
             running = [each for each in pods if each.addresses and each.status.phase == "Running"]
-            return len(running) == 2 and [each.status.status for each in objects] == [ASSIGNED]
+            return len(running) == 3 and [each.status.status for each in objects] == [ASSIGNED, ASSIGNED]
 
         await eventually(ready)
 
@@ -70,6 +74,7 @@ async def test_a_grant_and_refusals_are_as_foretold_and_no_token_is_shown() -> N
 
         for name, flags, more in (
             ("bare", (), ""),
+            ("trusting", (), ""),
             ("bound", ("--client-id=a", "--resource-id=b"), "&client_id=a&msi_res_id=b"),
         ):
             told = await token(sandbox, name, *flags)
