@@ -14,10 +14,10 @@ from tests.docs.sentences import ROOT
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 OTHERS = {
     *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "timeout", "patch", "type"),  # kubectl
-    *("as", "field-manager"),  # kubectl
+    *("as", "field-manager", "raw"),  # kubectl
     *("image", "profile"),  # kubectl debug
     *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
-    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
+    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name", "enable-oidc-issuer"),  # az
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
     "flag",  # stands for any
