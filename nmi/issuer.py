@@ -190,6 +190,8 @@ class Issuer:
             standing = await self._feed.standing(entry, asking.peer)
             if isinstance(standing, Refusal):
                 return standing
+            if not self._is_there(entry, asking):
+                break  # nothing is to be fetched for a pod that has gone meanwhile: nobody would forget it again
             decision = decide(standing.pod, standing.assigned, asking.request, self._policy, self._broker.object_ids)
             outcome: Issued | RawAnswer | Refusal | None
             match decision:

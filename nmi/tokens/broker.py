@@ -214,6 +214,8 @@ class Broker:
 
     def forget_pod(self, uid: str) -> None:
         """The pod is gone: so is every token that was its alone, and no fetch goes on for it."""
+        if not uid:
+            return  # as what all pods share has it
         for key in self._tokens.of_pod(uid):
             self._tokens.forget(key)
             self._forget_timer(key)

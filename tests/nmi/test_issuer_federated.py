@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from nmi.identity.decide import Policy
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
+from podidentity.resources import Pod
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
@@ -58,6 +61,36 @@ async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_nothing
         await asyncio.sleep(0.05)
         assert len(office.broker._tokens) == 0
         assert not office.broker._flights
+
+
+async def test_nothing_is_fetched_for_a_pod_that_goes_while_a_read_is_asked_whether_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = source_per_pod()
+    async with running_office(sources={3: source}) as office:
+        await bound(office)
+        office.cluster.api.store.delete("pods", "web", "ns", grace_seconds=30)
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        await until(lambda: entry.ending)
+        there, asked, gate = entry.pod, asyncio.Event(), asyncio.Event()
+
+        async def answered_late(*_: str) -> Pod:
+            asked.set()
+            await gate.wait()
+            return there
+
+        monkeypatch.setattr(office.cluster.feed._reads, "pod", answered_late)
+        asking = asyncio.create_task(office.issue())
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+        office.cluster.delete_pod()
+        await until(lambda: entry.gone)
+        gate.set()
+        answer = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        assert source.workloads == []
+        assert len(office.broker._tokens) == 0
 
 
 async def test_its_token_is_gone_with_the_pod_and_a_successor_asks_anew() -> None:

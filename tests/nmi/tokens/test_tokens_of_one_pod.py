@@ -114,6 +114,18 @@ async def test_forgetting_nobody_forgets_nothing() -> None:
 
 
 @in_virtual_time
+async def test_forgetting_nobody_ends_no_fetch_that_pods_share() -> None:
+    bench = Bench()
+    bench.source.gate.clear()
+    asking = asyncio.create_task(bench.token())
+    await settle()
+    bench.broker.forget_pod("")
+    bench.source.gate.set()
+    assert await asking == "token-1"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
 async def test_who_can_wait_no_longer_hears_what_the_fetch_has_met() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
