@@ -152,13 +152,14 @@ class Applier:
     async def revoke(self, key: str) -> Done:
         """Revoke what nobody wants any more. Beside the rounds, since those may be waiting for Azure."""
         written = await self._writer.carry_out(plan.revocations(self._view.place(key)))
-        return Done(failed=written.error is not None, again_after=REFUSED_SECONDS if written.refused else None)
+        again = STALE_SECONDS if written.stale else REFUSED_SECONDS if written.refused else None
+        return Done(failed=written.error is not None, again_after=again)
 
     async def assign(self, key: str) -> Done:
         """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
         the API server refuses is left to them."""
         written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy))
-        return Done(failed=written.error is not None)
+        return Done(failed=written.error is not None, again_after=STALE_SECONDS if written.stale else None)
 
     async def _round(self, key: str, picture: Picture) -> Done:
         memory = self._memories.setdefault(key, HostMemory(self._clock))

@@ -524,3 +524,25 @@ async def test_what_the_api_server_refuses_beside_a_round_is_the_rounds_to_try_a
     federate(stage, "web")
     assert await stage.applier.assign(VM) == Done()
     assert await stage.round() == Done(again_after=REFUSED_SECONDS)
+
+
+@pytest.mark.parametrize("beside", ["assign", "revoke"])
+async def test_a_write_that_ends_with_the_round_that_began_it_is_sent_beside_the_next(
+    stage: Stage, beside: str
+) -> None:
+    federate(stage, "web")
+    neighbour = {"assign": stage.applier.assign, "revoke": stage.applier.revoke}[beside]
+    if beside == "revoke":
+        await stage.round()
+        stage.view.pods.deleted(pod("web"))
+    round_ = asyncio.create_task(stage.round())
+    async with asyncio.timeout(5.0):
+        while not stage.applier._writer._under_way:
+            await asyncio.sleep(0)
+    asking = asyncio.create_task(neighbour(VM))
+    await asyncio.sleep(0)
+    round_.cancel()
+    assert await asking == Done(again_after=STALE_SECONDS)
+    assert await neighbour(VM) == Done()
+    (left,) = stage.api.store.list(ASSIGNED)
+    assert ("deletionTimestamp" in left["metadata"]) == (beside == "revoke")
