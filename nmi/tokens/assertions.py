@@ -4,6 +4,7 @@ Each is made for one exchange: bound to the pod, so that the API server makes no
 audience that stands for token exchange; and for the shortest life that the API server gives.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +20,10 @@ from podidentity.resources import Kind, Resource
 
 LIFE_SECONDS: Final = 600
 """The least that the API server gives."""
+
+_DENIED: Final = re.compile(r" denied (?:the )?request: (.+)", re.DOTALL)
+"""What the API server writes between the name of a policy, or a webhook, and its words. Those are what helps, and an
+error's message has no room for all of it."""
 
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 
@@ -101,6 +106,7 @@ def _unreadable(workload: Workload) -> AzureError:
 def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
     """The API server's refusal as what it means for the token."""
     account, pod = _name(workload), f"{workload.namespace}/{workload.pod}"
+    denied = _DENIED.search(error.message)
     match error:
         case kube.NotFound():
             return NoAssertionError(
@@ -108,7 +114,15 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
                 code="service_account_missing",
             )
         case kube.Conflict():
-            return NoAssertionError(f"pod {pod} has been replaced by another of its name", code="pod_replaced")
+            return NoAssertionError(
+                f"pod {pod} has been replaced by another of its name, which asks for itself: nothing to do",
+                code="pod_replaced",
+            )
+        case kube.Forbidden() if denied is not None:
+            return NoAssertionError(
+                f"an admission policy denies NMI tokens of service account {account}: {denied[1]}",
+                code="assertion_forbidden",
+            )
         case kube.Forbidden() | kube.Unauthorized():
             return NoAssertionError(
                 f"NMI may not ask for tokens of service account {account}: see the chart's federated.namespaces, and "
@@ -117,7 +131,8 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
             )
         case _ if 400 <= error.status < 500 and error.status not in {408, 429}:
             return NoAssertionError(
-                f"the API server makes no token of service account {account} for pod {pod}: {error}",
+                f"the API server makes no token of service account {account} for pod {pod}; see what it says: "
+                f"{denied[1] if denied is not None else error}",
                 code="assertion_refused",
             )
         case _:

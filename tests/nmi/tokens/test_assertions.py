@@ -18,6 +18,7 @@ from podidentity.kube.client import Client
 from tests.nmi.tokens.signing_in import NAMESPACE, Bench
 
 AUDIENCE = "api://AzureADTokenExchange"
+WEBHOOK = "admission webhook {0} of a cluster's own, which is called something longer, denied the request: "
 
 
 @pytest.fixture
@@ -80,6 +81,21 @@ async def test_what_an_admission_policy_refuses_is_told_in_its_own_words(bench: 
     bench.kube.intercept = lambda request: denied if request.path.endswith("/token") else None
     error = await asked_of(bench, workload)
     assert (error.code, "only ten minutes" in error.message) == ("assertion_refused", True)
+
+
+@pytest.mark.parametrize("said", ["ValidatingAdmissionPolicy {0} with binding {0} denied request: ", WEBHOOK])
+async def test_the_words_of_a_policy_are_not_cut_off_behind_its_names(
+    bench: Bench, workload: Workload, said: str
+) -> None:
+    words = (
+        "NMI may ask for tokens of exactly one audience, api://AzureADTokenExchange, which is the chart's value "
+        "federated.audience; if NMI is to ask for another, set that value"
+    )
+    named = said.format("'podid-aad-pod-identity-federated'")
+    denied = StatusError(403, "Forbidden", f'serviceaccounts "builder" is forbidden: {named}{words}')
+    bench.kube.intercept = lambda request: denied if request.path.endswith("/token") else None
+    error = await asked_of(bench, workload)
+    assert (error.code, error.message.endswith(words)) == ("assertion_forbidden", True)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
