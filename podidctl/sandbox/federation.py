@@ -164,7 +164,7 @@ class IssuerKeys:
             keys = {(issuer, str(key["kid"])): _public(key) for key in served if key.get("kty") == "RSA"}
         except Exception as wrong:
             raise IssuerUnreachableError from wrong
-        if configuration["issuer"] != issuer:
+        if configuration.get("issuer") != issuer:
             raise IssuerUnreachableError
         return keys
 

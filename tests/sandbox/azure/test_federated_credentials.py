@@ -391,6 +391,18 @@ async def test_an_issuer_that_calls_itself_something_else_is_not_believed(federa
     assert (await federation.refusal(token))[2] == 50166
 
 
+async def test_an_issuer_that_does_not_say_what_it_is_called_is_not_believed(federation: Federation) -> None:
+    federation.trust()
+    token = await federation.token()
+
+    async def nameless(url: str) -> bytes:
+        said = json.loads(await federation.fetch(url))
+        return json.dumps({key: value for key, value in said.items() if key != "issuer"}).encode()
+
+    federation.azure.aad.issuers.fetch = nameless
+    assert (await federation.refusal(token))[2] == 50166
+
+
 async def test_an_aad_that_reaches_no_issuer_says_so(federation: Federation) -> None:
     federation.trust()
     federation.azure.aad.issuers.fetch = None
