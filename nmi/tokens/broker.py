@@ -31,7 +31,7 @@ from nmi.tokens.measures import TokenMeasures
 from nmi.tokens.source import Granted, TokenKey, TokenSource, Workload, key_of
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,15 @@ IN_USE_NS: Final = 30 * 60 * 1_000_000_000
 
 MARGIN_SECONDS: Final = 0.05
 """How much before its time is over a waiter is told why: its own time-out could not say."""
+
+
+UNRENEWED: Final = (
+    "a token could not be renewed and the present one is served on: see whether IMDS answers on this node"
+)
+UNRENEWED_AT_SIGN_IN: Final = (
+    "a token could not be renewed and the present one is served on: see what the error names, and whether the sign-in "
+    "endpoint and the API server answer this node"
+)
 
 
 class UnsupportedTypeError(Exception):
@@ -365,7 +374,7 @@ class Broker:
             if isinstance(error, NotSent | Paused):
                 return  # whoever left IMDS alone has said so, once for all
             log.warning(
-                "a token could not be renewed and the present one is served on: see whether IMDS answers on this node",
+                UNRENEWED if ask.key.type == IdentityType.USER_ASSIGNED else UNRENEWED_AT_SIGN_IN,
                 extra={
                     "identity": f"{ask.identity.metadata.namespace}/{ask.identity.metadata.name}",
                     "error": str(error),

@@ -1,6 +1,7 @@
 """Tokens that are one pod's alone: kept apart, fetched apart, renewed for it, and gone with it."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -136,3 +137,25 @@ async def test_who_can_wait_no_longer_hears_what_the_fetch_has_met() -> None:
     with pytest.raises(Unreachable):
         await token(bench, B, within=1.0)
     await bench.broker.aclose()
+
+
+@in_virtual_time
+async def renewed_in_vain(type_: int) -> None:
+    bench = bench_per_pod()
+    bench.broker._sources = {type_: bench.source}
+    for _ in range(2):
+        await bench.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
+    bench.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
+    await asyncio.sleep(13 * 3600)
+    await settle()
+    await bench.broker.aclose()
+
+
+@pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
+def test_the_line_of_a_renewal_in_vain_sends_to_whoever_was_asked(
+    caplog: pytest.LogCaptureFixture, type_: int, whom: str
+) -> None:
+    with caplog.at_level(logging.WARNING, "nmi.tokens.broker"):
+        renewed_in_vain(type_)
+    (line,) = (record.getMessage() for record in caplog.records if "could not be renewed" in record.getMessage())
+    assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
