@@ -21,6 +21,7 @@ from _native.index import Index
 from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.identity.feed import Feed
 from nmi.identity.measures import IdentityMeasures
+from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
@@ -274,16 +275,14 @@ class App:
             Secrets(client, count_failure=identities.secret_not_read),
             sign_ins,
         )
+        assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
         broker = Broker(
             {
                 IdentityType.USER_ASSIGNED: UserAssignedSource(imds),
                 IdentityType.SECRET: principals,
                 IdentityType.CERTIFICATE: principals,
                 IdentityType.FEDERATED: FederatedSource(
-                    may_sign_in,
-                    Assertions(client, settings.federated_audience, count_failure=identities.secret_not_read),
-                    sign_ins,
-                    enabled=settings.federated_identities,
+                    may_sign_in, assertions, sign_ins, enabled=settings.federated_identities
                 ),
             },
             governor,
@@ -293,7 +292,12 @@ class App:
         )
         self._broker, self._governor = broker, governor
         self._stack.push_async_callback(broker.aclose)
-        feed.when_gone(lambda entry: broker.forget_pod(entry.uid))
+
+        def forget(entry: PodEntry) -> None:
+            broker.forget_pod(entry.uid)
+            assertions.forget(entry.uid)
+
+        feed.when_gone(forget)
         if settings.federated_identities:
             await sign_ins.load()  # where they are in use, no pod's first token is to wait for it
         policy = server_policy(settings)

@@ -20,7 +20,7 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Limit, Reason, Refusal
-from nmi.tokens.assertions import NoAssertionError
+from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.federated import UntrustedError
@@ -341,21 +341,8 @@ def refusal_of(error: AzureError) -> Refusal:
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
     told = ", ".join(fact for fact in facts if fact)
     suffix = f" ({told})" if told else ""
-    if isinstance(error, UntrustedError):
-        trust = f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"Azure knows no federated credential of this identity for {trust}{suffix}.",
-            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
-            f"(az identity federated-credential create), and allow some minutes until it is known: {trust}",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, NoAssertionError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"This pod's service account cannot be proved to Azure, which was not asked{suffix}.",
-            error.message,
-        )
+    if isinstance(error, UntrustedError | NoAssertionError | NoAssertionYet):
+        return _unproved(error, suffix)
     if isinstance(error, CredentialError):
         return Refusal(
             Reason.UPSTREAM_REFUSED,
@@ -383,4 +370,29 @@ def refusal_of(error: AzureError) -> Refusal:
         f"see whether IMDS, or Azure AD for a service principal, answers on this node: {error.message}",
         retry_after=error.retry_after,
         correlation=error.correlation_id,
+    )
+
+
+def _unproved(error: UntrustedError | NoAssertionError | NoAssertionYet, suffix: str) -> Refusal:
+    """What is told where a pod's own service account has not been proved to Azure."""
+    if isinstance(error, UntrustedError):
+        trust = f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"Azure knows no federated credential of this identity for {trust}{suffix}.",
+            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
+            f"(az identity federated-credential create), and allow some minutes until it is known: {trust}",
+            correlation=error.correlation_id,
+        )
+    if isinstance(error, NoAssertionError):
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"This pod's service account cannot be proved to Azure, which was not asked{suffix}.",
+            error.message,
+        )
+    return Refusal(
+        Reason.UPSTREAM_UNAVAILABLE,
+        f"This pod's service account could not be proved to Azure at the moment; try again{suffix}.",
+        f"see whether the API server answers this node: {error.message}",
+        retry_after=error.retry_after,
     )

@@ -23,6 +23,8 @@ class IdentityMeasures:
         """Pods that a read found gone before the watch told of it."""
         self.failed_secret_reads = 0
         """Secrets of service principals that the API server did not give."""
+        self.failed_token_requests = 0
+        """Tokens of pods' service accounts that the API server did not make."""
         self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
         registry.register(self)
@@ -38,6 +40,10 @@ class IdentityMeasures:
         """Count one."""
         self.failed_secret_reads += 1
 
+    def token_not_made(self) -> None:
+        """Count one."""
+        self.failed_token_requests += 1
+
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
         gauges = dict(self._gauges)
@@ -50,11 +56,12 @@ class IdentityMeasures:
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
         errors = Metric(
             "aadpodidentity_kubernetes_api_operations_errors_count",
-            "Reads that the API server did not answer.",
+            "Reads, and requests for tokens, that the API server did not answer.",
             "counter",
         )
         errors.add_sample(errors.name, {"operation_type": "get_pod_list"}, _value(gauges, "failed_reads"))
         errors.add_sample(errors.name, {"operation_type": "get_secret"}, self.failed_secret_reads)
+        errors.add_sample(errors.name, {"operation_type": "create_token"}, self.failed_token_requests)
         yield errors
         yield CounterMetricFamily(
             f"{PREFIX}exceptions_seen",

@@ -1,10 +1,14 @@
 """What a pod proves itself by at Entra ID: a token of its own service account, asked of the API server.
 
-Each is made for one exchange: bound to the pod, so that the API server makes none for a pod that is gone; for the one
-audience that stands for token exchange; and for the shortest life that the API server gives.
+Bound to the pod, so that the API server makes none for a pod that is gone; for the one audience that stands for token
+exchange; and for the shortest life that the API server gives. One serves a pod's exchanges for a minute, whatever they
+are for: else a pod that asks for ever new tokens would have NMI ask the API server as often.
 """
 
+import asyncio
 import re
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +25,13 @@ from podidentity.resources import Kind, Resource
 LIFE_SECONDS: Final = 600
 """The least that the API server gives."""
 
+KEPT_SECONDS: Final = 60.0
+"""What is left of its life then is enough for any exchange."""
+FAILURE_SECONDS: Final = 0.5
+"""For so long the API server is not asked again for a pod for which it has just made none."""
+KEPT_MAX: Final = 1024
+"""Pods. A node runs 250 at most."""
+
 _DENIED: Final = re.compile(r" denied (?:the )?request: (.+)", re.DOTALL)
 """What the API server writes between the name of a policy, or a webhook, and its words. Those are what helps, and an
 error's message has no room for all of it."""
@@ -30,6 +41,10 @@ SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 
 class NoAssertionError(Refused):
     """The API server makes no token for this pod; the message says why and what to do."""
+
+
+class NoAssertionYet(Unreachable):
+    """The API server did not answer, or was not able to; it may the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +65,66 @@ class _Answer(msgspec.Struct):
     status: _Status
 
 
-class Assertions:
-    """Asks for them; keeps none. The client stays its owner's."""
+class _Kept:
+    """The API server's last word about one pod; who asks while it is asked waits for the same."""
 
-    def __init__(self, client: Client, audience: str, *, count_failure: Callable[[], None] = lambda: None) -> None:
+    __slots__ = ("lock", "outcome", "until")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.outcome: Assertion | AzureError | None = None
+        self.until = float("-inf")
+
+
+class Assertions:
+    """Asks for them, and keeps each for a while. The client stays its owner's."""
+
+    def __init__(
+        self,
+        client: Client,
+        audience: str,
+        *,
+        count_failure: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """*count_failure* is called for each request that the API server did not answer with a token."""
         self._client = client
         self._count_failure = count_failure
+        self._clock = clock
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self.audience = audience
 
+    def __len__(self) -> int:
+        """For how many pods something is kept."""
+        return len(self._kept)
+
+    def forget(self, uid: str) -> None:
+        """The pod is gone."""
+        self._kept.pop(uid, None)
+
     async def of(self, workload: Workload) -> Assertion:
-        """One for *workload*. Raises AzureError: NoAssertionError where asking again does not help."""
+        """One for *workload*, at most KEPT_SECONDS old. Raises AzureError: NoAssertionError where asking again does not
+        help.
+        """
+        kept = self._kept.setdefault(workload.uid, _Kept())
+        self._kept.move_to_end(workload.uid)
+        while len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+        async with kept.lock:
+            if kept.outcome is None or self._clock() >= kept.until:
+                try:
+                    kept.outcome = await self._asked(workload)
+                except AzureError as error:
+                    kept.outcome = error.again()
+                seconds = KEPT_SECONDS if isinstance(kept.outcome, Assertion) else FAILURE_SECONDS
+                kept.until = self._clock() + seconds
+            if isinstance(kept.outcome, Assertion):
+                return kept.outcome
+            failure = kept.outcome.again()
+        raise failure
+
+    async def _asked(self, workload: Workload) -> Assertion:
+        """What the API server says now. Raises AzureError."""
         if not workload.service_account:
             raise NoAssertionError(
                 f"pod {workload.namespace}/{workload.pod} has no service account, which each pod gets when it is made: "
@@ -98,7 +162,7 @@ def _name(workload: Workload) -> str:
 
 
 def _unreadable(workload: Workload) -> AzureError:
-    return AzureError(
+    return NoAssertionYet(
         f"the API server answered with no token of service account {_name(workload)}", code="no_assertion"
     )
 
@@ -136,7 +200,7 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
                 code="assertion_refused",
             )
         case _:
-            return Unreachable(
+            return NoAssertionYet(
                 f"the API server gave no token of service account {account}: {error}",
                 code="assertion_unavailable",
                 retry_after=error.retry_after,

@@ -322,7 +322,7 @@ class Broker:
                 within=self._fetch_seconds,
                 lag_seconds=lag,
                 slot=flight.slot,
-                met=flight.met,
+                course=flight,
                 workload=ask.workload,
             )
             # A Secret that has changed gives its tokens another key; those of the old version go with the keeping.

@@ -21,6 +21,8 @@ SOON_SECONDS: Final = 300.0
 
 TOKENS_MAX: Final = 2048
 TOKENS_PER_IDENTITY: Final = 64
+TOKENS_PER_POD: Final = 16
+"""Of an identity whose tokens are each pod's own: as many as a pod has ready answers."""
 REFUSALS_MAX: Final = 512
 REFUSAL_SECONDS: Final = 10.0
 OBJECT_IDS_MAX: Final = 1024
@@ -113,6 +115,7 @@ class TokenCache:
     """
 
     def __init__(self, most: int = TOKENS_MAX, most_per_identity: int = TOKENS_PER_IDENTITY) -> None:
+        """*most_per_identity*: of one that all its pods share."""
         self._most = most
         self._most_per_identity = most_per_identity
         self._tokens: OrderedDict[TokenKey, CachedToken] = OrderedDict()
@@ -190,7 +193,7 @@ class TokenCache:
         for each in gone:
             self.forget(each)
         crowded: TokenKey | None = None
-        if len(siblings) > self._most_per_identity:
+        if len(siblings) > (TOKENS_PER_POD if key.pod else self._most_per_identity):
             crowded = next(iter(siblings))
         elif len(self._tokens) > self._most:
             crowded = next(iter(self._tokens))

@@ -12,7 +12,7 @@ from nmi.tokens.claims import claims_of
 from nmi.tokens.endpoints import SignInPolicy, Trusting
 from nmi.tokens.sign_in import SignedIn, SignIn
 from nmi.tokens.sign_ins import SignIns, Tries, in_time, token_of
-from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
+from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.resources import AzureIdentity
 
@@ -88,14 +88,14 @@ class FederatedSource:
         within: float,
         lag_seconds: float,  # noqa: ARG002  how long Entra ID lags has nothing to do with the assignment
         slot: Slot,  # noqa: ARG002  IMDS is not asked
-        met: Met = unheard,
+        course: Course = UNWATCHED,
         workload: Workload | None = None,
     ) -> Granted:
         """As TokenSource.fetch; raises PolicyError too, as `check` does, and UntrustedError."""
         trusting = check(self._policy, identity, enabled=self._enabled)
         if workload is None:
             raise ValueError("a federated identity's token is some pod's")
-        tries = Tries(self._sign_ins.clock() + within, met)
+        tries = Tries(self._sign_ins.clock() + within, course)
         answer = await in_time(self._exchange(trusting, workload, resource, xms_cc, tries), within)
         token = token_of(answer, trusting.client_id, resource)
         return Granted(token, answer.expires_in, claims_of(token.access_token).oid)

@@ -7,8 +7,8 @@ IMDS has told 410 (it is updating, for up to 70 seconds) drifts on without waite
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import CachedToken
@@ -52,6 +52,8 @@ class Flight:
         self._waiters: dict[object, str] = {}
         self._queued: Slot | None = None
         self._sent = False
+        self._sending = 0
+        self._dropped: Callable[[Flight], None] = lambda _flight: None
         self._last_error: AzureError | None = None
         self.begun = begun
         self.background = background
@@ -80,8 +82,21 @@ class Flight:
         return self._last_error.again()
 
     def met(self, error: AzureError) -> None:
-        """The fetch has met *error* and will be tried again: what a waiter is told whose time is over before that."""
+        """As Course.met."""
         self._last_error = error.again()
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """As Course.sending. One that has failed is not tried again if nobody waits any more."""
+        self._sending += 1
+        try:
+            yield
+        except AzureError:
+            if self._sending == 1 and not self._goes_on():
+                self._end()
+            raise
+        finally:
+            self._sending -= 1
 
     async def wait(self, pod_key: str, dropped: Callable[["Flight"], None]) -> CachedToken:
         """The flight's result, waited for on behalf of *pod_key*.
@@ -91,6 +106,7 @@ class Flight:
         """
         waiter = object()
         self._waiters[waiter] = pod_key
+        self._dropped = dropped
         try:
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
@@ -100,16 +116,19 @@ class Flight:
             raise
         finally:
             del self._waiters[waiter]
-            self._left(dropped)
+            self._left()
 
-    def _left(self, dropped: Callable[["Flight"], None]) -> None:
+    def _left(self) -> None:
         if self.task.done():
             return
         if self._waiters and self._queued is not None:
             self._queued.recharge(self._account())
-        if not self._sent and not self._goes_on():
-            self.task.cancel()
-            dropped(self)
+        if not self._sent and not self._sending and not self._goes_on():
+            self._end()
+
+    def _end(self) -> None:
+        self.task.cancel()
+        self._dropped(self)
 
     def _goes_on(self) -> bool:
         """Whether it is wanted, or may drift."""

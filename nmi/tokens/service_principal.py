@@ -15,7 +15,7 @@ from nmi.tokens.endpoints import Application, SignInPolicy
 from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
 from nmi.tokens.sign_in import InvalidClient, SignedIn, SignIn
 from nmi.tokens.sign_ins import SignIns, Tries, in_time, token_of
-from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
+from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, IdentityType
 
@@ -52,12 +52,12 @@ class ServicePrincipalSource:
         within: float,
         lag_seconds: float,  # noqa: ARG002  an endpoint that lags says invalid_client, like one that does not
         slot: Slot,  # noqa: ARG002  IMDS is not asked
-        met: Met = unheard,
+        course: Course = UNWATCHED,
         workload: Workload | None = None,  # noqa: ARG002  whose pod asks makes no difference
     ) -> Granted:
         """As TokenSource.fetch; raises PolicyError too, as `check` does."""
         application = self._policy.application(identity)
-        tries = Tries(self._sign_ins.clock() + within, met)
+        tries = Tries(self._sign_ins.clock() + within, course)
         answers, version = await in_time(self._fetch(application, resource, xms_cc, tries), within)
         tokens = [token_of(answer, application.client_id, resource) for answer in answers]
         self._secrets.prove(application, version)

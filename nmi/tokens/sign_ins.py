@@ -16,7 +16,7 @@ from nmi.tokens.claims import claims_of
 from nmi.tokens.entra_loader import Loader
 from nmi.tokens.places import Places
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignedIn, SignIn, no_proxy
-from nmi.tokens.source import Met, unheard
+from nmi.tokens.source import UNWATCHED, Course
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 
@@ -37,7 +37,7 @@ class Tries(NamedTuple):
 
     until: float
     """By the clock of `SignIns`."""
-    met: Met = unheard
+    course: Course = UNWATCHED
 
 
 class SignIns:
@@ -80,9 +80,9 @@ class SignIns:
 
     async def token(self, asked: SignIn, namespace: str, tries: Tries) -> SignedIn:
         """What Entra ID answers, tried again as `again` does. Raises AzureError."""
-        return await self.again(lambda: self._one(asked, namespace), tries)
+        return await self.again(lambda: self._one(asked, namespace, tries.course), tries)
 
-    async def _one(self, asked: SignIn, namespace: str) -> SignedIn:
+    async def _one(self, asked: SignIn, namespace: str, course: Course) -> SignedIn:
         """One try. One that the caller gives up is not observed: it says nothing about the endpoint."""
         entra = (await self._loader.load())(
             self._session,
@@ -93,7 +93,8 @@ class SignIns:
         async with self.place(namespace):
             sent = self.clock()
             try:
-                answer = await entra.token(asked)
+                with course.sending():
+                    answer = await entra.token(asked)
             except AzureError as error:
                 self._observe(self.clock() - sent, error)
                 raise
@@ -123,7 +124,7 @@ class SignIns:
                 pause = max(pause * (0.9 + 0.2 * self._random()), error.retry_after or 0.0)
                 if self.clock() + pause >= tries.until:
                     raise
-                tries.met(error)
+                tries.course.met(error)
             await self._sleep(pause)
 
 

@@ -1,9 +1,9 @@
 """What a source of tokens is, one per type of AzureIdentity. `user_assigned` is type 0; others come beside it."""
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
@@ -13,12 +13,28 @@ Slot = Callable[[], AbstractAsyncContextManager[object]]
 """Entered for each call to IMDS that the fetch makes; sources that do not call IMDS leave it alone."""
 
 
-Met = Callable[[AzureError], None]
-"""Told each failure that is about to be tried again, so that who can wait no longer hears of it."""
+class Course(Protocol):
+    """What a fetch tells of its way to whoever waits for it."""
+
+    def met(self, error: AzureError) -> None:
+        """*error* is about to be tried again: who can wait no longer hears of it."""
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Entered while a call is in the air that is to be finished even if nobody waits any more."""
 
 
-def unheard(_error: AzureError) -> None:
-    """A Met that nobody listens to."""
+class Unwatched:
+    """A Course that nobody follows."""
+
+    def met(self, error: AzureError) -> None:
+        """Nobody hears."""
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Nobody waits."""
+        return nullcontext()
+
+
+UNWATCHED: Final = Unwatched()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +149,7 @@ class TokenSource(Protocol):
         within: float,
         lag_seconds: float,
         slot: Slot,
-        met: Met = unheard,
+        course: Course = UNWATCHED,
         workload: Workload | None = None,
     ) -> Granted:
         """A token, *within* so many seconds, retried as its endpoint's guidance has it.

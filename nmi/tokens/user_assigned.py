@@ -3,7 +3,7 @@
 from typing import Final
 
 from nmi.tokens.claims import claims_of
-from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
+from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
@@ -63,7 +63,7 @@ class UserAssignedSource:
         within: float,
         lag_seconds: float,
         slot: Slot,
-        met: Met = unheard,  # noqa: ARG002  the slot hears of it
+        course: Course = UNWATCHED,  # noqa: ARG002  the slot hears of it
         workload: Workload | None = None,  # noqa: ARG002  whose pod asks makes no difference
     ) -> Granted:
         """As TokenSource.fetch. An answer that names another client id than the one asked for is refused."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,7 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import Granted, Met, PolicyError, Slot, Workload, unheard
+from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
@@ -62,6 +63,8 @@ class FakeSource:
     workloads: list[Workload | None] = field(default_factory=list)
     troubles: list[AzureError] = field(default_factory=list)
     """What each fetch says it has met, before it goes on."""
+    signs_in: bool = False
+    """Whether it asks no IMDS but a sign-in endpoint, for which there are no slots."""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -83,13 +86,15 @@ class FakeSource:
         within: float,
         lag_seconds: float,
         slot: Slot,
-        met: Met = unheard,
+        course: Course = UNWATCHED,
         workload: Workload | None = None,
     ) -> Granted:
         self.asked.append({"bypass_cache": bypass_cache, "lag_seconds": lag_seconds, "xms_cc": xms_cc})
         self.workloads.append(workload)
         for trouble in self.troubles:
-            met(trouble)
+            course.met(trouble)
+        if self.signs_in:
+            slot = _course_of(course)
         self.version = version = self.stored_version
         while True:
             async with slot():
@@ -117,6 +122,15 @@ class FakeSource:
             credential=version,
             correlation=f"call-{number}",
         )
+
+
+def _course_of(course: Course) -> Slot:
+    @asynccontextmanager
+    async def sending() -> AsyncIterator[None]:
+        with course.sending():
+            yield
+
+    return sending
 
 
 class Bench:

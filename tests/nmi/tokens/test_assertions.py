@@ -1,5 +1,6 @@
 """What a pod proves itself by: what NMI asks of the API server for it, and what it makes of each answer."""
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from nmi.tokens.assertions import Assertions, NoAssertionError
+from nmi.tokens.assertions import FAILURE_SECONDS, KEPT_MAX, KEPT_SECONDS, Assertions, NoAssertionError
 from nmi.tokens.source import Workload
 from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
 from podidctl.sandbox.tokens import read_claims
@@ -107,6 +108,75 @@ async def test_what_may_pass_is_no_refusal(bench: Bench, workload: Workload, sta
     with pytest.raises(Unreachable) as failed:
         await Assertions(bench.client, AUDIENCE, count_failure=lambda: counted.append(None)).of(workload)
     assert (failed.value.code, len(counted)) == ("assertion_unavailable", 1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def requests_for_tokens(bench: Bench) -> int:
+    return sum(each.path.endswith("/token") for each in bench.kube.requests)
+
+
+async def test_one_serves_a_pod_for_a_minute(bench: Bench, workload: Workload) -> None:
+    clock = Clock()
+    assertions = Assertions(bench.client, AUDIENCE, clock=clock)
+    first = await assertions.of(workload)
+    clock.now += KEPT_SECONDS - 0.1
+    assert await assertions.of(workload) is first
+    clock.now += 0.2
+    assert (await assertions.of(workload)).token != first.token
+    assert requests_for_tokens(bench) == 2
+
+
+async def test_who_asks_at_the_same_moment_shares_the_request(bench: Bench, workload: Workload) -> None:
+    assertions = Assertions(bench.client, AUDIENCE)
+    assert len({each.token for each in await asyncio.gather(*(assertions.of(workload) for _ in range(20)))}) == 1
+    assert requests_for_tokens(bench) == 1
+
+
+async def test_one_that_is_given_up_keeps_nobody_from_the_next(bench: Bench, workload: Workload) -> None:
+    assertions = Assertions(bench.client, AUDIENCE)
+    asking = asyncio.create_task(assertions.of(workload))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (await asyncio.wait_for(assertions.of(workload), 5)).token
+
+
+async def test_it_goes_with_the_pod(bench: Bench, workload: Workload) -> None:
+    assertions = Assertions(bench.client, AUDIENCE)
+    await assertions.of(workload)
+    assertions.forget(workload.uid)
+    assertions.forget("somebody else's")
+    assert len(assertions) == 0
+
+
+async def test_a_pod_that_gets_none_is_not_asked_for_again_at_once(bench: Bench, workload: Workload) -> None:
+    clock = Clock()
+    bench.kube.intercept = lambda request: (
+        forbidden("serviceaccounts", "", "builder", "no") if request.path.endswith("/token") else None
+    )
+    assertions = Assertions(bench.client, AUDIENCE, clock=clock)
+    for _ in range(50):
+        with pytest.raises(NoAssertionError):
+            await assertions.of(workload)
+    assert requests_for_tokens(bench) == 1
+    bench.kube.intercept = None
+    clock.now += FAILURE_SECONDS
+    assert (await assertions.of(workload)).token
+
+
+async def test_no_number_of_pods_makes_it_grow_without_end() -> None:
+    assertions = Assertions(Telling(b""), AUDIENCE)
+    for number in range(KEPT_MAX + 10):
+        with pytest.raises(AzureError):
+            await assertions.of(Workload("ns", "web", f"uid-{number}", "builder"))
+    assert len(assertions) == KEPT_MAX
 
 
 class Telling(Client):

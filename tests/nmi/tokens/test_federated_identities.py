@@ -8,6 +8,7 @@ import io
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,13 @@ class Trust:
         self.source = self.new_source()
         bench.aad.issuers.fetch = lambda url: issuing.fetch(bench.client.access, url)
         self.workload = self.pod("web", "builder")
-        self.met: list[AzureError] = []
+        self.failures: list[AzureError] = []
+
+    def met(self, error: AzureError) -> None:
+        self.failures.append(error)
+
+    def sending(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def new_source(self, *, enabled: bool = True) -> FederatedSource:
         bench = self.bench
@@ -75,7 +82,7 @@ class Trust:
             within=within,
             lag_seconds=0.0,
             slot=_no_slot,
-            met=self.met.append,
+            course=self,
             workload=workload or self.workload,
         )
 
@@ -102,7 +109,7 @@ async def test_a_trusted_service_account_brings_a_token_of_the_identity(trust: T
     assert granted.object_id == trust.managed.object_id
     assert abs(granted.expires_in - (told["exp"] - time.time())) < 5
     assert trust.bench.aad.calls[-1].proof == "federated"
-    assert trust.met == []
+    assert trust.failures == []
 
 
 async def test_an_application_may_trust_it_as_well(trust: Trust) -> None:
@@ -113,11 +120,14 @@ async def test_an_application_may_trust_it_as_well(trust: Trust) -> None:
     assert claims(await trust.fetch(client_id=principal.client_id))["appid"] == principal.client_id
 
 
-async def test_each_fetch_makes_an_assertion_of_its_own(trust: Trust) -> None:
+async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_do_not(trust: Trust) -> None:
     trust.tell_azure()
     for _ in range(2):
         await trust.fetch()
-    assert trust.asked()[0] == 2
+    assert trust.asked() == (1, 2)
+    trust.tell_azure("other")
+    await trust.fetch(trust.pod("second", "other"))
+    assert trust.asked() == (2, 3)
 
 
 async def test_a_credential_that_azure_hears_of_only_later_is_waited_for(trust: Trust) -> None:
@@ -127,7 +137,7 @@ async def test_a_credential_that_azure_hears_of_only_later_is_waited_for(trust: 
 
     trust.bench.sign_ins._sleep = later
     assert claims(await trust.fetch())["appid"] == trust.managed.client_id
-    assert [type(each) for each in trust.met] == [UntrustedError]
+    assert [type(each) for each in trust.failures] == [UntrustedError]
     assert trust.asked()[0] == 1, "the assertion is good for the next try, too"
 
 
@@ -148,7 +158,7 @@ async def test_what_azure_must_be_told_is_named_in_the_refusal(
         trust.tell_azure(**changed)
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch()
-    assert len(trust.met) > 1, "it was tried again for as long as there was time"
+    assert len(trust.failures) > 1, "it was tried again for as long as there was time"
     assert trust.bench.pauses[0] < trust.bench.pauses[1] < trust.bench.pauses[2], "ever less often"
     refusal = refusal_of(refused.value)
     named = f"issuer {trust.bench.kube.server}, subject system:serviceaccount:{NAMESPACE}:builder, audience {AUDIENCE}"
@@ -166,7 +176,7 @@ async def test_a_subject_in_other_letters_is_named_at_once(trust: Trust) -> None
         await trust.fetch()
     assert refused.value.code == "AADSTS7002138"
     assert f"subject system:serviceaccount:{NAMESPACE}:builder" in refusal_of(refused.value).sentence
-    assert not trust.met
+    assert not trust.failures
 
 
 async def test_the_refusal_can_be_kept_and_raised_again(trust: Trust) -> None:
@@ -190,7 +200,7 @@ async def test_what_is_no_matter_of_trust_is_not_tried_again(trust: Trust) -> No
     with pytest.raises(Refused) as refused:
         await trust.fetch(tenant_id="5a4db0c5-0000-4000-8000-00000000dead")
     assert not isinstance(refused.value, UntrustedError)
-    assert not trust.met
+    assert not trust.failures
     assert not trust.bench.pauses
 
 
@@ -198,7 +208,7 @@ async def test_what_may_pass_is_tried_again(trust: Trust) -> None:
     trust.tell_azure()
     trust.bench.aad.mishaps.order(Mishap(status=503))
     assert (await trust.fetch()).token.access_token
-    assert len(trust.met) == 1
+    assert len(trust.failures) == 1
 
 
 async def test_an_answer_that_takes_too_long_ends_with_the_time_that_there_is(trust: Trust) -> None:
@@ -252,6 +262,7 @@ async def test_a_service_account_that_is_gone_proves_nothing_and_its_successor_i
     assert refusal_of(refused.value).reason is Reason.UPSTREAM_REFUSED
     assert trust.asked()[1] == 0
     trust.bench.kube.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": NAMESPACE}})
+    trust.source = trust.new_source()  # half a second later
     assert (await trust.fetch()).token.access_token
 
 

@@ -1,0 +1,74 @@
+"""A sign-in that has been sent is finished for whoever asks next; what nobody waits for any more is not begun again."""
+
+import asyncio
+
+import pytest
+
+from podidentity.azure.errors import AzureError, Unreachable
+from tests.nmi.tokens.fakes import Bench
+from tests.virtual_time import in_virtual_time, settle
+
+
+def bench_that_signs_in() -> Bench:
+    bench = Bench()
+    bench.source.signs_in = True
+    return bench
+
+
+async def given_up(bench: Bench) -> None:
+    """A request that ends while its sign-in is in the air."""
+    bench.source.gate.clear()
+    asking = asyncio.create_task(bench.token())
+    await settle()
+    assert bench.source.sent == 1
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+@in_virtual_time
+async def test_what_it_brings_is_kept_though_nobody_waits() -> None:
+    bench = bench_that_signs_in()
+    await given_up(bench)
+    bench.source.gate.set()
+    await settle()
+    assert await bench.token() == "token-1"
+    assert bench.source.sent == 1
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_who_asks_meanwhile_joins_it() -> None:
+    bench = bench_that_signs_in()
+    await given_up(bench)
+    asking = asyncio.create_task(bench.token())
+    await settle()
+    bench.source.gate.set()
+    assert await asking == "token-1"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_one_that_fails_is_not_tried_again_for_nobody() -> None:
+    bench = bench_that_signs_in()
+    bench.source.retry = lambda: True
+    bench.source.failures = [AzureError("busy", status=503)]
+    await given_up(bench)
+    bench.source.gate.set()
+    await settle()
+    assert bench.source.sent == 1
+    assert not bench.broker._flights
+    bench.source.retry = lambda: False
+    assert await bench.token() == "token-2"
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_an_end_of_all_ends_it_too() -> None:
+    bench = bench_that_signs_in()
+    bench.source.gate.clear()
+    asking = asyncio.create_task(bench.token())
+    await settle()
+    await bench.broker.aclose()
+    with pytest.raises(Unreachable):
+        await asking
