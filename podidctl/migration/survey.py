@@ -79,7 +79,7 @@ async def situation(client: Client, *, force_namespaced: bool) -> Situation:
     return Situation(
         identities=await client.list(IDENTITIES),
         bindings=await client.list(BINDINGS),
-        makers=Makers({kind.name: await client.list(kind) for kind in TEMPLATED}, await client.list(RUNNING_PODS)),
+        makers=Makers({kind.name: await served(client, kind) for kind in TEMPLATED}, await client.list(RUNNING_PODS)),
         accounts=await client.list(SERVICE_ACCOUNTS),
         force_namespaced=force_namespaced or is_namespaced(programs),
     )
@@ -94,6 +94,14 @@ async def issuer(client: Client) -> str:
         return ""
     found = told.get("issuer") if isinstance(told, dict) else ""
     return found if isinstance(found, str) else ""
+
+
+async def served(client: Client, kind: Kind[Any]) -> list[Any]:
+    """All objects of a kind of Kubernetes' own; none where the server does not serve it, as the sandbox's."""
+    try:
+        return await client.list(kind)
+    except NotFound:
+        return []
 
 
 async def _stored(client: Client, kind: Kind[Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.claims import Want, wants_of
+from mic.claims import Want
+from podidctl.migration.bound import Bound
 from podidctl.migration.shapes import ServiceAccount
 from podidctl.migration.workloads import DEFAULT, Key, Makers, Workload
 from podidentity.azure.resource_ids import parse_user_assigned
@@ -23,9 +24,7 @@ from podidentity.resources import (
     BINDING_LABEL,
     AzureIdentity,
     AzureIdentityBinding,
-    BareMeta,
-    Pod,
-    PodSpec,
+    IdentityType,
     Wire,
 )
 
@@ -56,6 +55,10 @@ class Situation:
     makers: Makers
     accounts: Sequence[ServiceAccount]
     force_namespaced: bool = False
+
+    def bound(self) -> Bound:
+        """Who has which identity."""
+        return Bound(self.identities, self.bindings, force_namespaced=self.force_namespaced)
 
 
 class Account(Wire, frozen=True):
@@ -136,10 +139,7 @@ def plan(situation: Situation, *, namespace: str = "") -> Plan:
 class _Planning:
     def __init__(self, situation: Situation) -> None:
         self._situation = situation
-        self._identities = {each.key: each for each in situation.identities}
-        self._by_selector: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
-        for binding in situation.bindings:
-            self._by_selector[binding.spec.selector].append(binding)
+        self._bound = situation.bound()
         self._accounts = {each.key: each for each in situation.accounts}
         self._workloads = list(situation.makers.workloads())
         self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
@@ -150,7 +150,6 @@ class _Planning:
         self._credentials: dict[tuple[str, str], Credential] = {}
         self._by_hand: list[ByHand] = []
         self._done: list[str] = []
-        self._wanted: dict[tuple[str, str], list[Want]] = {}
 
     def run(self, namespace: str) -> Plan:
         for workload in sorted(self._workloads, key=lambda each: (each.namespace, each.kind, each.name)):
@@ -183,7 +182,7 @@ class _Planning:
             return
         usable = self._usable(workload)
         for want in wants:
-            if fault := _unusable(want.identity):
+            if fault := unusable(want.identity):
                 self._say(
                     workload.told,
                     f"AzureIdentity {_name(want.identity)} has no usable {fault}",
@@ -225,27 +224,10 @@ class _Planning:
             )
 
     def _wants(self, workload: Workload) -> list[Want]:
-        """What it is bound to, first what a request gets that names nothing."""
-        key = (workload.told, workload.labels.get(BINDING_LABEL, ""))
-        known = self._wanted.get(key)
-        if known is not None:
-            return known
-        pod = Pod(
-            metadata=BareMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels)),
-            spec=PodSpec(node_name="any"),
-        )
-        wants = wants_of(
-            pod,
-            self._by_selector[pod.binding_label],
-            self._identities,
-            force_namespaced=self._situation.force_namespaced,
-        )
-        # As nmi.identity.standard orders them.
-        ordered = sorted(wants.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
-        return self._wanted.setdefault(key, ordered)
+        return self._bound.wants(workload)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
-        return [each.identity for each in self._wants(workload) if not _unusable(each.identity)]
+        return [each.identity for each in self._wants(workload) if not unusable(each.identity)]
 
     def _account(self, workload: Workload, identity: AzureIdentity) -> Account | None:
         """The service account for *workload* to use; None where somebody has to decide first."""
@@ -320,25 +302,28 @@ class _Planning:
         return _client_of_account(standing) == account.client_id.lower()
 
     def _credential(self, identity: AzureIdentity, account: Account) -> None:
-        subject = f"system:serviceaccount:{account.namespace}:{account.name}"
-        azures = parse_user_assigned(identity.spec.resource_id) if identity.spec.type == 0 else None
-        self._credentials.setdefault(
-            (_name(identity), subject),
-            Credential(
-                identity=_name(identity),
-                name=credential_name(account.namespace, account.name),
-                subject=subject,
-                client_id=identity.spec.client_id.strip(),
-                subscription=azures.subscription if azures else "",
-                resource_group=azures.resource_group if azures else "",
-                identity_name=azures.name if azures else "",
-            ),
-        )
+        made = credential_of(identity, account.namespace, account.name)
+        self._credentials.setdefault((made.identity, made.subject), made)
 
     def _say(self, about: str, why: str, do: str) -> None:
         said = ByHand(about=about, why=why, do=do)
         if said not in self._by_hand:
             self._by_hand.append(said)
+
+
+def credential_of(identity: AzureIdentity, namespace: str, account: str) -> Credential:
+    """The federated credential by which Azure trusts this service account for *identity*."""
+    managed = identity.spec.type in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}
+    azures = parse_user_assigned(identity.spec.resource_id) if managed else None
+    return Credential(
+        identity=_name(identity),
+        name=credential_name(namespace, account),
+        subject=f"system:serviceaccount:{namespace}:{account}",
+        client_id=identity.spec.client_id.strip(),
+        subscription=azures.subscription if azures else "",
+        resource_group=azures.resource_group if azures else "",
+        identity_name=azures.name if azures else "",
+    )
 
 
 def credential_name(namespace: str, account: str) -> str:
@@ -350,7 +335,7 @@ def credential_name(namespace: str, account: str) -> str:
     return f"{_UNFIT.sub('-', plain)[: _NAME_MOST - 9]}-{digest}"
 
 
-def _unusable(identity: AzureIdentity) -> str:
+def unusable(identity: AzureIdentity) -> str:
     """The field of *identity* out of which nothing can be made, or an empty string."""
     spec = identity.spec
     if not _ID.fullmatch(spec.client_id.strip()):

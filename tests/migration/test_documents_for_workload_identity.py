@@ -65,6 +65,12 @@ def test_a_managed_identity_has_its_command() -> None:
     ]
 
 
+def test_a_federated_identity_that_kept_its_resource_id_has_the_same() -> None:
+    federated = [identity(type=3, tenantID="t"), binding()]
+    before, after = (planned(workload(account="web"), objects=each).credentials for each in (None, federated))
+    assert before == after
+
+
 def test_a_service_principal_has_its_command() -> None:
     principal = identity(type=1, tenantID="t", clientPassword={"name": "n"})
     (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
