@@ -3,7 +3,7 @@
 Exit codes: 0 all went well, 1 something did not (one line on stderr says what), 2 a wrong command line, 130 Ctrl-C
 during a command that was to end by itself. `plan` ends with 0 where MIC has nothing to do and with 3 where it has;
 `explain`, `token` and `doctor` end with 0 where all is well, with 3 where something is not, and with 1 where they could
-not look.
+not look; those of `migrate` with 0 where nothing is left for a person, with 3 where something is, and with 1, too.
 """
 
 import asyncio

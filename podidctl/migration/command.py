@@ -1,4 +1,4 @@
-"""`podidctl migrate …`: the two commands, put together. The environment is given by `podidctl.cli`."""
+"""`podidctl migrate …`: the commands, put together. The environment is given by `podidctl.cli`."""
 
 import asyncio
 import sys
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from mic.preview.shapes import SOMETHING_TO_DO
 from podidctl.migration import documents, findings, installed, manifests, show, survey
+from podidctl.migration.federation import command as federating
 from podidctl.migration.findings import Finding, Level
 from podidctl.migration.spelling import Change
 from podidctl.migration.workload_identity import AUDIENCE, Plan, is_public, plan, unreachable_issuer
@@ -43,7 +44,7 @@ Kubeconfig = Annotated[
 def application(environ: Mapping[str, str]) -> typer.Typer:
     """The command group, for a process with this environment."""
     app = typer.Typer(
-        help="From the reference to here, and from here to workload identity.",
+        help="From the reference to here, from VMs to federated identities, and from here to workload identity.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -130,6 +131,7 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
         sys.stdout.flush()
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
+    federating.add_to(app, environ)
     return app
 
 

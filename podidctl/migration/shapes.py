@@ -26,7 +26,9 @@ class Container(Wire, frozen=True):
 
 
 class PodSpec(Wire, frozen=True):
+    node_name: str = ""
     service_account_name: str = ""
+    host_network: bool = False
     containers: tuple[Container, ...] = ()
 
 

@@ -49,6 +49,7 @@ class Workload:
     account: str
     unpatchable: str = ""
     """Why it cannot be patched."""
+    host_network: bool = False
 
     @property
     def told(self) -> str:
@@ -91,13 +92,13 @@ class Makers:
             account, labels = pod.spec.service_account_name or DEFAULT, meta.labels or {}
             if owner is None:
                 why = "it is a pod by itself, which cannot be changed"
-                yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why)
+                yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why, pod.spec.host_network)
                 continue
             maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
             one = (*maker, account, meta.label(BINDING_LABEL))
             if one not in alike:
                 alike.add(one)
-                yield Workload(*maker, labels, account, _foreign(pod))
+                yield Workload(*maker, labels, account, _foreign(pod), pod.spec.host_network)
 
     def labelled_by_hand(self) -> Iterator[RunningPod]:
         """Pods with another label than their template."""
@@ -124,9 +125,8 @@ def _from_template(kind: str, namespace: str, each: WorkloadObject | CronJob, wh
     template = _template(each)
     group = next(one for one in TEMPLATED if one.name == kind)
     account = template.spec.service_account_name or DEFAULT
-    return Workload(
-        group.api_version, kind, namespace, each.metadata.name, template.metadata.labels or {}, account, why
-    )
+    labels, host_network = template.metadata.labels or {}, template.spec.host_network
+    return Workload(group.api_version, kind, namespace, each.metadata.name, labels, account, why, host_network)
 
 
 def _owner(each: Owned, standing: Mapping[Place, object]) -> object | None:

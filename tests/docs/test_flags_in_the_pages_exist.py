@@ -33,6 +33,9 @@ COMMANDS: tuple[list[str], ...] = (
     ["sandbox", "exec"],
     ["migrate", "from-reference"],
     ["migrate", "to-workload-identity"],
+    ["migrate", "plan"],
+    ["migrate", "apply"],
+    ["migrate", "rollback"],
 )
 
 

@@ -3,14 +3,20 @@
 import io
 import json
 
+import msgspec
 import pytest
+import yaml
 from rich.console import Console
 
 from podidctl.migration import show
 from podidctl.migration.documents import changes, commands, everything
+from podidctl.migration.federation import documents
+from podidctl.migration.federation import show as federated
+from podidctl.migration.federation.shapes import Application, AppState, Ending, Leftover, Outcome, Plan, Remark, Tried
 from podidctl.migration.findings import Finding, Level
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
+from tests.migration import federating
 from tests.migration.objects import ID, binding, identity
 from tests.migration.workloads import planned, workload
 
@@ -61,3 +67,47 @@ def test_an_identity_with_ids_that_are_none_is_for_a_person() -> None:
         made = planned(workload(account="web"), objects=wrong)
         assert made.credentials == []
         assert [each.why for each in made.by_hand] == [f"AzureIdentity shop/demo has no usable {field}"]
+
+
+def evil_application() -> Application:
+    return Application(
+        api_version=EVIL,
+        kind=EVIL,
+        namespace=EVIL,
+        name=EVIL,
+        account=EVIL,
+        identity=EVIL,
+        client_id=EVIL,
+        tenant_id=EVIL,
+        state=AppState.BY_HAND,
+        remarks=[Remark(why=EVIL, do=EVIL)],
+    )
+
+
+def test_a_plan_for_federated_identities(console: Console) -> None:
+    objects = [
+        identity(namespace="ids", resourceID=f"{ID}demo".replace("/g/", "/g\x1b/")),
+        binding(namespace="ids", selector=EVIL),
+    ]
+    made = federating.planned(workload(EVIL, account=EVIL, label=EVIL), objects=objects, issuer=f"https://{EVIL}")
+    made = msgspec.structs.replace(
+        made,
+        applications=[evil_application()],
+        leftovers=[Leftover(identity=EVIL, why=EVIL, do=EVIL)],
+    )
+    federated.plan(made, console, applications=True)
+    assert said(console).count(SHOWN) > 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(said(console))
+    for text in (documents.az_script(made, made.steps), documents.manifests(made.steps)):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert list(yaml.safe_load_all(documents.manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
+    console.file = io.StringIO()
+    print_document(made, Output.JSON, console)
+    assert msgspec.json.decode(said(console), type=Plan) == made
+
+
+def test_what_came_of_identities(console: Console) -> None:
+    tried = Tried(account=EVIL, bound_to=EVIL, problem=EVIL, do=EVIL)
+    federated.outcomes([Outcome(about=EVIL, ending=Ending.LEFT, why=EVIL, do=EVIL, tried=[tried])], console, dry=False)
+    assert said(console).count(SHOWN) == 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(said(console))

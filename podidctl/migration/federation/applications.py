@@ -1,0 +1,131 @@
+"""What workload identity wants of applications whose identity is federated already. Pure.
+
+Which service account and which client id are the judgement of `workload_identity.plan`; here are the applications for
+which that means a label and annotations alone, since their federated credential is there.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from podidctl.migration.federation.planning import Cluster
+from podidctl.migration.federation.shapes import Application, AppState, Remark
+from podidctl.migration.shapes import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
+from podidctl.migration.workload_identity import (
+    CLIENT_ID,
+    TENANT_ID,
+    USE_LABEL,
+    ByHand,
+    Plan,
+    plan,
+    unusable,
+)
+from podidctl.migration.workloads import Workload
+from podidentity.resources import AzureIdentity, IdentityType, Kind
+
+CHANGED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS)
+_KINDS: Final = {kind.name for kind in CHANGED}
+_TEMPLATE: Final = ("spec", "template", "metadata", "labels")
+
+
+def label_path(kind: str) -> tuple[str, ...]:
+    """Where the labels of its pods stand in an object of *kind*."""
+    return ("spec", "jobTemplate", *_TEMPLATE) if kind == CRON_JOBS.name else _TEMPLATE
+
+
+def written_on_account(application: Application) -> dict[str, str]:
+    """The annotations of its service account."""
+    return {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
+
+
+def planned(cluster: Cluster) -> list[Application]:
+    """Whatever makes pods and has an identity that is, or may become, federated."""
+    return list(_planned(cluster, plan(cluster.situation)))
+
+
+def remarks(cluster: Cluster) -> list[Remark]:
+    """Of the cluster, whichever application it is about."""
+    if cluster.webhook is False:
+        return [
+            Remark(
+                why="the azure-workload-identity webhook is not there, without which the label does nothing",
+                do="install it: az aks update --enable-workload-identity, or its chart",
+            )
+        ]
+    if cluster.webhook is None:
+        return [
+            Remark(
+                why="it cannot be told whether the azure-workload-identity webhook is there",
+                do="see kubectl get mutatingwebhookconfigurations",
+                blocks=False,
+            )
+        ]
+    return []
+
+
+def _planned(cluster: Cluster, made: Plan) -> Iterator[Application]:
+    bound = cluster.situation.bound()
+    said: defaultdict[str, list[ByHand]] = defaultdict(list)
+    for each in made.by_hand:
+        said[each.about].append(each)
+    standing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
+    for workload in sorted(cluster.situation.makers.workloads(), key=lambda each: each.told):
+        usable = [each.identity for each in bound.wants(workload) if not unusable(each.identity)]
+        if not usable or usable[0].spec.type not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
+            continue
+        identity = usable[0]
+        account = standing.get(workload.account_key)
+        mine = account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower()
+        yield _application(workload, identity, said[workload.told], done=workload.told in made.done, mine=mine)
+
+
+def _application(
+    workload: Workload, identity: AzureIdentity, said: list[ByHand], *, done: bool, mine: bool
+) -> Application:
+    found = [Remark(why=each.why, do=each.do, blocks=False) for each in said]
+    state = AppState.TO_DO
+    if done:
+        state = AppState.DONE
+    elif workload.kind not in _KINDS or workload.unpatchable:
+        state = AppState.BY_HAND
+        why = workload.unpatchable or f"a {workload.kind} is not changed here"
+        do = f'in its own manifest, set the label {USE_LABEL}: "true"; annotate its service account with {CLIENT_ID}'
+        found = [Remark(why=why, do=do)]
+    elif not mine:
+        state = AppState.BY_HAND
+        found = [
+            Remark(
+                why=f"its service account {workload.account} is not its own, or is for another client id",
+                do="give it one of its own: podidctl migrate to-workload-identity makes it, with its credential",
+            )
+        ]
+    elif identity.spec.type != IdentityType.FEDERATED:
+        state = AppState.LATER
+    return Application(
+        api_version=workload.api_version,
+        kind=workload.kind,
+        namespace=workload.namespace,
+        name=workload.name,
+        account=workload.account,
+        identity="/".join(identity.key),
+        client_id=identity.spec.client_id.strip(),
+        tenant_id=identity.spec.tenant_id.strip(),
+        state=state,
+        remarks=found,
+    )
+
+
+def is_rolled_out(kind: str, document: Any) -> bool:
+    """Whether every pod that *document* (of *kind*) wants is of its present template, and available."""
+    meta, spec, status = (document.get(name) or {} for name in ("metadata", "spec", "status"))
+    if kind == CRON_JOBS.name:
+        return True  # its next job is of the new template
+    if status.get("observedGeneration", 0) < meta.get("generation", 0):
+        return False
+    if kind == DAEMON_SETS.name:
+        wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
+        return bool(updated >= wanted and status.get("numberAvailable", 0) >= wanted)
+    wanted = spec.get("replicas", 1)
+    ready = status.get("availableReplicas" if kind == DEPLOYMENTS.name else "readyReplicas", 0)
+    old = status.get("replicas", 0) - status.get("updatedReplicas", 0) if kind == DEPLOYMENTS.name else 0
+    return bool(status.get("updatedReplicas", 0) >= wanted and ready >= wanted and old <= 0)

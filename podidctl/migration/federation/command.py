@@ -1,0 +1,172 @@
+"""`podidctl migrate plan|apply|rollback`, put together. The environment is given by `podidctl.cli`."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from msgspec.structs import replace
+
+from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.text import printable
+from podidctl.migration.federation import documents, show
+from podidctl.migration.federation.choosing import chosen
+from podidctl.migration.federation.running import Running, Way, asked, planned
+from podidctl.migration.federation.shapes import Application, AppState, Outcome, State, Step
+from podidctl.migration.federation.trying import RESOURCE
+from podidctl.printing import Output, console, print_document
+from podidctl.reaching import KUBECONFIG_HELP
+from podidentity.exits import StartError
+
+FOLLOW_SECONDS = 120.0
+
+
+class Made(StrEnum):
+    """How a plan is printed."""
+
+    TABLE = "table"
+    AZ = "az"
+    MANIFESTS = "manifests"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAMESPACE/IDENTITY]...", help="AzureIdentities; without any all of them."),
+]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="AzureIdentities of this namespace only.")]
+Tenant = Annotated[str, typer.Option(help="The identities' tenant: az account show --query tenantId.")]
+Issuer = Annotated[str, typer.Option(help="The cluster's OIDC issuer; without it what the API server says of itself.")]
+Audience = Annotated[str, typer.Option(help="Of the federated credentials; without it NMI's --federated-audience.")]
+ForceNamespaced = Annotated[
+    bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced; else as the one installed.")
+]
+Applications = Annotated[
+    bool, typer.Option("--workload-identity", help="Of applications, on to workload identity, not of identities.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, tell what would be done.")]
+Timeout = Annotated[
+    float, typer.Option(min=1, max=3600, help="Seconds for MIC to follow, or an application to roll out.")
+]
+Printed = Annotated[Output, typer.Option("-o", "--output", help="How to print it.")]
+
+
+def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
+    """Add the three commands to *app*."""
+
+    @app.command("plan")
+    def plan(
+        names: Names = None,
+        *,
+        namespace: Namespace = "",
+        tenant: Tenant = "",
+        issuer: Issuer = "",
+        audience: Audience = "",
+        workload_identity: Annotated[
+            bool, typer.Option("--workload-identity", help="Also what is left on the way to workload identity.")
+        ] = False,
+        force_namespaced: ForceNamespaced = False,
+        kubeconfig: Kubeconfig = "",
+        output: Annotated[
+            Made, typer.Option("-o", "--output", help="az is a script, manifests are for kubectl apply.")
+        ] = Made.TABLE,
+    ) -> None:
+        """Tell what makes identities of type 0 federated (type 3), and what stands in the way; change nothing.
+
+        -o az has the commands that create the federated credentials, -o manifests what other namespaces need. It ends
+        with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
+        """
+        way = Way(environ, kubeconfig, asked(environ, tenant, issuer, audience), force_namespaced=force_namespaced)
+        made = asyncio.run(planned(way))
+        every: list[Step | Application] = [*made.steps, *(made.applications if workload_identity else ())]
+        meant = chosen(names or (), namespace, [(each.identity, each) for each in every])
+        steps = [each for each in meant if isinstance(each, Step)]
+        listed = [each for each in meant if isinstance(each, Application)]
+        whole = not names and not namespace
+        made = replace(made, steps=steps, applications=listed, leftovers=made.leftovers if whole else [])
+        match output:
+            case Made.TABLE:
+                show.plan(made, console(), applications=workload_identity)
+            case Made.AZ:
+                if not made.issuer:
+                    raise StartError("the cluster does not say who signs its service accounts' tokens: give --issuer")
+                _write(documents.az_script(made, steps))
+            case Made.MANIFESTS:
+                _write(documents.manifests(steps))
+            case Made.JSON | Made.YAML:
+                print_document(made, Output(output.value), console())
+        left = any(each.state is not State.SWITCHED for each in steps)
+        left = left or any(each.state is not AppState.DONE for each in listed)
+        raise typer.Exit(SOMETHING_TO_DO if left else 0)
+
+    @app.command("apply")
+    def apply(
+        names: Names = None,
+        *,
+        yes: Yes = False,
+        workload_identity: Applications = False,
+        namespace: Namespace = "",
+        tenant: Tenant = "",
+        audience: Audience = "",
+        resource: Annotated[
+            str, typer.Option(help="For which the token is asked that has to be got first.")
+        ] = RESOURCE,
+        timeout: Timeout = FOLLOW_SECONDS,
+        force_namespaced: ForceNamespaced = False,
+        kubeconfig: Kubeconfig = "",
+        output: Printed = Output.TABLE,
+    ) -> None:
+        """Make identities federated, one after another, each once a token of it can be got; nothing without --yes.
+
+        With --workload-identity it changes applications whose identity is federated: the annotations of their service
+        account and the label of their pods. It ends with 0 where nothing is left, with 3 where something is, and with
+        1 where that could not be told.
+        """
+        way = Way(environ, kubeconfig, asked(environ, tenant, "", audience), force_namespaced=force_namespaced)
+        doing = Running(way, names or (), namespace, timeout, yes=yes, tell=_teller(output))
+        work = doing.applications() if workload_identity else doing.identities(resource)
+        _end(asyncio.run(work), output, dry=not yes)
+
+    @app.command("rollback")
+    def rollback(
+        names: Names = None,
+        *,
+        yes: Yes = False,
+        workload_identity: Applications = False,
+        namespace: Namespace = "",
+        timeout: Timeout = FOLLOW_SECONDS,
+        kubeconfig: Kubeconfig = "",
+        output: Printed = Output.TABLE,
+    ) -> None:
+        """Take back what apply has done, as far as nobody has changed it since; nothing without --yes.
+
+        It ends with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
+        """
+        way = Way(environ, kubeconfig, asked(environ, "", "", ""), force_namespaced=False)
+        doing = Running(way, names or (), namespace, timeout, yes=yes, tell=_teller(output))
+        work = doing.applications_back() if workload_identity else doing.identities_back()
+        _end(asyncio.run(work), output, dry=not yes)
+
+
+def _teller(output: Output) -> Callable[[str], None]:
+    """Each line as it happens: beside a document for programs, on stderr."""
+    to = console(stderr=output is not Output.TABLE)
+    return lambda line: to.print(printable(line), markup=False, soft_wrap=True)
+
+
+def _end(done: list[Outcome], output: Output, *, dry: bool) -> None:
+    if output is Output.TABLE:
+        show.outcomes(done, console(), dry=dry)
+    else:
+        document: dict[str, Any] = {"dryRun": dry, "outcomes": done}
+        print_document(document, output, console())
+    raise typer.Exit(0 if all(each.fine for each in done) else SOMETHING_TO_DO)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,170 @@
+"""An application gets what workload identity wants only where that is its own, and keeps it only if it comes up."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.migration.federation.applications import is_rolled_out, planned, remarks
+from podidctl.migration.federation.choosing import chosen
+from podidctl.migration.federation.shapes import AppState
+from podidentity.exits import StartError
+from tests.migration.federating import TENANT, Federation, cluster, federation
+from tests.migration.objects import binding, identity
+from tests.migration.workloads import account, cron_job, pod, workload
+
+FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
+USE = {"azure.workload.identity/use": "true"}
+
+
+def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, AppState]:
+    objects = FEDERATED if objects is None else objects
+    accounts = [account("web"), account("default"), account("done", "client-demo")]
+    return {each.told: each.state for each in planned(cluster(*workloads, objects=objects, accounts=accounts, **more))}
+
+
+def test_an_application_with_a_service_account_of_its_own_can_go_on() -> None:
+    (made,) = planned(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
+    assert (made.state, made.account, made.client_id, made.tenant_id) == (AppState.TO_DO, "web", "client-demo", TENANT)
+
+
+@pytest.mark.parametrize(
+    ("workloads", "state"),
+    [
+        ([workload(account="default")], AppState.BY_HAND),
+        ([workload(account="web"), workload("other", account="web", label="")], AppState.BY_HAND),
+        ([workload(account="web", owner="example.org/v1 Operator web")], AppState.BY_HAND),
+        ([workload(account="done", **USE)], AppState.DONE),
+        ([cron_job("web", account="web")], AppState.TO_DO),
+    ],
+)
+def test_what_is_not_its_own_is_for_a_person(workloads: list[Any], state: AppState) -> None:
+    told = states(*workloads)
+    assert [each for name, each in told.items() if name.endswith("shop/web")] == [state]
+
+
+def test_a_pod_by_itself_is_for_a_person() -> None:
+    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": AppState.BY_HAND}
+
+
+def test_whatever_is_for_a_person_says_why_and_what_to_do() -> None:
+    strange = workload(account="web", owner="example.org/v1 Operator web")
+    made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
+    for each in planned(made):
+        assert [one.blocks for one in each.remarks] == [True]
+        assert all(one.why and one.do for one in each.remarks)
+
+
+def test_an_application_waits_for_its_identity() -> None:
+    assert states(workload(account="web"), objects=[identity(), binding()]) == {"Deployment shop/web": AppState.LATER}
+
+
+def test_without_the_webhook_nothing_is_done() -> None:
+    assert [each.blocks for each in remarks(cluster(webhook=False))] == [True]
+    assert [each.blocks for each in remarks(cluster(webhook=None))] == [False]
+    assert remarks(cluster(webhook=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "is_out"),
+    [
+        ("CronJob", {}, {}, True),
+        ("Deployment", {"replicas": 0}, {"observedGeneration": 2}, True),
+        ("Deployment", {"replicas": 0}, {"observedGeneration": 1}, False),
+        ("Deployment", {}, {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1}, False),
+        (
+            "Deployment",
+            {},
+            {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
+            True,
+        ),
+        (
+            "Deployment",
+            {},
+            {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 2},
+            False,
+        ),
+        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 1, "readyReplicas": 2}, False),
+        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 2, "readyReplicas": 2}, True),
+        ("DaemonSet", {}, {"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 1}, False),
+        (
+            "DaemonSet",
+            {},
+            {"observedGeneration": 2, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1},
+            True,
+        ),
+    ],
+)
+def test_an_application_is_out_once_all_of_it_is_new_and_available(
+    kind: str, spec: dict[str, Any], status: dict[str, Any], is_out: bool
+) -> None:
+    assert is_rolled_out(kind, {"metadata": {"generation": 2}, "spec": spec, "status": status}) is is_out
+
+
+def test_what_is_meant_is_chosen_by_name_or_namespace() -> None:
+    every = [("a/x", 1), ("b/x", 2), ("default/y", 3)]
+    assert chosen((), "", every) == [1, 2, 3]
+    assert chosen((), "b", every) == [2]
+    assert chosen(("b/x", "y"), "", every) == [2, 3]
+    assert chosen(("x",), "a", every) == [1]
+    with pytest.raises(StartError, match="AzureIdentity b/nobody: podidctl migrate plan"):
+        chosen(("a/x", "b/nobody"), "", every)
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
+    """A federated identity, and a Deployment that nothing ever rolls out."""
+    async with federation(tmp_path) as made:
+        made.cloud.identity(type=3, tenantID=TENANT)
+        made.account("web")
+        made.workload(replicas=1)
+        yield made
+
+
+async def test_one_that_does_not_come_up_gets_its_template_back(cloud: Federation) -> None:
+    before = cloud.store.get("deployments.apps", "web", "default")
+    answer = await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1", "-o", "json")
+    (told,) = answer.document["outcomes"]
+    assert (answer.code, told["ending"]) == (3, "taken back")
+    assert "were not all of the new template, and available, within 1 s" in told["why"]
+    after = cloud.store.get("deployments.apps", "web", "default")
+    assert (after["spec"], after["metadata"].get("annotations") or {}) == (before["spec"], {})
+    marked = cloud.store.get("serviceaccounts", "web", "default")["metadata"]["annotations"]
+    assert marked["azure.workload.identity/client-id"] == "client-demo"
+
+    back = await cloud.migrate("rollback", "--yes", "--workload-identity", "default/demo", "-o", "json")
+    assert [each["about"] for each in back.document["outcomes"]] == ["ServiceAccount default/web"]
+    assert not cloud.store.get("serviceaccounts", "web", "default")["metadata"].get("annotations")
+
+
+async def test_a_label_that_has_to_stay_keeps_its_service_account(cloud: Federation) -> None:
+    deployment = {"metadata": {"annotations": {"aadpodidentity.k8s.io/workload-identity": "nonsense"}}}
+    await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1")
+    cloud.store.patch("deployments.apps", "web", deployment, "default")
+    back = await cloud.migrate("rollback", "--yes", "--workload-identity", "-o", "json")
+    assert back.code == 3
+    assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
+        ("Deployment default/web", "left as it was"),
+        ("ServiceAccount default/web", "left as it was"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PATCH", "/serviceaccounts/web"), ("PATCH", "/deployments/web"), ("GET", "/deployments/web")],
+    ids=["at the service account", "at the label", "while it rolls out"],
+)
+async def test_after_ctrl_c_at_any_step_all_of_it_is_taken_off(cloud: Federation, method: str, path: str) -> None:
+    places = (("serviceaccounts", "web"), ("deployments.apps", "web"))
+    before = [written(cloud.store.get(kind, name, "default")) for kind, name in places]
+    assert await cloud.interrupted(method, path, "apply", "--yes", "--workload-identity") == 130
+    plan = await cloud.migrate("plan", "--workload-identity", "-o", "json", "default/demo")
+    assert [each["name"] for each in plan.document["applications"]] == ["web"]
+    assert (await cloud.migrate("rollback", "--yes", "--workload-identity")).code == 0
+    assert [written(cloud.store.get(kind, name, "default")) for kind, name in places] == before
+
+
+def written(document: dict[str, Any]) -> Any:
+    """What people write of it."""
+    return document["metadata"].get("annotations") or {}, document.get("spec")

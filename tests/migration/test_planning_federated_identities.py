@@ -1,0 +1,184 @@
+"""What a plan makes of a cluster: who has each identity, what Azure is to be told, and what stands in the way."""
+
+import shlex
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from nmi.settings import Settings
+from podidctl.migration.federation.documents import az_script, manifests
+from podidctl.migration.federation.shapes import State
+from tests.migration.federating import BOUND, FEDERATING, TENANT, assigned, blocking, notes, only, planned
+from tests.migration.objects import ID, binding, exception, identity
+from tests.migration.workloads import cron_job, pod, workload
+
+NOTED = {"aadpodidentity.k8s.io/migrated-from": "{}"}
+
+
+def running(name: str = "web-1", account: str = "web", **spec: Any) -> Any:
+    made = pod(name, owner="apps/v1 Deployment web", account=account, **spec)
+    placed = msgspec.structs.replace(made.spec, node_name="n")
+    return msgspec.structs.replace(
+        made, spec=placed, metadata=msgspec.structs.replace(made.metadata, uid=f"uid-{name}")
+    )
+
+
+def test_an_identity_is_planned_with_the_service_accounts_that_have_it() -> None:
+    made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
+    step = only(made)
+    assert (step.state, step.tenant, step.blocked) == (State.TO_DO, TENANT, False)
+    assert [(each.told, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
+        ("shop/nightly", ["CronJob shop/nightly"], "", ""),
+        ("shop/web", ["Deployment shop/web"], "web-1", "uid-web-1"),
+    ]
+    assert notes(made) == ["there is no pod with service account shop/nightly now: its token is tried without one"]
+
+
+def test_the_credentials_are_commands_of_az() -> None:
+    made = planned(workload(account="web"), pods=[running()])
+    (line,) = [each for each in az_script(made, made.steps).splitlines() if each.startswith("az ")]
+    assert shlex.split(line) == [
+        *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
+        *("--identity-name", "demo", "--name", "shop-web", "--issuer", "https://oidc.example.org/cluster/"),
+        *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
+    ]
+
+
+def test_one_identity_of_azures_under_two_names_has_each_credential_once() -> None:
+    twice = [*BOUND, identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
+    made = planned(workload(account="web"), objects=twice)
+    assert len(made.steps) == 2
+    assert az_script(made, made.steps).count("\naz ") == 1
+
+
+def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
+    china = Settings(node_name="n", federated_identities=True, federated_audience="api://AzureADTokenExchangeChina")
+    assert planned(workload(account="web"), nmis=(china,)).audience == "api://AzureADTokenExchangeChina"
+    given = planned(workload(account="web"), nmis=(FEDERATING,), audience="api://Other")
+    assert blocking(given) == ["NMI asks for tokens with audience api://AzureADTokenExchange, not api://Other"]
+
+
+@pytest.mark.parametrize(
+    ("objects", "more", "why"),
+    [
+        (BOUND, {"tenant": ""}, "its tenant is not known"),
+        (BOUND, {"tenant": "no tenant"}, "AzureIdentity shop/demo has tenant 'no tenant'"),
+        (BOUND, {"tenant": "adfs"}, "has tenant adfs"),
+        ([identity(clientID=" "), binding()], {}, "has no usable clientID"),
+        ([identity(auxiliaryTenantIDs=["t"]), binding()], {}, "has auxiliaryTenantIDs"),
+        ([identity(adEndpoint="https://evil.example/"), binding()], {}, "to which nothing has been sent"),
+        (BOUND, {"version": "v1.29.9"}, "Kubernetes is v1.29.9"),
+        (BOUND, {"nmis": (FEDERATING, Settings(node_name="m"))}, "NMI runs without --federated-identities on m"),
+        (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not ask for tokens of service account shop/web"),
+        ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
+    ],
+)
+def test_what_stands_in_the_way_is_told(objects: list[dict[str, Any]], more: dict[str, Any], why: str) -> None:
+    (told,) = blocking(planned(workload(account="web"), pods=[running()], objects=objects, **more))
+    assert why in told
+
+
+def test_a_pod_on_its_nodes_network_stands_in_the_way() -> None:
+    made = workload(account="web")
+    template = made.spec.template
+    host = msgspec.structs.replace(template.spec, host_network=True)
+    spec = msgspec.structs.replace(made.spec, template=msgspec.structs.replace(template, spec=host))
+    (told,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
+    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS itself")
+
+
+def test_more_service_accounts_than_azure_takes_stand_in_the_way() -> None:
+    twenty = [workload(f"web-{number}", account=f"web-{number}") for number in range(21)]
+    assert blocking(planned(*twenty[:20])) == []
+    assert blocking(planned(*twenty)) == ["it would need 21 federated credentials, and Azure allows it 20"]
+
+
+def test_an_identity_that_nothing_has_cannot_be_tried_and_is_not_switched() -> None:
+    assert blocking(planned()) == ["no workload and no pod of its namespace has it now, so that no token can be tried"]
+
+
+def test_service_account_default_is_warned_of() -> None:
+    made = planned(workload(), pods=[running(account="default")])
+    assert blocking(made) == []
+    assert "has service account default, as all pods that name none" in notes(made)[0]
+
+
+def test_what_is_not_known_is_told_and_keeps_nothing() -> None:
+    unknown: dict[str, Any] = {
+        "nmis": (),
+        "nmi_unknown": "nmi-1: unknown flag",
+        "rights_unknown": "reviews is forbidden",
+        "version": "",
+    }
+    made = planned(workload(account="web"), pods=[running()], issuer="", **unknown)
+    assert blocking(made) == []
+    assert len(notes(made)) == 3
+
+
+def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> None:
+    elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
+    made = planned(workload(account="web"), pods=[running()], objects=elsewhere)
+    assert only(made).accounts == []
+    assert "pods of other namespaces have it (shop), and type 3 serves its own alone" in blocking(made)
+    copies = list(yaml.safe_load_all(manifests(made.steps)))
+    assert [(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in copies] == [
+        ("AzureIdentity", "shop", "demo"),
+        ("AzureIdentityBinding", "shop", "demo"),
+    ]
+
+    own, old = planned(workload(account="web"), pods=[running()], objects=[*elsewhere, *copies]).steps[::-1]
+    assert (own.identity, own.blocked, [each.told for each in own.accounts]) == ("shop/demo", False, ["shop/web"])
+    assert old.copies == []
+    assert [each.why for each in old.remarks] == [
+        "no workload and no pod of its namespace has it now, so that no token can be tried"
+    ]
+
+
+def test_a_copy_takes_no_name_that_is_taken() -> None:
+    taken = [identity(namespace="ids"), binding(namespace="ids"), identity(clientID="another")]
+    made = planned(workload(account="web"), objects=taken)
+    copied = list(yaml.safe_load_all(manifests(made.steps)))
+    assert [each["metadata"]["name"] for each in copied] == ["demo-ids", "demo"]
+    assert copied[1]["spec"] == {"azureIdentity": "demo-ids", "selector": "demo"}
+
+
+def test_forced_into_namespaces_pods_of_others_never_had_it() -> None:
+    elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
+    made = planned(workload(account="web"), objects=elsewhere, force_namespaced=True)
+    assert only(made).copies == []
+
+
+def test_identities_that_are_no_vms_business_are_left_alone() -> None:
+    others = [
+        identity("federated", type=3, tenantID=TENANT),
+        identity("secret", type=1, tenantID=TENANT, clientPassword={"name": "n"}),
+        identity("wrong", resourceID="nonsense"),
+        identity("unbound"),
+    ]
+    made = planned(objects=others)
+    assert made.steps == []
+    assert [each.identity for each in made.leftovers] == ["shop/secret", "shop/unbound", "shop/wrong"]
+
+
+def test_one_that_was_switched_is_told_as_switched_once_its_pods_have_followed() -> None:
+    objects = [identity(type=3, tenantID=TENANT, annotations=NOTED), binding()]
+
+    def state(*held: Any, **more: Any) -> State:
+        made = planned(workload(account="web"), pods=[running()], objects=objects, assigned=held, **more)
+        return only(made).state
+
+    assert state() is State.UNFINISHED
+    assert state(assigned("web-1", 0)) is State.UNFINISHED
+    assert state(assigned("web-1", 3, "Created")) is State.UNFINISHED
+    assert state(assigned("web-1", 3)) is State.SWITCHED
+    assert state(assigned("web-1", 0, deletionTimestamp="2026-01-01T00:00:00Z"), assigned("web-1", 3)) is State.SWITCHED
+    assert state(managed=True) is State.SWITCHED
+
+
+def test_one_that_its_manifest_has_set_back_is_to_be_switched_again() -> None:
+    objects = [identity(annotations=NOTED), binding()]
+    made = planned(workload(account="web"), pods=[running()], objects=objects)
+    assert only(made).state is State.TO_DO
+    assert notes(made) == ["somebody has set it back to type 0 after it was switched"]

@@ -1,0 +1,245 @@
+"""The real program, against the sandbox's API server and AAD, with the real MIC where one has to follow."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.mic.little_cloud import ASSIGNED
+from tests.migration.federating import Federation, federation
+
+NAMESPACE = "/namespaces/default"
+NOTE = "aadpodidentity.k8s.io/migrated-from"
+FOLLOWED = {"web-1": (3, "Assigned")}
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
+    """A pod with an identity of type 0, which an NMI would serve as federated, too; MIC does not run yet."""
+    async with federation(tmp_path) as made:
+        made.cloud.node("n0")
+        made.cloud.identity()
+        made.account("web")
+        made.pod("web-1")
+        made.nmi("--federated-identities")
+        yield made
+
+
+def held(cloud: Federation) -> dict[str, tuple[int, str]]:
+    """Pod -> type and status of what NMI serves for it."""
+    return {
+        each["spec"]["pod"]: (each["spec"]["azureIdentityRef"]["spec"]["type"], each["status"]["status"])
+        for each in cloud.store.list(ASSIGNED)
+        if "deletionTimestamp" not in each["metadata"]
+    }
+
+
+def tenant(cloud: Federation) -> tuple[str, str]:
+    return "--tenant", cloud.cloud.directory.tenant_id
+
+
+async def outcomes(cloud: Federation, *arguments: str) -> tuple[int, list[Any]]:
+    answer = await cloud.migrate(*arguments, "-o", "json")
+    return answer.code, answer.document["outcomes"]
+
+
+async def test_the_plan_tells_what_to_create_and_changes_nothing(cloud: Federation) -> None:
+    before = cloud.identity()
+    answer = await cloud.migrate("plan", *tenant(cloud), "-o", "json")
+    assert (answer.code, answer.err) == (3, "")
+    (step,) = answer.document["steps"]
+    assert (step["state"], [each["pod"] for each in step["accounts"]]) == ("to do", ["web-1"])
+    script = await cloud.migrate("plan", *tenant(cloud), "-o", "az")
+    assert "--subject system:serviceaccount:default:web" in script.out
+    assert f"--issuer {cloud.cloud.api.server}" in script.out
+    assert (await cloud.migrate("plan", *tenant(cloud))).code == 3
+    assert (cloud.identity(), cloud.cloud.aad.calls) == (before, [])
+
+
+async def test_without_a_credential_nothing_is_switched_and_told_is_what_to_create(cloud: Federation) -> None:
+    before = cloud.identity()
+    code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+    assert (code, told["ending"]) == (3, "left as it was")
+    (tried,) = told["tried"]
+    trusted = f"issuer {cloud.cloud.api.server}, subject system:serviceaccount:default:web, audience api://AzureAD"
+    assert trusted in tried["problem"]
+    assert "podidctl migrate plan -o az" in tried["do"]
+    assert cloud.identity() == before
+
+
+async def test_without_yes_a_token_is_tried_and_nothing_is_switched(cloud: Federation) -> None:
+    cloud.trust()
+    before = cloud.identity()
+    code, (told,) = await outcomes(cloud, "apply", *tenant(cloud))
+    assert (code, told["ending"]) == (3, "would be changed")
+    (tried,) = told["tried"]
+    assert (tried["account"], tried["boundTo"], tried["clientId"]) == ("default/web", "web-1", "client-demo")
+    assert tried["objectId"]
+    assert cloud.identity() == before
+
+
+async def test_one_service_account_without_a_token_keeps_the_identity_as_it_is(cloud: Federation) -> None:
+    cloud.trust()
+    cloud.account("nightly")
+    cloud.pod("nightly-1", "nightly")
+    code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+    assert (code, told["ending"]) == (3, "left as it was")
+    assert {each["account"]: bool(each["problem"]) for each in told["tried"]} == {
+        "default/nightly": True,
+        "default/web": False,
+    }
+    assert cloud.identity()["spec"]["type"] == 0
+
+
+async def test_a_service_account_whose_pods_do_not_run_is_tried_all_the_same(cloud: Federation) -> None:
+    cloud.store.delete("pods", "web-1", "default", grace_seconds=0)
+    cloud.workload()
+    cloud.trust()
+    code, (told,) = await outcomes(cloud, "apply", *tenant(cloud))
+    assert (code, told["ending"], told["tried"][0]["boundTo"]) == (3, "would be changed", "")
+
+
+async def test_switched_and_taken_back_mic_follows_each_time(cloud: Federation) -> None:
+    cloud.trust()
+    await cloud.cloud.mic()
+    await cloud.cloud.until(lambda: held(cloud) == {"web-1": (0, "Assigned")})
+    before = cloud.identity()
+    answer = await cloud.migrate("apply", "--yes", *tenant(cloud))
+    assert (answer.code, answer.err) == (0, "")
+    for line in ("default/demo: a token could be got for default/web", "default/demo: switched to type 3", "followed"):
+        assert line in answer.out
+    assert held(cloud) == FOLLOWED
+    after = cloud.identity()
+    assert after["spec"] == {**before["spec"], "type": 3, "tenantID": cloud.cloud.directory.tenant_id}
+    assert json.loads(after["metadata"]["annotations"][NOTE])["spec"] == before["spec"]
+    assert (await cloud.migrate("plan", *tenant(cloud))).code == 0
+    code, (told,) = await outcomes(cloud, "apply", "--yes")
+    assert (code, told["ending"]) == (0, "as it is")
+
+    code, (told,) = await outcomes(cloud, "rollback")
+    assert (code, told["ending"], cloud.identity()) == (3, "would be changed", after)
+    code, (told,) = await outcomes(cloud, "rollback", "--yes", "default/demo")
+    assert (code, told["ending"]) == (0, "changed")
+    assert held(cloud) == {"web-1": (0, "Assigned")}
+    assert cloud.identity()["spec"] == before["spec"]
+    assert NOTE not in cloud.identity()["metadata"].get("annotations", {})
+    assert await outcomes(cloud, "rollback", "--yes") == (0, [])
+
+
+async def test_pods_of_two_namespaces_keep_one_identity_all_the_way(tmp_path: Path) -> None:
+    """It serves the whole cluster from namespace team, so that what MIC assigns moves into the pods' namespaces."""
+    async with federation(tmp_path) as cloud:
+        cloud.cloud.node("n0")
+        for namespace in ("team", "shop"):
+            cloud.store.create("namespaces", {"metadata": {"name": namespace}})
+        cloud.identity_of("team")
+        for namespace in ("team", "shop"):
+            cloud.account("web", namespace)
+            cloud.pod(f"of-{namespace}", namespace=namespace)
+            cloud.trust(namespace=namespace)
+        cloud.nmi("--federated-identities")
+        await cloud.cloud.mic()
+        await cloud.cloud.until(lambda: held(cloud) == dict.fromkeys(("of-team", "of-shop"), (0, "Assigned")))
+        without: list[set[str]] = []
+
+        def look(_change: object) -> None:
+            without.append(
+                {"of-team", "of-shop"} - {pod for pod, (_, said) in held(cloud).items() if said == "Assigned"}
+            )
+
+        code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+        assert (code, told["ending"]) == (3, "left as it was")
+        assert "pods of other namespaces have it (shop)" in told["why"]
+        printed = await cloud.migrate("plan", "-o", "manifests", *tenant(cloud))
+        plurals = {"AzureIdentity": "azureidentities", "AzureIdentityBinding": "azureidentitybindings"}
+        cloud.store.subscribe(ASSIGNED, look)
+        for each in yaml.safe_load_all(printed.out):
+            cloud.store.create(f"{plurals[each['kind']]}.aadpodidentity.k8s.io", each)
+        code, told = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+        assert (code, [(each["about"], each["ending"]) for each in told]) == (
+            0,
+            [("shop/demo", "changed"), ("team/demo", "changed")],
+        )
+        await cloud.cloud.until(lambda: held(cloud) == dict.fromkeys(("of-team", "of-shop"), (3, "Assigned")))
+        assert without
+        assert not any(without)
+
+
+async def test_where_mic_does_not_follow_the_switch_is_taken_back(cloud: Federation) -> None:
+    cloud.trust()
+    before = cloud.identity()
+    code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
+    assert (code, told["ending"]) == (3, "taken back")
+    assert "MIC had not followed within 1 s for default/web-1, so it is of type 0 again" in told["why"]
+    assert cloud.identity()["spec"] == before["spec"]
+
+
+async def test_in_managed_mode_nobody_has_to_follow(cloud: Federation) -> None:
+    cloud.store.delete("pods", "nmi-1", "kube-system", grace_seconds=0)
+    cloud.nmi("--federated-identities", "--operation-mode=managed", "--forceNamespaced")
+    cloud.trust()
+    code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
+    assert (code, told["ending"], cloud.identity()["spec"]["type"]) == (0, "changed", 3)
+
+
+async def test_an_identity_that_was_switched_and_not_waited_for_is_waited_for(cloud: Federation) -> None:
+    """As Ctrl-C right after the patch leaves it."""
+    cloud.trust()
+    mic = await cloud.cloud.mic()
+    await cloud.cloud.until(lambda: held(cloud) == {"web-1": (0, "Assigned")})
+    await mic.stop()
+    note = json.dumps({"spec": cloud.identity()["spec"], "tenantID": "t"})
+    change = {"metadata": {"annotations": {NOTE: note}}, "spec": {"type": 3, "tenantID": "t"}}
+    cloud.store.patch("azureidentities.aadpodidentity.k8s.io", "demo", change, "default")
+    plan = await cloud.migrate("plan", "-o", "json")
+    assert (plan.code, plan.document["steps"][0]["state"]) == (3, "not followed yet")
+    code, (told,) = await outcomes(cloud, "apply")
+    assert (code, told["ending"]) == (3, "would be changed")
+    cloud.cloud.api.requests.clear()
+    applying = asyncio.create_task(outcomes(cloud, "apply", "--yes"))
+    place = "/namespaces/default/azureassignedidentities"
+    await cloud.cloud.until(lambda: any(place in each.path for each in cloud.cloud.api.requests), "it waits for MIC")
+    await cloud.cloud.mic()
+    code, (told,) = await applying
+    assert (code, told["ending"]) == (0, "changed")
+    assert held(cloud) == FOLLOWED
+
+
+async def test_an_identity_that_nobody_knows_is_an_error(cloud: Federation) -> None:
+    answer = await cloud.migrate("apply", "--yes", "default/nobody")
+    assert (answer.code, answer.out) == (1, "")
+    assert "there is nothing to do for AzureIdentity default/nobody" in answer.err
+
+
+async def test_no_token_is_ever_shown(cloud: Federation) -> None:
+    cloud.trust()
+    answer = await cloud.migrate("apply", *tenant(cloud), "-o", "yaml")
+    assert "client-demo" in answer.out
+    assert "eyJ" not in answer.out + answer.err
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/serviceaccounts/web/token"), ("PATCH", "/azureidentities/demo"), ("GET", f"{NAMESPACE}/pods")],
+    ids=["at the token", "at the switch", "while MIC follows"],
+)
+async def test_after_ctrl_c_at_any_step_the_commands_know_where_they_are(
+    cloud: Federation, method: str, path: str
+) -> None:
+    cloud.trust()
+    before = cloud.identity()
+    assert await cloud.interrupted(method, path, "apply", "--yes", *tenant(cloud)) == 130
+    switched = cloud.identity()["spec"]["type"] == 3
+    assert switched is (NOTE in cloud.identity()["metadata"].get("annotations", {}))
+    if not switched:
+        assert cloud.identity() == before
+    plan = await cloud.migrate("plan", "-o", "json", *tenant(cloud))
+    assert plan.document["steps"][0]["state"] == ("not followed yet" if switched else "to do")
+    code, told = await outcomes(cloud, "rollback", "--yes", "--timeout=1")
+    assert (code, len(told)) == ((3, 1) if switched else (0, 0))  # no MIC follows
+    assert cloud.identity()["spec"] == before["spec"]
+    assert NOTE not in cloud.identity()["metadata"].get("annotations", {})

@@ -1,0 +1,131 @@
+"""What is written into objects is taken off to the last field, and nothing that somebody else has written since."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podidctl.migration.federation.marks import FORMER, PUT, UnfitError, back, put, put_for, switched, taken_off
+from podidctl.sandbox.kubeapi.patching import json_patch
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.migration.objects import identity
+
+TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
+LABELS = ("spec", "template", "metadata", "labels")
+ANNOTATIONS = ("metadata", "annotations")
+names = st.text(min_size=1, max_size=8)
+texts = st.dictionaries(names, st.text(max_size=8), max_size=4)
+specs = st.dictionaries(names | st.sampled_from(["tenantID", "clientID", "adEndpoint"]), st.text(max_size=8)).map(
+    lambda spec: {"type": 0, **spec}
+)
+
+
+def stored(document: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    made = copy.deepcopy(document)
+    made["metadata"] |= {"uid": "u", "resourceVersion": "7", **meta}
+    return made
+
+
+def without_empty(document: dict[str, Any]) -> dict[str, Any]:
+    """An empty map and none are one thing to the API server."""
+    meta = {name: value for name, value in document["metadata"].items() if value != {}}
+    return {**document, "metadata": meta}
+
+
+DEMO = stored(identity())
+
+
+def test_a_switched_identity_says_so_and_keeps_all_else_of_it() -> None:
+    made = json_patch(DEMO, switched(DEMO, TENANT))
+    assert made["spec"] == {**DEMO["spec"], "type": 3, "tenantID": TENANT}
+    assert json.loads(made["metadata"]["annotations"][FORMER]) == {"spec": DEMO["spec"], "tenantID": TENANT}
+
+
+@given(specs, texts | st.none())
+def test_the_way_back_leads_to_what_was_there(spec: dict[str, Any], annotations: dict[str, str] | None) -> None:
+    meta = {"name": "demo", "namespace": "shop", "uid": "u", "resourceVersion": "7"}
+    before = {"metadata": {**meta, **({} if annotations is None else {"annotations": annotations})}, "spec": spec}
+    try:
+        operations = switched(before, TENANT)
+    except UnfitError:  # spelled as before v1.6.0
+        return
+    after = json_patch(before, operations)
+    way = back(after)
+    assert way.kept == ()
+    assert without_empty(json_patch(after, way.operations)) == without_empty(before)
+
+
+def test_what_somebody_has_changed_since_stays_and_is_told() -> None:
+    made = json_patch(DEMO, switched(DEMO, TENANT))
+    made["spec"] |= {"clientID": "another", "adEndpoint": "https://login.microsoftonline.us/"}
+    del made["spec"]["resourceID"]  # which type 3 does not need
+    way = back(made)
+    assert way.kept == ("adEndpoint", "clientID")
+    spec = json_patch(made, way.operations)["spec"]
+    assert (spec["type"], spec["clientID"], spec["resourceID"]) == (0, "another", DEMO["spec"]["resourceID"])
+    assert "tenantID" not in spec
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"spec": {"type": 1}, "tenantID": "t"}', "[" * 9000, '{"spec": 1}'])
+def test_a_note_that_says_nothing_leads_nowhere(note: str) -> None:
+    made = stored(identity(type=3), annotations={FORMER: note})
+    with pytest.raises(UnfitError, match="by hand"):
+        back(made)
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (identity(type=3, tenantID=TENANT), "not of type 0 any more"),
+        ({**identity(), "spec": {"type": 0, "clientid": "c"}}, "spelled as before v1.6.0"),
+        ({**identity(), "spec": None}, "has no spec"),
+    ],
+)
+def test_an_identity_that_is_another_by_now_is_left(document: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnfitError, match=why):
+        switched(stored(document), TENANT)
+
+
+def test_one_that_has_become_a_service_principal_since_is_left() -> None:
+    made = json_patch(DEMO, switched(DEMO, TENANT))
+    made["spec"]["type"] = 1
+    with pytest.raises(UnfitError, match="somebody has made it type 1 since"):
+        back(made)
+
+
+@pytest.mark.parametrize("change", [{"uid": "v"}, {"resourceVersion": "8"}])
+def test_no_patch_applies_to_what_has_changed_since_it_was_read(change: dict[str, str]) -> None:
+    other = stored(identity(), **change)
+    with pytest.raises(StatusError):
+        json_patch(other, switched(DEMO, TENANT))
+
+
+@pytest.mark.parametrize("path", [LABELS, ANNOTATIONS])
+@given(values=st.dictionaries(names, st.text(max_size=8), min_size=1, max_size=3), there=texts)
+def test_what_was_put_on_is_taken_off(path: tuple[str, ...], values: dict[str, str], there: dict[str, str]) -> None:
+    before = stored({"metadata": {"name": "web"}, "spec": {"template": {"metadata": {"labels": {"app": "web"}}}}})
+    place = before["spec"]["template"]["metadata"]["labels"] if path == LABELS else before["metadata"]
+    place.update(there if path == LABELS else {"annotations": there})
+    made = json_patch(before, put(before, "shop/demo", path, values))
+    assert put_for(made["metadata"]["annotations"]) == "shop/demo"
+    again = json_patch(made, put(made, "shop/demo", path, values))
+    for each in (made, again):
+        assert without_empty(json_patch(each, taken_off(each, path))) == without_empty(before)
+
+
+def test_a_label_that_somebody_has_changed_since_stays() -> None:
+    before = stored({"metadata": {"name": "web"}, "spec": {"template": {"metadata": {"labels": {"app": "web"}}}}})
+    made = json_patch(before, put(before, "shop/demo", LABELS, {"use": "true"}))
+    made["spec"]["template"]["metadata"]["labels"]["use"] = "false"
+    after = json_patch(made, taken_off(made, LABELS))
+    assert after["spec"]["template"]["metadata"]["labels"] == {"app": "web", "use": "false"}
+    assert PUT not in after["metadata"].get("annotations", {})
+
+
+@pytest.mark.parametrize("note", ["", "1", '{"identity": "a", "put": {"a": 1}, "before": {}}'])
+def test_a_mark_that_says_nothing_is_for_a_person(note: str) -> None:
+    with pytest.raises(UnfitError, match="by hand"):
+        taken_off(stored({"metadata": {"annotations": {PUT: note}}}), ANNOTATIONS)
