@@ -26,8 +26,6 @@ ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 DEMO = IDENTITIES.path("default", "demo")
 NOTE = "aadpodidentity.k8s.io/migrated-from"
-GAP_SECONDS = 1.0
-"""The most that a pod may be without an identity that NMI serves, on a busy machine."""
 
 
 @pytest.fixture
@@ -98,11 +96,12 @@ class Watching:
                 if each["status"]["status"] == "Assigned" and "deletionTimestamp" not in each["metadata"]
             ]
             now = time.monotonic()
-            self.longest = max(self.longest, now - last)
-            if usable:
-                last = now
-                if self.types[-1:] != usable[:1]:
-                    self.types.append(usable[0])
+            if not usable:  # a look that took long itself says nothing
+                self.longest = max(self.longest, now - last)
+                continue
+            last = now
+            if self.types[-1:] != usable[:1]:
+                self.types.append(usable[0])
             await asyncio.sleep(0.01)
 
     async def until(self, type_: int) -> None:
@@ -125,7 +124,7 @@ async def test_a_pod_has_its_identity_all_the_way_there(cloud: LittleCloud, real
     watching.longest = 0.0
     there = await migrate(cloud, "apply", "--yes", "--tenant", cloud.directory.tenant_id)
     assert there.code == 0, there.out + there.err
-    assert (watching.types[-1], watching.longest < GAP_SECONDS) == (3, True), watching.longest
+    assert (watching.types, watching.longest) == ([0, 3], 0.0)
     switched = await asyncio.to_thread(real.api, "GET", DEMO)
     assert json.loads(switched["metadata"]["annotations"][NOTE])["spec"] == before["spec"]
     assert (await migrate(cloud, "plan")).code == 0
