@@ -29,7 +29,7 @@ from benchmarks.controller.cloud import World, world
 from benchmarks.controller.feeding import Fed
 from benchmarks.controller.first_token import first_tokens
 from benchmarks.controller.large import at_the_design_point
-from benchmarks.controller.table import table
+from benchmarks.controller.table import table, tokens_table
 from benchmarks.machine import ROOT, commit, facts
 from benchmarks.results import Controller
 
@@ -166,7 +166,7 @@ def main() -> None:
     file = asked.results / f"controller-{found['date']}-{found['commit']}.json"
     asked.results.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write(f"{table(found)}\n{file.name}\n")
+    sys.stdout.write("\n\n".join(filter(None, (table(found), tokens_table(found), file.name))) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m benchmarks.controller.table RESULTS
 
-puts it between the two marks in docs/architecture.md. Figures of the reference are those that were measured with it
+puts it between the two marks in docs/architecture.md, and what pods' first tokens took between two others. A file with
+parts alone puts what it has. Figures of the reference are those that were measured with it
 on a real API server; where nothing was, the table says so.
 """
 
@@ -15,6 +16,8 @@ from benchmarks.report.marks import put
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 MAKER: Final = "benchmarks.controller.table"
+TOKENS: Final = "benchmarks.controller.table tokens"
+"""What the marks around the second table name."""
 NOT: Final = "not measured"
 
 Found = dict[str, Any]
@@ -23,7 +26,16 @@ RowFound = dict[str, Any]
 
 def table(found: Found) -> str:
     """Everything in *found* that there is a line for; lines of parts that were left out are left out."""
-    parts = (_compared(found), _budgets(found), _tokens(found), _streams(found), _made_on(found))
+    return _blocks(_compared(found), _budgets(found), _streams(found), _made_on(found))
+
+
+def tokens_table(found: Found) -> str:
+    """How long a pod waits for its first token, where *found* has that; else an empty text."""
+    rows = _tokens(found)
+    return _blocks(rows, _made_on(found)) if rows else ""
+
+
+def _blocks(*parts: list[str]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -168,7 +180,10 @@ def _calls(row: RowFound) -> str:
 
 def main() -> None:
     found = json.loads(Path(sys.argv[1]).read_text())
-    put(DOCUMENT, MAKER, table(found))
+    if _row(found, "one pod", 5.0):
+        put(DOCUMENT, MAKER, table(found))
+    if made := tokens_table(found):
+        put(DOCUMENT, TOKENS, made)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.controller.table import DOCUMENT, MAKER, table
+from benchmarks.controller.table import DOCUMENT, MAKER, TOKENS, table, tokens_table
 from benchmarks.report.marks import standing
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -19,6 +19,12 @@ def test_the_document_has_the_table_of_one_of_the_results_files() -> None:
     assert standing(DOCUMENT, MAKER) in {
         table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
     }
+
+
+def test_the_document_has_the_first_tokens_of_one_of_them() -> None:
+    assert standing(DOCUMENT, TOKENS) in {
+        tokens_table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
+    } - {""}
 
 
 def test_no_results_file_names_a_machine_or_a_folder() -> None:
@@ -49,7 +55,7 @@ def test_first_tokens_of_both_kinds_stand_side_by_side() -> None:
         {"case": "first token, type 3", "operation_seconds": 0.0, "median_s": 0.1234, "longest_s": 0.2},
         {"case": "first token, type 0", "operation_seconds": 40.0, "median_s": 40.321, "longest_s": 41.0},
     ]
-    made = table({**HEADER, "rows": rows})
+    made = tokens_table({**HEADER, "rows": rows})
     assert "| federated identity (type 3), AAD 50 ms | 0.12 s | 0.15 s of a warm node with AAD at 50 ms |" in made
     assert "| user-assigned identity (type 0), operation 40 s | 40.32 s | 40.5 s |" in made
     assert "(type 0), operation 5 s" not in made
