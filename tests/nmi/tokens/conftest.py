@@ -1,6 +1,8 @@
-"""A bench for service principals, running."""
+"""A bench for sign-ins, running, and an ear for all that is logged."""
 
-from collections.abc import AsyncIterator
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -11,3 +13,17 @@ from tests.nmi.tokens.signing_in import Bench, running
 async def bench() -> AsyncIterator[Bench]:
     async with running(Bench()) as started:
         yield started
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """All lines of all libraries, however verbose, with tracebacks."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(before)

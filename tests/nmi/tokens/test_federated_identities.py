@@ -5,9 +5,7 @@ Excluded: what is asked of the API server (`test_assertions.py`), and what becom
 """
 
 import io
-import logging
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -274,20 +272,6 @@ async def test_the_successor_of_a_pod_is_not_taken_for_it(trust: Trust) -> None:
     with pytest.raises(NoAssertionError):
         await trust.fetch()
     assert trust.asked()[1] == 0
-
-
-@pytest.fixture
-def everything_logged() -> Iterator[io.StringIO]:
-    """All lines of all libraries, however verbose."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    yield stream
-    root.removeHandler(handler)
-    root.setLevel(before)
 
 
 async def test_no_assertion_shows_anywhere(trust: Trust, everything_logged: io.StringIO) -> None:

@@ -4,9 +4,7 @@ Also not when the endpoint itself says back what it was sent.
 """
 
 import io
-import logging
 import traceback
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -22,20 +20,6 @@ from tests.nmi.tokens.signing_in import Bench, certificate_of, pfx_of, rsa_key
 
 SECRET = "Zx8Q~th1s+is/the&secret=of%20ours"
 PASSWORD = b"the-passw0rd-of-the-file"
-
-
-@pytest.fixture
-def everything_logged() -> Iterator[io.StringIO]:
-    """All lines of all libraries, however verbose, with tracebacks."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    yield stream
-    root.removeHandler(handler)
-    root.setLevel(before)
 
 
 def shown(error: BaseException) -> str:
