@@ -207,7 +207,7 @@ async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
         assert (await office.refused()).reason is Reason.UPSTREAM_REFUSED
 
 
-@pytest.mark.parametrize("type_", [3, -1])
+@pytest.mark.parametrize("type_", [4, -1])
 async def test_a_type_that_does_not_exist_is_refused_and_the_log_names_those_that_do(type_: int) -> None:
     async with running_office() as office:
         entry = await office.with_pod(assigned=False)

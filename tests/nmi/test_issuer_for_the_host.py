@@ -101,7 +101,7 @@ async def test_only_types_that_the_policy_lists_are_given_out() -> None:
 async def test_a_type_that_nothing_serves_is_refused_however_it_is_asked_for() -> None:
     async with running_office() as office:
         office.cluster.put_pod(pod(host_network=True))
-        office.cluster.put_assigned(assigned_identity(type_=3))
+        office.cluster.put_assigned(assigned_identity(type_=4))
         assert (await refused(office)).reason is Reason.POLICY
 
 
