@@ -16,17 +16,18 @@ demo: .venv/.built
 cluster: .venv/.built
 	@$(BIN)/python -m tools.cluster
 
-# The tests of MIC wait for most of their time, and run beside the others.
+# These wait for most of their time, and run beside the others, which take as long.
+BESIDE := tests/deploy tests/mic
 test: .venv/.built
 	@$(BIN)/python tests/testplane/up.py build >/dev/null
 	@$(BIN)/python tests/testplane/up.py tools >/dev/null
 	@tools/bench-packages
 	@tools/observability-packages
 	@rm -rf build/calls
-	@CALLS_SEEN=build/calls $(BIN)/pytest tests/mic $(PYTEST_FLAGS) >build/tests-of-mic.log 2>&1 & mic=$$!; \
-	trap 'kill $$mic' INT TERM; \
-	CALLS_SEEN=build/calls $(BIN)/pytest --ignore=tests/mic $(PYTEST_FLAGS); others=$$?; \
-	wait $$mic; mic=$$?; cat build/tests-of-mic.log; [ $$others = 0 ] && [ $$mic = 0 ]
+	@CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE) $(PYTEST_FLAGS) >build/tests-beside.log 2>&1 & beside=$$!; \
+	trap 'kill $$beside' INT TERM; \
+	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) $(PYTEST_FLAGS); others=$$?; \
+	wait $$beside; beside=$$?; cat build/tests-beside.log; [ $$others = 0 ] && [ $$beside = 0 ]
 	@$(BIN)/python -m tests.rights build/calls
 
 # Azure's own SDKs in five languages; their tests are no part of `make test`.
