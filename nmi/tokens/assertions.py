@@ -65,6 +65,18 @@ class _Answer(msgspec.Struct):
     status: _Status
 
 
+async def requested(client: Client, namespace: str, account: str, audience: str, **spec: object) -> str:
+    """A token of the service account for *audience*, for LIFE_SECONDS; *spec* is what the TokenRequest asks besides.
+
+    Raises ApiError, and ValueError for an answer that does not decode, which it does not quote: it is a secret.
+    """
+    asked = {"audiences": [audience], "expirationSeconds": LIFE_SECONDS, **spec}
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": asked}
+    path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
+    told = await client.request("POST", path, body=msgspec.json.encode(body))
+    return msgspec.json.decode(told, type=_Answer).status.token
+
+
 class _Kept:
     """The API server's last word about one pod; who asks while it is asked waits for the same."""
 
@@ -131,22 +143,14 @@ class Assertions:
                 f"make it anew",
                 code="service_account_missing",
             )
-        request = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {
-                "audiences": [self.audience],
-                "expirationSeconds": LIFE_SECONDS,
-                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": workload.pod, "uid": workload.uid},
-            },
-        }
+        bound_to = {"apiVersion": "v1", "kind": "Pod", "name": workload.pod, "uid": workload.uid}
         try:
-            path = object_path(SERVICE_ACCOUNTS, workload.namespace, workload.service_account, "token")
-            told = await self._client.request("POST", path, body=msgspec.json.encode(request))
-            token = msgspec.json.decode(told, type=_Answer).status.token
+            token = await requested(
+                self._client, workload.namespace, workload.service_account, self.audience, boundObjectRef=bound_to
+            )
         except kube.ApiError as error:
             failure = _failure(workload, error)
-        except ValueError:  # what does not decode; the answer itself, a secret, is not quoted
+        except ValueError:
             failure = _unreadable(workload)
         else:
             claims = claims_of(token)

@@ -147,8 +147,8 @@ class TokenCache:
         return None
 
     def of_pod(self, uid: str) -> list[TokenKey]:
-        """The keys of the tokens that are this pod's alone."""
-        return [key for keys in self._keys.values() for key in keys if key.pod == uid] if uid else []
+        """The keys of the tokens that are this pod's alone; of an empty *uid*, those that are no pod's alone."""
+        return [key for keys in self._keys.values() for key in keys if key.pod == uid]
 
     def soonest_expiry(self, now: float, asked_since_ns: int) -> float:
         """Seconds left to the token in use which expires first, at least 0; infinitely many where none is in use.

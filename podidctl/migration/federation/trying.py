@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from nmi.tokens.assertions import LIFE_SECONDS, SERVICE_ACCOUNTS, Assertion, Assertions, NoAssertionError
+from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
 from nmi.tokens.claims import claims_of
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
@@ -25,7 +25,7 @@ from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import PolicyError, Workload
 from podidctl.migration.federation.shapes import Account, Tried
 from podidentity.azure.errors import AzureError
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity.resources import AzureIdentity
 from podidentity.version import VERSION
@@ -39,14 +39,6 @@ RESOURCE: Final = "https://management.azure.com/"
 WITHIN_SECONDS: Final = 10.0
 """For each service account; a credential that is not known is asked for again within it."""
 _NAME_MOST: Final = 128
-
-
-class _Status(msgspec.Struct):
-    token: str = ""
-
-
-class _Answer(msgspec.Struct):
-    status: _Status
 
 
 class _Proofs(Assertions):
@@ -64,16 +56,12 @@ class _Proofs(Assertions):
         return assertion
 
     async def _unbound(self, workload: Workload) -> Assertion:
-        spec = {"audiences": [self.audience], "expirationSeconds": LIFE_SECONDS}
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         try:
-            path = object_path(SERVICE_ACCOUNTS, workload.namespace, workload.service_account, "token")
-            told = await self._api.request("POST", path, body=msgspec.json.encode(body))
-            token = msgspec.json.decode(told, type=_Answer).status.token
+            token = await requested(self._api, workload.namespace, workload.service_account, self.audience)
         except ApiError as error:
             code = "assertion_forbidden" if error.status == 403 else "assertion_refused"
             raise NoAssertionError(error.message, code=code) from error
-        except ValueError:  # what does not decode; the answer itself, a secret, is not quoted
+        except ValueError:
             token = ""
         claims = claims_of(token)
         if not claims.sub:
