@@ -20,10 +20,18 @@ def names_kubenet(text: str) -> bool:
 
 
 def check(kubelet_config: Path, *, allowed: bool) -> None:
-    """Raise StartError on a node with kubenet, unless *allowed*. A file that cannot be read is logged, not fatal."""
+    """Raise StartError on a node with kubenet, unless *allowed*. A file that cannot be read is logged, not fatal: NMI
+    has no capability to read another user's private file (DAC_READ_SEARCH)."""
     try:
         with kubelet_config.open(encoding="utf-8", errors="replace") as file:
             text = file.read(_READ_MAX)
+    except PermissionError as error:
+        if not allowed:
+            log.warning(
+                "the kubelet's flags may not be read; give the file to root, or kubenet is not recognised",
+                extra={"path": str(kubelet_config), "error": error.strerror},
+            )
+        return
     except OSError as error:
         if not allowed:
             log.info(

@@ -1,13 +1,14 @@
 """Which Pod Security Standard each pod of the chart meets, as the real API server's admission judges it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.deploy.installing import Cluster
 from tests.testplane import up
-from tools.chart.rendering import GOLDEN, Object, render
+from tools.chart.rendering import GOLDEN, Object, golden_sets, render
 
 pytestmark = pytest.mark.plane
 
@@ -66,3 +67,29 @@ def test_nmi_is_privileged_in_no_container_unless_it_sets_route_localnet() -> No
 
     assert privileged("defaults") == set()
     assert privileged("every-flag") == {"route-localnet"}
+
+
+@pytest.mark.parametrize("values", golden_sets(), ids=lambda file: file.name.removesuffix(".values.yaml"))
+def test_every_container_of_every_pod_has_the_runtimes_seccomp_profile(values: Path) -> None:
+    found = 0
+    for each in render(values):
+        spec = each["spec"] if each["kind"] == "Pod" else each.get("spec", {}).get("template", {}).get("spec", {})
+        for one in [*spec.get("containers", []), *spec.get("initContainers", [])]:
+            own = one.get("securityContext", {}).get("seccompProfile")
+            assert (own or spec["securityContext"]["seccompProfile"]) == {"type": "RuntimeDefault"}, one["name"]
+            found += 1
+    assert found
+
+
+def test_nmis_profile_and_capabilities_may_be_as_they_were() -> None:
+    options = ["--set=nmi.failClosed=true", "--set=nmi.seccompProfile=Unconfined"]
+    objects = render(options=[*options, "--set=nmi.extraCapabilities={DAC_READ_SEARCH}"])
+    for name in ("aad-pod-identity-nmi", "aad-pod-identity-cleanup"):
+        (spec,) = (
+            each["spec"]["template"]["spec"]
+            for each in objects
+            if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name
+        )
+        assert spec["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
+        (main,) = (one for one in [*spec["containers"], *spec.get("initContainers", [])] if one.get("args"))
+        assert main["securityContext"]["capabilities"]["add"] == ["DAC_READ_SEARCH", "NET_ADMIN", "NET_RAW"]

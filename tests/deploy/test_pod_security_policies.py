@@ -40,3 +40,14 @@ def test_only_an_init_container_that_sets_route_localnet_may_be_privileged() -> 
 
     assert privileged() == {"aad-pod-identity-psp-nmi": False, "aad-pod-identity-psp-mic": False}
     assert privileged("--set=nmi.routeLocalnet=set")["aad-pod-identity-psp-nmi"]
+
+
+def test_each_lets_its_pods_have_the_runtimes_seccomp_profile_and_nmi_no_capability_that_it_does_not_add() -> None:
+    policies = {
+        each["metadata"]["name"]: each for each in render(options=[ASKED, OLD]) if each["kind"] == "PodSecurityPolicy"
+    }
+    for each in policies.values():
+        for name in ("allowedProfileNames", "defaultProfileName"):
+            assert each["metadata"]["annotations"][f"seccomp.security.alpha.kubernetes.io/{name}"] == "runtime/default"
+    assert policies["aad-pod-identity-psp-nmi"]["spec"]["allowedCapabilities"] == ["NET_ADMIN", "NET_RAW"]
+    assert "allowedCapabilities" not in policies["aad-pod-identity-psp-mic"]["spec"]

@@ -6,12 +6,13 @@ it is enough is shown by test_programs_under_their_roles.py.
 """
 
 import itertools
+import time
 
 import pytest
 
-from tests.deploy.installing import Cluster, Right
+from tests.deploy.installing import LIMIT, Cluster, Right
 from tests.testplane import up
-from tools.chart.rendering import HELMS
+from tools.chart.rendering import CHART, HELMS
 
 pytestmark = pytest.mark.plane
 
@@ -84,6 +85,35 @@ def test_secrets_are_read_only_where_that_is_wanted(plane: up.Plane, namespace: 
     cluster = Cluster(plane)
     with cluster.installed(namespace, "--set=rbac.allowAccessToSecrets=false"):
         assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
+
+
+def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> None:
+    """Wait until NMI has these *rights*: the authorizer follows changed roles by a watch."""
+    deadline = time.monotonic() + 20
+    while (found := cluster.rights(NMI, of=namespace, within=within)) != rights:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def test_secrets_are_read_in_the_listed_namespaces_alone(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    listed, other = f"{namespace}-shop", f"{namespace}-other"
+    for name in (listed, other):
+        cluster.kubectl("create", "namespace", name)
+    names = f"--set=crds.upgrade=false,rbac.secretNamespaces={{{listed}}}"
+    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT)
+    with cluster.installed(namespace, names):
+        until(cluster, namespace, listed, STANDARD | SECRETS)
+        for within in (other, namespace, "kube-system"):
+            assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
+        cluster.helm(*upgrade, "--set=crds.upgrade=false")
+        until(cluster, namespace, other, STANDARD | SECRETS)
+        cluster.helm(*upgrade, names)
+        until(cluster, namespace, other, STANDARD)
+        cluster.helm(*upgrade, names, "--set=rbac.allowAccessToSecrets=false")
+        until(cluster, namespace, listed, STANDARD)
+    until(cluster, namespace, listed, set())
+    cluster.kubectl("delete", "namespace", listed, other, "--wait=false")
 
 
 def test_nodes_are_changed_only_where_a_startup_taint_is_to_come_off(plane: up.Plane, namespace: str) -> None:

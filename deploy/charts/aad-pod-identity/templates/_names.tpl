@@ -56,6 +56,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
 {{- end -}}
 
+{{- /* NMI's capabilities, of which its rules need NET_ADMIN and NET_RAW. */ -}}
+{{- define "aad-pod-identity.nmi.capabilities" -}}
+{{ concat (list "NET_ADMIN" "NET_RAW") (default list .Values.nmi.extraCapabilities) | uniq | sortAlpha | toYaml }}
+{{- end -}}
+
 {{- /* NMI has to run on a node before MIC takes the start-up taint off, and MIC where every node begins with it. */ -}}
 {{- define "aad-pod-identity.startup.tolerations" -}}
 {{- if .Values.mic.startupTaint -}}

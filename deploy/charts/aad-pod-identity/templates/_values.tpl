@@ -38,6 +38,7 @@ nmi:
   metadataHeaderRequired: true
   kubeletConfig: /etc/default/kubelet
   routeLocalnet: check
+  seccompProfile: RuntimeDefault
 rbac:
   enabled: true
   allowAccessToSecrets: true
