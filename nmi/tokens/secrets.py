@@ -154,7 +154,10 @@ def _failure(application: Application, error: kube.ApiError) -> AzureError:
         )
     if isinstance(error, kube.Forbidden | kube.Unauthorized):
         return CredentialError(
-            f"NMI may not read Secret {secret}: allow its service account the verb get on it", code="secret_forbidden"
+            f"NMI may not read Secret {secret}: allow its service account the verb get on it, by adding namespace "
+            f"{application.secret_namespace} to the chart's rbac.secretNamespaces (empty means all namespaces), with "
+            f"rbac.allowAccessToSecrets=true",
+            code="secret_forbidden",
         )
     return Unreachable(
         f"the API server did not give Secret {secret}: {error}",

@@ -18,8 +18,8 @@ from podidctl.doctor.ages import DATED_PODS, created, of_pods
 from podidctl.doctor.federation import federation
 from podidctl.doctor.programs import is_managed, mic_settings
 from podidctl.doctor.rights import of_mic, of_nmi
+from podidctl.doctor.secret_access import secret_access
 from podidctl.doctor.state import Definition, Locks, Objects, Right, Rights, Seen, Server, Stored, Which
-from podidctl.inquiry.asking import PRINCIPALS
 from podidctl.inquiry.daemons import Daemon, daemons
 from podidctl.inquiry.facts import Unread
 from podidctl.inquiry.gather import or_unread
@@ -59,7 +59,6 @@ async def gather(client: Client) -> Seen:
     nmi = await or_unread(_sorted(client, "nmi"))
     mic = await or_unread(_sorted(client, "mic"))
     objects, stored = await _objects(client)
-    principals = not isinstance(objects, Unread) and any(each.spec.type in PRINCIPALS for each in objects.identities)
     return Seen(
         now=datetime.now(UTC),
         server=server,
@@ -69,7 +68,8 @@ async def gather(client: Client) -> Seen:
         nmi=nmi,
         mic=mic,
         locks=await or_unread(_locks(client, () if isinstance(mic, Unread) else mic)),
-        rights=await or_unread(_rights(client, nmi, mic, secrets=principals)),
+        rights=await or_unread(_rights(client, nmi, mic)),
+        secrets=await or_unread(secret_access(client, objects, nmi)),
         federation=await federation(client, objects, nmi),
     )
 
@@ -225,12 +225,10 @@ async def _lock(client: Client, by: LockFormat, kind: Kind[Any], namespace: str,
         return None
 
 
-async def _rights(
-    client: Client, nmi: Sequence[Daemon] | Unread, mic: Sequence[Daemon] | Unread, *, secrets: bool
-) -> tuple[Rights, ...]:
+async def _rights(client: Client, nmi: Sequence[Daemon] | Unread, mic: Sequence[Daemon] | Unread) -> tuple[Rights, ...]:
     asked: dict[tuple[str, str], tuple[Right, ...]] = {}
     for each in () if isinstance(nmi, Unread) else nmi:
-        asked["NMI", account_of(each)] = of_nmi(managed=is_managed([each]), secrets=secrets)
+        asked["NMI", account_of(each)] = of_nmi(managed=is_managed([each]))
     for each in () if isinstance(mic, Unread) else mic:
         settings = next(iter(_settings([each])), MicSettings(namespace=each.metadata.namespace))
         asked["MIC", account_of(each)] = of_mic(

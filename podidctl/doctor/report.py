@@ -8,6 +8,7 @@ from podidctl.doctor.assignments import assignments
 from podidctl.doctor.exempt import exempting
 from podidctl.doctor.federated import federated
 from podidctl.doctor.redirects import NodeSeen
+from podidctl.doctor.secrets import secrets
 from podidctl.doctor.shapes import Finding, Level, Report, found
 from podidctl.doctor.state import Objects, Seen
 from podidctl.inquiry.facts import Unread
@@ -36,6 +37,7 @@ def _cluster(seen: Seen) -> Iterator[Finding]:
     yield from programs.flags(nmi, mic, there.exceptions)
     yield from _with("leader", seen.locks, lambda locks: leaders.leaders(locks, seen.now, needed=not managed))
     yield from _with("rights", seen.rights, rights.rights)
+    yield from _with("secrets", seen.secrets, lambda each: secrets(each, there.identities))
     yield from federated(seen.federation, there, nmi, seen.server, exempt)
     yield from _with(
         "objects",

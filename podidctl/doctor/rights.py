@@ -18,19 +18,17 @@ def _each(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, ...
     return tuple(Right(verb, group, resource) for resource in resources for verb in verbs)
 
 
-def of_nmi(*, managed: bool, secrets: bool) -> tuple[Right, ...]:
-    """What NMI needs; *secrets*: there are service principals among the identities."""
+def of_nmi(*, managed: bool) -> tuple[Right, ...]:
+    """What NMI needs; Secrets, which depend on the identities, have a check of their own."""
     ours = ("azureidentitybindings", "azureidentities") if managed else ("azureassignedidentities",)
     told = (
         Right("create", "", "events", needed=False, purpose="Events about refused pods"),
         Right("patch", "", "events", needed=False, purpose="Events about refused pods"),
     )
-    read = (Right("get", "", "secrets", purpose="identities of type 1 and 2"),) if secrets else ()
     return (
         *_each(READ, "", "pods"),
         *_each(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
         *told,
-        *read,
     )
 
 

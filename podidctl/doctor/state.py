@@ -140,6 +140,19 @@ class Rights:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretAccess:
+    """Which Secrets one service account of NMI may get."""
+
+    account: str
+    """`namespace/name`."""
+    everywhere: bool = False
+    needed: tuple[str, ...] = ()
+    """The namespaces of the Secrets that AzureIdentities name."""
+    forbidden: tuple[str, ...] = ()
+    """Those of them in which it may not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Federation:
     """What federated identities need beside themselves."""
 
@@ -164,6 +177,7 @@ class Seen:
     mic: tuple[Daemon, ...] | Unread = ()
     locks: tuple[Locks, ...] | Unread = ()
     rights: tuple[Rights, ...] | Unread = ()
+    secrets: tuple[SecretAccess, ...] | Unread = ()
     federation: Federation = field(default_factory=Federation)
 
     @property

@@ -360,6 +360,7 @@ async def test_a_secret_that_may_not_be_read_is_named_with_what_to_allow(bench: 
     error = await failure(bench, identity)
     assert (type(error), error.code) == (CredentialError, "secret_forbidden")
     assert "verb get" in error.message
+    assert "adding namespace team-a to the chart's rbac.secretNamespaces" in error.message
 
 
 async def test_an_api_server_that_fails_for_a_moment_is_asked_again(bench: Bench, identity: AzureIdentity) -> None:

@@ -36,7 +36,7 @@ MIC = of_mic(
     taint=True,
 )
 TAINT = "--startup-taint=example.org/nmi-starting"
-NMI = of_nmi(managed=False, secrets=False)
+NMI = of_nmi(managed=False)
 
 
 def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
