@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from _native.answers import Usage
 from _native.index import PodRecord
-from nmi.identity.decide import Exempt, Grant, Policy, Wait, decide
-from nmi.identity.feed import GONE, Feed
+from nmi.identity.decide import Decision, Exempt, Grant, Policy, Wait, decide
+from nmi.identity.feed import GONE, Feed, Standing
 from nmi.identity.measures import IdentityMeasures
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
@@ -192,7 +192,11 @@ class Issuer:
                 return standing
             if not self._is_there(entry, asking):
                 break  # nothing is to be fetched for a pod that has gone meanwhile: nobody would forget it again
-            decision = decide(standing.pod, standing.assigned, asking.request, self._policy, self._broker.object_ids)
+            decision: Decision = (
+                standing
+                if isinstance(standing, Wait)
+                else decide(standing.pod, standing.assigned, asking.request, self._policy, self._broker.object_ids)
+            )
             outcome: Issued | RawAnswer | Refusal | None
             match decision:
                 case Refusal():
@@ -206,7 +210,8 @@ class Issuer:
                     outcome = await self._ask_as_node(entry, asking, generation)
                 case Grant(assigned):
                     asking.refusal = _LATE
-                    outcome = await self._grant(entry, assigned, asking, generation, certain=standing.certain)
+                    certain = isinstance(standing, Standing) and standing.certain
+                    outcome = await self._grant(entry, assigned, asking, generation, certain=certain)
             if outcome is not None:
                 return outcome
         return GONE

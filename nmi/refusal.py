@@ -19,6 +19,8 @@ class Reason(StrEnum):
     NOT_FROM_HOST = "not_from_host"
     """The host token endpoint was asked by something else than a process on the node's own loopback."""
     UNKNOWN_ADDRESS = "unknown_address"
+    SUSPENDED = "suspended"
+    """The address may no longer be the pod's: its containers have terminated, or its sandbox is not there."""
     NOTHING_ASSIGNED = "nothing_assigned"
     """The pod has neither the label nor an assigned identity: nothing can come."""
     STILL_ASSIGNING = "still_assigning"

@@ -28,6 +28,9 @@ CREATED: Final = "Created"
 ASSIGNED: Final = "Assigned"
 UNASSIGNED: Final = "Unassigned"
 
+_SANDBOX_CONDITIONS: Final = ("PodReadyToStartContainers", "PodHasNetwork")
+"""The newer name first: a kubelet that knows it leaves a condition of the older name as it was."""
+
 
 class IdentityType(IntEnum):
     """What an AzureIdentity is; its `type` may be any other number too, which nobody serves."""
@@ -100,12 +103,27 @@ class PodIP(Wire, frozen=True):
     ip: str = ""
 
 
+class Running(Wire, frozen=True):
+    started_at: str = ""
+    """RFC 3339 with whole seconds, by the clock of the pod's node."""
+
+
+class Terminated(Wire, frozen=True):
+    """Present in the state of a container that has ended; none of its fields is used."""
+
+
 class ContainerState(Wire, frozen=True):
-    terminated: dict[str, Any] | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
 
 
 class ContainerStatus(Wire, frozen=True):
     state: ContainerState = ContainerState()
+
+
+class PodCondition(Wire, frozen=True):
+    type: str = ""
+    status: str = ""
 
 
 class PodSpec(Wire, frozen=True):
@@ -119,6 +137,9 @@ class PodStatus(Wire, frozen=True):
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
     container_statuses: list[ContainerStatus] = []
+    init_container_statuses: list[ContainerStatus] = []
+    ephemeral_container_statuses: list[ContainerStatus] = []
+    conditions: list[PodCondition] = []
 
 
 class Pod(Resource, frozen=True):
@@ -137,12 +158,30 @@ class Pod(Resource, frozen=True):
         return self.status.phase in {"Succeeded", "Failed"}
 
     @property
+    def terminated(self) -> bool:
+        """Whether no container is left that could run: each one that has a status has terminated.
+
+        Ordinary init containers, native sidecars (init containers with restartPolicy Always) and ephemeral containers
+        count like regular ones. Without the status of a regular container the pod is about to start, not terminated.
+        """
+        status = self.status
+        known = (*status.container_statuses, *status.init_container_statuses, *status.ephemeral_container_statuses)
+        return bool(status.container_statuses) and all(each.state.terminated is not None for each in known)
+
+    @property
+    def sandbox_down(self) -> bool:
+        """Whether the kubelet reports that the pod has no sandbox with a network, before its start or after its end.
+
+        False, too, where the kubelet reports neither condition: PodReadyToStartContainers exists by default since
+        Kubernetes 1.29, and PodHasNetwork is its name before 1.28.
+        """
+        reported = {each.type: each.status for each in self.status.conditions if each.type in _SANDBOX_CONDITIONS}
+        return next((reported[each] for each in _SANDBOX_CONDITIONS if each in reported), "") == "False"
+
+    @property
     def ending(self) -> bool:
         """Whether the pod is being deleted or each of its containers has terminated."""
-        statuses = self.status.container_statuses
-        return self.metadata.deletion_timestamp is not None or (
-            bool(statuses) and all(status.state.terminated is not None for status in statuses)
-        )
+        return self.metadata.deletion_timestamp is not None or self.terminated
 
     @property
     def binding_label(self) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 from _native.index import Index, PodRecord
 from nmi.identity.addresses import Addresses
 from nmi.identity.assignments import Assignments, MicAssignments
-from nmi.identity.decide import PodFacts
+from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exempting import Exemptions
 from nmi.identity.managed import BoundIdentities
 from nmi.identity.measures import IdentityMeasures
@@ -28,6 +28,7 @@ from nmi.identity.pods import PodEntry, facts, own_addresses
 from nmi.identity.reads import DoubtReads, UnansweredError
 from nmi.identity.roster import Roster
 from nmi.identity.standard import Assigned
+from nmi.identity.stopped import stopping
 from nmi.identity.watching import Watches
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
@@ -239,28 +240,22 @@ class Feed:
         record = await self._by_name.find(f"{namespace}/{name}")
         return _owner(record) if record is not None else None
 
-    async def standing(self, entry: PodEntry, address: str = "") -> Standing | Refusal:
+    async def standing(self, entry: PodEntry, address: str = "") -> Standing | Wait | Refusal:
         """What to decide on for *entry*, whom *address* answers for, or who was named (then *address* is empty).
 
-        Without doubt nothing is read or awaited. A silent watch of exceptions is a doubt like any other: an exemption
+        A Wait: by what is known, or by what a read says, the pod may have lost its address (`stopping`). Without doubt
+        nothing is read or awaited. A silent watch of exceptions is a doubt like any other: an exemption
         is confirmed by a read, and what nobody can confirm is served or refused by the same switch.
         """
         silent = self.silent()
         if not (entry.doubtful or silent):
             return Standing(entry.facts, entry.assigned, certain=True)
+        if (stopped := stopping(entry, named=not address)) is not None:
+            return stopped
         try:
-            pod = entry.pod
-            if entry.doubtful or "pods" in silent:
-                # A read from before the watch told of a change says less than the watch: it is not shared across one.
-                as_known = f"{entry.uid}/{entry.record.generation}"
-                read = await self._reads.pod(entry.namespace, entry.name, as_known)
-                if read is None or read.metadata.uid != entry.uid or read.finished:
-                    self._measures.retired_by_read += 1
-                    self.roster.retire(entry)
-                    return GONE
-                if address and address not in own_addresses(read):
-                    return GONE
-                pod = read
+            pod = await self._verified(entry, address) if entry.doubtful or "pods" in silent else entry.pod
+            if not isinstance(pod, Pod):
+                return pod
             exempt = self._exemptions.why(pod)
             if "exceptions" in silent:
                 exempt = self._exemptions.why_given(pod, await self._reads.exceptions(entry.namespace))
@@ -277,6 +272,19 @@ class Feed:
         return Standing(now, assigned, certain=False)
 
     # Behind them.
+
+    async def _verified(self, entry: PodEntry, address: str) -> Pod | Wait | Refusal:
+        """The pod of *entry* as a read shows it, where that may be served. Raises UnansweredError."""
+        # A read from before the watch told of a change says less than the watch: it is not shared across one.
+        as_known = f"{entry.uid}/{entry.record.generation}"
+        read = await self._reads.pod(entry.namespace, entry.name, as_known)
+        if read is None or read.metadata.uid != entry.uid or read.finished:
+            self._measures.retired_by_read += 1
+            self.roster.retire(entry)
+            return GONE
+        if address and address not in own_addresses(read):
+            return GONE
+        return stopping(read, named=not address) or read
 
     def _has_gone(self, entry: PodEntry) -> None:
         self._on_gone(entry)
@@ -315,8 +323,8 @@ class Feed:
                 self.roster.retire(claimant)
         live = [pod for pod in pods if not pod.finished and address in own_addresses(pod)]
         if len(live) > 1:
-            # An address passes on only when the former pod's sandbox is down, and that one is ending then.
-            live = [pod for pod in live if not pod.ending]
+            # An address passes on only when the former pod's sandbox is down: that pod is ending, or reports it.
+            live = [pod for pod in live if not (pod.ending or pod.sandbox_down)]
         if len(live) == 1:
             self._settle(address, live[0])
 

@@ -25,7 +25,9 @@ class PodEntry:
         "_confirmed",
         "_ending",
         "_gone",
+        "_sandbox_down",
         "_served",
+        "_terminated",
         "_waiters",
         "addresses",
         "facts",
@@ -43,6 +45,8 @@ class PodEntry:
         self.addresses = own_addresses(pod)
         self._assigned = assigned
         self._ending = pod.ending
+        self._terminated = pod.terminated
+        self._sandbox_down = pod.sandbox_down
         self._confirmed = confirmed
         self._gone = False
         # Thousands of pods never ask: sets of their own come with the first request.
@@ -82,6 +86,16 @@ class PodEntry:
         return self._ending
 
     @property
+    def terminated(self) -> bool:
+        """Every container has terminated: no token until the watch reports one that runs."""
+        return self._terminated
+
+    @property
+    def sandbox_down(self) -> bool:
+        """The kubelet reports no sandbox with a network: what asks from the pod's address is another pod."""
+        return self._sandbox_down
+
+    @property
     def gone(self) -> bool:
         """Deleted, finished or replaced. Final."""
         return self._gone
@@ -94,17 +108,25 @@ class PodEntry:
     @property
     def doubtful(self) -> bool:
         """Whether each grant needs a word from the API server first; then no ready answer is served either."""
-        return self._ending or not self._confirmed
+        return self._ending or self._sandbox_down or not self._confirmed
+
+    @property
+    def _deciding(self) -> tuple[object, ...]:
+        """Everything of the pod's own that a decision depends on."""
+        state = (self._ending, self._terminated, self._sandbox_down, self._confirmed)
+        return (self.facts, self.addresses, self.labels, *state)
 
     def update(self, pod: Pod, exempt: str = "") -> bool:
         """Take over what the watch now says of the same pod; whether that changed anything a decision depends on."""
-        before = (self.facts, self.addresses, self.labels, self._ending, self._confirmed)
+        before = self._deciding
         self.pod = pod
         self.facts = facts(pod, exempt)
         self.addresses = own_addresses(pod)
         self._ending = pod.ending
+        self._terminated = pod.terminated
+        self._sandbox_down = pod.sandbox_down
         self._confirmed = True
-        changed = before != (self.facts, self.addresses, self.labels, self._ending, self._confirmed)
+        changed = before != self._deciding
         if changed:
             self.bump()
         return changed

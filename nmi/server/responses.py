@@ -118,6 +118,7 @@ _FORMS: Final = MappingProxyType(
         Reason.NOT_REDIRECTED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.NOT_FROM_HOST: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.UNKNOWN_ADDRESS: _Form(HTTPStatus.NOT_FOUND, "not_found"),
+        Reason.SUSPENDED: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NOTHING_ASSIGNED: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.STILL_ASSIGNING: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NO_MATCHING_IDENTITY: _Form(HTTPStatus.NOT_FOUND, "not_found"),

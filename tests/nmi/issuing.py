@@ -30,11 +30,19 @@ ADDRESS = "10.0.0.1"
 class Office:
     """Everything between a request and its token."""
 
-    def __init__(self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer) -> None:
+    def __init__(
+        self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer, measures: IdentityMeasures
+    ) -> None:
         self.cluster = cluster
         self.imds = imds
         self.broker = broker
         self.issuer = issuer
+        self._measures = measures
+
+    @property
+    def held(self) -> int:
+        """Requests that wait for a change of their pod."""
+        return self._measures.held
 
     async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
         return await self.issuer.issue(peer, request)
@@ -96,15 +104,16 @@ async def running_office(
             wall_clock=imds.wall,
         )
         cluster.feed.when_gone(lambda entry: broker.forget_pod(entry.uid))
+        measures = IdentityMeasures(CollectorRegistry())
         issuer = Issuer(
             cluster.feed,
             broker,
             policy or Policy(),
-            IdentityMeasures(CollectorRegistry()),
+            measures,
             node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
             clock=cluster.clock,
         )
         try:
-            yield Office(cluster, imds, broker, issuer)
+            yield Office(cluster, imds, broker, issuer, measures)
         finally:
             await broker.aclose()

@@ -23,9 +23,12 @@ from podidentity.resources import (
     Meta,
     OwnerReference,
     Pod,
+    PodCondition,
     PodIP,
     PodSpec,
     PodStatus,
+    Running,
+    Terminated,
 )
 
 NODE = "node-1"
@@ -33,6 +36,9 @@ RESOURCE = "https://vault.azure.net"
 CLIENT_ID = "c11e0000-0000-0000-0000-00000000000a"
 OBJECT_ID = "0b000000-0000-0000-0000-000000000001"
 REQUEST = TokenRequest(RESOURCE)
+RUNNING = ContainerState(running=Running(started_at="2026-01-01T00:00:00Z"))
+TERMINATED = ContainerState(terminated=Terminated())
+SANDBOX = "PodReadyToStartContainers"
 POD = PodFacts("ns", "web", "uid-1", "web")
 
 
@@ -61,10 +67,12 @@ def pod(
     service_account: str = "default",
     deleting: bool = False,
     terminated: bool = False,
+    sandbox: bool | None = None,
     labels: dict[str, str] | None = None,
     owner: OwnerReference | None = None,
     resource_version: str = "",
 ) -> Pod:
+    """*sandbox*: the status of the condition that its sandbox is ready; None: its kubelet reports none."""
     own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
     return Pod(
         metadata=Meta(
@@ -81,9 +89,8 @@ def pod(
             phase=phase,
             pod_ip=addresses[0] if addresses else "",
             pod_ips=[PodIP(ip=address) for address in addresses],
-            container_statuses=[
-                ContainerStatus(state=ContainerState(terminated={"exitCode": 0} if terminated else None))
-            ],
+            container_statuses=[ContainerStatus(state=TERMINATED if terminated else RUNNING)],
+            conditions=[] if sandbox is None else [PodCondition(type=SANDBOX, status=str(sandbox))],
         ),
     )
 

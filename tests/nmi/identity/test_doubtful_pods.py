@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from nmi.identity.decide import Wait
 from nmi.identity.feed import GONE, Standing
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
@@ -58,13 +59,13 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> N
         assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_pod_whose_containers_have_all_terminated_is_doubtful_until_one_runs_again() -> None:
+async def test_a_pod_whose_containers_have_all_terminated_is_not_read_but_waits_until_one_runs_again() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_pod(pod(terminated=True))
         await cluster.seen(lambda: entry.doubtful)
-        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
-        assert cluster.reads() == [POD_PATH]
+        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Wait)
+        assert cluster.reads() == []
         cluster.put_pod(pod())
         await cluster.seen(lambda: not entry.doubtful)
         assert not entry.record.suspended

@@ -149,6 +149,7 @@ async def test_another_path_is_unknown() -> None:
 
 ISSUER: dict[Reason, tuple[int, str]] = {
     Reason.UNKNOWN_ADDRESS: (404, "not_found"),
+    Reason.SUSPENDED: (404, "not_found"),
     Reason.NOTHING_ASSIGNED: (400, "invalid_request"),
     Reason.STILL_ASSIGNING: (404, "not_found"),
     Reason.NO_MATCHING_IDENTITY: (404, "not_found"),

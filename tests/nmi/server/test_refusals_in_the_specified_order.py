@@ -77,6 +77,8 @@ ROWS = [
     decided("nothing can come", Reason.NOTHING_ASSIGNED, 400, INVALID),
     decided("no pod", Reason.UNKNOWN_ADDRESS, 404, "not_found"),
     decided("no pod, flag", Reason.UNKNOWN_ADDRESS, 404, "not_found", flag=True),
+    decided("may have lost its address", Reason.SUSPENDED, 404, "not_found"),
+    decided("may have lost its address, flag", Reason.SUSPENDED, 404, "not_found", flag=True),
     decided("being assigned", Reason.STILL_ASSIGNING, 404, "not_found"),
     decided("being assigned, flag", Reason.STILL_ASSIGNING, 503, AWAY, LATER, flag=True),
     decided("nothing usable", Reason.NO_MATCHING_IDENTITY, 404, "not_found"),

@@ -1,0 +1,50 @@
+"""Pods that may have lost their address by what is reported of them: held briefly, then refused. Pure.
+
+The kubelet releases a sandbox's address as soon as nothing runs in it, and reports that later than the next pod may ask
+from the same address. Presence, uid, phase and address of the former pod stay the same meanwhile. So no read can
+confirm a pod whose containers have all terminated, or whose sandbox is not ready: it gets no token at all.
+"""
+
+from typing import Final, Protocol
+
+from nmi.identity.decide import Wait
+from nmi.refusal import Reason, Refusal
+
+HOLD_SECONDS: Final = 5.0
+"""A container that restarts is terminated for a second or two; the new one may ask before the kubelet reports it."""
+
+TERMINATED: Final = Refusal(
+    Reason.SUSPENDED,
+    "No container of this pod is reported to run; try again.",
+    "all containers of the pod have terminated, so that its address may be another pod's: if it runs, find out why its "
+    "kubelet does not report it",
+)
+SANDBOX_DOWN: Final = Refusal(
+    Reason.SUSPENDED,
+    "The sandbox of this pod is reported not to be ready; try again.",
+    "the pod's condition PodReadyToStartContainers is False, so that its address may be another pod's: if it runs, "
+    "find out why its kubelet does not report it",
+)
+
+
+class Reported(Protocol):
+    """What is known of a pod: by the watch (`PodEntry`), or by a read (`Pod`)."""
+
+    @property
+    def terminated(self) -> bool: ...
+
+    @property
+    def sandbox_down(self) -> bool: ...
+
+
+def stopping(pod: Reported, *, named: bool) -> Wait | None:
+    """Why requests of *pod* are held and then refused, or None where its state is no reason.
+
+    *named*: a process of the node named the pod, whose address plays no part then. The kubelet mounts volumes before
+    the sandbox exists, so the sandbox is no reason then.
+    """
+    if pod.terminated:
+        return Wait(HOLD_SECONDS, TERMINATED)
+    if pod.sandbox_down and not named:
+        return Wait(HOLD_SECONDS, SANDBOX_DOWN)
+    return None

@@ -1,0 +1,132 @@
+"""Pods whose containers have all terminated, or whose sandbox is down: no token, whatever a read says."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.identity.pods import PodEntry
+from nmi.identity.stopped import HOLD_SECONDS, SANDBOX_DOWN, TERMINATED
+from nmi.issuer import Issued
+from nmi.refusal import Refusal
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import exception, pod
+from tests.nmi.issuing import ADDRESS, Office, running_office
+
+BRIEF = Policy(max_hold_seconds=0.2)
+"""Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
+STOPPED: dict[str, tuple[dict[str, Any], Refusal]] = {
+    "terminated": ({"terminated": True}, TERMINATED),
+    "sandbox down": ({"sandbox": False}, SANDBOX_DOWN),
+}
+
+
+async def stopped(office: Office, **state: Any) -> PodEntry:
+    entry = await office.with_pod()
+    office.cluster.put_pod(pod(**state))
+    await office.cluster.seen(lambda: entry.doubtful)
+    return entry
+
+
+@pytest.mark.parametrize("state", STOPPED)
+async def test_a_pod_that_is_being_deleted_and_stopped_gets_nothing_though_a_read_still_shows_it(state: str) -> None:
+    changes, refusal = STOPPED[state]
+    async with running_office(policy=BRIEF) as office:
+        entry = await stopped(office, **changes)
+        office.cluster.api.store.delete("pods", "web", "ns")  # 30 seconds of grace: the object stays, with its address
+        await office.cluster.seen(lambda: office.cluster.feed.roster.get("ns", "web") is entry and entry.ending)
+        assert ADDRESS in entry.addresses
+        assert await office.refused() == refusal
+        assert office.imds.calls == []
+
+
+@pytest.mark.parametrize("state", STOPPED)
+async def test_a_pod_that_is_not_deleted_gets_nothing_either_and_its_ready_answers_are_gone(state: str) -> None:
+    changes, refusal = STOPPED[state]
+    async with running_office(policy=BRIEF) as office:
+        await office.with_pod()
+        await office.issued()
+        entry = await stopped(office, **changes)
+        assert entry.record.suspended
+        assert await office.refused() == refusal
+        assert office.cluster.reads() == [], "no read can confirm it, so none is made"
+
+
+@pytest.mark.parametrize("state", STOPPED)
+async def test_what_only_the_read_of_a_pod_being_deleted_shows_counts_as_well(state: str) -> None:
+    changes, refusal = STOPPED[state]
+    async with running_office(policy=BRIEF, watching=False) as office:
+        uid = office.cluster.put_pod(pod(**changes))
+        office.cluster.told(pod(uid=uid, deleting=True))
+        assert await office.refused() == refusal
+        assert len(office.cluster.reads()) == 1
+
+
+@pytest.mark.parametrize("state", STOPPED)
+async def test_a_request_is_held_until_the_watch_reports_that_the_pod_runs(state: str) -> None:
+    changes, _ = STOPPED[state]
+    async with running_office() as office:
+        await stopped(office, **changes)
+        request = asyncio.create_task(office.issue())
+        await until(lambda: office.held == 1)
+        office.cluster.put_pod(pod(sandbox=True))
+        assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
+
+
+async def test_it_is_held_for_five_seconds_at_most() -> None:
+    async with running_office() as office:
+        await stopped(office, terminated=True)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await asyncio.wait_for(office.refused(), DEADLINE) == TERMINATED
+        assert HOLD_SECONDS <= loop.time() - begun < HOLD_SECONDS + 2
+
+
+async def test_a_pod_being_deleted_whose_containers_run_is_served_by_a_read_as_before() -> None:
+    async with running_office() as office:
+        entry = await office.with_pod(sandbox=True)
+        office.cluster.api.store.delete("pods", "web", "ns")
+        await office.cluster.seen(lambda: entry.ending)
+        assert not (await office.issued()).cacheable
+        assert len(office.cluster.reads()) == 1
+
+
+async def test_an_exempt_pod_gets_none_of_the_nodes_own_identities_either() -> None:
+    async with running_office(policy=BRIEF) as office:
+        office.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
+        entry = await office.with_pod(assigned=False)
+        await until(lambda: bool(entry.facts.exempt))
+        office.cluster.put_pod(pod(terminated=True))
+        await office.cluster.seen(lambda: entry.ending)
+        assert await office.refused() == TERMINATED
+        assert office.imds.calls == []
+
+
+async def test_while_no_read_is_answered_a_stopped_pod_is_not_served_on() -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        office.cluster.told(pod(terminated=True, deleting=True))
+        await office.cluster.api.stop()
+        assert await office.refused() == TERMINATED
+
+
+async def test_a_pod_that_a_process_of_the_node_names_before_its_sandbox_is_ready_is_served() -> None:
+    """The kubelet has a driver mount the pod's volumes first; the pod's address proves nothing here."""
+    async with running_office(policy=BRIEF) as office:
+        entry = await stopped(office, sandbox=False)
+        assert isinstance(await office.issue_for(), Issued)
+        office.cluster.put_pod(pod(terminated=True))
+        await office.cluster.seen(lambda: entry.terminated)
+        assert await office.issue_for() == TERMINATED
+
+
+async def test_a_rival_for_the_address_wins_over_a_pod_whose_sandbox_is_down() -> None:
+    async with running_office() as office:
+        await stopped(office, sandbox=False)
+        office.cluster.put_pod(pod("rival", label="web", sandbox=True))
+        await until(lambda: len(office.cluster.feed.roster) == 2)
+        answer = await office.issue()
+        assert isinstance(answer, Refusal)  # nothing is assigned to the rival, and it gets nothing of the other's
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.name == "rival"
