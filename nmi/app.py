@@ -25,6 +25,7 @@ from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
+from nmi.node.route_netlink import Reports
 from nmi.node.rules import RedirectError
 from nmi.pod_events import PodEvents
 from nmi.policies import hold_policy, limits, server_policy, sign_in_policy
@@ -111,7 +112,8 @@ class App:
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
         self._active = False
-        NodeMeasures(self._registry, self._plumbing)
+        self._reports = Reports()
+        NodeMeasures(self._registry, self._plumbing, self._reports)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start in order, serve, and stop in order once *stop* is set, at whatever point of the start that is.
@@ -151,6 +153,8 @@ class App:
         events = EventRecorder(client, COMPONENT, settings.node_name)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(client, index, feed, identities, Decisions(tell=PodEvents(events).tell))
+        if settings.address_evidence:
+            tasks.create_task(self._reports.run(feed), name="listen to the node's network")
         tasks.create_task(feed.run(), name="watch pods and identities")
         await feed.synced()
         self._feed = feed

@@ -85,6 +85,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("set-retry-after-header", "set_retry_after_header", go_bool, "503 with Retry-After for what is not there yet"),
     Flag("enableScaleFeatures", "scale_features", go_bool, "watch only this node's assigned identities"),
     Flag("stale-identity", "stale_identity", one_of(StaleIdentity), "serve or refuse what nothing can confirm"),
+    Flag("address-evidence", "address_evidence", go_bool, "suspend pods whose address changed hands on this node"),
     Flag("token-cache", "token_cache", go_bool, "keep tokens and share fetches"),
     Flag("allowed-ad-endpoints", "allowed_ad_endpoints", comma_list, "further https endpoints for secrets, by comma"),
     Flag("allow-cross-namespace-secrets", "allow_cross_namespace_secrets", go_bool, "secrets of other namespaces"),

@@ -97,6 +97,8 @@ class Settings:
     """Watch only this node's AzureAssignedIdentities (label nodename) instead of all of the cluster's."""
     stale_identity: StaleIdentity = StaleIdentity.SERVE
     """What to do when neither watch nor API server can confirm that a pod still exists."""
+    address_evidence: bool = True
+    """Suspend a pod when an interface, route or link-layer address behind its address changes on this node."""
 
     # Tokens.
     token_cache: bool = True

@@ -5,7 +5,7 @@ while reading it. Fields keep Python's names here and the API's on the wire (`re
 spell their fields `ClientID`, `clientid`, …: `fold` reads every such spelling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from hashlib import sha256
@@ -139,7 +139,7 @@ class PodStatus(Wire, frozen=True):
     container_statuses: list[ContainerStatus] = []
     init_container_statuses: list[ContainerStatus] = []
     ephemeral_container_statuses: list[ContainerStatus] = []
-    conditions: list[PodCondition] = []
+    conditions: Sequence[PodCondition] = []
 
 
 class Pod(Resource, frozen=True):

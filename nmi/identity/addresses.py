@@ -16,10 +16,22 @@ log = logging.getLogger(__name__)
 class Addresses:
     """Claims by address. Every change of whom an address answers for goes through `_point`."""
 
-    def __init__(self, index: Index, answering: Callable[[str], None]) -> None:
-        """*answering* is called with each address that has begun to answer for a pod."""
+    def __init__(
+        self,
+        index: Index,
+        answering: Callable[[str], None],
+        *,
+        claimed: Callable[[str], None] = lambda _address: None,
+        released: Callable[[str], None] = lambda _address: None,
+    ) -> None:
+        """*answering* is called with each address that has begun to answer for a pod.
+
+        *claimed* is called with an address that another pod claims, and *released* with one that no pod claims now.
+        """
         self._index = index
         self._answering = answering
+        self._claimed = claimed
+        self._released = released
         self._claims: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
@@ -32,6 +44,7 @@ class Addresses:
             claims = self._claims.setdefault(address, [])
             if entry not in claims:
                 claims.append(entry)
+                self._claimed(address)
                 self._settled.pop(address, None)
                 self._point(address)
 
@@ -43,6 +56,7 @@ class Addresses:
             claims.remove(entry)
             if not claims:
                 del self._claims[address]
+                self._released(address)
             if self._settled.get(address) is entry or len(claims) < 2:
                 self._settled.pop(address, None)
             self._point(address)

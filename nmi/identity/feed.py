@@ -12,11 +12,12 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from _native.index import Index, PodRecord
+from nmi.identity.address_evidence import AddressEvidence
 from nmi.identity.addresses import Addresses
 from nmi.identity.assignments import Assignments, MicAssignments
 from nmi.identity.decide import PodFacts, Wait
@@ -28,8 +29,10 @@ from nmi.identity.pods import PodEntry, facts, own_addresses
 from nmi.identity.reads import DoubtReads, UnansweredError
 from nmi.identity.roster import Roster
 from nmi.identity.standard import Assigned
-from nmi.identity.stopped import stopping
+from nmi.identity.stopped import stopping, suspending
+from nmi.identity.suspensions import Suspensions
 from nmi.identity.watching import Watches
+from nmi.node.rtnetlink import Message
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS
@@ -86,6 +89,7 @@ class Feed:
         silence_seconds: float = SILENCE_SECONDS,
         park_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         """*managed*: identities come from the bindings of the pod's namespace instead of from MIC.
@@ -104,7 +108,11 @@ class Feed:
         self._reads = DoubtReads(client, clock)
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
-        self._addresses = Addresses(index, self._parking.arrived)
+        self._evidence = AddressEvidence()
+        self._addresses = Addresses(
+            index, self._parking.arrived, claimed=self._evidence.claim, released=self._evidence.release
+        )
+        self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
         self.watches = Watches(client, silence_seconds=silence_seconds, clock=clock, random=random)
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
@@ -122,6 +130,7 @@ class Feed:
             self._exemptions.why,
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
+            reported=self._suspensions.changed,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
@@ -135,7 +144,9 @@ class Feed:
                 "failed_reads": lambda: self._reads.failed,
                 "exceptions": lambda: len(self._exemptions),
                 "exceptions_seen": lambda: self._exemptions.seen,
+                "suspended_pods": lambda: self._suspensions.pods,
             },
+            self._suspensions.counts,
         )
 
     def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
@@ -149,6 +160,7 @@ class Feed:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watches.run(), name="watch the API server")
             tasks.create_task(self._watch_the_watches(), name="watch for silence")
+            tasks.create_task(self._suspensions.run(), name="verify suspended pods")
 
     async def synced(self) -> None:
         """Wait until every first list is in the index."""
@@ -190,7 +202,9 @@ class Feed:
 
     def state(self) -> dict[str, object]:
         """What is known now, for the debug page: bounded, without secrets and without client ids."""
-        entries = [_shown(entry) for _, entry in zip(range(SHOWN_MAX), self.roster, strict=False)]
+        entries = [
+            _shown(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.roster, strict=False)
+        ]
         return {
             "pods": entries,
             "pods_left_out": len(self.roster) - len(entries),
@@ -206,6 +220,8 @@ class Feed:
             },
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
+            "suspended_pods": self._suspensions.pods,
+            "network": self._evidence.sizes(),
             "held": self._measures.held,
             "parked": self._parking.waiting + self._by_name.waiting,
         }
@@ -214,6 +230,16 @@ class Feed:
     def turned_away(self) -> int:
         """Requests from unknown addresses, or for unknown names, that found every place taken."""
         return self._parking.turned_away + self._by_name.turned_away
+
+    # What the node's own network shows.
+
+    def network_changed(self, messages: Iterable[Message]) -> None:
+        """The kernel has reported changes: pods whose address has changed hands by them are suspended now."""
+        self._suspensions.begin(self._evidence.apply(messages))
+
+    def network_listed(self, messages: Iterable[Message]) -> None:
+        """Everything that there is now: at first, and where reports were lost."""
+        self._suspensions.begin(self._evidence.replace(messages))
 
     # What requests ask.
 
@@ -250,7 +276,7 @@ class Feed:
         silent = self.silent()
         if not (entry.doubtful or silent):
             return Standing(entry.facts, entry.assigned, certain=True)
-        if (stopped := stopping(entry, named=not address)) is not None:
+        if (stopped := suspending(entry, named=not address)) is not None:
             return stopped
         try:
             pod = await self._verified(entry, address) if entry.doubtful or "pods" in silent else entry.pod
@@ -286,7 +312,32 @@ class Feed:
             return GONE
         return stopping(read, named=not address) or read
 
+    async def _still_has(self, entry: PodEntry, address: str) -> bool:
+        """Whether reads made now show that *address* is the pod's, and no other live pod's."""
+        try:
+            read = await self._reads.pod_now(entry.namespace, entry.name)
+            there = await self._reads.at_address(address, self._node)
+        except UnansweredError:
+            return False
+        if read is None or read.metadata.uid != entry.uid or read.finished:
+            if not entry.gone:
+                self._measures.retired_by_read += 1
+                self.roster.retire(entry)
+            return False
+        rivals = [each for each in there if each.metadata.uid != entry.uid and not each.finished]
+        return (
+            address in own_addresses(read)
+            and stopping(read, named=False) is None
+            and not any(address in own_addresses(each) for each in rivals)
+        )
+
+    def _is_suspended(self, pod: Pod) -> bool:
+        """Whether local evidence speaks against the pod that a read shows."""
+        entry = self.roster.get(*pod.key)
+        return entry is not None and entry.uid == pod.metadata.uid and entry.suspended
+
     def _has_gone(self, entry: PodEntry) -> None:
+        self._suspensions.left(entry)
         self._on_gone(entry)
 
     def _reassign(self, namespace: str, name: str) -> None:
@@ -325,6 +376,7 @@ class Feed:
         if len(live) > 1:
             # An address passes on only when the former pod's sandbox is down: that pod is ending, or reports it.
             live = [pod for pod in live if not (pod.ending or pod.sandbox_down)]
+        live = [pod for pod in live if not self._is_suspended(pod)]
         if len(live) == 1:
             self._settle(address, live[0])
 
@@ -346,7 +398,7 @@ def _owner(record: PodRecord) -> PodEntry | None:
     return record.owner if isinstance(record.owner, PodEntry) else None
 
 
-def _shown(entry: PodEntry) -> dict[str, object]:
+def _shown(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, object]:
     return {
         "pod": entry.key,
         "uid": entry.uid,
@@ -354,6 +406,9 @@ def _shown(entry: PodEntry) -> dict[str, object]:
         "label": entry.facts.label,
         "exempt": entry.facts.exempt,
         "doubtful": entry.doubtful,
+        "terminated": entry.terminated,
+        "sandbox_down": entry.sandbox_down,
+        "suspended": dict(suspended),
         "host_network": entry.pod.spec.host_network,
         "identities": [
             {

@@ -1,11 +1,13 @@
 """What the identity room counts, read by a collector at each scrape. No label takes a value that a pod can choose."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from nmi.identity.address_evidence import Kind
 from podidentity.telemetry.watches import Watch, WatchMeasures
 
 PREFIX: Final = "aadpodidentity_nmi_"
@@ -16,7 +18,7 @@ class IdentityMeasures:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.held = 0
-        """Requests that are waiting for their identity to be assigned, now."""
+        """Requests that are waiting for their pod to change, now: mostly for an assignment."""
         self.unverified = 0
         """Grants made though a watch was silent, or the pod was ending, and the API server did not answer."""
         self.retired_by_read = 0
@@ -27,14 +29,21 @@ class IdentityMeasures:
         """Tokens of pods' service accounts that the API server did not make."""
         self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
+        self._suspensions: Mapping[Kind, int] = {}
         registry.register(self)
 
-    def watch(self, watches: Mapping[str, Watch], gauges: Mapping[str, Callable[[], float]]) -> None:
-        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions, and the
-        counts failed_reads and exceptions_seen.
+    def watch(
+        self,
+        watches: Mapping[str, Watch],
+        gauges: Mapping[str, Callable[[], float]],
+        suspensions: Mapping[Kind, int] = MappingProxyType({}),
+    ) -> None:
+        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions,
+        suspended_pods, and the counts failed_reads and exceptions_seen.
         """
         self._watches.watch(watches)
         self._gauges = gauges
+        self._suspensions = suspensions
 
     def secret_not_read(self) -> None:
         """Count one."""
@@ -52,6 +61,7 @@ class IdentityMeasures:
             ("parked", "Requests from addresses that no pod answers for yet."),
             ("stale", "1 while a watch is silent past its deadline."),
             ("exceptions", "AzurePodIdentityExceptions that give pods the node's own identities."),
+            ("suspended_pods", "Pods that get no token, since by local evidence their address has changed hands."),
         ):
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
         errors = Metric(
@@ -68,6 +78,14 @@ class IdentityMeasures:
             "Exceptions that have begun to count, or changed what they match.",
             value=_value(gauges, "exceptions_seen"),
         )
+        suspensions = CounterMetricFamily(
+            f"{PREFIX}suspensions",
+            "Pods suspended by local evidence that their address changed hands.",
+            labels=["evidence"],
+        )
+        for kind in Kind:
+            suspensions.add_metric([kind], self._suspensions.get(kind, 0))
+        yield suspensions
         yield GaugeMetricFamily(f"{PREFIX}held_requests", "Requests waiting for an assignment.", value=self.held)
         yield CounterMetricFamily(
             f"{PREFIX}unverified_grants", "Grants while the API server could not confirm them.", value=self.unverified

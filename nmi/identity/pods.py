@@ -27,6 +27,7 @@ class PodEntry:
         "_gone",
         "_sandbox_down",
         "_served",
+        "_suspended",
         "_terminated",
         "_waiters",
         "addresses",
@@ -48,6 +49,7 @@ class PodEntry:
         self._terminated = pod.terminated
         self._sandbox_down = pod.sandbox_down
         self._confirmed = confirmed
+        self._suspended = False
         self._gone = False
         # Thousands of pods never ask: sets of their own come with the first request.
         self._waiters: set[asyncio.Future[None]] | None = None
@@ -96,6 +98,11 @@ class PodEntry:
         return self._sandbox_down
 
     @property
+    def suspended(self) -> bool:
+        """By local evidence its address has changed hands (`suspensions`): no token to what asks from there."""
+        return self._suspended
+
+    @property
     def gone(self) -> bool:
         """Deleted, finished or replaced. Final."""
         return self._gone
@@ -108,7 +115,7 @@ class PodEntry:
     @property
     def doubtful(self) -> bool:
         """Whether each grant needs a word from the API server first; then no ready answer is served either."""
-        return self._ending or self._sandbox_down or not self._confirmed
+        return self._ending or self._sandbox_down or self._suspended or not self._confirmed
 
     @property
     def _deciding(self) -> tuple[object, ...]:
@@ -143,6 +150,16 @@ class PodEntry:
         """A read knows the pod at *address* too, which the watch has not told of: doubtful until it does."""
         self.addresses = (*self.addresses, address)
         self._confirmed = False
+        self.bump()
+
+    def suspend(self) -> None:
+        """See `suspended`."""
+        self._suspended = True
+        self.bump()
+
+    def lift(self) -> None:
+        """The address is certainly the pod's again."""
+        self._suspended = False
         self.bump()
 
     def assign(self, assigned: tuple[Assigned, ...]) -> bool:

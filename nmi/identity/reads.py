@@ -108,6 +108,10 @@ class DoubtReads:
         """
         return await self._pods.get((namespace, name, as_known), lambda: self._limited(self._get_pod(namespace, name)))
 
+    async def pod_now(self, namespace: str, name: str) -> Pod | None:
+        """Likewise by a read that is sent now: not shared. Raises UnansweredError."""
+        return await self._limited(self._get_pod(namespace, name))
+
     async def assigned(self, label_selector: str) -> Sequence[AzureAssignedIdentity]:
         """The assigned identities that the watch with this selector would have. Raises UnansweredError."""
         return await self._assigned.get(

@@ -26,16 +26,20 @@ class Roster:
         exempt: Callable[[Pod], str],
         entered: Callable[[PodEntry], None],
         left: Callable[[PodEntry], None],
+        *,
+        reported: Callable[[PodEntry], None] = lambda _entry: None,
     ) -> None:
         """*assigned* and *exempt* say what the watches have told of a pod.
 
-        *entered* hears of each new entry, and *left* of each that is gone.
+        *entered* hears of each new entry, and *left* of each that is gone; *reported* is called after the watch
+        brought a new state of a pod that stays.
         """
         self._addresses = addresses
         self._assigned = assigned
         self._exempt = exempt
         self._entered = entered
         self._left = left
+        self._reported = reported
         self._entries: dict[PodKey, PodEntry] = {}
         self._by_namespace: dict[str, dict[str, PodEntry]] = {}
 
@@ -67,6 +71,7 @@ class Roster:
             entry.assign(self._assigned(entry.facts))
             self._addresses.release((each for each in before if each not in entry.addresses), entry)
             self._addresses.claim(entry.addresses, entry)
+            self._reported(entry)
 
     def deleted(self, old: Pod) -> None:
         """A pod of this node is gone."""

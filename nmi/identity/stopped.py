@@ -1,4 +1,4 @@
-"""Pods that may have lost their address by what is reported of them: held briefly, then refused. Pure.
+"""Pods that may have lost their address: their requests are held briefly, then refused. Pure.
 
 The kubelet releases a sandbox's address as soon as nothing runs in it, and reports that later than the next pod may ask
 from the same address. Presence, uid, phase and address of the former pod stay the same meanwhile. So no read can
@@ -25,6 +25,12 @@ SANDBOX_DOWN: Final = Refusal(
     "the pod's condition PodReadyToStartContainers is False, so that its address may be another pod's: if it runs, "
     "find out why its kubelet does not report it",
 )
+SUSPENDED: Final = Refusal(
+    Reason.SUSPENDED,
+    "The address of this pod has just changed on its node; try again.",
+    "an interface, route or link-layer address behind the pod's address is another one, and the API server has not "
+    "reported yet whose the address is: see NMI's log and /debug/state for the evidence",
+)
 
 
 class Reported(Protocol):
@@ -35,6 +41,13 @@ class Reported(Protocol):
 
     @property
     def sandbox_down(self) -> bool: ...
+
+
+class Suspendable(Reported, Protocol):
+    """What is known of a pod besides by local evidence: `PodEntry`."""
+
+    @property
+    def suspended(self) -> bool: ...
 
 
 def stopping(pod: Reported, *, named: bool) -> Wait | None:
@@ -48,3 +61,10 @@ def stopping(pod: Reported, *, named: bool) -> Wait | None:
     if pod.sandbox_down and not named:
         return Wait(HOLD_SECONDS, SANDBOX_DOWN)
     return None
+
+
+def suspending(entry: Suspendable, *, named: bool) -> Wait | None:
+    """Likewise for a pod as the watch and the node's own network show it."""
+    if entry.suspended and not named:
+        return Wait(HOLD_SECONDS, SUSPENDED)
+    return stopping(entry, named=named)

@@ -6,13 +6,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from nmi.node.plumbing import Plumbing
+from nmi.node.route_netlink import Reports
 
 
 class NodeMeasures:
     """Registers itself with *registry*, which keeps it."""
 
-    def __init__(self, registry: CollectorRegistry, plumbing: Plumbing) -> None:
+    def __init__(self, registry: CollectorRegistry, plumbing: Plumbing, reports: Reports) -> None:
         self._plumbing = plumbing
+        self._reports = reports
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -36,6 +38,16 @@ class NodeMeasures:
             ),
         ):
             yield CounterMetricFamily(name, help_text, value=count)
+        yield GaugeMetricFamily(
+            "aadpodidentity_nmi_network_listening",
+            "1 while the kernel reports changes of this node's network, by which reused addresses are noticed.",
+            value=float(self._reports.listening),
+        )
+        yield CounterMetricFamily(
+            "aadpodidentity_nmi_network_lists",
+            "How often interfaces, routes and neighbours were listed: once at the start, and after lost reports.",
+            value=self._reports.dumps,
+        )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_redirect_in_force",
             "1 while pods are led to NMI, or nobody asked for it (--redirect=none).",

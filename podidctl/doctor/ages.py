@@ -3,14 +3,14 @@
 The projections that the programs share leave it out, since they have no use for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from podidctl.doctor.state import Which
-from podidentity.resources import BareMeta, Kind, Pod, PodStatus, Wire
+from podidentity.resources import BareMeta, Kind, Pod, PodCondition, PodStatus
 
 SCHEDULED: Final = "PodScheduled"
 
@@ -19,13 +19,12 @@ class DatedMeta(BareMeta, frozen=True):
     creation_timestamp: str | None = None
 
 
-class Condition(Wire, frozen=True):
-    type: str = ""
+class Condition(PodCondition, frozen=True):
     last_transition_time: str | None = None
 
 
 class DatedStatus(PodStatus, frozen=True):
-    conditions: list[Condition] = msgspec.field(default_factory=list)
+    conditions: Sequence[Condition] = msgspec.field(default_factory=list)
 
 
 class DatedPod(Pod, frozen=True):

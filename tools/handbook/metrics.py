@@ -17,6 +17,7 @@ from mic.settings import Settings as MicSettings
 from nmi.identity.measures import IdentityMeasures
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
+from nmi.node.route_netlink import Reports
 from nmi.server.measures import _HOSTS, _LANE_COUNTERS, OTHER, Measures
 from nmi.server.target import Route
 from nmi.settings import Settings as NmiSettings
@@ -61,7 +62,7 @@ class _Watch:
 def nmi_registry() -> CollectorRegistry:
     """A registry with all that NMI registers, and a series for each value of a label that is from a closed set."""
     registry = new_registry()
-    NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")))
+    NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")), Reports())
     IdentityMeasures(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
     TokenMeasures(registry).watch(tokens=int, governor=Governor())
     measures = Measures(registry)

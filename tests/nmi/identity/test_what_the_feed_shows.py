@@ -22,6 +22,9 @@ async def test_it_shows_each_pod_with_what_decides_about_it() -> None:
                 "label": "web",
                 "exempt": "exception ns/ex",
                 "doubtful": False,
+                "terminated": False,
+                "sandbox_down": False,
+                "suspended": {},
                 "host_network": False,
                 "identities": [{"identity": "ns/id", "binding": "id-binding", "status": "Assigned", "usable": True}],
             }

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
+from nmi.node.route_netlink import Reports
 from nmi.settings import parse
 
 
@@ -15,12 +16,14 @@ from nmi.settings import parse
 )
 def test_what_is_there_before_anything_was_done(flags: list[str], in_force: str) -> None:
     registry = CollectorRegistry()
-    NodeMeasures(registry, Plumbing(parse(["--node=n1", *flags], {})))
+    NodeMeasures(registry, Plumbing(parse(["--node=n1", *flags], {})), Reports())
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
     assert lines == [
         "aadpodidentity_nmi_iptables_repairs_total 0.0",
         "aadpodidentity_nmi_iptables_failures_total 0.0",
         "aadpodidentity_nmi_conntrack_deleted_total 0.0",
+        "aadpodidentity_nmi_network_listening 0.0",
+        "aadpodidentity_nmi_network_lists_total 0.0",
         f"aadpodidentity_nmi_redirect_in_force {in_force}",
         "aadpodidentity_nmi_fail_closed 0.0",
     ]

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, object] = {
     "set_retry_after_header": False,
     "scale_features": True,
     "stale_identity": "serve",
+    "address_evidence": True,
     "token_cache": True,
     "allowed_ad_endpoints": (),
     "allow_cross_namespace_secrets": False,

@@ -1,0 +1,258 @@
+"""The kernel's reports about links, neighbours and IPv4 routes of this network namespace (NETLINK_ROUTE).
+
+Two sockets: pods can cause any number of reports about neighbours (by ARP), but none about links and routes, so that a
+flood of the first neither delays nor drops the second. Made by hand, as a library would bring an event loop of its own
+and more memory on each node than all that is decoded here.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from nmi.node.rtnetlink import (
+    IPV4_ROUTES,
+    LINKS,
+    NEIGHBOURS,
+    DumpInterruptedError,
+    MalformedError,
+    Message,
+    decode,
+    decode_reply,
+    dump_requests,
+)
+
+log = logging.getLogger(__name__)
+
+READS: Final = 128
+"""Datagrams that one wake-up reads from each socket; most hold one message."""
+REST_SECONDS: Final = 0.02
+"""How long the sockets are left alone when there was more: a flood costs 6,400 messages a second at most."""
+DUMP_GAP_SECONDS: Final = 5.0
+"""Between two dumps. In a flood of neighbours reports are lost all the time."""
+DUMP_BYTES_MAX: Final = 1 << 24
+DUMP_TRIES: Final = 4
+_BUFFER: Final = 1 << 20
+"""Bytes that the kernel keeps for each socket (it counts twice as many): a thousand reports and more."""
+_DATAGRAM_MAX: Final = 1 << 16
+_DUMP_SECONDS: Final = 5.0
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is not cut to net.core.rmem_max
+
+
+@dataclass(slots=True)
+class News:
+    """What one reading brought."""
+
+    messages: list[Message]
+    lost: bool = False
+    """Whether reports were lost, so that only a dump shows what there is."""
+    more: bool = False
+    """Whether there may be more to read."""
+
+
+class Source(Protocol):
+    """Where reports come from: `RouteNetlink`."""
+
+    def filenos(self) -> Sequence[int]:
+        """What to wait for."""
+
+    def read(self) -> News:
+        """Take what there is to read, READS datagrams of each socket at most. Never blocks. Raises OSError."""
+
+    def dump(self) -> list[Message]:
+        """Everything there is now. Blocks for milliseconds. Raises OSError, MalformedError, DumpInterruptedError."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class RouteNetlink:
+    """The sockets. Needs no capability; raises OSError where there is no such netlink family."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(_DATAGRAM_MAX)
+        self._sockets: list[socket.socket] = []
+        try:
+            # Links and routes first: a neighbour means nothing on a link that is not known.
+            for groups in (LINKS | IPV4_ROUTES, NEIGHBOURS):
+                self._sockets.append(_socket(groups))
+        except OSError:
+            self.close()
+            raise
+
+    def filenos(self) -> Sequence[int]:
+        return [each.fileno() for each in self._sockets]
+
+    def read(self) -> News:
+        news = News([])
+        for each in self._sockets:
+            if not news.more:
+                self._read(each, news)
+        return news
+
+    def dump(self) -> list[Message]:
+        for remaining in reversed(range(DUMP_TRIES)):
+            try:
+                return _dump()
+            except DumpInterruptedError:
+                if not remaining:
+                    raise
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+    def _read(self, source: socket.socket, news: News) -> None:
+        for _ in range(READS):
+            try:
+                size, _, flags, sender = source.recvmsg_into([self._buffer])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                news.lost = True
+                continue
+            if sender[0] != 0:
+                continue  # by a process of the node, not by the kernel
+            if flags & socket.MSG_TRUNC:
+                news.lost = True
+                continue
+            try:
+                news.messages += decode(bytes(self._buffer[:size]))
+            except MalformedError:
+                news.lost = True
+        news.more = True
+
+
+class Receiver(Protocol):
+    """Who uses the reports."""
+
+    def network_changed(self, messages: Iterable[Message]) -> None:
+        """These were reported, in this order."""
+
+    def network_listed(self, messages: Iterable[Message]) -> None:
+        """This is all that there is, whatever was reported before."""
+
+
+class Reports:
+    """Hands on what the kernel reports: first everything, then each change. `run` is its task."""
+
+    def __init__(
+        self, *, make: Callable[[], Source] = RouteNetlink, dump_gap_seconds: float = DUMP_GAP_SECONDS
+    ) -> None:
+        self._make = make
+        self._dump_gap_seconds = dump_gap_seconds
+        self._lost = asyncio.Event()
+        self._failed: OSError | None = None
+        self._resting: asyncio.TimerHandle | None = None
+        self.listening = False
+        self.dumps = 0
+        """How often everything was listed: once at the start, and after each loss."""
+
+    async def run(self, receiver: Receiver) -> None:
+        """Listen until cancelled; returns after a warning where the kernel gives no reports."""
+        try:
+            source = await asyncio.to_thread(self._make)
+        except OSError as error:
+            _warn(error)
+            return
+        try:
+            while self._failed is None:
+                await self._list(source, receiver)
+                self._listen(source, receiver)
+                self.listening = self._failed is None
+                await asyncio.sleep(self._dump_gap_seconds)
+                await self._lost.wait()
+                self._ignore(source)
+            raise self._failed
+        except OSError as error:
+            _warn(error)
+        finally:
+            self.listening = False
+            self._ignore(source)
+            source.close()
+
+    async def _list(self, source: Source, receiver: Receiver) -> None:
+        """The sockets stay unread meanwhile: what is reported since the dump began must be taken after it."""
+        self._lost.clear()
+        try:
+            messages = await asyncio.to_thread(source.dump)
+        except (MalformedError, DumpInterruptedError):
+            self._lost.set()
+            return
+        self.dumps += 1
+        receiver.network_listed(messages)
+
+    def _listen(self, source: Source, receiver: Receiver) -> None:
+        self._resting = None
+        for fd in source.filenos():
+            asyncio.get_running_loop().add_reader(fd, self._read, source, receiver)
+
+    def _ignore(self, source: Source) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+        for fd in source.filenos():
+            asyncio.get_running_loop().remove_reader(fd)
+
+    def _read(self, source: Source, receiver: Receiver) -> None:
+        try:
+            news = source.read()
+        except OSError as error:
+            self._failed = error
+            self._ignore(source)
+            self._lost.set()
+            return
+        if news.messages:
+            receiver.network_changed(news.messages)
+        if news.lost:
+            self._lost.set()
+        if news.more:
+            self._ignore(source)
+            self._resting = asyncio.get_running_loop().call_later(REST_SECONDS, self._listen, source, receiver)
+
+
+def _socket(groups: int) -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    try:
+        try:
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        made.bind((0, groups))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _dump() -> list[Message]:
+    found: list[Message] = []
+    read = 0
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
+        asking.settimeout(_DUMP_SECONDS)
+        asking.bind((0, 0))
+        for sequence, request in dump_requests(1):
+            asking.send(request)
+            done = False
+            while not done:
+                datagram = asking.recv(_DATAGRAM_MAX)
+                read += len(datagram)
+                if read > DUMP_BYTES_MAX:
+                    raise OSError(errno.EFBIG, "the node has more interfaces, neighbours and routes than are listed")
+                reply = decode_reply(datagram, sequence)
+                found += reply.messages
+                done = reply.done
+    return found
+
+
+def _warn(error: OSError) -> None:
+    log.warning(
+        "changes of this node's network are not reported to NMI, which notices a reused address by the API server "
+        "alone; see whether NMI may open netlink sockets",
+        extra={"error": str(error)},
+    )

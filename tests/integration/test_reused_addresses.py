@@ -1,0 +1,130 @@
+"""An address that passes to another sandbox while the API server says nothing of it: the real NMI, the real kernel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from tests.integration.handing_over import SUBNET, Node, ask_on, nodes
+from tests.integration.walking import eventually
+
+pytestmark = pytest.mark.root
+
+ADDRESS = f"{SUBNET}.5"
+OTHER = f"{SUBNET}.6"
+
+
+@pytest.fixture(params=["bridge", "point-to-point"])
+async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    async with nodes(request.param) as running:
+        yield running
+
+
+async def served(node: Node, name: str, address: str) -> str:
+    """A pod of that name with an identity of its own, which has had its token; returns the client id."""
+    own = await node.identity(name)
+    await node.create(name, name)
+    await node.add(name, address)
+    await node.report(name, address)
+
+    async def granted() -> bool:
+        return (await node.ask(name)).client_id == own.client_id
+
+    await eventually(granted)
+    return own.client_id
+
+
+async def hand_over(node: Node, former: str, successor: str, address: str = ADDRESS) -> None:
+    """Before any of it is reported."""
+    await node.remove(former)
+    await node.add(successor, address)
+
+
+async def test_the_successor_never_gets_its_predecessors_token_and_its_own_once_it_is_reported(node: Node) -> None:
+    former = await served(node, "former", ADDRESS)
+    await hand_over(node, "former", "successor")
+    answers = await asyncio.to_thread(node.net.ask_often, "successor", 3.0)
+    assert {each.status for each in answers} == {404}
+    own = await node.identity("successor")
+    await node.create("successor", "successor")
+    await node.report("successor", ADDRESS)
+
+    async def granted() -> bool:
+        answer = await node.ask("successor")
+        assert answer.client_id != former
+        return answer.client_id == own.client_id
+
+    await eventually(granted)
+    await node.delete("former")
+    assert (await node.ask("successor")).client_id == own.client_id
+
+
+async def test_a_sandbox_made_again_elsewhere_keeps_its_identity_and_loses_its_former_address(node: Node) -> None:
+    own = await served(node, "moved", ADDRESS)
+    await node.remove("moved")
+    await node.add("stranger", ADDRESS)
+    await node.add("moved", OTHER)
+    answers = await asyncio.to_thread(node.net.ask_often, "stranger", 1.5)
+    assert {each.status for each in answers} == {404}
+    await node.report("moved", OTHER)
+
+    async def granted() -> bool:
+        return (await node.ask("moved")).client_id == own
+
+    await eventually(granted)
+    assert (await node.ask("stranger")).status == 404
+
+
+async def test_with_the_watch_broken_it_counts_as_well_and_pods_without_evidence_are_served_on(node: Node) -> None:
+    await served(node, "former", ADDRESS)
+    alive = await served(node, "alive", OTHER)
+    api = node.sandbox.cluster.api
+    assert api is not None
+    api.intercept = lambda _: StatusError(500, "InternalError", "down")
+    api.drop_watches()
+    await hand_over(node, "former", "successor")
+    answers = await asyncio.to_thread(node.net.ask_often, "successor", 3.0)
+    assert {each.status for each in answers} == {404}
+    assert (await node.ask("alive")).client_id == alive
+
+
+async def test_a_pod_at_whose_address_nothing_changed_after_all_is_served_again_by_a_read(node: Node) -> None:
+    """Another one's veth was taken for its own: here the test takes the pod's cable and puts in a new one."""
+    own = await served(node, "alive", ADDRESS)
+    await hand_over(node, "alive", "alive")
+    assert (await node.ask("alive")).status == 404
+    assert await node.metric("aadpodidentity_nmi_suspended_pods") == 1
+    state = await node.state()
+    (shown,) = [each for each in state["feed"]["pods"] if each["pod"] == "default/alive"]
+    assert shown["suspended"] == {ADDRESS: "interface_removed"}
+
+    async def granted() -> bool:
+        return (await node.ask("alive")).client_id == own
+
+    await eventually(granted)
+    assert await node.metric("aadpodidentity_nmi_suspended_pods") == 0
+    assert await node.metric("aadpodidentity_nmi_suspensions_total") == 1
+
+
+async def test_what_the_kernel_forgets_or_an_interface_goes_through_disturbs_no_pod(node: Node) -> None:
+    own = await served(node, "alive", ADDRESS)
+    veth = node.net.veth("alive")
+    again = () if node.net.bridged else (f"route add {ADDRESS}/32 dev {veth}",)  # it went with the interface
+    renamed = () if node.net.bridged else (f"route add {ADDRESS}/32 dev renamed",)
+    changes = [
+        ("neigh flush all",),
+        (f"link set {veth} mtu 1400",),
+        (f"link set {veth} promisc on",),
+        (f"link set {veth} down", f"link set {veth} up", *again),
+        (f"link set {veth} txqueuelen 500",),
+        *([] if node.net.bridged else [(f"route replace {ADDRESS}/32 dev {veth}",)]),
+        *([(f"link set {veth} nomaster", f"link set {veth} master cni0")] if node.net.bridged else []),
+        (f"link set {veth} down", f"link set {veth} name renamed", "link set renamed up", *renamed),
+    ]
+    with node.net.connected("alive") as connection:
+        for commands in changes:
+            await asyncio.to_thread(node.net.on_node, *commands)
+            assert (await asyncio.to_thread(ask_on, connection)).client_id == own, commands
+    assert await node.metric("aadpodidentity_nmi_suspensions_total") == 0
+    assert await node.metric("aadpodidentity_nmi_network_listening") == 1

@@ -1,0 +1,363 @@
+"""What is evidence that an address has changed hands, and what is not. Excluded: what follows from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmi.identity.address_evidence import (
+    FORWARDINGS_MAX,
+    NEIGHBOURS_MAX,
+    ROUTES_MAX,
+    AddressEvidence,
+    Evidence,
+    Kind,
+)
+from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route
+
+ADDRESS, OTHER = "10.1.0.5", "10.1.0.6"
+X, Y = bytes((10, 1, 0, 5)), bytes((10, 1, 0, 6))
+A, B = b"\x02\x00\x00\x00\x00\x0a", b"\x02\x00\x00\x00\x00\x0b"
+UPLINK, BRIDGE, VETH, NEXT = 2, 3, 10, 11
+NAMES = {UPLINK: "eth0", BRIDGE: "cni0", VETH: "veth10", NEXT: "veth11"}
+LINKS = [Link(index, name) for index, name in NAMES.items()]
+SUBNET = Route(bytes((10, 1, 0, 0)), 24, BRIDGE, 0)
+DEFAULT = Route(bytes(4), 0, UPLINK, 100)
+
+
+def neighbour(
+    link_layer: bytes = A, *, address: bytes = X, interface: int = BRIDGE, confirmed: bool = True, gone: bool = False
+) -> Neighbour:
+    return Neighbour(address, interface, link_layer, confirmed, gone)
+
+
+def behind(port: int = VETH, link_layer: bytes = A, *, vlan: int = 0, gone: bool = False) -> Forwarding:
+    return Forwarding(link_layer, port, BRIDGE, vlan, gone)
+
+
+def host_route(interface: int = VETH, *, address: bytes = X, priority: int = 0, gone: bool = False) -> Route:
+    return Route(address, 32, interface, priority, gone)
+
+
+def known(*messages: Message, claimed: Iterable[str] = (ADDRESS,)) -> AddressEvidence:
+    """What is listed at the start, then a pod at the address, then what is reported."""
+    evidence = AddressEvidence()
+    assert evidence.replace([*LINKS, SUBNET, DEFAULT]) == []
+    for address in claimed:
+        evidence.claim(address)
+    assert evidence.apply(messages) == []
+    return evidence
+
+
+def bridged() -> AddressEvidence:
+    return known(behind(), neighbour())
+
+
+def routed() -> AddressEvidence:
+    return known(host_route())
+
+
+def kinds(found: Iterable[Evidence]) -> list[tuple[str, Kind]]:
+    return [(each.address, each.kind) for each in found]
+
+
+BRIDGED_EVIDENCE: dict[str, tuple[Message, Kind, str]] = {
+    "port removed": (Link(VETH, "veth10", gone=True), Kind.INTERFACE_REMOVED, "veth10"),
+    "bridge removed": (Link(BRIDGE, "cni0", gone=True), Kind.INTERFACE_REMOVED, "cni0"),
+    "another link-layer address": (neighbour(B), Kind.LINK_LAYER_CHANGED, "cni0"),
+    "another one, not confirmed": (neighbour(B, confirmed=False), Kind.LINK_LAYER_CHANGED, "cni0"),
+    "another port": (behind(NEXT), Kind.PORT_MOVED, "veth10"),
+}
+
+
+@pytest.mark.parametrize("case", BRIDGED_EVIDENCE)
+def test_evidence_behind_a_bridge(case: str) -> None:
+    message, kind, interface = BRIDGED_EVIDENCE[case]
+    assert bridged().apply([message]) == [Evidence(ADDRESS, kind, interface)]
+
+
+BRIDGED_NOTHING: dict[str, list[Message]] = {
+    "neighbour expired": [neighbour(gone=True)],
+    "neighbour failed": [neighbour(b"", confirmed=False), neighbour(b"", confirmed=False, gone=True)],
+    "neighbour stale": [neighbour(confirmed=False)],
+    "neighbour expired and learnt again": [neighbour(gone=True), neighbour(confirmed=False), neighbour()],
+    "forwarding aged": [behind(gone=True)],
+    "forwarding aged and learnt again": [behind(gone=True), behind()],
+    "forwarding in another vlan": [behind(NEXT, vlan=7)],
+    "port changed": [Link(VETH, "veth10"), Link(VETH, "renamed")],
+    "bridge changed": [Link(BRIDGE, "cni0")],
+    "another interface removed": [Link(NEXT, "veth11", gone=True), Link(UPLINK, "eth0", gone=True)],
+    "another pod's neighbour": [neighbour(B, address=Y), neighbour(A, address=Y)],
+    "another pod's port": [behind(NEXT, B), behind(VETH, B)],
+    "arp on an interface that the address is not routed to": [
+        neighbour(B, interface=UPLINK),
+        neighbour(A, interface=UPLINK),
+        neighbour(B, interface=NEXT),
+    ],
+    "arp on an interface that is not known": [neighbour(B, interface=99)],
+    "forwarding to an interface that is not known": [behind(99)],
+    "route to its subnet gone and back": [
+        Route(SUBNET.prefix, 24, BRIDGE, 0, gone=True),
+        SUBNET,
+        neighbour(confirmed=False),
+    ],
+    "another route": [Route(bytes((10, 2, 0, 0)), 16, UPLINK, 0), host_route(NEXT, address=Y)],
+}
+
+
+@pytest.mark.parametrize("case", BRIDGED_NOTHING)
+def test_what_is_no_evidence_behind_a_bridge_and_what_is_still_is_afterwards(case: str) -> None:
+    evidence = bridged()
+    assert evidence.apply(BRIDGED_NOTHING[case]) == []
+    name = "renamed" if case == "port changed" else "veth10"
+    assert evidence.apply([Link(VETH, name, gone=True)]) == [Evidence(ADDRESS, Kind.INTERFACE_REMOVED, name)]
+
+
+ROUTED_EVIDENCE: dict[str, tuple[Message, Kind]] = {
+    "interface removed": (Link(VETH, "veth10", gone=True), Kind.INTERFACE_REMOVED),
+    "route removed": (host_route(gone=True), Kind.ROUTE_REMOVED),
+    "route to another interface": (host_route(NEXT), Kind.ROUTE_MOVED),
+}
+
+
+@pytest.mark.parametrize("case", ROUTED_EVIDENCE)
+def test_evidence_behind_a_host_route(case: str) -> None:
+    message, kind = ROUTED_EVIDENCE[case]
+    assert routed().apply([message]) == [Evidence(ADDRESS, kind, "veth10")]
+
+
+def test_a_better_route_to_another_interface_is_evidence_and_a_worse_one_in_its_place_too() -> None:
+    evidence = known(host_route(priority=100))
+    assert kinds(evidence.apply([host_route(NEXT, priority=50)])) == [(ADDRESS, Kind.ROUTE_MOVED)]
+    assert kinds(evidence.apply([host_route(NEXT, priority=50, gone=True)])) == [(ADDRESS, Kind.ROUTE_MOVED)]
+
+
+ROUTED_NOTHING: dict[str, list[Message]] = {
+    "replaced by the same": [host_route()],
+    "worse one to another interface": [host_route(NEXT, priority=100)],
+    "worse one removed": [host_route(NEXT, priority=100), host_route(NEXT, priority=100, gone=True)],
+    "a removed one that was another": [host_route(NEXT, gone=True)],
+    "another address": [host_route(NEXT, address=Y), host_route(NEXT, address=Y, gone=True)],
+    "a less specific one": [Route(bytes((10, 1, 0, 0)), 16, NEXT, 0), Route(bytes((10, 1, 0, 0)), 16, NEXT, 0, True)],
+    "its neighbour expired": [neighbour(interface=VETH), neighbour(interface=VETH, gone=True)],
+    "arp for it by another pod": [neighbour(A, interface=NEXT), neighbour(B, interface=NEXT)],
+    "the interface changed": [Link(VETH, "veth10")],
+}
+
+
+@pytest.mark.parametrize("case", ROUTED_NOTHING)
+def test_what_is_no_evidence_behind_a_host_route_and_what_is_still_is_afterwards(case: str) -> None:
+    evidence = routed()
+    assert evidence.apply(ROUTED_NOTHING[case]) == []
+    assert kinds(evidence.apply([host_route(gone=True)])) in (
+        [(ADDRESS, Kind.ROUTE_REMOVED)],
+        [(ADDRESS, Kind.ROUTE_MOVED)],
+    )
+
+
+def test_a_link_layer_address_behind_a_host_route_counts_too() -> None:
+    evidence = known(host_route(), neighbour(interface=VETH))
+    assert kinds(evidence.apply([neighbour(B, interface=VETH)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+
+
+def test_an_interface_that_many_addresses_share_is_evidence_for_all_of_them_once_it_is_removed() -> None:
+    evidence = known(neighbour(A), neighbour(B, address=Y), claimed=(ADDRESS, OTHER))
+    assert evidence.apply([Link(BRIDGE, "cni0")]) == []
+    found = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
+    assert sorted(kinds(found)) == [(ADDRESS, Kind.INTERFACE_REMOVED), (OTHER, Kind.INTERFACE_REMOVED)]
+
+
+def test_one_change_is_evidence_once() -> None:
+    evidence = known(host_route(), neighbour(interface=VETH))
+    gone: list[Message] = [Link(VETH, "veth10", gone=True), host_route(gone=True), neighbour(interface=VETH, gone=True)]
+    assert kinds(evidence.apply(gone)) == [(ADDRESS, Kind.INTERFACE_REMOVED)]
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_next(state: bool) -> None:
+    """Its first packet corrects the neighbour, however long the new pod was silent before."""
+    evidence = AddressEvidence()
+    evidence.replace([*LINKS, SUBNET, neighbour(A, confirmed=state), behind(VETH)])
+    evidence.claim(ADDRESS)
+    reports: list[Message] = [neighbour(A, confirmed=False), behind(NEXT, B), neighbour(B, confirmed=False)]
+    assert evidence.apply(reports) == []
+    assert kinds(evidence.apply([neighbour(A, confirmed=False)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+
+
+def test_another_pods_claim_begins_with_what_is_there_then() -> None:
+    evidence = bridged()
+    evidence.claim(ADDRESS)
+    assert evidence.apply([neighbour(B, confirmed=False)]) == []
+
+
+def test_what_no_pod_claims_is_no_evidence() -> None:
+    evidence = bridged()
+    evidence.release(ADDRESS)
+    assert evidence.apply([neighbour(B), behind(NEXT), Link(VETH, "veth10", gone=True)]) == []
+    assert evidence.sizes()["claimed"] == 0
+
+
+@pytest.mark.parametrize("address", ["fd00::1", "", "none", "10.1.0.500", "010.1.0.5"])
+def test_what_is_no_ipv4_address_has_no_evidence(address: str) -> None:
+    evidence = AddressEvidence()
+    evidence.claim(address)
+    evidence.release(address)
+    assert evidence.sizes()["claimed"] == 0
+
+
+# After lost reports everything is listed again.
+
+
+def present(*, but: Iterable[Message] = (), more: Iterable[Message] = ()) -> list[Message]:
+    left_out = list(but)
+    everything: list[Message] = [*LINKS, SUBNET, DEFAULT, host_route(NEXT, address=Y), neighbour(), behind()]
+    return [each for each in everything if each not in left_out] + list(more)
+
+
+LISTED: dict[str, tuple[list[Message], list[tuple[str, Kind]]]] = {
+    "the same": (present(), []),
+    "neighbours forgotten": (present(but=[neighbour(), behind()]), []),
+    "the port is gone": (present(but=[LINKS[2], behind()]), [(ADDRESS, Kind.INTERFACE_REMOVED)]),
+    "the bridge is gone": (present(but=[LINKS[1], SUBNET]), [(ADDRESS, Kind.INTERFACE_REMOVED)]),
+    "another link-layer address": (
+        present(but=[neighbour()], more=[neighbour(B, confirmed=False)]),
+        [(ADDRESS, Kind.LINK_LAYER_CHANGED)],
+    ),
+    "another port": (present(but=[behind()], more=[behind(NEXT)]), [(ADDRESS, Kind.PORT_MOVED)]),
+    "the other's route is gone": (present(but=[host_route(NEXT, address=Y)]), [(OTHER, Kind.ROUTE_REMOVED)]),
+    "the other's route moved": (
+        present(but=[host_route(NEXT, address=Y)], more=[host_route(VETH, address=Y)]),
+        [(OTHER, Kind.ROUTE_MOVED)],
+    ),
+    "the other's interface is gone": (
+        present(but=[LINKS[3], host_route(NEXT, address=Y)]),
+        [(OTHER, Kind.INTERFACE_REMOVED)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTED)
+def test_what_a_list_lacks_or_has_otherwise_counts_like_a_report(case: str) -> None:
+    listed, expected = LISTED[case]
+    evidence = known(behind(), neighbour(), host_route(NEXT, address=Y), claimed=(ADDRESS, OTHER))
+    assert kinds(evidence.replace(listed)) == expected
+
+
+# Bounds.
+
+
+def test_pods_that_send_arp_for_ever_new_addresses_fill_no_memory_and_push_out_nothing_that_is_claimed() -> None:
+    evidence = bridged()
+    for number in range(NEIGHBOURS_MAX + 500):
+        made = number.to_bytes(4, "big")
+        assert evidence.apply([neighbour(b"\x04" + made, address=made), behind(VETH, b"\x04" + made)]) == []
+    for number in range(ROUTES_MAX + 500):
+        assert evidence.apply([host_route(address=(0xB0000000 + number).to_bytes(4, "big"))]) == []
+    sizes = evidence.sizes()
+    assert sizes["neighbours"] == NEIGHBOURS_MAX
+    assert sizes["forwardings"] == FORWARDINGS_MAX
+    assert sizes["routes"] == ROUTES_MAX
+    assert kinds(evidence.apply([neighbour(B)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+
+
+def test_250_pods_that_live_through_every_expiry_are_not_disturbed() -> None:
+    evidence = AddressEvidence()
+    pods = [(bytes((10, 1, 1, n)), f"10.1.1.{n}", b"\x06\0\0\0\0" + bytes((n,)), 1000 + n) for n in range(250)]
+    evidence.replace([*LINKS, SUBNET, Route(bytes((10, 1, 1, 0)), 24, BRIDGE, 0)])
+    found: list[Evidence] = []
+    for packed, address, mac, port in pods:
+        reports: list[Message] = [
+            Link(port, f"veth{port}"),
+            behind(port, mac),
+            neighbour(mac, address=packed, confirmed=False),
+        ]
+        found += evidence.apply(reports)
+        evidence.claim(address)
+    for _ in range(3):
+        for packed, _, mac, port in pods:
+            found += evidence.apply(
+                [
+                    neighbour(mac, address=packed),
+                    neighbour(mac, address=packed, confirmed=False),
+                    neighbour(b"", address=packed, confirmed=False),
+                    neighbour(mac, address=packed, gone=True),
+                    behind(port, mac, gone=True),
+                    behind(port, mac),
+                    Link(port, f"veth{port}"),
+                ]
+            )
+    assert found == []
+    assert evidence.sizes()["attached"] == 250
+
+
+# Any reports in any order.
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A pod's beginning or end at an address."""
+
+    address: str
+    begins: bool
+
+
+Step = Message | Claim | list[Message]
+
+ADDRESSES = st.sampled_from([X, Y])
+INTERFACES = st.sampled_from([UPLINK, BRIDGE, VETH, NEXT, 99])
+MACS = st.sampled_from([A, B, b""])
+PREFIXES = st.sampled_from([(X, 32), (Y, 32), (bytes((10, 1, 0, 0)), 24), (bytes(4), 0)])
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(Link, INTERFACES, st.just("l"), st.booleans()),
+    st.builds(Neighbour, ADDRESSES, INTERFACES, MACS, st.booleans(), st.booleans()),
+    st.builds(Forwarding, st.sampled_from([A, B]), INTERFACES, INTERFACES, st.sampled_from([0, 1]), st.booleans()),
+    st.builds(
+        lambda prefix, output, priority, gone: Route(prefix[0], prefix[1], output, priority, gone),
+        PREFIXES,
+        INTERFACES,
+        st.sampled_from([0, 100]),
+        st.booleans(),
+    ),
+)
+STEPS: st.SearchStrategy[list[Step]] = st.lists(
+    st.one_of(
+        MESSAGES,
+        st.builds(Claim, st.sampled_from([ADDRESS, OTHER]), st.booleans()),
+        st.lists(MESSAGES, max_size=8),
+    ),
+    max_size=40,
+)
+
+
+def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
+    if isinstance(step, Claim):
+        (evidence.claim if step.begins else evidence.release)(step.address)
+        return []
+    return evidence.replace(step) if isinstance(step, list) else evidence.apply([step])
+
+
+@given(STEPS)
+def test_whatever_is_reported_nothing_breaks_and_only_claimed_addresses_have_evidence(steps: list[Step]) -> None:
+    evidence, claimed = AddressEvidence(), set[str]()
+    for step in steps:
+        if isinstance(step, Claim):
+            (claimed.add if step.begins else claimed.discard)(step.address)
+        assert {each.address for each in take(evidence, step)} <= claimed
+        sizes = evidence.sizes()
+        assert sizes["claimed"] == len(claimed)
+        assert sizes["routes"] == sum(len(each) for by in evidence._routes.values() for each in by.values())
+
+
+@given(STEPS)
+def test_after_any_history_what_expires_is_no_evidence(steps: list[Step]) -> None:
+    evidence = AddressEvidence()
+    for step in steps:
+        take(evidence, step)
+    forgotten: list[Message] = [Neighbour(address, each, b"", False, True) for address, each in evidence._neighbours]
+    forgotten += [
+        Forwarding(link_layer, port, bridge, vlan, True)
+        for (link_layer, bridge), (vlan, port) in evidence._forwardings.items()
+    ]
+    assert evidence.apply(forgotten) == []

@@ -1,0 +1,170 @@
+"""When suspensions are verified, how often, and what they leave in the log. Excluded: what a pod gets meanwhile."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nmi.identity.address_evidence import Evidence, Kind
+from nmi.identity.pods import PodEntry
+from nmi.identity.suspensions import (
+    GAP_SECONDS,
+    LOG_GAP_SECONDS,
+    LOGGED_AT_ONCE,
+    RETRY_SECONDS,
+    VERIFY_SECONDS,
+    Suspensions,
+)
+from tests.nmi.identity.shapes import pod
+from tests.virtual_time import in_virtual_time, now, settle
+
+
+def evidence(number: int = 0, kind: Kind = Kind.INTERFACE_REMOVED) -> Evidence:
+    return Evidence(f"10.0.0.{number}", kind, "veth")
+
+
+class Ward:
+    """Pods, the suspensions of them, and the reads that verify them."""
+
+    def __init__(self, pods: int = 1) -> None:
+        self.entries = {f"10.0.0.{n}": PodEntry(pod(f"web-{n}", addresses=(f"10.0.0.{n}",))) for n in range(pods)}
+        self.reads: list[tuple[float, str]] = []
+        self.confirms = True
+        self.during_read: list[Evidence] = []
+        self.suspensions = Suspensions(self.claimants, self.verify, clock=now, wall_clock=lambda: 2e9)
+
+    def claimants(self, address: str) -> tuple[PodEntry, ...]:
+        return (self.entries[address],) if address in self.entries else ()
+
+    async def verify(self, entry: PodEntry, address: str) -> bool:
+        assert self.entries[address] is entry
+        self.reads.append((now(), address))
+        await asyncio.sleep(0.05)
+        self.suspensions.begin(self.during_read)
+        return self.confirms
+
+    def is_suspended(self) -> bool:
+        return self.entry.suspended
+
+    @property
+    def entry(self) -> PodEntry:
+        return self.entries["10.0.0.0"]
+
+
+@asynccontextmanager
+async def running(pods: int = 1) -> AsyncIterator[Ward]:
+    ward = Ward(pods)
+    task = asyncio.create_task(ward.suspensions.run())
+    await settle()
+    try:
+        yield ward
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_it_is_verified_once_ten_seconds_after_the_evidence() -> None:
+    async with running() as ward:
+        begun = now()
+        ward.suspensions.begin([evidence()])
+        assert ward.is_suspended()
+        await asyncio.sleep(VERIFY_SECONDS + 60)
+        assert [round(when - begun, 1) for when, _ in ward.reads] == [VERIFY_SECONDS]
+        assert not ward.is_suspended()
+        assert ward.suspensions.pods == 0
+
+
+@in_virtual_time
+async def test_what_is_not_confirmed_is_asked_again_ever_more_seldom() -> None:
+    async with running() as ward:
+        ward.confirms = False
+        ward.suspensions.begin([evidence()])
+        await asyncio.sleep(VERIFY_SECONDS + sum(RETRY_SECONDS) + 100)
+        times = [when for when, _ in ward.reads]
+        gaps = [round(later - sooner) for sooner, later in itertools.pairwise(times)]
+        assert gaps[: len(RETRY_SECONDS)] == [round(each) for each in RETRY_SECONDS]
+        assert set(gaps[len(RETRY_SECONDS) :]) == {round(RETRY_SECONDS[-1])}
+        assert ward.is_suspended()
+        ward.confirms = True
+        await asyncio.sleep(RETRY_SECONDS[-1] + 1)
+        assert not ward.is_suspended()
+
+
+@in_virtual_time
+async def test_more_evidence_puts_it_off_and_makes_what_is_being_read_worthless() -> None:
+    async with running() as ward:
+        begun = now()
+        ward.suspensions.begin([evidence()])
+        await asyncio.sleep(6)
+        ward.suspensions.begin([evidence(kind=Kind.PORT_MOVED)])
+        ward.during_read = [evidence()]
+        await asyncio.sleep(10.5)
+        assert [round(when - begun) for when, _ in ward.reads] == [16]
+        assert ward.is_suspended()
+        ward.during_read = []
+        await asyncio.sleep(10.5)
+        assert not ward.is_suspended()
+        assert ward.suspensions.counts[Kind.INTERFACE_REMOVED] == 1
+        assert ward.suspensions.counts[Kind.PORT_MOVED] == 0, "it was suspended already"
+
+
+@in_virtual_time
+async def test_many_pods_are_verified_one_after_the_other() -> None:
+    async with running(250) as ward:
+        ward.suspensions.begin([evidence(number) for number in range(250)])
+        assert ward.suspensions.pods == 250
+        await asyncio.sleep(VERIFY_SECONDS + 60)
+        times = [when for when, _ in ward.reads]
+        assert len(times) == 250
+        assert all(later - sooner >= GAP_SECONDS for sooner, later in itertools.pairwise(times))
+        assert ward.suspensions.pods == 0
+
+
+@in_virtual_time
+async def test_one_at_two_addresses_is_served_when_both_are_settled() -> None:
+    async with running(2) as ward:
+        ward.entries["10.0.0.1"] = ward.entry
+        ward.entry.addresses = ("10.0.0.0", "10.0.0.1")
+        ward.suspensions.begin([evidence(0), evidence(1)])
+        assert ward.suspensions.of(ward.entry) == dict.fromkeys(ward.entry.addresses, "interface_removed")
+        ward.entry.addresses = ("10.0.0.1",)
+        ward.suspensions.changed(ward.entry)
+        assert ward.is_suspended()
+        ward.suspensions.left(ward.entry)
+        assert not ward.suspensions.of(ward.entry)
+        await asyncio.sleep(60)
+        assert ward.reads == []
+
+
+@in_virtual_time
+async def test_an_address_that_no_pod_has_suspends_none() -> None:
+    async with running() as ward:
+        ward.suspensions.begin([evidence(7)])
+        assert ward.suspensions.pods == 0
+        assert sum(ward.suspensions.counts.values()) == 0
+
+
+@in_virtual_time
+async def test_a_pod_that_is_suspended_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as ward:
+        caplog.set_level(logging.INFO)
+        begun = now()
+        for _ in range(1000):
+            ward.suspensions.begin([evidence()])
+            ward.suspensions.left(ward.entry)
+            await asyncio.sleep(0.1)
+        lines = [each for each in caplog.records if each.message == "pod suspended, its address has changed hands"]
+        assert LOGGED_AT_ONCE <= len(lines) <= LOGGED_AT_ONCE + (now() - begun) / LOG_GAP_SECONDS + 1
+        assert (lines[0].pod, lines[0].address, lines[0].evidence, lines[0].interface) == (  # type: ignore[attr-defined]
+            "ns/web-0",
+            "10.0.0.0",
+            "interface_removed",
+            "veth",
+        )
+        assert sum(each.left_out for each in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
+        assert lines[-1].left_out > 10  # type: ignore[attr-defined]
+        assert ward.suspensions.counts[Kind.INTERFACE_REMOVED] == 1000

@@ -1,0 +1,275 @@
+"""A pod whose address has changed hands by local evidence: nothing is granted until it is certain whose it is."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.identity.pods import PodEntry
+from nmi.identity.stopped import SUSPENDED
+from nmi.identity.suspensions import VERIFY_SECONDS
+from nmi.issuer import Issued
+from nmi.node.rtnetlink import Link, Route
+from nmi.refusal import Refusal
+from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
+from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.shapes import assigned_identity, pod
+from tests.nmi.issuing import ADDRESS, Office, running_office
+
+BRIEF = Policy(max_hold_seconds=0.2)
+VETH = Link(7, "veth7")
+ROUTE = Route(bytes((10, 0, 0, 1)), 32, 7, 0)
+OTHER_CLIENT = "c11e0000-0000-0000-0000-00000000000b"
+
+
+def evidence(office: Office) -> None:
+    office.cluster.feed.network_changed([Link(7, "veth7", gone=True)])
+
+
+async def attached(office: Office) -> PodEntry:
+    """A pod that is served, at an address behind an interface of its own."""
+    office.cluster.feed.network_listed([VETH, ROUTE])
+    entry = await office.with_pod()
+    await office.issued()
+    return entry
+
+
+async def suspended(office: Office) -> PodEntry:
+    entry = await attached(office)
+    evidence(office)
+    assert entry.suspended
+    return entry
+
+
+def started(moment: float, **changes: Any) -> Pod:
+    """The pod with a container that was started then."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    made = pod(**changes)
+    statuses = [ContainerStatus(state=ContainerState(running=Running(started_at=text)))]
+    return msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, container_statuses=statuses))
+
+
+async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_refused() -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await attached(office)
+        generation, calls = entry.record.generation, len(office.imds.calls)
+        evidence(office)
+        assert entry.record.suspended
+        assert entry.record.generation > generation
+        assert await office.refused() == SUSPENDED
+        assert len(office.imds.calls) == calls
+
+
+async def test_a_token_that_is_being_fetched_at_that_moment_is_not_granted() -> None:
+    async with running_office(policy=BRIEF) as office:
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        await office.with_pod()
+        office.imds.gate.clear()
+        request = asyncio.create_task(office.issue())
+        await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+        evidence(office)
+        office.imds.gate.set()
+        assert await asyncio.wait_for(request, DEADLINE) == SUSPENDED
+
+
+async def test_without_the_api_server_it_is_not_served_on_while_a_pod_without_evidence_is() -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.told(pod())
+        office.cluster.told(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
+        for name in ("web", "alive"):
+            office.cluster.told(assigned_identity(pod_name=name), "assigned_identities")
+        await office.cluster.api.stop()
+        await office.issued()
+        evidence(office)
+        assert await office.refused() == SUSPENDED
+        assert isinstance(await office.issue(peer="10.0.0.2"), Issued)
+
+
+async def test_a_process_of_the_node_that_names_the_pod_is_served() -> None:
+    async with running_office(policy=BRIEF) as office:
+        await suspended(office)
+        assert isinstance(await office.issue_for(), Issued)
+
+
+# What the watch brings.
+
+NOT_PROVING = {
+    "another label": pod(labels={"app": "other"}),
+    "a condition": pod(sandbox=True),
+    "a container that was started before": started(time.time() - 60),
+    "a time that is none": msgspec.structs.replace(
+        pod(),
+        status=msgspec.structs.replace(
+            pod().status,
+            container_statuses=[ContainerStatus(state=ContainerState(running=Running(started_at="soon")))],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_PROVING)
+async def test_an_event_that_may_have_been_on_its_way_lifts_nothing(case: str) -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await suspended(office)
+        office.cluster.put_pod(NOT_PROVING[case])
+        office.cluster.put_pod(pod(labels={"seen": "yes"}))
+        await until(lambda: entry.labels.get("seen") == "yes")
+        assert entry.suspended
+        assert await office.refused() == SUSPENDED
+
+
+async def test_a_container_that_was_started_since_lifts_it_and_answers_what_is_held() -> None:
+    async with running_office() as office:
+        entry = await suspended(office)
+        request = asyncio.create_task(office.issue())
+        await until(lambda: office.held == 1)
+        office.cluster.put_pod(started(time.time() + 2))
+        assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
+        assert not entry.suspended
+        assert not entry.record.suspended
+
+
+async def test_one_that_was_started_within_the_same_second_does_not() -> None:
+    async with running_office(policy=BRIEF, wall_clock=lambda: 1_800_000_000.5) as office:
+        entry = await suspended(office)
+        office.cluster.put_pod(started(1_800_000_000, labels={"seen": "yes"}))
+        await until(lambda: entry.labels.get("seen") == "yes")
+        assert entry.suspended
+        office.cluster.put_pod(started(1_800_000_001))
+        await until(lambda: not entry.suspended)
+
+
+async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former() -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await suspended(office)
+        office.cluster.put_pod(pod(addresses=("10.0.0.9",)))
+        await until(lambda: entry.addresses == ("10.0.0.9",))
+        assert not entry.suspended
+        assert isinstance(await office.issue(peer="10.0.0.9"), Issued)
+        assert isinstance(await office.issue(), Refusal)
+
+
+async def test_a_pod_that_is_reported_ended_stays_refused_when_the_suspension_would_have_been_lifted() -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await suspended(office)
+        office.cluster.put_pod(pod(terminated=True))
+        await until(lambda: entry.terminated)
+        assert entry.suspended
+        assert isinstance(await office.refused(), Refusal)
+
+
+# Another pod at the address.
+
+
+async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_still_reported_alive() -> None:
+    async with running_office() as office:
+        await suspended(office)
+        office.cluster.put_pod(pod("successor", label="other"))
+        office.cluster.put_assigned(
+            assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
+        )
+        await until(lambda: len(office.cluster.feed.roster) == 2)
+        answer = await office.issued()
+        assert answer.pod == "ns/successor"
+        assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
+
+
+async def test_a_suspended_pod_does_not_win_the_address_because_the_other_is_ending() -> None:
+    async with running_office(policy=BRIEF) as office:
+        await suspended(office)
+        office.cluster.put_pod(pod("rival"))
+        office.cluster.api.store.delete("pods", "rival", "ns")
+        await until(lambda: any(each.name == "rival" and each.ending for each in office.cluster.feed.roster))
+        assert isinstance(await office.refused(), Refusal)
+        assert office.cluster.at(ADDRESS) is None
+
+
+# The verification.
+
+
+async def verified(office: Office) -> None:
+    """The time has come, and the reads have been answered or not."""
+    before = len(office.cluster.reads())
+    office.cluster.clock.ahead += VERIFY_SECONDS
+    await until(lambda: len(office.cluster.reads()) > before)
+
+
+async def test_before_its_time_there_is_no_read_and_then_one_for_all_requests() -> None:
+    async with running_office(policy=BRIEF) as office:
+        await suspended(office)
+        await asyncio.gather(*(office.issue() for _ in range(20)))
+        assert office.cluster.reads() == []
+
+
+async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspension() -> None:
+    async with running_office() as office:
+        entry = await suspended(office)
+        request = asyncio.create_task(office.issue())
+        await until(lambda: office.held == 1)
+        await verified(office)
+        assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
+        assert not entry.suspended
+        assert (await office.issued()).cacheable
+
+
+@pytest.mark.parametrize("change", ["gone", "namesake", "finished"])
+async def test_a_read_that_finds_the_pod_gone_retires_it(change: str) -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        uid = office.cluster.put_pod(pod(phase="Succeeded" if change == "finished" else "Running"))
+        office.cluster.told(pod(uid="uid-former" if change == "namesake" else uid))
+        if change == "gone":
+            office.cluster.delete_pod()
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        assert entry.gone
+
+
+NOT_CONFIRMING: dict[str, dict[str, Any]] = {
+    "another address": {"addresses": ("10.0.0.9",)},
+    "all containers terminated": {"terminated": True},
+    "sandbox down": {"sandbox": False},
+}
+
+
+@pytest.mark.parametrize("case", NOT_CONFIRMING)
+async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: str) -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        uid = office.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
+        office.cluster.told(pod(uid=uid))
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        evidence(office)
+        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        office.cluster.put_pod(pod())
+        assert await office.cluster.feed._still_has(entry, ADDRESS), "the neighbour that passes"
+
+
+async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        uid = office.cluster.put_pod(pod())
+        office.cluster.told(pod(uid=uid))
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        office.cluster.put_pod(pod("rival"))
+        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        office.cluster.put_pod(pod("rival", phase="Succeeded"))
+        assert await office.cluster.feed._still_has(entry, ADDRESS)
+
+
+async def test_a_read_that_is_not_answered_lifts_nothing_and_is_tried_again() -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await suspended(office)
+        office.cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
+        await verified(office)
+        assert entry.suspended
+        assert await office.refused() == SUSPENDED
+        office.cluster.api.intercept = None
+        await verified(office)
+        await until(lambda: not entry.suspended)
