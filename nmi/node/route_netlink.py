@@ -29,8 +29,12 @@ log = logging.getLogger(__name__)
 
 READS: Final = 128
 """Datagrams that one wake-up reads from each socket; most hold one message."""
+WINDOW_SECONDS: Final = 0.1
+WAKES: Final = 20
+MESSAGES: Final = 256
+"""What each WINDOW_SECONDS may bring before every reading is followed by a rest."""
 REST_SECONDS: Final = 0.02
-"""How long the sockets are left alone when there was more: a flood costs 6,400 messages a second at most."""
+"""How long the sockets are left alone then: a flood costs 240 readings and 10,000 messages a second at most."""
 DUMP_GAP_SECONDS: Final = 5.0
 """Between two dumps. In a flood of neighbours reports are lost all the time."""
 DUMP_BYTES_MAX: Final = 1 << 24
@@ -150,6 +154,9 @@ class Reports:
         self._lost = asyncio.Event()
         self._failed: OSError | None = None
         self._resting: asyncio.TimerHandle | None = None
+        self._window_began = float("-inf")
+        self._wakes = 0
+        self._messages = 0
         self.listening = False
         self.dumps = 0
         """How often everything was listed: once at the start, and after each loss."""
@@ -211,9 +218,17 @@ class Reports:
             receiver.network_changed(news.messages)
         if news.lost:
             self._lost.set()
-        if news.more:
+        loop = asyncio.get_running_loop()
+        if self._is_flood(news, loop.time()):
             self._ignore(source)
-            self._resting = asyncio.get_running_loop().call_later(REST_SECONDS, self._listen, source, receiver)
+            self._resting = loop.call_later(REST_SECONDS, self._listen, source, receiver)
+
+    def _is_flood(self, news: News, now: float) -> bool:
+        if now - self._window_began >= WINDOW_SECONDS:
+            self._window_began, self._wakes, self._messages = now, 0, 0
+        self._wakes += 1
+        self._messages += len(news.messages)
+        return news.more or self._wakes > WAKES or self._messages > MESSAGES
 
 
 def _socket(groups: int) -> socket.socket:

@@ -1,0 +1,330 @@
+"""What the real kernel reports of 250 pods behind a bridge, or behind routes of their own, and what is evidence of it.
+
+One namespace is the node, and one has the ends of all pods' cables: as many network stacks would only take longer.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nmi.identity.address_evidence import AddressEvidence, Evidence, Kind, _Attachment
+from nmi.node.route_netlink import READS, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, RouteNetlink, Source
+from nmi.node.rtnetlink import Message
+from podidctl.sandbox.namespaces import Namespaces
+
+pytestmark = pytest.mark.root
+
+PODS = 250
+# ARP requests for the node's address, each from another address and another link-layer address.
+FLOOD = """
+import itertools, socket, sys
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+raw.bind((sys.argv[1], 0x0806))
+print("flooding", flush=True)
+for number in itertools.count():
+    made = number.to_bytes(4, "big")
+    mac, sender = b"\\x0a\\x00" + made, bytes((10, 78 + number % 100)) + made[2:]
+    frame = b"\\xff" * 6 + mac + b"\\x08\\x06\\x00\\x01\\x08\\x00\\x06\\x04\\x00\\x01"
+    try:
+        raw.send(frame + mac + sender + bytes(6) + bytes((10, 77, 0, 1)))
+    except OSError:
+        pass
+"""
+DEADLINE = 30.0
+NODE, POD_ENDS = "node", "ends"
+
+
+def address(number: int) -> str:
+    return f"10.77.{number // 200}.{number % 200 + 2}"
+
+
+class Town:
+    """The node's network, and what is known of it."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        self.namespaces = namespaces
+        self.evidence = AddressEvidence()
+        self.found: list[Evidence] = []
+        self.handed_on = 0
+        self.largest = 0
+        self.reports = Reports(make=self._make, dump_gap_seconds=0.2)
+
+    def network_changed(self, messages: Iterable[Message]) -> None:
+        reported = list(messages)
+        self.handed_on += 1
+        self.largest = max(self.largest, len(reported))
+        self.found += self.evidence.apply(reported)
+
+    def network_listed(self, messages: Iterable[Message]) -> None:
+        self.found += self.evidence.replace(messages)
+
+    def on_node(self, *commands: str) -> None:
+        self.namespaces.inside(NODE, commands)
+
+    def of_pods(self, *commands: str) -> None:
+        self.namespaces.inside(POD_ENDS, commands)
+
+    def attachment(self, number: int) -> _Attachment:
+        """What is known of a pod's address."""
+        return self.evidence._attachments[socket.inet_aton(address(number))]
+
+    def talk(self, numbers: Iterable[int]) -> None:
+        """The node sends each pod a packet, for which it has to find it, and each pod answers ARP."""
+        targets = [address(number) for number in numbers]
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+                for target in targets:
+                    sending.sendto(b"x", (target, 9))
+
+        self.namespaces.call(NODE, send)
+
+    def _make(self) -> Source:
+        return _Inside(self.namespaces, NODE)
+
+
+class _Inside:
+    """A RouteNetlink of another namespace."""
+
+    def __init__(self, namespaces: Namespaces, name: str) -> None:
+        self._call: Callable[[Callable[[], list[Message]]], list[Message]] = lambda of: namespaces.call(name, of)
+        self._source = namespaces.call(name, RouteNetlink)
+
+    def filenos(self) -> Sequence[int]:
+        return self._source.filenos()
+
+    def read(self) -> News:
+        return self._source.read()
+
+    def dump(self) -> list[Message]:
+        return self._call(self._source.dump)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    made = Namespaces(uuid.uuid4().hex[:6])
+    try:
+        for name in (NODE, POD_ENDS):
+            made.create(name)
+        # Each address answers ARP on its own cable alone.
+        arp = {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2"}
+        made.set_sysctl(POD_ENDS, arp)
+        yield made
+    finally:
+        made.delete_all()
+
+
+def cable(namespaces: Namespaces, number: int) -> str:
+    return (
+        f"link add v{number} netns {{{NODE}}} address 06:00:00:01:00:{number:02x} type veth "
+        f"peer name e{number} netns {{{POD_ENDS}}} address 06:00:00:00:00:{number:02x}"
+    )
+
+
+@pytest.fixture(params=["bridge", "point-to-point"])
+async def town(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncIterator[Town]:
+    bridged = request.param == "bridge"
+    made = Town(namespaces)
+    everyone = range(PODS)
+
+    def build() -> None:
+        namespaces.configure(cable(namespaces, number) for number in everyone)
+        if bridged:
+            made.on_node("link add cni0 type bridge ageing_time 100", "address add 10.77.0.1/16 dev cni0")
+            made.on_node("link set cni0 up")
+        else:
+            made.on_node("address add 10.77.0.1/32 dev lo")
+        attach = "link set v{0} master cni0 up" if bridged else "link set v{0} up"
+        made.on_node(*(attach.format(number) for number in everyone))
+        made.of_pods(
+            *(f"address add {address(number)}/32 dev e{number}" for number in everyone),
+            *(f"link set e{number} up" for number in everyone),
+            *([] if bridged else [f"route add 10.77.0.1/32 dev e{number} metric {number}" for number in everyone]),
+        )
+        if bridged:
+            made.of_pods("route add 10.77.0.1/32 dev e0")
+        else:
+            made.on_node(*(f"route add {address(number)}/32 dev v{number}" for number in everyone))
+
+    await asyncio.to_thread(build)
+    async with listening(made):
+        for number in everyone:
+            made.evidence.claim(address(number))
+        await met(made)
+        yield made
+
+
+@asynccontextmanager
+async def listening(town: Town) -> AsyncIterator[None]:
+    task = asyncio.create_task(town.reports.run(town))
+    try:
+        await until(lambda: town.reports.listening)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def met(town: Town) -> None:
+    """The node knows the link-layer address of every pod, and behind which port it is. ARP to all at once is lost."""
+    bridged = "cni0" in town.evidence._links.values()
+    async with asyncio.timeout(DEADLINE):
+        while left := [
+            number
+            for number in range(PODS)
+            if not (it := town.attachment(number)).link_layer or (bridged and not it.port)
+        ]:
+            for start in range(0, len(left), 25):
+                await asyncio.to_thread(town.talk, left[start : start + 25])
+                await asyncio.sleep(0.05)
+
+
+async def noticed(town: Town) -> None:
+    """Everything that has been reported so far has been read: a change that comes after it has."""
+    name = f"mark{time.monotonic_ns() % 10**9}"
+    await asyncio.to_thread(town.on_node, f"link add {name} type bridge")
+    await until(lambda: name in town.evidence._links.values())
+
+
+async def test_250_pods_live_on_undisturbed_and_one_that_is_removed_is_noticed(town: Town) -> None:
+    bridged = "cni0" in town.evidence._links.values()
+    for _ in range(2):
+        await asyncio.to_thread(town.on_node, "neigh flush all")
+        await asyncio.to_thread(town.talk, range(PODS))
+        await noticed(town)
+    # The kernel removes neighbours that failed, and forgets what a bridge has learnt after a second.
+    changes = [f"link set v{number} mtu {1400 + number % 2}" for number in range(PODS)]
+    changes += ["link set v1 down", "link set v1 up", "link set v2 down", "link set v2 name renamed"]
+    changes += ["link set renamed up", "link set v3 txqueuelen 77", "link set v4 alias x"]
+    if bridged:
+        changes += ["link set v5 type bridge_slave cost 10 hairpin on", "link set cni0 type bridge stp_state 1"]
+        changes += ["link set cni0 type bridge stp_state 0", "link set v6 nomaster", "link set v6 master cni0"]
+    else:
+        changes += [f"route add {address(1)}/32 dev v1", f"route add {address(2)}/32 dev renamed"]
+        changes += [f"route replace {address(number)}/32 dev v{number}" for number in range(10, 60)]
+        changes += [f"route add {address(7)}/32 dev v8 metric 500", f"route del {address(7)}/32 dev v8 metric 500"]
+    await asyncio.to_thread(town.on_node, *changes)
+    await asyncio.to_thread(town.of_pods, "link set e9 down", "link set e9 up")
+    await asyncio.to_thread(town.talk, range(10, PODS))
+    await noticed(town)
+    assert town.found == []
+    await asyncio.to_thread(town.on_node, "link delete v42")
+    await until(lambda: bool(town.found))
+    assert town.found == [Evidence(address(42), Kind.INTERFACE_REMOVED, "v42")]
+
+
+async def test_an_interface_that_moves_to_another_namespace_is_noticed(town: Town) -> None:
+    await asyncio.to_thread(town.on_node, f"link set v17 netns {town.namespaces.full_name(POD_ENDS)}")
+    await until(lambda: bool(town.found))
+    assert town.found == [Evidence(address(17), Kind.INTERFACE_REMOVED, "v17")]
+
+
+async def test_another_link_layer_address_is_noticed(town: Town) -> None:
+    await until(lambda: town.attachment(23).settled)
+    await asyncio.to_thread(town.of_pods, "link set e23 address 06:00:00:00:01:17")
+    await asyncio.to_thread(town.on_node, "neigh flush all")
+    await asyncio.to_thread(town.talk, [23])
+    await until(lambda: bool(town.found))
+    assert [(each.address, each.kind) for each in town.found] == [(address(23), Kind.LINK_LAYER_CHANGED)]
+
+
+@pytest.mark.parametrize("town", ["bridge"], indirect=True)
+async def test_a_pod_that_floods_the_node_with_arp_costs_little_and_delays_no_evidence(town: Town) -> None:
+    command = town.namespaces.command(POD_ENDS, [sys.executable, "-c", FLOOD, "e5"])
+    flood = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert flood.stdout is not None
+    try:
+        assert await flood.stdout.readline() == b"flooding\n"
+        before = town.handed_on
+        begun, busy = time.monotonic(), time.process_time()
+        await asyncio.sleep(2)
+        lasted, busy = time.monotonic() - begun, time.process_time() - busy
+        assert town.handed_on - before > 20, "there is a flood"
+        assert town.handed_on - before <= (lasted / WINDOW_SECONDS + 2) * (WAKES + WINDOW_SECONDS / REST_SECONDS)
+        assert town.largest <= 2 * READS
+        assert busy < 0.4 * lasted
+        begun = time.monotonic()
+        await asyncio.to_thread(town.on_node, "link delete v42")
+        await until(lambda: any(each.address == address(42) for each in town.found))
+        assert time.monotonic() - begun < 5
+        assert {each.address for each in town.found} == {address(42)}, "the flood names no pod's address"
+    finally:
+        flood.kill()
+        await flood.wait()
+
+
+@pytest.mark.parametrize("town", ["point-to-point"], indirect=True)
+async def test_arp_for_another_pods_address_is_no_evidence_where_each_pod_has_its_route(town: Town) -> None:
+    await asyncio.to_thread(forge, town, 5, 42, 2)
+    await asyncio.to_thread(town.talk, [42])
+    await noticed(town)
+    assert town.found == []
+
+
+@pytest.mark.parametrize("town", ["bridge"], indirect=True)
+async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(town: Town) -> None:
+    """The forger would be served as that pod otherwise: docs/security.md says what to do about it."""
+    await asyncio.to_thread(town.talk, [42])
+    await until(lambda: town.attachment(42).settled)
+    await asyncio.to_thread(forge, town, 5, 42, 40)
+    await until(lambda: bool(town.found))
+    assert {(each.address, each.kind) for each in town.found} == {(address(42), Kind.LINK_LAYER_CHANGED)}
+
+
+def forge(town: Town, sender: int, victim: int, times: int) -> None:
+    """ARP requests of one pod that carry another's address; the kernel believes one a second."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as raw:
+            raw.bind((f"e{sender}", 0x0806))
+            mac = bytes((6, 0, 0, 0, 0, sender))
+            head = b"\xff" * 6 + mac + b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01"
+            for _ in range(times):
+                raw.send(head + mac + socket.inet_aton(address(victim)) + bytes(6) + bytes((10, 77, 0, 1)))
+                time.sleep(0.05)
+
+    town.namespaces.call(POD_ENDS, send)
+
+
+async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespaces: Namespaces) -> None:
+    def change(*commands: str) -> None:
+        namespaces.inside(NODE, commands)
+
+    def lose() -> list[Evidence]:
+        change("link add v42 type bridge", "link add v43 type bridge", "link set v42 up", "link set v43 up")
+        change(f"route add {address(42)}/32 dev v42", f"route add {address(43)}/32 dev v43")
+        source, evidence = namespaces.call(NODE, RouteNetlink), AddressEvidence()
+        try:
+            assert evidence.replace(namespaces.call(NODE, source.dump)) == []
+            evidence.claim(address(42))
+            evidence.claim(address(43))
+            change(*(f"link set v43 alias {number}" for number in range(4000)))
+            change("link delete v42")
+            lost, found = False, list[Evidence]()
+            news = News([], more=True)
+            while news.more:
+                news = source.read()
+                lost = lost or news.lost
+                found += evidence.apply(news.messages)
+            assert lost
+            return found + evidence.replace(namespaces.call(NODE, source.dump))
+        finally:
+            source.close()
+
+    assert await asyncio.to_thread(lose) == [Evidence(address(42), Kind.INTERFACE_REMOVED, "v42")]

@@ -1,0 +1,209 @@
+"""How the kernel's reports are listened to: listed first and after losses, read in portions, given up with a warning.
+
+Excluded: the sockets themselves (test_network_of_a_node).
+"""
+
+import asyncio
+import errno
+import itertools
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nmi.node.route_netlink import MESSAGES, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, Source
+from nmi.node.rtnetlink import DumpInterruptedError, Link, MalformedError, Message
+
+DEADLINE = 10.0
+GAP = 0.05
+
+
+class Kernel:
+    """A source whose reports the test makes; readable while there are any."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self.present: list[Message] = [Link(1, "lo")]
+        self.pending: list[News | OSError] = []
+        self.dumps = 0
+        self.dump_failures: list[Exception] = []
+        self.reads: list[float] = []
+        self.endless: News | None = None
+        self.closed = False
+
+    def report(self, news: News | OSError) -> None:
+        self.pending.append(news)
+        self._writer.send(b"x")
+
+    def filenos(self) -> Sequence[int]:
+        return [self._reader.fileno()]
+
+    def read(self) -> News:
+        self.reads.append(asyncio.get_running_loop().time())
+        if self.endless is not None:
+            return self.endless
+        self._reader.recv(1)
+        news = self.pending.pop(0)
+        if isinstance(news, OSError):
+            raise news
+        return news
+
+    def dump(self) -> list[Message]:
+        self.dumps += 1
+        if self.dump_failures:
+            raise self.dump_failures.pop(0)
+        return list(self.present)
+
+    def close(self) -> None:
+        self.closed = True
+        self._reader.close()
+        self._writer.close()
+
+
+class Heard:
+    """What was handed on, in order."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, list[Message]]] = []
+
+    def network_changed(self, messages: Iterable[Message]) -> None:
+        self.all.append(("changed", list(messages)))
+
+    def network_listed(self, messages: Iterable[Message]) -> None:
+        self.all.append(("listed", list(messages)))
+
+
+@asynccontextmanager
+async def listening(kernel: Kernel) -> AsyncIterator[tuple[Reports, Heard, "asyncio.Task[None]"]]:
+    def make() -> Source:
+        return kernel
+
+    reports, heard = Reports(make=make, dump_gap_seconds=GAP), Heard()
+    task = asyncio.create_task(reports.run(heard))
+    try:
+        yield reports, heard, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert kernel.closed
+        assert not reports.listening
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_everything_is_listed_first_and_then_each_change_is_handed_on() -> None:
+    kernel = Kernel()
+    kernel.report(News([Link(3, "early")]))
+    async with listening(kernel) as (reports, heard, _):
+        await until(lambda: len(heard.all) == 2)
+        assert heard.all == [("listed", [Link(1, "lo")]), ("changed", [Link(3, "early")])]
+        assert reports.listening
+        assert reports.dumps == 1
+
+
+@pytest.mark.parametrize("with_messages", [True, False])
+async def test_after_lost_reports_everything_is_listed_again(with_messages: bool) -> None:
+    kernel = Kernel()
+    async with listening(kernel) as (reports, heard, _):
+        await until(lambda: len(heard.all) == 1)
+        kernel.present.append(Link(9, "new"))
+        kernel.report(News([Link(3, "last")] if with_messages else [], lost=True))
+        await until(lambda: reports.dumps == 2)
+        assert heard.all[-1] == ("listed", [Link(1, "lo"), Link(9, "new")])
+        kernel.report(News([Link(4, "later")]))
+        await until(lambda: heard.all[-1] == ("changed", [Link(4, "later")]))
+
+
+async def test_losses_without_end_cause_lists_at_an_interval() -> None:
+    kernel = Kernel()
+    async with listening(kernel) as (reports, heard, _):
+        await until(lambda: len(heard.all) == 1)
+        begun = asyncio.get_running_loop().time()
+        for _ in range(50):
+            kernel.report(News([], lost=True))
+        while asyncio.get_running_loop().time() < begun + 0.5:
+            if not kernel.pending:
+                kernel.report(News([], lost=True))
+            await asyncio.sleep(0.001)
+        assert 2 <= reports.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
+
+
+@pytest.mark.parametrize("failure", [DumpInterruptedError("changed"), MalformedError("cut")])
+async def test_a_list_that_was_disturbed_is_asked_for_again(failure: Exception) -> None:
+    kernel = Kernel()
+    kernel.dump_failures = [failure]
+    async with listening(kernel) as (reports, heard, _):
+        await until(lambda: reports.dumps == 1)
+        assert heard.all == [("listed", [Link(1, "lo")])]
+        assert kernel.dumps == 2
+
+
+@pytest.mark.parametrize("more", [True, False])
+async def test_a_flood_is_read_in_portions_with_rests_between(more: bool) -> None:
+    """Also one that never has more than is read at once: each reading costs more than what it brings."""
+    kernel = Kernel()
+    async with listening(kernel) as (_, heard, _task):
+        await until(lambda: len(heard.all) == 1)
+        kernel.endless = News([Link(2, "flood")], more=more)
+        kernel.report(News([]))
+        await until(lambda: len(kernel.reads) > 100)
+        lasted = kernel.reads[-1] - kernel.reads[0]
+        windows = lasted / WINDOW_SECONDS + 2
+        assert len(kernel.reads) <= windows * (WAKES + WINDOW_SECONDS / REST_SECONDS)
+        if more:
+            assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
+
+
+async def test_many_messages_in_few_readings_are_a_flood_too() -> None:
+    kernel = Kernel()
+    async with listening(kernel) as (_, heard, _task):
+        await until(lambda: len(heard.all) == 1)
+        kernel.endless = News([Link(2, "flood")] * (MESSAGES + 1))
+        kernel.report(News([]))
+        await until(lambda: len(kernel.reads) > 10)
+        assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
+
+
+async def test_what_a_few_pods_cause_is_read_at_once() -> None:
+    kernel = Kernel()
+    async with listening(kernel) as (reports, heard, _):
+        await until(lambda: len(heard.all) == 1)
+        for number in range(WAKES):
+            kernel.report(News([Link(number, "veth")]))
+        await until(lambda: len(heard.all) == WAKES + 1)
+        assert reports._resting is None
+
+
+async def test_without_netlink_there_is_one_warning_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    def make() -> Source:
+        raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+
+    reports, heard = Reports(make=make), Heard()
+    await asyncio.wait_for(reports.run(heard), DEADLINE)
+    assert not reports.listening
+    assert heard.all == []
+    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("where", ["read", "dump"])
+async def test_an_error_of_the_socket_ends_it_with_one_warning(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    kernel = Kernel()
+    error = OSError(errno.EBADF, os.strerror(errno.EBADF))
+    if where == "dump":
+        kernel.dump_failures = [error]
+    async with listening(kernel) as (reports, heard, task):
+        if where == "read":
+            await until(lambda: len(heard.all) == 1)
+            kernel.report(error)
+        await asyncio.wait_for(task, DEADLINE)
+        assert not reports.listening
+        assert [each.levelno for each in caplog.records] == [logging.WARNING]

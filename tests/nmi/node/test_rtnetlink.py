@@ -1,0 +1,197 @@
+"""What the kernel's messages about the network are read as; bytes that are cut short, or that no kernel sends."""
+
+import contextlib
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmi.node.rtnetlink import (
+    DumpInterruptedError,
+    Forwarding,
+    Link,
+    MalformedError,
+    Message,
+    Neighbour,
+    Route,
+    decode,
+    decode_reply,
+    dump_requests,
+)
+
+RECORDED = {
+    name: bytes.fromhex(text)
+    for name, text in (
+        line.split()
+        for line in (Path(__file__).parent / "rtnetlink_recorded.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+}
+MAC, STATIC = bytes((2, 0, 0, 0, 0, 10)), bytes((2, 0, 0, 0, 0, 11))
+POD, HOST_ROUTED = bytes((10, 1, 0, 5)), bytes((10, 2, 0, 5))
+BRIDGE, VETH = 2, 3
+MEANT: dict[str, list[Message]] = {
+    "other_ns1": [],  # a local route
+    "other_ns2": [Route(bytes((10, 1, 0, 0)), 24, BRIDGE, 0)],
+    "other_ns3": [],
+    "talks1": [Neighbour(POD, BRIDGE, MAC, confirmed=False)],
+    "confirmed1": [Neighbour(POD, BRIDGE, MAC, confirmed=True)],
+    "flushed1": [Neighbour(POD, BRIDGE, b"", confirmed=False)],
+    "flushed2": [Neighbour(POD, BRIDGE, b"", confirmed=False, gone=True)],
+    "leaves_bridge1": [Forwarding(MAC, VETH, BRIDGE, 0, gone=True)],
+    "leaves_bridge2": [],  # RTM_DELLINK of the bridge's family: the interface is still there
+    "leaves_bridge3": [],  # the port's own address
+    "vlan_fdb1": [],
+    "vlan_fdb2": [Forwarding(STATIC, VETH, BRIDGE, 0)],
+    "route1": [Route(HOST_ROUTED, 32, VETH, 0)],
+    "route2": [],  # another table
+    "route3": [],  # a blackhole
+    "replaced1": [Route(HOST_ROUTED, 32, BRIDGE, 0)],
+    "unrouted1": [Route(HOST_ROUTED, 32, BRIDGE, 0, gone=True)],
+    "default1": [Route(bytes(4), 0, BRIDGE, 100)],
+    "multipath1": [],
+    "renamed1": [Link(VETH, "veth1")],
+    "renamed2": [Link(BRIDGE, "cni0")],
+    "renamed3": [Link(VETH, "veth9")],
+    "deleted1": [Link(VETH, "veth9", gone=True)],
+}
+
+
+def test_everything_recorded_is_tested() -> None:
+    assert RECORDED.keys() == MEANT.keys()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_the_kernel_sent_is_read(name: str) -> None:
+    assert decode(RECORDED[name]) == MEANT[name]
+
+
+def test_several_messages_in_one_datagram_are_read_in_their_order() -> None:
+    names = ["talks1", "replaced1", "renamed1", "deleted1"]
+    assert decode(b"".join(RECORDED[name] for name in names)) == [each for name in names for each in MEANT[name]]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_datagram_cut_short_anywhere_is_malformed(name: str) -> None:
+    whole = RECORDED[name]
+    for length in range(1, len(whole)):
+        with pytest.raises(MalformedError):
+            decode(whole[:length])
+
+
+@pytest.mark.parametrize("name", ["talks1", "leaves_bridge1", "route1", "replaced1", "deleted1"])
+def test_a_message_cut_short_whose_length_says_so_is_malformed_or_says_less(name: str) -> None:
+    whole = RECORDED[name]
+    for length in range(16, len(whole)):
+        cut = struct.pack("=I", length) + whole[4:length]
+        try:
+            assert len(decode(cut)) <= 1
+        except MalformedError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        struct.pack("=HH", 3, 1),  # shorter than its own header
+        struct.pack("=HH", 0, 1) * 8,  # of no length: a reader that adds it up never ends
+        struct.pack("=HH4s", 9, 1, b"\x0a\x01\x00\x05"),  # longer than the message
+        struct.pack("=HH2s2x", 6, 1, b"\x0a\x01"),  # half an address
+        struct.pack("=HH16s", 20, 1, bytes(16)),  # an IPv6 address in an IPv4 message
+        b"",
+    ],
+)
+def test_attributes_that_contradict_their_message_are_malformed(attributes: bytes) -> None:
+    body = struct.pack("=BxHiHBB", 2, 0, BRIDGE, 2, 0, 1) + attributes
+    with pytest.raises(MalformedError):
+        decode(struct.pack("=IHHII", 16 + len(body), 28, 0, 0, 0) + body)
+
+
+def test_a_link_layer_address_longer_than_any_is_malformed_and_an_infiniband_one_passes() -> None:
+    def neighbour(link_layer: bytes) -> bytes:
+        attributes = struct.pack("=HH4s", 8, 1, POD) + struct.pack("=HH", 4 + len(link_layer), 2) + link_layer
+        body = struct.pack("=BxHiHBB", 2, 0, BRIDGE, 2, 0, 1) + attributes
+        return struct.pack("=IHHII", 16 + len(body), 28, 0, 0, 0) + body
+
+    assert decode(neighbour(bytes(20))) == [Neighbour(POD, BRIDGE, bytes(20), confirmed=True)]
+    with pytest.raises(MalformedError):
+        decode(neighbour(bytes(36)))
+
+
+def test_a_message_that_says_data_were_lost_is_malformed() -> None:
+    with pytest.raises(MalformedError):
+        decode(struct.pack("=IHHII", 16, 4, 0, 0, 0))
+
+
+def test_messages_of_other_types_are_left_out() -> None:
+    assert decode(struct.pack("=IHHII", 20, 20, 0, 0, 0) + bytes(4)) == []
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_do_more_than_to_be_malformed(datagram: bytes) -> None:
+    with contextlib.suppress(MalformedError):
+        decode(datagram)
+
+
+@given(st.sampled_from(sorted(RECORDED)), st.lists(st.tuples(st.integers(0, 1999), st.integers(0, 255)), max_size=6))
+def test_no_recorded_bytes_that_were_changed_do(name: str, changes: list[tuple[int, int]]) -> None:
+    datagram = bytearray(RECORDED[name])
+    for at, value in changes:
+        datagram[at % len(datagram)] = value
+    with contextlib.suppress(MalformedError):
+        decode(bytes(datagram))
+
+
+# Dumps.
+
+
+def answered(name: str, sequence: int, *, flags: int = 2) -> bytes:
+    whole = RECORDED[name]
+    return whole[:6] + struct.pack("=HI", flags, sequence) + whole[12:]
+
+
+def done(sequence: int, number: int = 0, *, kind: int = 3) -> bytes:
+    return struct.pack("=IHHIIi", 20, kind, 2, sequence, 0, number)
+
+
+def test_a_dump_is_read_until_it_is_done() -> None:
+    reply = decode_reply(answered("talks1", 7) + answered("route1", 7), 7)
+    assert (reply.messages, reply.done) == (MEANT["talks1"] + MEANT["route1"], False)
+    assert decode_reply(done(7), 7).done
+    both = decode_reply(answered("talks1", 7) + done(7), 7)
+    assert (both.messages, both.done) == (MEANT["talks1"], True)
+
+
+def test_what_belongs_to_another_dump_is_left_out() -> None:
+    reply = decode_reply(answered("talks1", 6) + done(6), 7)
+    assert (reply.messages, reply.done) == ([], False)
+
+
+def test_an_interrupted_dump_is_known_as_one() -> None:
+    with pytest.raises(DumpInterruptedError):
+        decode_reply(answered("talks1", 7, flags=0x12), 7)
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_a_refusal_is_an_error_with_the_kernels_number(kind: int) -> None:
+    with pytest.raises(OSError, match="refused") as raised:
+        decode_reply(done(7, -95, kind=kind), 7)
+    assert raised.value.errno == 95
+
+
+def test_an_acknowledgement_cut_short_is_malformed() -> None:
+    with pytest.raises(MalformedError):
+        decode_reply(struct.pack("=IHHII", 16, 3, 2, 7, 0), 7)
+
+
+def test_links_are_asked_for_before_what_lies_behind_them() -> None:
+    requests = dump_requests(5)
+    assert [sequence for sequence, _ in requests] == [5, 6, 7, 8]
+    assert [struct.unpack_from("=IHHI", each) for _, each in requests] == [
+        (32, 18, 0x301, 5),
+        (28, 26, 0x301, 6),
+        (28, 30, 0x301, 7),
+        (28, 30, 0x301, 8),
+    ]
