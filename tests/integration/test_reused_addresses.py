@@ -128,3 +128,24 @@ async def test_what_the_kernel_forgets_or_an_interface_goes_through_disturbs_no_
             assert (await asyncio.to_thread(ask_on, connection)).client_id == own, commands
     assert await node.metric("aadpodidentity_nmi_suspensions_total") == 0
     assert await node.metric("aadpodidentity_nmi_network_listening") == 1
+
+
+async def test_a_connection_that_was_kept_open_is_no_way_round_it() -> None:
+    async with nodes("point-to-point") as node:
+        own = await served(node, "alive", ADDRESS)
+        with node.net.connected("alive") as connection:
+            for _ in range(3):
+                assert (await asyncio.to_thread(ask_on, connection)).client_id == own
+            route = f"{ADDRESS}/32 dev {node.net.veth('alive')}"
+            await asyncio.to_thread(node.net.on_node, f"route del {route}", f"route add {route}")
+            assert (await asyncio.to_thread(ask_on, connection)).status == 404
+        assert await node.metric("aadpodidentity_nmi_suspended_pods") == 1
+
+
+async def test_the_switch_that_turns_it_off_does() -> None:
+    async with nodes("point-to-point", "--address-evidence=false") as node:
+        own = await served(node, "alive", ADDRESS)
+        route = f"{ADDRESS}/32 dev {node.net.veth('alive')}"
+        await asyncio.to_thread(node.net.on_node, f"route del {route}", f"route add {route}")
+        assert (await node.ask("alive")).client_id == own
+        assert await node.metric("aadpodidentity_nmi_network_listening") == 0
