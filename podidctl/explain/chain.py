@@ -86,12 +86,20 @@ def _pod(facts: Facts, pod: Pod | None) -> Link:
     if not pod.spec.node_name:
         then = f"see kubectl describe pod -n {facts.namespace} {facts.name} for why no node takes it"
         return linked("pod", about, State.BROKEN, f"it is on no node yet ({pod.status.phase or 'Pending'})", then)
+    if pod.terminated:
+        then = f"see kubectl describe pod -n {facts.namespace} {facts.name} for why they ended"
+        why = "all its containers have terminated, so NMI gives it no tokens until one runs"
+        return linked("pod", about, State.BROKEN, why, then)
     ending = ", and is ending" if pod.ending else ""
     return linked("pod", about, State.OK, f"{pod.status.phase or 'Pending'} on node {pod.spec.node_name}{ending}")
 
 
 def _address(facts: Facts, pod: Pod) -> Link:
     addresses, its = own_addresses(pod), held(facts, pod)
+    if pod.sandbox_down and addresses:
+        why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
+        then = f"see kubectl describe pod -n {facts.namespace} {facts.name} for what keeps its sandbox from being ready"
+        return linked("address", ", ".join(addresses), State.BROKEN, why, then)
     if its:
         lost = "; ".join(contest(facts, pod, each)[0] for each in addresses if each not in its)
         return linked("address", ", ".join(its), State.OK, "; ".join(filter(None, ("NMI knows the pod by it", lost))))

@@ -16,6 +16,7 @@ from nmi.identity.pods import facts as facts_of
 from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
 from nmi.identity.standard import Assigned, project
+from nmi.identity.stopped import stopping
 from nmi.policies import hold_policy
 from nmi.refusal import Refusal
 from podidctl.inquiry.facts import Facts
@@ -62,7 +63,8 @@ def verdict(facts: Facts, request: TokenRequest = ANY) -> Verdict:
     if why := unseen(facts):
         return Verdict(Outcome.UNSEEN, why=why)
     assert pod is not None  # noqa: S101 - `unseen` has said so
-    match decide(pod_facts(facts, pod), assigned_of(facts, pod), request, hold_policy(facts.rules.settings), {}):
+    policy = hold_policy(facts.rules.settings)
+    match stopping(pod, named=False) or decide(pod_facts(facts, pod), assigned_of(facts, pod), request, policy, {}):
         case Grant(assigned):
             return Verdict(Outcome.GRANTED, assigned)
         case Exempt(why):
@@ -126,9 +128,9 @@ def _claimants(facts: Facts, pod: Pod, address: str) -> list[Pod]:
 
 
 def _alive(facts: Facts, pod: Pod, address: str) -> list[Pod]:
-    """Whose it may be, as NMI settles it: an address passes on only when the former pod is ending."""
+    """Whose it may be, as NMI settles it: an address passes on only when the former pod is ending or has no sandbox."""
     claimants = _claimants(facts, pod, address)
-    return claimants if len(claimants) == 1 else [each for each in claimants if not each.ending]
+    return claimants if len(claimants) == 1 else [each for each in claimants if not (each.ending or each.sandbox_down)]
 
 
 def pod_facts(facts: Facts, pod: Pod) -> PodFacts:

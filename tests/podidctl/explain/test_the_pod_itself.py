@@ -40,6 +40,24 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     assert "all of them are ending" in both.says
 
 
+@pytest.mark.parametrize(
+    ("asked", "link", "says"),
+    [
+        (pod(terminated=True), "pod", "all its containers have terminated"),
+        (pod(sandbox=False), "address", "sandbox is not ready"),
+    ],
+    ids=["terminated", "sandbox-down"],
+)
+def test_a_pod_that_may_have_lost_its_address_is_told_that_it_gets_nothing(asked: Pod, link: str, says: str) -> None:
+    explanation = told(pod=asked)
+    assert explanation.answer.outcome is Outcome.WAITS
+    assert explanation.answer.status == 404
+    first = broken(explanation)[0]
+    assert first.link == link
+    assert says in first.says
+    assert broken(told(pod=pod(sandbox=True))) == []
+
+
 def test_one_address_of_two_is_enough_for_nmi_to_know_the_pod() -> None:
     explanation = told(pod=pod(addresses=("10.0.0.1", "fd00::1")), beside=(pod("other", uid="uid-2"),))
     assert explanation.answer.outcome is Outcome.GRANTED
