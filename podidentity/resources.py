@@ -141,6 +141,11 @@ class PodStatus(Wire, frozen=True):
     ephemeral_container_statuses: list[ContainerStatus] = []
     conditions: Sequence[PodCondition] = []
 
+    @property
+    def all_containers(self) -> tuple[ContainerStatus, ...]:
+        """Of every kind, as far as the kubelet has reported them."""
+        return (*self.container_statuses, *self.init_container_statuses, *self.ephemeral_container_statuses)
+
 
 class Pod(Resource, frozen=True):
     spec: PodSpec = PodSpec()
@@ -165,8 +170,8 @@ class Pod(Resource, frozen=True):
         count like regular ones. Without the status of a regular container the pod is about to start, not terminated.
         """
         status = self.status
-        known = (*status.container_statuses, *status.init_container_statuses, *status.ephemeral_container_statuses)
-        return bool(status.container_statuses) and all(each.state.terminated is not None for each in known)
+        ended = all(each.state.terminated is not None for each in status.all_containers)
+        return ended and bool(status.container_statuses)
 
     @property
     def sandbox_down(self) -> bool:

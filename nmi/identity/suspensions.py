@@ -184,7 +184,7 @@ def started_after(pod: Pod, moment: float) -> bool:
     """Whether a container of *pod* runs that was certainly started after *moment* (seconds since the epoch)."""
     return any(
         each.state.running is not None and _seconds(each.state.running.started_at) > moment
-        for each in pod.status.container_statuses
+        for each in pod.status.all_containers
     )
 
 

@@ -134,6 +134,17 @@ async def test_a_container_that_was_started_since_lifts_it_and_answers_what_is_h
         assert not entry.record.suspended
 
 
+async def test_an_init_container_that_was_started_since_lifts_it_as_well() -> None:
+    async with running_office(policy=BRIEF) as office:
+        entry = await suspended(office)
+        made = started(time.time() + 2)
+        status = msgspec.structs.replace(
+            made.status, container_statuses=[ContainerStatus()], init_container_statuses=made.status.container_statuses
+        )
+        office.cluster.put_pod(msgspec.structs.replace(made, status=status))
+        await until(lambda: not entry.suspended)
+
+
 async def test_one_that_was_started_within_the_same_second_does_not() -> None:
     async with running_office(policy=BRIEF, wall_clock=lambda: 1_800_000_000.5) as office:
         entry = await suspended(office)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmi.identity.address_evidence import (
@@ -338,6 +338,7 @@ def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
     return evidence.replace(step) if isinstance(step, list) else evidence.apply([step])
 
 
+@settings(deadline=None)  # a busy machine
 @given(STEPS)
 def test_whatever_is_reported_nothing_breaks_and_only_claimed_addresses_have_evidence(steps: list[Step]) -> None:
     evidence, claimed = AddressEvidence(), set[str]()
@@ -350,6 +351,7 @@ def test_whatever_is_reported_nothing_breaks_and_only_claimed_addresses_have_evi
         assert sizes["routes"] == sum(len(each) for by in evidence._routes.values() for each in by.values())
 
 
+@settings(deadline=None)  # a busy machine
 @given(STEPS)
 def test_after_any_history_what_expires_is_no_evidence(steps: list[Step]) -> None:
     evidence = AddressEvidence()

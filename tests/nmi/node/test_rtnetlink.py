@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmi.node.rtnetlink import (
@@ -129,12 +129,14 @@ def test_messages_of_other_types_are_left_out() -> None:
     assert decode(struct.pack("=IHHII", 20, 20, 0, 0, 0) + bytes(4)) == []
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.binary(max_size=400))
 def test_no_bytes_do_more_than_to_be_malformed(datagram: bytes) -> None:
     with contextlib.suppress(MalformedError):
         decode(datagram)
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.sampled_from(sorted(RECORDED)), st.lists(st.tuples(st.integers(0, 1999), st.integers(0, 255)), max_size=6))
 def test_no_recorded_bytes_that_were_changed_do(name: str, changes: list[tuple[int, int]]) -> None:
     datagram = bytearray(RECORDED[name])
