@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 
 def _types(error: BaseException) -> Iterator[str]:
@@ -25,6 +26,13 @@ def _types(error: BaseException) -> Iterator[str]:
 def _write(**line: object) -> None:
     with Path(os.environ["MUTANT_OUTCOMES"]).open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Keep property tests from spending a minute on the smallest example that fails: any one that fails is enough."""
+    settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
+    settings.load_profile("mutants")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -119,6 +119,12 @@ class World:
             self.record.invalidate()
         return self.runner.run(self._ask(pieces))
 
+    def make_ready(self, data: bytes) -> None:
+        """Have an answer ready for the query of *data*, even if *data* itself must not get it."""
+        start = re.match(rb"GET (\S+) HTTP/1.1\r\n", data)
+        if start is not None:
+            self.ask([b"GET %s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % start[1] + LAST], ready=True)
+
     async def _ask(self, pieces: Iterable[bytes]) -> bytes:
         with socket.create_connection(self.listener.getsockname()) as sock:
             sock.setblocking(False)
@@ -205,6 +211,7 @@ def test_mutated_requests_are_answered_alike_by_both_lanes_and_the_oracle(
     world: World, data: bytes, cuts: list[int]
 ) -> None:
     slowly = world.ask([data + LAST], ready=False)
+    world.make_ready(data)
     assert world.ask([data + LAST], ready=True) == slowly
     hold_to_the_oracle(data + LAST, slowly)
     ends = sorted({min(cut, len(data)) for cut in cuts})
