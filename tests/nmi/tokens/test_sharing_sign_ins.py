@@ -100,7 +100,7 @@ async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_a
         await go_on.wait()
         return await answer(request)
 
-    async def down(_: web.BaseRequest) -> web.StreamResponse:
+    async def down(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=503)
 
     bench.source = bench.new_source(retry_delays=())
