@@ -7,7 +7,7 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: cluster e2e fuzz soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.PHONY: cluster e2e fuzz mutants soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
@@ -51,6 +51,7 @@ format: .venv/.built
 # The tables of flags and metrics, from the code.
 docs: .venv/.built
 	$(BIN)/python -m tools.handbook
+	$(BIN)/python -m tests.mutants.count
 
 # Coverage-guided, an hour in all: the parsers under the sanitizers, the lanes against each other and the oracle.
 FUZZ_SECONDS ?= 3600
@@ -63,6 +64,13 @@ build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock 
 	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/fuzz/requirements.lock
 	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/fuzz/build.py >/dev/null
 	@touch $@
+
+# Each change in tests/mutants breaks one promise of docs/security.md in a copy, and the tests named there must fail. As root.
+# MUTANTS="tokens node/3 nmi/cli.py test_governor.py" selects; FAST=1 leaves out those that take minutes.
+mutants: .venv/.built
+	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py build >/dev/null)
+	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py tools >/dev/null)
+	@$(BIN)/python -m tests.mutants.run $(if $(FAST),--fast) $(MUTANTS)
 
 # Ten minutes of load while pods come and go and everything around NMI fails in turn.
 SOAK_SECONDS ?= 600

@@ -1,6 +1,7 @@
 """Compile the data plane. Every directive stands here and nowhere else, so that no file can quietly vary them.
 
 NATIVE_ANNOTATE=1 writes the coloured HTML; NATIVE_TRACE=1 builds for line coverage (never take timings from it).
+NATIVE_ONLY=lane compiles that module alone.
 """
 
 import os
@@ -14,6 +15,7 @@ ROOMS = (
     *("histogram", "scan", "query", "answers", "index"),
     *("redirects", "connection", "limits", "places", "turns", "deadlines", "losses", "lane"),
 )
+ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]
 MACROS: list[tuple[str, str | None]] = (
     [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []
@@ -26,6 +28,7 @@ setup(
         [
             Extension(f"_native.{room}", [f"_native/{room}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)
             for room in ROOMS
+            if ONLY in {None, room}
         ],
         force=True,  # cythonize decides by file time, not by directives: a tracing build would reuse the release's C
         annotate=bool(os.environ.get("NATIVE_ANNOTATE")),

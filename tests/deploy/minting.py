@@ -129,7 +129,8 @@ class Minting:
 
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]
-        self.apply([*self._of_kind("Role", name=name), *self._of_kind("RoleBinding", name=name)])
+        kinds = {"Role": name, "RoleBinding": name, "ClusterRole": NMI, "ClusterRoleBinding": NMI}
+        self.apply([each for kind, its_name in kinds.items() for each in self._of_kind(kind, name=its_name)])
         for each in (OPEN, NAMED, WIDE):
             self.until_given(self.nmi, each, self.right(each))
 
@@ -176,6 +177,7 @@ class Minting:
             api.close()
         name = self.policy["metadata"]["name"]
         gone = [f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}", f"node/{NODE}"]
+        gone += [f"clusterrole/{NMI}", f"clusterrolebinding/{NMI}"]
         gone += [f"namespace/{each}" for each in (OWN, *NAMESPACES)]
         self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", *gone)
 

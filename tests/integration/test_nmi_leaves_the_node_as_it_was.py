@@ -48,7 +48,9 @@ async def test_a_sigterm_in_the_middle_of_the_start_leaves_nothing(node: Sandbox
 async def test_a_kill_and_a_restart_leave_exactly_one_rule(node: Sandbox) -> None:
     for _ in range(2):
         assert await end(node, signal.SIGKILL) == -signal.SIGKILL
-        assert REDIRECT in saved(node), "a killed NMI must not give pods the node's own identities"
+        for _ in range(5):  # nothing that NMI left behind removes the rule, either
+            assert REDIRECT in saved(node), "a killed NMI must not give pods the node's own identities"
+            await asyncio.sleep(0.1)
         await node.start_nmi("node-0")
         await node.nmi_active("node-0")
     lines = saved(node)

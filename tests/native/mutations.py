@@ -51,6 +51,7 @@ VALUES = st.one_of(SOUND, SOUND, SOUND, SOUND.map(lambda text: quote(text, safe=
 FIELDS = [
     "Connection: close", "Connection: Keep-Alive", "X-Other: 2", "Accept:", "Empty:   ", "Host: a", "Metadata: true",
     "Metadata: false", "Connection: close, te", "X-Forwarded-For: 1", "Te: x", "Content-Length: 0",
+    "Content-Length: 1", "Transfer-Encoding: chunked", "Expect: 100-continue", "Proxy-Connection: close",
 ]  # fmt: skip
 
 

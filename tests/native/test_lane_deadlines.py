@@ -34,7 +34,7 @@ async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() 
         while lane.count("timed_out") == 0:
             peer.send(b"a")
             await asyncio.sleep(SHORT / 10)
-        assert time.monotonic() - begun < 100 * SHORT
+            assert time.monotonic() - begun < 100 * SHORT
         assert await peer.ending() == b""
         await lane.generals[0].until("lost")
         assert late(lane) == {"head": 1}

@@ -91,11 +91,15 @@ async def test_an_address_that_moves_is_taken_along() -> None:
         assert cluster.at(ADDRESS) is None
 
 
-async def test_a_successor_of_the_same_name_is_another_pod() -> None:
+@pytest.mark.parametrize("deletion", ["seen", "missed"])
+async def test_a_successor_of_the_same_name_is_another_pod(deletion: str) -> None:
     async with running_cluster() as cluster:
         former = await with_pod(cluster)
-        cluster.delete_pod()
-        cluster.put_pod(pod(addresses=("10.0.0.2",)))
+        if deletion == "seen":
+            cluster.delete_pod()
+            cluster.put_pod(pod(addresses=("10.0.0.2",)))
+        else:  # the watch was away, and its list holds the successor only
+            cluster.told(pod(uid="uid-of-the-successor", addresses=("10.0.0.2",)))
         await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
         successor = cluster.at("10.0.0.2")
         assert successor is not former
@@ -153,8 +157,10 @@ async def test_a_revoked_identity_is_gone_with_its_event() -> None:
         cluster.put_assigned(assigned_identity("a"))
         cluster.put_assigned(assigned_identity("b"))
         await cluster.seen(lambda: len(entry.assigned) == 2)
+        generation = entry.record.generation
         cluster.delete_assigned(assigned_identity("a"))
         await cluster.seen(lambda: len(entry.assigned) == 1)
+        assert entry.record.generation > generation, "the ready answers are gone, too"
         assert entry.assigned[0].identity.metadata.name == "b"
 
 

@@ -118,6 +118,8 @@ async def test_nothing_of_another_namespace_is_ever_joined() -> None:
         cluster.told(binding(identity_name="theirs"), "bindings")
         cluster.told(identity("theirs", namespace="other"), "identities")
         assert entry.assigned == ()
+        cluster.told(binding("later", identity_name="theirs"), "bindings")
+        assert entry.assigned == ()
 
 
 async def test_who_names_none_gets_the_first_by_binding_and_who_names_one_gets_that() -> None:

@@ -67,7 +67,7 @@ def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
         with Plumbed(machine, "--route-localnet=set") as node:
             node.next()
             node.next()
-            time.sleep(1.5)  # longer than iptables itself waits
+            time.sleep(3.0)  # longer than iptables itself waits, twice: it looks first, and then writes
             holder.communicate()
             assert node.installed()["problem"] is None
     assert [line for line in machine.saved("legacy") if line.startswith("-A INPUT ! -s 127.0.0.0/8")]

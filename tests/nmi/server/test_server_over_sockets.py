@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from _native.answers import Usage
 from _native.index import Index
 from _native.lane import Limits
 from nmi.identity.request import TokenRequest
@@ -17,7 +18,9 @@ from nmi.server.measures import Measures
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from tests.corpus.corpus import ACCEPTED, Case
+from tests.native.serving import admit, ready
 from tests.nmi.server.fakes import (
+    RESOURCE,
     TARGET,
     TOKEN_PATH,
     FakeIssuer,
@@ -277,6 +280,8 @@ async def test_its_state_is_json_and_says_nothing_that_a_pod_chose() -> None:
 async def test_the_lane_is_told_to_take_only_redirected_connections() -> None:
     # A connection to the port itself was meant for another address, so neither lane may serve it.
     async with serving(ServerPolicy(redirected_from=("169.254.169.254", 80))) as running, running.client() as client:
+        answer = ready(b"a token", running.measures.series(TOKEN_PATH, 200, "", ""), Usage())
+        assert admit(running.entry.record, answer, RESOURCE.encode())
         for _ in range(3):
             reply = await client.ask(request_bytes())
             assert (reply.status, reply.json["error"]) == (403, "access_denied")

@@ -271,26 +271,6 @@ async def test_object_ids_are_learnt_from_answers() -> None:
     await bench.broker.aclose()
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        key_of(identity(client_id="c11e0000-0000-0000-0000-00000000000b"), RESOURCE, ""),
-        key_of(identity(type_=1), RESOURCE, ""),
-        key_of(identity(name="other"), RESOURCE, ""),
-        key_of(identity(), RESOURCE + "/", ""),
-        key_of(identity(), RESOURCE.upper(), ""),
-        key_of(identity(), RESOURCE, "cp1"),
-    ],
-    ids=["client-id", "type", "resource-id", "slash", "case", "xms-cc"],
-)
-def test_what_gets_another_token_has_another_key(other: object) -> None:
-    assert other != key_of(identity(), RESOURCE, "")
-
-
-def test_ids_in_another_case_have_the_same_key() -> None:
-    assert key_of(identity("C11E0000-0000-0000-0000-00000000000A"), RESOURCE, "") == key_of(identity(), RESOURCE, "")
-
-
 def granted(left: float) -> Granted:
     return Granted(Token("t", int(2_000 + left), 0, "r", "c"), int(left))
 

@@ -15,6 +15,7 @@ from nmi.tokens.sign_in import InvalidClient
 from nmi.tokens.sign_ins import OF_ONE_NAMESPACE
 from nmi.tokens.source import PolicyError
 from podidctl.sandbox.tokens import read_claims
+from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
 from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
 
@@ -82,6 +83,45 @@ async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_forgott
     assert broker.key_of(identity, RESOURCE, "") != key
     assert (await broker.token(identity, REQUEST, "team-a/one")).token == second.token
     assert len(bench.aad.calls) == 2
+    await broker.aclose()
+
+
+async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_an_outage_on_its_token(
+    bench: Bench,
+) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    bench.put_secret("guess", k=b"guessed")
+    answer, go_on, asked = bench.aad.handle, asyncio.Event(), 0
+
+    async def waiting(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        return await answer(request)
+
+    async def down(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=503)
+
+    bench.source = bench.new_source(retry_delays=())
+    broker = broker_of(bench)
+    guessing = bench.identity(principal, client_password=named("guess"))
+    bench.aad.handle = waiting  # type: ignore[method-assign]
+    owner = asyncio.create_task(broker.token(bench.identity(principal), REQUEST, "team-a/owner"))
+    guesser = asyncio.create_task(broker.token(guessing, REQUEST, "team-a/guesser"))
+    async with asyncio.timeout(10):
+        while asked < 2:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        assert (await owner).token.access_token
+        with pytest.raises(InvalidClient):
+            await guesser
+    other = TokenRequest("https://vault.azure.net")
+    await broker.token(bench.identity(principal), other, "team-a/owner")
+    bench.aad.handle = down  # type: ignore[method-assign]
+    with pytest.raises(AzureError):
+        await broker.token(guessing, other, "team-a/guesser")
+    assert (await broker.token(bench.identity(principal), other, "team-a/owner")).token.access_token
     await broker.aclose()
 
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from nmi.identity.request import TokenRequest
-from nmi.tokens.cache import TOKENS_PER_IDENTITY, TOKENS_PER_POD
+from nmi.tokens.cache import TOKENS_PER_IDENTITY
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import Refused, Unreachable
 from tests.nmi.tokens.fakes import REQUEST, Bench, identity
@@ -166,8 +166,8 @@ def test_the_line_of_a_renewal_in_vain_sends_to_whoever_was_asked(
 async def test_a_pod_that_asks_for_ever_new_audiences_pushes_out_its_own_tokens_alone() -> None:
     bench = bench_per_pod()
     first = await token(bench, B)
-    for number in range(3 * TOKENS_PER_POD):
+    for number in range(3 * 16):
         await bench.broker.token(identity(), TokenRequest(f"https://{number}"), "ns/a", workload=A)
-    assert len(bench.broker._tokens) == TOKENS_PER_POD + 1
+    assert len(bench.broker._tokens) == 16 + 1
     assert await token(bench, B) == first
     await bench.broker.aclose()

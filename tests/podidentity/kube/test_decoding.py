@@ -115,7 +115,7 @@ def test_anything_else_is_malformed_and_nothing_else_is_raised(data: bytes) -> N
 @given(JSON, st.integers(0, 3))
 def test_what_is_made_shallow_keeps_all_but_what_is_deep(value: Any, steps: int) -> None:
     for _ in range(DEPTH_MAX - 4 + steps):
-        value = [value, ']}\\"[{']
+        value = [value, ']}\\"[{', "[[", "]"]
     data = json.dumps(value).encode()
     assert json.loads(shallow(data)) == cut(value, DEPTH_MAX)
 

@@ -132,11 +132,28 @@ async def test_whoever_holds_all_connections_keeps_no_probe_out(
     probe = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
     greedy = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(3 * CONNECTIONS_OF_ONE_PEER)]
     assert (await get(opened.port, "/healthz"))[0] == 200
+    greedy.append(await asyncio.open_connection("127.0.0.1", opened.port))
     others = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.8", 0))
     for reader, writer in (probe, others):
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
     for _, writer in (probe, others, *greedy):
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_one_address_has_eight_places(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active", request_seconds=30)
+    eight = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(8)]
+    other = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
+    ninth = await asyncio.open_connection("127.0.0.1", opened.port)
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(eight[0][0].read(), 5) == b"", "the oldest makes room"
+    for reader, writer in (*eight[1:], other, ninth):
+        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    for _, writer in (*eight, other, ninth):
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()

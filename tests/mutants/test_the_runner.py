@@ -1,0 +1,158 @@
+"""A mutant is seen by whatever a test starts, judged by the tests' failures, and leaves nothing behind."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docs.threat_tables import ROOT
+from tests.mutants.entries import Mutant, MutantError
+from tests.mutants.run import Verdict, Worker, judged, selected, sound
+from tests.mutants.trees import Outcome, Run, Tree
+
+BOUNDED = "tests/nmi/tokens/test_keeping_tokens.py::test_every_memory_is_bounded"
+CACHE = "nmi/tokens/cache.py"
+
+
+def mutant(file: str, find: str, replace: str, *tests: str, slow: bool = False) -> Mutant:
+    return Mutant("topic", 1, "It holds.", tests or (BOUNDED,), file, find, replace, slow)
+
+
+@pytest.fixture(scope="module")
+def tree() -> Iterator[Tree]:
+    """One copy for this module. Not below /tmp, which may be another file system: then it could not be links."""
+    made = Tree(ROOT / "build" / "mutants" / "test")
+    made.make()
+    yield made
+    subprocess.run(["rm", "-r", str(made.root)], check=True)
+
+
+def said(tree: Tree, *command: str) -> str:
+    done = subprocess.run(
+        [str(tree.root / ".venv" / "bin" / command[0]), *command[1:]],
+        cwd="/", capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.timeout(180)
+def test_programs_that_a_test_starts_run_the_mutant(tree: Tree) -> None:
+    commands = (("nmi", "--version"), ("python", "-m", "nmi", "--version"))
+    before = [said(tree, *command) for command in commands]
+    with tree.mutated(mutant("nmi/cli.py", 'f"nmi {VERSION}', 'f"mutant {VERSION}')):
+        during = [said(tree, *command) for command in commands]
+    assert all(each.startswith("nmi ") for each in before)
+    assert all(each.startswith("mutant ") for each in during)
+    assert [said(tree, *command) for command in commands] == before
+
+
+@pytest.mark.timeout(180)
+def test_a_test_sees_the_mutant_and_afterwards_the_file_is_as_it_was(tree: Tree) -> None:
+    worker = Worker(tree, set())
+    killed = worker.result(mutant(CACHE, "len(self._refusals) > self._most", "False"))
+    assert (killed.verdict, killed.reason) == (Verdict.KILLED, "")
+    survived = worker.result(mutant(CACHE, "SOON_SECONDS: Final = 300.0", "SOON_SECONDS: Final = 301.0"))
+    assert (survived.verdict, survived.reason) == (Verdict.SURVIVED, f"still passes: {BOUNDED}")
+    assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("replace", "complaint"),
+    [
+        ("SOON_SECONDS: Final = = 1", "broken"),
+        ("SOON_SECONDS: Final = sooon", "broken"),
+        ("SOON_SECONDS: Final = 1 / 0", "broken"),
+    ],
+    ids=["syntax", "undefined-name", "fails-on-import"],
+)
+def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, replace: str, complaint: str) -> None:
+    result = Worker(tree, {BOUNDED}).result(mutant(CACHE, "SOON_SECONDS: Final = 300.0", replace))
+    assert result.verdict is Verdict.UNJUDGED
+    assert complaint in result.reason
+    assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
+
+
+@pytest.mark.timeout(300)
+def test_a_compiled_module_is_compiled_with_its_mutant_and_put_back(tree: Tree) -> None:
+    code = "from _native.answers import Usage; usage = Usage(); usage.touch(); print(usage.last_ns)"
+    (module,) = tree.root.glob("_native/answers.*.so")
+    before = module.read_bytes()
+    with tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = 0 * ")):
+        assert said(tree, "python", "-c", code) == "0\n"
+    assert module.read_bytes() == before
+    assert said(tree, "python", "-c", code) != "0\n"
+    with (
+        pytest.raises(MutantError, match="does not compile"),
+        tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = = ")),
+    ):
+        pass
+    assert module.read_bytes() == before
+
+
+@pytest.mark.timeout(180)
+def test_tests_that_take_too_long_end_and_are_no_proof(tree: Tree) -> None:
+    run = tree.run([BOUNDED], 0.01)
+    assert not run.in_time
+    assert judged(mutant(CACHE, "a", "b"), run)[0] is Verdict.UNJUDGED
+    assert sound([BOUNDED], run) == "took too long without the change"
+
+
+def run_of(*outcomes: Outcome) -> Run:
+    return Run(outcomes, in_time=True, output="")
+
+
+PASSED = Outcome("one", "call", "passed", ())
+FAILED = Outcome("one", "call", "failed", ("AssertionError",))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ([FAILED], Verdict.KILLED),
+        ([PASSED, FAILED, PASSED], Verdict.KILLED),
+        ([PASSED, Outcome("one", "teardown", "failed", ())], Verdict.KILLED),
+        ([PASSED], Verdict.SURVIVED),
+        ([], Verdict.UNJUDGED),
+        ([Outcome("one", "setup", "failed", ("AssertionError",))], Verdict.UNJUDGED),
+        ([Outcome("one", "call", "failed", ("ImportError", "ModuleNotFoundError"))], Verdict.UNJUDGED),
+        ([Outcome("one", "call", "failed", ("NameError",))], Verdict.UNJUDGED),
+        ([Outcome("one", "call", "failed", ("Skipped",))], Verdict.UNJUDGED),
+        ([FAILED, Outcome("x.py", "collect", "failed", ())], Verdict.UNJUDGED),
+    ],
+)
+def test_a_mutant_is_killed_by_a_failure_of_its_test_and_by_nothing_else(
+    outcomes: list[Outcome], verdict: Verdict
+) -> None:
+    assert judged(mutant(CACHE, "a", "b", "one"), run_of(*outcomes))[0] is verdict
+
+
+def test_each_of_its_tests_must_fail() -> None:
+    other = Outcome("two", "call", "passed", ())
+    assert judged(mutant(CACHE, "a", "b", "one", "two"), run_of(FAILED, other)) == (
+        Verdict.SURVIVED,
+        "still passes: two",
+    )
+
+
+@pytest.mark.parametrize("outcomes", [[], [FAILED], [Outcome("one", "setup", "passed", ())], [PASSED, FAILED]])
+def test_a_test_that_does_not_pass_without_the_change_proves_nothing(outcomes: list[Outcome]) -> None:
+    assert sound(["one"], run_of(*outcomes)) == "one does not pass without the change"
+    assert sound(["one"], run_of(Outcome("one", "setup", "passed", ()), PASSED)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "fast", "chosen"),
+    [
+        ([], False, 2),
+        ([], True, 1),
+        (["topic"], False, 2),
+        (["topic/1"], False, 2),
+        (["cache.py"], False, 1),
+        (["test_keeping"], True, 1),
+        (["other"], False, 0),
+    ],
+)
+def test_words_select_by_topic_file_or_test(words: list[str], fast: bool, chosen: int) -> None:
+    everything = [mutant(CACHE, "a", "b"), mutant("nmi/cli.py", "a", "b", "tests/x.py::test_y", slow=True)]
+    assert len(selected(everything, words, fast=fast)) == chosen
