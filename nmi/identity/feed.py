@@ -144,7 +144,7 @@ class Feed:
     # The life of the feed.
 
     async def run(self) -> None:
-        """Keep the index equal to the API server until cancelled. Ends with an exception only if a handler failed."""
+        """Keep the index equal to the API server until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watches.run(), name="watch the API server")
             tasks.create_task(self._watch_the_watches(), name="watch for silence")

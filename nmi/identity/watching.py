@@ -52,7 +52,7 @@ class Watches:
         )
 
     async def run(self) -> None:
-        """Follow every kind until cancelled. Ends with an exception only if a handler failed."""
+        """Follow every kind until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, informer in self._informers.items():
                 tasks.create_task(informer.run(), name=f"watch {name.replace('_', ' ')}")
