@@ -104,7 +104,7 @@ class Feed:
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
         self._addresses = Addresses(index, self._parking.arrived)
-        self.watches = Watches(client, silence_seconds=silence_seconds, clock=clock, random=random)
+        self.watches = Watches(client, on_doubt=self.check, silence_seconds=silence_seconds, clock=clock, random=random)
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )

@@ -27,6 +27,7 @@ from podidentity.kube.decoding import (
     Skipped,
     TooDeep,
     TooLarge,
+    TooLong,
     decode_meta,
     decode_object,
     split_list,
@@ -34,6 +35,7 @@ from podidentity.kube.decoding import (
 from podidentity.kube.errors import Gone, Invalid, ServerError, Unauthorized, Unreachable, from_answer
 from podidentity.kube.scanning import DEPTH_READABLE, Found, ScanError, Scanner
 from podidentity.kube.skipped import SkippedObjects
+from podidentity.object_limits import oversized
 from podidentity.resources import BareMeta, Kind, Resource
 
 R = TypeVar("R", bound=Resource)
@@ -277,7 +279,7 @@ class Client:
     ) -> builtins.list[R]:
         """All objects (of one namespace, if given), read in pages, and all of one moment.
 
-        An object that cannot be read is left out, and reported to `skipped`.
+        An object that cannot be read, or is over a limit, is left out and reported to `skipped`.
         """
         items: builtins.list[R] = []
         async for page in self.pages(kind, namespace, field_selector=field_selector, label_selector=label_selector):
@@ -287,7 +289,10 @@ class Client:
                 self.skipped.report(kind, each.meta, each.error)
             for raw in page.items:
                 try:
-                    items.append(decode_object(kind, raw))
+                    item = decode_object(kind, raw)
+                    if why := oversized(item):
+                        raise TooLong(why)  # noqa: TRY301 - as the decoding does
+                    items.append(item)
                 except Exception as error:  # noqa: BLE001 - one object must not hide the others
                     self.skipped.report(kind, decode_meta(raw), error)
             del page
