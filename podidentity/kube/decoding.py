@@ -259,6 +259,31 @@ def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[
     return found
 
 
+def outline(kind: Kind[R], data: bytes | msgspec.Raw) -> dict[str, Any]:
+    """The names of the fields of an object that *kind* knows, as spelled, with None where the value is null, else True.
+
+    For objects that are too large to be decoded as a whole. Raises Malformed.
+    """
+    try:
+        return _outline(data, kind.shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"not a readable {kind.name}: {error}") from error
+
+
+def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
+    stored = _read(_FIELDS, data)
+    if len(stored) > FIELDS_MAX:
+        raise TooLong(f"it has {len(stored)} fields, and the limit is {FIELDS_MAX}")
+    known = spellings(shape)
+    found: dict[str, Any] = {}
+    for name, raw in stored.items():
+        field = known.get(name) or known.get(name.lower())
+        if field is not None:
+            inner = field.shape if bytes(memoryview(raw)[:1]) == b"{" else None
+            found[name] = _outline(raw, inner) if inner is not None else None if bytes(raw) == b"null" else True
+    return found
+
+
 def decode_list(kind: Kind[R], data: bytes) -> ListPage[R]:
     """A whole page at once. Raises Malformed, also when one object of it cannot be read."""
     page = split_list(data)
