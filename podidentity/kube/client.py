@@ -60,7 +60,9 @@ PIECE: Final = 16 * 1024
 PART_BYTES: Final = 2 * 1024 * 1024
 """Bytes of objects of a long answer that are handed on together."""
 SHRINK: Final = 4
-"""A page that is too large is asked for again with so many times fewer objects."""
+"""A page that is too large is asked for again with so many times fewer objects, or with as many as fitted."""
+_UID: Final = b'"uid":"'
+"""Every object has it once; owners and embedded objects, too, so the number of them is a guess."""
 CHUNK: Final = 256 * 1024
 """aiohttp pauses reading from the socket at twice this many buffered bytes."""
 CONNECT_SECONDS: Final = 10.0
@@ -68,7 +70,11 @@ PAGE_SIZE: Final = 500
 
 
 class _TooLarge(Exception):  # noqa: N818 - named for what happened
-    """A page has more than BODY_MAX bytes."""
+    """A page has more than BODY_MAX bytes, of which *objects* objects were read, about."""
+
+    def __init__(self, objects: int) -> None:
+        super().__init__()
+        self.objects = objects
 
 
 class Client:
@@ -327,8 +333,8 @@ class Client:
                         yield msgspec.structs.replace(part, first=first)
                         first = False
                         del part
-            except _TooLarge:
-                limit = max(1, limit // SHRINK)
+            except _TooLarge as error:
+                limit = max(1, min(limit // SHRINK, error.objects * 3 // 4))
                 continue
             except Gone:
                 if not token:
@@ -359,7 +365,7 @@ class Client:
                     yield split_list(data)
                     return
             elif divisible:
-                raise _TooLarge
+                raise _TooLarge(data.count(_UID, 0, BODY_MAX))
             scanner = Scanner(object_max=OBJECT_MAX)
             items: builtins.list[msgspec.Raw] = []
             skipped: builtins.list[Skipped] = []

@@ -31,9 +31,14 @@ class SizedServer(ScriptedServer):
             self.gone -= 1
             return status(410, "Expired")
         end = start + limit if limit else len(self.objects)
-        bodies = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in self.objects[start:end]]
+        bodies = [each if isinstance(each, bytes) else written(each) for each in self.objects[start:end]]
         metadata = {"resourceVersion": "7", **({"continue": str(end)} if end < len(self.objects) else {})}
         parts = [b'"metadata":' + json.dumps(metadata).encode(), b'"items":[' + b",".join(bodies) + b"]"]
         if not self.metadata_first:
             parts.reverse()
         return Reply(b'{"kind":"L",' + b",".join(parts) + b"}\n")
+
+
+def written(document: dict[str, Any]) -> bytes:
+    """As the API server writes it, without spaces."""
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -16,7 +16,7 @@ from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
 from podidentity.kube.errors import ApiError
 from podidentity.resources import PODS
 from tests.podidentity.kube.scripted import pod
-from tests.podidentity.kube.sized import SizedServer
+from tests.podidentity.kube.sized import SizedServer, written
 
 
 @pytest.fixture
@@ -62,8 +62,15 @@ async def names(client: Client, **options: Any) -> list[str]:
 async def test_a_page_that_is_too_large_is_asked_for_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
     sized.objects = [padded(number, 3000) for number in range(20)]
     assert await names(client) == [f"p{number:03}" for number in range(20)]
-    assert sized.limits[:5] == [500, 125, 31, 7, 1]
+    assert sized.limits[:2] == [500, 2]
     assert not client.skipped.counts
+
+
+async def test_a_page_that_looks_full_of_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+    """The number of objects in a page is guessed by a text that one object may hold any number of times."""
+    sized.objects = [pod(f"p{number}", "1", spec={"uids": [{"uid": ""}] * 400}) for number in range(20)]
+    assert len(await names(client)) == 20
+    assert sized.limits[:5] == [500, 125, 31, 7, 1]
 
 
 async def test_pages_grow_again_after_small_ones(sized: SizedServer, client: Client) -> None:
@@ -89,9 +96,9 @@ async def test_an_object_at_the_limit_is_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sized.objects = [padded(0, 9000)]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(json.dumps(sized.objects[0])))
+    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))))
     assert await names(client, page_size=1) == ["p000"]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(json.dumps(sized.objects[0])) - 1)
+    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
     assert await names(client, page_size=1) == []
 
 
@@ -157,6 +164,8 @@ async def test_every_object_within_the_limit_is_read_once(
     sized.metadata_first, sized.gone = metadata_first, gone
     async with Client(ClusterAccess(sized.url), user_agent="test/1", timeout_seconds=5) as client:
         expected = [
-            f"p{number:03}" for number, each in enumerate(sized.objects) if len(json.dumps(each)) <= module.OBJECT_MAX
+            f"p{number:03}"
+            for number in range(len(sizes))
+            if len(written(padded(number, sizes[number]))) <= module.OBJECT_MAX
         ]
         assert await names(client, page_size=page_size) == expected
