@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.client import MALFORMED
+from podidentity.kube.errors import ApiError, NotFound, ServerError
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -164,7 +165,7 @@ class DoubtReads:
             if namespace and isinstance(error, TimeoutError):
                 self._slow_until = {name: until for name, until in self._slow_until.items() if until > now}
                 self._slow_until[namespace] = now + UNANSWERED_SECONDS
-            else:
+            elif not (isinstance(error, ServerError) and error.reason == MALFORMED):
                 self._unanswered_until = now + UNANSWERED_SECONDS
             self.failed += 1
             log.warning(

@@ -63,6 +63,8 @@ SHRINK: Final = 4
 """A page that is too large is asked for again with so many times fewer objects, or with as many as fitted."""
 _UID: Final = b'"uid":"'
 """Every object has it once; owners and embedded objects, too, so the number of them is a guess."""
+MALFORMED: Final = "Malformed"
+"""The reason of a ServerError for an answer that cannot be read: the server works, and the object may be to blame."""
 CHUNK: Final = 256 * 1024
 """aiohttp pauses reading from the socket at twice this many buffered bytes."""
 CONNECT_SECONDS: Final = 10.0
@@ -142,7 +144,7 @@ class Client:
             finally:
                 response.release()
             if not whole:
-                raise Unreachable(f"an answer of more than {BODY_MAX} bytes")
+                raise ServerError(502, MALFORMED, f"an answer of more than {BODY_MAX} bytes")
             return told
 
         return await self._in_time(answer(), seconds)
@@ -455,7 +457,7 @@ def _decode(kind: Kind[R], data: bytes) -> R:
 
 
 def _garbled(kind: Kind[R], error: Malformed) -> ServerError:
-    return ServerError(502, "Malformed", f"the answer about {kind.plural} cannot be read: {error}")
+    return ServerError(502, MALFORMED, f"the answer about {kind.plural} cannot be read: {error}")
 
 
 async def _read(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:

@@ -7,18 +7,19 @@ import pytest
 
 from nmi.identity import reads as module
 from nmi.identity.reads import DoubtReads, UnansweredError
-from podidentity.kube.errors import Unreachable
+from podidentity.kube.client import MALFORMED
+from podidentity.kube.errors import ServerError, Unreachable
 
 
 class Reader:
-    """Lists of the namespace `full` never end; single objects are not there, or the server is away."""
+    """Lists of the namespace `full` never end; single objects cannot be read."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.away = False
 
     async def get(self, kind: Any, namespace: str, name: str) -> Any:
-        raise Unreachable("away")
+        raise ServerError(502, MALFORMED, "its answer cannot be read")
 
     async def list(self, kind: Any, namespace: str = "", **_selectors: str) -> list[Any]:
         self.asked.append(namespace)
@@ -59,4 +60,12 @@ async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> Non
         await reads.exceptions("other")
     with pytest.raises(UnansweredError, match="a moment ago"):
         await reads.bindings("third")
+    await reads.aclose()
+
+
+async def test_a_pod_that_cannot_be_read_is_no_server_that_is_away(reader: Reader) -> None:
+    reads = DoubtReads(reader, lambda: 0.0)
+    with pytest.raises(UnansweredError):
+        await reads.pod("ns", "deep")
+    assert await reads.exceptions("other") == []
     await reads.aclose()
