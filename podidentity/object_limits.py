@@ -56,13 +56,16 @@ READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
 """The annotations of identities, bindings and exceptions that the daemons read."""
 
 
+_LIMITED: Final = (AzureIdentity, AzureIdentityBinding, AzurePodIdentityException)
+
+
 def oversized(resource: Resource) -> str:
     """Return why *resource* has a field over a limit, as a sentence for its author; empty if it has none.
 
     The sentence names the field, its size and the limit, never its content. An AzureAssignedIdentity always passes:
     MIC writes it, from an identity and a binding within their limits.
     """
-    return next(_violations(resource), "")
+    return next(_violations(resource), "") if isinstance(resource, _LIMITED) else ""
 
 
 def _violations(resource: Resource) -> Iterator[str]:
@@ -127,11 +130,11 @@ def reduced(resource: R) -> R:
         case AzurePodIdentityException():
             metadata = msgspec.structs.replace(_custom_meta(resource.metadata), labels=None)
         case AzureAssignedIdentity():
-            spec = msgspec.structs.replace(
-                resource.spec,
-                azure_identity_ref=reduced(resource.spec.azure_identity_ref),
-                azure_binding_ref=reduced(resource.spec.azure_binding_ref),
-            )
+            identity, binding = resource.spec.azure_identity_ref, resource.spec.azure_binding_ref
+            kept = reduced(identity), reduced(binding)
+            if kept[0] is identity and kept[1] is binding:
+                return resource
+            spec = msgspec.structs.replace(resource.spec, azure_identity_ref=kept[0], azure_binding_ref=kept[1])
             return msgspec.structs.replace(resource, spec=spec)
         case _:
             metadata = _owned_meta(resource.metadata)
@@ -157,6 +160,8 @@ def _pod_meta(meta: BareMeta) -> BareMeta:
 
 
 def _custom_meta(meta: Meta) -> Meta:
+    if not (meta.annotations or meta.finalizers or meta.owner_references):
+        return meta
     kept = {key: value for key, value in (meta.annotations or {}).items() if key in READ_ANNOTATIONS} or None
     if kept != meta.annotations or meta.finalizers or meta.owner_references:
         return msgspec.structs.replace(meta, annotations=kept, finalizers=None, owner_references=None)

@@ -275,17 +275,14 @@ class Field(NamedTuple):
     """How it is spelled now."""
     read: type[Wire] | None
     """What its value is read into, where that has fields of its own."""
-
-    @property
-    def shape(self) -> type[Wire] | None:
-        """The same where those fields have old spellings too. Metadata never had any."""
-        return None if self.read is None or issubclass(self.read, BareMeta) else self.read
+    shape: type[Wire] | None
+    """The same where those fields have old spellings too. Metadata never had any."""
 
 
 @cache
 def spellings(shape: type[Wire]) -> Mapping[str, Field]:
     """The fields of *shape* by their present names, and by those in lower case."""
-    fields = [Field(field.encode_name, _shape_of(field.type)) for field in msgspec.structs.fields(shape)]
+    fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     return {name: field for field in fields for name in (field.present, field.present.lower())}
 
 
@@ -293,12 +290,13 @@ def spellings(shape: type[Wire]) -> Mapping[str, Field]:
 def _folded(shape: type[Wire]) -> Mapping[str, Field]:
     """The same with those that every spec may hold and nobody reads."""
     unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
-    return {**spellings(shape), **{name: Field(name, None) for name in unread}}
+    return {**spellings(shape), **{name: Field(name, None, None) for name in unread}}
 
 
-def _shape_of(annotation: Any) -> type[Wire] | None:
+def _field(name: str, annotation: Any) -> Field:
     parts = (annotation, *get_args(annotation))
-    return next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
+    read = next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
+    return Field(name, read, None if read is None or issubclass(read, BareMeta) else read)
 
 
 def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def test_what_an_object_holds_cannot_pass_for_the_list_around_it() -> None:
     forged = '"}],"metadata":{"continue":"forged","resourceVersion":"1"}}'
     item = {
         "metadata": {"annotations": {"a": forged, "name": "forged"}, "name": "b"},
+        "name": "x",
         "spec": {"metadata": {"name": "x"}},
     }
     data = json.dumps({"items": [item], "metadata": {"continue": "true"}}).encode()
