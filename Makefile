@@ -7,7 +7,7 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: cluster e2e fuzz mutants soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.PHONY: cluster e2e fuzz mutants soak hostile-objects bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
@@ -76,6 +76,11 @@ mutants: .venv/.built
 SOAK_SECONDS ?= 600
 soak: .venv/.built
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+
+# Part of `make test` with a tenth of the objects: what MIC and NMI do about a tenant who fills the API server.
+hostile-objects: .venv/.built
+	@$(BIN)/python tests/testplane/up.py build >/dev/null
+	@HOSTILE_OBJECTS=all $(BIN)/pytest -s tests/mic/test_hostile_objects_on_a_real_api_server.py $(PYTEST_FLAGS)
 
 # A quarter of an hour, or three minutes: NMI beside nginx and others, what it weighs, its functions, what MIC costs.
 bench: .venv/.built

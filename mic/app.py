@@ -36,22 +36,29 @@ from podidentity.kube.errors import AccessError, ApiError, Unreachable
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
+from podidentity.object_limits import binding_label_only
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
     BINDINGS,
+    EXCEPTIONS,
     IDENTITIES,
     NODES,
     PODS,
     AzureIdentity,
 )
 from podidentity.telemetry.logs import LIBRARIES_VERBOSE, configure
+from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import PortInUse
+from podidentity.telemetry.skipped import SkippedMetrics
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
+PREFIX = "aadpodidentity_mic_"
+READ_KINDS = (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS)
+SCHEDULED = "spec.nodeName!="
 COMPONENT = "aad-pod-identity-mic"
 CONTACT_SECONDS = 10.0
 """How long the API server may take to answer the first request before starting is given up."""
@@ -73,6 +80,9 @@ async def run(settings: Settings) -> None:
     log.info(
         "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": told}
     )
+    # What was imported stays: later collections would look at it again, each for 50 ms.
+    gc.collect()
+    gc.freeze()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -128,6 +138,9 @@ class App:
             client.access, user_agent=f"{COMPONENT}/{VERSION}", remaining_seconds=self._elector.remaining_seconds
         )
         self._recorder = EventRecorder(self._client, COMPONENT, host)
+        self._client.skipped.record_with(self._recorder.record)
+        SkippedMetrics(registry, PREFIX, READ_KINDS).watch(self._client.skipped.counts)
+        self._lag = LoopLag(registry, PREFIX)
         # A request to Azure must be over, one way or the other, while the lease is certainly ours.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
@@ -182,7 +195,15 @@ class App:
             if settings.type_upgrade
             else None
         )
-        self._pods = Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL)
+        # A pod that no node runs yet needs nothing, and the watch brings it once it is scheduled.
+        self._pods = Informer(
+            self._client,
+            PODS,
+            view.pods,
+            field_selector=SCHEDULED,
+            label_selector=BINDING_LABEL,
+            keep=binding_label_only,
+        )
         self._nodes = Informer(self._client, NODES, view.nodes)
         self._identities = Informer(self._client, IDENTITIES, view.identities)
         self._bindings = Informer(self._client, BINDINGS, view.bindings)
@@ -222,6 +243,7 @@ class App:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(_until(stop), name="stop signal")
+                    tasks.create_task(self._lag.run(), name="event loop lag")
                     tasks.create_task(self._serve(), name="serving")
             except* Stopped:
                 log.info("stopping; whatever lock is ours is released")

@@ -26,10 +26,10 @@ import msgspec
 from mic.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client, object_path
-from podidentity.kube.decoding import decode_meta
+from podidentity.kube.decoding import WHOLE_MAX, Malformed, decode_meta, outline
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError, Throttled, Unreachable
 from podidentity.kube.events import EventRecorder
-from podidentity.resources import GROUP, BareMeta, Kind, Resource
+from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ TRIES: Final = 5
 """Of what fails for the moment, with pauses that grow from 1 to 8 s; and of a write that loses against another's."""
 LIMIT_SECONDS: Final = 600.0
 """After so long MIC goes on without; the next start carries on, since what is rewritten stays so."""
+REWRITTEN_MAX: Final = 256 * 1024
+"""Bytes of an object that is rewritten; decoding a larger one as a whole would stop the loop for too long."""
 TOLD_MAX: Final = 20
 """Objects of one kind that are named in the log; the rest is counted."""
 REASON: Final = "type upgrade failed"
@@ -266,12 +268,20 @@ class _Work:
                 self.seen = 0
                 self.failed.clear()
                 passing.clear()
-            self.seen += len(page.items)
+            self.seen += len(page.items) + len(page.skipped)
+            for each in page.skipped:
+                self._fail(each.meta, str(each.error))
             async with asyncio.TaskGroup() as tasks:
                 for raw in page.items:
-                    if (document := self._to_do(raw)) is not None:
-                        work = self._one(document, passing, cut=page.cut)
+                    await asyncio.sleep(0)  # reading a large object takes long enough
+                    if (document := self._to_do(raw)) is None:
+                        continue
+                    work = self._one(document, passing, cut=page.cut)
+                    if len(memoryview(raw)) > WHOLE_MAX:
+                        await work  # one at a time: in Python it is many times as large
+                    else:
                         tasks.create_task(work, name=f"upgrade {self._kind.name}")
+            del page
             if away := [error for error in passing if isinstance(error, Unreachable)]:
                 raise away[0]
         if passing:
@@ -280,12 +290,22 @@ class _Work:
 
     def _to_do(self, raw: msgspec.Raw) -> Document | None:
         """The object as stored, if it has to be rewritten."""
+        size = len(memoryview(raw))
         try:
+            if size > WHOLE_MAX and not self._is_old(raw):
+                return None
+            if size > REWRITTEN_MAX:
+                self._fail(decode_meta(raw), f"it has {size} bytes, and the limit is {REWRITTEN_MAX}")
+                return None
             document = _DOCUMENT.decode(raw)
             return document if respelled(self._kind, document) is not None else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Malformed) as error:
             self._fail(decode_meta(raw), f"it cannot be read ({error})")
             return None
+
+    def _is_old(self, raw: msgspec.Raw) -> bool:
+        named = outline(self._kind, raw)
+        return fold(named, self._kind.shape) != named
 
     async def _one(self, document: Document, passing: list[ApiError], *, cut: bool) -> None:
         meta = msgspec.convert(document, Resource).metadata
@@ -325,7 +345,7 @@ class _Work:
         every kind. Raises RecursionError rather than return a part of it."""
         found: Document | None = None
         async for page in self._client.pages(self._kind, meta.namespace, field_selector=f"metadata.name={meta.name}"):
-            if page.cut:
+            if page.cut or page.skipped:
                 raise RecursionError
             found = next((_DOCUMENT.decode(raw) for raw in page.items), None)
         return found

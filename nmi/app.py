@@ -20,7 +20,7 @@ import aiohttp
 from _native.index import Index
 from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.identity.feed import Feed
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.measures import PREFIX, IdentityMeasures
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
@@ -52,17 +52,20 @@ from podidentity.kube.access import find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
-from podidentity.resources import IdentityType
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, IdentityType
 from podidentity.telemetry import logs
+from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import HttpEndpoints, PortInUse
 from podidentity.telemetry.profile import Profiler
+from podidentity.telemetry.skipped import SkippedMetrics
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 """Connections that the kernel holds for us; it cuts this to net.core.somaxconn."""
+READ_KINDS: Final = (PODS, EXCEPTIONS, ASSIGNED_IDENTITIES, IDENTITIES, BINDINGS)
 COMPONENT: Final = "aad-pod-identity-nmi"
 """Who says what our Events say."""
 REACH_SECONDS: Final = 15.0
@@ -81,6 +84,9 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
     logs.configure(settings.log_format, settings.verbosity)
     log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
+    # What was imported stays: later collections would look at it again, each for 20 ms.
+    gc.collect()
+    gc.freeze()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,6 +120,8 @@ class App:
         self._active = False
         self._reports = Reports()
         NodeMeasures(self._registry, self._plumbing, self._reports)
+        self._skipped = SkippedMetrics(self._registry, PREFIX, READ_KINDS)
+        self._lag = LoopLag(self._registry, PREFIX)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start in order, serve, and stop in order once *stop* is set, at whatever point of the start that is.
@@ -124,6 +132,7 @@ class App:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._stop_in_order(stop), name="stop signal")
+                tasks.create_task(self._lag.run(), name="event loop lag")
                 await self._start(tasks)
         except* Stopped:
             await self._leave_redirect(self._plumbing.remove)
@@ -151,6 +160,8 @@ class App:
         )
         self._stack.push_async_callback(feed.aclose)
         events = EventRecorder(client, COMPONENT, settings.node_name)
+        client.skipped.record_with(events.record)
+        self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(client, index, feed, identities, Decisions(tell=PodEvents(events).tell))
         if settings.address_evidence:

@@ -312,25 +312,35 @@ EXCEPTIONS: Final = Kind(
 )
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
+    """A field of one of our kinds."""
+
     present: str
     """How it is spelled now."""
+    read: type[Wire] | None
+    """What its value is read into, where that has fields of its own."""
     shape: type[Wire] | None
-    """What its value is read into, where that has fields with old spellings too. Metadata never had any."""
+    """The same where those fields have old spellings too. Metadata never had any."""
 
 
 @cache
-def _fields(shape: type[Wire]) -> Mapping[str, _Field]:
+def spellings(shape: type[Wire]) -> Mapping[str, Field]:
     """The fields of *shape* by their present names, and by those in lower case."""
-    fields = [_Field(field.encode_name, _shape_of(field.type)) for field in msgspec.structs.fields(shape)]
-    if issubclass(shape, Spec):
-        fields += [_Field("metadata", None), _Field("replicas", None)]
+    fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     return {name: field for field in fields for name in (field.present, field.present.lower())}
 
 
-def _shape_of(annotation: Any) -> type[Wire] | None:
-    shapes = (each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, Wire))
-    return next((shape for shape in shapes if not issubclass(shape, BareMeta)), None)
+@cache
+def _folded(shape: type[Wire]) -> Mapping[str, Field]:
+    """The same with those that every spec may hold and nobody reads."""
+    unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
+    return {**spellings(shape), **{name: Field(name, None, None) for name in unread}}
+
+
+def _field(name: str, annotation: Any) -> Field:
+    parts = (annotation, *get_args(annotation))
+    read = next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
+    return Field(name, read, None if read is None or issubclass(read, BareMeta) else read)
 
 
 def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
@@ -339,10 +349,11 @@ def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
     A field already so spelled wins over an older spelling, unless it is null; an older spelling that is null is left
     out. Metadata, the label map of an exception and what *shape* does not know are the user's own words.
     """
-    fields = _fields(shape)
+    fields = _folded(shape)
     folded: dict[str, Any] = {}
     for name, value in document.items():
-        present, inner = fields.get(name) or fields.get(name.lower()) or (name, None)
+        field = fields.get(name) or fields.get(name.lower())
+        present, inner = (field.present, field.shape) if field is not None else (name, None)
         if name != present and (value is None or document.get(present) is not None):
             continue
         if value is None and present in folded:

@@ -113,7 +113,7 @@ class Feed:
             index, self._parking.arrived, claimed=self._evidence.claim, released=self._evidence.release
         )
         self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
-        self.watches = Watches(client, silence_seconds=silence_seconds, clock=clock, random=random)
+        self.watches = Watches(client, on_doubt=self.check, silence_seconds=silence_seconds, clock=clock, random=random)
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )
@@ -156,7 +156,7 @@ class Feed:
     # The life of the feed.
 
     async def run(self) -> None:
-        """Keep the index equal to the API server until cancelled. Ends with an exception only if a handler failed."""
+        """Keep the index equal to the API server until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watches.run(), name="watch the API server")
             tasks.create_task(self._watch_the_watches(), name="watch for silence")

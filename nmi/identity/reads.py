@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.client import MALFORMED
+from podidentity.kube.errors import ApiError, NotFound, ServerError
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -97,6 +98,8 @@ class DoubtReads:
         self._identities: _Shared[Sequence[AzureIdentity]] = _Shared(clock)
         self._exceptions: _Shared[Sequence[AzurePodIdentityException]] = _Shared(clock)
         self._unanswered_until = float("-inf")
+        self._slow_until: dict[str, float] = {}
+        """By namespace: its tenant may have filled it with so much that reading it takes too long."""
         self.failed = 0
         """Reads that were sent and not answered, or not to the point."""
 
@@ -121,15 +124,21 @@ class DoubtReads:
 
     async def bindings(self, namespace: str) -> Sequence[AzureIdentityBinding]:
         """The bindings of *namespace* as they are now. Raises UnansweredError."""
-        return await self._bindings.get(namespace, lambda: self._limited(self._reader.list(BINDINGS, namespace)))
+        return await self._bindings.get(
+            namespace, lambda: self._limited(self._reader.list(BINDINGS, namespace), namespace)
+        )
 
     async def identities(self, namespace: str) -> Sequence[AzureIdentity]:
         """The identities of *namespace* as they are now. Raises UnansweredError."""
-        return await self._identities.get(namespace, lambda: self._limited(self._reader.list(IDENTITIES, namespace)))
+        return await self._identities.get(
+            namespace, lambda: self._limited(self._reader.list(IDENTITIES, namespace), namespace)
+        )
 
     async def exceptions(self, namespace: str) -> Sequence[AzurePodIdentityException]:
         """The exceptions of *namespace* as they are now. Raises UnansweredError."""
-        return await self._exceptions.get(namespace, lambda: self._limited(self._reader.list(EXCEPTIONS, namespace)))
+        return await self._exceptions.get(
+            namespace, lambda: self._limited(self._reader.list(EXCEPTIONS, namespace), namespace)
+        )
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
         """The pods of *node* that the API server knows at *address*. Not shared. Raises UnansweredError."""
@@ -146,8 +155,9 @@ class DoubtReads:
         except NotFound:
             return None
 
-    async def _limited(self, read: Awaitable[V]) -> V:
-        if self._clock() < self._unanswered_until:
+    async def _limited(self, read: Awaitable[V], namespace: str = "") -> V:
+        """What *read* returns. Where a list of one *namespace* takes too long, reads of the others go on."""
+        if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
             if asyncio.iscoroutine(read):
                 read.close()
             raise UnansweredError("it did not answer a moment ago")
@@ -155,7 +165,12 @@ class DoubtReads:
             async with asyncio.timeout(READ_SECONDS):
                 return await read
         except (ApiError, TimeoutError) as error:
-            self._unanswered_until = self._clock() + UNANSWERED_SECONDS
+            now = self._clock()
+            if namespace and isinstance(error, TimeoutError):
+                self._slow_until = {name: until for name, until in self._slow_until.items() if until > now}
+                self._slow_until[namespace] = now + UNANSWERED_SECONDS
+            elif not (isinstance(error, ServerError) and error.reason == MALFORMED):
+                self._unanswered_until = now + UNANSWERED_SECONDS
             self.failed += 1
             log.warning(
                 "a read about a pod was not answered: see whether the API server is up and NMI's role allows get, list",

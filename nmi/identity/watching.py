@@ -24,11 +24,14 @@ class Watches:
         self,
         client: Client,
         *,
+        on_doubt: Callable[[], None] = lambda: None,
         silence_seconds: float = SILENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
+        """*on_doubt* is called when a watch becomes silent at once, because its handler has failed."""
         self._client = client
+        self._on_doubt = on_doubt
         self._silence_seconds = silence_seconds
         self._clock = clock
         self._random = random
@@ -46,13 +49,14 @@ class Watches:
             handler,
             field_selector=field_selector,
             label_selector=label_selector,
+            on_doubt=self._on_doubt,
             silence_seconds=self._silence_seconds,
             clock=self._clock,
             random=self._random,
         )
 
     async def run(self) -> None:
-        """Follow every kind until cancelled. Ends with an exception only if a handler failed."""
+        """Follow every kind until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, informer in self._informers.items():
                 tasks.create_task(informer.run(), name=f"watch {name.replace('_', ' ')}")

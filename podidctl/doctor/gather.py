@@ -164,6 +164,7 @@ async def _kind(
         async for page in client.pages(kind):
             if page.first:
                 items, old, unreadable = [], [], []
+            unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
             for raw in page.items:
                 try:
                     items.append(decode_object(kind, raw))

@@ -28,7 +28,7 @@ from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, InAnnotation
-from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, Kind
+from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind
 from podidentity.version import VERSION
 
 PROGRAMS: Final = ("nmi", "mic")
@@ -110,14 +110,18 @@ async def _stored(client: Client, kind: Kind[Any]) -> list[dict[str, Any]]:
     async for page in client.pages(kind):
         if page.first:
             found = []
+        found += [_unreadable(each.meta) for each in page.skipped]
         for raw in page.items:
             try:
                 # Objects of a list lack what the list says for all.
                 found.append({"apiVersion": kind.api_version, "kind": kind.name} | msgspec.json.decode(raw))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                meta = decode_meta(raw)
-                found.append({"metadata": {"namespace": meta.namespace, "name": meta.name}, "spec": "(unreadable)"})
+                found.append(_unreadable(decode_meta(raw)))
     return found
+
+
+def _unreadable(meta: BareMeta) -> dict[str, Any]:
+    return {"metadata": {"namespace": meta.namespace, "name": meta.name}, "spec": "(unreadable)"}
 
 
 async def _programs(client: Client, unread: dict[str, str]) -> list[Program]:

@@ -5,12 +5,11 @@ The typed verbs on top decode with msgspec (`kube.decoding`). What is above this
 
 import asyncio
 import builtins
-import logging
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlencode
@@ -20,28 +19,64 @@ import msgspec
 from yarl import URL
 
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.decoding import Malformed, RawPage, decode_object, split_list
+from podidentity.kube.decoding import (
+    SHALLOW_MAX,
+    LongLine,
+    Malformed,
+    RawPage,
+    Skipped,
+    TooDeep,
+    TooLarge,
+    TooLong,
+    decode_meta,
+    decode_object,
+    split_list,
+)
 from podidentity.kube.errors import Gone, Invalid, ServerError, Unauthorized, Unreachable, from_answer
-from podidentity.resources import Kind, Resource
-
-log = logging.getLogger(__name__)
+from podidentity.kube.scanning import DEPTH_READABLE, Found, ScanError, Scanner
+from podidentity.kube.skipped import SkippedObjects
+from podidentity.object_limits import oversized
+from podidentity.resources import BareMeta, Kind, Resource
 
 R = TypeVar("R", bound=Resource)
+V = TypeVar("V")
 
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
 CONNECTIONS_MAX: Final = 32
 """More at once would only queue in the API server's own fairness."""
-BODY_MAX: Final = 256 * 1024 * 1024
-"""A page of 10,000 pods is about 80 MB; what is bigger is not an answer to any question of ours."""
+BODY_MAX: Final = 8 * 1024 * 1024
+"""Bytes of an answer that are in memory at a time. A page of 500 pods has about 4 MB; a larger page is asked for again
+in smaller ones, down to one object."""
+OBJECT_MAX: Final = 8 * 1024 * 1024
+"""Bytes of JSON of one object; a larger one is skipped. etcd stores up to 1.5 MiB of it, which JSON can make 6 times
+longer where it consists of control characters."""
+LINE_MAX: Final = OBJECT_MAX + 4096
+"""Bytes of a line of a watch: an object and its envelope."""
 ERROR_BODY_MAX: Final = 64 * 1024
-LINE_MAX: Final = 16 * 1024 * 1024
-"""etcd stores objects of up to 1.5 MiB; JSON and the watch's envelope cannot make one ten times longer."""
+PIECE: Final = 16 * 1024
+"""Bytes that are scanned between two pauses for the loop: 5 ms at most."""
+PART_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of objects of a long answer that are handed on together."""
+SHRINK: Final = 4
+"""A page that is too large is asked for again with so many times fewer objects, or with as many as fitted."""
+_UID: Final = b'"uid":"'
+"""Every object has it once; owners and embedded objects, too, so the number of them is a guess."""
+MALFORMED: Final = "Malformed"
+"""The reason of a ServerError for an answer that cannot be read: the server works, and the object may be to blame."""
 CHUNK: Final = 256 * 1024
 """aiohttp pauses reading from the socket at twice this many buffered bytes."""
 CONNECT_SECONDS: Final = 10.0
 PAGE_SIZE: Final = 500
+
+
+class _TooLarge(Exception):  # noqa: N818 - named for what happened
+    """A page has more than BODY_MAX bytes, of which *objects* objects were read, about."""
+
+    def __init__(self, objects: int) -> None:
+        super().__init__()
+        self.objects = objects
 
 
 class Client:
@@ -67,6 +102,8 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._answered_at = -math.inf
+        self.skipped = SkippedObjects(clock)
+        """What lists and informers of this client leave out."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,35 +136,43 @@ class Client:
         """The body of a 2xx answer. *timeout_seconds* (the client's, if None) covers all of it, a 401's repeat too."""
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         headers = {"Content-Type": content_type} if body is not None else {}
+
+        async def answer() -> bytes:
+            response = await self._send(method, path, params, headers, body)
+            try:
+                whole, told = await _read(response.content, BODY_MAX)
+            finally:
+                response.release()
+            if not whole:
+                raise ServerError(502, MALFORMED, f"an answer of more than {BODY_MAX} bytes")
+            return told
+
+        return await self._in_time(answer(), seconds)
+
+    async def _in_time(self, work: Awaitable[V], seconds: float) -> V:
+        """What *work* returns. Raises Unreachable where it takes longer than *seconds* or the connection fails."""
         try:
             async with asyncio.timeout(seconds):
-                response = await self._send(method, path, params, headers, body)
-                try:
-                    return await _read(response.content, BODY_MAX)
-                finally:
-                    response.release()
+                return await work
         except TimeoutError as error:
             raise Unreachable(f"no answer from {self.access.server} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
 
-    def stream(self, path: str, params: Mapping[str, str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(
+        self, path: str, params: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes | LongLine]]:
         """A GET whose answer is read line by line for as long as it lasts; the caller owns the deadline on silence.
 
-        Up to the answer's head the client's time limit holds. The iterator ends where the server ended the answer
-        cleanly and raises Unreachable where it broke off. Leaving the context closes the connection.
+        Of a line of more than LINE_MAX bytes only the names of its object are kept. Up to the answer's head the
+        client's time limit holds. The iterator ends where the server ended the answer cleanly and raises Unreachable
+        where it broke off. Leaving the context closes the connection.
         """
         return self._stream(path, params)
 
     @asynccontextmanager
-    async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._send("GET", path, params, {}, None)
-        except TimeoutError as error:
-            raise Unreachable(f"no answer from {self.access.server} within {self._timeout_seconds:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
+    async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes | LongLine]]:
+        response = await self._in_time(self._send("GET", path, params, {}, None), self._timeout_seconds)
         lines = self._lines(response.content)
         try:
             yield lines
@@ -135,28 +180,37 @@ class Client:
             await lines.aclose()
             response.close()
 
-    async def _lines(self, content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-        pending = bytearray()
+    async def _lines(self, content: aiohttp.StreamReader) -> AsyncGenerator[bytes | LongLine, None]:
+        pending, scanning = bytearray(), None
         while True:
             try:
                 chunk = await content.readany()
             except (aiohttp.ClientError, OSError) as error:
                 raise self._unreachable(error) from error
             if not chunk:
-                if pending:
+                if pending or scanning is not None:
                     raise Unreachable(f"{self.access.server} broke off in the middle of a line")
                 return
             *complete, rest = chunk.split(b"\n")
-            if complete:
-                pending += complete[0]
-                yield bytes(pending)
-                for line in complete[1:]:
-                    yield line
-                pending = bytearray(rest)
+            for part in complete:
+                if scanning is None and len(pending) + len(part) > LINE_MAX:
+                    scanning = await _begin_scanning(pending)
+                if scanning is not None:
+                    await scanning.feed(part)
+                    yield scanning.line()
+                    scanning = None
+                elif pending:
+                    pending += part
+                    yield bytes(pending)
+                else:
+                    yield part
+                pending.clear()
+            if scanning is not None:
+                await scanning.feed(rest)
             else:
                 pending += rest
-            if len(pending) > LINE_MAX:
-                raise Unreachable(f"{self.access.server} sent a line of more than {LINE_MAX} bytes")
+                if len(pending) > LINE_MAX:
+                    scanning = await _begin_scanning(pending)
 
     async def _send(
         self,
@@ -198,7 +252,7 @@ class Client:
         if 200 <= response.status < 300:
             return response
         try:
-            told = await _read(response.content, ERROR_BODY_MAX)
+            _, told = await _read(response.content, ERROR_BODY_MAX)
         finally:
             response.release()
         raise from_answer(response.status, told, response.headers.get("Retry-After", ""))
@@ -233,20 +287,23 @@ class Client:
     ) -> builtins.list[R]:
         """All objects (of one namespace, if given), read in pages, and all of one moment.
 
-        An object that cannot be read is left out, with a line in the log.
+        An object that cannot be read, or is over a limit, is left out and reported to `skipped`.
         """
         items: builtins.list[R] = []
         async for page in self.pages(kind, namespace, field_selector=field_selector, label_selector=label_selector):
             if page.first:
                 items = []
+            for each in page.skipped:
+                self.skipped.report(kind, each.meta, each.error)
             for raw in page.items:
                 try:
-                    items.append(decode_object(kind, raw))
-                except Malformed as error:
-                    log.warning(
-                        "an object cannot be read and is left out; correct or delete it",
-                        extra={"resource": kind.plural, "error": error},
-                    )
+                    item = decode_object(kind, raw)
+                    if why := oversized(item):
+                        raise TooLong(why)  # noqa: TRY301 - as the decoding does
+                    items.append(item)
+                except Exception as error:  # noqa: BLE001 - one object must not hide the others
+                    self.skipped.report(kind, decode_meta(raw), error)
+            del page
         return items
 
     async def pages(
@@ -264,25 +321,76 @@ class Client:
         not used: objects before it would be of the older snapshot, and a watch begun at the later one never tells what
         happened to them in between. The list begins anew instead, at the second time in one piece.
         """
-        chosen = selectors(field_selector, label_selector)
+        chosen, path = selectors(field_selector, label_selector), object_path(kind, namespace)
         limit, token, first, failed = page_size, "", True, False
         while True:
             asked = {**chosen, "limit": str(limit)} if limit else dict(chosen)
             if token:
                 asked["continue"] = token
+            following = ""
             try:
-                page = split_list(await self.request("GET", object_path(kind, namespace), params=asked))
+                async with aclosing(self._parts(path, asked, divisible=limit > 1)) as parts:
+                    async for part in parts:
+                        size, following = part.size, part.continue_token
+                        yield msgspec.structs.replace(part, first=first)
+                        first = False
+                        del part
+            except _TooLarge as error:
+                limit = max(1, min(limit // SHRINK, error.objects * 3 // 4))
+                continue
             except Gone:
                 if not token:
                     raise
-                limit, token, first, failed = (0 if failed else limit), "", True, True
+                limit, token, first, failed = (0 if failed else page_size), "", True, True
                 continue
             except Malformed as error:
                 raise _garbled(kind, error) from error
-            yield msgspec.structs.replace(page, first=first)
-            token, first = page.continue_token, False
+            token = following
             if not token:
                 return
+            if limit < page_size and 0 < size * SHRINK <= BODY_MAX:
+                limit = min(page_size, limit * 2)
+
+    async def _parts(self, path: str, asked: Mapping[str, str], *, divisible: bool) -> AsyncGenerator[RawPage, None]:
+        """One answer of a list: as one page, or in several where it is long or nested deeply.
+
+        Only the last of several has the list's version and token. Raises _TooLarge for a long one if it is *divisible*,
+        and Malformed for one that is no list.
+        """
+        seconds = self._timeout_seconds
+        response = await self._in_time(self._send("GET", path, asked, {}, None), seconds)
+        try:
+            whole, data = await self._in_time(_read(response.content, BODY_MAX), seconds)
+            if whole:
+                response.release()
+                with suppress(TooDeep):
+                    yield split_list(data)
+                    return
+            elif divisible:
+                raise _TooLarge(data.count(_UID, 0, BODY_MAX))
+            scanner = Scanner(object_max=OBJECT_MAX)
+            items: builtins.list[msgspec.Raw] = []
+            skipped: builtins.list[Skipped] = []
+            held = 0
+            while data:
+                for piece in _pieces(data):
+                    for found in _scan(scanner, piece):
+                        if (problem := _problem(found)) is not None:
+                            skipped.append(Skipped(found.meta, problem))
+                        else:
+                            items.append(msgspec.Raw(found.data))
+                            held += len(found.data)
+                    if held > PART_BYTES:
+                        yield RawPage(items, "", "", skipped=skipped)
+                        items, skipped, held = [], [], 0
+                    await asyncio.sleep(0)
+                data = b"" if whole else await self._in_time(response.content.readany(), seconds)
+            if not scanner.finished:
+                raise Unreachable(f"{self.access.server} broke off in the middle of a list")
+            fields = scanner.fields
+            yield RawPage(items, fields.get("resourceVersion", ""), fields.get("continue", ""), skipped=skipped)
+        finally:
+            response.close()
 
     async def create(self, kind: Kind[R], namespace: str, document: Mapping[str, Any]) -> R:
         """The stored object. *document* need not name its kind and apiVersion."""
@@ -349,16 +457,77 @@ def _decode(kind: Kind[R], data: bytes) -> R:
 
 
 def _garbled(kind: Kind[R], error: Malformed) -> ServerError:
-    return ServerError(502, "Malformed", f"the answer about {kind.plural} cannot be read: {error}")
+    return ServerError(502, MALFORMED, f"the answer about {kind.plural} cannot be read: {error}")
 
 
-async def _read(content: aiohttp.StreamReader, most: int) -> bytes:
-    """The body up to *most* bytes. An error's body that goes on is cut; an answer's is too long to use."""
+async def _read(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:
+    """The body, or its beginning of a little more than *most* bytes; and whether that is all of it."""
     chunks: builtins.list[bytes] = []
     size = 0
-    while size < most and (chunk := await content.readany()):
+    while size <= most:
+        chunk = await content.readany()
+        if not chunk:
+            return True, b"".join(chunks)
         chunks.append(chunk)
         size += len(chunk)
-    if size >= most == BODY_MAX:
-        raise Unreachable(f"an answer of more than {most} bytes")
-    return b"".join(chunks)
+    return False, b"".join(chunks)
+
+
+async def identify(line: bytes) -> LongLine:
+    """What a line of a watch is about that is nested too deep to be decoded; pauses for the loop."""
+    scanning = _LongLine()
+    await scanning.feed(line)
+    return scanning.line()
+
+
+async def _begin_scanning(pending: bytearray) -> "_LongLine":
+    scanning = _LongLine()
+    await scanning.feed(bytes(pending))
+    pending.clear()
+    return scanning
+
+
+class _LongLine:
+    """A line of a watch that is read to its end and not kept."""
+
+    def __init__(self) -> None:
+        self._scanner: Scanner | None = Scanner(event=True, object_max=0)
+        self._object = Found(BareMeta(), b"", 0, 0)
+        self._type = ""
+
+    async def feed(self, data: bytes) -> None:
+        """Scan the next part, with pauses for the loop."""
+        for piece in _pieces(data):
+            if self._scanner is None:
+                return
+            try:
+                for each in self._scanner.feed(piece):
+                    self._object = each
+                self._type = self._scanner.fields.get("type", "")
+            except ScanError:
+                self._scanner, self._type = None, ""
+            await asyncio.sleep(0)
+
+    def line(self) -> LongLine:
+        """What is known of the line once it has ended."""
+        return LongLine(self._type, self._object.meta, self._object.size)
+
+
+def _scan(scanner: Scanner, piece: bytes) -> builtins.list[Found]:
+    try:
+        return scanner.feed(piece)
+    except ScanError as error:
+        raise Malformed(f"not a list: {error}") from error
+
+
+def _problem(found: Found) -> Malformed | None:
+    """Why an object that was scanned is not handed on."""
+    if found.size > OBJECT_MAX:
+        return TooLarge(f"it has {found.size} bytes of JSON, and the limit is {OBJECT_MAX}")
+    if found.depth > DEPTH_READABLE and found.size > SHALLOW_MAX:
+        return TooDeep(f"it is nested {found.depth} levels deep and has {found.size} bytes; remove the nested fields")
+    return None
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + PIECE] for at in range(0, len(data), PIECE))

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.rates import TokenBucket
 from podidentity.resources import Kind, Resource
 
 log = logging.getLogger(__name__)
@@ -41,42 +42,6 @@ CALL_SECONDS: Final = 10.0
 EventType = Literal["Normal", "Warning"]
 Key = tuple[str, str, str, str, EventType, str, str]
 """Kind, namespace, name and uid of the object; type, reason, message."""
-
-
-class TokenBucket:
-    """How often something may happen: *burst* at once, *rate* a second in the long run."""
-
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._clock = clock
-        self._level = burst
-        self._at = clock()
-
-    def take(self) -> bool:
-        """Whether it may happen now; if so, it counts as having happened."""
-        self._fill()
-        if self._level < 1:
-            return False
-        self._level -= 1
-        return True
-
-    def seconds(self) -> float:
-        """How long until it may happen; 0 if it may now."""
-        self._fill()
-        return max(0.0, (1 - self._level) / self._rate)
-
-    async def wait(self) -> None:
-        """Wait until it may happen; it counts as having happened then."""
-        self._fill()
-        self._level -= 1
-        if self._level < 0:
-            await asyncio.sleep(-self._level / self._rate)
-
-    def _fill(self) -> None:
-        now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
 
 
 @dataclass(slots=True)

@@ -4,6 +4,10 @@ The list comes in pages, the watch with bookmarks; after any interruption the wa
 version, and only where the server has forgotten that (410, as HTTP status or as ERROR event) everything is listed
 again and compared, so that a handler hears of differences only. A watch that has been silent for longer than
 bookmarks allow is taken for half-open and replaced.
+
+One object never stops an informer. An object that cannot be read, is over a limit, or makes the handler raise counts as
+absent and is reported to the client's `skipped`. Where the handler cannot even forget an object, the informer counts as
+silent until it can, which a list after a pause tries again.
 """
 
 import asyncio
@@ -19,10 +23,22 @@ from typing import Final, Generic, NoReturn, Protocol, TypeVar
 import msgspec
 
 from podidentity.kube.backoff import Backoff
-from podidentity.kube.client import PAGE_SIZE, Client, object_path, selectors
-from podidentity.kube.decoding import Malformed, WatchEvent, decode_event, decode_meta, decode_object
+from podidentity.kube.client import OBJECT_MAX, PAGE_SIZE, Client, identify, object_path, selectors
+from podidentity.kube.decoding import (
+    LongLine,
+    Malformed,
+    RawPage,
+    TooDeep,
+    TooLarge,
+    TooLong,
+    WatchEvent,
+    decode_event,
+    decode_meta,
+    decode_object,
+)
 from podidentity.kube.errors import ApiError, Forbidden, Gone, NotFound, ServerError, Unauthorized, Unreachable
-from podidentity.resources import Kind, Resource
+from podidentity.object_limits import oversized, reduced
+from podidentity.resources import BareMeta, Kind, Resource
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +54,18 @@ from a server that restarts."""
 HEALTHY_SECONDS: Final = 1.0
 """A watch that ended sooner, even cleanly, counts as a failure: its successor waits."""
 RETRY_AFTER_MAX: Final = 60.0
+DOUBT_SECONDS: Final = 5.0
+DOUBT_MAX_SECONDS: Final = 300.0
+"""How long after a handler could not forget an object everything is listed again: at first, and at most."""
 SLICE_SECONDS: Final = 0.002
 """How long a burst of objects is worked on before the loop may do something else."""
-
-
-class HandlerFailed(Exception):  # noqa: N818 - named for what happened
-    """A handler raised, so what it keeps may differ from the store; the cause is chained."""
 
 
 class Handler(Protocol[T_contra]):
     """Whoever wants to know. Called synchronously, from the informer's task, with the store already changed.
 
-    What a handler raises ends `Informer.run` as HandlerFailed: an index that has missed a change would go on serving
-    what was revoked, so the program restarts instead, which its owner sees and says.
+    An exception of `upserted` is followed by `deleted` for the same object, so that nothing stays in its former state;
+    that call may be the first for its object. After an exception of `deleted` the call is repeated later.
     """
 
     def upserted(self, old: T_contra | None, new: T_contra) -> None:
@@ -61,7 +76,7 @@ class Handler(Protocol[T_contra]):
 
 
 class Informer(Generic[T]):
-    """One kind, one handler. `run()` is the task that does it all; it ends by cancellation or a handler's exception."""
+    """One kind, one handler. `run()` is the task that does it all; it ends by cancellation only."""
 
     def __init__(
         self,
@@ -73,10 +88,16 @@ class Informer(Generic[T]):
         label_selector: str = "",
         namespace: str = "",
         page_size: int = PAGE_SIZE,
+        keep: Callable[[T], T] = reduced,
+        on_doubt: Callable[[], None] = lambda: None,
         silence_seconds: float = SILENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
     ) -> None:
+        """*keep* returns the part of an object that is stored and handed to the handler.
+
+        *on_doubt* is called when the handler's state becomes unreliable (`staleness_seconds` is infinite from then on).
+        """
         self._client = client
         self._kind = kind
         self._handler = handler
@@ -84,6 +105,8 @@ class Informer(Generic[T]):
         self._label_selector = label_selector
         self._namespace = namespace
         self._page_size = page_size
+        self._keep = keep
+        self._on_doubt = on_doubt
         self._silence_seconds = silence_seconds
         self._clock = clock
         self._random = random
@@ -93,6 +116,10 @@ class Informer(Generic[T]):
         self._synced = asyncio.Event()
         self._last_sign = -math.inf
         self._stuck_at = ""
+        self._undeleted: dict[tuple[str, str], T] = {}
+        """Objects that the handler could not forget."""
+        self._doubt_backoff = Backoff(random, first_seconds=DOUBT_SECONDS, most_seconds=DOUBT_MAX_SECONDS)
+        self._list_again_at = math.inf
         self.store: Mapping[tuple[str, str], T] = MappingProxyType(self._store)
         """Every object by (namespace, name); a live view."""
         self.restarts = 0
@@ -105,8 +132,9 @@ class Informer(Generic[T]):
         await self._synced.wait()
 
     def staleness_seconds(self) -> float:
-        """Age of the last sign of life (list, event or bookmark); infinite before the first."""
-        return self._clock() - self._last_sign
+        """Age of the last sign of life (list, event or bookmark); infinite before the first, and while the handler has
+        an object that it should have forgotten."""
+        return math.inf if self._undeleted else self._clock() - self._last_sign
 
     async def run(self) -> NoReturn:
         """Keep the store equal to the server, through every failure, until cancelled."""
@@ -173,23 +201,33 @@ class Informer(Generic[T]):
                     found.clear()
                 version = page.resource_version
                 self._last_sign = self._clock()
-                async for raw in self._paced(page.items):
-                    try:
-                        item = self._listed(raw)
-                    except Malformed as error:
-                        meta = decode_meta(raw)
-                        self._unreadable((meta.namespace, meta.name), error)
-                    else:
-                        found[item.key] = item
+                await self._read_page(page, found)
+                del page  # its memory is free before the next one is read
         if not version:
             raise ServerError(502, "Malformed", f"the list of {self._kind.plural} has no resourceVersion")
+        for old in [*self._undeleted.values()]:
+            self._forget(old)
         async for old in self._paced([old for key, old in self._store.items() if key not in found]):
             self._remove(old.key)
         async for new in self._paced(found.values()):
             self._put(new)
         self._resource_version = version
+        if not self._undeleted:
+            self._list_again_at = math.inf
+            self._doubt_backoff.reset()
         self.lists += 1
         self._synced.set()
+
+    async def _read_page(self, page: RawPage, found: dict[tuple[str, str], T]) -> None:
+        for each in page.skipped:
+            self._skip(each.meta, each.error)
+        async for raw in self._paced(page.items):
+            try:
+                item = self._listed(raw)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is one object's
+                self._skip(decode_meta(raw), error)
+            else:
+                found[item.key] = item
 
     def _listed(self, raw: msgspec.Raw) -> T:
         """An object of a list: the very one of the store where that is the same, so that a list anew takes no memory
@@ -207,7 +245,13 @@ class Informer(Generic[T]):
                 )
             ):
                 return known
-        return decode_object(self._kind, raw)
+        return self._within_limits(decode_object(self._kind, raw))
+
+    def _within_limits(self, item: T) -> T:
+        """What is kept of *item*. Raises TooLong where a field of it is over its limit."""
+        if why := oversized(item):
+            raise TooLong(why)
+        return self._keep(item)
 
     async def _watch(self) -> None:
         """Follow the changes until the server ends the stream. Raises ApiError for every other end."""
@@ -224,26 +268,56 @@ class Informer(Generic[T]):
             self._last_sign = self._clock()
             breather = self._clock() + SLICE_SECONDS
             try:
-                async with asyncio.timeout(self._silence_seconds) as silence:
+                async with asyncio.timeout(self._patience()) as silence:
                     async for line in lines:
-                        silence.reschedule(loop.time() + self._silence_seconds)
                         self._last_sign = self._clock()
-                        if line.strip():
-                            self._take(line)
+                        await self._take(line)
+                        if self._clock() >= self._list_again_at:
+                            break
+                        silence.reschedule(loop.time() + self._patience())
                         # Lines that have arrived together are read without a pause: make one.
                         if self._clock() >= breather:
                             await asyncio.sleep(0)
                             breather = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
-                raise Unreachable(f"the watch has been silent for {self._silence_seconds:g} s") from error
-
-    def _take(self, line: bytes) -> None:
-        try:
-            event = decode_event(self._kind, line)
-        except Malformed as error:
-            # What it wanted to tell is unknown: only a new list can.
+                if self._clock() < self._list_again_at:
+                    raise Unreachable(f"the watch has been silent for {self._silence_seconds:g} s") from error
+        if self._clock() >= self._list_again_at:
             self._resource_version = ""
-            raise ServerError(502, "Malformed", str(error)) from error
+            self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
+
+    def _patience(self) -> float:
+        """How long the watch may be silent: until it counts as half-open, or a list is due."""
+        return max(0.0, min(self._silence_seconds, self._list_again_at - self._clock()))
+
+    async def _take(self, line: bytes | LongLine) -> None:
+        if isinstance(line, bytes):
+            if not line.strip():
+                return
+            try:
+                self._take_event(decode_event(self._kind, line))
+            except TooDeep as error:
+                self._take_unread(await identify(line), error)
+            except Malformed as error:
+                self._list_again(error)
+        else:
+            self._take_unread(line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {OBJECT_MAX}"))
+
+    def _take_unread(self, line: LongLine, error: Malformed) -> None:
+        """Pass over an event of which only the names are known; its object counts as absent."""
+        meta = line.meta
+        if line.type not in {"ADDED", "MODIFIED", "DELETED"} or not (meta.name and meta.resource_version):
+            self._list_again(error)
+        self._skip(meta, error)
+        self._remove((meta.namespace, meta.name))
+        self._resource_version = meta.resource_version
+
+    def _list_again(self, error: Malformed) -> NoReturn:
+        """What an event wanted to tell is unknown: only a new list can. Raises ServerError."""
+        self._resource_version = ""
+        raise ServerError(502, "Malformed", str(error)) from error
+
+    def _take_event(self, event: WatchEvent[T]) -> None:
         if event.error is not None:
             # Usually the server's trouble of a moment; but a place in history that was compacted away can show like
             # this too ("etcd event received with PrevKv=nil"), and then only a new list leads on.
@@ -260,12 +334,19 @@ class Informer(Generic[T]):
             return
         if event.type == "DELETED":
             self._remove(event.key)
-        elif event.object is None:
+            return
+        if event.object is None:
             # Its last readable state may grant what the new one took away.
-            self._unreadable(event.key, "its content does not fit the kind")
+            self._skip(event.meta, event.problem or Malformed("its content does not fit the kind"))
+            self._remove(event.key)
+            return
+        try:
+            item = self._within_limits(event.object)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is one object's
+            self._skip(event.meta, error)
             self._remove(event.key)
         else:
-            self._put(event.object)
+            self._put(item)
 
     def _put(self, new: T) -> None:
         old = self._store.get(new.key)
@@ -275,29 +356,39 @@ class Informer(Generic[T]):
                 old = None
             elif old.metadata.resource_version == new.metadata.resource_version:
                 return
+        if (former := self._undeleted.get(new.key)) is not None:
+            self._forget(former)
+            if new.key in self._undeleted:
+                return
         self._store[new.key] = new
         try:
             self._handler.upserted(old, new)
-        except Exception as error:
-            raise self._handler_failed(new.key) from error
+        except Exception as error:  # noqa: BLE001 - the handler may be wrong about one object, not about all
+            self._skip(new.metadata, error)
+            del self._store[new.key]
+            self._forget(new if old is None else old)
 
     def _remove(self, key: tuple[str, str]) -> None:
         old = self._store.pop(key, None)
-        if old is None:
-            return
+        if old is not None:
+            self._forget(old)
+
+    def _forget(self, old: T) -> None:
+        """Let the handler forget *old*, which is in the store no more; try again later if it cannot."""
         try:
             self._handler.deleted(old)
-        except Exception as error:
-            raise self._handler_failed(key) from error
+        except Exception as error:  # noqa: BLE001 - as above
+            fresh = not self._undeleted
+            self._undeleted[old.key] = old
+            self._skip(old.metadata, error)
+            if fresh:
+                self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
+                self._on_doubt()
+        else:
+            self._undeleted.pop(old.key, None)
 
-    def _handler_failed(self, key: tuple[str, str]) -> HandlerFailed:
-        return HandlerFailed(f"a change of {self._kind.plural} {'/'.join(key)} could not be taken in")
-
-    def _unreadable(self, key: tuple[str, str], error: object) -> None:
-        log.warning(
-            "an object cannot be read and counts as absent; correct or delete it",
-            extra={"resource": f"{self._kind.plural} {'/'.join(key)}", "error": error},
-        )
+    def _skip(self, meta: BareMeta, error: Exception) -> None:
+        self._client.skipped.report(self._kind, meta, error)
 
     async def _paced(self, items: Iterable[P]) -> AsyncIterator[P]:
         """*items*, with a breath for the loop after each slice of work on them."""

@@ -8,7 +8,7 @@ import pytest
 
 from podidctl.sandbox.faults.connections import FaultProxy, Mode
 from podidentity.kube.client import Client, object_path
-from podidentity.kube.decoding import WatchEvent, decode_event
+from podidentity.kube.decoding import LongLine, WatchEvent, decode_event
 from podidentity.kube.errors import Gone
 from podidentity.kube.informer import Informer
 from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind, Pod, Resource
@@ -158,6 +158,11 @@ async def test_a_gone_continue_token_is_an_http_status_and_begins_the_list_anew(
         assert seen == [(True, 1), (True, 1), (False, 1), (False, 1)]
 
 
+def event_of(line: bytes | LongLine) -> WatchEvent[AzureIdentityBinding]:
+    assert isinstance(line, bytes)
+    return decode_event(BINDINGS, line)
+
+
 async def test_too_old_a_watch_is_an_error_event(frail_server: Server) -> None:
     async with Client(await frail_server.access(), user_agent="old") as client:
         namespace = await new_namespace(client)
@@ -167,7 +172,7 @@ async def test_too_old_a_watch_is_an_error_event(frail_server: Server) -> None:
         await frail_server.compact()
         params = {"watch": "true", "resourceVersion": stored.metadata.resource_version, "timeoutSeconds": "5"}
         async with client.stream(object_path(BINDINGS, namespace), params) as lines:
-            events = [decode_event(BINDINGS, line) async for line in lines]
+            events = [event_of(line) async for line in lines]
         assert [event.type for event in events] == ["ERROR"]
         assert isinstance(events[0].error, Gone)
 
@@ -187,13 +192,13 @@ async def test_a_bookmark_comes_before_the_end_and_can_be_resumed_from(client: C
         while not events:  # the write of a slow machine may come only after the moment of the bookmark
             async with client.stream(path, params) as lines:
                 await client.create(BINDINGS, elsewhere, {**binding(""), "metadata": {"generateName": "moves-on-"}})
-                events = [decode_event(BINDINGS, line) async for line in lines]
+                events = [event_of(line) async for line in lines]
     assert {event.type for event in events} == {"BOOKMARK"}
     assert int(events[-1].resource_version) > int(begin)
     await client.create(BINDINGS, namespace, binding("b"))
     params["resourceVersion"] = events[-1].resource_version
     async with asyncio.timeout(15), client.stream(path, params) as lines:
-        event = decode_event(BINDINGS, await anext(lines))
+        event = event_of(await anext(lines))
     assert (event.type, event.key) == ("ADDED", (namespace, "b"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mic.app import COMPONENT
-from mic.upgrade import TOLD_MAX, TRIES, Record, TypeUpgrade
+from mic.upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
 from podidctl.sandbox.kubeapi import KubeApi
 from podidctl.sandbox.kubeapi.server import Recorded
 from podidctl.sandbox.kubeapi.statuses import StatusError
@@ -408,3 +408,31 @@ async def test_a_record_that_cannot_be_read_ends_nothing(caplog: pytest.LogCaptu
     await server.stop()
     assert len(server.requests) == TRIES
     assert any("cannot be read" in each.message for each in caplog.records)
+
+
+async def test_large_objects_in_the_present_spelling_are_not_decoded_and_old_ones_are_rewritten(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    padding = {"unknown": ["x" * 95] * 500}
+    cluster.create(EXCEPTIONS, "present", {"podLabels": {"app": "x" * 400_000}, **padding})
+    cluster.create(IDENTITIES, "old", {"ClientID": "c", "type": 0, **padding})
+    cluster.create(BINDINGS, "null", {"azureIdentity": "i", "AzureIdentity": None, **padding})
+    await cluster.start()
+    assert cluster.spec(IDENTITIES, "old") == {"clientID": "c", "type": 0, **padding}
+    assert cluster.spec(BINDINGS, "null") == {"azureIdentity": "i", **padding}
+    assert cluster.asked("PUT", "azurepodidentityexceptions") == 0
+    assert cluster.recorded() == {KEY: VERSION}
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_an_object_too_large_to_be_rewritten_is_named_and_the_others_go_on(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.create(IDENTITIES, "large", {"ClientID": "c", "unknown": "x" * (REWRITTEN_MAX + 1)})
+    cluster.create(IDENTITIES, "small", {"ClientID": "c"})
+    await cluster.start()
+    assert "ClientID" in cluster.spec(IDENTITIES, "large")
+    assert cluster.spec(IDENTITIES, "small") == {"clientID": "c"}
+    assert cluster.recorded() is None
+    (told,) = [each for each in caplog.records if "cannot be rewritten" in each.message]
+    assert (told.resource, "limit is" in told.reason) == ("AzureIdentity default/large", True)  # type: ignore[attr-defined]

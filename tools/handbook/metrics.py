@@ -11,9 +11,12 @@ from unittest.mock import MagicMock
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from mic import app as mic_app
 from mic.endpoints import Endpoints
 from mic.measures import Measures as MicMeasures
 from mic.settings import Settings as MicSettings
+from nmi import app as nmi_app
+from nmi.identity.measures import PREFIX as NMI_PREFIX
 from nmi.identity.measures import IdentityMeasures
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
@@ -23,7 +26,9 @@ from nmi.server.target import Route
 from nmi.settings import Settings as NmiSettings
 from nmi.tokens.governor import Governor
 from nmi.tokens.measures import TokenMeasures
+from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose, new_registry
+from podidentity.telemetry.skipped import SkippedMetrics
 from tools.handbook import known
 from tools.handbook.tables import table
 
@@ -63,6 +68,8 @@ def nmi_registry() -> CollectorRegistry:
     """A registry with all that NMI registers, and a series for each value of a label that is from a closed set."""
     registry = new_registry()
     NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")), Reports())
+    SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
+    LoopLag(registry, NMI_PREFIX)
     IdentityMeasures(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
     TokenMeasures(registry).watch(tokens=int, governor=Governor())
     measures = Measures(registry)
@@ -75,6 +82,8 @@ def nmi_registry() -> CollectorRegistry:
 def mic_registry() -> CollectorRegistry:
     """The same of MIC. What the endpoints read at a scrape stands in for itself."""
     registry = new_registry()
+    SkippedMetrics(registry, mic_app.PREFIX, mic_app.READ_KINDS)
+    LoopLag(registry, mic_app.PREFIX)
     settings = MicSettings(namespace="default")
     watches = {name: _Watch() for name in MIC_WATCHES}
     others = ("lease_client", "lease", "view", "applier", "reconciler", "compute", "recorder")

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from podidentity.kube.client import Client
-from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MAX, EventRecorder, TokenBucket
+from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MAX, EventRecorder
+from podidentity.kube.rates import TokenBucket
 from podidentity.resources import PODS, Meta, Pod
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 

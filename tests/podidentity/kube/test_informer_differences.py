@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from podidentity.kube.client import Client
-from podidentity.kube.informer import HandlerFailed, Informer
+from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, Pod
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
@@ -53,27 +53,6 @@ async def test_the_store_has_changed_before_the_handler_is_called(server: Script
     assert seen == [True, True]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("a bug"), TimeoutError("looks like a timeout"), OSError("looks like I/O")]
-)
-async def test_what_a_handler_raises_ends_the_informer(
-    server: ScriptedServer, client: Client, error: Exception
-) -> None:
-    class Broken:
-        def upserted(self, old: Pod | None, new: Pod) -> None:
-            pass
-
-        def deleted(self, old: Pod) -> None:
-            raise error
-
-    server.lists.append(page(pod("a", "1"), version="7"))
-    task = asyncio.create_task(Informer(client, PODS, Broken()).run())
-    (await server.watch()).send("DELETED", pod("a", "8"))
-    with pytest.raises(HandlerFailed, match="pods ns/a") as raised:
-        await asyncio.wait_for(task, 5)
-    assert raised.value.__cause__ is error
 
 
 async def test_a_cancelled_informer_frees_its_connection(

@@ -1,0 +1,111 @@
+"""Objects that a program leaves out because it cannot take them in: counted, logged and reported in Events.
+
+Tenants write these objects, and every NMI of the cluster may see the same one; so each program reports each version of
+an object once, so many objects an hour by name, and the rest by a metric.
+"""
+
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
+
+from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
+from podidentity.kube.rates import TokenBucket
+from podidentity.resources import BareMeta, Kind, Resource
+
+log = logging.getLogger(__name__)
+
+Reason = Literal["size", "depth", "unreadable", "limits", "handler"]
+"""`size`: too large; `depth`: nested too deep; `unreadable`: fields of another type than the kind's, or no JSON;
+`limits`: a field over its limit; `handler`: an exception while the program took it in."""
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+
+REMEMBERED_MAX: Final = 4096
+"""Versions of objects that are reported once."""
+LINES_BURST: Final = 100.0
+LINES_PER_SECOND: Final = 100 / 3600
+EVENTS_BURST: Final = 20.0
+EVENTS_PER_SECOND: Final = 20 / 3600
+"""An NMI on each of 1,000 nodes may see the same objects: all together then write 6 Events a second in the long run."""
+TRACEBACKS_MAX: Final = 32
+EVENT_REASON: Final = "ObjectSkipped"
+
+
+Record = Callable[[Resource, Kind[Any], Literal["Normal", "Warning"], str, str], None]
+"""`EventRecorder.record`."""
+
+
+class SkippedObjects:
+    """What one program has left out. `report` never blocks and never raises."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counts: Counter[tuple[str, Reason]] = Counter()
+        self.counts: Mapping[tuple[str, Reason], int] = MappingProxyType(self._counts)
+        """By the kind's plural name and reason; a live view."""
+        self._record: Record | None = None
+        self._reported: OrderedDict[tuple[str, str, str, str, str], None] = OrderedDict()
+        self._traced: set[tuple[str, str]] = set()
+        self._lines = TokenBucket(LINES_PER_SECOND, LINES_BURST, clock)
+        self._events = TokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, clock)
+        self._silent = False
+
+    def record_with(self, record: Record) -> None:
+        """Write Events with *record* from now on."""
+        self._record = record
+
+    def report(self, kind: Kind[Any], meta: BareMeta, error: Exception) -> None:
+        """An object of *kind* is left out because of *error*."""
+        reason = reason_of(error)
+        self._counts[kind.plural, reason] += 1
+        version = (kind.plural, meta.namespace, meta.name, meta.uid, meta.resource_version)
+        if version in self._reported:
+            self._reported.move_to_end(version)
+            return
+        self._reported[version] = None
+        while len(self._reported) > REMEMBERED_MAX:
+            self._reported.popitem(last=False)
+        self._log(kind, meta, reason, error)
+        if self._record is not None and meta.name and self._events.take():
+            self._record(Resource(metadata=meta), kind, "Warning", EVENT_REASON, _told(kind, reason, error))
+
+    def _log(self, kind: Kind[Any], meta: BareMeta, reason: Reason, error: Exception) -> None:
+        if not self._lines.take():
+            if not self._silent:
+                log.warning("more skipped objects than are logged one by one; see the metric objects_skipped_total")
+            self._silent = True
+            return
+        self._silent = False
+        fields = {"resource": f"{kind.plural} {meta.namespace}/{meta.name}", "reason": reason, "error": error}
+        if reason != "handler":
+            log.warning("object skipped and treated as absent; correct or delete it", extra=fields)
+            return
+        where = (type(error).__name__, kind.plural)
+        fresh = where not in self._traced and len(self._traced) < TRACEBACKS_MAX
+        self._traced.add(where)
+        log.error(
+            "object skipped and treated as absent because handling it failed; report this line as a bug",
+            extra={**fields, "error": f"{type(error).__name__}: {error}"},
+            exc_info=error if fresh else None,
+        )
+
+
+def reason_of(error: Exception) -> Reason:
+    """The reason that *error* is counted under."""
+    match error:
+        case TooDeep():
+            return "depth"
+        case TooLarge():
+            return "size"
+        case TooLong():
+            return "limits"
+        case Malformed():
+            return "unreadable"
+        case _:
+            return "handler"
+
+
+def _told(kind: Kind[Any], reason: Reason, error: Exception) -> str:
+    cause = "handling it failed (see the log)" if reason == "handler" else str(error)
+    return f"This {kind.name} is ignored and treated as absent: {cause}"

@@ -1,0 +1,71 @@
+"""A namespace that is too full to be read in time delays the verification of its own pods alone."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nmi.identity import reads as module
+from nmi.identity.reads import DoubtReads, UnansweredError
+from podidentity.kube.client import MALFORMED
+from podidentity.kube.errors import ServerError, Unreachable
+
+
+class Reader:
+    """Lists of the namespace `full` never end; single objects cannot be read."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.away = False
+
+    async def get(self, kind: Any, namespace: str, name: str) -> Any:
+        raise ServerError(502, MALFORMED, "its answer cannot be read")
+
+    async def list(self, kind: Any, namespace: str = "", **_selectors: str) -> list[Any]:
+        self.asked.append(namespace)
+        if self.away:
+            raise Unreachable("away")
+        if namespace == "full":
+            await asyncio.Event().wait()
+        return []
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.setattr(module, "READ_SECONDS", 0.02)
+    return Reader()
+
+
+async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
+    now = [0.0]
+    reads = DoubtReads(reader, lambda: now[0])
+    with pytest.raises(UnansweredError):
+        await reads.exceptions("full")
+    assert await reads.exceptions("other") == []
+    assert await reads.bindings("other") == []
+    assert await reads.assigned("nodename=n") == []
+    with pytest.raises(UnansweredError, match="a moment ago"):
+        await reads.identities("full")
+    now[0] += module.UNANSWERED_SECONDS
+    with pytest.raises(UnansweredError):
+        await reads.identities("full")
+    assert reader.asked == ["full", "other", "other", "", "full"]
+    await reads.aclose()
+
+
+async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> None:
+    reads = DoubtReads(reader, lambda: 0.0)
+    reader.away = True
+    with pytest.raises(UnansweredError):
+        await reads.exceptions("other")
+    with pytest.raises(UnansweredError, match="a moment ago"):
+        await reads.bindings("third")
+    await reads.aclose()
+
+
+async def test_a_pod_that_cannot_be_read_is_no_server_that_is_away(reader: Reader) -> None:
+    reads = DoubtReads(reader, lambda: 0.0)
+    with pytest.raises(UnansweredError):
+        await reads.pod("ns", "deep")
+    assert await reads.exceptions("other") == []
+    await reads.aclose()

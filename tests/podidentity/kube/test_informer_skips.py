@@ -1,0 +1,298 @@
+"""What an informer does about lines that are too long or too deep, and about a handler that raises: skip and go on."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from podidentity.kube import client as client_module
+from podidentity.kube import informer as informer_module
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import SHALLOW_MAX
+from podidentity.kube.informer import Informer
+from podidentity.resources import IDENTITIES, PODS, Pod
+from tests.podidentity.kube.conftest import NewInformer
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
+
+
+def line(kind: str, document: object) -> bytes:
+    return json.dumps({"type": kind, "object": document}).encode() + b"\n"
+
+
+def deep(name: str, version: str) -> bytes:
+    brackets = (b"[" * 3000 + b"]" * 3000 + b",") * (1 + SHALLOW_MAX // 6000)
+    return line("MODIFIED", pod(name, version, spec={"x": 0})).replace(b'"x": 0', b'"x": [' + brackets + b"0]")
+
+
+async def test_a_line_that_is_too_long_takes_its_object_away_and_the_watch_goes_on(
+    server: ScriptedServer,
+    informer: NewInformer,
+    client: Client,
+    told: Recorder[Pod],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    monkeypatch.setattr(client_module, "PIECE", 100)
+    server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
+    running = informer()
+    watch = await server.watch()
+    long = line("MODIFIED", pod("a", "8", spec={"x": "x" * 2000}))
+    watch.send_raw(line("MODIFIED", pod("b", "7")) + long[:700])
+    watch.send_raw(long[700:] + line("MODIFIED", pod("b", "9")))
+    await told.heard("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9")
+    watch.send_raw(line("MODIFIED", pod("a", "10")))
+    await told.heard("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9", "+a 10")
+    assert (running.restarts, running.lists) == (0, 1)
+    assert client.skipped.counts == {("pods", "size"): 1}
+
+
+async def test_a_watch_goes_on_after_the_version_of_a_line_that_was_too_long(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    server.lists.append(page(pod("a", "1"), version="7"))
+    informer()
+    watch = await server.watch()
+    watch.send_raw(line("ADDED", pod("b", "8", spec={"x": "x" * 2000})))
+    watch.end()
+    assert (await server.watch()).request.params["resourceVersion"] == "8"
+
+
+async def test_a_line_that_is_too_long_and_names_nothing_lists_again(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
+    running = informer()
+    (await server.watch()).send_raw(b"]" + b"x" * 2000 + b"\n")
+    await told.heard("+a 1", "-a 1", "+b 8")
+    assert running.lists == 2
+
+
+async def test_an_event_too_deep_and_too_large_takes_its_object_away_and_the_watch_goes_on(
+    server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
+) -> None:
+    server.lists.append(page(pod("a", "1"), version="7"))
+    running = informer()
+    watch = await server.watch()
+    watch.send_raw(deep("a", "8"))
+    watch.send("MODIFIED", pod("a", "9"))
+    await told.heard("+a 1", "-a 1", "+a 9")
+    assert (running.restarts, running.lists) == (0, 1)
+    assert client.skipped.counts == {("pods", "depth"): 1}
+
+
+async def test_an_object_with_a_field_over_its_limit_counts_as_absent(server: ScriptedServer, client: Client) -> None:
+    def identity(name: str, version: str, client_id: str) -> dict[str, object]:
+        return {**pod(name, version), "spec": {"clientID": client_id}}
+
+    told: Recorder[object] = Recorder()  # type: ignore[type-var]  # of identities
+    server.lists.append(page(identity("a", "1", "c"), identity("b", "2", "c" * 1000), version="7"))
+    task = asyncio.create_task(Informer(client, IDENTITIES, told, random=lambda: 0.0).run())
+    watch = await server.watch()
+    watch.send("MODIFIED", identity("a", "8", "c" * 1000))
+    watch.send("MODIFIED", identity("b", "9", "c"))
+    await told.heard("+a 1", "-a 1", "+b 9")
+    assert client.skipped.counts == {("azureidentities", "limits"): 2}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class Faulty(Recorder[Pod]):
+    """A handler that raises for the names in `upserts` and `deletes`, after it has noted the call."""
+
+    def __init__(self) -> None:
+        super().__init__(versions=False)
+        self.upserts: set[str] = set()
+        self.deletes: set[str] = set()
+        self.served: dict[str, Pod] = {}
+
+    @override
+    def upserted(self, old: Pod | None, new: Pod) -> None:
+        super().upserted(old, new)
+        if new.metadata.name in self.upserts:
+            raise ValueError("a bug")
+        self.served[new.metadata.name] = new
+
+    @override
+    def deleted(self, old: Pod) -> None:
+        super().deleted(old)
+        if old.metadata.name in self.deletes:
+            raise TimeoutError("looks like a timeout")
+        self.served.pop(old.metadata.name, None)
+
+
+async def test_an_object_that_the_handler_cannot_take_in_is_served_no_more(
+    server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Faulty()
+    server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
+    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    task = asyncio.create_task(running.run())
+    watch = await server.watch()
+    handler.upserts = {"a"}
+    with caplog.at_level(logging.WARNING):
+        watch.send("MODIFIED", pod("a", "8"))
+        watch.send("MODIFIED", pod("b", "9"))
+        await handler.heard("+a", "+b", "~a", "-a", "~b")
+        assert set(handler.served) == {"b"} == {name for _, name in running.store}
+        handler.upserts = set()
+        watch.send("MODIFIED", pod("a", "10"))
+        await handler.heard("+a", "+b", "~a", "-a", "~b", "+a")
+    assert set(handler.served) == {"a", "b"}
+    assert running.staleness_seconds() < 5
+    assert client.skipped.counts == {("pods", "handler"): 1}
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_handler_that_cannot_forget_makes_the_watch_silent_until_it_can(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)
+    doubts = 0
+
+    def doubt() -> None:
+        nonlocal doubts
+        doubts += 1
+
+    handler = Faulty()
+    lists = [page(pod("a", "1"), pod("b", "2"), version="7"), *[page(pod("b", "9"), version="9") for _ in range(3)]]
+    server.lists += lists
+    running = Informer(client, PODS, handler, random=lambda: 0.0, on_doubt=doubt)
+    task = asyncio.create_task(running.run())
+    watch = await server.watch()
+    handler.deletes = {"a"}
+    watch.send("DELETED", pod("a", "8"))
+    watch.send("MODIFIED", pod("b", "9"))
+    await handler.heard("+a", "+b", "-a", "~b")
+    assert running.staleness_seconds() == float("inf")
+    assert doubts == 1
+    await server.watch()  # everything has been listed again, and "a" could still not be forgotten
+    assert running.staleness_seconds() == float("inf")
+    handler.deletes = set()
+    await server.watch()
+    assert running.staleness_seconds() < 5
+    assert "a" not in handler.served
+    assert doubts == 1
+    assert running.restarts == 0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_namesake_is_not_taken_in_before_the_former_one_is_forgotten(
+    server: ScriptedServer, client: Client
+) -> None:
+    handler = Faulty()
+    server.lists.append(page(pod("a", "1", uid="one"), version="7"))
+    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    task = asyncio.create_task(running.run())
+    watch = await server.watch()
+    handler.deletes = {"a"}
+    watch.send("DELETED", pod("a", "8", uid="one"))
+    watch.send("ADDED", pod("a", "9", uid="two"))
+    await handler.heard("+a", "-a", "-a")
+    assert handler.served["a"].metadata.uid == "one"
+    assert running.staleness_seconds() == float("inf")
+    handler.deletes = set()
+    watch.send("MODIFIED", pod("a", "10", uid="two"))
+    await handler.heard("+a", "-a", "-a", "-a", "+a")
+    assert handler.served["a"].metadata.uid == "two"
+    assert running.staleness_seconds() < 5
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class Unreliable:
+    """A handler of which any call may raise, before or after its effect; `served` is what it goes by."""
+
+    def __init__(self, faults: list[int]) -> None:
+        self._faults = iter(faults)
+        self._fault = 0
+        self.served: dict[str, str] = {}
+
+    def upserted(self, old: Pod | None, new: Pod) -> None:
+        self._fail(1)
+        self.served[new.metadata.name] = new.metadata.resource_version
+        self._fail(2)
+
+    def deleted(self, old: Pod) -> None:
+        self._fail(1)
+        self.served.pop(old.metadata.name, None)
+
+    def _fail(self, when: int) -> None:
+        self._fault = next(self._faults, 0) if when == 1 else self._fault
+        if self._fault == when:
+            raise RuntimeError("as drawn")
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["MODIFIED", "DELETED", "bad"]), st.sampled_from("ab"), st.sampled_from(["one", "two"])),
+    max_size=12,
+)
+
+
+@given(events=EVENTS, faults=st.lists(st.integers(0, 2), max_size=16))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_nothing_is_served_in_a_former_state_unless_the_watch_counts_as_silent(
+    server: ScriptedServer, events: list[tuple[str, str, str]], faults: list[int]
+) -> None:
+    handler = Unreliable(faults)
+    state: dict[str, str] = {}
+    async with Client(ClusterAccess(server.url), user_agent="test/1") as client:
+        server.lists.append(page(version="1"))
+        running = Informer(client, PODS, handler, random=lambda: 0.0)
+        task = asyncio.create_task(running.run())
+        watch = await server.watch()
+        for version, (kind, name, uid) in enumerate(events, 2):
+            if kind == "bad":
+                watch.send("MODIFIED", pod(name, str(version), uid=uid, spec=5))
+            else:
+                watch.send(kind, pod(name, str(version), uid=uid))
+            state.pop(name, None)
+            if kind == "MODIFIED":
+                state[name] = str(version)
+        watch.bookmark("100")
+        async with asyncio.timeout(5):
+            while running._resource_version != "100":
+                await asyncio.sleep(0)
+        assert not task.done()
+        if running.staleness_seconds() != float("inf"):
+            assert handler.served.items() <= state.items()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    server.lists.clear()
+
+
+async def test_a_list_with_an_object_that_the_handler_refuses_is_complete(
+    server: ScriptedServer, client: Client
+) -> None:
+    handler = Faulty()
+    handler.upserts = {"a"}
+    server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
+    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    task = asyncio.create_task(running.run())
+    await asyncio.wait_for(running.synced(), 5)
+    assert handler.lines == ["+a", "-a", "+b"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_deep_object_in_a_list_is_skipped_and_its_neighbours_are_not(
+    server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
+) -> None:
+    large = json.loads(line("ADDED", pod("deep", "1", spec={"x": 0})))["object"]
+    body = json.dumps(page(pod("a", "1"), large, pod("b", "2"), version="7").body).encode()
+    brackets = (b"[" * 3000 + b"]" * 3000 + b",") * (1 + SHALLOW_MAX // 6000)
+    server.lists.append(Reply(body.replace(b'"x": 0', b'"x": [' + brackets + b"0]")))
+    await informer().synced()
+    assert told.lines == ["+a 1", "+b 2"]
+    assert client.skipped.counts == {("pods", "depth"): 1}

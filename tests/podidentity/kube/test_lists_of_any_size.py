@@ -1,0 +1,171 @@
+"""Lists of objects of any mix of sizes and depths are read in bounded memory; only objects over a limit are missing."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from podidentity.kube import client as module
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
+from podidentity.kube.errors import ApiError
+from podidentity.resources import PODS
+from tests.podidentity.kube.scripted import pod
+from tests.podidentity.kube.sized import SizedServer, written
+
+
+@pytest.fixture
+async def sized(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SizedServer]:
+    """With limits a thousandth of the real ones."""
+    monkeypatch.setattr(module, "BODY_MAX", 8000)
+    monkeypatch.setattr(module, "OBJECT_MAX", 8000)
+    monkeypatch.setattr(module, "PART_BYTES", 2000)
+    monkeypatch.setattr(module, "PIECE", 100)
+    server = SizedServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def client(sized: SizedServer) -> AsyncIterator[Client]:
+    async with Client(ClusterAccess(sized.url), user_agent="test/1", timeout_seconds=5) as opened:
+        yield opened
+
+
+def padded(number: int, size: int) -> dict[str, Any]:
+    return pod(f"p{number:03}", str(number), spec={"padding": "x" * size})
+
+
+def nested(name: str, size: int, depth: int = 3000) -> bytes:
+    """A pod with brackets of that *depth*, again and again, up to *size*."""
+    one = b"[" * depth + b"]" * depth
+    brackets = b",".join([one] * max(1, size // (2 * depth)))
+    return json.dumps(pod(name, "1", spec={"x": 0})).encode().replace(b'"x": 0', b'"x": [' + brackets + b"]")
+
+
+async def names(client: Client, **options: Any) -> list[str]:
+    found: list[str] = []
+    async for page in client.pages(PODS, **options):
+        if page.first:
+            found.clear()
+        assert sum(len(memoryview(raw)) for raw in page.items) <= module.OBJECT_MAX + module.PART_BYTES
+        found += [decode_meta(raw).name for raw in page.items]
+    return found
+
+
+async def test_a_page_that_is_too_large_is_asked_for_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+    sized.objects = [padded(number, 3000) for number in range(20)]
+    assert await names(client) == [f"p{number:03}" for number in range(20)]
+    assert sized.limits[:2] == [500, 2]
+    assert not client.skipped.counts
+
+
+async def test_a_page_that_looks_full_of_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+    """The number of objects in a page is guessed by a text that one object may hold any number of times."""
+    sized.objects = [pod(f"p{number}", "1", spec={"uids": [{"uid": ""}] * 400}) for number in range(20)]
+    assert len(await names(client)) == 20
+    assert sized.limits[:5] == [500, 125, 31, 7, 1]
+
+
+async def test_pages_grow_again_after_small_ones(sized: SizedServer, client: Client) -> None:
+    sized.objects = [padded(number, 7000 if number < 2 else 0) for number in range(300)]
+    assert len(await names(client)) == 300
+    assert max(sized.limits[5:]) >= 32
+    assert len(sized.limits) < 60
+
+
+@pytest.mark.parametrize("metadata_first", [True, False], ids=["pods", "custom-resources"])
+@pytest.mark.parametrize("place", [0, 5, 9])
+async def test_one_object_over_the_limit_is_skipped_and_named(
+    sized: SizedServer, client: Client, place: int, metadata_first: bool
+) -> None:
+    sized.metadata_first = metadata_first
+    sized.objects = [padded(number, 9000 if number == place else 10) for number in range(10)]
+    found = [each.metadata.name for each in await client.list(PODS)]
+    assert found == [f"p{number:03}" for number in range(10) if number != place]
+    assert client.skipped.counts == {("pods", "size"): 1}
+
+
+async def test_an_object_at_the_limit_is_read(
+    sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sized.objects = [padded(0, 9000)]
+    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))))
+    assert await names(client, page_size=1) == ["p000"]
+    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
+    assert await names(client, page_size=1) == []
+
+
+async def test_a_list_in_one_piece_is_read_in_parts(sized: SizedServer, client: Client) -> None:
+    """After two expired tokens the list is read without pages, however long it is."""
+    sized.gone = 2
+    sized.objects = [padded(number, 9000 if number == 7 else 1000) for number in range(60)]
+    assert await names(client) == [f"p{number:03}" for number in range(60) if number != 7]
+    assert sized.limits[-1] == 0
+
+
+async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
+    sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = nested("small", 10_000), nested("large", 2 * SHALLOW_MAX)
+    sized.objects = [padded(0, 10), small, padded(1, 10), large, padded(2, 10)]
+    for name in ("BODY_MAX", "OBJECT_MAX"):
+        monkeypatch.setattr(module, name, 1 << 20)
+    assert [each.metadata.name for each in await client.list(PODS)] == ["p000", "small", "p001", "p002"]
+    assert client.skipped.counts == {("pods", "depth"): 1}
+
+
+async def test_no_stall_while_deep_and_large_objects_are_read(
+    sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven MiB of brackets; the loop goes on in between. In CPU time, so that other processes do not count."""
+    for name, value in (("BODY_MAX", 8 << 20), ("OBJECT_MAX", 8 << 20), ("PIECE", 16 * 1024)):
+        monkeypatch.setattr(module, name, value)
+    sized.objects = [nested(f"n{number}", 1 << 20, depth=1500) for number in range(7)]
+    longest, ticking = 0.0, True
+
+    async def tick() -> None:
+        nonlocal longest
+        before = time.thread_time()
+        while ticking:
+            await asyncio.sleep(0)
+            longest, before = max(longest, time.thread_time() - before), time.thread_time()
+
+    ticker = asyncio.create_task(tick())
+    assert await client.list(PODS) == []
+    ticking = False
+    await ticker
+    assert client.skipped.counts == {("pods", "depth"): 7}
+    assert longest < 0.2
+
+
+async def test_a_list_that_breaks_off_is_no_list(sized: SizedServer, client: Client) -> None:
+    sized.objects = [b'{"metadata":{"name":"a"},"spec":{"x":"' + b"x" * 9000]
+    with pytest.raises(ApiError):
+        await names(client, page_size=1)
+
+
+SIZES = st.lists(st.integers(0, 9500), max_size=12)
+
+
+@given(sizes=SIZES, page_size=st.sampled_from([1, 2, 3, 500]), metadata_first=st.booleans(), gone=st.integers(0, 2))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_every_object_within_the_limit_is_read_once(
+    sized: SizedServer, sizes: list[int], page_size: int, metadata_first: bool, gone: int
+) -> None:
+    sized.objects = [padded(number, size) for number, size in enumerate(sizes)]
+    sized.metadata_first, sized.gone = metadata_first, gone
+    async with Client(ClusterAccess(sized.url), user_agent="test/1", timeout_seconds=5) as client:
+        expected = [
+            f"p{number:03}"
+            for number in range(len(sizes))
+            if len(written(padded(number, sizes[number]))) <= module.OBJECT_MAX
+        ]
+        assert await names(client, page_size=page_size) == expected

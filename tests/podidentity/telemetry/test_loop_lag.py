@@ -1,0 +1,32 @@
+"""A stalled event loop shows in the metrics: in the histogram, and as the longest lag until the next scrape."""
+
+import asyncio
+import time
+
+from prometheus_client import CollectorRegistry
+
+from podidentity.telemetry.loop_lag import LoopLag
+from podidentity.telemetry.metrics import expose
+
+LONGEST = "aadpodidentity_x_event_loop_lag_longest_seconds"
+
+
+def samples(registry: CollectorRegistry) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in expose(registry).decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_a_stall_is_seen_until_the_next_scrape() -> None:
+    registry = CollectorRegistry()
+    lag = LoopLag(registry, "aadpodidentity_x_", interval_seconds=0.005)
+    task = asyncio.create_task(lag.run())
+    await asyncio.sleep(0.01)
+    time.sleep(0.12)  # noqa: ASYNC251 - the stall
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    seen = samples(registry)
+    assert seen[LONGEST] >= 0.11
+    name = "aadpodidentity_x_event_loop_lag_seconds"
+    assert seen[f'{name}_bucket{{le="+Inf"}}'] - seen[f'{name}_bucket{{le="0.1"}}'] == 1
+    assert samples(registry)[LONGEST] == 0
