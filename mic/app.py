@@ -21,6 +21,7 @@ from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud
 from mic.endpoints import Endpoints
 from mic.leading import LeaderClient
 from mic.measures import Measures
+from mic.mirror_pods import MirrorPods
 from mic.plan import Policy
 from mic.reconcile import Reconciler
 from mic.settings import Settings
@@ -182,7 +183,7 @@ class App:
             if settings.type_upgrade
             else None
         )
-        self._pods = Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL)
+        self._pods = Informer(self._client, PODS, MirrorPods(view.pods, self._recorder), label_selector=BINDING_LABEL)
         self._nodes = Informer(self._client, NODES, view.nodes)
         self._identities = Informer(self._client, IDENTITIES, view.identities)
         self._bindings = Informer(self._client, BINDINGS, view.bindings)

@@ -20,8 +20,8 @@ from podidentity.resources import (
     POD_UID_ANNOTATION,
     PODS,
     AzureIdentityBinding,
-    Meta,
     Pod,
+    PodMeta,
 )
 
 APPLIED: Final = "binding applied"
@@ -66,7 +66,7 @@ class Teller:
 def _pod_of(held: Held) -> Pod:
     claim = held.claim
     uid = held.object.metadata.annotation(POD_UID_ANNOTATION)
-    return Pod(metadata=Meta(namespace=claim.pod_namespace, name=claim.pod, uid=uid))
+    return Pod(metadata=PodMeta(namespace=claim.pod_namespace, name=claim.pod, uid=uid))
 
 
 def advice(identity_id: str, error: AzureError) -> str:

@@ -280,6 +280,16 @@ def _pods(found: Found, read: _Read) -> Iterator[Finding]:
             "reference after 80 s",
             "correct the label or the selector, or take the label off",
         )
+    mirrors = [each for each in found.pods if each.mirror and each.binding_label and not each.finished]
+    if mirrors:
+        names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
+        yield Finding(
+            Level.LOOK,
+            f"mirror pods {_listed(names)}",
+            "are static pods with the label aadpodidbinding; they get no identity, since their node's kubelet could "
+            "have given them any namespace and labels",
+            "run the workload as a DaemonSet or Deployment",
+        )
 
 
 def _lock(found: Found) -> Iterator[Finding]:

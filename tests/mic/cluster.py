@@ -28,6 +28,8 @@ from podidentity.resources import (
     Node,
     NodeSpec,
     Pod,
+    PodMarks,
+    PodMeta,
     PodSpec,
     PodStatus,
 )
@@ -57,10 +59,17 @@ def pod(
     label: str = "demo",
     phase: str = "Running",
     uid: str = "",
+    mirror: bool = False,
 ) -> Pod:
     labels = {BINDING_LABEL: label} if label else {}
     return Pod(
-        metadata=Meta(name=name, namespace=namespace, uid=uid or f"uid-{namespace}-{name}", labels=labels),
+        metadata=PodMeta(
+            name=name,
+            namespace=namespace,
+            uid=uid or f"uid-{namespace}-{name}",
+            labels=labels,
+            marks=PodMarks(mirror="hash") if mirror else None,
+        ),
         spec=PodSpec(node_name=node),
         status=PodStatus(phase=phase),
     )

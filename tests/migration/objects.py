@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, BareMeta, Pod, PodSpec, PodStatus
+from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Pod, PodMeta, PodSpec, PodStatus
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
@@ -36,7 +36,7 @@ def exception(**labels: str) -> dict[str, Any]:
 
 def pod(name: str = "web", label: str = "demo", phase: str = "Running") -> Pod:
     return Pod(
-        metadata=BareMeta(name=name, namespace="shop", labels={"aadpodidbinding": label}),
+        metadata=PodMeta(name=name, namespace="shop", labels={"aadpodidbinding": label}),
         spec=PodSpec(node_name="n"),
         status=PodStatus(phase=phase),
     )

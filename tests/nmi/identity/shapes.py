@@ -24,6 +24,8 @@ from podidentity.resources import (
     OwnerReference,
     Pod,
     PodIP,
+    PodMarks,
+    PodMeta,
     PodSpec,
     PodStatus,
 )
@@ -63,11 +65,12 @@ def pod(
     terminated: bool = False,
     labels: dict[str, str] | None = None,
     owner: OwnerReference | None = None,
+    mirror: bool = False,
     resource_version: str = "",
 ) -> Pod:
     own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
     return Pod(
-        metadata=Meta(
+        metadata=PodMeta(
             name=name,
             namespace=namespace,
             uid=uid,
@@ -75,6 +78,7 @@ def pod(
             resource_version=resource_version,
             deletion_timestamp=since(deleting),
             owner_references=[owner] if owner is not None else None,
+            marks=PodMarks(mirror="hash") if mirror else None,
         ),
         spec=PodSpec(node_name=NODE, host_network=host_network, service_account_name=service_account),
         status=PodStatus(
