@@ -155,3 +155,10 @@ def test_many_objects_are_counted_and_the_first_are_named() -> None:
     one = only(*old)
     assert one.about.endswith("shop/i019 and 10 more")
     assert "30 objects" in one.what
+
+
+def test_mirror_pods_that_get_nothing_here_are_told() -> None:
+    pods = [pod(), pod("static", mirror=True), pod("ended", mirror=True, phase="Failed")]
+    told = only(identity(), binding(), pods=pods)
+    assert told.level is Level.LOOK
+    assert told.about == "mirror pods shop/static"
