@@ -29,6 +29,7 @@ from nmi.tokens.governor import CongestedError
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.source import PolicyError, Workload
 from nmi.tokens.token import Token
+from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
 from podidentity.resources import AzureIdentity
@@ -346,6 +347,13 @@ def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
     suffix = f" ({told})" if told else ""
     if isinstance(error, UntrustedError | NoAssertionError | NoAssertionYet):
         return _unproved(error, suffix)
+    if isinstance(error, OtherIdentityError):
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"The clientID of this identity's AzureIdentity is not that of the identity on Azure{suffix}.",
+            f"{error.message}: set its clientID and resourceID to those of one identity (az identity show)",
+            correlation=error.correlation_id,
+        )
     if isinstance(error, CredentialError):
         return Refusal(
             Reason.UPSTREAM_REFUSED,

@@ -153,3 +153,8 @@ def test_managed_mode_does_not_hold_a_request_for_what_nobody_assigns() -> None:
     told = ask(rules=rules(managed=True), bindings=())
     assert (told.outcome, told.status) == (Outcome.WAITS, 404)
     assert 0.0 < told.held_seconds < 2.0
+
+
+def test_managed_mode_asks_by_resource_id() -> None:
+    told = ask(rules=rules(managed=True), assigned=())
+    assert (told.outcome, told.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
