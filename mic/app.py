@@ -26,6 +26,7 @@ from mic.plan import Policy
 from mic.reconcile import Reconciler
 from mic.settings import Settings
 from mic.startup_taint import StartupTaint
+from mic.telling import INVALID_IDENTITY
 from mic.upgrade import Record, TypeUpgrade
 from mic.view import View
 from mic.writing import Writer
@@ -300,7 +301,7 @@ class App:
         if why:
             name = "/".join(identity.key)
             log.warning("an AzureIdentity cannot be used; correct it", extra={"identity": name, "reason": why})
-            self._recorder.record(identity, IDENTITIES, "Warning", "invalid identity", why)
+            self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
         self._reconciler.identity_changed(identity)
 
 

@@ -17,6 +17,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
+    IDENTITIES,
     POD_UID_ANNOTATION,
     PODS,
     AzureIdentityBinding,
@@ -27,6 +28,7 @@ from podidentity.resources import (
 APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
 APPLY_ERROR: Final = "binding apply error"
+INVALID_IDENTITY: Final = "invalid identity"
 """Reasons of Events as the reference words them: people's alerts look for them."""
 
 TOLD_MOST: Final = 10
@@ -48,6 +50,12 @@ class Teller:
             spec = held.object.spec
             message = self._say(spec.azure_binding_ref, _pod_of(held), held.node, why)
             self._recorder.record(held.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
+
+    def at_fault(self, held: Held, why: str) -> None:
+        """Say why it is not on its host on the AzureIdentity too, which has to be corrected. Its repeats for other pods
+        and hosts are counted on one Event."""
+        identity = held.object.spec.azure_identity_ref
+        self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
 
     def not_made(self, wanted: Iterable[Want], why: str) -> None:
         """Say for the first few of *wanted* why there is not even an object for them."""

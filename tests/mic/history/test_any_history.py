@@ -118,6 +118,12 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.put_identity(*name, _spec(resource), namespaced=namespaced)
         self.go_on(then)
 
+    @rule(name=names, resource=resources, other=resources, then=seconds)
+    def name_a_client_id(self, name: tuple[str, str], resource: str, other: str, then: float) -> None:
+        """Perhaps that of another identity."""
+        self.world.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
+        self.go_on(then)
+
     @rule(name=names, resource=resources, then=seconds)
     def federate_identity(self, name: tuple[str, str], resource: str, then: float) -> None:
         self.world.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
