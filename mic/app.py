@@ -21,10 +21,12 @@ from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud
 from mic.endpoints import Endpoints
 from mic.leading import LeaderClient
 from mic.measures import Measures
+from mic.mirror_pods import MirrorPods
 from mic.plan import Policy
 from mic.reconcile import Reconciler
 from mic.settings import Settings
 from mic.startup_taint import StartupTaint
+from mic.telling import INVALID_IDENTITY
 from mic.upgrade import Record, TypeUpgrade
 from mic.view import View
 from mic.writing import Writer
@@ -199,7 +201,7 @@ class App:
         self._pods = Informer(
             self._client,
             PODS,
-            view.pods,
+            MirrorPods(view.pods, self._recorder),
             field_selector=SCHEDULED,
             label_selector=BINDING_LABEL,
             keep=binding_label_only,
@@ -321,7 +323,7 @@ class App:
         if why:
             name = "/".join(identity.key)
             log.warning("an AzureIdentity cannot be used; correct it", extra={"identity": name, "reason": why})
-            self._recorder.record(identity, IDENTITIES, "Warning", "invalid identity", why)
+            self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
         self._reconciler.identity_changed(identity)
 
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, Protocol
 
-from mic import plan
+from mic import client_ids, plan
 from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
 from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
+from mic.claims import Want
 from mic.measures import Measures
 from mic.plan import Policy, Restraint
 from mic.queueing import Done
@@ -31,10 +32,13 @@ log = logging.getLogger(__name__)
 REFUSED: Final = (
     "Azure refuses an identity, which is left out and tried again later; see that it exists and MIC may assign it"
 )
+FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
 HELD_BACK_MOST: Final = 5000
 """Claims passed over at one scrape, which must not hold up the loop: some milliseconds' worth."""
 SHOWN_MOST: Final = 100
 """Hosts that /debug/state tells of."""
+DOUBT_SECONDS: Final = 30.0
+"""Age of an answer from which on it is asked for again before an AzureIdentity is found at fault by it."""
 STALE_SECONDS: Final = 0.05
 """Pause before a round is repeated because an object was other than thought."""
 CONFLICTS_MOST: Final = 3
@@ -114,7 +118,8 @@ class Applier:
         return sum(len(memory.barred()) for memory in self._memories.values())
 
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest claim that waits for its assignment and is not held back by a refused identity.
+        """Age of the oldest claim that waits for its assignment and is not held back by a refused identity, or one
+        whose AzureIdentity has to be corrected.
 
         Where very many are held back, the next one is taken for one that is not.
         """
@@ -127,7 +132,7 @@ class Applier:
             if claim is None or want is None:
                 continue
             memories = [self._memories[place] for place in claim.open_at if place in self._memories]
-            if want.identity_id is None or not any(each.has_barred(want.identity_id.key) for each in memories):
+            if not any(_held_back(want, each) for each in memories):
                 return max(0.0, now - since)
         return 0.0
 
@@ -188,7 +193,7 @@ class Applier:
     async def _look(self, key: str, picture: Picture, memory: HostMemory) -> bool:
         """Ask Azure if there is reason to and the time has come; whether `memory.known` is fresh."""
         host = picture.host
-        due = key in self._looks or self._asks(picture, memory)
+        due = key in self._looks or self._asks(picture, memory) or self._doubts(picture, memory)
         if host is None or not due or memory.reads.until > self._clock():
             return False
         if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
@@ -338,8 +343,14 @@ class Applier:
             stake = picture.stakes.get(key)
             teller.not_applied(stake.holders.values() if stake else (), why)
         for step in outcomes:
-            if isinstance(step, plan.Explain) and step.held.identity_id and step.held.identity_id.key not in failed:
+            if not isinstance(step, plan.Explain) or step.held.identity_id is None:
+                continue
+            if step.held.identity_id.key not in failed or step.identity_at_fault:
                 teller.not_applied([step.held], step.message)
+            if step.identity_at_fault:
+                teller.at_fault(step.held, step.message)
+                identity = "/".join(step.held.object.spec.azure_identity_ref.key)
+                log.warning(FAULTY, extra={"identity": identity, "error": step.message})
 
     def _tell_lost(self, picture: Picture) -> None:
         """Say to those who wait on a host that Azure knows no longer that it is in vain."""
@@ -385,12 +396,24 @@ class Applier:
         warm = memory.warm(plan.idle(picture), self._grace_seconds)
         return min([*trials, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
+    def _doubts(self, picture: Picture, memory: HostMemory) -> bool:
+        """Whether to ask Azure again before an AzureIdentity is found at fault. Not soon after the last answer: a
+        client that writes AzureIdentities without end must not cause calls without end."""
+        old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
+        return old and memory.known is not None and client_ids.is_news(picture, memory.known)
+
     def _asks(self, picture: Picture, memory: HostMemory) -> bool:
         return plan.asks_azure(picture, memory.known, self._policy, self._restraint(picture, memory))
 
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
         about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
         log.warning(message, extra=about)
+
+
+def _held_back(want: Want, memory: HostMemory) -> bool:
+    """Whether the identity has to be corrected before *want* can be assigned on this host."""
+    key = want.identity_id.key if want.identity_id is not None else ""
+    return memory.has_barred(key) or bool(client_ids.fault(want, memory.known))
 
 
 def _narrows(error: Refused, on_host: Collection[str]) -> bool:

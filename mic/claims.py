@@ -177,13 +177,13 @@ def wants_of(
     *,
     force_namespaced: bool,
 ) -> dict[ClaimKey, Want]:
-    """What *pod* wants, given the bindings whose selector is its label's value.
+    """What *pod* wants, given the bindings whose selector is its label's value; a mirror pod wants nothing.
 
     Where two bindings lead to one identity there is still one claim: it stays with a binding that is in *standing*
     (one that an AzureAssignedIdentity already embeds), else the first by namespace and name has it.
     """
     wants: dict[ClaimKey, Want] = {}
-    if not pod.spec.node_name or not pod.binding_label or pod.finished:
+    if not pod.spec.node_name or not pod.binding_label or pod.finished or pod.mirror:
         return wants
     for binding in sorted(bindings, key=lambda each: (each.key not in standing, each.key)):
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))

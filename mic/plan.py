@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from mic import client_ids
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, Change, HostIdentities, change
 from mic.claims import Debt, Held, Key, Record, Want, unchanged
 from mic.documents import MESSAGE_MAX, distinct_name, free_name, plain_name
 from mic.stakes import Picture, Stake
-from podidentity.resources import ASSIGNED, CREATED, FINALIZER, MESSAGE_ANNOTATION
+from podidentity.resources import ASSIGNED, CREATED, FINALIZER
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Explain:
 
     held: Held
     message: str
+    identity_at_fault: bool = False
+    """Whether its AzureIdentity has to be corrected, so that people are told there too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +136,18 @@ def asks_azure(
         return False
     if known is None:
         return bool(picture.stakes)
-    if known.updating and _waits(picture):
+    if known.updating and _waits(picture, known):
         return True
     return any(_questionable(key, stake, known, policy, restraint) for key, stake in picture.stakes.items())
 
 
-def _waits(picture: Picture) -> bool:
+def _waits(picture: Picture, known: HostIdentities) -> bool:
     """Whether anything here may be said or let go of only when an operation has ended."""
     owed = any(stake.debtors for stake in picture.stakes.values())
-    waiting = (want is None or want.identity_id is not None for want, _ in picture.open_claims())
+    waiting = (
+        want is None or (want.identity_id is not None and not client_ids.fault(want, known))
+        for want, _ in picture.open_claims()
+    )
     return owed or bool(picture.dying) or any(waiting)
 
 
@@ -280,6 +286,8 @@ def settle(
         if step is not None:
             steps.append(step)
     steps.extend(_withdrawals(picture, azure, failures))
+    if azure is not None:
+        steps.extend(Explain(held, why, identity_at_fault=True) for held, why in client_ids.faulty(picture, azure))
     steps.extend(Release(held) for held in picture.dying.values() if _releasable(held, picture, azure, policy))
     steps.extend(_settlements(picture, azure, policy))
     return steps
@@ -353,7 +361,9 @@ def _update(picture: Picture, want: Want, held: Held, azure: HostIdentities | No
         # What is owed to the very place where it is wanted again is owed no more.
         here = (host.key, want.identity_id.key)
         debts = [debt for debt in debts if (debt.host.lower(), debt.identity.lower()) != here]
-    was_true = stays and held.object.status.status == ASSIGNED and azure is None
+    # A client id that is new is believed only where Azure tells whose it is.
+    same_client = client_ids.same(held.object.spec.azure_identity_ref, want.identity)
+    was_true = stays and same_client and held.object.status.status == ASSIGNED and azure is None
     status = ASSIGNED if was_true or _present(want, record, azure) else CREATED
     return Update(held, want, status, record, tuple(debts))
 
@@ -362,7 +372,9 @@ def _present(want: Want, record: Record, azure: HostIdentities | None) -> bool:
     """Whether what is wanted needs nothing of Azure, or is known to be there and whose it is."""
     if want.identity_id is None:
         return True
-    return azure is not None and bool(record) and azure.certain(want.identity_id.key)
+    if azure is None or client_ids.fault(want, azure):
+        return False
+    return bool(record) and azure.certain(want.identity_id.key)
 
 
 def _marks(picture: Picture, azure: HostIdentities, policy: Policy, marked: Collection[str]) -> list[Mark]:
@@ -444,7 +456,8 @@ def _outcome(
         return Confirm(held)
     if want.identity_id is None or held.object.status.status == ASSIGNED:
         return None
-    why = failures.get(want.identity_id.key, "")[:MESSAGE_MAX]
-    if not why or held.object.metadata.annotation(MESSAGE_ANNOTATION) == why:
+    fault = client_ids.fault(want, azure)
+    why = fault or failures.get(want.identity_id.key, "")[:MESSAGE_MAX]
+    if not why or client_ids.tells(held, why):
         return None
-    return Explain(held, why)
+    return Explain(held, why, identity_at_fault=bool(fault))

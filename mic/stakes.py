@@ -63,7 +63,7 @@ class Stake:
                 self.holders[held.key] = held
             else:
                 self.holders.pop(held.key, None)
-        if client_id := held.object.spec.azure_identity_ref.spec.client_id.lower():
+        if client_id := held.object.spec.azure_identity_ref.spec.client_id.strip().lower():
             left = self.client_ids.get(client_id, 0) + by
             if left > 0:
                 self.client_ids[client_id] = left

@@ -17,16 +17,18 @@ from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
+    IDENTITIES,
     POD_UID_ANNOTATION,
     PODS,
     AzureIdentityBinding,
-    Meta,
     Pod,
+    PodMeta,
 )
 
 APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
 APPLY_ERROR: Final = "binding apply error"
+INVALID_IDENTITY: Final = "invalid identity"
 """Reasons of Events as the reference words them: people's alerts look for them."""
 
 TOLD_MOST: Final = 10
@@ -49,6 +51,12 @@ class Teller:
             message = self._say(spec.azure_binding_ref, _pod_of(held), held.node, why)
             self._recorder.record(held.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
 
+    def at_fault(self, held: Held, why: str) -> None:
+        """Say why it is not on its host on the AzureIdentity too, which has to be corrected. Its repeats for other pods
+        and hosts are counted on one Event."""
+        identity = held.object.spec.azure_identity_ref
+        self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
+
     def not_made(self, wanted: Iterable[Want], why: str) -> None:
         """Say for the first few of *wanted* why there is not even an object for them."""
         for want in islice(wanted, min(TOLD_MOST, self._left)):
@@ -66,7 +74,7 @@ class Teller:
 def _pod_of(held: Held) -> Pod:
     claim = held.claim
     uid = held.object.metadata.annotation(POD_UID_ANNOTATION)
-    return Pod(metadata=Meta(namespace=claim.pod_namespace, name=claim.pod, uid=uid))
+    return Pod(metadata=PodMeta(namespace=claim.pod_namespace, name=claim.pod, uid=uid))
 
 
 def advice(identity_id: str, error: AzureError) -> str:

@@ -293,7 +293,9 @@ class App:
         assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
         broker = Broker(
             {
-                IdentityType.USER_ASSIGNED: UserAssignedSource(imds),
+                IdentityType.USER_ASSIGNED: UserAssignedSource(
+                    imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
+                ),
                 IdentityType.SECRET: principals,
                 IdentityType.CERTIFICATE: principals,
                 IdentityType.FEDERATED: FederatedSource(

@@ -7,12 +7,13 @@ out, and where it has moved on the decision is made anew. Knows no HTTP and no s
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from _native.answers import Usage
 from _native.index import PodRecord
+from nmi import azure_sentence
 from nmi.identity.decide import Decision, Exempt, Grant, Policy, Wait, decide
 from nmi.identity.feed import GONE, Feed, Standing
 from nmi.identity.measures import IdentityMeasures
@@ -28,8 +29,10 @@ from nmi.tokens.governor import CongestedError
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.source import PolicyError, Workload
 from nmi.tokens.token import Token
+from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
+from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
 _UNKNOWN_ADDRESS: Final = Refusal(
@@ -286,7 +289,7 @@ class Issuer:
             recent = self._clock() - assigned.usable_since < LAG_WINDOW_SECONDS + LAG_RETRY_SECONDS
             if recent and is_identity_not_found(error):
                 return replace(_LAGGING, correlation=error.correlation_id)
-            return refusal_of(error)
+            return refusal_of(error, _own_of(assigned.identity, request))
 
     def _issued(
         self, fetched: CachedToken, assigned: Assigned, request: TokenRequest, entry: PodEntry, *, certain: bool
@@ -337,10 +340,11 @@ def _congested(error: CongestedError) -> Refusal:
     )
 
 
-def refusal_of(error: AzureError) -> Refusal:
-    """What a pod, and the operator, are told of an upstream failure: never upstream's own sentence.
+def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
+    """What a pod, and the operator, are told of an upstream failure.
 
-    Nor ever the word "unreachable", by which SDKs know that there is no such endpoint at all.
+    Of a refused token the pod reads Azure's own sentence too, without the ids and names in it that are not among *own*
+    (`azure_sentence`). Never the word "unreachable", by which SDKs know that there is no such endpoint at all.
     """
     code = "" if "unreachable" in error.code.lower() else error.code
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
@@ -348,6 +352,13 @@ def refusal_of(error: AzureError) -> Refusal:
     suffix = f" ({told})" if told else ""
     if isinstance(error, UntrustedError | NoAssertionError | NoAssertionYet):
         return _unproved(error, suffix)
+    if isinstance(error, OtherIdentityError):
+        return Refusal(
+            Reason.UPSTREAM_REFUSED,
+            f"The clientID of this identity's AzureIdentity is not that of the identity on Azure{suffix}.",
+            f"{error.message}: set its clientID and resourceID to those of one identity (az identity show)",
+            correlation=error.correlation_id,
+        )
     if isinstance(error, CredentialError):
         return Refusal(
             Reason.UPSTREAM_REFUSED,
@@ -357,7 +368,7 @@ def refusal_of(error: AzureError) -> Refusal:
     if isinstance(error, Refused):
         return Refusal(
             Reason.UPSTREAM_REFUSED,
-            f"Azure refused a token for this identity{suffix}.",
+            f"Azure refused a token for this identity{suffix}.{_answer_of(error, own)}",
             f"check the AzureIdentity's clientID and the resource asked for: {error.message}",
             correlation=error.correlation_id,
         )
@@ -376,6 +387,17 @@ def refusal_of(error: AzureError) -> Refusal:
         retry_after=error.retry_after,
         correlation=error.correlation_id,
     )
+
+
+def _answer_of(error: AzureError, own: Collection[str]) -> str:
+    said = azure_sentence.for_pod(error.said, own)
+    return f" Azure's answer: {said}" if said else ""
+
+
+def _own_of(identity: AzureIdentity, request: TokenRequest) -> tuple[str, ...]:
+    """The ids and names that a pod with *identity* knows anyway."""
+    spec, resource = identity.spec, request.resource
+    return spec.client_id, spec.tenant_id, *(spec.auxiliary_tenant_ids or ()), resource, f"{resource}/.default"
 
 
 def _unproved(error: UntrustedError | NoAssertionError | NoAssertionYet, suffix: str) -> Refusal:

@@ -14,7 +14,7 @@ from typing import Final
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.events import EventRecorder
-from podidentity.resources import PODS, Meta, Pod
+from podidentity.resources import PODS, Pod, PodMeta
 from podidentity.telemetry.logs import redact
 
 NOT_ASSIGNED: Final = "IdentityNotAssigned"
@@ -52,7 +52,7 @@ class PodEvents:
         reason = REASONS.get(refusal.reason)
         if reason is None or self._is_told(entry.uid, refusal.reason):
             return
-        pod = Pod(metadata=Meta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
+        pod = Pod(metadata=PodMeta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
         self._recorder.record(pod, PODS, "Warning", reason, message(refusal))
 
     def _is_told(self, uid: str, reason: Reason) -> bool:

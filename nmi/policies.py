@@ -1,6 +1,7 @@
 """The settings in the words of the rooms: what of them decides, what of them limits."""
 
 from _native.lane import Limits
+from nmi.flag_table import OperationMode
 from nmi.identity.decide import Policy
 from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
 from nmi.server.target import Forwarding
@@ -19,6 +20,7 @@ def hold_policy(settings: Settings) -> Policy:
         assigned_attempts=settings.attempts_for_assigned,
         interval_seconds=float(settings.find_interval_seconds),
         max_hold_seconds=settings.max_hold_seconds,
+        managed=settings.operation_mode is OperationMode.MANAGED,
         host_token_types=settings.host_token_types,
     )
 

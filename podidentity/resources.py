@@ -22,6 +22,10 @@ MESSAGE_ANNOTATION: Final = "aadpodidentity.k8s.io/message"
 OBJECT_ID_ANNOTATION: Final = "objectID"
 FINALIZER: Final = "azureassignedidentity.finalizers.aadpodidentity.k8s.io"
 NODENAME_LABEL: Final = "nodename"
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+"""Marks the API server's copy of a static pod. NodeRestriction lets a kubelet create pods with it only, and the API
+server lets nobody add or remove it later (kubernetes pkg/apis/core/validation, ValidatePodSpecificAnnotationUpdates).
+"""
 LABEL_VALUE_MAX: Final = 63
 
 CREATED: Final = "Created"
@@ -52,6 +56,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
 class OwnerReference(Wire, frozen=True):
     """An object that this one was made for; as long as that is only read, without its uid."""
 
+    api_version: str = ""
     kind: str = ""
     name: str = ""
     controller: bool | None = None
@@ -75,6 +80,24 @@ class BareMeta(Wire, frozen=True):
     def label(self, key: str) -> str:
         """The label's value, or an empty string."""
         return (self.labels or {}).get(key, "")
+
+
+class PodMarks(Wire, frozen=True):
+    """The presence of those of a pod's annotations that decide; the rest, up to 256 KiB of them, is skipped."""
+
+    mirror: str | None = msgspec.field(name=MIRROR_ANNOTATION, default=None)
+    """An empty string if the annotation is there, whatever its value; else None."""
+
+    def __post_init__(self) -> None:
+        # The value is the kubelet's text, of any length: only its presence is kept.
+        if self.mirror:
+            msgspec.structs.force_setattr(self, "mirror", "")
+
+
+class PodMeta(BareMeta, frozen=True):
+    """What we read of a pod's metadata."""
+
+    marks: PodMarks | None = msgspec.field(name="annotations", default=None)
 
 
 class Meta(BareMeta, frozen=True):
@@ -148,6 +171,7 @@ class PodStatus(Wire, frozen=True):
 
 
 class Pod(Resource, frozen=True):
+    metadata: PodMeta = PodMeta()
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
@@ -187,6 +211,14 @@ class Pod(Resource, frozen=True):
     def ending(self) -> bool:
         """Whether the pod is being deleted or each of its containers has terminated."""
         return self.metadata.deletion_timestamp is not None or self.terminated
+
+    @property
+    def mirror(self) -> bool:
+        """Whether this is a mirror pod: a kubelet creates those of its own node, in any namespace with any labels."""
+        if self.metadata.marks is not None and self.metadata.marks.mirror is not None:
+            return True
+        owners = self.metadata.owner_references or ()
+        return any(owner.kind == "Node" and owner.api_version == "v1" for owner in owners)
 
     @property
     def binding_label(self) -> str:

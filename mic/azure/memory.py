@@ -72,6 +72,8 @@ class HostMemory:
     clock: Callable[[], float]
     known: HostIdentities | None = None
     """Azure's last answer; None before the first and after anything that leaves the host's state open."""
+    learned_at: float = float("-inf")
+    """When Azure answered last."""
     reads: Waits = field(default_factory=Waits)
     writes: Waits = field(default_factory=Waits)
     most: int = MOST_IN_ONE_UPDATE
@@ -97,6 +99,7 @@ class HostMemory:
         """Azure has answered. That the host is gone is believed when it is said for GONE_SURE_SECONDS, and then asked
         again every *look_seconds*."""
         self.reads.succeeded()
+        self.learned_at = self.clock()
         if not found.gone:
             self.missing_since = None
             self._rest(found)

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from mic.claims import Key, misconfigured, wants_of
+from mic.mirror_pods import WHY
 from mic.preview.rehearsal import Snapshot
 from mic.preview.shapes import MESSAGE_MAX, LeftOut, cut
 from podidentity.azure.resource_ids import parse_provider_id
@@ -12,7 +13,11 @@ from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
 
 def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
     """All of them, in the order of their kinds and names."""
-    found = [*_bindings_and_identities(snapshot), *_nodes(snapshot, force_namespaced=force_namespaced)]
+    found = [
+        *_bindings_and_identities(snapshot),
+        *_nodes(snapshot, force_namespaced=force_namespaced),
+        *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
+    ]
     return sorted(found, key=lambda each: (each.kind, each.name))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mic import plan
+from mic import client_ids, plan
 from mic.azure.identities import HostIdentities
 from mic.claims import Held, Key, Want, settled
 from mic.places import Place
@@ -184,6 +184,8 @@ def _waiting(place: Place, known: HostIdentities | None) -> Iterator[Waiting]:
             continue
         if known is None and want.identity_id is not None:
             why = unknown
+        elif fault := client_ids.fault(want, known):
+            why = cut(fault)
         elif known is not None and known.gone and place.host is not None:
             why = f"Azure knows no {place.host.text}: check the node's providerID and MIC's rights there"
         else:

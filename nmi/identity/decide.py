@@ -6,11 +6,15 @@ No clock, no I/O, no waiting: whoever calls it waits, asks Azure and asks again.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
+
+MANAGED_HOLD_SECONDS: Final = 1.5
+"""A watch brings a change within milliseconds; the answer is due within 2 s of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class PodFacts:
     """The value of its label `aadpodidbinding`, or empty."""
     exempt: str = ""
     """Why its requests are for the node's own identities (`exempting`), or empty: they are not."""
+    mirror: bool = False
+    """Whether it is a mirror pod, whose namespace, name and labels its node's kubelet chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +44,17 @@ class Policy:
     """The reference polls: so often, so far apart. Here their product is a deadline."""
     max_hold_seconds: float = 45.0
     """The longest hold whatever the product says: SDKs give up a try at 60 seconds."""
+    managed: bool = False
+    """Nothing is being assigned: a binding or an identity that is missing is waited for MANAGED_HOLD_SECONDS at most,
+    in which the watch brings one that has just been written."""
     host_token_types: frozenset[int] = frozenset((0, 1, 2))
     """Types of identity whose tokens a process of the node may have for a pod that it names; empty: of none."""
 
     def hold_seconds(self, *, created: bool) -> float:
         """How long after its arrival a request may be held; longer when an identity has at least been Created."""
         attempts = self.created_attempts + (self.assigned_attempts if created else 0)
-        return min(attempts * self.interval_seconds, self.max_hold_seconds)
+        longest = min(self.max_hold_seconds, MANAGED_HOLD_SECONDS) if self.managed else self.max_hold_seconds
+        return min(attempts * self.interval_seconds, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,12 @@ NOTHING_ASSIGNED = Refusal(
     Reason.NOTHING_ASSIGNED,
     "Identity not found",
     "the pod has neither label nor assigned identity: label it aadpodidbinding and create an AzureIdentityBinding",
+)
+MIRROR_POD = Refusal(
+    Reason.NOTHING_ASSIGNED,
+    "Identity not found",
+    "this is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet "
+    "could have given any namespace and labels, so it gets no identity: run the workload as a DaemonSet or Deployment",
 )
 _STILL_ASSIGNING = Refusal(
     Reason.STILL_ASSIGNING,
@@ -113,13 +129,16 @@ def decide(
     policy: Policy,
     object_ids: Mapping[str, str],
 ) -> Decision:
-    """What *pod* gets for *request*. An exempt pod is that first of all, whatever it asks and whatever it is assigned.
+    """What *pod* gets for *request*. A mirror pod gets nothing, whatever exempts it and whatever it is assigned; an
+    exempt pod is exempt whatever it asks and whatever it is assigned.
 
     *assigned* are those that name the pod by namespace and name; *object_ids* maps lower-cased client ids to object
     ids, as learnt from IMDS's own answers. An identity is the pod's only when it was made for this pod's uid (or does
     not say) and its binding selects the label that the pod has now, so that neither a pod's successor under the same
     name nor a relabelled pod inherits.
     """
+    if pod.mirror:
+        return MIRROR_POD
     if pod.exempt:
         return Exempt(pod.exempt)
     own = [each for each in assigned if not each.deleting and each.pod_uid in {"", pod.uid}]

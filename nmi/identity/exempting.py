@@ -62,7 +62,10 @@ class Exemptions:
         return len(self._counting)
 
     def why(self, pod: Pod) -> str:
-        """Why *pod*'s requests go to IMDS as they are (`MIC`, `exception namespace/name`), or empty: they do not."""
+        """Why *pod*'s requests go to IMDS as they are (`MIC`, `exception namespace/name`), or empty: they do not.
+
+        Never a mirror pod's: `decide` refuses those before it looks at this.
+        """
         if is_mic(pod, self._mic_namespace):
             return MIC
         for pair in _labels(pod):

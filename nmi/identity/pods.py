@@ -214,7 +214,7 @@ class PodEntry:
 def facts(pod: Pod, exempt: str = "") -> PodFacts:
     """What of *pod* a decision depends on; *exempt* is `exempting`'s word."""
     metadata = pod.metadata
-    return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label, exempt)
+    return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label, exempt, pod.mirror)
 
 
 def own_addresses(pod: Pod) -> tuple[str, ...]:

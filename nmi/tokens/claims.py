@@ -16,9 +16,16 @@ class Claims(msgspec.Struct, frozen=True):
     """What there may be of interest; empty or 0 where it is not there."""
 
     oid: str = ""
+    appid: str = ""
+    azp: str = ""
     nbf: int = 0
     iss: str = ""
     sub: str = ""
+
+    @property
+    def client_id(self) -> str:
+        """Of the application that the token was made for: `appid` in tokens of version 1.0, `azp` in those of 2.0."""
+        return self.appid or self.azp
 
 
 _claims: Final = msgspec.json.Decoder(Claims)

@@ -33,7 +33,7 @@ from nmi.tokens.sign_in import (
     SignIn,
     no_proxy,
 )
-from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable, correlation_in, sentence_in
 from podidentity.telemetry.logs import redacted
 
 if sys.version_info >= (3, 12):
@@ -46,7 +46,6 @@ for _library in ("azure", "msal"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 _AADSTS: Final = re.compile(r"AADSTS[0-9]{4,9}")
-_TRAILER: Final = re.compile(r"\s*(?:Trace ID|Correlation ID|Timestamp): .*", re.DOTALL)
 _ID_MIN: Final = 16
 """Characters. What is shorter than a client id is none, and its removal would spoil a sentence's words."""
 _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -196,7 +195,14 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
         status=policy.status,
         code=number[0] if number else name,
         retry_after=_seconds(policy.headers.get("retry-after", "")),
-        correlation_id=_told(asked, told.correlation_id or policy.headers.get("x-ms-request-id", "")),
+        correlation_id=_told(
+            asked,
+            told.correlation_id
+            or correlation_in(told.error_description)
+            or policy.headers.get("x-ms-request-id", "")
+            or policy.headers.get("x-ms-correlation-request-id", ""),
+        ),
+        said=sentence,
     )
 
 
@@ -207,7 +213,7 @@ def _told(asked: SignIn, sentence: str) -> str:
             sentence = sentence.replace(spelling, "<removed>")
     if len(asked.client_id) >= _ID_MIN:
         sentence = re.sub(re.escape(asked.client_id), redacted(asked.client_id), sentence, flags=re.IGNORECASE)
-    return _TRAILER.sub("", sentence)
+    return sentence_in(sentence)
 
 
 def _seconds(retry_after: str) -> float | None:

@@ -144,6 +144,7 @@ def _of_tenant(tenant: str, error: AzureError) -> AzureError:
         code=error.code,
         retry_after=error.retry_after,
         correlation_id=error.correlation_id,
+        said=error.said,
     )
 
 
@@ -155,4 +156,5 @@ def _rejected(application: Application, proof: ClientSecret | KeyStore, refused:
         status=refused.status,
         code=refused.code,
         correlation_id=refused.correlation_id,
+        said=refused.said,
     )

@@ -60,7 +60,10 @@ class PolicyError(Exception):
 
 
 class TokenKey(NamedTuple):
-    """Whatever makes two requests get the same token. No resource version: an annotation must not empty caches."""
+    """Whatever makes two requests get the same token. No resource version: an annotation must not empty caches.
+
+    Both ids of an identity, whichever of them upstream is asked by: the other one is compared with the answer.
+    """
 
     type: int
     client_id: str

@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 
 from podidctl.doctor.state import Which
-from podidentity.resources import BareMeta, Kind, Pod, PodCondition, PodStatus
+from podidentity.resources import Kind, Pod, PodCondition, PodMeta, PodStatus
 
 SCHEDULED: Final = "PodScheduled"
 
 
-class DatedMeta(BareMeta, frozen=True):
+class DatedMeta(PodMeta, frozen=True):
     creation_timestamp: str | None = None
 
 

@@ -83,9 +83,8 @@ def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
             "MIC renews or removes it; if that does not come, see MIC's log"
         )
     if assigned.status == CREATED:
-        return f"Created: the identity is not on the VM or scale set yet{note and ': ' + note}", (
-            note or "Azure takes up to a minute; then see MIC's log and podidctl plan"
-        )
+        waits = "the identity is not on the VM or scale set yet"
+        return f"Created: {note or waits}", note or "Azure takes up to a minute; then see MIC's log and podidctl plan"
     if not assigned.usable:
         return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
     return _in_another_namespace(pod, assigned)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from nmi.identity.decide import MIRROR_POD
 from nmi.identity.exempting import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.explain.accounts import on_account
@@ -65,6 +66,10 @@ def _links(facts: Facts) -> Iterator[Link]:
     if pod is None or pod.finished or not pod.spec.node_name:
         return
     yield _address(facts, pod)
+    if pod.mirror:
+        yield linked("mirror pod", "/".join(pod.key), State.BROKEN, "NMI and MIC ignore it", MIRROR_POD.detail)
+        yield from on_node(facts, pod)
+        return
     exempt = pod_facts(facts, pod).exempt
     yield _exception(facts, pod, exempt)
     if not exempt:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mic.azure.identities import HostIdentities
+from mic.client_ids import mismatch
 from nmi.identity.standard import project
 from podidctl.explain.assigned import serves
 from podidctl.explain.shapes import Link, State, linked
@@ -24,12 +25,25 @@ def on_azure(facts: Facts, pod: Pod) -> Iterator[Link]:
     yield link
     if host is None:
         return
-    for identity in wanted.values():
-        yield _attached(facts, host, identity)
+    for identity_id in wanted.values():
+        yield _attached(facts, host, identity_id)
+    for identity in _meant(facts, pod):
+        if why := _anothers(facts, identity):
+            then = f"correct AzureIdentity {'/'.join(identity.key)}: kubectl edit it"
+            yield linked("client id", "/".join(identity.key), State.BROKEN, why, then)
 
 
-def _wanted(facts: Facts, pod: Pod) -> dict[str, UserAssignedIdentity]:
-    """What has to be on the node's host, by key: of bindings that are for the pod, and of what it is served by."""
+def _anothers(facts: Facts, identity: AzureIdentity) -> str:
+    """Why a user-assigned *identity* is given to nobody though it is on the host: by MIC's own judgement."""
+    attached = parse_user_assigned(identity.spec.resource_id)
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
+        return ""
+    there = facts.azure.attached.get(attached.key) if isinstance(facts.azure, HostIdentities) else None
+    return mismatch(identity, there)
+
+
+def _meant(facts: Facts, pod: Pod) -> list[AzureIdentity]:
+    """The identities that are meant for the pod, each once: of its bindings, and of what it is served by."""
     bindings = [each for each in selecting(facts, pod) if not elsewhere(facts, pod, each)]
     found = [identity for each in bindings if (identity := named(facts, each)) is not None]
     if not is_managed(facts):
@@ -38,7 +52,13 @@ def _wanted(facts: Facts, pod: Pod) -> dict[str, UserAssignedIdentity]:
             for each in facts.assigned
             if watched(facts, pod, each) and serves(facts, pod, project(each))
         ]
-    ids = (parse_user_assigned(each.spec.resource_id) for each in found if each.spec.type == IdentityType.USER_ASSIGNED)
+    return list({(each.key, each.spec.client_id): each for each in found}.values())
+
+
+def _wanted(facts: Facts, pod: Pod) -> dict[str, UserAssignedIdentity]:
+    """What has to be on the node's host, by key."""
+    found = (each for each in _meant(facts, pod) if each.spec.type == IdentityType.USER_ASSIGNED)
+    ids = (parse_user_assigned(each.spec.resource_id) for each in found)
     return {each.key: each for each in ids if each is not None}
 
 
@@ -49,7 +69,7 @@ def missing_on_azure(facts: Facts, identity: AzureIdentity) -> str:
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(facts, host, attached)
-    return link.says if link.state is State.BROKEN else ""
+    return link.says if link.state is State.BROKEN else _anothers(facts, identity)
 
 
 def _host(facts: Facts, pod: Pod) -> tuple[Host | None, Link]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from nmi.flag_table import OperationMode
 from nmi.issuer import UNSUPPORTED_TYPE, refusal_of
 from nmi.policies import sign_in_policy
 from nmi.refusal import Reason, Refusal
@@ -51,8 +52,9 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str, account:
     match identity.spec.type:
         case IdentityType.USER_ASSIGNED:
             user_assigned.check(identity)
-            client_id, _ = user_assigned.ids(identity)
-            return f"IMDS of the node, by {'client id' if client_id else 'resource id'}"
+            managed = settings.operation_mode is OperationMode.MANAGED
+            by = user_assigned.asking(identity, by_resource_id=managed)
+            return f"IMDS of the node, by {'client id' if by.client_id else 'resource id'}"
         case type_ if type_ in PRINCIPALS:
             application = sign_in_policy(settings).application(identity)
             proof = "certificate" if type_ == IdentityType.CERTIFICATE else "secret"

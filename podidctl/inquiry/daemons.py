@@ -13,7 +13,7 @@ import msgspec
 from nmi.settings import Settings, parse
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
-from podidentity.resources import BareMeta, Kind, Resource, Wire
+from podidentity.resources import Kind, PodMeta, Resource, Wire
 
 LABELS: Final = ("app.kubernetes.io/component", "component")
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
@@ -78,7 +78,7 @@ class DaemonStatus(Wire, frozen=True):
 class Daemon(Resource, frozen=True):
     """A pod of NMI or of MIC."""
 
-    metadata: BareMeta = BareMeta()
+    metadata: PodMeta = PodMeta()
     spec: DaemonSpec = DaemonSpec()
     status: DaemonStatus = DaemonStatus()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mic.claims import Want, wants_of
 from podidctl.migration.workloads import Workload
-from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, BareMeta, Pod, PodSpec
+from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
 
 
 class Bound:
@@ -35,7 +35,7 @@ class Bound:
         if known is not None:
             return known
         pod = Pod(
-            metadata=BareMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
+            metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
             spec=PodSpec(node_name="any"),
         )
         wants = wants_of(pod, self._by_selector[label], self._identities, force_namespaced=self._force_namespaced)

@@ -14,6 +14,7 @@ from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.migration.spelling import told
 from podidentity.azure.clouds import of_environment
+from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.resources import (
     BINDINGS,
@@ -107,6 +108,7 @@ def findings(found: Found) -> list[Finding]:
         *_identities(read),
         *_bindings(read),
         *_several(read),
+        *_client_ids(read),
         *_exceptions(read),
         *_pods(found, read),
         *_lock(found),
@@ -248,6 +250,31 @@ def _several(read: _Read) -> Iterator[Finding]:
             )
 
 
+def _client_ids(read: _Read) -> Iterator[Finding]:
+    """Client ids that cannot all be right: Azure has one for each identity. Which one is, only Azure tells MIC."""
+    by_resource: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
+    by_client: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
+    for key, identity in sorted(read.identities.items()):
+        resource, client = parse_user_assigned(identity.spec.resource_id), identity.spec.client_id.strip().lower()
+        if identity.spec.type == IdentityType.USER_ASSIGNED and resource is not None and client:
+            by_resource[resource.key].setdefault(client, []).append("/".join(key))
+            by_client[client].setdefault(resource.key, []).append("/".join(key))
+    for groups, says in (
+        (by_resource, "have one resourceID and different clientIDs"),
+        (by_client, "have one clientID and different resourceIDs"),
+    ):
+        for group in groups.values():
+            if len(group) > 1:
+                names = sorted(name for several in group.values() for name in several)
+                yield Finding(
+                    Level.MEND,
+                    f"AzureIdentities {_listed(names)}",
+                    f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, where the "
+                    "reference assigned all",
+                    "correct them: az identity show --query '[clientId, id]'",
+                )
+
+
 def _same_names(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     by_name: defaultdict[str, list[str]] = defaultdict(list)
     for namespace, name in sorted(keys):
@@ -279,6 +306,16 @@ def _pods(found: Found, read: _Read) -> Iterator[Finding]:
             "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, in the "
             "reference after 80 s",
             "correct the label or the selector, or take the label off",
+        )
+    mirrors = [each for each in found.pods if each.mirror and each.binding_label and not each.finished]
+    if mirrors:
+        names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
+        yield Finding(
+            Level.LOOK,
+            f"mirror pods {_listed(names)}",
+            "are static pods with the label aadpodidbinding; they get no identity, since their node's kubelet could "
+            "have given them any namespace and labels",
+            "run the workload as a DaemonSet or Deployment",
         )
 
 

@@ -13,6 +13,14 @@ MESSAGE_MAX: Final = 256
 _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_.~+=-]{64,}")
 """Correlation ids (36), error codes and the parts of a resource id are shorter; a JWT or an AAD secret is not."""
 
+_TRAILER: Final = re.compile(r"\s*\b(?:Trace ID|Correlation ID|Timestamp):.*", re.DOTALL)
+"""What Entra ID appends to its sentences, and IMDS passes on."""
+
+_IDS: Final = tuple(
+    re.compile(rf"\b{name}:\s*([0-9A-Fa-f-]{{36}})(?![0-9A-Fa-f-])") for name in ("Correlation ID", "Trace ID")
+)
+"""In the order of preference: Entra ID's sign-in log finds a request by the first."""
+
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -30,14 +38,18 @@ class AzureError(Exception):
         code: str = "",
         retry_after: float | None = None,
         correlation_id: str = "",
+        said: str = "",
     ) -> None:
-        """*message* and *code* may be another service's text: they are bounded and scrubbed here.
+        """*message*, *code* and *said* may be another service's text: they are bounded and scrubbed here.
+
+        *said* is the service's own sentence and nothing of ours; empty where it gave none.
 
         *retry_after* is seconds from now, where the service said so.
         """
         self.status = status
         self.code = plain(code)
         self.message = scrubbed(message)
+        self.said = scrubbed(said)
         self.retry_after = retry_after
         self.correlation_id = plain(correlation_id)
         super().__init__(self.message)
@@ -54,6 +66,7 @@ class AzureError(Exception):
             code=self.code,
             retry_after=self.retry_after,
             correlation_id=self.correlation_id,
+            said=self.said,
         )
 
 
@@ -91,3 +104,14 @@ def scrubbed(text: str) -> str:
 def plain(text: str) -> str:
     """*text* if it is a short plain word (an error code, a correlation id), else an empty string."""
     return text if _PLAIN.fullmatch(text) else ""
+
+
+def sentence_in(description: str) -> str:
+    """An error_description without the ids and the time that Entra ID appends."""
+    return _TRAILER.sub("", description)
+
+
+def correlation_in(description: str) -> str:
+    """The correlation id in an error_description, else its trace id; empty where there is neither."""
+    found = (pattern.search(description) for pattern in _IDS)
+    return next((each[1] for each in found if each is not None), "")

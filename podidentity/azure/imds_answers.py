@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from yarl import URL
 
-from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, plain
+from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, correlation_in, plain, sentence_in
 from podidentity.telemetry.logs import redacted
 
 HEADER_MAX: Final = 256
@@ -142,12 +142,16 @@ def failure_in(url: URL, reply: Reply) -> AzureError:
         kind = Throttled
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
+    said = _without_ids(sentence_in(told.error_description), url)
     return kind(
-        _without_ids(told.error_description, url) or told.error or f"status {reply.status}",
+        said or told.error or f"status {reply.status}",
         status=reply.status,
         code=told.error,
         retry_after=_seconds(reply.header("Retry-After")),
-        correlation_id=reply.header("x-ms-request-id"),
+        correlation_id=correlation_in(told.error_description)
+        or reply.header("x-ms-request-id")
+        or reply.header("x-ms-correlation-request-id"),
+        said=said,
     )
 
 

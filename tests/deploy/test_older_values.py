@@ -160,3 +160,24 @@ def test_the_systems_own_managed_identity_has_no_client_id(empty: str, tmp_path:
     (made,) = (each for each in render(given(tmp_path, yaml.safe_dump(values))) if each["kind"] == "Secret")
     assert made["data"]["UserAssignedMSIClientID"] == ""
     assert made["data"]["UseMSI"] == "dHJ1ZQ=="
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str, tmp_path: Path) -> None:
+    # Reference: charts/aad-pod-identity/templates/mic-deployment.yaml reads cloudConfig without adminsecret only.
+    secret = (GOLDEN / "admin-secret.values.yaml").read_text()
+    usual = render(given(tmp_path, secret), helm=helm)
+    values = yaml.safe_load(secret)
+    values.setdefault("mic", {})["cloudConfig"] = ""
+    assert render(given(tmp_path, yaml.safe_dump(values)), helm=helm) == usual
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_without_adminsecret_an_empty_path_is_refused_with_what_to_do_but_in_managed_mode(
+    helm: str, tmp_path: Path
+) -> None:
+    empty = {"mic": {"cloudConfig": ""}}
+    with pytest.raises(RenderError, match=r"set mic\.cloudConfig to the path of azure"):
+        render(given(tmp_path, yaml.safe_dump(empty)), helm=helm)
+    managed = {"operationMode": "managed", "forceNamespaced": "true"}
+    render(given(tmp_path, yaml.safe_dump(empty | managed)), helm=helm)

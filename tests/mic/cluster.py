@@ -28,6 +28,8 @@ from podidentity.resources import (
     Node,
     NodeSpec,
     Pod,
+    PodMarks,
+    PodMeta,
     PodSpec,
     PodStatus,
 )
@@ -57,10 +59,17 @@ def pod(
     label: str = "demo",
     phase: str = "Running",
     uid: str = "",
+    mirror: bool = False,
 ) -> Pod:
     labels = {BINDING_LABEL: label} if label else {}
     return Pod(
-        metadata=Meta(name=name, namespace=namespace, uid=uid or f"uid-{namespace}-{name}", labels=labels),
+        metadata=PodMeta(
+            name=name,
+            namespace=namespace,
+            uid=uid or f"uid-{namespace}-{name}",
+            labels=labels,
+            marks=PodMarks(mirror="hash") if mirror else None,
+        ),
         spec=PodSpec(node_name=node),
         status=PodStatus(phase=phase),
     )
@@ -121,6 +130,8 @@ class Cluster:
         self.azure: dict[str, HostIdentities] = {}
         self.changes: list[Change] = []
         self.writes = 0
+        self.reports_new_clients = True
+        """Whether Azure says at once which client id an identity has that was just put on a host."""
         self._versions = itertools.count(1)
         self._known: dict[tuple[str, Key], Any] = {}
 
@@ -184,7 +195,7 @@ class Cluster:
         change = plan.azure_change(self.view.place(key), known, self.policy, restraint) if known else None
         if change is not None:
             self.changes.append(change)
-            self.azure[key] = known = _after(self.azure[key], change)
+            self.azure[key] = known = _after(self.azure[key], change, reports=self.reports_new_clients)
             steps.append("change")
         steps += [self._after(step) for step in plan.settle(self.view.place(key), known, self.policy, refused)]
         return steps
@@ -265,10 +276,12 @@ class Cluster:
         return stored
 
 
-def _after(before: HostIdentities, change: Change) -> HostIdentities:
+def _after(before: HostIdentities, change: Change, *, reports: bool) -> HostIdentities:
     attached = dict(before.attached)
     for text in change.removes:
         assert text == attached[text.lower()].text, "a removal is not in Azure's spelling"
         del attached[text.lower()]
-    attached |= {text.lower(): Attached(text, f"client-{text.rpartition('/')[2]}") for text in change.adds}
+    attached |= {
+        text.lower(): Attached(text, f"client-{text.rpartition('/')[2]}" if reports else "") for text in change.adds
+    }
     return HostIdentities(type=change.type, attached=attached, etag=before.etag)

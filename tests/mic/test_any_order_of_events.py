@@ -29,6 +29,7 @@ class Lives(RuleBasedStateMachine):
         self.pods: dict[str, tuple[str, str]] = {}
         self.bindings: set[str] = set()
         self.resource: dict[str, str] = {}
+        self.client: dict[str, str] = {}
         self.uids = 0
 
     @initialize()
@@ -38,7 +39,7 @@ class Lives(RuleBasedStateMachine):
             self.cluster.host(host, *([FOREIGN] if host == HOSTS[0] else []))
         self.cluster.add(node("n0"), set_node("s0", 0), set_node("s1", 1))
         for name in NAMES:
-            self.resource[name] = name
+            self.resource[name] = self.client[name] = name
             self.cluster.add(identity(name))
             self.bind(name)
 
@@ -65,11 +66,17 @@ class Lives(RuleBasedStateMachine):
             self.bindings.remove(name)
             self.cluster.remove(binding(name, identity=name, selector=name))
 
-    @rule(name=st.sampled_from(NAMES[:2]), resource=st.sampled_from(["one", "two", "four"]))
-    def point_elsewhere(self, name: str, resource: str) -> None:
-        """The identity gets another resource id, perhaps one that another identity has too."""
-        self.resource[name] = resource
-        self.cluster.add(identity(name, resource_id=identity_id(resource)))
+    @rule(
+        name=st.sampled_from(NAMES[:2]),
+        resource=st.sampled_from(["one", "two", "four"]),
+        client=st.sampled_from(["", "", "one", "three"]),
+    )
+    def point_elsewhere(self, name: str, resource: str, client: str) -> None:
+        """The identity gets another resource id, perhaps one that another identity has too; and the client id of that,
+        or of another one."""
+        self.resource[name], self.client[name] = resource, client or resource
+        spelled = f" Client-{self.client[name]}"
+        self.cluster.add(identity(name, resource_id=identity_id(resource), client_id=spelled))
 
     @rule(host=st.sampled_from(HOSTS))
     def work(self, host: str) -> None:
@@ -124,7 +131,6 @@ class Lives(RuleBasedStateMachine):
             assert self.cluster.on(host) == self.wanted(host) | foreign, host
         expected = {name for name, (_, label) in self.pods.items() if label in self.bindings}
         assert sorted(each.spec.pod for each in self.cluster.objects.values()) == sorted(expected)
-        assert set(self.cluster.statuses().values()) <= {"Assigned"}
         for each in self.cluster.objects.values():
             self.check_object(each)
 
@@ -135,6 +141,10 @@ class Lives(RuleBasedStateMachine):
         current: Any = self.cluster.known("Pod", ("default", each.spec.pod))
         assert each.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == current.metadata.uid
         assert each.metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
+        told = each.metadata.annotation("aadpodidentity.k8s.io/message")
+        named, real = f"client-{self.client[label]}", f"client-{self.resource[label]}"
+        assert each.status.status == ("Assigned" if named == real else "Created")
+        assert (named in told.lower() and real in told) if named != real else not told
 
     @invariant()
     def what_was_there_before_stays(self) -> None:

@@ -44,9 +44,10 @@ def test_a_pod_that_is_recreated_on_its_node_keeps_assigned() -> None:
     assert len(cluster.changes) == 1
 
 
-def test_a_new_client_id_is_copied_without_leaving_assigned() -> None:
+def test_a_new_client_id_is_copied_without_leaving_assigned_where_azure_does_not_contradict() -> None:
     cluster = one_pod()
     cluster.add(identity(client_id="other"))
+    cluster.host(vm_id("n0"), "demo", client_id="OTHER")
     assert cluster.round(vm_id("n0")) == ["update"]
     assert cluster.objects[OBJECT].spec.azure_identity_ref.spec.client_id == "other"
     assert cluster.statuses() == {OBJECT[1]: "Assigned"}
@@ -76,7 +77,7 @@ def test_a_moved_pods_old_vm_keeps_what_another_pod_there_needs() -> None:
 
 def test_a_new_resource_id_replaces_the_old_one_in_one_change() -> None:
     cluster = one_pod()
-    cluster.add(identity(resource_id=identity_id("newer")))
+    cluster.add(identity(resource_id=identity_id("newer"), client_id="client-newer"))
     assert cluster.round(vm_id("n0")) == ["update", "change", "confirm", "settle"]
     assert cluster.on(vm_id("n0")) == {"newer"}
     assert (cluster.changes[-1].adds, cluster.changes[-1].removes) == (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, BareMeta, Pod, PodSpec, PodStatus
+from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Pod, PodMarks, PodMeta, PodSpec, PodStatus
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
@@ -34,9 +34,10 @@ def exception(**labels: str) -> dict[str, Any]:
     }
 
 
-def pod(name: str = "web", label: str = "demo", phase: str = "Running") -> Pod:
+def pod(name: str = "web", label: str = "demo", phase: str = "Running", *, mirror: bool = False) -> Pod:
+    marks = PodMarks(mirror="hash") if mirror else None
     return Pod(
-        metadata=BareMeta(name=name, namespace="shop", labels={"aadpodidbinding": label}),
+        metadata=PodMeta(name=name, namespace="shop", labels={"aadpodidbinding": label}, marks=marks),
         spec=PodSpec(node_name="n"),
         status=PodStatus(phase=phase),
     )

@@ -99,13 +99,13 @@ def test_of_several_identities_it_is_told_which_one_an_unspecified_request_gets(
 
 
 def test_identities_of_one_name_that_one_label_has_are_told() -> None:
-    every = found(*FINE, identity(namespace="b", resourceID=ID + "x"), binding(namespace="b"))
+    every = found(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
     assert [each.level for each in every] == [Level.LOOK, Level.BY_ITSELF]
     assert every[1].about == "AzureIdentities b/demo, shop/demo"
 
 
 def test_two_names_of_one_identity_of_azure_are_told_however_it_is_spelled() -> None:
-    one = only(*FINE, identity("b", resourceID=(ID + "DEMO")), binding("b"))
+    one = only(*FINE, identity("b", resourceID=(ID + "DEMO"), clientID="Client-demo "), binding("b"))
     assert (one.level, one.about) == (Level.BY_ITSELF, "AzureIdentities shop/b, shop/demo")
 
 
@@ -155,3 +155,24 @@ def test_many_objects_are_counted_and_the_first_are_named() -> None:
     one = only(*old)
     assert one.about.endswith("shop/i019 and 10 more")
     assert "30 objects" in one.what
+
+
+def test_mirror_pods_that_get_nothing_here_are_told() -> None:
+    pods = [pod(), pod("static", mirror=True), pod("ended", mirror=True, phase="Failed")]
+    told = only(identity(), binding(), pods=pods)
+    assert told.level is Level.LOOK
+    assert told.about == "mirror pods shop/static"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"resourceID": ID + "DEMO"}, "have one resourceID and different clientIDs"),
+        ({"clientID": " CLIENT-demo"}, "have one clientID and different resourceIDs"),
+    ],
+    ids=["one-resource-id", "one-client-id"],
+)
+def test_client_ids_that_cannot_all_be_right_are_told(spec: dict[str, str], says: str) -> None:
+    told = [each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is Level.MEND]
+    assert [each.about for each in told] == ["AzureIdentities shop/b, shop/demo"]
+    assert told[0].what.startswith(says)

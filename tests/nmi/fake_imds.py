@@ -45,6 +45,8 @@ class FakeImds:
         """Set by each call."""
         self.closing = asyncio.Event()
         self.lifetime = 86400
+        self.client_ids: dict[str, str] = {}
+        """By resource id, lower-case: whose token who asks by that gets."""
         self.wall: Callable[[], float] = lambda: 1_700_000_000.0
         self.url = ""
 
@@ -53,10 +55,11 @@ class FakeImds:
             json.dumps({"oid": "0b000000-0000-0000-0000-000000000001", "n": len(self.calls)}).encode()
         ).rstrip(b"=")
         expires_on = int(self.wall()) + self.lifetime
+        known = self.client_ids.get(query.get("msi_res_id", "").lower(), "c11e0000-0000-0000-0000-000000000000")
         return json.dumps(
             {
                 "access_token": f"{SECRET}.{claims.decode()}.c2ln",
-                "client_id": query.get("client_id", "c11e0000-0000-0000-0000-000000000000"),
+                "client_id": query.get("client_id", known),
                 "expires_in": str(self.lifetime),
                 "expires_on": str(expires_on),
                 "ext_expires_in": str(self.lifetime),

@@ -22,7 +22,7 @@ from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import REQUEST, assigned_identity, pod
+from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod, resource_id
 
 ADDRESS = "10.0.0.1"
 
@@ -92,11 +92,12 @@ async def running_office(
         running_imds() as imds,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
+        imds.client_ids[resource_id("id").lower()] = CLIENT_ID
         registry = CollectorRegistry()
         source = ImdsSource(session, imds.url, retry_delays=retry_delays)
         governor = Governor()
         broker = Broker(
-            {0: UserAssignedSource(source), **(sources or {})},
+            {0: UserAssignedSource(source, by_resource_id=bool(feed.get("managed"))), **(sources or {})},
             governor,
             TokenMeasures(registry),
             caching=caching,

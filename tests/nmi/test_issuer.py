@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -169,16 +170,36 @@ async def test_upstreams_failures_have_their_reasons(answer: Answer, reason: Rea
         assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
 
 
-async def test_what_the_pod_reads_holds_code_and_correlation_id_and_nothing_else_of_upstreams() -> None:
+async def test_what_the_pod_reads_of_a_refusal_holds_azures_sentence_code_and_correlation_id() -> None:
     async with running_office() as office:
         await office.with_pod()
-        body = error_body("invalid_resource", "AADSTS500011: endpoint unreachable <b>eyJ0eXAi</b>")
-        office.imds.script = [Answer(400, body, {"x-ms-request-id": "11f5-ab"})]
-        sentence = (await office.refused()).sentence
-        assert "invalid_resource" in sentence
-        assert "11f5-ab" in sentence
-        assert "AADSTS" not in sentence
-        assert "unreachable" not in sentence.lower()
+        tenant, trace, correlation = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
+        description = (
+            f"AADSTS500011: The resource principal named {RESOURCE} was not found in the tenant named Contoso Ltd "
+            f"({tenant}), endpoint unreachable <b>eyJ0eXAiOiJKV1QiLCJhbGci</b>.\r\nTrace ID: {trace}\r\n"
+            f"Correlation ID: {correlation}\r\nTimestamp: 2026-01-01 00:00:00Z"
+        )
+        answer = Answer(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
+        office.imds.script = [answer]
+        refusal = await office.refused()
+        assert refusal.correlation == correlation
+        assert refusal.sentence.startswith(
+            f"Azure refused a token for this identity (invalid_resource, correlation id {correlation}). "
+            f"Azure's answer: AADSTS500011: The resource principal named {RESOURCE} was not found in the tenant named "
+            "<removed>"
+        )
+        for foreign in (tenant, trace, "Contoso", "eyJ0", "11f5-ab", "Timestamp", "\n"):
+            assert foreign not in refusal.sentence
+        assert "unreachable" not in refusal.sentence.lower()
+
+
+async def test_the_correlation_id_of_the_header_serves_where_the_text_has_none() -> None:
+    async with running_office() as office:
+        await office.with_pod()
+        office.imds.script = [Answer(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
+        assert "correlation id 11f5-ab" in (await office.refused()).sentence
+        office.imds.script = [Answer(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
+        assert "correlation id 22-cd" in (await office.refused(TokenRequest("https://other"))).sentence
 
 
 async def test_the_word_by_which_sdks_give_up_never_comes_from_upstream() -> None:

@@ -1,6 +1,7 @@
 """Tokens in managed mode: held until binding and identity are there, gone with either. Excluded: joining the two."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -94,3 +95,24 @@ async def test_a_named_pod_on_the_hosts_network_has_its_identities_by_its_label(
         answer = await office.issue_for()
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
+
+
+async def test_a_pod_that_nothing_is_bound_to_is_answered_within_two_seconds_on_both_paths() -> None:
+    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+        office.cluster.put_pod(pod())
+        began = time.monotonic()
+        answers = await asyncio.gather(office.issue(), office.issue_for())
+        assert time.monotonic() - began < 2.0
+        for answer in answers:
+            assert isinstance(answer, Refusal)
+            assert answer.reason is Reason.NO_MATCHING_IDENTITY
+
+
+async def test_a_binding_that_comes_within_that_time_is_in_time() -> None:
+    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+        office.cluster.put_pod(pod())
+        held = asyncio.create_task(office.issue())
+        await until(lambda: office.issuer._measures.held == 1)
+        office.cluster.put_binding(binding())
+        office.cluster.put_identity(identity())
+        assert isinstance(await asyncio.wait_for(held, DEADLINE), Issued)

@@ -37,3 +37,9 @@ def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() ->
         host_token_types=frozenset((1,)),
     )
     assert hold_policy(parse(["--node=n1"], {})) == Policy()
+
+
+def test_the_mode_decides_whether_anything_can_still_be_assigned() -> None:
+    managed = parse(["--node=n1", "--operation-mode=managed", "--forceNamespaced"], {})
+    assert hold_policy(managed).managed
+    assert not hold_policy(parse(["--node=n1"], {})).managed

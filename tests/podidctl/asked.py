@@ -10,7 +10,15 @@ from podidctl.explain.chain import explain
 from podidctl.explain.shapes import Explanation, Link, State
 from podidctl.inquiry.daemons import Condition, Daemon, DaemonSpec, DaemonStatus
 from podidctl.inquiry.facts import Facts, NmiThere, Rules
-from podidentity.resources import NODENAME_LABEL, AzureAssignedIdentity, BareMeta, Node, NodeSpec, nodename_label
+from podidentity.resources import (
+    NODENAME_LABEL,
+    AzureAssignedIdentity,
+    BareMeta,
+    Node,
+    NodeSpec,
+    PodMeta,
+    nodename_label,
+)
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
@@ -30,7 +38,7 @@ def labelled(assigned: AzureAssignedIdentity, node: str = NODE) -> AzureAssigned
 
 def nmi_pod(node: str = NODE, *, ready: bool = True) -> Daemon:
     return Daemon(
-        metadata=BareMeta(name="nmi-x", namespace="kube-system"),
+        metadata=PodMeta(name="nmi-x", namespace="kube-system"),
         spec=DaemonSpec(node_name=node),
         status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
     )

@@ -18,7 +18,7 @@ from podidctl.inquiry.daemons import (
     Variable,
 )
 from podidentity.kube.lock_records import Record
-from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference
+from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.asked import VM
 
@@ -38,7 +38,7 @@ def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = 
     image = more.pop("image", f"registry/{program}:1")
     owner = OwnerReference(kind="ReplicaSet" if program == "mic" else "DaemonSet", name=program, controller=True)
     return Daemon(
-        metadata=BareMeta(
+        metadata=PodMeta(
             name=name,
             namespace=more.pop("namespace", "kube-system"),
             labels={"component": program},

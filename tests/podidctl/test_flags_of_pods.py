@@ -8,13 +8,13 @@ from podidctl.inquiry.daemons import Container, Daemon, DaemonSpec, Variable, fl
 from podidctl.inquiry.facts import NmiThere, Unread
 from podidctl.inquiry.gather import given_rules, rules_of
 from podidentity.flags import UsageError
-from podidentity.resources import BareMeta, OwnerReference
+from podidentity.resources import OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, pod
 from tests.podidctl.examined import mic, nmi
 
 
 def containers(*several: Container) -> Daemon:
-    meta = BareMeta(name="nmi-1", namespace="kube-system")
+    meta = PodMeta(name="nmi-1", namespace="kube-system")
     return Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, containers=list(several)))
 
 
@@ -75,7 +75,7 @@ def test_a_pod_that_asks_for_help_prints_none_here(flag: str, capsys: pytest.Cap
 
 def test_a_pod_that_only_has_the_label_does_not_outweigh_a_daemon_sets() -> None:
     owner = OwnerReference(kind="DaemonSet", name="nmi", controller=True)
-    meta = BareMeta(name="nmi-2", namespace="kube-system", owner_references=[owner])
+    meta = PodMeta(name="nmi-2", namespace="kube-system", owner_references=[owner])
     own = Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[Container(name="nmi")]))
     impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a")
     rules = rules_of(NmiThere((impostor, own)), pod())

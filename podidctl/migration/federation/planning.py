@@ -39,6 +39,7 @@ from podidentity.resources import (
     BareMeta,
     IdentityType,
     Pod,
+    PodMeta,
     PodSpec,
 )
 
@@ -329,7 +330,7 @@ class _Planning:
         """By AzureIdentity: what NMI lets through to IMDS, or does not see."""
         found: defaultdict[Key, list[str]] = defaultdict(list)
         for workload in self._situation.makers.workloads():
-            meta = BareMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
+            meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
             pod = Pod(metadata=meta, spec=PodSpec(host_network=workload.host_network))
             why = "host network" if workload.host_network else self._why_exempt(pod)
             for want in self._bound.wants(workload) if why else ():

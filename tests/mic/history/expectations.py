@@ -46,13 +46,18 @@ def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refus
     if wrong := wrong_object(need, assigned):
         return f"its object is wrong in {wrong}"
     there = not need.resource or (machine is not None and need.resource in machine.user_assigned)
+    reported = machine.user_assigned[need.resource].client_id if need.resource and there and machine else ""
+    other = bool(reported and need.client and reported.lower() != need.client)
+    fit = there and not other
     told = annotation(assigned, "message")
     problems = {
         "is not on its host": not there and need.resource not in refused,
-        f"is {assigned['status']['status']}, and on the host: {there}": there
+        f"is {assigned['status']['status']}, on the host: {there}, names another client id: {other}": fit
         != (assigned["status"]["status"] == ASSIGNED_STATUS),
-        "nothing says why it is still Created": not there and not told,
-        f"is there, and still says: {told}": there and bool(told),
+        "nothing says why it is still Created": not fit and not told,
+        f"names another client id, and the message does not name both: {told}": other
+        and not (need.client in told.lower() and reported in told),
+        f"is there, and still says: {told}": fit and bool(told),
     }
     return next((problem for problem, holds in problems.items() if holds), "")
 

@@ -41,6 +41,11 @@ class Need:
     resource: str
     """Lower-case id of what has to be on the host; empty where nothing has to."""
 
+    @property
+    def client(self) -> str:
+        """Lower-case client id that the identity names."""
+        return str(self.identity["spec"].get("clientID", "")).strip().lower()
+
 
 def needs(store: Store) -> dict[ClaimName, Need]:
     """Every live, scheduled pod's needs."""

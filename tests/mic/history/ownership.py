@@ -161,11 +161,20 @@ class Watcher:
         if machine is None:
             return  # somebody has taken the whole host
         machine.settle()
+        if (there := machine.user_assigned.get(on[1])) is not None and (named := _client(after)):
+            before = change.before.document if change.before is not None else {}
+            known = before.get("status", {}).get("status") == "Assigned" and _client(before) == named
+            if named != there.client_id.lower() and not known:
+                self.complain(f"{after['metadata']['name']} says Assigned with client id {named}, {on} has another")
         if on[1] not in machine.user_assigned or on[1] not in machine.attached_at:
             before = change.before.document if change.before is not None else {}
             if before.get("status", {}).get("status") == "Assigned" and self._stands_for(before) == on:
                 return  # it was so before, and another part of the object was written
             self.complain(f"{after['metadata']['name']} says Assigned, and {on} is not there (yet)")
+
+
+def _client(assigned: Document) -> str:
+    return str(assigned["spec"]["azureIdentityRef"]["spec"].get("clientID", "")).strip().lower()
 
 
 def _brief(assigned: Document) -> str:

@@ -118,6 +118,13 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.put_identity(*name, _spec(resource), namespaced=namespaced)
         self.go_on(then)
 
+    @rule(name=names, resource=resources, other=st.sampled_from(RESOURCES[:-1]), then=seconds)
+    def name_a_client_id(self, name: tuple[str, str], resource: str, other: str, then: float) -> None:
+        """Perhaps that of another identity, though not of the one that must stay: what an object calls by that id is
+        never taken off, and the oracle does not know of it."""
+        self.world.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
+        self.go_on(then)
+
     @rule(name=names, resource=resources, then=seconds)
     def federate_identity(self, name: tuple[str, str], resource: str, then: float) -> None:
         self.world.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})

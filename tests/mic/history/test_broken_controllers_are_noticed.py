@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from mic import apply, claims, plan
+from mic import apply, claims, client_ids, plan
 from mic.azure import compute, identities, memory
 from mic.azure.identities import HostIdentities
 from mic.claims import Want
@@ -171,6 +171,10 @@ def confirms_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_present", lambda _want, record, azure: azure is not None and bool(record))
 
 
+def believes_any_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_ids, "mismatch", lambda *_: "")
+
+
 SOON: Final[tuple[Break, ...]] = (
     takes_off_before_it_revokes,
     takes_everything_for_its_own,
@@ -181,6 +185,7 @@ SOON: Final[tuple[Break, ...]] = (
     counts_finished_pods,
     ignores_namespaced_mode,
     confirms_without_asking,
+    believes_any_client_id,
 )
 """Found within seconds."""
 

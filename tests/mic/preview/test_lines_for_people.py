@@ -1,6 +1,7 @@
 """What the preview says of a cluster, in words: the numbers, then only what changes, and why something does not."""
 
 import io
+from typing import Any
 
 import msgspec
 import pytest
@@ -42,7 +43,7 @@ def text(preview: Preview, *, everything: bool = False) -> list[str]:
     return list(lines(preview, everything=everything))
 
 
-def assigned(**options: str) -> Cluster:
+def assigned(**options: Any) -> Cluster:
     """A VM with one pod that has its identity."""
     cluster = Cluster()
     cluster.host(VM)

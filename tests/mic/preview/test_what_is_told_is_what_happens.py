@@ -43,6 +43,7 @@ class Recording(Cluster):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.reports_new_clients = False  # what is on no host yet has no client id to anybody who only reads
         self.done: list[tuple[str, str, str, str]] = []
         self.place = ""
 
@@ -109,7 +110,7 @@ class Previewed(RuleBasedStateMachine):
             self.cluster.host(host, type_=type_)
         self.cluster.add(*NODES.values())
         for name in NAMES:
-            self.set_identity(name, name, 0)
+            self.set_identity(name, name, 0, "")
             self.bind(name, name)
 
     @rule(name=st.sampled_from(PODS), where=st.sampled_from(sorted(NODES)), label=st.sampled_from(NAMES))
@@ -133,11 +134,18 @@ class Previewed(RuleBasedStateMachine):
         if to := self.bindings.pop(name, ""):
             self.cluster.remove(binding(name, identity=to, selector=name))
 
-    @rule(name=st.sampled_from(NAMES), resource=st.sampled_from([*NAMES, "four", ""]), type_=st.sampled_from([0, 0, 1]))
-    def set_identity(self, name: str, resource: str, type_: int) -> None:
-        """Also one that is malformed, or a service principal."""
+    @rule(
+        name=st.sampled_from(NAMES),
+        resource=st.sampled_from([*NAMES, "four", ""]),
+        type_=st.sampled_from([0, 0, 1]),
+        client=st.sampled_from(["", *NAMES]),
+    )
+    def set_identity(self, name: str, resource: str, type_: int, client: str) -> None:
+        """Also one that is malformed, or a service principal, or names the client id of another one."""
         self.identities.add(name)
-        self.cluster.add(identity(name, resource_id=identity_id(resource) if resource else "/wrong", type_=type_))
+        resource_id = identity_id(resource) if resource else "/wrong"
+        client_id = f"client-{client or resource}"
+        self.cluster.add(identity(name, resource_id=resource_id, type_=type_, client_id=client_id))
 
     @rule(name=st.sampled_from(NAMES))
     def drop_identity(self, name: str) -> None:

@@ -25,6 +25,8 @@ from podidentity.resources import (
     Pod,
     PodCondition,
     PodIP,
+    PodMarks,
+    PodMeta,
     PodSpec,
     PodStatus,
     Running,
@@ -70,12 +72,13 @@ def pod(
     sandbox: bool | None = None,
     labels: dict[str, str] | None = None,
     owner: OwnerReference | None = None,
+    mirror: bool = False,
     resource_version: str = "",
 ) -> Pod:
     """*sandbox*: the status of the condition that its sandbox is ready; None: its kubelet reports none."""
     own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
     return Pod(
-        metadata=Meta(
+        metadata=PodMeta(
             name=name,
             namespace=namespace,
             uid=uid,
@@ -83,6 +86,7 @@ def pod(
             resource_version=resource_version,
             deletion_timestamp=since(deleting),
             owner_references=[owner] if owner is not None else None,
+            marks=PodMarks(mirror="hash") if mirror else None,
         ),
         spec=PodSpec(node_name=NODE, host_network=host_network, service_account_name=service_account),
         status=PodStatus(

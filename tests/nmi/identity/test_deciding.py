@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.identity.decide import Decision, Exempt, Grant, PodFacts, Policy, Wait, decide
+from nmi.identity.decide import (
+    MANAGED_HOLD_SECONDS,
+    MIRROR_POD,
+    Decision,
+    Exempt,
+    Grant,
+    PodFacts,
+    Policy,
+    Wait,
+    decide,
+)
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
@@ -320,3 +330,18 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
     if other.pod_uid in {"", pod.uid} and not other.deleting:
         return
     assert decide(pod, identities, request, policy, {}) == decide(pod, [*identities, other], request, policy, {})
+
+
+def test_managed_mode_waits_for_the_watch_and_for_nothing_else() -> None:
+    seconds, reason = waits(outcome(policy=Policy(managed=True)))
+    assert (seconds, reason) == (MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY)
+    assert waits(outcome(policy=Policy(managed=True, max_hold_seconds=0.5)))[0] == 0.5
+    assert waits(outcome(policy=Policy(managed=False)))[0] == 45.0
+
+
+@pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])
+def test_a_mirror_pod_gets_nothing_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
+    mirror = dataclasses.replace(POD, mirror=True, exempt=exempt)
+    decision = outcome(assigned(), pod=mirror)
+    assert decision is MIRROR_POD
+    assert not isinstance(outcome(assigned(), pod=dataclasses.replace(mirror, mirror=False)), Refusal)

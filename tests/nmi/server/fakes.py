@@ -25,7 +25,7 @@ from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.tokens.token import Token
 from podidentity.azure.imds import RawAnswer
-from podidentity.resources import Meta, Pod
+from podidentity.resources import Pod, PodMeta
 
 PEER = "10.0.0.7"
 SECRET = "secret-token"
@@ -48,7 +48,7 @@ def request_bytes(
 
 
 def pod_entry(namespace: str = "shop", name: str = "cart") -> PodEntry:
-    return PodEntry(Pod(metadata=Meta(namespace=namespace, name=name, uid=f"uid-{name}")))
+    return PodEntry(Pod(metadata=PodMeta(namespace=namespace, name=name, uid=f"uid-{name}")))
 
 
 def token(life_seconds: int = 3600, access_token: str = SECRET) -> Token:

@@ -24,7 +24,7 @@ async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         registry = CollectorRegistry()
         measures = TokenMeasures(registry)
-        source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds))
+        source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
         broker = Broker({0: source}, Governor(), measures, wall_clock=imds.wall)
         imds.gate.clear()
         pods = [asyncio.create_task(broker.token(identity(), REQUEST, f"ns/{n}")) for n in range(100)]
@@ -186,7 +186,9 @@ async def test_a_type_without_a_source_is_told_apart() -> None:
 async def test_imds_is_never_asked_without_naming_an_identity() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         broker = Broker(
-            {0: UserAssignedSource(ImdsSource(session, imds.url))}, Governor(), TokenMeasures(CollectorRegistry())
+            {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
+            Governor(),
+            TokenMeasures(CollectorRegistry()),
         )
         nameless = identity(client_id=" ")
         nameless = type(nameless)(metadata=nameless.metadata, spec=type(nameless.spec)(client_id=" ", resource_id=""))
@@ -200,7 +202,7 @@ async def test_imds_is_never_asked_without_naming_an_identity() -> None:
 async def test_a_token_of_another_identity_is_not_passed_on() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         broker = Broker(
-            {0: UserAssignedSource(ImdsSource(session, imds.url))},
+            {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),
             TokenMeasures(CollectorRegistry()),
             wall_clock=imds.wall,

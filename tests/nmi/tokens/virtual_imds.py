@@ -130,7 +130,7 @@ class Node:
         )
         self.node_identities = NodeIdentitySource(source, self.governor)
         self.broker = Broker(
-            {0: UserAssignedSource(source)},
+            {0: UserAssignedSource(source, by_resource_id=False)},
             self.governor,
             self.measures,
             caching=caching,

@@ -7,7 +7,7 @@ from podidctl.explain.shapes import Link, State
 from podidctl.inquiry.facts import NmiThere, Unread
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Node, NodeSpec
-from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, resource_id
+from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
 from tests.podidctl.asked import labelled, nmi_pod, only, rules, told
 
 KEY = resource_id("id").lower()
@@ -85,3 +85,17 @@ def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
         azure=HostIdentities(attached=ATTACHED),
     ).links
     assert [each.about for each in links if each.link == "on Azure"] == ["id"]
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
+def test_a_client_id_that_is_anothers_is_told_with_both(managed: bool) -> None:
+    other = "0b000000-0000-0000-0000-000000000002"
+    azure = HostIdentities(attached={KEY: Attached(resource_id("id"), other)})
+    explanation = told(azure=azure, rules=rules(managed=managed))
+    link = only(explanation)
+    assert (link.link, link.about) == ("client id", "ns/id")
+    assert other in link.says
+    assert CLIENT_ID in link.says
+    assert other in explanation.answer.says
+    right = HostIdentities(attached={KEY: Attached(resource_id("id"), CLIENT_ID.upper())})
+    assert "client id" not in {each.link for each in told(azure=right, rules=rules(managed=managed)).links}

@@ -91,3 +91,11 @@ def test_mics_own_pod_is_exempt_and_nothing_is_wrong_with_it() -> None:
     explanation = told(rules=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner))
     assert explanation.answer.outcome is Outcome.EXEMPT
     assert broken(explanation) == []
+
+
+def test_a_mirror_pod_is_told_why_it_gets_nothing() -> None:
+    explanation = told(pod=pod(mirror=True, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
+    link = only(explanation)
+    assert (link.link, link.about) == ("mirror pod", "ns/web")
+    assert "run the workload as a DaemonSet" in link.next

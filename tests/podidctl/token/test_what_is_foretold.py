@@ -140,3 +140,21 @@ def test_the_first_by_name_serves_a_request_that_names_none() -> None:
     second = labelled(assigned_identity("other", binding="a", client_id="second"))
     told = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
     assert told.identity == "ns/other"
+
+
+def test_a_mirror_pod_is_refused_at_once_with_the_cause() -> None:
+    told = ask(pod=pod(mirror=True))
+    assert (told.outcome, told.status, told.held_seconds) == (Outcome.REFUSED, 400, 0.0)
+    assert told.description == "Identity not found"
+    assert "mirror pod" in told.why
+
+
+def test_managed_mode_does_not_hold_a_request_for_what_nobody_assigns() -> None:
+    told = ask(rules=rules(managed=True), bindings=())
+    assert (told.outcome, told.status) == (Outcome.WAITS, 404)
+    assert 0.0 < told.held_seconds < 2.0
+
+
+def test_managed_mode_asks_by_resource_id() -> None:
+    told = ask(rules=rules(managed=True), assigned=())
+    assert (told.outcome, told.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")

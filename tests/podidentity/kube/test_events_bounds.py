@@ -8,12 +8,12 @@ import pytest
 from podidentity.kube.client import Client
 from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MAX, EventRecorder
 from podidentity.kube.rates import TokenBucket
-from podidentity.resources import PODS, Meta, Pod
+from podidentity.resources import PODS, Pod, PodMeta
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 
 def about(name: str) -> Pod:
-    return Pod(metadata=Meta(name=name, namespace="ns", uid=f"uid-{name}"))
+    return Pod(metadata=PodMeta(name=name, namespace="ns", uid=f"uid-{name}"))
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_what_a_pod_was_made_for_is_kept() -> None:
         b'"controller":true,"blockOwnerDeletion":true},{"kind":"X","name":"x","controller":null}]}}'
     )
     assert read(document).metadata.owner_references == [
-        OwnerReference(kind="ReplicaSet", name="web-1", controller=True),
+        OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-1", controller=True),
         OwnerReference(kind="X", name="x"),
     ]
     assert read(b"{}").metadata.owner_references is None

@@ -1,0 +1,56 @@
+"""Azure's sentence about a refused token, as the pod may read it. Pure.
+
+Azure writes ids and names of tenants, applications and hosts into its errors. The pod reads those that are its own (the
+client id and tenant of its identity, the audience that it asked for) and none of the others; nor anything that could be
+a credential, nor the word by which SDKs take an endpoint for absent.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from podidentity.telemetry.logs import redact, redacted
+
+REMOVED: Final = "<removed>"
+LONG_WORD: Final = 24
+"""Characters. Longer words than English has are ids, parts of tokens or secrets."""
+
+_FOREIGN: Final = re.compile(
+    r"/(?:subscriptions|providers|resourcegroups)/[^\s'\"<>,;]*"
+    r"|[a-z][a-z0-9+.-]*://[^\s'\"<>,;]*"
+    r"|(?<!\w)'.*?(?:'(?!\w)|$)"
+    r"|(?<!\w)\"[^\"]*(?:\"|$)"
+    r"|(?<!\w)`[^`]*(?:`|$)"
+    r"|[\u2018\u201c][^\u2019\u201d]*(?:[\u2019\u201d]|$)"
+    r"|(?<=\bnamed ).+?(?=\s(?:was|were|is|are|in|of|for|with|does|has|cannot|could)\s|[.,;](?:\s|$)|$)"
+    r"|[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"
+    r"|[^\s'\"<>,;@]+@[^\s'\"<>,;]+"
+    r"|(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}"
+    r"|\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b"
+    r"|\b(?:[a-z0-9_-]+\.)+[a-z]{2,}\b"
+    rf"|[^\s'\"<>,;:()]{{{LONG_WORD},}}",
+    re.IGNORECASE,
+)
+"""Resource ids, URLs, quoted texts (one whose end was cut off, too), names after `named`, GUIDs, addresses of mail,
+IPv6 and IPv4 addresses, names of hosts, and long words: in this order, at each place the first that fits."""
+
+_SPOILED: Final = re.compile("unreachable", re.IGNORECASE)
+_EDGES: Final = "'\"`.,;:()/\u2018\u2019\u201c\u201d"
+
+
+def for_pod(said: str, own: Iterable[str]) -> str:
+    """What a pod may read of *said*: printable ASCII on one line, at most a few characters longer than *said*.
+
+    *own* are the ids and names that are the pod's own. Empty for an empty *said*.
+    """
+    kept = {form.strip(_EDGES).casefold() for each in own if each.strip() for form in (each, redacted(each))}
+
+    def judged(found: re.Match[str]) -> str:
+        return found[0] if found[0].strip(_EDGES).casefold() in kept else REMOVED
+
+    text = " ".join(said.split())
+    if text.endswith("\u2026"):
+        text = text[:-1].rpartition(" ")[0] + " ..."  # half an id would not be recognised as one
+    text = _FOREIGN.sub(judged, redact(text))
+    text = "".join(each if each.isascii() and each.isprintable() else "?" for each in text.replace("\u2026", "..."))
+    return _SPOILED.sub("not answering", text)

@@ -1,0 +1,233 @@
+"""An AzureIdentity that names another identity's client id than the one that Azure reports for its resource id.
+
+It is not assigned, both ids are named where people look, and it costs neither calls nor writes while it stays so.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from mic.apply import DOUBT_SECONDS, FAULTY
+from mic.azure.identities import Attached, HostIdentities
+from mic.client_ids import SHOWN_MAX, mismatch
+from mic.documents import MESSAGE_MAX
+from mic.preview.outcome import Asked, preview
+from mic.preview.rehearsal import Rehearsal, Snapshot
+from mic.queueing import Done
+from podidctl.sandbox.kubeapi.server import Recorded
+from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
+from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
+from tests.mic.stage import VM, Stage, a_stage
+
+OWN, KUBELETS = "0a000000-0000-0000-0000-000000000001", "0b000000-0000-0000-0000-000000000002"
+DISHONEST = identity("own", client_id=KUBELETS)
+HONEST = identity("own", client_id=f" {OWN.upper()} ")
+HOST = vm_id("n0")
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    """A VM with the identity `own` on it, and the kubelet's."""
+    async with a_stage() as made:
+        attached = {
+            identity_id(name).lower(): Attached(identity_id(name), client_id)
+            for name, client_id in (("own", OWN), ("kubelet", KUBELETS))
+        }
+        made.hosts.state = HostIdentities(type="UserAssigned", attached=attached, etag='"1"')
+        yield made
+
+
+def bind(stage: Stage, given: AzureIdentity, *pods: Pod) -> None:
+    stage.view.identities.upserted(None, given)
+    stage.view.bindings.upserted(None, binding(identity=given.metadata.name))
+    for each in pods or (pod(),):
+        stage.view.pods.upserted(None, each)
+
+
+async def told_in_events(stage: Stage) -> set[tuple[str, str]]:
+    """The kinds of the objects that were warned about, and the reasons."""
+    await stage.recorder.flushed()
+    warnings = [each for each in stage.api.store.list("events") if each["type"] == "Warning"]
+    for each in warnings:
+        assert OWN in each["message"]
+        assert KUBELETS in each["message"]
+    return {(each["involvedObject"]["kind"], each["reason"]) for each in warnings}
+
+
+async def test_it_stays_created_and_both_ids_are_named_on_the_object_and_in_events(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        bind(stage, DISHONEST)
+        await stage.round()
+    assert stage.statuses() == {"web-default-own": "Created"}
+    message = stage.message("web-default-own")
+    assert OWN in message
+    assert KUBELETS in message
+    assert "default/own" in message
+    assert await told_in_events(stage) == {
+        ("AzureIdentity", "invalid identity"),
+        ("AzureIdentityBinding", "binding apply error"),
+        ("Pod", "binding apply error"),
+        ("AzureAssignedIdentity", "binding apply error"),
+    }
+    (line,) = [record for record in caplog.records if record.message == FAULTY]
+    assert line.__dict__["identity"] == "default/own"
+
+
+@pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
+async def test_its_neighbour_is_assigned(stage: Stage, given: AzureIdentity) -> None:
+    bind(stage, given)
+    await stage.round()
+    assert stage.statuses() == {"web-default-own": "Assigned"}
+    assert await told_in_events(stage) == set()
+
+
+async def test_where_azure_reports_no_client_id_it_is_assigned_as_before(stage: Stage) -> None:
+    stage.hosts.state = HostIdentities()
+    bind(stage, DISHONEST)
+    await stage.round()
+    assert stage.statuses() == {"web-default-own": "Assigned"}
+
+
+async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Stage) -> None:
+    """As after an upgrade: the object was assigned by somebody who did not compare."""
+    known = stage.hosts.state
+    stage.hosts.state = HostIdentities()
+    bind(stage, DISHONEST)
+    await stage.round()
+    assert stage.statuses() == {"web-default-own": "Assigned"}
+    stage.hosts.state = known
+    stage.applier.look_again(VM)
+    assert await stage.round() == Done()
+    assert stage.statuses() == {"web-default-own": "Created"}
+    assert KUBELETS in stage.message("web-default-own")
+    assert ("AzureIdentity", "invalid identity") in await told_in_events(stage)
+
+
+async def test_it_costs_no_call_and_no_write_while_it_stays_so(stage: Stage) -> None:
+    bind(stage, DISHONEST, pod(), pod("second"))
+    assert await stage.round() == Done(), "nothing but an event, or the ordinary read, makes another round worth while"
+    calls = list(stage.hosts.calls)
+    await stage.recorder.flushed()
+    writes: list[str] = []
+
+    def note(request: Recorded) -> None:
+        if request.method != "GET":
+            writes.append(f"{request.method} {request.path}")
+
+    stage.api.intercept = note
+    for _ in range(10):
+        stage.time.now += DOUBT_SECONDS + 1
+        assert await stage.round() == Done()
+    assert stage.hosts.calls == calls
+    for _ in range(3):
+        stage.applier.look_again(VM)
+        await stage.round()
+    assert stage.hosts.calls == [*calls, "get", "get", "get"]
+    await stage.recorder.flushed()
+    assert writes == []
+    assert stage.applier.oldest_pending_seconds() == 0.0, "no alert for what only the identity's owner can correct"
+
+
+async def test_the_corrected_object_is_assigned_at_once_and_says_nothing_any_more(stage: Stage) -> None:
+    bind(stage, DISHONEST)
+    await stage.round()
+    stage.view.identities.upserted(DISHONEST, HONEST)
+    await stage.round()
+    assert stage.statuses() == {"web-default-own": "Assigned"}
+    assert stage.message("web-default-own") == ""
+
+
+async def test_an_identity_that_was_made_again_is_read_before_its_object_is_blamed(stage: Stage) -> None:
+    bind(stage, HONEST)
+    await stage.round()
+    key = identity_id("own").lower()
+    anew = "0c000000-0000-0000-0000-000000000003"
+    stage.hosts.state = replace(
+        stage.hosts.state, attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), anew)}
+    )
+    stage.time.now += DOUBT_SECONDS + 1
+    stage.view.identities.upserted(HONEST, identity("own", client_id=anew))
+    await stage.round()
+    await stage.round()
+    assert stage.statuses() == {"web-default-own": "Assigned"}
+
+
+async def test_an_object_that_changes_without_end_has_azure_asked_twice_a_minute_at_most(stage: Stage) -> None:
+    bind(stage, DISHONEST)
+    before, began = DISHONEST, stage.time.now
+    await stage.round()
+    calls = len(stage.hosts.calls)
+    for number in range(200):
+        stage.time.now += 1.0
+        after = identity("own", client_id=f"{KUBELETS[:-3]}{number:03}")
+        stage.view.identities.upserted(before, after)
+        before = after
+        await stage.round()
+    assert len(stage.hosts.calls) - calls <= (stage.time.now - began) / DOUBT_SECONDS
+
+
+def test_a_client_id_that_changes_while_azure_is_away_does_not_stay_assigned() -> None:
+    cluster = Cluster()
+    cluster.host(HOST, "own", client_id=OWN)
+    cluster.add(node(), pod(), HONEST, binding(identity="own"))
+    cluster.rounds(HOST)
+    assert cluster.statuses() == {"web-default-own": "Assigned"}
+    cluster.add(DISHONEST)
+    cluster.round(HOST, look=False)
+    assert cluster.statuses() == {"web-default-own": "Created"}
+
+
+def test_an_honest_object_for_the_same_resource_id_is_not_affected() -> None:
+    cluster = Cluster()
+    cluster.host(HOST, "own", client_id=OWN)
+    honest = identity("honest", resource_id=identity_id("own"), client_id=OWN)
+    cluster.add(node(), honest, binding("b1", identity="honest", selector="honest"), pod("good", label="honest"))
+    cluster.add(DISHONEST, binding("b2", identity="own", selector="dishonest"), pod("bad", label="dishonest"))
+    cluster.rounds(HOST)
+    assert cluster.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
+
+
+def test_one_pod_with_both_has_the_honest_one() -> None:
+    cluster = Cluster()
+    cluster.host(HOST, "own", client_id=OWN)
+    cluster.add(node(), pod(), DISHONEST, identity("fine", resource_id=identity_id("own"), client_id=OWN))
+    cluster.add(binding("b1", identity="own"), binding("b2", identity="fine"))
+    cluster.rounds(HOST)
+    assert cluster.statuses() == {"web-default-own": "Created", "web-default-fine": "Assigned"}
+
+
+def test_the_plan_tells_it_of_what_is_assigned_and_of_what_waits() -> None:
+    cluster = Cluster()
+    cluster.host(HOST, "own", client_id=OWN)
+    cluster.add(node(), pod(), HONEST, binding(identity="own"))
+    cluster.rounds(HOST)
+    (written,) = cluster.objects.values()
+    document = msgspec.to_builtins(written)
+    document["spec"]["azureIdentityRef"]["spec"]["clientID"] = KUBELETS
+    snapshot = Snapshot(
+        pods=(pod(), pod("waits")),
+        nodes=(node(),),
+        identities=(DISHONEST,),
+        bindings=(binding(identity="own"),),
+        assigned=(msgspec.convert(document, AzureAssignedIdentity),),
+    )
+    told = preview(snapshot, Rehearsal(snapshot, cluster.policy), Asked(answers=dict(cluster.azure)), {})
+    (host,) = told.hosts
+    changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
+    assert changes["default/web"][:2] == ("Assigned", "Created")
+    assert changes["default/waits"][:2] == ("", "Created")
+    assert all(OWN in detail and KUBELETS in detail for _, _, detail in changes.values())
+    assert {each.pod for each in host.waiting} == {"default/web", "default/waits"}
+    assert all(OWN in each.why and KUBELETS in each.why for each in host.waiting)
+
+
+def test_a_client_id_of_a_megabyte_makes_a_short_message_on_one_line() -> None:
+    long = mismatch(identity("own", client_id="x\n" * 500_000), Attached("id", OWN))
+    assert len(long) < MESSAGE_MAX
+    assert "\n" not in long
+    assert "x" * (SHOWN_MAX + 1) not in long

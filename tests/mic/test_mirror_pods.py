@@ -1,0 +1,88 @@
+"""Mirror pods: MIC assigns nothing to them, takes back what they have, and says why."""
+
+import logging
+
+import pytest
+
+from mic.mirror_pods import IGNORED, LINES_BURST, MirrorPods
+from mic.preview.left_out import left_out
+from mic.preview.rehearsal import Snapshot
+from podidentity.resources import Pod
+from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
+from tests.mic.stage import a_stage
+
+VM = vm_id("n0")
+
+
+class Recorded:
+    """What an Informer calls behind MirrorPods."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def upserted(self, old: Pod | None, new: Pod) -> None:
+        self.seen.append(new.metadata.name)
+
+    def deleted(self, old: Pod) -> None:
+        self.seen.append(f"-{old.metadata.name}")
+
+
+def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
+    cluster = Cluster()
+    cluster.host(VM)
+    cluster.add(node(), pod("mirror", mirror=True), pod("web"), identity(), binding())
+    cluster.rounds(VM)
+    assert sorted(cluster.objects) == [("default", "web-default-demo")]
+
+
+def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
+    cluster = Cluster()
+    cluster.host(VM)
+    cluster.add(node(), pod(), identity(), binding())
+    cluster.rounds(VM)
+    assert cluster.statuses() == {"web-default-demo": "Assigned"}
+    cluster.add(pod(mirror=True))  # as this version reads what was stored all along
+    cluster.rounds(VM)
+    assert not cluster.objects
+    assert cluster.on(VM) == set()
+
+
+async def test_it_is_told_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_stage() as stage:
+        inner = Recorded()
+        handler = MirrorPods(inner, stage.recorder)
+        mirror = pod("mirror", mirror=True)
+        with caplog.at_level(logging.WARNING):
+            handler.upserted(None, mirror)
+            handler.upserted(mirror, mirror)
+            handler.upserted(None, pod("web"))
+            handler.upserted(None, pod("unlabelled", mirror=True, label=""))
+            handler.deleted(mirror)
+        assert [record.__dict__["pod"] for record in caplog.records] == ["default/mirror"]
+        assert inner.seen == ["mirror", "mirror", "web", "unlabelled", "-mirror"]
+        await stage.recorder.flushed()
+        events = stage.api.store.list("events")
+        assert [(each["reason"], each["involvedObject"]["name"]) for each in events] == [(IGNORED, "mirror")]
+        assert "mirror pod" in events[0]["message"]
+
+
+async def test_a_kubelet_that_makes_thousands_of_them_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_stage() as stage:
+        handler = MirrorPods(Recorded(), stage.recorder, clock=stage.time)
+        with caplog.at_level(logging.WARNING):
+            for number in range(2000):
+                handler.upserted(None, pod(f"m{number}", mirror=True))
+        assert len(caplog.records) <= LINES_BURST + 1
+
+
+def test_a_plan_names_it_among_what_is_left_out() -> None:
+    snapshot = Snapshot(
+        pods=(pod("mirror", mirror=True), pod("web")),
+        nodes=(node(),),
+        identities=(identity(),),
+        bindings=(binding(),),
+        assigned=(),
+    )
+    (told,) = left_out(snapshot, force_namespaced=False)
+    assert (told.kind, told.name, told.pods) == ("Pod", "default/mirror", 1)
+    assert "mirror pod" in told.why

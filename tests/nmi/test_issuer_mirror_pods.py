@@ -1,0 +1,71 @@
+"""A mirror pod gets no token on any path: its node's kubelet chose its namespace, its name and its labels."""
+
+import time
+from typing import Any
+
+import pytest
+
+from nmi.identity.decide import Policy
+from nmi.issuer import Issued
+from nmi.refusal import Reason, Refusal
+from podidentity.resources import OwnerReference
+from tests.nmi.identity.cluster import until
+from tests.nmi.identity.shapes import binding, exception, identity, pod
+from tests.nmi.issuing import ADDRESS, Office, running_office
+
+OWNED: dict[str, Any] = {"owner": OwnerReference(api_version="v1", kind="Node", name="node-1", controller=True)}
+ANNOTATED: dict[str, Any] = {"mirror": True}
+MARKS = pytest.mark.parametrize("mark", [OWNED, ANNOTATED], ids=["owned-by-its-node", "annotated"])
+
+
+async def refused_at_once(office: Office) -> None:
+    """On both paths, as a pod without identities is, and with the cause for the operator."""
+    for ask in (office.issue, office.issue_for):
+        began = time.monotonic()
+        answer = await ask()
+        assert isinstance(answer, Refusal)
+        assert (answer.reason, answer.sentence) == (Reason.NOTHING_ASSIGNED, "Identity not found")
+        assert "mirror pod" in answer.detail
+        assert time.monotonic() - began < 1.0
+    assert office.imds.calls == []
+
+
+@MARKS
+async def test_what_is_assigned_to_it_is_not_served(mark: dict[str, Any]) -> None:
+    async with running_office() as office:
+        await office.with_pod(**mark)
+        await refused_at_once(office)
+
+
+@MARKS
+async def test_managed_mode_serves_it_no_bound_identity(mark: dict[str, Any]) -> None:
+    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+        office.cluster.put_binding(binding())
+        office.cluster.put_identity(identity())
+        office.cluster.put_pod(pod(**mark))
+        await until(lambda: bool((entry := office.cluster.at(ADDRESS)) and entry.assigned))
+        await refused_at_once(office)
+
+
+@MARKS
+async def test_no_exception_gives_it_the_nodes_own_identities(mark: dict[str, Any]) -> None:
+    async with running_office() as office:
+        office.cluster.put_exception(exception(labels={"app": "web"}))
+        await office.with_pod(assigned=False, labels={"app": "web"}, **mark)
+        await until(lambda: bool(office.cluster.feed.state()["exceptions"]))
+        await refused_at_once(office)
+
+
+async def test_it_is_not_taken_for_mics_own_pod() -> None:
+    async with running_office(mic_namespace="ns") as office:
+        owner = OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="mic-1", controller=True)
+        await office.with_pod(assigned=False, label=None, labels={"component": "mic"}, owner=owner, mirror=True)
+        await refused_at_once(office)
+
+
+async def test_a_daemon_sets_pod_gets_its_token() -> None:
+    async with running_office() as office:
+        owner = OwnerReference(api_version="apps/v1", kind="DaemonSet", name="agent", controller=True)
+        await office.with_pod(owner=owner)
+        assert isinstance(await office.issue(), Issued)
+        assert isinstance(await office.issue_for(), Issued)

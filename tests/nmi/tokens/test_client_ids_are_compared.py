@@ -1,0 +1,128 @@
+"""A token of another client id than the AzureIdentity names is never passed on, whichever way IMDS is asked.
+
+A tenant that names its own resource id and the kubelet's client id is to get a token of neither.
+"""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nmi.issuer import refusal_of
+from nmi.refusal import Reason
+from nmi.tokens.broker import Broker
+from nmi.tokens.governor import Governor
+from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.user_assigned import Asking, OtherIdentityError, UserAssignedSource, asking
+from podidentity.azure.errors import Refused
+from podidentity.azure.imds import ImdsSource
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from tests.nmi.fake_imds import SECRET, Answer, FakeImds, running_imds
+from tests.nmi.tokens.fakes import REQUEST
+
+OWN, KUBELETS = "c11e0000-0000-0000-0000-00000000000a", "c11e0000-0000-0000-0000-00000000000b"
+RESOURCE_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/own"
+
+
+def identity(client_id: str = OWN, resource_id: str = RESOURCE_ID) -> AzureIdentity:
+    spec = AzureIdentitySpec(client_id=client_id, resource_id=resource_id)
+    return AzureIdentity(metadata=Meta(name="id", namespace="ns"), spec=spec)
+
+
+@asynccontextmanager
+async def running(*, managed: bool) -> AsyncIterator[tuple[FakeImds, Broker]]:
+    async with running_imds() as imds, aiohttp.ClientSession() as session:
+        imds.client_ids[RESOURCE_ID.lower()] = OWN
+        broker = Broker(
+            {0: UserAssignedSource(ImdsSource(session, imds.url, retry_delays=()), by_resource_id=managed)},
+            Governor(),
+            TokenMeasures(CollectorRegistry()),
+            wall_clock=imds.wall,
+        )
+        try:
+            yield imds, broker
+        finally:
+            await broker.aclose()
+
+
+def jwt(**claims: str) -> str:
+    return f"{SECRET}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
+
+
+def untold(imds: FakeImds, token: str) -> Answer:
+    """An answer that does not say whose *token* it holds."""
+    document = json.loads(imds.token_body({"resource": "r"})) | {"access_token": token}
+    del document["client_id"]
+    return Answer(body=json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
+async def test_imds_is_asked_by_client_id_and_in_managed_mode_by_resource_id(managed: bool) -> None:
+    async with running(managed=managed) as (imds, broker):
+        assert (await broker.token(identity(), REQUEST, "ns/a")).token.client_id == OWN
+        (call,) = imds.calls
+        named = {name: call.query[name] for name in ("client_id", "msi_res_id") if name in call.query}
+        assert named == ({"msi_res_id": RESOURCE_ID} if managed else {"client_id": OWN})
+
+
+@pytest.mark.parametrize(
+    ("given", "standard", "managed"),
+    [
+        (identity(), Asking(OWN, ""), Asking("", RESOURCE_ID)),
+        (identity(f" {OWN} ", ""), Asking(OWN, ""), Asking(OWN, "")),
+        (identity("", f" {RESOURCE_ID} "), Asking("", RESOURCE_ID), Asking("", RESOURCE_ID)),
+    ],
+    ids=["both", "client-id-only", "resource-id-only"],
+)
+def test_what_is_missing_is_not_asked_by(given: AzureIdentity, standard: Asking, managed: Asking) -> None:
+    assert asking(given, by_resource_id=False) == standard
+    assert asking(given, by_resource_id=True) == managed
+
+
+async def test_managed_mode_gives_no_token_for_the_kubelets_client_id_beside_an_own_resource_id() -> None:
+    async with running(managed=True) as (imds, broker):
+        with pytest.raises(OtherIdentityError) as raised:
+            await broker.token(identity(KUBELETS), REQUEST, "ns/a")
+        assert [call.query.get("client_id") for call in imds.calls] == [None]
+        refusal = refusal_of(raised.value)
+        assert refusal.reason is Reason.UPSTREAM_REFUSED
+        assert "c11e…000a" in refusal.detail
+        assert "c11e…000b" in refusal.detail
+        assert OWN not in refusal.detail + refusal.sentence
+        # The honest object for the same resource id is not touched by it, nor has it what the other one was refused.
+        assert (await broker.token(identity(), REQUEST, "ns/b")).token.client_id == OWN
+        assert broker.object_ids.get(KUBELETS) is None
+
+
+async def test_managed_mode_takes_any_case_and_an_empty_client_id() -> None:
+    async with running(managed=True) as (_, broker):
+        for client_id in (OWN.upper(), f" {OWN} ", ""):
+            assert (await broker.token(identity(client_id), REQUEST, "ns/a")).token.client_id == OWN
+
+
+@pytest.mark.parametrize("claim", ["appid", "azp"])
+async def test_the_tokens_own_claim_counts_where_the_answer_does_not_say_whose_it_is(claim: str) -> None:
+    async with running(managed=False) as (imds, broker):
+        imds.script = [untold(imds, jwt(**{claim: KUBELETS}))]
+        with pytest.raises(OtherIdentityError):
+            await broker.token(identity(), REQUEST, "ns/a")
+        imds.script = [untold(imds, jwt(**{claim: KUBELETS.upper()}))]
+        assert (await broker.token(identity(KUBELETS), REQUEST, "ns/a")).token.client_id == KUBELETS.upper()
+
+
+async def test_a_token_that_nothing_is_known_of_is_passed_on() -> None:
+    async with running(managed=False) as (imds, broker):
+        imds.script = [untold(imds, "opaque")]
+        assert (await broker.token(identity(), REQUEST, "ns/a")).token.access_token == "opaque"
+
+
+async def test_an_identity_without_ids_is_refused_in_both_modes() -> None:
+    for managed in (False, True):
+        async with running(managed=managed) as (imds, broker):
+            with pytest.raises(Refused, match="neither"):
+                await broker.token(identity(" ", " "), REQUEST, "ns/a")
+            assert imds.calls == []
