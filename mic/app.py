@@ -1,8 +1,9 @@
 """Puts MIC together: every object is made here, given what it needs, and run by one tree of tasks.
 
-Order: probes and metrics, then the lease, then the type upgrade, then the watches, and once those are complete the
-rounds. So a second replica answers its probes and waits, and nothing is written that is not the leader's. Stopping goes
-the other way: rounds end, then the locks are released for whoever waits.
+Order: probes and metrics, then the first answer of the API server, however long that takes, then the lease, then the
+type upgrade, then the watches, and once those are complete the rounds. So a second replica answers its probes and
+waits, and nothing is written that is not the leader's. Stopping goes the other way: rounds end, then the locks are
+released for whoever waits.
 """
 
 import asyncio
@@ -32,8 +33,9 @@ from podidentity.azure.clouds import Cloud
 from podidentity.exits import StartError
 from podidentity.kube import access
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError, Unreachable
+from podidentity.kube.errors import AccessError
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
 from podidentity.resources import (
@@ -45,6 +47,7 @@ from podidentity.resources import (
     PODS,
     AzureIdentity,
 )
+from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.logs import LIBRARIES_VERBOSE, configure
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import PortInUse
@@ -53,8 +56,6 @@ from podidentity.version import VERSION
 log = logging.getLogger(__name__)
 
 COMPONENT = "aad-pod-identity-mic"
-CONTACT_SECONDS = 10.0
-"""How long the API server may take to answer the first request before starting is given up."""
 RELEASE_SECONDS = 3.0
 """How long giving up the lease may take at the end; after that it expires by itself."""
 
@@ -115,6 +116,8 @@ class App:
         """*client* is the elector's alone: no renewal waits behind what the work has to ask."""
         self._credential = credential
         host = socket.gethostname()
+        limit = LogLimit()
+        self._contact = FirstContact(client.access, user_agent=f"{COMPONENT}/{VERSION}", log_limit=limit)
         self._measures = Measures(registry)
         self._elector = Elector(
             client,
@@ -123,6 +126,7 @@ class App:
             identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
             beside_reference=True,
+            log_limit=limit,
         )
         self._client = LeaderClient(
             client.access, user_agent=f"{COMPONENT}/{VERSION}", remaining_seconds=self._elector.remaining_seconds
@@ -182,11 +186,11 @@ class App:
             if settings.type_upgrade
             else None
         )
-        self._pods = Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL)
-        self._nodes = Informer(self._client, NODES, view.nodes)
-        self._identities = Informer(self._client, IDENTITIES, view.identities)
-        self._bindings = Informer(self._client, BINDINGS, view.bindings)
-        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned)
+        self._pods = Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL, log_limit=limit)
+        self._nodes = Informer(self._client, NODES, view.nodes, log_limit=limit)
+        self._identities = Informer(self._client, IDENTITIES, view.identities, log_limit=limit)
+        self._bindings = Informer(self._client, BINDINGS, view.bindings, log_limit=limit)
+        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, log_limit=limit)
         self._taint = (
             StartupTaint(
                 self._client, settings.startup_taint, namespace=settings.namespace, selector=settings.nmi_selector
@@ -200,6 +204,7 @@ class App:
             self._measures,
             lease_client=client,
             lease=self._elector,
+            contact=self._contact,
             watches={
                 "pods": self._pods,
                 "nodes": self._nodes,
@@ -242,20 +247,11 @@ class App:
             log.warning("the lease could not be released in time; it expires by itself")
 
     async def _serve(self) -> None:
-        await self._first_contact()
+        await self._contact.made()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._elector.run(), name="leader election")
             tasks.create_task(self._credential.follow(self._protect), name="cloud config")
             tasks.create_task(self._lead(), name="leading")
-
-    async def _first_contact(self) -> None:
-        """Say at once, rather than in a log of retries, that the API server cannot be used."""
-        try:
-            await self._client.request("GET", "/version", timeout_seconds=CONTACT_SECONDS)
-        except Unreachable as error:
-            raise StartError(f"{error.message}: check --kubeconfig, or that the API server runs") from error
-        except ApiError as error:
-            raise StartError(f"the API server refuses us ({error}): check the credentials in --kubeconfig") from error
 
     async def _lead(self) -> None:
         await self._elector.acquired()
@@ -274,8 +270,7 @@ class App:
             tasks.create_task(self._identities.run(), name="watch identities")
             tasks.create_task(self._bindings.run(), name="watch bindings")
             tasks.create_task(self._assigned.run(), name="watch assigned identities")
-            for informer in informers:
-                await informer.synced()
+            await self._contact.first_lists(self._client, informers)
             self._known = True
             unfinished = [place.key for place in self._view.places() if place.has_work]
             for place in unfinished:

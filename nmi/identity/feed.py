@@ -33,6 +33,7 @@ from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS
 from podidentity.resources import EXCEPTIONS, PODS, Pod
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Feed:
         refuse_stale: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
         park_seconds: float = 5.0,
+        log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
@@ -94,6 +96,8 @@ class Feed:
         *exception_namespaces*: where exceptions count; everywhere if empty.
 
         *refuse_stale*: refuse where a watch is silent and the API server does not answer either, instead of serving.
+
+        *log_limit* bounds the lines about failures before the first lists are complete.
         """
         self._index = index
         self._measures = measures
@@ -104,7 +108,7 @@ class Feed:
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
         self._addresses = Addresses(index, self._parking.arrived)
-        self.watches = Watches(client, silence_seconds=silence_seconds, clock=clock, random=random)
+        self.watches = Watches(client, silence_seconds=silence_seconds, log_limit=log_limit, clock=clock, random=random)
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS, Handler, Informer
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.log_limit import LogLimit
 
 T = TypeVar("T", bound=Resource)
 
@@ -25,11 +26,14 @@ class Watches:
         client: Client,
         *,
         silence_seconds: float = SILENCE_SECONDS,
+        log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
+        """*log_limit* bounds the lines about failures before the first lists are complete."""
         self._client = client
         self._silence_seconds = silence_seconds
+        self._log_limit = log_limit
         self._clock = clock
         self._random = random
         self._informers: dict[str, Informer[Any]] = {}
@@ -47,6 +51,7 @@ class Watches:
             field_selector=field_selector,
             label_selector=label_selector,
             silence_seconds=self._silence_seconds,
+            log_limit=self._log_limit,
             clock=self._clock,
             random=self._random,
         )
@@ -61,6 +66,10 @@ class Watches:
         """Wait until every first list has been handed on."""
         for informer in self._informers.values():
             await informer.synced()
+
+    def incomplete(self) -> dict[str, str]:
+        """Return the watches whose first list is not complete, by name, each with the reason."""
+        return {name: each.problem for name, each in self._informers.items() if each.problem is not None}
 
     def silent(self) -> list[str]:
         """The names of those that are silent past their deadline, or have not spoken yet."""
