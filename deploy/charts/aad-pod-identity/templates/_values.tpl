@@ -40,6 +40,7 @@ nmi:
   metadataHeaderRequired: true
   kubeletConfig: /etc/default/kubelet
   failClosed: true
+  bootGuard: false
   routeLocalnet: check
   seccompProfile: RuntimeDefault
 rbac:
