@@ -14,7 +14,7 @@ def pods_of(objects: list[Object]) -> dict[str, Any]:
     return {
         each["metadata"]["name"]: each["spec"]["template"]["spec"]
         for each in objects
-        if each["kind"] in {"DaemonSet", "Deployment", "Job"}
+        if each["kind"] in {"DaemonSet", "Deployment"}
     }
 
 
