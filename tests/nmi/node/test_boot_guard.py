@@ -82,6 +82,23 @@ def test_it_is_ordered_before_the_kubelet_and_pulled_in_by_it(tmp_path: Path) ->
     assert lines_of(tmp_path, "Type") == ["oneshot"], "the kubelet waits for its end, not for its start"
 
 
+@pytest.mark.parametrize("order", ["Before", "After"])
+def test_systemd_itself_starts_it_before_the_kubelet(tmp_path: Path, order: str) -> None:
+    """Where the kubelet is said to come first, systemd finds a cycle: so the link pulls the guard in, and ordered."""
+    boot_guard.install(tmp_path, TO)
+    kubelet = f"[Unit]\nDefaultDependencies=no\n{order}={boot_guard.NAME}\n[Service]\nExecStart=/bin/true\n"
+    (tmp_path / "kubelet.service").write_text(kubelet)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "kubelet.service")],
+        env={"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ("ordering cycle" in done.stderr) is (order == "Before"), done.stderr
+
+
 def test_systemd_finds_no_fault_in_it(tmp_path: Path) -> None:
     boot_guard.install(tmp_path, TO)
     done = subprocess.run(
