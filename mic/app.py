@@ -1,8 +1,9 @@
 """Puts MIC together: every object is made here, given what it needs, and run by one tree of tasks.
 
-Order: probes and metrics, then the lease, then the type upgrade, then the watches, and once those are complete the
-rounds. So a second replica answers its probes and waits, and nothing is written that is not the leader's. Stopping goes
-the other way: rounds end, then the locks are released for whoever waits.
+Order: probes and metrics, then the first answer of the API server, however long that takes, then the lease, then the
+type upgrade, then the watches, and once those are complete the rounds. So a second replica answers its probes and
+waits, and nothing is written that is not the leader's. Stopping goes the other way: rounds end, then the locks are
+released for whoever waits.
 """
 
 import asyncio
@@ -34,8 +35,9 @@ from podidentity.azure.clouds import Cloud
 from podidentity.exits import StartError
 from podidentity.kube import access
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError, Unreachable
+from podidentity.kube.errors import AccessError
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
 from podidentity.object_limits import binding_label_only
@@ -49,6 +51,7 @@ from podidentity.resources import (
     PODS,
     AzureIdentity,
 )
+from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.logs import LIBRARIES_VERBOSE, configure
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import new_registry
@@ -62,8 +65,6 @@ PREFIX = "aadpodidentity_mic_"
 READ_KINDS = (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS)
 SCHEDULED = "spec.nodeName!="
 COMPONENT = "aad-pod-identity-mic"
-CONTACT_SECONDS = 10.0
-"""How long the API server may take to answer the first request before starting is given up."""
 RELEASE_SECONDS = 3.0
 """How long giving up the lease may take at the end; after that it expires by itself."""
 
@@ -127,6 +128,8 @@ class App:
         """*client* is the elector's alone: no renewal waits behind what the work has to ask."""
         self._credential = credential
         host = socket.gethostname()
+        limit = LogLimit()
+        self._contact = FirstContact(client.access, user_agent=f"{COMPONENT}/{VERSION}", log_limit=limit)
         self._measures = Measures(registry)
         self._elector = Elector(
             client,
@@ -135,6 +138,7 @@ class App:
             identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
             beside_reference=True,
+            log_limit=limit,
         )
         self._client = LeaderClient(
             client.access, user_agent=f"{COMPONENT}/{VERSION}", remaining_seconds=self._elector.remaining_seconds
@@ -205,11 +209,12 @@ class App:
             field_selector=SCHEDULED,
             label_selector=BINDING_LABEL,
             keep=binding_label_only,
+            log_limit=limit,
         )
-        self._nodes = Informer(self._client, NODES, view.nodes)
-        self._identities = Informer(self._client, IDENTITIES, view.identities)
-        self._bindings = Informer(self._client, BINDINGS, view.bindings)
-        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned)
+        self._nodes = Informer(self._client, NODES, view.nodes, log_limit=limit)
+        self._identities = Informer(self._client, IDENTITIES, view.identities, log_limit=limit)
+        self._bindings = Informer(self._client, BINDINGS, view.bindings, log_limit=limit)
+        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, log_limit=limit)
         self._taint = (
             StartupTaint(
                 self._client, settings.startup_taint, namespace=settings.namespace, selector=settings.nmi_selector
@@ -223,6 +228,7 @@ class App:
             self._measures,
             lease_client=client,
             lease=self._elector,
+            contact=self._contact,
             watches={
                 "pods": self._pods,
                 "nodes": self._nodes,
@@ -266,20 +272,11 @@ class App:
             log.warning("the lease could not be released in time; it expires by itself")
 
     async def _serve(self) -> None:
-        await self._first_contact()
+        await self._contact.made()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._elector.run(), name="leader election")
             tasks.create_task(self._credential.follow(self._protect), name="cloud config")
             tasks.create_task(self._lead(), name="leading")
-
-    async def _first_contact(self) -> None:
-        """Say at once, rather than in a log of retries, that the API server cannot be used."""
-        try:
-            await self._client.request("GET", "/version", timeout_seconds=CONTACT_SECONDS)
-        except Unreachable as error:
-            raise StartError(f"{error.message}: check --kubeconfig, or that the API server runs") from error
-        except ApiError as error:
-            raise StartError(f"the API server refuses us ({error}): check the credentials in --kubeconfig") from error
 
     async def _lead(self) -> None:
         await self._elector.acquired()
@@ -298,8 +295,7 @@ class App:
             tasks.create_task(self._identities.run(), name="watch identities")
             tasks.create_task(self._bindings.run(), name="watch bindings")
             tasks.create_task(self._assigned.run(), name="watch assigned identities")
-            for informer in informers:
-                await informer.synced()
+            await self._contact.first_lists(self._client, informers)
             self._known = True
             unfinished = [place.key for place in self._view.places() if place.has_work]
             for place in unfinished:

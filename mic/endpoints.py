@@ -38,6 +38,13 @@ class Lease(Protocol):
         """How long nobody else can hold it; 0 for who does not."""
 
 
+class Contact(Protocol):
+    """The state of the wait for the API server at the start."""
+
+    @property
+    def problem(self) -> str | None: ...
+
+
 class Endpoints:
     """Both listeners, and what they say."""
 
@@ -49,6 +56,7 @@ class Endpoints:
         *,
         lease_client: Client,
         lease: Lease,
+        contact: Contact,
         watches: Mapping[str, Watch],
         view: View,
         applier: Applier,
@@ -59,6 +67,7 @@ class Endpoints:
         """*lease_client*: the one that asks for the lease, since that is what a replica without it asks for alone."""
         self._client = lease_client
         self._lease = lease
+        self._contact = contact
         self._watches = watches
         self._view = view
         self._applier = applier
@@ -119,6 +128,8 @@ class Endpoints:
         }
 
     def _unanswered(self) -> str | None:
+        if self._contact.problem is not None:
+            return self._contact.problem
         silent = self._client.silent_seconds()
         if silent <= self._silent_seconds:
             return None

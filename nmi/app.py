@@ -1,9 +1,10 @@
 """NMI put together: every object is built here, given what it needs, and ended here.
 
 The order of the start is the order of trust: probes first, then the watches until they have told everything, then the
-listener, then the rule that leads pods to it, and only then "Active". The stop goes the other way: the rule comes off
-first, so that nobody new is led here, then what is open is answered. With --fail-closed the rule that keeps pods from
-the real IMDS is there before everything but the probes, and at the end both stay.
+listener, then the rule that leads pods to it, and only then "Active". An API server that is unavailable is waited for,
+however long that takes (`podidentity.kube.first_contact`). The stop goes the other way: the rule comes off first, so
+that nobody new is led here, then what is open is answered. With --fail-closed the rule that keeps pods from the real
+IMDS is there before everything but the probes, and at the end both stay.
 """
 
 import asyncio
@@ -50,10 +51,12 @@ from podidentity.azure.imds import ImdsSource
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.errors import AccessError
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.first_contact import FirstContact
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, IdentityType
 from podidentity.telemetry import logs
+from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import new_registry
 from podidentity.telemetry.probes import HttpEndpoints, PortInUse
@@ -68,8 +71,6 @@ BACKLOG: Final = 4096
 READ_KINDS: Final = (PODS, EXCEPTIONS, ASSIGNED_IDENTITIES, IDENTITIES, BINDINGS)
 COMPONENT: Final = "aad-pod-identity-nmi"
 """Who says what our Events say."""
-REACH_SECONDS: Final = 15.0
-"""How long the API server may stay silent at the start before NMI says so and exits, to be started again."""
 REMOVE_SECONDS: Final = 5.0
 """How long the end waits for the xtables lock. The rest of a pod's grace period (30 s) is the drain's."""
 IMDS_CONNECTIONS: Final = 16
@@ -111,6 +112,8 @@ class App:
         self._stack = stack
         self._registry = new_registry()
         self._plumbing = Plumbing(settings)
+        self._log_limit = LogLimit()
+        self._contact: FirstContact | None = None
         self._feed: Feed | None = None
         self._server: Server | None = None
         self._broker: Broker | None = None
@@ -144,7 +147,10 @@ class App:
         await self._plumbing.prepare()
         self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the rules")
         listener = self._stack.enter_context(bound(settings.listen_address, settings.listen_port))
-        client = await self._stack.enter_async_context(await self._reach_cluster())
+        access = await find(settings.kubeconfig, settings.environ)
+        client = await self._stack.enter_async_context(Client(access, user_agent=self._user_agent))
+        self._contact = FirstContact(access, user_agent=self._user_agent, log_limit=self._log_limit)
+        await self._contact.made()
         index = Index()
         identities = IdentityMeasures(self._registry)
         feed = Feed(
@@ -157,6 +163,7 @@ class App:
             mic_namespace=settings.mic_namespace,
             exception_namespaces=settings.exception_namespaces,
             refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
+            log_limit=self._log_limit,
         )
         self._stack.push_async_callback(feed.aclose)
         events = EventRecorder(client, COMPONENT, settings.node_name)
@@ -167,8 +174,9 @@ class App:
         if settings.address_evidence:
             tasks.create_task(self._reports.run(feed), name="listen to the node's network")
         tasks.create_task(feed.run(), name="watch pods and identities")
-        await feed.synced()
         self._feed = feed
+        await self._contact.first_lists(client, feed.watches.by_name.values())
+        await feed.synced()
         listener.listen(BACKLOG)
         await server.start(listener)
         self._server, self._listener = server, listener
@@ -226,11 +234,11 @@ class App:
         return "Active" if self._active else "Not Active"
 
     def _checks(self) -> dict[str, str | None]:
-        feed = self._feed
-        silent = feed.silent() if feed is not None else None
+        contact = self._contact
         return {
             "active": None if self._active else "not serving (yet, or any more)",
-            "watches": _told_of(silent),
+            "api server": contact.problem if contact is not None else "not asked yet",
+            "watches": _told_of(self._feed),
             "redirect": self._plumbing.problem(),
         }
 
@@ -245,23 +253,6 @@ class App:
         }
         shown = {name: room.state() for name, room in rooms.items() if room is not None}
         return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}
-
-    async def _reach_cluster(self) -> Client:
-        """A client of the API server, which has answered once. Raises StartError when it does not."""
-        settings = self._settings
-        access = await find(settings.kubeconfig, settings.environ)
-        client = Client(access, user_agent=self._user_agent)
-        try:
-            async with asyncio.timeout(REACH_SECONDS):
-                await client.request("GET", "/version")
-        except (ApiError, TimeoutError) as error:
-            await client.aclose()
-            why = str(error) or f"{access.server} did not answer within {REACH_SECONDS:g} s"
-            raise StartError(
-                f"the API server is not to be had ({why}): check the address in the kubeconfig or the pod's "
-                f"environment, the network from this node, and the credentials"
-            ) from error
-        return client
 
     async def _build_server(
         self, client: Client, index: Index, feed: Feed, identities: IdentityMeasures, decisions: Decisions
@@ -345,10 +336,13 @@ class App:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
 
 
-def _told_of(silent: list[str] | None) -> str | None:
-    """What readiness says of the watches, given the names of those that are silent; None before they have spoken."""
-    if silent is None:
-        return "the watches have not told everything yet"
+def _told_of(feed: Feed | None) -> str | None:
+    """What readiness reports of the watches; None when every one is complete and not silent."""
+    if feed is None:
+        return "the watches have not begun yet"
+    if incomplete := feed.watches.incomplete():
+        return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
+    silent = feed.silent()
     return f"silent: {', '.join(silent)}; see whether the API server answers this node" if silent else None
 
 

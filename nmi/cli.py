@@ -7,7 +7,9 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 
+from nmi.flag_table import BootGuardAction
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.version import VERSION
@@ -25,6 +27,8 @@ def _run(argv: Sequence[str]) -> None:
     settings = parse(argv, os.environ)
     if settings.version:
         sys.stdout.write(f"nmi {VERSION}\n")
+    elif settings.boot_guard is not BootGuardAction.NONE:
+        _boot_guard(settings)
     elif settings.cleanup:
         asyncio.run(_cleanup(settings))
     else:
@@ -50,6 +54,19 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
             f"`pip install -e .`); there is no slower way without it"
         ) from error
     return run
+
+
+def _boot_guard(settings: Settings) -> None:
+    from nmi.node import boot_guard  # noqa: PLC0415  see above
+    from nmi.node.plumbing import redirection_of  # noqa: PLC0415  see above
+
+    directory = Path(settings.systemd_directory)
+    if settings.boot_guard is BootGuardAction.INSTALL:
+        changed = boot_guard.install(directory, redirection_of(settings))
+        said = "installed the boot guard" if changed else "the boot guard is installed already"
+    else:
+        said = "removed the boot guard" if boot_guard.remove(directory) else "there was no boot guard"
+    sys.stdout.write(f"{said} ({directory / boot_guard.NAME})\n")
 
 
 async def _cleanup(settings: Settings) -> None:

@@ -32,6 +32,14 @@ class RouteLocalnetMode(StrEnum):
     SET = "set"
 
 
+class BootGuardAction(StrEnum):
+    """What to do with the host's boot guard, instead of serving."""
+
+    NONE = "none"
+    INSTALL = "install"
+    REMOVE = "remove"
+
+
 class StaleIdentity(StrEnum):
     """What a pod gets while neither the watch nor a read can confirm that it still exists."""
 
@@ -110,6 +118,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("logtostderr", "log_to_stderr", go_bool, "klog's; logs go nowhere else"),
     Flag("kubeconfig", "kubeconfig", str, "path of a kubeconfig (env KUBECONFIG); empty is in-cluster"),
     Flag("cleanup", "cleanup", go_bool, "remove what NMI left on this node, and exit"),
+    Flag("boot-guard", "boot_guard", one_of(BootGuardAction), "install or remove the host's boot guard, and exit"),
+    Flag("systemd-directory", "systemd_directory", str, "the host's directory of units, for the boot guard"),
     Flag("version", "version", go_bool, "print the version, and exit"),
 )
 """The reference's flags, and ours beside them, each with the field it fills."""

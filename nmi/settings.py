@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nmi.flag_table import FLAG_OF, FLAGS, OperationMode, RedirectMode, RouteLocalnetMode, StaleIdentity
+from nmi.flag_table import (
+    FLAG_OF,
+    FLAGS,
+    BootGuardAction,
+    OperationMode,
+    RedirectMode,
+    RouteLocalnetMode,
+    StaleIdentity,
+)
 from podidentity.azure.clouds import parse_endpoint
 from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
 from podidentity.telemetry.logs import LogFormat
@@ -167,6 +175,10 @@ class Settings:
     # Instead of serving.
     cleanup: bool = False
     """Remove what NMI left on this node, and exit."""
+    boot_guard: BootGuardAction = BootGuardAction.NONE
+    """`install` or `remove` the host's systemd unit that rejects pods' requests for IMDS until NMI runs, and exit."""
+    systemd_directory: str = "/etc/systemd/system"
+    """Where the host's directory of systemd units is, for the boot guard and for --cleanup."""
     version: bool = False
     """Print the version, and exit."""
 
@@ -195,9 +207,13 @@ class Settings:
                 f"is IPv4 only)"
             ) from None
 
+    @property
+    def _without_node(self) -> bool:
+        return self.cleanup or self.boot_guard is not BootGuardAction.NONE
+
     def _check_together(self) -> None:
         _demand(
-            self.cleanup or self.node_name != "",
+            self._without_node or self.node_name != "",
             "--node is missing: give the name of the node NMI runs on, in a pod --node=$(NODE_NAME) with NODE_NAME "
             "from spec.nodeName",
         )
@@ -221,6 +237,10 @@ class Settings:
             "--fail-closed needs --redirect=nat: it is a rule, and --redirect=none touches none",
         )
         _demand(
+            self.systemd_directory.startswith("/"),
+            f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
+        )
+        _demand(
             self.max_connections_per_pod <= self.max_connections,
             f"--max-connections-per-pod ({self.max_connections_per_pod}) is more than --max-connections "
             f"({self.max_connections}): one pod could take every place",
@@ -228,7 +248,7 @@ class Settings:
 
     def _check_texts(self) -> None:
         _demand(
-            self.cleanup
+            self._without_node
             or self.node_name == ""
             or (len(self.node_name) <= 253 and _NODE_NAME.fullmatch(self.node_name) is not None),
             f"--node is {quoted(self.node_name)}, which no node can be called; in a pod write --node=$(NODE_NAME) and "

@@ -37,6 +37,7 @@ from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS
 from podidentity.resources import EXCEPTIONS, PODS, Pod
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Feed:
         refuse_stale: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
         park_seconds: float = 5.0,
+        log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
@@ -99,6 +101,8 @@ class Feed:
         *exception_namespaces*: where exceptions count; everywhere if empty.
 
         *refuse_stale*: refuse where a watch is silent and the API server does not answer either, instead of serving.
+
+        *log_limit* bounds the lines about failures before the first lists are complete.
         """
         self._index = index
         self._measures = measures
@@ -113,7 +117,14 @@ class Feed:
             index, self._parking.arrived, claimed=self._evidence.claim, released=self._evidence.release
         )
         self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
-        self.watches = Watches(client, on_doubt=self.check, silence_seconds=silence_seconds, clock=clock, random=random)
+        self.watches = Watches(
+            client,
+            on_doubt=self.check,
+            silence_seconds=silence_seconds,
+            log_limit=log_limit,
+            clock=clock,
+            random=random,
+        )
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS, Handler, Informer
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.log_limit import LogLimit
 
 T = TypeVar("T", bound=Resource)
 
@@ -26,13 +27,18 @@ class Watches:
         *,
         on_doubt: Callable[[], None] = lambda: None,
         silence_seconds: float = SILENCE_SECONDS,
+        log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*on_doubt* is called when a watch becomes silent at once, because its handler has failed."""
+        """*on_doubt* is called when a watch becomes silent at once, because its handler has failed.
+
+        *log_limit* bounds the lines about failures before the first lists are complete.
+        """
         self._client = client
         self._on_doubt = on_doubt
         self._silence_seconds = silence_seconds
+        self._log_limit = log_limit
         self._clock = clock
         self._random = random
         self._informers: dict[str, Informer[Any]] = {}
@@ -51,6 +57,7 @@ class Watches:
             label_selector=label_selector,
             on_doubt=self._on_doubt,
             silence_seconds=self._silence_seconds,
+            log_limit=self._log_limit,
             clock=self._clock,
             random=self._random,
         )
@@ -65,6 +72,10 @@ class Watches:
         """Wait until every first list has been handed on."""
         for informer in self._informers.values():
             await informer.synced()
+
+    def incomplete(self) -> dict[str, str]:
+        """Return the watches whose first list is not complete, by name, each with the reason."""
+        return {name: each.problem for name, each in self._informers.items() if each.problem is not None}
 
     def silent(self) -> list[str]:
         """The names of those that are silent past their deadline, or have not spoken yet."""

@@ -7,7 +7,9 @@ services open to its neighbours (CVE-2020-8558). Whoever takes both back sets th
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+from nmi.node import boot_guard
 from nmi.node.backend import Backend, detect
 from nmi.node.legacy import LegacyDriver
 from nmi.node.nft import NftDriver
@@ -22,9 +24,13 @@ PATIENCE_SECONDS = 60.0
 
 
 async def cleanup(settings: Settings) -> list[str]:
-    """Remove our rules, whichever backend holds them; a line for each one removed. Raises StartError."""
+    """Remove the boot guard, and our rules whichever backend holds them; a line for each. Raises StartError."""
     to = redirection_of(settings)
     removed: list[str] = []
+    directory = Path(settings.systemd_directory)
+    # The guard first: if the node goes down now, it must not reject again what nobody removes.
+    if await asyncio.to_thread(boot_guard.remove, directory):
+        removed.append(f"removed the boot guard ({directory / boot_guard.NAME})")
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             async for backend, driver, tables in _drivers():

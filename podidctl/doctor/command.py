@@ -34,7 +34,7 @@ def add_to(app: typer.Typer, around: Surroundings) -> None:
     def _doctor(
         *,
         node: Annotated[
-            str, typer.Option(help="This machine is the node of that name: look at its nat rule too (as root).")
+            str, typer.Option(help="This machine is the node of that name: look at its rules too (as root).")
         ] = "",
         imds: Annotated[bool, typer.Option("--imds", help="Ask IMDS, too; with --node.")] = False,
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",

@@ -9,12 +9,14 @@ from typing import Final
 import aiohttp
 
 from nmi.flag_table import RedirectMode
+from nmi.node import boot_guard, sysctl
 from nmi.node.backend import Backend, Detected, detect
 from nmi.node.commands import ProgramTimeoutError, run
 from nmi.node.kubenet import names_kubenet
 from nmi.node.plumbing import driver_for, redirection_of
-from nmi.node.rules import RedirectError, TopRule
+from nmi.node.rules import RedirectError, Redirection, TopRule
 from nmi.settings import Settings
+from podidctl.doctor.closing import RESTRICTED_TABLES, Closing, has_restriction
 from podidctl.doctor.redirects import NodeSeen, packets_in
 from podidctl.inquiry.facts import Unread
 from podidentity.exits import StartError
@@ -37,7 +39,47 @@ async def look(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeS
         pods=pods,
         kubenet=await asyncio.to_thread(_kubenet, settings.kubelet_config),
         imds=await _imds(settings) if ask_imds else None,
+        closing=await _closing(settings) if wanted else None,
     )
+
+
+async def _closing(settings: Settings) -> Closing:
+    to = redirection_of(settings)
+    fault, restricted = await _reject(to)
+    local = sysctl.needed(settings.redirect_target[0])
+    return Closing(
+        wanted=settings.fail_closed,
+        fault=fault,
+        restricted=restricted,
+        guard=await asyncio.to_thread(_guard, Path(settings.systemd_directory)),
+        localnet=await asyncio.to_thread(sysctl.fault) if local else None,
+    )
+
+
+async def _reject(to: Redirection) -> tuple[str | Unread | None, tuple[str, ...] | Unread]:
+    """What is wrong with the reject, and the tables that hold AKS's rule, both in this node's backend."""
+    try:
+        detected = await detect()
+        legacy = detected.backend is Backend.LEGACY
+        if legacy and to.reject.table not in detected.legacy_tables:
+            fault: str | None = "the rule is missing"
+        else:
+            fault = (await (await driver_for(detected)).find(to.reject)).fault(to.reject)
+        save = _save(detected)
+        if save is None:
+            return fault, Unread("there is no iptables-save program")
+        tables = [each for each in RESTRICTED_TABLES if not legacy or each in detected.legacy_tables]
+        saved = {each: (await run((save, "-t", each))).stdout for each in tables}
+        return fault, tuple(each for each in tables if has_restriction(saved[each], to))
+    except (StartError, RedirectError, ProgramTimeoutError) as error:
+        return Unread(str(error)), Unread(str(error))
+
+
+def _guard(directory: Path) -> bool | Unread:
+    try:
+        return boot_guard.installed(directory)
+    except OSError as error:
+        return Unread(f"{directory} cannot be read ({error.strerror})")
 
 
 async def _redirect(settings: Settings) -> tuple[str | Unread | None, int | None]:
@@ -54,12 +96,17 @@ async def _redirect(settings: Settings) -> tuple[str | Unread | None, int | None
 
 
 async def _packets(detected: Detected, rule: TopRule) -> int | None:
-    programs = detected.programs
-    nft = programs.nft.save if programs.nft is not None else None
-    save = programs.legacy_save if detected.backend is Backend.LEGACY else nft
+    save = _save(detected)
     if save is None:
         return None
     return packets_in((await run((save, "-c", "-t", rule.table))).stdout, rule.rules[0])
+
+
+def _save(detected: Detected) -> str | None:
+    """The iptables-save program of this node's backend."""
+    programs = detected.programs
+    nft = programs.nft.save if programs.nft is not None else None
+    return programs.legacy_save if detected.backend is Backend.LEGACY else nft
 
 
 def _kubenet(config: Path) -> bool:

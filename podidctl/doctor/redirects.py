@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nmi.node.rules import CHAIN
 from nmi.node.tables import normal
+from podidctl.doctor.closing import Closing
 from podidctl.doctor.shapes import Finding, Level, counted, found
 from podidctl.inquiry.facts import Unread
 
@@ -29,6 +30,8 @@ class NodeSeen:
     """Whether the kubelet's flags name kubenet."""
     imds: str | Unread | None = None
     """What IMDS answered; None where it was not asked."""
+    closing: Closing | None = None
+    """What keeps pods from IMDS while NMI is not running; None where nothing is redirected."""
 
 
 def packets_in(saved: str, redirect: str) -> int | None:

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from podidctl.doctor import kinds, leaders, objects, programs, redirects, rights, server
 from podidctl.doctor.assignments import assignments
+from podidctl.doctor.closing import closing
 from podidctl.doctor.exempt import exempting
 from podidctl.doctor.federated import federated
 from podidctl.doctor.redirects import NodeSeen
@@ -52,6 +53,8 @@ def _cluster(seen: Seen) -> Iterator[Finding]:
 
 def _node(seen: NodeSeen) -> Iterator[Finding]:
     yield from redirects.redirect(seen)
+    if seen.closing is not None:
+        yield from closing(seen.name, seen.closing)
     yield from redirects.kubenet(seen)
     yield from redirects.imds(seen)
 

@@ -27,6 +27,8 @@ TOKEN_FILE_SECONDS: Final = 60.0
 """The kubelet replaces a token at 80 % of its life, at least 10 minutes long: a minute late is early enough."""
 KUBECONFIG_SECONDS: Final = 300.0
 """A kubeconfig may name a program that makes tokens: it is not run more often than this unless the server says 401."""
+KUBECONFIG_AGAIN_SECONDS: Final = 30.0
+"""Reading a kubeconfig starts a process. While the server says 401 to every request, it is not started for each."""
 
 PROGRAM: Final = Path(__file__).with_name("kubeconfig.py")
 PROGRAM_SECONDS: Final = 60.0
@@ -64,9 +66,16 @@ class _Remembered:
     """The last Authorization value and how long it may be used without reading it again."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[str | None]], keep_seconds: float, clock: Callable[[], float]
+        self,
+        read: Callable[[], Awaitable[str | None]],
+        keep_seconds: float,
+        clock: Callable[[], float],
+        again_seconds: float = 0.0,
     ) -> None:
+        """*again_seconds* is the shortest time between two calls of `forget` that take effect."""
         self._read = read
+        self._again_seconds = again_seconds
+        self._forgotten_at = float("-inf")
         self._keep_seconds = keep_seconds
         self._clock = clock
         self._until = float("-inf")
@@ -78,7 +87,10 @@ class _Remembered:
         self._until = self._clock() + self._keep_seconds
 
     def forget(self) -> None:
-        self._until = float("-inf")
+        now = self._clock()
+        if now - self._forgotten_at >= self._again_seconds:
+            self._forgotten_at = now
+            self._until = float("-inf")
 
     async def __call__(self) -> str | None:
         if self._clock() < self._until:
@@ -176,8 +188,8 @@ class _Told:
 async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monotonic) -> ClusterAccess:
     """The access that the current context of the kubeconfig at *path* describes (several paths joined by a colon too).
 
-    Tokens, also those of an exec plugin, are read again every five minutes and after a 401; a new client certificate
-    or another server needs a restart. Raises AccessError.
+    Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then once in 30 s at most;
+    a new client certificate or another server needs a restart. Raises AccessError.
     """
     told = await _told(path)
     if not told.server.startswith(("http://", "https://")):
@@ -192,7 +204,7 @@ async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monoto
     async def read() -> str | None:
         return (await _told(path)).authorization
 
-    remembered = _Remembered(read, KUBECONFIG_SECONDS, clock)
+    remembered = _Remembered(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
     remembered.remember(told.authorization)
     return ClusterAccess(
         told.server.rstrip("/"),

@@ -16,6 +16,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden
 from podidentity.kube.lock_records import InAnnotation, InLease
 from podidentity.kube.locks import LOOK_SECONDS, Lock
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Elector:
 
     *identity* must be this process's own: another process under the same one would count as us. Renewals happen every
     quarter of *duration_seconds*; without a success for half of it the leadership is given up. *clock* is monotonic
-    seconds, *now* the wall clock written for people to read.
+    seconds, *now* the wall clock written for people to read. *log_limit* bounds the lines about a lock that cannot be
+    taken because requests fail.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Elector:
         identity: str,
         duration_seconds: float = 15.0,
         beside_reference: bool = False,
+        log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[], float] = random.random,
@@ -73,6 +76,7 @@ class Elector:
         self._locks = [endpoints, lease] if beside_reference else [lease]
         self._retry = duration_seconds / 4
         self._random = random
+        self._log_limit = log_limit or LogLimit(clock=clock)
         self._acquired = asyncio.Event()
         self._told_waiting = ("", "")
 
@@ -119,18 +123,22 @@ class Elector:
                     return
             except Conflict:
                 log.debug("another candidate took the lock first", extra={"resource": lock.title})
-            except Forbidden as error:
-                log.error(  # noqa: TRY400 - the answer says all
-                    "not allowed to use the leader lock; grant get, create and update of it in our Role",
-                    extra={"resource": lock.title, "error": error},
-                )
             except ApiError as error:
-                about = {"resource": lock.title, "error": error}
-                log.warning("the leader lock cannot be read; trying again", extra=about)
+                self._tell_failed(lock, error)
             # Look again just after the holder's time is up, else once in a while: a released lock shows only then.
             left = lock.expires_in()
             pause = min(self._retry, LOOK_SECONDS) * (1 + self._random() / 5)
             await asyncio.sleep(min(pause, left + self._random() * EXPIRY_JITTER_SECONDS) if left > 0 else pause)
+
+    def _tell_failed(self, lock: Lock, error: ApiError) -> None:
+        """Log it, at most once a minute: it is tried again every second for as long as it fails."""
+        if not self._log_limit.allows():
+            return
+        about = {"resource": lock.title, "error": error}
+        if isinstance(error, Forbidden):
+            log.error("not allowed to use the leader lock; grant get, create and update of it in our Role", extra=about)
+        else:
+            log.warning("the leader lock cannot be read; trying again", extra=about)
 
     def _tell_waiting(self, lock: Lock) -> None:
         if self._told_waiting != (lock.title, lock.holder):

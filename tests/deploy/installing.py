@@ -37,7 +37,8 @@ class Cluster(Commands):
         try:
             yield
         finally:
-            self.helm("uninstall", "pi", f"--namespace={namespace}", LIMIT)
+            # The hook that cleans nodes waits for programs that nothing runs here.
+            self.helm("uninstall", "pi", f"--namespace={namespace}", "--no-hooks", LIMIT)
             self.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def rights(self, account: str, *, of: str, within: str) -> set[Right]:

@@ -124,6 +124,6 @@ def test_the_api_server_takes_the_policy_whatever_is_listed(plane: up.Plane, tmp
 def test_a_namespace_that_does_not_exist_is_named(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(AssertionError, match='namespaces "rights-missing" not found'):
         cluster.install(namespace, ON, "--set=federated.namespaces[0].name=rights-missing")
-    cluster.helm("uninstall", "pi", f"--namespace={namespace}", LIMIT)
+    cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--no-hooks", LIMIT)
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")
     assert policies(cluster) == ""

@@ -150,7 +150,9 @@ def test_roles_and_policy_are_about_the_service_account_that_nmi_runs_as(
 ) -> None:
     objects = made(tmp_path, ON, options=options)
     (account,) = {
-        each["spec"]["template"]["spec"]["serviceAccountName"] for each in objects if each["kind"] == "DaemonSet"
+        each["spec"]["template"]["spec"]["serviceAccountName"]
+        for each in objects
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
     }
     (binding,) = of_kind(objects, "RoleBinding")
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "podid"}]

@@ -1,5 +1,7 @@
 """The real helms install, upgrade and uninstall the chart in a cluster with a scheduler and (kwok's) kubelets."""
 
+import json
+
 import pytest
 import yaml
 
@@ -83,3 +85,28 @@ def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> No
             assert done.count("(server dry run)") == len(known), values.name
     finally:
         cluster.kubectl("delete", "namespace", "--wait=false", *theirs)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_boot_guard_that_is_switched_off_is_removed_by_the_next_revision(plane: up.Plane, helm: str) -> None:
+    """helm sees in the cluster that the revision before installed it; the hook after the release removes it, too."""
+    cluster = Cluster(plane, helm)
+    namespace = f"guard-{helm}"
+
+    def arguments() -> list[str]:
+        told = cluster.kubectl("get", "ds", "aad-pod-identity-nmi", f"-n={namespace}", "-o", "json")
+        pod = json.loads(told)["spec"]["template"]["spec"]
+        return [word for each in pod.get("initContainers", []) for word in each["args"] if "boot-guard" in word]
+
+    def upgrade(*options: str) -> None:
+        cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--no-hooks", LIMIT, *options)
+
+    with cluster.installed(namespace):
+        assert arguments() == []
+        upgrade("--set=nmi.bootGuard=true")
+        assert arguments() == ["--boot-guard=install"]
+        for _ in range(2):  # a node that was down the first time is still to be cleaned
+            upgrade("--set=nmi.bootGuard=false")
+            assert arguments() == ["--boot-guard=remove"]
+        hooks = cluster.helm("get", "hooks", "pi", f"--namespace={namespace}")
+        assert "--systemd-directory=/host/etc/systemd/system" in hooks

@@ -112,7 +112,9 @@ DEFAULTS: Mapping[str, Any] = {
 DIFFERENT: Mapping[str, Any] = {
     "image.repository": "aad-pod-identity",
     "mic.tag": "",
+    "mic.priorityClassName": "system-cluster-critical",
     "nmi.tag": "",
+    "nmi.priorityClassName": "system-node-critical",
     "nmi.tolerations": [{"operator": "Exists"}],
 }
 """What the README names as changed on purpose."""

@@ -20,7 +20,7 @@ async def test_its_state_and_its_checks() -> None:
 
         ready = await read("/readyz")
         assert ready.status == 200
-        assert ready.text == "[+]active ok\n[+]watches ok\n[+]redirect ok\nready\n"
+        assert ready.text == "[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n"
         state = await read("/debug/state")
         assert state.status == 200
         assert set(state.body) >= {"node", "version", "health", "feed", "broker", "governor", "server", "plumbing"}

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from podidctl.sandbox.serving import free_ports
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
+from tests.mic.little_cloud import ROOT, WAIT_SECONDS
 
 SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 
@@ -101,23 +100,6 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     assert "/nowhere" in said
 
 
-async def test_an_unreachable_api_server_is_told_at_once(tmp_path: Path) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        ports = free_ports(2)
-        server = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        code, said = await started(
-            kubeconfig(tmp_path, server),
-            cloudconfig(tmp_path),
-            f"--http-probe-port={ports[0]}",
-            f"--prometheus-port={ports[1]}",
-            MIC_POD_NAMESPACE="x",
-        )
-    assert code == 1
-    assert "cannot reach" in said
-    assert "--kubeconfig" in said
-
-
 async def test_a_port_in_use_is_told_with_its_flag(tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
@@ -130,13 +112,3 @@ async def test_a_port_in_use_is_told_with_its_flag(tmp_path: Path) -> None:
     assert code == 1
     assert str(port) in said
     assert "--http-probe-port" in said
-
-
-async def test_credentials_that_the_api_server_refuses_are_told(tmp_path: Path) -> None:
-    async with little_cloud(tmp_path) as cloud:
-        text = (tmp_path / "kubeconfig").read_text()
-        (tmp_path / "kubeconfig").write_text(text.replace(cloud.api.token, "wrong"))
-        mic = await cloud.mic(active=False)
-        assert await mic.ended() == 1
-        assert "credentials" in mic.said().splitlines()[-1]
-        assert "Traceback" not in mic.said()

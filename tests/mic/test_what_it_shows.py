@@ -32,6 +32,11 @@ class Lease:
 
 
 @dataclass
+class Contact:
+    problem: str | None = None
+
+
+@dataclass
 class Watch:
     age: float = 0.0
     restarts: int = 0
@@ -46,6 +51,7 @@ class Shown:
     compute: Compute
     endpoints: Endpoints
     lease: Lease
+    contact: Contact
     watches: dict[str, Watch]
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -58,7 +64,7 @@ class Shown:
 @pytest.fixture
 async def shown() -> AsyncIterator[Shown]:
     async with a_stage() as stage:
-        registry, lease = CollectorRegistry(), Lease()
+        registry, lease, contact = CollectorRegistry(), Lease(), Contact()
         watches = {"pods": Watch(), "nodes": Watch()}
         cloud = Cloud("sandbox", "https://sign.in", "https://arm", "https://arm/", frozenset())
         compute = Compute(cast("AsyncTokenCredential", None), cloud, user_agent="test")
@@ -68,6 +74,7 @@ async def shown() -> AsyncIterator[Shown]:
             Measures(registry),
             lease_client=stage.client,
             lease=lease,
+            contact=contact,
             watches=watches,
             view=stage.view,
             applier=stage.applier,
@@ -76,7 +83,7 @@ async def shown() -> AsyncIterator[Shown]:
             recorder=stage.recorder,
         )
         await stage.client.request("GET", "/version")
-        yield Shown(stage, compute, endpoints, lease, watches, registry)
+        yield Shown(stage, compute, endpoints, lease, contact, watches, registry)
         await compute.aclose()
 
 
@@ -95,6 +102,11 @@ def test_an_api_server_that_is_silent_makes_it_not_ready(shown: Shown) -> None:
     shown.stage.time.now += 1.0
     assert list(failing(shown)) == ["api server"]
     assert "no answer for 31 s from https://" in failing(shown)["api server"]
+
+
+def test_an_api_server_that_never_answered_is_reported_with_what_to_check(shown: Shown) -> None:
+    shown.contact.problem = "no contact with the API server: cannot reach it; check the network"
+    assert failing(shown) == {"api server": shown.contact.problem}
 
 
 def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: Shown) -> None:

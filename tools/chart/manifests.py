@@ -40,6 +40,7 @@ class Manifest:
 BESIDE: Final = (
     "Not over an installation of the reference's manifests: its ds/nmi and deploy/mic have other names than the",
     "objects here and would run on beside them, on the same ports. docs/migration.md says how to get here.",
+    "NMI's rules stay on the nodes when it is deleted: docs/operations.md, Uninstall, says how to remove them.",
 )
 EXCEPTION: Final = frozenset({"AzurePodIdentityException"})
 MANIFEST_OF: Final[dict[str, Manifest]] = {

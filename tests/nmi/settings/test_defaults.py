@@ -69,6 +69,8 @@ DEFAULTS: dict[str, object] = {
     "service_host": "",
     "service_port": "",
     "cleanup": False,
+    "boot_guard": "none",
+    "systemd_directory": "/etc/systemd/system",
     "version": False,
 }
 

@@ -249,3 +249,25 @@ def test_an_empty_token_is_refused(root: Path) -> None:
     (root / "token").write_text("\n")
     with pytest.raises(AccessError, match="is empty"):
         in_cluster(root, ENVIRON)
+
+
+async def test_a_server_that_refuses_every_request_does_not_have_the_kubeconfig_read_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, reads = 1000.0, 0
+
+    async def told(_path: str) -> module._Told:
+        nonlocal reads
+        reads += 1
+        return module._Told(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
+
+    monkeypatch.setattr(module, "_told", told)
+    found = await from_kubeconfig("somewhere", clock=lambda: now)
+    said = []
+    for _ in range(3):
+        found.forget()
+        said.append(await found.authorization())
+    assert said == ["Bearer 2"] * 3
+    now += module.KUBECONFIG_AGAIN_SECONDS
+    found.forget()
+    assert await found.authorization() == "Bearer 3"

@@ -20,7 +20,7 @@
   (list "custom-user-agent" .Values.customUserAgent)
   (list "set-retry-after-header" .Values.nmi.setRetryAfterHeader)
   (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)
-  (list "fail-closed" .Values.nmi.failClosed)
+  (list "fail-closed" (ternary "true" "" (and .Values.nmi.failClosed (not (has "--redirect=none" (default list .Values.nmi.extraArgs))))))
   (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))
   (list "allowed-ad-endpoints" (join "," .Values.nmi.allowedADEndpoints))
   (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)

@@ -25,6 +25,7 @@ forceNamespaced: "false"
 operationMode: standard
 mic:
   image: mic
+  priorityClassName: system-cluster-critical
   replicas: 2
   cloudConfig: /etc/kubernetes/azure.json
   leaderElection: {}
@@ -33,10 +34,13 @@ mic:
     configPath: /etc/kubernetes/akscustom.json
 nmi:
   image: nmi
+  priorityClassName: system-node-critical
   probePort: "8085"
   enableScaleFeatures: true
   metadataHeaderRequired: true
   kubeletConfig: /etc/default/kubelet
+  failClosed: true
+  bootGuard: false
   routeLocalnet: check
   seccompProfile: RuntimeDefault
 rbac:

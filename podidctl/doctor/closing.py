@@ -1,0 +1,84 @@
+"""What keeps pods of this machine from the real IMDS while NMI is not running: the reject of `--fail-closed`, the boot
+guard, and AKS's own IMDS restriction. Pure."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nmi.node.rules import Redirection
+from nmi.node.tables import normal, rules_of, words
+from podidctl.doctor.shapes import Finding, Level, found
+from podidctl.inquiry.facts import Unread
+
+RESTRICTED_TABLES: Final = ("filter", "mangle")
+"""Where AKS inserts its rule, by a setting of the node pool."""
+_SOURCE: Final = re.compile(r"! -s \d{1,3}(\.\d{1,3}){3}/32 ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What was found on this machine."""
+
+    wanted: bool
+    """Whether NMI here has --fail-closed."""
+    fault: str | Unread | None
+    """What is wrong with the reject rule; None where it is in force."""
+    restricted: tuple[str, ...] | Unread
+    """The tables that hold AKS's rule."""
+    guard: bool | Unread
+    """Whether the boot guard is enabled."""
+    localnet: str | None
+    """Why the kernel drops what is led to 127.0.0.1; None where it does not, or nothing is led there."""
+
+
+def is_restriction(rule: str, to: Redirection) -> bool:
+    """Return whether *rule* of FORWARD is AKS's IMDS restriction.
+
+    Source: Azure/AgentBaker, parts/linux/cloud-init/artifacts/ensure_imds_restriction.sh: every source but the node's
+    own address, IMDS's address and port, DROP. AKS's comment is not compared: its text may change, the effect may not.
+    """
+    wanted = f"-d {to.metadata_ip}/32 -p tcp -m tcp --dport {to.metadata_port} -j DROP"
+    return _SOURCE.sub("", normal(rule)) == wanted
+
+
+def has_restriction(saved: str, to: Redirection) -> bool:
+    """Return whether *saved*, a table in iptables-save's form, has AKS's rule before one that accepts everything."""
+    before = itertools.takewhile(lambda rule: words(rule) != ["-j", "ACCEPT"], rules_of(saved, "FORWARD"))
+    return any(is_restriction(rule, to) for rule in before)
+
+
+def closing(name: str, seen: Closing) -> Iterator[Finding]:
+    """One finding for each mechanism of the node *name*."""
+    about = f"node {name}"
+    restricted = seen.restricted if not isinstance(seen.restricted, Unread) else ()
+    if isinstance(seen.fault, Unread):
+        yield found("fail closed", Level.UNKNOWN, f"{about}: {seen.fault.why}", "run it as root, in the host's network")
+    elif seen.fault is None:
+        yield found("fail closed", Level.OK, f"{about}: the reject rule is in force")
+    elif seen.wanted:
+        says = f"{about}: the reject rule of --fail-closed is not in force ({seen.fault})"
+        yield found(
+            "fail closed", Level.PROBLEM, says, "see NMI's log on this node: it puts the rule back where it may"
+        )
+    elif restricted:
+        yield found("fail closed", Level.OK, f"{about}: no reject rule, and AKS's IMDS restriction does the same")
+    else:
+        says = f"{about}: pods reach the real IMDS, and the node's own identities, while NMI is not running"
+        then = "set nmi.failClosed (NMI's --fail-closed), or enable the IMDS restriction of AKS"
+        yield found("fail closed", Level.WARNING, says, then)
+    if isinstance(seen.restricted, Unread):
+        yield found("AKS IMDS restriction", Level.UNKNOWN, f"{about}: {seen.restricted.why}", "run it as root")
+    else:
+        says = f"there, in {' and '.join(restricted)}/FORWARD" if restricted else "not there"
+        yield found("AKS IMDS restriction", Level.OK, f"{about}: {says}")
+    if isinstance(seen.guard, Unread):
+        yield found("boot guard", Level.UNKNOWN, f"{about}: {seen.guard.why}", "run it as root")
+    else:
+        says = "enabled for the next boot" if seen.guard else "not installed"
+        yield found("boot guard", Level.OK, f"{about}: {says}")
+    if seen.localnet is not None:
+        yield found("route_localnet", Level.PROBLEM, f"{about}: {seen.localnet}", "do what it says, on the node")
+    else:
+        yield found("route_localnet", Level.OK, f"{about}: pods can be led to NMI")

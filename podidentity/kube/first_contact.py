@@ -1,0 +1,183 @@
+"""The wait for the API server at the start of a program, which ends only with the API server's return.
+
+Two steps: `made` returns once the API server has answered one request, `first_lists` once every informer is complete.
+Both retry for as long as it takes, and log at most one line a minute. A program that exits instead is restarted by the
+kubelet, with a back-off of up to five minutes that goes on after the API server has returned.
+
+Requests are sent at intervals of 1.5 to 3 s, which gives 444 requests a second for 1,000 nodes. Each has a connection
+of its own, since an old connection may be half-open: a server that lost power or a network that was cut sends no reset.
+For the same reason a request that hangs does not delay the next one.
+"""
+
+import asyncio
+import logging
+import random as random_module
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import aiohttp
+from typing_extensions import override
+
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.backoff import Backoff
+from podidentity.kube.client import Client
+from podidentity.kube.errors import AccessError, ApiError, Forbidden, Throttled, Unauthorized, Unreachable
+from podidentity.kube.informer import RETRY_AFTER_MAX, Informer
+from podidentity.telemetry.log_limit import LogLimit
+
+log = logging.getLogger(__name__)
+
+INTERVAL_FIRST_SECONDS: Final = 1.0
+INTERVAL_MOST_SECONDS: Final = 3.0
+"""From the start of one request to the start of the next. The upper bound is what remains of 5 s when the first lists
+have two."""
+ANSWER_SECONDS: Final = 15.0
+"""How long one request may take. A slow API server answers the oldest request; an API server that has returned answers
+the newest."""
+
+
+class FirstContact:
+    """One program's wait for one API server. Call `made`, then `first_lists`; both can be cancelled."""
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        user_agent: str,
+        log_limit: LogLimit,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        """*log_limit* is shared with the informers, so that all of them together log one line a minute."""
+        self._access = access
+        self._user_agent = user_agent
+        self._log_limit = log_limit
+        self._clock = clock
+        self._intervals = Backoff(
+            lambda: 0.5 + random() / 2, first_seconds=INTERVAL_FIRST_SECONDS, most_seconds=INTERVAL_MOST_SECONDS
+        )
+        self._began = clock()
+        self._told = False
+        self._longer = 0.0
+        self.problem: str | None = "the API server has not answered yet"
+        """Why there is no contact and what to do, in one line; None while there is contact."""
+
+    async def made(self) -> None:
+        """Return once the API server has answered. No error of the API server or the network is raised."""
+        async with _Asking(self._access, user_agent=self._user_agent) as client:
+            await self._answer(client)
+        if self._told:
+            log.info("the API server answers", extra={"seconds": round(self._clock() - self._began, 1)})
+
+    async def first_lists(self, client: Client, informers: Collection[Informer[Any]]) -> None:
+        """Return once the first list of each of *informers*, which run already, is complete.
+
+        Meanwhile the API server is asked further. When it has returned from an outage, all connections of *client* are
+        closed and the lists that are not complete begin again, so that none waits for an answer that was lost.
+        """
+        asking = asyncio.create_task(self._keep_asking(client, informers), name="ask the API server")
+        lists = asyncio.create_task(_all_synced(informers), name="wait for the first lists")
+        try:
+            await asyncio.wait({asking, lists}, return_when=asyncio.FIRST_COMPLETED)
+            if not lists.done():
+                await asking  # it only ends with a defect
+        finally:
+            asking.cancel()
+            lists.cancel()
+            await asyncio.gather(asking, lists, return_exceptions=True)
+        self.problem = None
+
+    async def _keep_asking(self, client: Client, informers: Collection[Informer[Any]]) -> None:
+        async with _Asking(self._access, user_agent=self._user_agent) as asking:
+            while True:
+                await asyncio.sleep(self._intervals.next())
+                if await self._answer(asking):
+                    for each in informers:
+                        each.list_again()
+                    await client.aclose()
+
+    async def _answer(self, client: Client) -> bool:
+        """Ask until the API server answers. Return whether requests sent before may be lost.
+
+        Two requests at most are in progress: the oldest, and the newest.
+        """
+        oldest: asyncio.Task[bool] | None = None
+        newest: asyncio.Task[bool] | None = None
+        lost = False
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                newest = asyncio.create_task(self._ask(client), name="ask the API server once")
+                self._longer = 0.0
+                end = loop.time() + self._intervals.next()
+                pending = {each for each in (oldest, newest) if each is not None}
+                while pending and (left := end - loop.time()) > 0:
+                    done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    if any(each.result() for each in done):
+                        self.problem = None
+                        self._intervals.reset()
+                        return lost or (oldest is not None and not oldest.done())
+                    lost = lost or bool(done)
+                    end += self._longer
+                    self._longer = 0.0
+                if not newest.done():
+                    self._failed(f"no answer from {self._access.server} yet", _UNREACHABLE)
+                if oldest is None or oldest.done():
+                    oldest = None if newest.done() else newest
+                else:
+                    newest.cancel()
+                await asyncio.sleep(max(0.0, end - loop.time()))
+        finally:
+            for each in (oldest, newest):
+                if each is not None:
+                    each.cancel()
+                    await asyncio.gather(each, return_exceptions=True)
+
+    async def _ask(self, client: Client) -> bool:
+        """Send one request and return whether the API server is there and accepts the credentials."""
+        try:
+            await client.request("GET", "/version", timeout_seconds=ANSWER_SECONDS)
+        except Forbidden:
+            return True  # the account has no right to read the version; the lists report whether it has the others
+        except Unauthorized as error:
+            self._failed(str(error), "check the service account's token, or the user in the kubeconfig")
+        except Throttled as error:
+            self._longer = min(error.retry_after or 0.0, RETRY_AFTER_MAX)
+            self._failed(str(error), "it is overloaded; see its metrics")
+        except Unreachable as error:
+            self._failed(error.message, _UNREACHABLE)
+        except ApiError as error:
+            self._failed(str(error), "see the API server's log")
+        except AccessError as error:
+            self._failed(str(error), "")
+        else:
+            return True
+        return False
+
+    def _failed(self, why: str, then: str) -> None:
+        self.problem = f"no contact with the API server: {why}" + (f"; {then}" if then else "")
+        if self._log_limit.allows():
+            self._told = True
+            log.warning(
+                "no contact with the API server yet; correct what the reason names, a restart is not needed",
+                extra={"reason": self.problem, "seconds": round(self._clock() - self._began, 1)},
+            )
+
+
+async def _all_synced(informers: Collection[Informer[Any]]) -> None:
+    for each in informers:
+        await each.synced()
+
+
+class _Asking(Client):
+    """A client whose every request has a connection of its own. Lookups of one name are shared and not remembered."""
+
+    @override
+    def _connector(self, limit: int) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(limit=limit, force_close=True, ttl_dns_cache=1)
+
+
+_UNREACHABLE: Final = (
+    "check that the API server runs, its address in the kubeconfig or the pod's environment, and the network from here"
+)

@@ -1,0 +1,69 @@
+"""nmi.bootGuard: which container may write to the node's units, and what it is told to do."""
+
+from typing import Any
+
+import pytest
+
+from tools.chart.rendering import HELMS, Object, render
+
+ON = "--set=nmi.bootGuard=true"
+DIRECTORY = "/etc/systemd/system"
+
+
+def pods_of(objects: list[Object]) -> dict[str, Any]:
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in objects
+        if each["kind"] in {"DaemonSet", "Deployment"}
+    }
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def sees_units(container: dict[str, Any]) -> bool:
+    return any(each["name"] == "systemd" for each in container.get("volumeMounts", []))
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_no_pod_sees_the_nodes_units_by_default(helm: str) -> None:
+    for pod in pods_of(render(helm=helm)).values():
+        assert DIRECTORY not in [each.get("hostPath", {}).get("path") for each in pod.get("volumes", [])]
+        assert not any(sees_units(each) for each in containers(pod))
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_one_container_installs_it_and_one_removes_it(helm: str) -> None:
+    pods = pods_of(render(helm=helm, options=[ON]))
+    seeing = {name: [each["name"] for each in containers(pod) if sees_units(each)] for name, pod in pods.items()}
+    assert {name: each for name, each in seeing.items() if each} == {
+        "aad-pod-identity-nmi": ["boot-guard"],
+        "aad-pod-identity-cleanup": ["cleanup"],
+    }
+    (guard,) = (each for each in containers(pods["aad-pod-identity-nmi"]) if each["name"] == "boot-guard")
+    assert guard["args"] == ["--boot-guard=install", f"--systemd-directory=/host{DIRECTORY}"]
+    assert guard["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (cleanup,) = (each for each in containers(pods["aad-pod-identity-cleanup"]) if each["name"] == "cleanup")
+    assert f"--systemd-directory=/host{DIRECTORY}" in cleanup["args"]
+
+
+def test_the_rule_has_the_addresses_that_nmi_was_given() -> None:
+    pods = pods_of(render(options=[ON, "--set=nmi.extraArgs={--metadata-ip=169.254.1.1}"]))
+    (guard,) = (each for each in containers(pods["aad-pod-identity-nmi"]) if each["name"] == "boot-guard")
+    assert "--metadata-ip=169.254.1.1" in guard["args"]
+
+
+def test_it_is_removed_after_the_release_also_where_nmi_does_not_fail_closed() -> None:
+    assert "aad-pod-identity-cleanup" in pods_of(render(options=[ON, "--set=nmi.failClosed=false"]))
+    assert "aad-pod-identity-cleanup" not in pods_of(render(options=["--set=nmi.failClosed=false"]))
+
+
+def test_the_daemonset_says_that_it_installs_it_so_that_an_upgrade_can_remove_it() -> None:
+    for options, expected in (([ON], "install"), ([], None)):
+        (nmi,) = (
+            each
+            for each in render(options=options)
+            if each["kind"] == "DaemonSet" and each["metadata"]["name"] == "aad-pod-identity-nmi"
+        )
+        assert nmi["metadata"]["annotations"].get("aadpodidentity.k8s.io/boot-guard") == expected

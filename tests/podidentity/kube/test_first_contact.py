@@ -1,0 +1,294 @@
+"""The wait for the API server at a program's start: every kind of outage is waited out, and reported in one line."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from podidctl.sandbox.certificates import Authority
+from podidctl.sandbox.faults import FaultProxy, Mode
+from podidentity.kube import first_contact
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.errors import AccessError
+from podidentity.kube.first_contact import FirstContact
+from podidentity.kube.informer import Informer
+from podidentity.resources import PODS, Pod
+from podidentity.telemetry.log_limit import LogLimit
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
+
+WAIT_SECONDS = 5.0
+VERSION = Reply({"gitVersion": "v1.30.0"})
+
+
+@pytest.fixture(autouse=True)
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_contact, "INTERVAL_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(first_contact, "INTERVAL_MOST_SECONDS", 0.1)
+
+
+@pytest.fixture
+async def proxy(server: ScriptedServer) -> AsyncIterator[FaultProxy]:
+    between = FaultProxy("127.0.0.1", int(server.url.rpartition(":")[2]))
+    await between.start()
+    yield between
+    await between.stop()
+
+
+def contact_with(access: ClusterAccess, **options: Any) -> FirstContact:
+    return FirstContact(access, user_agent="test/1", **{"log_limit": LogLimit(), **options})
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def made(contact: FirstContact) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        await contact.made()
+    assert contact.problem is None
+
+
+async def test_an_api_server_that_answers_is_asked_once_and_nothing_is_logged(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.others.append(VERSION)
+    contact = contact_with(ClusterAccess(server.url))
+    assert contact.problem == "the API server has not answered yet"
+    with caplog.at_level(logging.INFO):
+        await made(contact)
+    assert [each.path for each in server.requests] == ["/version"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG, Mode.SILENT])
+async def test_a_connection_that_fails_is_tried_until_it_does_not(
+    server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    await proxy.set_mode(mode)
+    server.others += [VERSION] * 50
+    contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"))
+    with caplog.at_level(logging.INFO):
+        waiting = asyncio.create_task(contact.made())
+        await until(lambda: contact.problem and "the network from here" in contact.problem)
+        assert str(proxy.port) in (contact.problem or "")
+        await asyncio.sleep(0.3)  # several requests, of which one line is told
+        assert not waiting.done()
+        await proxy.set_mode(Mode.PASS)
+        async with asyncio.timeout(WAIT_SECONDS):
+            await waiting
+        await until(lambda: not proxy.open_connections)
+    first, last = caplog.records
+    assert first.levelno == logging.WARNING
+    assert "check that the API server runs" in first.__dict__["reason"]
+    assert last.getMessage() == "the API server answers"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (status(401, "Unauthorized", "no such token"), "no such token; check the service account's token"),
+        (status(500, "InternalError", "etcd is gone"), "500 InternalError: etcd is gone; see the API server's log"),
+        (status(503, "ServiceUnavailable"), "503 ServiceUnavailable"),
+        (status(429, "TooManyRequests"), "it is overloaded"),
+        (Reply(b"<html>", 404), "404"),
+    ],
+)
+async def test_an_answer_that_is_an_error_is_waited_out_and_named(
+    server: ScriptedServer, answer: Reply, told: str
+) -> None:
+    server.others += [answer] * 1000
+    contact = contact_with(ClusterAccess(server.url))
+    waiting = asyncio.create_task(contact.made())
+    await until(lambda: contact.problem and told in contact.problem)
+    server.others.clear()
+    server.others += [VERSION] * 10
+    async with asyncio.timeout(WAIT_SECONDS):
+        await waiting
+
+
+async def test_an_account_that_may_not_read_the_version_has_made_contact(server: ScriptedServer) -> None:
+    server.others.append(status(403, "Forbidden", "cannot get path /version"))
+    await made(contact_with(ClusterAccess(server.url)))
+    assert len(server.requests) == 1
+
+
+async def test_a_name_that_nobody_knows_is_waited_for() -> None:
+    contact = contact_with(ClusterAccess("http://no-such-host.invalid:1"))
+    waiting = asyncio.create_task(contact.made())
+    await until(lambda: contact.problem and "no-such-host.invalid" in contact.problem)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_tls_handshake_that_fails_is_waited_for() -> None:
+    authority = await asyncio.to_thread(Authority)
+    context = await asyncio.to_thread(authority.server_context)
+    stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = stranger.sockets[0].getsockname()[1]
+    trusting = await asyncio.to_thread(ssl.create_default_context)
+    contact = contact_with(ClusterAccess(f"https://127.0.0.1:{port}", ssl=trusting))
+    waiting = asyncio.create_task(contact.made())
+    await until(lambda: contact.problem and "certificate verify failed" in contact.problem)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    stranger.close()
+
+
+async def test_credentials_that_cannot_be_read_for_a_moment_are_waited_for(server: ScriptedServer) -> None:
+    server.others.append(VERSION)
+    tries = 0
+
+    async def authorization() -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise AccessError("the kubeconfig is being written: correct it")
+        return "Bearer x"
+
+    contact = contact_with(ClusterAccess(server.url, authorization=authorization))
+    waiting = asyncio.create_task(contact.made())
+    await until(lambda: contact.problem and "is being written" in contact.problem)
+    async with asyncio.timeout(WAIT_SECONDS):
+        await waiting
+
+
+async def test_a_slow_api_server_is_given_the_time_that_it_needs(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers only requests that are older than several intervals: none of them may be cut for a newer one."""
+    real = Client.request
+
+    async def slow(client: Client, *args: Any, **options: Any) -> bytes:
+        await asyncio.sleep(0.5)
+        return await real(client, *args, **options)
+
+    monkeypatch.setattr(Client, "request", slow)
+    server.others += [VERSION] * 50
+    await made(contact_with(ClusterAccess(server.url)))
+    assert len(server.requests) == 1
+
+
+def test_the_intervals_grow_are_spread_and_leave_time_for_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for random, expected in ((0.0, [0.5, 1.0, 1.5, 1.5]), (1.0, [1.0, 2.0, 3.0, 3.0])):
+        contact = contact_with(ClusterAccess("http://x"), random=lambda value=random: value)
+        assert [contact._intervals.next() for _ in range(4)] == expected
+
+
+class Crashing:
+    """An API server whose connections from before `returned` never deliver another byte, in either direction."""
+
+    def __init__(self) -> None:
+        self.returned = False
+        self.asked: list[str] = []
+        self.open = 0
+        self.slow_seconds = 0.0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        alive = self.returned
+        self.open += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                target = head.split(b" ")[1].decode()
+                self.asked.append(target)
+                if not alive or "watch" in target:
+                    await reader.read()
+                    return
+                await asyncio.sleep(self.slow_seconds)
+                reply = VERSION if target == "/version" else page(version="7")
+                writer.write(reply.encoded())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+async def test_two_requests_at_most_are_in_progress() -> None:
+    api = Crashing()
+    contact = contact_with(ClusterAccess(await api.start()))
+    waiting = asyncio.create_task(contact.made())
+    most = 0
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(api.asked) < 10:
+            most = max(most, api.open)
+            await asyncio.sleep(0.005)
+    assert most <= 3, "two, and one that has been cut and whose end the server is about to see"
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: api.open == 0)
+    await api.stop()
+
+
+async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(told: Recorder[Pod]) -> None:
+    """The list hangs on a half-open connection, which its own limit of 30 s would end much later."""
+    api = Crashing()
+    access = ClusterAccess(await api.start())
+    contact = contact_with(access)
+    async with Client(access, user_agent="test/1") as client:
+        informer = Informer(client, PODS, told)
+        running = asyncio.create_task(informer.run())
+        waiting = asyncio.create_task(contact.first_lists(client, [informer]))
+        await until(lambda: contact.problem is not None and len(api.asked) > 2)
+        assert not waiting.done()
+        api.returned = True
+        async with asyncio.timeout(WAIT_SECONDS):
+            await waiting
+        assert contact.problem is None
+        assert informer.problem is None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await api.stop()
+
+
+async def test_a_first_list_that_is_only_slow_is_left_alone(told: Recorder[Pod]) -> None:
+    api = Crashing()
+    api.returned, api.slow_seconds = True, 0.5
+    access = ClusterAccess(await api.start())
+    async with Client(access, user_agent="test/1") as client:
+        informer = Informer(client, PODS, told)
+        running = asyncio.create_task(informer.run())
+        async with asyncio.timeout(WAIT_SECONDS):
+            await contact_with(access).first_lists(client, [informer])
+        assert sum(each.startswith("/api/v1/pods?limit") for each in api.asked) == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await api.stop()
+
+
+async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
+    server: ScriptedServer, client: Client, told: Recorder[Pod], caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = LogLimit()
+    server.others += [status(403, "Forbidden", "no right")] * 1000
+    informers = [Informer(client, PODS, told, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
+    contact = contact_with(ClusterAccess(server.url), log_limit=limit)
+    with caplog.at_level(logging.INFO):
+        running = [asyncio.create_task(each.run()) for each in informers]
+        waiting = asyncio.create_task(contact.first_lists(client, informers))
+        await until(lambda: len(server.requests) > 30)
+        assert not waiting.done()
+    (line,) = caplog.records
+    assert line.getMessage() == "not allowed to list or watch; grant this right in our ClusterRole"
+    assert informers[0].problem == f"{line.getMessage()} (403 Forbidden: no right)"
+    for task in (waiting, *running):
+        task.cancel()
+    await asyncio.gather(waiting, *running, return_exceptions=True)
