@@ -19,6 +19,7 @@ from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.claims import misconfigured
 from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
 from mic.endpoints import Endpoints
+from mic.ignoring import IgnoredObjects
 from mic.leading import LeaderClient
 from mic.measures import Measures
 from mic.plan import Policy
@@ -128,6 +129,7 @@ class App:
             client.access, user_agent=f"{COMPONENT}/{VERSION}", remaining_seconds=self._elector.remaining_seconds
         )
         self._recorder = EventRecorder(self._client, COMPONENT, host)
+        self._ignored = IgnoredObjects(self._recorder, self._measures.ignored)
         # A request to Azure must be over, one way or the other, while the lease is certainly ours.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
@@ -145,6 +147,7 @@ class App:
             force_namespaced=settings.force_namespaced,
             on_dirty=self._dirty,
             on_identity=self._identity_changed,
+            on_ignored=self._ignored.binding,
         )
         writer = Writer(
             self._client,
@@ -297,9 +300,7 @@ class App:
     def _identity_changed(self, identity: AzureIdentity) -> None:
         why = misconfigured(identity)
         if why:
-            name = "/".join(identity.key)
-            log.warning("an AzureIdentity cannot be used; correct it", extra={"identity": name, "reason": why})
-            self._recorder.record(identity, IDENTITIES, "Warning", "invalid identity", why)
+            self._ignored.identity(identity, why)
         self._reconciler.identity_changed(identity)
 
 

@@ -6,7 +6,7 @@ and is Assigned.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
+from podidentity.object_limits import oversized
 from podidentity.resources import (
     ASSIGNED,
     ATTACHED_BY_ANNOTATION,
@@ -158,6 +159,8 @@ def write_debts(debts: Iterable[Debt]) -> str:
 def misconfigured(identity: AzureIdentity) -> str:
     """Why no pod can have this identity, as a sentence for the person who wrote it, or an empty string."""
     spec = identity.spec
+    if why := oversized(identity):
+        return why
     if spec.type not in set(IdentityType):
         return f"spec.type {spec.type} is not 0, 1, 2 or 3, so this identity is ignored"
     if spec.type == IdentityType.USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
@@ -167,36 +170,6 @@ def misconfigured(identity: AzureIdentity) -> str:
             "so this identity is ignored"
         )
     return ""
-
-
-def wants_of(
-    pod: Pod,
-    bindings: Iterable[AzureIdentityBinding],
-    identities: Mapping[Key, AzureIdentity],
-    standing: Collection[Key] = (),
-    *,
-    force_namespaced: bool,
-) -> dict[ClaimKey, Want]:
-    """What *pod* wants, given the bindings whose selector is its label's value.
-
-    Where two bindings lead to one identity there is still one claim: it stays with a binding that is in *standing*
-    (one that an AzureAssignedIdentity already embeds), else the first by namespace and name has it.
-    """
-    wants: dict[ClaimKey, Want] = {}
-    if not pod.spec.node_name or not pod.binding_label or pod.finished:
-        return wants
-    for binding in sorted(bindings, key=lambda each: (each.key not in standing, each.key)):
-        identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
-        if identity is None or misconfigured(identity):
-            continue
-        namespaced = force_namespaced or identity.namespaced
-        if namespaced and pod.metadata.namespace != binding.metadata.namespace:
-            continue
-        spec = identity.spec
-        identity_id = parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
-        want = Want(pod, binding, identity, identity_id, namespaced)
-        wants.setdefault(want.claim, want)
-    return wants
 
 
 def unchanged(want: Want, held: Held) -> bool:

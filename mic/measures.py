@@ -47,7 +47,14 @@ class Measures:
         self._arm_calls = {(kind, outcome): calls.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one round for one host")
         self._cycles = self._counter("mic_cycle_count", "Rounds, each for one VM or scale set")
+        self._ignored = self._counter(
+            "mic_ignored_objects_total", "Identities and bindings that were ignored, each change of one counted again"
+        )
         self._elections = self._counter("mic_new_leader_election_count", "Times this process became the leader")
+
+    def ignored(self) -> None:
+        """An identity or a binding that is new or has changed is ignored."""
+        self._ignored.inc()
 
     def wrote(self, operation: str, seconds: float) -> None:
         """A write to the API server succeeded; changes of a status alone have no metric of their own."""
