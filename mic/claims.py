@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
+from podidentity.azure.resource_ids import UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.object_limits import oversized
 from podidentity.resources import (
     ASSIGNED,
@@ -35,6 +35,14 @@ from podidentity.resources import (
 DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
 """Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
 place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
+
+DEBTS_MAX: Final = 64
+"""Entries of that annotation that are read. MIC adds one when a pod moves or an identity changes, and removes it when
+the host is clean."""
+DEBTS_TEXT_MAX: Final = 64 * 1024
+"""Characters of that annotation; a longer one, which MIC does not write, is ignored. An entry has about 350."""
+
+_JSON: Final = msgspec.json.Decoder()
 
 Record: TypeAlias = Literal["mic", "foreign", ""]
 """Who put the identity on the host, or empty: not decided yet."""
@@ -138,14 +146,16 @@ class Held:
 
 
 def _read_debts(written: str) -> Iterable[Debt]:
-    """The debts in the annotation; what anybody else wrote there and is no pair of ids is nobody's debt."""
-    try:
-        entries: Any = json.loads(written)
-    except ValueError:
+    """The first DEBTS_MAX debts in the annotation; entries that are no pair of ids are ignored."""
+    if len(written) > DEBTS_TEXT_MAX:
         return
-    for entry in entries if isinstance(entries, list) else ():
+    try:
+        entries: Any = _JSON.decode(written)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return
+    for entry in entries[:DEBTS_MAX] if isinstance(entries, list) else ():
         match entry:
-            case [str(host), str(identity)] if parse_user_assigned(identity):
+            case [str(host), str(identity)] if parse_provider_id(host) and parse_user_assigned(identity):
                 yield Debt(host, identity)
             case _:
                 continue

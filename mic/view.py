@@ -29,6 +29,9 @@ NODE_PREFIX: Final = "node:"
 REVOKED_JUST_NOW: Final = "revoked"
 """Stands in for the deletion's time from our DELETE's answer until the watch brings the object as it is now."""
 
+VERSION_DIGITS: Final = 20
+"""Digits of a resourceVersion that is compared as a number: etcd's revisions have 64 bits."""
+
 RELEASED_MAX: Final = 20_000
 """Uids of objects known to be gone whose end the watch has not told yet: milliseconds' worth, unless it is away."""
 
@@ -461,4 +464,4 @@ def _stale(present: AzureAssignedIdentity, new: AzureAssignedIdentity) -> bool:
     before, now = present.metadata.resource_version, new.metadata.resource_version
     if before == now and present.metadata.deletion_timestamp == REVOKED_JUST_NOW:
         return True
-    return before.isdigit() and now.isdigit() and int(now) < int(before)
+    return all(each.isdecimal() and len(each) <= VERSION_DIGITS for each in (before, now)) and int(now) < int(before)

@@ -46,7 +46,7 @@ for _library in ("azure", "msal"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 _AADSTS: Final = re.compile(r"AADSTS[0-9]{4,9}")
-_TRAILER: Final = re.compile(r"\s*(?:Trace ID|Correlation ID|Timestamp): .*", re.DOTALL)
+_TRAILER: Final = re.compile(r"(?:Trace ID|Correlation ID|Timestamp): .*", re.DOTALL)
 _ID_MIN: Final = 16
 """Characters. What is shorter than a client id is none, and its removal would spoil a sentence's words."""
 _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -207,7 +207,8 @@ def _told(asked: SignIn, sentence: str) -> str:
             sentence = sentence.replace(spelling, "<removed>")
     if len(asked.client_id) >= _ID_MIN:
         sentence = re.sub(re.escape(asked.client_id), redacted(asked.client_id), sentence, flags=re.IGNORECASE)
-    return _TRAILER.sub("", sentence)
+    without = _TRAILER.sub("", sentence)
+    return without.rstrip() if len(without) < len(sentence) else sentence
 
 
 def _seconds(retry_after: str) -> float | None:

@@ -16,7 +16,7 @@ class Recorder(EventRecorder):
         self.said: list[tuple[str, str, str, str]] = []
 
     @override
-    def record(self, regarding: Resource, kind: Kind[Any], type: str, reason: str, message: str) -> None:  # noqa: A002
+    def record(self, regarding: Resource, kind: Kind[Any], type: str, reason: str, message: str) -> None:
         assert type == "Warning"
         self.said.append((kind.name, "/".join(regarding.key), reason, message))
 
