@@ -130,9 +130,8 @@ def _renewed(
     fields = record.fields or {}
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}
     if acquire:
-        count = fields.get(transitions)
+        told = fields.get(transitions)
+        count = told if isinstance(told, int) and 0 <= told < COUNT_MAX else 0
         changed["acquireTime"] = stamp
-        changed[transitions] = (count if isinstance(count, int) and 0 <= count < SECONDS_MAX else 0) + (
-            1 if fields else 0
-        )
+        changed[transitions] = count + (1 if fields else 0)
     return changed
