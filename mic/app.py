@@ -178,6 +178,7 @@ class App:
             self._applier,
             look_seconds=settings.look_seconds,
             resync_seconds=settings.resync_seconds,
+            on_fault=lambda: self._measures.faulted("pass"),
         )
         record = Record(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
         self._upgrade = (
@@ -192,7 +193,11 @@ class App:
         self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned)
         self._taint = (
             StartupTaint(
-                self._client, settings.startup_taint, namespace=settings.namespace, selector=settings.nmi_selector
+                self._client,
+                settings.startup_taint,
+                namespace=settings.namespace,
+                selector=settings.nmi_selector,
+                on_fault=lambda: self._measures.faulted("pass"),
             )
             if settings.startup_taint
             else None

@@ -59,8 +59,8 @@ def free_name(want: Want, taken: Callable[[Key], bool]) -> str:
 
 
 def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) -> Document:
-    """*resource* as an embedded object: its spec, the annotations that decide who is served, and nothing else of the metadata
-    that its author writes, since one object for each pod has the copy.
+    """*resource* as an embedded object: its spec, the annotations that decide who is served, and nothing else of the
+    metadata that its author writes, since one object for each pod has the copy.
 
     Also its resourceVersion, by which the reference tells whether a copy is up to date: without it, a reference that
     takes over sets every object back to Created, and pods get no tokens meanwhile. MIC itself never compares it.
