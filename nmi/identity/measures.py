@@ -30,8 +30,8 @@ class IdentityMeasures:
         registry.register(self)
 
     def watch(self, watches: Mapping[str, Watch], gauges: Mapping[str, Callable[[], float]]) -> None:
-        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions, and the
-        counts failed_reads and exceptions_seen.
+        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions,
+        assignments_beyond_limit, and the counts failed_reads and exceptions_seen.
         """
         self._watches.watch(watches)
         self._gauges = gauges
@@ -51,6 +51,7 @@ class IdentityMeasures:
             ("index_size", "Addresses that answer for a pod."),
             ("parked", "Requests from addresses that no pod answers for yet."),
             ("stale", "1 while a watch is silent past its deadline."),
+            ("assignments_beyond_limit", "Bindings or assigned identities that do not count, as others fill a limit."),
             ("exceptions", "AzurePodIdentityExceptions that give pods the node's own identities."),
         ):
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
