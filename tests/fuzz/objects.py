@@ -142,17 +142,17 @@ class MicObjects:
         handler = self._handler(cluster, change.kind.plural)
         if handler is None:
             return
-        before = known.pop(at, None)
-        if isinstance(change.thing, AzureAssignedIdentity):
+        thing, before = change.thing, known.pop(at, None)
+        if isinstance(thing, AzureAssignedIdentity):
             if change.gone:
-                cluster.objects.pop(change.thing.key, None)
-            else:
-                cluster.objects[change.thing.key] = change.thing
+                cluster.objects.pop(thing.key, None)
+            else:  # an API server gives each version a higher number
+                thing = cluster._store(msgspec.to_builtins(thing), uid=thing.metadata.uid)
         if change.gone:
-            handler.deleted(change.thing if before is None else before)
+            handler.deleted(thing if before is None else before)
         else:
-            handler.upserted(before, change.thing)
-            known[at] = change.thing
+            handler.upserted(before, thing)
+            known[at] = thing
 
     def _handler(self, cluster: Cluster, plural: str) -> Any:
         view = cluster.view

@@ -21,7 +21,7 @@ BEYOND = "aadpodidentity_nmi_assignments_beyond_limit"
 
 def named(name: str, namespace: str) -> AzureAssignedIdentity:
     """For the pod ns/web, in whatever namespace its author may write."""
-    made = assigned_identity()
+    made = assigned_identity(binding=name)
     return msgspec.structs.replace(
         made, metadata=msgspec.structs.replace(made.metadata, name=name, namespace=namespace)
     )
@@ -41,16 +41,16 @@ async def test_assigned_identities_of_one_pod_are_limited_and_those_of_mic_come_
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod())
         for number in range(MANY):
-            cluster.told(named(f"a{number:04}", "evil"), "assigned_identities")
+            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         assert assigned(cluster) == ASSIGNED_MAX
         assert beyond(cluster) == MANY - ASSIGNED_MAX
         cluster.told(named("z-of-mic", "default"), "assigned_identities")
         entry = cluster.at("10.0.0.1")
         assert entry is not None
-        assert entry.assigned[0].home == ""
+        assert entry.assigned[0].binding == "z-of-mic"
         assert len(entry.assigned) == ASSIGNED_MAX
         for number in range(MANY):
-            cluster.told_gone(named(f"a{number:04}", "evil"), "assigned_identities")
+            cluster.told_gone(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         assert assigned(cluster) == 1
         assert beyond(cluster) == 0
 
@@ -59,12 +59,12 @@ async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() ->
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod())
         for number in range(MANY):
-            cluster.told(named(f"a{number:04}", "evil"), "assigned_identities")
+            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         costs = []
         for _ in range(10):
             began = time.process_time()
-            cluster.told_gone(named("a0000", "evil"), "assigned_identities")
-            cluster.told(named("a0000", "evil"), "assigned_identities")
+            cluster.told_gone(named("a0000", "aaa-evil"), "assigned_identities")
+            cluster.told(named("a0000", "aaa-evil"), "assigned_identities")
             costs.append(time.process_time() - began)
         assert min(costs) < 0.002
 
