@@ -128,5 +128,6 @@ def test_a_page_that_is_not_json_is_still_an_answer() -> None:
 
 
 def test_a_body_nested_too_deep_still_has_its_class() -> None:
-    error = HttpResponseError("because", response=Answer(400, '{"error":' + "[" * 60_000))
+    answer: Any = Answer(400, '{"error":' + "[" * 60_000)
+    error = HttpResponseError("because", response=answer)
     assert isinstance(translated(error), Refused)
