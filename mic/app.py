@@ -20,6 +20,7 @@ from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.claims import misconfigured
 from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
 from mic.endpoints import Endpoints
+from mic.ignoring import IgnoredObjects
 from mic.leading import LeaderClient
 from mic.measures import Measures
 from mic.mirror_pods import MirrorPods
@@ -147,6 +148,7 @@ class App:
         self._client.skipped.record_with(self._recorder.record)
         SkippedMetrics(registry, PREFIX, READ_KINDS).watch(self._client.skipped.counts)
         self._lag = LoopLag(registry, PREFIX)
+        self._ignored = IgnoredObjects(self._recorder, self._measures.ignored)
         # A request to Azure must be over, one way or the other, while the lease is certainly ours.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
@@ -164,6 +166,7 @@ class App:
             force_namespaced=settings.force_namespaced,
             on_dirty=self._dirty,
             on_identity=self._identity_changed,
+            on_ignored=self._ignored.binding,
         )
         writer = Writer(
             self._client,
@@ -194,6 +197,7 @@ class App:
             self._applier,
             look_seconds=settings.look_seconds,
             resync_seconds=settings.resync_seconds,
+            on_fault=lambda: self._measures.faulted("pass"),
         )
         record = Record(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
         self._upgrade = (
@@ -217,7 +221,11 @@ class App:
         self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, log_limit=limit)
         self._taint = (
             StartupTaint(
-                self._client, settings.startup_taint, namespace=settings.namespace, selector=settings.nmi_selector
+                self._client,
+                settings.startup_taint,
+                namespace=settings.namespace,
+                selector=settings.nmi_selector,
+                on_fault=lambda: self._measures.faulted("pass"),
             )
             if settings.startup_taint
             else None
@@ -317,9 +325,7 @@ class App:
     def _identity_changed(self, identity: AzureIdentity) -> None:
         why = misconfigured(identity)
         if why:
-            name = "/".join(identity.key)
-            log.warning("an AzureIdentity cannot be used; correct it", extra={"identity": name, "reason": why})
-            self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
+            self._ignored.identity(identity, why)
         self._reconciler.identity_changed(identity)
 
 

@@ -20,6 +20,7 @@ from mic.claims import Want
 from mic.measures import Measures
 from mic.plan import Policy, Restraint
 from mic.queueing import Done
+from mic.skipping import FAULT_SECONDS, Skipped
 from mic.stakes import Picture
 from mic.telling import Teller, advice, delay, refusal
 from mic.view import View
@@ -163,21 +164,24 @@ class Applier:
     async def assign(self, key: str) -> Done:
         """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
         the API server refuses is left to them."""
-        written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy))
-        return Done(failed=written.error is not None, again_after=STALE_SECONDS if written.stale else None)
+        skipped = Skipped(key, self._measures)
+        written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy, skipped.note))
+        again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
+        return Done(failed=written.error is not None, again_after=again)
 
     async def _round(self, key: str, picture: Picture) -> Done:
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         asked = await self._look(key, picture, memory)
         if asked and memory.known is not None and memory.known.gone:
             self._tell_lost(self._view.place(key))
-        before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy))
+        skipped = Skipped(key, self._measures)
+        before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy, skipped.note))
         failed: dict[str, str] = {}
         if asked:
             # Also where some write failed: what has no record is not added, and what still stands is not taken off.
             failed = await self._change(key, memory)
         picture = self._view.place(key)
-        outcomes = plan.settle(picture, memory.known, self._policy, self._reasons(picture, memory))
+        outcomes = plan.settle(picture, memory.known, self._policy, self._reasons(picture, memory), skipped.note)
         self._tell_failed(picture, failed, outcomes)
         after = await self._writer.carry_out(outcomes)
         error = before.error or after.error
@@ -188,6 +192,8 @@ class Applier:
         again = self._next_try(key, memory, asked=asked)
         if before.refused or after.refused:
             again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
+        if skipped:
+            again = FAULT_SECONDS if again is None else max(again, FAULT_SECONDS)
         return Done(again_after=again)
 
     async def _look(self, key: str, picture: Picture, memory: HostMemory) -> bool:

@@ -6,14 +6,15 @@ and is Assigned.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
+from podidentity.azure.resource_ids import UserAssignedIdentity, parse_provider_id, parse_user_assigned
+from podidentity.object_limits import oversized
 from podidentity.resources import (
     ASSIGNED,
     ATTACHED_BY_ANNOTATION,
@@ -34,6 +35,14 @@ from podidentity.resources import (
 DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
 """Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
 place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
+
+DEBTS_MAX: Final = 64
+"""Entries of that annotation that are read. MIC adds one when a pod moves or an identity changes, and removes it when
+the host is clean."""
+DEBTS_TEXT_MAX: Final = 64 * 1024
+"""Characters of that annotation; a longer one, which MIC does not write, is ignored. An entry has about 350."""
+
+_JSON: Final = msgspec.json.Decoder()
 
 Record: TypeAlias = Literal["mic", "foreign", ""]
 """Who put the identity on the host, or empty: not decided yet."""
@@ -137,14 +146,16 @@ class Held:
 
 
 def _read_debts(written: str) -> Iterable[Debt]:
-    """The debts in the annotation; what anybody else wrote there and is no pair of ids is nobody's debt."""
-    try:
-        entries: Any = json.loads(written)
-    except ValueError:
+    """The first DEBTS_MAX debts in the annotation; entries that are no pair of ids are ignored."""
+    if len(written) > DEBTS_TEXT_MAX:
         return
-    for entry in entries if isinstance(entries, list) else ():
+    try:
+        entries: Any = _JSON.decode(written)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return
+    for entry in entries[:DEBTS_MAX] if isinstance(entries, list) else ():
         match entry:
-            case [str(host), str(identity)] if parse_user_assigned(identity):
+            case [str(host), str(identity)] if parse_provider_id(host) and parse_user_assigned(identity):
                 yield Debt(host, identity)
             case _:
                 continue
@@ -158,6 +169,8 @@ def write_debts(debts: Iterable[Debt]) -> str:
 def misconfigured(identity: AzureIdentity) -> str:
     """Why no pod can have this identity, as a sentence for the person who wrote it, or an empty string."""
     spec = identity.spec
+    if why := oversized(identity):
+        return why
     if spec.type not in set(IdentityType):
         return f"spec.type {spec.type} is not 0, 1, 2 or 3, so this identity is ignored"
     if spec.type == IdentityType.USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
@@ -169,34 +182,9 @@ def misconfigured(identity: AzureIdentity) -> str:
     return ""
 
 
-def wants_of(
-    pod: Pod,
-    bindings: Iterable[AzureIdentityBinding],
-    identities: Mapping[Key, AzureIdentity],
-    standing: Collection[Key] = (),
-    *,
-    force_namespaced: bool,
-) -> dict[ClaimKey, Want]:
-    """What *pod* wants, given the bindings whose selector is its label's value; a mirror pod wants nothing.
-
-    Where two bindings lead to one identity there is still one claim: it stays with a binding that is in *standing*
-    (one that an AzureAssignedIdentity already embeds), else the first by namespace and name has it.
-    """
-    wants: dict[ClaimKey, Want] = {}
-    if not pod.spec.node_name or not pod.binding_label or pod.finished or pod.mirror:
-        return wants
-    for binding in sorted(bindings, key=lambda each: (each.key not in standing, each.key)):
-        identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
-        if identity is None or misconfigured(identity):
-            continue
-        namespaced = force_namespaced or identity.namespaced
-        if namespaced and pod.metadata.namespace != binding.metadata.namespace:
-            continue
-        spec = identity.spec
-        identity_id = parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
-        want = Want(pod, binding, identity, identity_id, namespaced)
-        wants.setdefault(want.claim, want)
-    return wants
+def may_claim(pod: Pod) -> bool:
+    """Whether *pod* may have identities: it has the label, is on a node, has not finished and is no mirror pod."""
+    return bool(pod.binding_label and pod.spec.node_name) and not pod.finished and not pod.mirror
 
 
 def unchanged(want: Want, held: Held) -> bool:

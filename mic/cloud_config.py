@@ -103,7 +103,7 @@ def _in_file(path: Path) -> dict[str, Any]:
         found: Any = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read --cloudconfig {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--cloudconfig {str(path)!r} is not JSON; write the node's azure.json there") from error
     if not isinstance(found, dict):
         raise ConfigError(f"--cloudconfig {str(path)!r} must hold one JSON object")

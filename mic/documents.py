@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from mic.claims import DETACH_PENDING_ANNOTATION, ClaimKey, Debt, Held, Key, Record, Want, write_debts
+from podidentity.object_limits import READ_ANNOTATIONS
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     ATTACHED_BY_ANNOTATION,
@@ -31,8 +32,6 @@ NAME_MAX: Final = 253
 """The API server's limit for the name of a custom resource's object."""
 MESSAGE_MAX: Final = 1024
 """Messages quote Azure; all annotations of an object together may hold 256 KiB, and people read the first line."""
-
-_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def plain_name(claim: ClaimKey) -> str:
@@ -60,20 +59,20 @@ def free_name(want: Want, taken: Callable[[Key], bool]) -> str:
 
 
 def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) -> Document:
-    """*resource* as an embedded object: complete by itself, without what changes when nothing of substance does.
+    """*resource* as an embedded object: its spec, the annotations that decide who is served, and nothing else of the
+    metadata that its author writes, since one object for each pod has the copy.
 
-    But for its resourceVersion, by which the reference tells whether a copy is up to date: without it, a reference that
+    Also its resourceVersion, by which the reference tells whether a copy is up to date: without it, a reference that
     takes over sets every object back to Created, and pods get no tokens meanwhile. MIC itself never compares it.
     """
     meta = resource.metadata
     metadata: Document = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
     if meta.resource_version:
         metadata["resourceVersion"] = meta.resource_version
-    if meta.labels:
-        metadata["labels"] = dict(meta.labels)
-    # kubectl's copy of the whole object would double the size of each of its embedded copies.
-    if annotations := {key: value for key, value in (meta.annotations or {}).items() if key != _LAST_APPLIED}:
-        metadata["annotations"] = annotations
+    if isinstance(resource, AzureIdentity):
+        read = {key: meta.annotation(key) for key in READ_ANNOTATIONS}
+        if annotations := {key: value for key, value in read.items() if value}:
+            metadata["annotations"] = annotations
     spec: Document = msgspec.to_builtins(resource.spec)
     if isinstance(resource, AzureIdentity):
         spec["type"] = resource.spec.type  # zero is a default, but people read these objects

@@ -88,6 +88,11 @@ class Endpoints:
         WatchMeasures(registry, "aadpodidentity_mic_").watch(watches)
         measures.watch("mic_events_dropped", "Events left out, being too many", lambda: recorder.dropped)
         measures.watch("mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(reconciler))
+        measures.watch(
+            "mic_bindings_beyond_limit",
+            "Identities that bindings give to a selector and that its pods do not get, being beyond the limit",
+            lambda: view.beyond_limit,
+        )
         measures.watch("mic_quarantined_identities", "Identities held back after a refusal", applier.barred)
         measures.watch(
             "mic_oldest_pending_assignment_age_seconds",

@@ -17,6 +17,8 @@ OBJECT_OPERATIONS: Final = {
     "assigned_identity_deletion": ("assigned_identity_deletion_duration_seconds", "assigned_identity_deletion_count"),
     "assigned_identity_update": ("assigned_identity_update_duration_seconds", "assigned_identity_update_count"),
 }
+FAULTS: Final = ("plan", "write", "pass")
+"""The planning for one pod or object; one write; the reconcile pass of one host, or of one node's taint."""
 STATUS_OPERATION: Final = "update_azure_assigned_identity_status"
 
 
@@ -47,7 +49,20 @@ class Measures:
         self._arm_calls = {(kind, outcome): calls.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one round for one host")
         self._cycles = self._counter("mic_cycle_count", "Rounds, each for one VM or scale set")
+        faults = self._counter("mic_faults_total", "Unexpected exceptions; what they concern is left out", "where")
+        self._faults = {each: faults.labels(each) for each in FAULTS}
+        self._ignored = self._counter(
+            "mic_ignored_objects_total", "Identities and bindings that were ignored, each change of one counted again"
+        )
         self._elections = self._counter("mic_new_leader_election_count", "Times this process became the leader")
+
+    def ignored(self) -> None:
+        """An identity or a binding that is new or has changed is ignored."""
+        self._ignored.inc()
+
+    def faulted(self, where: str) -> None:
+        """An exception that is not expected was raised in one of FAULTS; what it concerns is left out for a while."""
+        self._faults[where].inc()
 
     def wrote(self, operation: str, seconds: float) -> None:
         """A write to the API server succeeded; changes of a status alone have no metric of their own."""

@@ -1,6 +1,6 @@
 """Mirror pods get no identity: a kubelet creates those of its own node, in any namespace and with any labels.
 
-A compromised node could otherwise name every identity of the cluster. `claims.wants_of` leaves them out; here the
+A compromised node could otherwise name every identity of the cluster. `claims.may_claim` leaves them out; here the
 operator is told of each, since a static pod that somebody labelled on purpose gets nothing either.
 """
 

@@ -7,7 +7,7 @@ order its safety: an identity is added only when a record of it is written, and 
 for it has been revoked.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -124,6 +124,16 @@ Before: TypeAlias = Create | Update | Mark | Revoke
 After: TypeAlias = Confirm | Explain | Release | Settle
 
 
+OnFault: TypeAlias = Callable[[Key, Exception], None]
+"""Called with the namespace and name of a pod or an object for which no step could be planned, and the exception. The
+other steps of the host are planned all the same."""
+
+
+def raised(_about: Key, error: Exception) -> None:
+    """An `OnFault` for callers that know of no better one."""
+    raise error
+
+
 def asks_azure(
     picture: Picture, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
@@ -166,14 +176,17 @@ def idle(picture: Picture) -> list[str]:
     return [key for key, stake in picture.stakes.items() if stake.wanted == 0 and not stake.holders]
 
 
-def independent(picture: Picture, policy: Policy) -> list[Before]:
+def independent(picture: Picture, policy: Policy, on_fault: OnFault = raised) -> list[Before]:
     """What is to be written for pods whose identities no host has to have: service principals and federated ones. Part
     of `prepare` too, but it needs nothing of Azure and never waits for it."""
     steps: list[Before] = []
     names: set[Key] = set()
     for want, living in picture.open_claims():
         if want is not None and want.identity_id is None:
-            steps.extend(_objects_for(picture, want, living, None, policy, names=names))
+            try:
+                steps.extend(_objects_for(picture, want, living, None, policy, names=names))
+            except Exception as error:  # noqa: BLE001 - one object must not keep others from their identities
+                on_fault(want.pod.key, error)
     return steps
 
 
@@ -198,7 +211,7 @@ def left_on(picture: Picture, azure: HostIdentities, policy: Policy) -> dict[str
     }
 
 
-def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> list[Before]:
+def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy, on_fault: OnFault = raised) -> list[Before]:
     """What to write before Azure is changed. Without an answer from Azure (None) nobody's ownership is decided."""
     steps: list[Before] = []
     marked: set[str] = set()
@@ -212,7 +225,12 @@ def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy) -> l
     for want, living in picture.open_claims():
         if want is None or (lost and want.identity_id is not None):
             continue
-        for step in _objects_for(picture, want, living, azure, policy, names=names):
+        try:
+            planned = [*_objects_for(picture, want, living, azure, policy, names=names)]
+        except Exception as error:  # noqa: BLE001 - as in `independent`
+            on_fault(want.pod.key, error)
+            continue
+        for step in planned:
             steps.append(step)
             if not isinstance(step, Revoke) and step.record == "mic" and want.identity_id:
                 marked.add(want.identity_id.key)
@@ -272,7 +290,11 @@ def azure_change(
 
 
 def settle(
-    picture: Picture, azure: HostIdentities | None, policy: Policy, failures: Mapping[str, str] | None = None
+    picture: Picture,
+    azure: HostIdentities | None,
+    policy: Policy,
+    failures: Mapping[str, str] | None = None,
+    on_fault: OnFault = raised,
 ) -> list[After]:
     """What may be said and let go of, by what is really there. *failures*: why an identity (key) is not."""
     failures = failures or {}
@@ -280,15 +302,24 @@ def settle(
         azure = GONE
     steps: list[After] = []
     for want, living in picture.open_claims():
-        if want is None or len(living) != 1 or not unchanged(want, living[0]):
+        if want is None or len(living) != 1:
             continue
-        step = _outcome(want, living[0], azure, failures)
+        try:
+            step = _outcome(want, living[0], azure, failures) if unchanged(want, living[0]) else None
+        except Exception as error:  # noqa: BLE001 - as in `independent`
+            on_fault(want.pod.key, error)
+            continue
         if step is not None:
             steps.append(step)
     steps.extend(_withdrawals(picture, azure, failures))
     if azure is not None:
         steps.extend(Explain(held, why, identity_at_fault=True) for held, why in client_ids.faulty(picture, azure))
-    steps.extend(Release(held) for held in picture.dying.values() if _releasable(held, picture, azure, policy))
+    for held in picture.dying.values():
+        try:
+            if _releasable(held, picture, azure, policy):
+                steps.append(Release(held))
+        except Exception as error:  # noqa: BLE001 - as in `independent`
+            on_fault(held.key, error)
     steps.extend(_settlements(picture, azure, policy))
     return steps
 

@@ -51,7 +51,10 @@ class KeyedQueue:
         gather_seconds: float = GATHER_SECONDS,
         gather_most_seconds: float = GATHER_MOST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
+        """*on_fault* is called when a turn has raised an exception."""
+        self._on_fault = on_fault
         self._parallel = parallel
         self._gather_seconds = gather_seconds
         self._gather_most_seconds = gather_most_seconds
@@ -138,6 +141,7 @@ class KeyedQueue:
         try:
             done = await turn(key)
         except Exception:
+            self._on_fault()
             log.exception("a round failed unexpectedly and is repeated; report this as a bug", extra={"vm": key})
             done = Done(failed=True)
         finally:

@@ -51,13 +51,19 @@ class Reconciler:
         look_seconds: float,
         resync_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """*look_seconds*: how often each host is compared with Azure; *resync_seconds*: how often everything that is
-        not as it should be gets a round whether or not an event asked for one."""
+        not as it should be gets a round whether or not an event asked for one. *on_fault* is called when a pass has
+        raised an exception."""
         self._view = view
-        self._rounds = KeyedQueue(clock=clock)
-        self._revocations = KeyedQueue(gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock)
-        self._assignments = KeyedQueue(gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock)
+        self._rounds = KeyedQueue(clock=clock, on_fault=on_fault)
+        self._revocations, self._assignments = (
+            KeyedQueue(
+                gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock, on_fault=on_fault
+            )
+            for _ in range(2)
+        )
         self._applier = applier
         self._look_seconds = look_seconds
         self._resync_seconds = resync_seconds

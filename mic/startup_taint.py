@@ -6,7 +6,7 @@ alone: who may make pods elsewhere must not be able to open a node.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -67,11 +67,20 @@ def without(taints: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
 class StartupTaint:
     """Two watches of its own and the removals that follow from them. Only the leader runs it."""
 
-    def __init__(self, client: Client, key: str, *, namespace: str, selector: str) -> None:
-        """*key* is the taint's; NMI's pods are those in *namespace* that the label *selector* finds."""
+    def __init__(
+        self,
+        client: Client,
+        key: str,
+        *,
+        namespace: str,
+        selector: str,
+        on_fault: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*key* is the taint's; NMI's pods are those in *namespace* that the label *selector* finds. *on_fault* is
+        called when the work on one node has raised an exception."""
         self._client = client
         self._key = key
-        self._queue = KeyedQueue()
+        self._queue = KeyedQueue(on_fault=on_fault)
         self._ready = _Ready(self._queue)
         self._forbidden = False
         self.nodes = Informer(client, TAINTED_NODES, _Tainted(key, self._queue))

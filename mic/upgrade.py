@@ -139,6 +139,8 @@ class TypeUpgrade:
                 "the type upgrade takes too long and is left for the next start; see how the API server does",
                 extra={"seconds": self._limit_seconds},
             )
+        except Exception:
+            log.exception("the type upgrade failed unexpectedly and is left for the next start; report this as a bug")
 
     async def _run(self) -> None:
         try:
@@ -276,7 +278,7 @@ class _Work:
                     await asyncio.sleep(0)  # reading a large object takes long enough
                     if (document := self._to_do(raw)) is None:
                         continue
-                    work = self._one(document, passing, cut=page.cut)
+                    work = self._one(decode_meta(raw), document, passing, cut=page.cut)
                     if len(memoryview(raw)) > WHOLE_MAX:
                         await work  # one at a time: in Python it is many times as large
                     else:
@@ -299,16 +301,18 @@ class _Work:
                 return None
             document = _DOCUMENT.decode(raw)
             return document if respelled(self._kind, document) is not None else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Malformed) as error:
-            self._fail(decode_meta(raw), f"it cannot be read ({error})")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this object
+            self._fail(decode_meta(raw), f"it cannot be read ({type(error).__name__}: {error})")
             return None
 
     def _is_old(self, raw: msgspec.Raw) -> bool:
         named = outline(self._kind, raw)
         return fold(named, self._kind.shape) != named
 
-    async def _one(self, document: Document, passing: list[ApiError], *, cut: bool) -> None:
-        meta = msgspec.convert(document, Resource).metadata
+    async def _one(self, meta: BareMeta, document: Document, passing: list[ApiError], *, cut: bool) -> None:
+        if not meta.name:
+            self._fail(meta, "its metadata cannot be read")
+            return
         async with self._slots:
             if any(isinstance(error, Unreachable) for error in passing):
                 return  # it would be the same for each that waits here
@@ -320,6 +324,8 @@ class _Work:
                 self._fail(meta, str(error))
             except RecursionError:  # also in writing, which needs more of the stack than reading
                 self._fail(meta, "something in it is nested too deep")
+            except Exception as error:  # noqa: BLE001 - as in `_to_do`
+                self._fail(meta, f"unexpected {type(error).__name__}")
 
     async def _rewrite(self, meta: BareMeta, document: Document | None) -> None:
         """Write *document* in the present spelling; where somebody was faster, what they have written."""

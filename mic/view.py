@@ -7,26 +7,30 @@ only the VMs and scale sets concerned. Nothing here calls anybody; what is to be
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mic.claims import ClaimKey, Debt, Held, Key, Want, settled, wants_of
+from mic.bindings import BindingIndex, Concern, Ignored
+from mic.claims import ClaimKey, Debt, Held, Key, Want, misconfigured, settled
 from mic.places import Claim, Place
+from mic.pods import PodIndex, same_claims
 from mic.stakes import Stake
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, Pod, Resource
 
 R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
-Value = TypeVar("Value")
-Entry = TypeVar("Entry")
 
 NODE_PREFIX: Final = "node:"
 """Begins the place of a node that is gone or belongs to no Azure host; an Azure id begins with a slash."""
 
 REVOKED_JUST_NOW: Final = "revoked"
 """Stands in for the deletion's time from our DELETE's answer until the watch brings the object as it is now."""
+
+VERSION_DIGITS: Final = 20
+"""Digits of a resourceVersion that is compared as a number: etcd's revisions have 64 bits."""
 
 RELEASED_MAX: Final = 20_000
 """Uids of objects known to be gone whose end the watch has not told yet: milliseconds' worth, unless it is away."""
@@ -53,7 +57,7 @@ class _Handler(Generic[R_contra]):
 
 class View:
     """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each
-    identity that is new or whose spec has changed."""
+    identity that is new or whose spec has changed, `on_ignored` a binding that pods do not get, and why."""
 
     def __init__(
         self,
@@ -61,21 +65,17 @@ class View:
         force_namespaced: bool = False,
         on_dirty: Callable[[str], None] = lambda _key: None,
         on_identity: Callable[[AzureIdentity], None] = lambda _identity: None,
+        on_ignored: Ignored = lambda _binding, _why: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._force_namespaced = force_namespaced
         self._on_dirty = on_dirty
         self._on_identity = on_identity
         self._touched: set[str] = set()
         self._places: dict[str, Place] = {}
         self._hosts_of_nodes: dict[str, Host | None] = {}
         self._departed: dict[str, Host] = {}
-        self._pods: dict[Key, Pod] = {}
-        self._pods_by_node: defaultdict[str, set[Key]] = defaultdict(set)
-        self._pods_by_selector: defaultdict[str, set[Key]] = defaultdict(set)
-        self._identities: dict[Key, AzureIdentity] = {}
-        self._bindings_by_selector: defaultdict[str, dict[Key, AzureIdentityBinding]] = defaultdict(dict)
-        self._selectors_by_identity: defaultdict[Key, dict[Key, str]] = defaultdict(dict)
+        self._pods = PodIndex()
+        self._bindings = BindingIndex(force_namespaced=force_namespaced, on_ignored=on_ignored)
         self._wants: dict[Key, dict[ClaimKey, Want]] = {}
         self._claims: defaultdict[ClaimKey, Claim] = defaultdict(Claim)
         self._held: dict[Key, Held] = {}
@@ -101,7 +101,15 @@ class View:
         return self._places.values()
 
     def claim(self, key: ClaimKey) -> Claim | None:
-        return self._claims.get(key)
+        claim = self._claims.get(key)
+        if claim is not None and claim.want is not None:
+            claim.want = self._bindings.current(claim.want)
+        return claim
+
+    @property
+    def beyond_limit(self) -> int:
+        """How many identities do not count for a selector, as others fill its limit."""
+        return self._bindings.beyond_limit
 
     def held(self, key: Key) -> Held | None:
         return self._held.get(key)
@@ -118,7 +126,7 @@ class View:
         return {
             "nodes": len(self._hosts_of_nodes),
             "bound pods": len(self._pods),
-            "identities": len(self._identities),
+            "identities": self._bindings.identities,
             "assigned identities": len(self._held),
             "hosts": len(self._places),
             "waiting": len(self._waiting),
@@ -154,49 +162,41 @@ class View:
 
     def _pod(self, _old: Pod | None, new: Pod | None) -> None:
         key = (new or _old or Pod()).key
-        before = self._pods.pop(key, None)
-        if before is not None:
-            _discard(self._pods_by_node, before.spec.node_name, key)
-            _discard(self._pods_by_selector, before.binding_label, key)
-        if new is not None and new.binding_label and new.spec.node_name and not new.finished:
-            self._pods[key] = new
-            self._pods_by_node[new.spec.node_name].add(key)
-            self._pods_by_selector[new.binding_label].add(key)
-        if before is not None or key in self._pods:
+        before, now = self._pods.replace(key, new)
+        if before is not None and now is not None and same_claims(before, now):
+            self._renew(key, now)
+        elif before is not None or now is not None:
             self._want_again(key)
         self._report()
 
+    def _renew(self, key: Key, pod: Pod) -> None:
+        """Replace the pod in its claims, which differs in nothing that they depend on: the older one is not kept."""
+        wants = self._wants.get(key, {})
+        for claim, want in wants.items():
+            self._claims[claim].want = wants[claim] = replace(want, pod=pod)
+
     def _binding(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding | None) -> None:
-        selectors = set()
-        if old is not None:
-            selectors.add(old.spec.selector)
-            _drop(self._bindings_by_selector, old.spec.selector, old.key)
-            _drop(self._selectors_by_identity, (old.metadata.namespace, old.spec.azure_identity), old.key)
         if new is not None:
-            selectors.add(new.spec.selector)
-            self._bindings_by_selector[new.spec.selector][new.key] = new
-            self._selectors_by_identity[new.metadata.namespace, new.spec.azure_identity][new.key] = new.spec.selector
-        self._want_again_everywhere(selectors)
+            self._look_into(self._bindings.put_binding(new))
+        elif old is not None:
+            self._look_into(self._bindings.remove_binding(old))
+        self._report()
 
     def _identity(self, old: AzureIdentity | None, new: AzureIdentity | None) -> None:
         if new is not None:
-            before = self._identities.get(new.key)
-            self._identities[new.key] = new
-            if before is None or (before.metadata.uid, before.spec) != (new.metadata.uid, new.spec):
+            before = self._bindings.identity(new.key)
+            self._look_into(self._bindings.put_identity(new))
+            if before is None or _as_told(before) != _as_told(new):
                 self._on_identity(new)
-            key = new.key
         elif old is not None:
-            self._identities.pop(old.key, None)
-            key = old.key
-        else:
-            return
-        self._want_again_everywhere(set(self._selectors_by_identity.get(key, {}).values()))
-
-    def _want_again_everywhere(self, selectors: Iterable[str]) -> None:
-        for selector in selectors:
-            for pod in tuple(self._pods_by_selector.get(selector, ())):
-                self._want_again(pod)
+            self._look_into(self._bindings.remove_identity(old.key))
         self._report()
+
+    def _look_into(self, concerns: Iterable[Concern]) -> None:
+        """Work out again what the concerns say may have changed."""
+        for selector, namespace, identity in concerns:
+            for pod in self._pods.selected(selector, namespace):
+                self._want_one_again(pod, identity)
 
     def _node(self, old: Node | None, new: Node | None) -> None:
         name = (new or old or Node()).metadata.name
@@ -226,31 +226,44 @@ class View:
     # Indices
 
     def _want_again(self, pod_key: Key) -> None:
-        """Work out anew what one pod wants, and let its claims and stakes follow."""
+        """Work out again all that one pod wants, and change its claims and stakes accordingly."""
         pod = self._pods.get(pod_key)
-        before = self._wants.pop(pod_key, {})
-        now: dict[ClaimKey, Want] = {}
-        if pod is not None and pod.spec.node_name in self._hosts_of_nodes:
-            bindings = self._bindings_by_selector.get(pod.binding_label, {})
-            standing = self._standing(pod, bindings.values())
-            now = wants_of(pod, bindings.values(), self._identities, standing, force_namespaced=self._force_namespaced)
-            if self._hosts_of_nodes[pod.spec.node_name] is None:
-                now = {key: want for key, want in now.items() if want.identity_id is None}
-        if now:
-            self._wants[pod_key] = now
-        for key in before.keys() | now.keys():
-            self._set_want(key, before.get(key), now.get(key))
+        before = self._wants.get(pod_key, {}).keys()
+        claims = {ClaimKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
+        for key in before | claims:
+            self._want_one_again(pod_key, (key.identity_namespace, key.identity))
 
-    def _standing(self, pod: Pod, bindings: Iterable[AzureIdentityBinding]) -> set[Key]:
-        """The bindings that the objects of the pod's possible claims embed now."""
-        namespace, name = pod.key
-        claims = {ClaimKey(namespace, name, each.metadata.namespace, each.spec.azure_identity) for each in bindings}
-        return {
-            held.object.spec.azure_binding_ref.key
-            for key in claims
-            if (claim := self._claims.get(key)) is not None
-            for held in claim.living.values()
-        }
+    def _offered(self, pod: Pod) -> Iterable[Key]:
+        if pod.spec.node_name not in self._hosts_of_nodes:
+            return ()
+        return self._bindings.offered(pod.metadata.namespace, pod.binding_label)
+
+    def _want_one_again(self, pod_key: Key, identity: Key) -> None:
+        """The same for one identity."""
+        key = ClaimKey(*pod_key, *identity)
+        wants = self._wants.get(pod_key)
+        before = wants.get(key) if wants is not None else None
+        now = self._wanted(pod_key, key, identity)
+        if before is None and now is None:
+            return
+        if now is not None:
+            self._wants.setdefault(pod_key, {})[key] = now
+        elif wants is not None:
+            del wants[key]
+            if not wants:
+                del self._wants[pod_key]
+        self._set_want(key, before, now)
+
+    def _wanted(self, pod_key: Key, key: ClaimKey, identity: Key) -> Want | None:
+        pod = self._pods.get(pod_key)
+        if pod is None or pod.spec.node_name not in self._hosts_of_nodes:
+            return None
+        claim = self._claims.get(key)
+        embedded = {held.object.spec.azure_binding_ref.key for held in claim.living.values()} if claim else ()
+        want = self._bindings.want(pod, identity, embedded)
+        if want is not None and want.identity_id is not None and self._hosts_of_nodes[pod.spec.node_name] is None:
+            return None
+        return want
 
     def _set_want(self, key: ClaimKey, before: Want | None, now: Want | None) -> None:
         if before is not None and before.identity_id is not None:
@@ -267,20 +280,24 @@ class View:
 
     def _replace_held(self, before: Held | None, now: Held | None) -> None:
         claims = set()
+        concerns: list[Concern] = []
         for held, by in ((before, -1), (now, 1)):
             if held is None:
                 continue
             claims.add(held.claim)
             self._index_held(held, by)
+            if not held.dying:
+                concerns += self._bindings.embeds(held, by)
         if before is not None and before.node not in self._held_by_node:
             self._departed.pop(before.node, None)
         for key in claims:
             want = self._claims[key].want
             if want is not None and now is not None and now.object.spec.azure_binding_ref.key != want.binding.key:
                 # Two bindings may lead to this identity, and the object that stands decides which of them it is.
-                self._want_again(want.pod.key)
+                self._want_one_again(want.pod.key, want.identity.key)
             else:
                 self._judge(key)
+        self._look_into(concerns)
 
     def _index_held(self, held: Held, by: int) -> None:
         place = self._place_key(held.node)
@@ -372,7 +389,7 @@ class View:
         The objects of a node that leaves a scale set stay with the set while that has other nodes: what MIC put on
         the set for the node's pods still has to come off when nobody else needs it.
         """
-        pods = tuple(self._pods_by_node.get(name, ()))
+        pods = tuple(self._pods.on_node(name))
         objects = tuple(self._held[key] for key in self._held_by_node.get(name, ()))
         for pod in pods:
             for key, want in self._wants.pop(pod, {}).items():
@@ -428,12 +445,8 @@ def _discard(index: defaultdict[str, set[Key]], value: str, key: Key) -> None:
             del index[value]
 
 
-def _drop(index: defaultdict[Value, dict[Key, Entry]], value: Value, key: Key) -> None:
-    entries = index.get(value)
-    if entries is not None:
-        entries.pop(key, None)
-        if not entries:
-            del index[value]
+def _as_told(identity: AzureIdentity) -> tuple[object, ...]:
+    return identity.metadata.uid, identity.spec, misconfigured(identity)
 
 
 def _same_host(first: Host | None, second: Host | None) -> bool:
@@ -451,4 +464,4 @@ def _stale(present: AzureAssignedIdentity, new: AzureAssignedIdentity) -> bool:
     before, now = present.metadata.resource_version, new.metadata.resource_version
     if before == now and present.metadata.deletion_timestamp == REVOKED_JUST_NOW:
         return True
-    return before.isdigit() and now.isdigit() and int(now) < int(before)
+    return all(each.isdecimal() and len(each) <= VERSION_DIGITS for each in (before, now)) and int(now) < int(before)

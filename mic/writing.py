@@ -112,6 +112,13 @@ class Writer:
             except ApiError as error:
                 self._measures.failed(operation)
                 return await self._failed(step, error)
+            except Exception:
+                # Cancelled with the other writes of its host, those of other pods would fail with it.
+                self._measures.faulted("write")
+                log.exception(
+                    "a write failed unexpectedly and is left out for now; report this as a bug", extra=_about(step)
+                )
+                return Written(refused=True)
             self._measures.wrote(operation, self._clock() - began)
         return Written()
 

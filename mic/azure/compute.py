@@ -260,7 +260,7 @@ class Compute:
             async with asyncio.timeout(limit_seconds):
                 yield
             failure = None
-        except (SdkError, TimeoutError, OSError, ValueError) as error:
+        except (SdkError, TimeoutError, OSError, ValueError, RecursionError) as error:
             failure = translated(error)
             raise failure from error
         finally:

@@ -143,7 +143,7 @@ def _told(error: HttpResponseError) -> tuple[str, str]:
         body: Any = json.loads(error.response.text()) if error.response is not None else {}
         told = body.get("error") or {}
         return str(told.get("code") or ""), str(told.get("message") or error.message)
-    except (AttributeError, ValueError, RuntimeError):
+    except (AttributeError, ValueError, RuntimeError):  # a RecursionError is a RuntimeError
         return "", str(error.message)
 
 

@@ -3,18 +3,20 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from mic.claims import Key, misconfigured, wants_of
+from mic.bindings import BindingIndex, indexed
+from mic.claims import Held, Key, misconfigured
 from mic.mirror_pods import WHY
 from mic.preview.rehearsal import Snapshot
 from mic.preview.shapes import MESSAGE_MAX, LeftOut, cut
 from podidentity.azure.resource_ids import parse_provider_id
-from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
+from podidentity.object_limits import oversized
+from podidentity.resources import Pod
 
 
 def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
     """All of them, in the order of their kinds and names."""
     found = [
-        *_bindings_and_identities(snapshot),
+        *_bindings_and_identities(snapshot, force_namespaced=force_namespaced),
         *_nodes(snapshot, force_namespaced=force_namespaced),
         *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
     ]
@@ -26,16 +28,20 @@ def bound(snapshot: Snapshot) -> Iterator[Pod]:
     return (pod for pod in snapshot.pods if pod.binding_label and pod.spec.node_name and not pod.finished)
 
 
-def _bindings_and_identities(snapshot: Snapshot) -> Iterator[LeftOut]:
+def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
     labels = Counter(pod.binding_label for pod in bound(snapshot))
     identities = {each.key: each for each in snapshot.identities}
     selectors: defaultdict[Key, set[str]] = defaultdict(set)
     for binding in snapshot.bindings:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
         selectors[key].add(binding.spec.selector)
-        if key not in identities:
+        if why := oversized(binding):
+            yield _left("AzureIdentityBinding", binding.key, why, labels[binding.spec.selector])
+        elif key not in identities:
             why = f"there is no AzureIdentity {'/'.join(key)}"
             yield _left("AzureIdentityBinding", binding.key, why, labels[binding.spec.selector])
+    for binding, why in _index(snapshot, force_namespaced=force_namespaced).beyond():
+        yield _left("AzureIdentityBinding", binding.key, cut(why), labels[binding.spec.selector])
     for key, identity in identities.items():
         if why := misconfigured(identity):
             yield _left("AzureIdentity", key, cut(why), sum(labels[selector] for selector in selectors[key]))
@@ -44,16 +50,13 @@ def _bindings_and_identities(snapshot: Snapshot) -> Iterator[LeftOut]:
 def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
     """Nodes without a host, where that keeps something from a pod."""
     nodes = {each.metadata.name: each.spec.provider_id for each in snapshot.nodes}
-    identities: dict[Key, AzureIdentity] = {each.key: each for each in snapshot.identities}
-    by_selector: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
-    for binding in snapshot.bindings:
-        by_selector[binding.spec.selector].append(binding)
+    index = _index(snapshot, force_namespaced=force_namespaced)
     pods: Counter[str] = Counter()
     for pod in bound(snapshot):
         spelled = nodes.get(pod.spec.node_name)
         if spelled is not None and parse_provider_id(spelled) is not None:
             continue
-        wants = wants_of(pod, by_selector[pod.binding_label], identities, force_namespaced=force_namespaced)
+        wants = index.wants(pod)
         pods[pod.spec.node_name] += any(spelled is None or want.identity_id is not None for want in wants.values())
     for name, count in pods.items():
         if name not in nodes:
@@ -64,6 +67,11 @@ def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
             why = "it has no providerID, so its VM or scale set is not known"
         if count:
             yield _left("Node", ("", name), why, count)
+
+
+def _index(snapshot: Snapshot, *, force_namespaced: bool) -> BindingIndex:
+    standing = (held for held in map(Held, snapshot.assigned) if not held.dying)
+    return indexed(snapshot.identities, snapshot.bindings, standing, force_namespaced=force_namespaced)
 
 
 def _left(kind: str, key: Key, why: str, pods: int) -> LeftOut:

@@ -5,9 +5,10 @@ Standard mode: MIC does, by AzureAssignedIdentity objects that name the pod. Man
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from nmi.identity.decide import PodFacts
+from nmi.identity.limiting import BeyondLimit, Limited
 from nmi.identity.reads import DoubtReads
 from nmi.identity.standard import Assigned, project
 from nmi.identity.watching import Watches
@@ -29,6 +30,18 @@ class Assignments(Protocol):
 
     async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
         """The same, by what the API server says now. Raises UnansweredError."""
+
+    @property
+    def beyond_limit(self) -> int:
+        """How many objects give pods identities that do not count, as others fill a limit."""
+
+
+ASSIGNED_MAX: Final = 256
+"""Assigned identities of one pod that count. MIC writes at most 128, and those of an earlier pod of the same name may
+still be going."""
+
+MIC_NAMESPACE: Final = "default"
+"""Where MIC writes assigned identities of identities that serve pods of every namespace."""
 
 
 class MicAssignments:
@@ -52,19 +65,28 @@ class MicAssignments:
         self._node = node
         self._clock = clock
         self._selector = f"{NODENAME_LABEL}={nodename_label(node)}" if scale_features else ""
-        self._by_pod: dict[tuple[str, str], dict[tuple[str, str], Assigned]] = {}
+        self._by_pod: dict[tuple[str, str], Limited[tuple[str, str], Assigned]] = {}
+        self._beyond = BeyondLimit(
+            "a pod has more AzureAssignedIdentities than count; see who besides MIC may write them", clock
+        )
         watches.add("assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector)
 
     def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
-        return tuple(self._by_pod.get((pod.namespace, pod.name), {}).values())
+        bucket = self._by_pod.get((pod.namespace, pod.name))
+        return bucket.counted if bucket is not None else ()
+
+    @property
+    def beyond_limit(self) -> int:
+        return self._beyond.count
 
     async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
         known = {each.identity.metadata.name: each.usable_since for each in self.of(pod)}
-        return tuple(
-            project(each, known.get(each.spec.azure_identity_ref.metadata.name, self._clock()))
-            for each in await self._reads.assigned(self._selector)
-            if self._names(each) == (pod.namespace, pod.name)
-        )
+        found: Limited[tuple[str, str], Assigned] = Limited(ASSIGNED_MAX)
+        for each in await self._reads.assigned(self._selector):
+            if self._names(each) == (pod.namespace, pod.name):
+                since = known.get(each.spec.azure_identity_ref.metadata.name, self._clock())
+                found.put(each.key, project(each, since), _order(each))
+        return found.counted
 
     # The watch's handler.
 
@@ -75,10 +97,13 @@ class MicAssignments:
             self._unassign(former, old.key)
         if names is None:
             return
-        bucket = self._by_pod.setdefault(names, {})
+        bucket = self._by_pod.get(names)
+        if bucket is None:
+            bucket = self._by_pod[names] = Limited(ASSIGNED_MAX)
         before = bucket.get(new.key)
         since = before.usable_since if before is not None and before.usable else self._clock()
-        bucket[new.key] = project(new, since)
+        bucket.put(new.key, project(new, since), _order(new))
+        self._beyond.note(names, bucket.beyond)
         self._changed(*names)
 
     def deleted(self, old: AzureAssignedIdentity) -> None:
@@ -93,9 +118,16 @@ class MicAssignments:
         return (spec.pod_namespace, spec.pod) if spec.nodename in {"", self._node} else None
 
     def _unassign(self, names: tuple[str, str], key: tuple[str, str]) -> None:
-        bucket = self._by_pod.get(names, {})
-        if bucket.pop(key, None) is None:
+        bucket = self._by_pod.get(names)
+        if bucket is None or not bucket.remove(key):
             return
+        self._beyond.note(names, bucket.beyond)
         if not bucket:
             del self._by_pod[names]
         self._changed(*names)
+
+
+def _order(assigned: AzureAssignedIdentity) -> tuple[bool, str, str]:
+    """Where MIC writes what is the pod's first: the pod's own namespace, or `default`."""
+    namespace, name = assigned.key
+    return namespace not in {assigned.spec.pod_namespace, MIC_NAMESPACE}, namespace, name

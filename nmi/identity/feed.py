@@ -153,6 +153,7 @@ class Feed:
                 "parked": lambda: self._parking.waiting + self._by_name.waiting,
                 "stale": lambda: float(self.stale()),
                 "failed_reads": lambda: self._reads.failed,
+                "assignments_beyond_limit": lambda: self._assignments.beyond_limit,
                 "exceptions": lambda: len(self._exemptions),
                 "exceptions_seen": lambda: self._exemptions.seen,
                 "suspended_pods": lambda: self._suspensions.pods,

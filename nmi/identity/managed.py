@@ -6,16 +6,20 @@ mode's name): here an identity is usable as soon as binding and identity exist.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from nmi.identity.assignments import Changed
 from nmi.identity.decide import PodFacts
+from nmi.identity.limiting import BeyondLimit, Limited
 from nmi.identity.reads import DoubtReads
 from nmi.identity.standard import Assigned, trimmed
 from nmi.identity.watching import Watches
+from podidentity.object_limits import oversized
 from podidentity.resources import ASSIGNED, BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding
 
+BINDINGS_MAX: Final = 64
+"""Bindings of one namespace with one selector that count: the first by name."""
 ALWAYS: Final = float("-inf")
 
 Key = tuple[str, str]
@@ -46,35 +50,34 @@ class BoundIdentities:
         """By namespace and name, with the time since when it is as it is: IMDS may lag behind a new one."""
         self._naming: dict[Key, dict[str, AzureIdentityBinding]] = {}
         """Bindings by the identity that they name, then by their own name."""
-        self._given: dict[Key, dict[str, Assigned]] = {}
+        self._given: dict[Key, Limited[tuple[str], Assigned]] = {}
         """By namespace and selector, then by the binding's name."""
-        self._sorted: dict[Key, tuple[Assigned, ...]] = {}
-        """The same, ready for pods; gone with each change."""
+        self._beyond = BeyondLimit("a selector has more bindings than count in its namespace; delete some", clock)
         watches.add("bindings", BINDINGS, _BindingHandler(self))
         watches.add("identities", IDENTITIES, _IdentityHandler(self))
 
     def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
-        place = (pod.namespace, pod.label)
-        if not pod.label or place not in self._given:
-            return ()
-        found = self._sorted.get(place)
-        if found is None:
-            found = self._sorted[place] = _in_order(self._given[place].values())
-        return found
+        found = self._given.get((pod.namespace, pod.label)) if pod.label else None
+        return found.counted if found is not None else ()
+
+    @property
+    def beyond_limit(self) -> int:
+        return self._beyond.count
 
     async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
         if not pod.label:
             return ()
         bindings = await self._reads.bindings(pod.namespace)
         identities = {each.metadata.name: each for each in await self._reads.identities(pod.namespace)}
-        found = []
+        found: Limited[tuple[str], Assigned] = Limited(BINDINGS_MAX)
         for binding in bindings:
             identity = identities.get(binding.spec.azure_identity)
-            if identity is not None and binding.spec.selector == pod.label:
+            if identity is not None and binding.spec.selector == pod.label and _fits(binding, identity):
                 known, since = self._identities.get(identity.key, (None, ALWAYS))
                 same = known is not None and known.spec == identity.spec
-                found.append(join(binding, identity, since if same else self._clock()))
-        return _in_order(found)
+                joined = join(binding, identity, since if same else self._clock())
+                found.put((binding.metadata.name,), joined, joined.order)
+        return found.counted
 
     # What the watches tell.
 
@@ -114,20 +117,26 @@ class BoundIdentities:
     def _give(self, binding: AzureIdentityBinding) -> None:
         """Join *binding* anew with what it names."""
         identity, since = self._identities.get(_named_by(binding), (None, ALWAYS))
-        if identity is None:
+        if identity is None or not _fits(binding, identity):
             self._take(binding)
-        else:
-            place = (binding.metadata.namespace, binding.spec.selector)
-            there, made = self._given.setdefault(place, {}), join(binding, identity, since)
-            if there.get(binding.metadata.name) != made:
-                # Else the very object stays, which whoever compares it sees at once.
-                there[binding.metadata.name] = made
-                self._sorted.pop(place, None)
+            return
+        place, key = (binding.metadata.namespace, binding.spec.selector), (binding.metadata.name,)
+        there = self._given.get(place)
+        if there is None:
+            there = self._given[place] = Limited(BINDINGS_MAX)
+        made = join(binding, identity, since)
+        if there.get(key) != made:
+            # Else the same object stays, which is quick to compare.
+            there.put(key, made, made.order)
+            self._beyond.note(place, there.beyond)
 
     def _take(self, binding: AzureIdentityBinding) -> None:
         place = (binding.metadata.namespace, binding.spec.selector)
-        _drop(self._given, place, binding.metadata.name)
-        self._sorted.pop(place, None)
+        there = self._given.get(place)
+        if there is not None and there.remove((binding.metadata.name,)):
+            self._beyond.note(place, there.beyond)
+            if not there:
+                del self._given[place]
 
     def _unbind(self, binding: AzureIdentityBinding) -> None:
         self._take(binding)
@@ -138,8 +147,8 @@ def _named_by(binding: AzureIdentityBinding) -> Key:
     return binding.metadata.namespace, binding.spec.azure_identity
 
 
-def _in_order(several: Iterable[Assigned]) -> tuple[Assigned, ...]:
-    return tuple(sorted(several, key=lambda each: each.order))
+def _fits(binding: AzureIdentityBinding, identity: AzureIdentity) -> bool:
+    return not oversized(binding) and not oversized(identity)
 
 
 def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:

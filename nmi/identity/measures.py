@@ -39,7 +39,7 @@ class IdentityMeasures:
         suspensions: Mapping[Kind, int] = MappingProxyType({}),
     ) -> None:
         """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions,
-        suspended_pods, and the counts failed_reads and exceptions_seen.
+        assignments_beyond_limit, suspended_pods, and the counts failed_reads and exceptions_seen.
         """
         self._watches.watch(watches)
         self._gauges = gauges
@@ -60,6 +60,7 @@ class IdentityMeasures:
             ("index_size", "Addresses that answer for a pod."),
             ("parked", "Requests from addresses that no pod answers for yet."),
             ("stale", "1 while a watch is silent past its deadline."),
+            ("assignments_beyond_limit", "Bindings or assigned identities that do not count, as others fill a limit."),
             ("exceptions", "AzurePodIdentityExceptions that give pods the node's own identities."),
             ("suspended_pods", "Pods that get no token, since by local evidence their address has changed hands."),
         ):

@@ -74,7 +74,10 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": asked}
     path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
     told = await client.request("POST", path, body=msgspec.json.encode(body))
-    return msgspec.json.decode(told, type=_Answer).status.token
+    try:
+        return msgspec.json.decode(told, type=_Answer).status.token
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 class _Kept:

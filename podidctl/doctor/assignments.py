@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.claims import ClaimKey, Held, Want, wants_of
-from podidctl.doctor.objects import by_selector, live
+from mic.bindings import indexed
+from mic.claims import ClaimKey, Held, Want
+from podidctl.doctor.objects import live
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.doctor.state import Objects, Which
 from podidentity.azure.resource_ids import parse_provider_id
@@ -93,18 +94,17 @@ def _is_young(objects: Objects, now: datetime, parts: Iterable[Which]) -> bool:
 def _lacking(objects: Objects, exempt: Callable[[Pod], str], *, force_namespaced: bool) -> Iterator[tuple[str, Want]]:
     """What pods lack of what they want, and why."""
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in objects.nodes}
-    identities = {each.key: each for each in objects.identities}
-    bindings = by_selector(objects)
     living: defaultdict[ClaimKey, list[Held]] = defaultdict(list)
     for each in objects.assigned:
         if not (held := Held(each)).dying:
             living[held.claim].append(held)
+    standing = (held for several in living.values() for held in several)
+    index = indexed(objects.identities, objects.bindings, standing, force_namespaced=force_namespaced)
     for pod in live(objects):
         # What NMI does not serve by it, and nodes that MIC cannot tell the host of, are other checks'.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or exempt(pod):
             continue
-        wants = wants_of(pod, bindings.get(pod.binding_label, ()), identities, force_namespaced=force_namespaced)
-        for claim, want in wants.items():
+        for claim, want in index.wants(pod).items():
             if want.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
             if why := _lack(want, living.get(claim, ())):

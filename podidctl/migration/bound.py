@@ -1,9 +1,9 @@
 """Which identities the pods of a workload have, by MIC's own rules. Pure."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
-from mic.claims import Want, wants_of
+from mic.bindings import indexed
+from mic.claims import Want
 from podidctl.migration.workloads import Workload
 from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
 
@@ -18,11 +18,7 @@ class Bound:
         *,
         force_namespaced: bool,
     ) -> None:
-        self._identities = {each.key: each for each in identities}
-        self._by_selector: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
-        for binding in bindings:
-            self._by_selector[binding.spec.selector].append(binding)
-        self._force_namespaced = force_namespaced
+        self._index = indexed(identities, bindings, force_namespaced=force_namespaced)
         self._told: dict[tuple[str, str], list[Want]] = {}
 
     def wants(self, workload: Workload) -> list[Want]:
@@ -38,7 +34,7 @@ class Bound:
             metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
             spec=PodSpec(node_name="any"),
         )
-        wants = wants_of(pod, self._by_selector[label], self._identities, force_namespaced=self._force_namespaced)
+        wants = self._index.wants(pod)
         # As nmi.identity.standard orders them.
         ordered = sorted(wants.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
         return self._told.setdefault((namespace, label), ordered)

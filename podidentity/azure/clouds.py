@@ -141,7 +141,7 @@ def _described_in(path: Path) -> Cloud:
         described: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise CloudError(f"cannot read AZURE_ENVIRONMENT_FILEPATH {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CloudError(f"AZURE_ENVIRONMENT_FILEPATH {str(path)!r} is not JSON: {error}") from error
     if not isinstance(described, dict):
         raise CloudError(f"AZURE_ENVIRONMENT_FILEPATH {str(path)!r} must hold one JSON object")

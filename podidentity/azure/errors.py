@@ -13,7 +13,7 @@ MESSAGE_MAX: Final = 256
 _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_.~+=-]{64,}")
 """Correlation ids (36), error codes and the parts of a resource id are shorter; a JWT or an AAD secret is not."""
 
-_TRAILER: Final = re.compile(r"\s*\b(?:Trace ID|Correlation ID|Timestamp):.*", re.DOTALL)
+_TRAILER: Final = re.compile(r"\b(?:Trace ID|Correlation ID|Timestamp):.*", re.DOTALL)
 """What Entra ID appends to its sentences, and IMDS passes on."""
 
 _IDS: Final = tuple(
@@ -108,7 +108,9 @@ def plain(text: str) -> str:
 
 def sentence_in(description: str) -> str:
     """An error_description without the ids and the time that Entra ID appends."""
-    return _TRAILER.sub("", description)
+    # The white space before it is removed apart: a pattern that begins with it takes quadratic time.
+    sentence = _TRAILER.sub("", description)
+    return sentence.rstrip() if len(sentence) < len(description) else sentence
 
 
 def correlation_in(description: str) -> str:

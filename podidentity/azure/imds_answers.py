@@ -79,7 +79,7 @@ def token_in(reply: Reply, now: float) -> ImdsToken:
     try:
         answer = _answers.decode(reply.body)
         return _strict(answer, now, plain(reply.header("x-ms-request-id")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         # Neither the cause nor its text goes along: a decoder may quote its input, and this input holds a token.
         raise AzureError(f"not a token answer ({type(error).__name__})", status=200, code="bad_answer") from None
 
@@ -133,7 +133,7 @@ def failure_in(url: URL, reply: Reply) -> AzureError:
     """What an answer that is no 200 means; *url* is what was asked."""
     try:
         told = _errors.decode(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = _Error()
     kind: type[AzureError] = AzureError
     if reply.status in {404, 410}:

@@ -108,7 +108,7 @@ def from_answer(status: int, body: bytes, retry_after: str = "") -> ApiError:
     """
     try:
         told = _STATUS_DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told = Status()
     if told.kind != "Status":
         told = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))

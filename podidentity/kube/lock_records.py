@@ -17,6 +17,12 @@ LEADER_ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
 UNREADABLE: Final = "(unreadable)"
 """Stands for the holder where nobody can tell who it is: held, until it has not changed for its duration."""
 
+SECONDS_MAX: Final = 2**31 - 1
+"""The API server's own limit for the duration in a Lease; a longer one in an annotation counts as none."""
+COUNT_MAX: Final = 2**31 - 1
+RENEWED_MAX: Final = 64
+"""Characters of the time of renewal that are compared. The API's own times have 27."""
+
 Document = dict[str, Any]
 
 
@@ -88,9 +94,11 @@ class InAnnotation:
         if not text:
             return Record()
         try:
-            return _record(msgspec.json.decode(text, type=dict[str, Any]))
-        except (msgspec.DecodeError, UnicodeError):
+            fields = msgspec.json.decode(text, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return Record(UNREADABLE)
+        # What is nested may be deeper than any writer of JSON goes, and client-go writes nothing that is.
+        return _record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
 
     def written(
         self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
@@ -108,8 +116,8 @@ def _record(fields: Mapping[str, Any]) -> Record:
     holder, seconds = fields.get("holderIdentity"), fields.get("leaseDurationSeconds")
     return Record(
         holder if isinstance(holder, str) else "",
-        float(seconds) if isinstance(seconds, int) and seconds > 0 else None,
-        str(fields.get("renewTime")),
+        float(seconds) if isinstance(seconds, int) and 0 < seconds <= SECONDS_MAX else None,
+        str(fields.get("renewTime"))[:RENEWED_MAX],
         fields,
     )
 
@@ -122,7 +130,8 @@ def _renewed(
     fields = record.fields or {}
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}
     if acquire:
-        count = fields.get(transitions)
+        told = fields.get(transitions)
+        count = told if isinstance(told, int) and 0 <= told < COUNT_MAX else 0
         changed["acquireTime"] = stamp
-        changed[transitions] = (count if isinstance(count, int) else 0) + (1 if fields else 0)
+        changed[transitions] = count + (1 if fields else 0)
     return changed

@@ -222,7 +222,7 @@ class Lock:
     def _mapping(self, body: bytes) -> Document:
         try:
             return msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
 
     def _is_absent(self, asked: float) -> None:

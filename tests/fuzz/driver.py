@@ -10,7 +10,7 @@ import sys
 
 import atheris  # type: ignore[import-untyped]  # not in the lock of the project: `make fuzz` installs it beside
 
-INSTRUMENTED = ["nmi", "tests.oracle.requests"]
+INSTRUMENTED = ["nmi", "mic", "podidentity", "tests.oracle.requests"]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "fuzz"
-SHARES = {"scan": 3, "query": 1, "target": 1, "general": 3, "lanes": 2}
+SHARES = {"scan": 3, "query": 1, "target": 1, "general": 3, "lanes": 2, "mic-objects": 3, "nmi-objects": 2, "locks": 1}
 """How much of the time each target gets."""
 COMPILED = {"scan", "query", "lanes"}
 """What is about compiled code runs under the sanitizers; what is about Python alone is some times faster without."""

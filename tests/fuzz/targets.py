@@ -23,6 +23,7 @@ from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
 from nmi.server.target import Action, Forwarding, normal, resolve
+from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
 from tests.nmi.server.fakes import FakeConnection, Reply, World, replies
 from tests.oracle.requests import PATHS, Asked, Verdict, read
@@ -289,5 +290,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "target": Normaliser,
     "general": General,
     "lanes": Lanes,
+    "mic-objects": MicObjects,
+    "nmi-objects": NmiObjects,
+    "locks": LockRecords,
 }
 """Each makes its target. Those that hold something open have a `close`."""

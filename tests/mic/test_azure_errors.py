@@ -125,3 +125,9 @@ def test_a_failure_without_an_answer_is_unreachable() -> None:
 def test_a_page_that_is_not_json_is_still_an_answer() -> None:
     response: Any = Answer(502, "<html>bad gateway</html>")
     assert type(translated(HttpResponseError(response=response))) is AzureError
+
+
+def test_a_body_nested_too_deep_still_has_its_class() -> None:
+    answer: Any = Answer(400, '{"error":' + "[" * 60_000)
+    error = HttpResponseError("because", response=answer)
+    assert isinstance(translated(error), Refused)

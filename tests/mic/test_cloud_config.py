@@ -61,6 +61,7 @@ def test_use_msi_in_the_environment_asks_for_a_managed_identity() -> None:
     ("content", "told"),
     [
         ("{", "not JSON"),
+        ("[" * 60_000, "not JSON"),
         ("[]", "one JSON object"),
         ("{}", "tenantId, aadClientId, aadClientSecret"),
         (json.dumps({**FILE, "aadClientSecret": ""}), "aadClientSecret"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import mic.upgrade
 from mic.app import COMPONENT
 from mic.upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
 from podidctl.sandbox.kubeapi import KubeApi
@@ -380,6 +381,49 @@ async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFi
     assert [each.resource for each in caplog.records if "cannot be rewritten" in each.message] == [  # type: ignore[attr-defined]
         "AzureIdentity ns/deep"
     ]
+
+
+async def test_an_object_with_odd_metadata_is_told_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    odd = b'{"metadata":{"name":"odd","namespace":"ns","labels":[]},"spec":{"ClientID":"c"}}'
+    good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
+    server = ScriptedServer()
+    await server.start()
+    server.lists += [status(404, "NotFound"), status(404, "NotFound")]
+    server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % (odd + b"," + good))] + [Reply(b'{"metadata":{}}')] * 3
+    server.others.append(Reply(good))
+    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
+        record = Record(client, "ns", NAME, KEY)
+        await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
+    await server.stop()
+    written = [(each.method, each.path) for each in server.requests if each.method != "GET"]
+    assert written == [("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/good")]
+    assert any("not complete" in each.message for each in caplog.records)
+
+
+@pytest.mark.parametrize("what", ["respelled", "decode_meta"])
+async def test_an_unexpected_exception_ends_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """About one object it leaves that one out; anywhere else it leaves the upgrade for the next start."""
+    for name in ("bad", "good"):
+        cluster.create(IDENTITIES, name, {"ClientID": name})
+    real = getattr(mic.upgrade, what)
+
+    def fails(*given: Any) -> Any:
+        if b"bad" in bytes(given[-1]) if what == "decode_meta" else given[-1].get("metadata", {}).get("name") == "bad":
+            raise LookupError("odd")
+        return real(*given)
+
+    monkeypatch.setattr(mic.upgrade, what, fails)
+    await cluster.start()
+    assert cluster.recorded() is None
+    if what == "respelled":
+        assert cluster.spec(IDENTITIES, "good") == {"clientID": "good"}
+        assert [each.resource for each in caplog.records if "cannot be rewritten" in each.message] == [  # type: ignore[attr-defined]
+            "AzureIdentity default/bad"
+        ]
+    else:
+        assert any("failed unexpectedly" in each.message for each in caplog.records)
 
 
 async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pytest.LogCaptureFixture) -> None:

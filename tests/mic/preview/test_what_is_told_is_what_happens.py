@@ -267,8 +267,8 @@ def test_more_identities_than_one_update_takes(number: int) -> None:
     cluster.host(HOSTS[0])
     cluster.add(NODES["n0"])
     for each in range(number):
-        cluster.add(identity(f"i{each}"), binding(f"b{each}", identity=f"i{each}"))
-    cluster.add(pod())
+        cluster.add(identity(f"i{each}"), binding(f"b{each}", identity=f"i{each}", selector=f"label{each // 50}"))
+        cluster.add(pod(f"pod{each // 50}", label=f"label{each // 50}"))
     (host,) = told(cluster).hosts
     assert len(host.add) == number
     while cluster.work(HOSTS[0].lower()):

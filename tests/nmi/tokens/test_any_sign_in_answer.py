@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +41,14 @@ def test_an_error_is_bounded_plain_and_without_the_secret(status: int, body: byt
     assert error.message.isprintable()
     assert len(error.code) <= 64
     assert error.retry_after is None or 0.0 <= error.retry_after <= 3600.0
+
+
+def test_a_sentence_of_blanks_costs_no_time() -> None:
+    policy = entra._Policy(ASKED.token_url, "")
+    policy.status, policy.body = 400, json.dumps({"error": "x", "error_description": "a" + " " * 60_000 + "b"}).encode()
+    began = time.process_time()
+    assert entra._failure(ASKED, policy, ValueError()).message
+    assert time.process_time() - began < 1.0
 
 
 def deep() -> str:

@@ -64,13 +64,14 @@ def test_without_an_audience_the_service_management_endpoint_is_taken(tmp_path: 
     "content",
     [
         "",
+        "[" * 60_000,
         "[]",
         "{}",
         json.dumps(STACK | {"resourceManagerEndpoint": "http://management.contoso.test"}),
         json.dumps(STACK | {"resourceManagerEndpoint": "https://[management"}),
         json.dumps(STACK | {"resourceManagerEndpoint": "https://management.contoso.test:port"}),
     ],
-    ids=["empty", "a-list", "nothing-said", "not-https", "no-address", "no-port"],
+    ids=["empty", "too-deep", "a-list", "nothing-said", "not-https", "no-address", "no-port"],
 )
 def test_an_unusable_stack_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "stack.json"

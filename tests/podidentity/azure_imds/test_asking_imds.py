@@ -84,6 +84,7 @@ async def test_times_may_be_strings_or_numbers(changes: dict[str, Any], expires_
         json.dumps({**GOOD, "expires_on": "9" * 13}).encode(),
         json.dumps({**GOOD, "expires_on": 1.5}).encode(),
         b"\xff" + json.dumps(GOOD).encode(),
+        json.dumps(GOOD).encode()[:-1] + b', "x": ' + b"[" * 50_000,
     ],
     ids=[
         "empty",
@@ -99,6 +100,7 @@ async def test_times_may_be_strings_or_numbers(changes: dict[str, Any], expires_
         "13-digits",
         "fraction",
         "not-utf8",
+        "too-deep",
     ],
 )
 async def test_what_is_no_token_answer_is_refused(body: bytes) -> None:
@@ -160,9 +162,10 @@ async def test_an_error_that_repeats_the_id_asked_for_is_redacted(selector: str)
     assert raised.value.message == "AADSTS700016: no application 'C11E…000a'"
 
 
-async def test_an_error_that_is_no_json_still_has_its_class() -> None:
+@pytest.mark.parametrize("body", [b"<html>nope</html>", b'{"error":' + b"[" * 50_000, b'{"x":' * 10_000])
+async def test_an_error_that_is_no_json_still_has_its_class(body: bytes) -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(400, b"<html>nope</html>")]
+        imds.script = [Answer(400, body)]
         with pytest.raises(Refused) as raised:
             await ask(imds)
     assert (raised.value.code, raised.value.message) == ("", "status 400")

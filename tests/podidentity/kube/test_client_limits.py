@@ -16,6 +16,7 @@ from podidentity.kube.errors import (
     Unauthorized,
     Unreachable,
 )
+from podidentity.kube.lease import Elector
 from podidentity.resources import PODS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
 
@@ -52,6 +53,27 @@ async def test_an_error_body_is_read_only_so_far(server: ScriptedServer, client:
     with pytest.raises(ServerError) as raised:
         await client.request("GET", "/big")
     assert raised.value.message == "x" * MESSAGE_MAX
+
+
+async def test_an_error_body_may_be_nested_too_deep_to_be_read(server: ScriptedServer, client: Client) -> None:
+    server.others.append(Reply(b'{"kind":"Status","details":' + b"[" * 60_000, 500))
+    with pytest.raises(ServerError):
+        await client.request("GET", "/deep")
+
+
+async def test_a_leader_lock_nested_too_deep_to_be_read_ends_no_candidate(
+    server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.others += [Reply(b'{"metadata":' + b"[" * 60_000)] * 100
+    elector = Elector(client, namespace="ns", name="mic", identity="ours", duration_seconds=2.0)
+    candidate = asyncio.create_task(elector.run())
+    async with asyncio.timeout(10):
+        while not any("cannot be read" in record.message for record in caplog.records):
+            await asyncio.sleep(0.01)
+    assert not candidate.done()
+    candidate.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await candidate
 
 
 async def test_an_answer_beyond_all_measure_is_refused(

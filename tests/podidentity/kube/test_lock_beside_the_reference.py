@@ -143,11 +143,12 @@ async def test_who_cannot_look_for_the_lock_any_longer_does_not_go_on_unknowing(
         await asyncio.wait_for(process, 15)
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 60_000, '{"a":' * 60_000])
 async def test_an_unreadable_record_is_held_until_nobody_has_changed_it_for_the_duration(
-    api: KubeApi, run: Run
+    api: KubeApi, run: Run, text: str
 ) -> None:
     now = [1000.0]
-    make(api, "{")
+    make(api, text)
     elector, _ = run(clock=lambda: now[0])
     await until(lambda: requests(api, "GET", "endpoints") > 3)
     assert elector.remaining_seconds() == 0

@@ -38,9 +38,32 @@ def test_an_object_without_a_holder_is_free(document: dict[str, object]) -> None
     assert InAnnotation().read(document).holder == ""
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '"holder"', "\ud800"])
+@pytest.mark.parametrize("text", ["{", "[]", "null", '"holder"', "\ud800", "[" * 60_000, '{"a":' * 60_000])
 def test_what_nobody_can_read_is_held(text: str) -> None:
     assert InAnnotation().read(endpoints(text)) == Record(UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"leaseDurationSeconds":' + "9" * 400,
+        '"leaseDurationSeconds":9999999999',
+        '"leaderTransitions":' + "9" * 400,
+        '"leaderTransitions":-1',
+        '"renewTime":' + "[" * 900 + "]" * 900,
+        '"renewTime":"' + "x" * 10_000 + '"',
+        '"other":' + '{"a":' * 900 + "1" + "}" * 900,
+    ],
+    ids=lambda field: field[:24],
+)
+def test_odd_values_in_a_record_keep_nobody_from_reading_or_taking_it(field: str) -> None:
+    form, before = InAnnotation(), endpoints('{"holderIdentity":"other",' + field + "}")
+    record = form.read(before)
+    assert record.holder == "other"
+    assert record.duration_seconds is None
+    taken = form.read(form.written(before, record, "mic", 15, NOW, acquire=True))
+    assert (taken.holder, taken.duration_seconds) == ("mic", 15)
+    assert json.loads(json.dumps(taken.fields))["leaderTransitions"] == 1
 
 
 def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:

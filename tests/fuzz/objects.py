@@ -1,0 +1,256 @@
+"""What the programs make of objects that tenants write: from the API server's bytes to what is decided by them.
+
+An input is a list of lines. The first byte of each says which kind it is (upper case: the object is gone), the rest is
+the object's JSON. No exception may escape, and a bystander that none of the objects names keeps what it has.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from _native.index import Index
+from mic.claims import Held
+from nmi.identity.decide import Grant, Policy, decide
+from nmi.identity.feed import Feed
+from nmi.identity.measures import IdentityMeasures
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.tokens.secrets import SECRETS
+from podidentity.kube.decoding import Malformed, decode_event, decode_list, decode_meta, decode_object, split_list
+from podidentity.kube.lock_records import LEADER_ANNOTATION, InAnnotation, InLease, LockFormat
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    NODES,
+    PODS,
+    AzureAssignedIdentity,
+    Kind,
+    Resource,
+)
+from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
+from tests.nmi.identity import shapes
+
+KINDS: Final[dict[bytes, Kind[Any]]] = {
+    b"p": PODS,
+    b"n": NODES,
+    b"i": IDENTITIES,
+    b"b": BINDINGS,
+    b"a": ASSIGNED_IDENTITIES,
+    b"e": EXCEPTIONS,
+    b"s": SECRETS,
+}
+LINES_MOST: Final = 12
+SECONDS_MOST: Final = 10.0
+"""CPU time for one input, instrumented: hundreds of times what it takes."""
+BYSTANDER: Final = "bystander"
+ADDRESS: Final = "10.9.9.9"
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Change:
+    """One line of an input, read in each way in which a program reads it."""
+
+    def __init__(self, kind: Kind[Any], thing: Resource, *, gone: bool) -> None:
+        self.kind = kind
+        self.thing = thing
+        self.gone = gone
+
+
+def changes(data: bytes) -> Iterator[Change]:
+    """The objects of the lines that can be read. What cannot be must be refused as Malformed by every reader."""
+    for line in data.split(b"\n")[:LINES_MOST]:
+        kind = KINDS.get(line[:1].lower())
+        if kind is not None:
+            thing = _read(kind, line[1:])
+            if thing is not None:
+                yield Change(kind, thing, gone=line[:1].isupper())
+
+
+def _read(kind: Kind[Any], text: bytes) -> Resource | None:
+    decode_meta(text)
+    for read in (
+        lambda: split_list(b'{"metadata":{"resourceVersion":"1"},"items":[%s]}' % text),
+        lambda: decode_list(kind, b'{"metadata":{},"items":[%s]}' % text),
+        lambda: decode_event(kind, b'{"type":"MODIFIED","object":%s}' % text),
+        lambda: decode_event(kind, text),
+        lambda: decode_event(kind, b'{"type":"ERROR","object":%s}' % text),
+    ):
+        _attempt(read)
+    return cast("Resource | None", _attempt(lambda: decode_object(kind, text)))
+
+
+def _attempt(read: Callable[[], object]) -> object:
+    try:
+        return read()
+    except Malformed:
+        return None
+
+
+class MicObjects:
+    """MIC: View, plan and documents, for a few passes, on a cluster where a bystander has its identity."""
+
+    def __call__(self, data: bytes) -> None:
+        began = time.process_time()
+        cluster, own = self._cluster()
+        known: dict[tuple[str, tuple[str, str]], Resource] = {}
+        for change in changes(data):
+            if not self._is_about_bystander(change.thing, own):
+                self._take(cluster, change, known)
+        for _ in range(3):
+            for place in [each.key for each in cluster.view.places()]:
+                cluster.round(place)
+        view = cluster.view
+        view.state()
+        held = view.held(own)
+        assert held is not None, "the bystander has lost its assigned identity"
+        assert (held.object.status.status, held.dying) == ("Assigned", False)
+        for (plural, _), thing in known.items():
+            self._handler(cluster, plural).deleted(thing)
+        assert not [place.key for place in view.places() if NAMES.isdisjoint(place.nodes) and place.nodes]
+        assert time.process_time() - began < SECONDS_MOST
+
+    def _cluster(self) -> tuple[Cluster, tuple[str, str]]:
+        cluster = Cluster()
+        cluster.host(vm_id(BYSTANDER))
+        cluster.add(
+            node(BYSTANDER),
+            identity("own", namespace=BYSTANDER),
+            binding("own", namespace=BYSTANDER, identity="own", selector="own"),
+            pod("web", namespace=BYSTANDER, node=BYSTANDER, label="own"),
+        )
+        cluster.rounds(vm_id(BYSTANDER))
+        (own,) = cluster.objects
+        return cluster, own
+
+    def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
+        """Anyone who may write there may take its identity away."""
+        claim = Held(thing).claim if isinstance(thing, AzureAssignedIdentity) else None
+        return (
+            thing.metadata.namespace == BYSTANDER
+            or thing.key in {own, ("", BYSTANDER)}
+            or (claim is not None and claim.pod_namespace == BYSTANDER)
+        )
+
+    def _take(self, cluster: Cluster, change: Change, known: dict[tuple[str, tuple[str, str]], Resource]) -> None:
+        at = (change.kind.plural, change.thing.key)
+        handler = self._handler(cluster, change.kind.plural)
+        if handler is None:
+            return
+        thing, before = change.thing, known.pop(at, None)
+        if isinstance(thing, AzureAssignedIdentity):
+            if change.gone:
+                cluster.objects.pop(thing.key, None)
+            else:  # an API server gives each version a higher number
+                thing = cluster._store(msgspec.to_builtins(thing), uid=thing.metadata.uid)
+        if change.gone:
+            handler.deleted(thing if before is None else before)
+        else:
+            handler.upserted(before, thing)
+            known[at] = thing
+
+    def _handler(self, cluster: Cluster, plural: str) -> Any:
+        view = cluster.view
+        return {
+            "pods": view.pods,
+            "nodes": view.nodes,
+            "azureidentities": view.identities,
+            "azureidentitybindings": view.bindings,
+            "azureassignedidentities": view.assigned,
+        }.get(plural)
+
+
+NAMES: Final = frozenset({BYSTANDER})
+REQUESTS: Final = (
+    TokenRequest("r"),
+    TokenRequest("r", SelectorKind.CLIENT_ID, shapes.CLIENT_ID),
+    TokenRequest("r", SelectorKind.RESOURCE_ID, shapes.resource_id("id")),
+    TokenRequest("r", SelectorKind.OBJECT_ID, shapes.OBJECT_ID),
+)
+
+
+class NmiObjects:
+    """NMI in both modes: its watches' handlers, and what is decided for every pod that is then there."""
+
+    def __call__(self, data: bytes) -> None:
+        began = time.process_time()
+        several = [*changes(data)]
+        for managed in (False, True):
+            self._run(several, managed=managed)
+        assert time.process_time() - began < SECONDS_MOST
+
+    def _run(self, several: list[Change], *, managed: bool) -> None:
+        feed = Feed(cast("Any", None), Index(), IdentityMeasures(CollectorRegistry()), node="n", managed=managed)
+        handlers = {name: each._handler for name, each in feed.watches.by_name.items()}
+        handlers["pods"].upserted(None, shapes.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
+        if managed:
+            handlers["identities"].upserted(None, shapes.identity(namespace=BYSTANDER))
+            handlers["bindings"].upserted(None, shapes.binding(namespace=BYSTANDER))
+        else:
+            own = shapes.assigned_identity(namespace=BYSTANDER, pod_namespace=BYSTANDER, nodename="n")
+            handlers["assigned_identities"].upserted(None, own)
+        names = {
+            "pods": "pods",
+            "azureassignedidentities": "assigned_identities",
+            "azurepodidentityexceptions": "exceptions",
+            "azureidentities": "identities",
+            "azureidentitybindings": "bindings",
+        }
+        known: dict[tuple[str, tuple[str, str]], Resource] = {}
+        for change in several:
+            handler = handlers.get(names.get(change.kind.plural, ""))
+            at = (change.kind.plural, change.thing.key)
+            if handler is None or self._is_about_bystander(change.thing):
+                continue
+            before = known.pop(at, None)
+            if change.gone:
+                handler.deleted(change.thing if before is None else before)
+            else:
+                handler.upserted(before, change.thing)
+                known[at] = change.thing
+            self._decide(feed, managed=managed)
+
+    def _decide(self, feed: Feed, *, managed: bool) -> None:
+        for policy in (Policy(), Policy(force_namespaced=True)):
+            for entry in feed.roster:
+                for request in REQUESTS:
+                    decide(entry.facts, entry.assigned, request, policy, {})
+        own = feed.roster.get(BYSTANDER, "web")
+        assert own is not None
+        assert own.addresses == (ADDRESS,)
+        decision = decide(own.facts, own.assigned, REQUESTS[0], Policy(force_namespaced=managed), {})
+        assert isinstance(decision, Grant), decision
+        assert decision.assigned.identity.metadata.namespace == BYSTANDER
+
+    def _is_about_bystander(self, thing: Resource) -> bool:
+        if isinstance(thing, AzureAssignedIdentity) and thing.spec.pod_namespace == BYSTANDER:
+            return True
+        spelled = msgspec.json.encode(thing) if thing.metadata.namespace != BYSTANDER else b""
+        return thing.metadata.namespace == BYSTANDER or ADDRESS.encode() in spelled
+
+
+class LockRecords:
+    """Whatever text is where leaders are elected, a candidate reads it, and what it writes there can be read."""
+
+    def __call__(self, data: bytes) -> None:
+        text = data.decode(errors="replace")
+        self._check(InAnnotation(), {"metadata": {"annotations": {LEADER_ANNOTATION: text}}})
+        try:
+            spec: Any = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if isinstance(spec, dict):
+            self._check(InLease(), {"metadata": {}, "spec": spec})
+
+    def _check(self, form: LockFormat, document: dict[str, Any]) -> None:
+        record = form.read(document)
+        assert record.duration_seconds is None or record.duration_seconds > 0
+        for acquire in (True, False):
+            written = form.written(document, record, "mic", 15, NOW, acquire=acquire)
+            again = form.read(json.loads(msgspec.json.encode(written)))
+            assert (again.holder, again.duration_seconds) == ("mic", 15)

@@ -1,0 +1,76 @@
+"""The annotation by which MIC remembers what a host still has of an object, written by others."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mic.claims import DEBTS_MAX, DEBTS_TEXT_MAX, DETACH_PENDING_ANNOTATION, Debt, Held, write_debts
+from podidentity.resources import AzureAssignedIdentity, Meta
+from tests.mic.cluster import identity_id, set_id, vm_id
+
+ONE = Debt(vm_id(), identity_id("one"))
+
+
+def debts(text: str) -> tuple[Debt, ...]:
+    return Held(AzureAssignedIdentity(metadata=Meta(annotations={DETACH_PENDING_ANNOTATION: text}))).debts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 60_000,
+        "[" * 30_000 + "]" * 30_000,
+        '{"a":' * 20_000,
+        "[[" + "9" * 60_000 + "]]",
+        "1e999",
+        '[["\\ud800","' + identity_id("one") + '"]]',
+        '"' + "a" * 60_000 + '"',
+        "{}",
+        "null",
+        "nonsense",
+        "",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_list_of_debts_is_none_and_costs_little(text: str) -> None:
+    began = time.process_time()
+    assert debts(text) == ()
+    assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["no host", identity_id("one")],
+        [vm_id(), "no identity"],
+        [vm_id()],
+        [vm_id(), identity_id("one"), "more"],
+        [vm_id(), 1],
+        [[[[]]]],
+        {},
+        None,
+        ["/" * 3000, identity_id("one")],
+    ],
+    ids=repr,
+)
+def test_an_entry_that_is_none_hides_none_beside_it(entry: object) -> None:
+    assert debts(json.dumps([entry, list(ONE), entry])) == (ONE,)
+
+
+def test_what_is_written_is_read() -> None:
+    several = (ONE, Debt(set_id(), identity_id("two")))
+    assert debts(write_debts(several)) == several
+
+
+def test_the_number_of_entries_and_the_length_are_limited() -> None:
+    many = [Debt(vm_id(f"n{number}"), identity_id("one")) for number in range(DEBTS_MAX + 10)]
+    assert debts(write_debts(many)) == tuple(many[:DEBTS_MAX])
+    assert debts(write_debts([ONE]) + " " * DEBTS_TEXT_MAX) == ()
+
+
+@given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=30).map(json.dumps))
+def test_no_text_is_a_fault(text: str) -> None:
+    assert all(isinstance(each, Debt) for each in debts(text))

@@ -1,0 +1,71 @@
+"""What tenants are told about objects that MIC ignores, and how much of that there may be."""
+
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from mic.ignoring import NAMESPACE_BURST, NAMESPACES_MAX, REPORTS_BURST, IgnoredObjects
+from podidentity.kube.events import EventRecorder
+from podidentity.resources import Kind, Resource
+from tests.mic.cluster import binding, identity
+
+
+class Recorder(EventRecorder):
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, str, str]] = []
+
+    @override
+    def record(self, regarding: Resource, kind: Kind[Any], type: str, reason: str, message: str) -> None:
+        assert type == "Warning"
+        self.said.append((kind.name, "/".join(regarding.key), reason, message))
+
+
+class Told:
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        self.now = 0.0
+        self.counted = 0
+        self.ignored = IgnoredObjects(self.recorder, self.count, clock=lambda: self.now)
+
+    def count(self) -> None:
+        self.counted += 1
+
+
+def test_the_author_of_each_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told()
+    told.ignored.identity(identity("bad"), "spec.type 9 is none")
+    told.ignored.binding(binding("much"), "there are too many")
+    assert told.recorder.said == [
+        ("AzureIdentity", "default/bad", "invalid identity", "spec.type 9 is none"),
+        ("AzureIdentityBinding", "default/much", "binding ignored", "there are too many"),
+    ]
+    assert len(caplog.records) == 2
+    assert told.counted == 2
+
+
+def test_one_namespace_that_floods_leaves_reports_to_others() -> None:
+    told = Told()
+    for number in range(10_000):
+        told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
+    assert len(told.recorder.said) == NAMESPACE_BURST
+    told.ignored.identity(identity("bad"), "no")
+    assert told.recorder.said[-1][1] == "default/bad"
+    assert told.counted == 10_001
+
+
+def test_it_is_told_again_later() -> None:
+    told = Told()
+    for _ in range(1000):
+        told.ignored.binding(binding(namespace="evil"), "no")
+    before = len(told.recorder.said)
+    told.now += 60.0
+    told.ignored.binding(binding(namespace="evil"), "no")
+    assert len(told.recorder.said) == before + 1
+
+
+def test_many_namespaces_together_are_limited_too() -> None:
+    told = Told()
+    for number in range(3 * NAMESPACES_MAX):
+        told.ignored.binding(binding(namespace=f"evil{number}"), "no")
+    assert len(told.recorder.said) == REPORTS_BURST

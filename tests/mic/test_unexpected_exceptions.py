@@ -1,0 +1,138 @@
+"""An exception that nobody expects, while MIC works on one pod: others on the same host are not kept from theirs."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from mic import documents, plan
+from mic.azure.identities import GONE
+from mic.claims import Held, Want
+from mic.measures import FAULTS
+from mic.queueing import Done, KeyedQueue
+from mic.skipping import FAULT_SECONDS
+from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
+from tests.mic.stage import Stage, a_stage
+
+
+class OddError(Exception):
+    """What no code of ours raises."""
+
+
+def faults(stage: Stage) -> dict[str, float]:
+    value = stage.registry.get_sample_value
+    return {each: value("aadpodidentity_mic_faults_total", {"where": each}) or 0.0 for each in FAULTS}
+
+
+@pytest.fixture
+def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning for the pod `bad` fails."""
+    real = plan._keeper
+
+    def keeper(want: Want, living: tuple[Held, ...]) -> Held | None:
+        if want.pod.metadata.name == "bad":
+            raise OddError
+        return real(want, living)
+
+    monkeypatch.setattr(plan, "_keeper", keeper)
+
+
+@pytest.mark.usefixtures("unplannable")
+async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_stage() as stage:
+        stage.bind()
+        stage.view.pods.upserted(None, pod("bad"))
+        done = await stage.applier.round(vm_id("n0").lower())
+        assert stage.statuses() == {"demo-default-demo": "Assigned"}
+        assert done.again_after is not None
+        assert done.again_after >= FAULT_SECONDS
+        assert not done.failed
+        assert faults(stage) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
+        (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert (line.resource, line.exc_info is not None) == ("default/bad", True)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("unplannable")
+async def test_the_same_where_no_host_is_concerned() -> None:
+    async with a_stage() as stage:
+        stage.view.identities.upserted(None, identity(type_=1))
+        stage.view.bindings.upserted(None, binding())
+        for name in ("bad", "web"):
+            stage.view.pods.upserted(None, pod(name))
+        done = await stage.applier.assign(vm_id("n0").lower())
+        assert stage.statuses() == {"web-default-demo": "Assigned"}
+        assert done == Done(again_after=FAULT_SECONDS)
+
+
+async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = documents.new_document
+
+    def new_document(want: Want, *more: Any) -> documents.Document:
+        if want.pod.metadata.name == "bad":
+            raise OddError
+        return real(want, *more)
+
+    monkeypatch.setattr(documents, "new_document", new_document)
+    async with a_stage() as stage:
+        stage.bind()
+        stage.view.pods.upserted(None, pod("bad"))
+        done = await stage.applier.round(vm_id("n0").lower())
+        assert stage.statuses() == {"demo-default-demo": "Assigned"}
+        assert done.again_after is not None
+        assert not done.failed
+        assert faults(stage)["write"] == 1.0
+
+
+def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = plan._releasable
+
+    def releasable(held: Held, *more: Any) -> bool:
+        if held.claim.pod == "bad":
+            raise OddError
+        return real(held, *more)
+
+    cluster = Cluster()
+    place = cluster.view.place_of_node("n0")
+    cluster.add(node(), identity(), binding(), pod(), pod("bad"))
+    place = cluster.view.place_of_node("n0")
+    cluster.host(place)
+    cluster.rounds(place)
+    cluster.remove(pod(), pod("bad"))
+    for held in [cluster.view.held(key) for key in cluster.objects]:
+        assert held is not None
+        cluster.delete(held)
+    monkeypatch.setattr(plan, "_releasable", releasable)
+    noted: list[object] = []
+    cluster.azure[place] = GONE
+    steps = plan.settle(
+        cluster.view.place(place), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
+    )
+    assert [step.held.claim.pod for step in steps] == ["web"]
+    assert noted == [("default", "bad-default-demo")]
+
+
+async def test_a_pass_that_fails_is_counted_and_repeated_while_others_go_on() -> None:
+    counted: list[None] = []
+    queue = KeyedQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
+    worked: list[str] = []
+    over = asyncio.Event()
+
+    async def turn(key: str) -> Done:
+        worked.append(key)
+        if key == "bad":
+            raise OddError
+        over.set()
+        return Done()
+
+    for key in ("bad", "good"):
+        queue.add(key)
+    turns = asyncio.create_task(queue.run(turn))
+    async with asyncio.timeout(5):
+        await over.wait()
+    assert worked == ["bad", "good"]
+    assert not turns.done()
+    turns.cancel()
+    await asyncio.gather(turns, return_exceptions=True)
+    assert len(counted) == 1
+    assert queue.state()["failing"] == {"bad": 1}

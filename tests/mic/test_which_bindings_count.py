@@ -1,0 +1,159 @@
+"""The index of bindings against a slow reader that begins again after each change, with a limit of two.
+
+Besides what pods want, each change must report every claim that it changes: MIC looks at no others.
+"""
+
+from collections.abc import Iterable, Iterator
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mic.bindings
+from mic.bindings import BindingIndex, Concern
+from mic.claims import ClaimKey, Held, Key, Want
+from podidentity.resources import (
+    AzureAssignedIdentity,
+    AzureAssignedIdentitySpec,
+    AzureIdentity,
+    AzureIdentityBinding,
+    Meta,
+    Pod,
+)
+from tests.mic.cluster import binding, identity, pod
+
+LIMIT = 2
+NAMESPACES = ("evil", "mine", "platform")
+NAMES = ("a", "b", "c", "d")
+LABELS = ("shop", "bank")
+PODS = [pod(f"{label}-{namespace}", namespace=namespace, label=label) for namespace in NAMESPACES for label in LABELS]
+
+
+class SlowReader:
+    """The rule: of each namespace's identities for a selector the first two, of all shared ones the first of each
+    namespace before the second of any; those that an assigned identity embeds before others."""
+
+    def __init__(self, *, forced: bool) -> None:
+        self.forced = forced
+        self.identities: dict[Key, AzureIdentity] = {}
+        self.bindings: dict[Key, AzureIdentityBinding] = {}
+        self.selector = ""
+        self.embedded: list[tuple[Key, str, str]] = []
+        """Identity, selector and name of the binding, once for each assigned identity."""
+
+    def wants(self, of: Pod) -> dict[ClaimKey, tuple[Key, bool]]:
+        """The binding and whether the identity is namespaced, by claim."""
+        given: dict[Key, list[str]] = {}
+        for each in self.bindings.values():
+            key = (each.metadata.namespace, each.spec.azure_identity)
+            if each.spec.selector == of.binding_label and key in self.identities:
+                given.setdefault(key, []).append(each.metadata.name)
+        own = self.first(key for key in given if key[0] == of.metadata.namespace and self.usable(key))
+        rows: list[tuple[int, bool, Key]] = []
+        for namespace in NAMESPACES:
+            there = [key for key in given if key[0] == namespace and self.usable(key) and not self.namespaced(key)]
+            rows += [(row, *self.rank(key)) for row, key in enumerate(sorted(there, key=self.rank))]
+        shared = [key for _, _, key in sorted(rows)[:LIMIT]]
+        return {ClaimKey(*of.key, *key): ((key[0], min(given[key])), self.namespaced(key)) for key in {*own, *shared}}
+
+    def first(self, keys: Iterable[Key]) -> list[Key]:
+        return sorted(keys, key=self.rank)[:LIMIT]
+
+    def rank(self, key: Key) -> tuple[bool, Key]:
+        return not any(each[:2] == (key, self.selector) for each in self.embedded), key
+
+    def of(self, each: Pod) -> dict[ClaimKey, tuple[Key, bool]]:
+        self.selector = each.binding_label
+        return self.wants(each)
+
+    def usable(self, key: Key) -> bool:
+        return self.identities[key].spec.type in {0, 1}
+
+    def namespaced(self, key: Key) -> bool:
+        return self.forced or self.identities[key].namespaced
+
+
+def seen(wants: dict[ClaimKey, Want]) -> dict[ClaimKey, tuple[Key, bool]]:
+    return {key: (want.binding.key, want.namespaced) for key, want in wants.items()}
+
+
+def embedding(to: Key, through: AzureIdentityBinding) -> Held:
+    meta = Meta(namespace=to[0], name=to[1])
+    return Held(
+        AzureAssignedIdentity(
+            spec=AzureAssignedIdentitySpec(azure_identity_ref=AzureIdentity(metadata=meta), azure_binding_ref=through)
+        )
+    )
+
+
+def covered(claim: ClaimKey, of: Pod, concerns: Iterable[Concern]) -> bool:
+    identity_key = (claim.identity_namespace, claim.identity)
+    return any(
+        each.identity == identity_key
+        and each.selector == of.binding_label
+        and each.namespace in {"", of.metadata.namespace}
+        for each in concerns
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_any_changes(data: st.DataObject) -> None:
+    with patch.object(mic.bindings, "COUNTED_MAX", LIMIT):
+        rule = SlowReader(forced=data.draw(st.booleans()))
+        index = BindingIndex(force_namespaced=rule.forced)
+        for _ in range(data.draw(st.integers(1, 30))):
+            before = [index.wants(each) for each in PODS]
+            concerns = [*change(data, index, rule)]
+            for each, old in zip(PODS, before, strict=True):
+                new = index.wants(each)
+                assert seen(new) == rule.of(each)
+                assert set(index.offered(*by_label(each))) >= {key[2:] for key in new}
+                for claim in old.keys() | new.keys():
+                    if seen(old).get(claim) != seen(new).get(claim) or spec(old.get(claim)) != spec(new.get(claim)):
+                        assert covered(claim, each, concerns), claim
+        assert (index.beyond_limit == 0) == (not [*index.beyond()])
+
+
+def spec(want: Want | None) -> object:
+    return None if want is None else (want.identity.spec, want.binding.spec)
+
+
+def by_label(each: Pod) -> tuple[str, str]:
+    return each.metadata.namespace, each.binding_label
+
+
+def change(data: st.DataObject, index: BindingIndex, rule: SlowReader) -> Iterator[Concern]:
+    namespace, name = key = data.draw(st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(NAMES)))
+    match data.draw(
+        st.sampled_from(["identity", "binding", "binding", "no identity", "no binding", "embed", "forget"])
+    ):
+        case "identity":
+            made = identity(
+                name,
+                namespace=namespace,
+                namespaced=data.draw(st.booleans()),
+                type_=data.draw(st.sampled_from([0, 0, 1, 9])),
+                tenant_id=data.draw(st.sampled_from(["t", "u"])),
+            )
+            rule.identities[key] = made
+            yield from index.put_identity(made)
+        case "binding":
+            to, label = data.draw(st.sampled_from([*NAMES, "gone"])), data.draw(st.sampled_from(LABELS))
+            bound = binding(name, namespace=namespace, identity=to, selector=label)
+            rule.bindings[key] = bound
+            yield from index.put_binding(bound)
+        case "no identity" if rule.identities.pop(key, None) is not None:
+            yield from index.remove_identity(key)
+        case "no binding" if (gone := rule.bindings.pop(key, None)) is not None:
+            yield from index.remove_binding(gone)
+        case "embed" if (through := rule.bindings.get(key)) is not None:
+            to_key = (namespace, through.spec.azure_identity)
+            rule.embedded.append((to_key, through.spec.selector, name))
+            yield from index.embeds(embedding(to_key, through), 1)
+        case "forget" if rule.embedded:
+            to_key, label, through_name = rule.embedded.pop(data.draw(st.integers(0, len(rule.embedded) - 1)))
+            through = binding(through_name, namespace=to_key[0], identity=to_key[1], selector=label)
+            yield from index.embeds(embedding(to_key, through), -1)
+        case _:
+            pass

@@ -1,0 +1,126 @@
+"""Bindings and assigned identities in numbers that only a tenant who floods the API server writes."""
+
+import logging
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmi.identity.assignments import ASSIGNED_MAX
+from nmi.identity.limiting import LINES_PER_MINUTE, BeyondLimit, Limited
+from nmi.identity.managed import BINDINGS_MAX
+from podidentity.resources import AzureAssignedIdentity
+from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
+
+MANY = 2000
+BEYOND = "aadpodidentity_nmi_assignments_beyond_limit"
+
+
+def named(name: str, namespace: str) -> AzureAssignedIdentity:
+    """For the pod ns/web, in whatever namespace its author may write."""
+    made = assigned_identity(binding=name)
+    return msgspec.structs.replace(
+        made, metadata=msgspec.structs.replace(made.metadata, name=name, namespace=namespace)
+    )
+
+
+def assigned(cluster: Cluster) -> int:
+    entry = cluster.at("10.0.0.1")
+    assert entry is not None
+    return len(entry.assigned)
+
+
+def beyond(cluster: Cluster) -> float | None:
+    return cluster.registry.get_sample_value(BEYOND)
+
+
+async def test_assigned_identities_of_one_pod_are_limited_and_those_of_mic_come_first() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.told(pod())
+        for number in range(MANY):
+            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+        assert assigned(cluster) == ASSIGNED_MAX
+        assert beyond(cluster) == MANY - ASSIGNED_MAX
+        cluster.told(named("z-of-mic", "default"), "assigned_identities")
+        entry = cluster.at("10.0.0.1")
+        assert entry is not None
+        assert entry.assigned[0].binding == "z-of-mic"
+        assert len(entry.assigned) == ASSIGNED_MAX
+        for number in range(MANY):
+            cluster.told_gone(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+        assert assigned(cluster) == 1
+        assert beyond(cluster) == 0
+
+
+async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.told(pod())
+        for number in range(MANY):
+            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+        costs = []
+        for _ in range(10):
+            began = time.process_time()
+            cluster.told_gone(named("a0000", "aaa-evil"), "assigned_identities")
+            cluster.told(named("a0000", "aaa-evil"), "assigned_identities")
+            costs.append(time.process_time() - began)
+        assert min(costs) < 0.002
+
+
+async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(identity(), "identities")
+        for number in range(MANY):
+            cluster.told(binding(f"b{number:04}"), "bindings")
+        entry = cluster.at("10.0.0.1")
+        assert entry is not None
+        assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
+        assert beyond(cluster) == MANY - BINDINGS_MAX
+        cluster.told_gone(binding("b0000"), "bindings")
+        assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
+
+
+async def test_an_identity_over_a_limit_is_given_to_nobody_in_managed_mode() -> None:
+    async with running_cluster(managed=True, watching=False) as cluster:
+        cluster.told(pod())
+        cluster.told(binding(), "bindings")
+        cluster.told(identity(client_id="c" * 257), "identities")
+        assert assigned(cluster) == 0
+        cluster.told(identity(client_id="c" * 256), "identities")
+        assert assigned(cluster) == 1
+
+
+def test_each_place_is_told_once_and_a_flood_of_places_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    limits = BeyondLimit("too many", clock=lambda: now[0])
+    for count in (1, 2, 1):
+        limits.note(("ns", "a"), count)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelno == logging.WARNING
+    for number in range(1000):
+        limits.note(("ns", f"p{number}"), 1)
+    assert len(caplog.records) == LINES_PER_MINUTE
+    assert limits.count == 1001
+    now[0] += 60.0
+    limits.note(("other", "a"), 1)
+    assert len(caplog.records) == LINES_PER_MINUTE + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), max_size=60), st.integers(0, 5))
+def test_the_first_in_order_count(changes: list[tuple[int, int, bool]], most: int) -> None:
+    limited: Limited[tuple[str], int] = Limited(most)
+    model: dict[tuple[str], tuple[int, int]] = {}
+    for number, (key, order, put) in enumerate(changes):
+        name = (str(key),)
+        if put:
+            model[name] = (order, number)
+            limited.put(name, number, (order,))
+        else:
+            assert limited.remove(name) == (model.pop(name, None) is not None)
+        expected = [value for _, _, value in sorted((order, name, value) for name, (order, value) in model.items())]
+        assert list(limited.counted) == expected[:most]
+        assert (len(limited), limited.beyond) == (len(model), max(0, len(model) - most))
+        assert limited.counted is limited.counted
