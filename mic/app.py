@@ -28,7 +28,6 @@ from mic.plan import Policy
 from mic.reconcile import Reconciler
 from mic.settings import Settings
 from mic.startup_taint import StartupTaint
-from mic.telling import INVALID_IDENTITY
 from mic.upgrade import Record, TypeUpgrade
 from mic.view import View
 from mic.writing import Writer

@@ -252,7 +252,7 @@ class BindingIndex:
         return None
 
     def wants(self, pod: Pod, embedded: Collection[Key] = ()) -> dict[ClaimKey, Want]:
-        """All that *pod* wants: nothing before it has a node and after it has finished, and nothing for a mirror pod."""
+        """All that *pod* wants: nothing unless it may have identities (`may_claim`)."""
         if not may_claim(pod):
             return {}
         namespace, selector = pod.metadata.namespace, pod.binding_label

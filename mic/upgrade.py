@@ -26,7 +26,7 @@ import msgspec
 from mic.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client, object_path
-from podidentity.kube.decoding import WHOLE_MAX, Malformed, decode_meta, outline
+from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError, Throttled, Unreachable
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
