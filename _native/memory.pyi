@@ -5,6 +5,3 @@ class Memory:
     """What the connections of a lane hold in memory; made and used by the lane only."""
 
     def __init__(self, most: int, send_bytes: int) -> None: ...
-
-__pyx_capi__: dict[str, object]
-"""What the lane calls."""

@@ -75,8 +75,8 @@ class Settings:
     """Further path prefixes that are passed on to IMDS, none of them under /metadata/identity."""
     proxy_all_metadata: bool = False
     """Pass on every path outside /metadata/identity, whatever the method, as the reference does."""
-    host_token_types: frozenset[int] = frozenset((0, 1, 2))
-    """Identity types that /host/token gives out; empty switches it off."""
+    host_token_types: frozenset[int] = frozenset()
+    """Identity types (0, 1, 2) that /host/token gives out; empty switches it off."""
 
     # Which identity.
     operation_mode: OperationMode = OperationMode.STANDARD

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, object] = {
     "block_instance_metadata": False,
     "allowed_metadata_paths": (),
     "proxy_all_metadata": False,
-    "host_token_types": frozenset({0, 1, 2}),
+    "host_token_types": frozenset(),
     "operation_mode": "standard",
     "force_namespaced": False,
     "mic_namespace": "default",
