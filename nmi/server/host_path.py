@@ -50,10 +50,9 @@ class HostPath:
     def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
         if not self._policy.host_tokens:
             return self._outcomes.refused(call, _SWITCHED_OFF, Route.HOST_TOKEN)
-        if call.peer != LOOPBACK or origin.original_destination() is not None:
-            return self._outcomes.refused(call, _NOT_FROM_HOST, Route.HOST_TOKEN)
-        if _is_probe(request):
-            return self._outcomes.refused(call, _PROBE, Route.HOST_TOKEN)
+        stranger = _stranger(origin, call, request)
+        if stranger is not None:
+            return self._outcomes.refused(call, stranger, Route.HOST_TOKEN)
         if request.method != "GET":
             return self._outcomes.refused(call, NOT_GET, Route.HOST_TOKEN, allow=GET_ONLY)
         pod = misheaded(request, self._policy) or _named(request)
@@ -80,13 +79,20 @@ class HostPath:
         return outcomes.answered(subject, timeless(parts, granted.expires_ns, now_ns), route, asked)
 
 
+def _stranger(origin: Origin, call: Call, request: Request) -> Refusal | None:
+    """Why the one who asks is no process of the node that may."""
+    if call.peer != LOOPBACK or origin.original_destination() is not None:
+        return _NOT_FROM_HOST
+    return _PROBE if _is_probe(request) else None
+
+
 def _is_probe(request: Request) -> bool:
     """Whether the kubelet may have sent it for a pod's probe or lifecycle hook.
 
     By its User-Agent, unless the pod's author has overridden that; and by what the author cannot remove: for a probe
-    the kubelet switches keep-alive off, and Go's HTTP client then sends `Connection: close`, unless the request asks for an
-    upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). A lifecycle hook is
-    recognised by its User-Agent alone.
+    the kubelet switches keep-alive off, and Go's HTTP client then sends `Connection: close`, unless the request asks
+    for an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). A lifecycle
+    hook is recognised by its User-Agent alone.
     """
     if any(agent.lower().startswith(_KUBELET) for agent in request.values("user-agent")):
         return True
@@ -115,7 +121,7 @@ _NOT_FROM_HOST: Final = Refusal(
 _KUBELET: Final = ("kube-probe/", "kube-lifecycle/")
 _PROBE: Final = Refusal(
     Reason.NOT_FROM_HOST,
-    _NOT_FROM_HOST.sentence,
+    "Host tokens are for processes on the node.",
     "a probe or lifecycle hook of a pod may ask /host/token by the kubelet: look for httpGet with host 127.0.0.1 in "
     "the pods of this node; a client of yours must send neither Connection: close nor Upgrade",
 )

@@ -9,7 +9,10 @@ from tests.native.serving import LAST_REQUEST, REQUEST, Peer, Serving, serving
 
 MODEST, GREEDY = "127.0.0.1", "127.0.0.2"
 TOKEN = b"t" * 2000
-SMALL = {"receive_bytes": 4096, "send_bytes": 8192}
+
+
+def bounded(memory_bytes: int) -> Limits:
+    return Limits(memory_bytes=memory_bytes, receive_bytes=4096, send_bytes=8192)
 
 
 async def unread(lane: Serving, address: str, data: bytes) -> Peer:
@@ -25,7 +28,7 @@ def read(peer: Peer) -> None:
 
 
 async def test_over_the_bound_the_greediest_peer_loses_connections_and_no_other() -> None:
-    limits = Limits(memory_bytes=400_000, **SMALL)
+    limits = bounded(400_000)
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         modest = await lane.connect(MODEST)
         await modest.ask()
@@ -38,7 +41,7 @@ async def test_over_the_bound_the_greediest_peer_loses_connections_and_no_other(
 
 
 async def test_within_the_bound_no_peer_loses_anything() -> None:
-    limits = Limits(memory_bytes=400_000_000, **SMALL)
+    limits = bounded(400_000_000)
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         peers = [await unread(lane, GREEDY, REQUEST * 20 + LAST_REQUEST) for _ in range(20)]
         await lane.until(lambda: lane.count("fast_answers") > 100)
@@ -49,7 +52,7 @@ async def test_within_the_bound_no_peer_loses_anything() -> None:
 
 
 async def test_a_peer_that_is_slowed_down_gets_every_answer_once_it_reads() -> None:
-    limits = Limits(memory_bytes=700_000, **SMALL)
+    limits = bounded(700_000)
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         peers = [await unread(lane, GREEDY, REQUEST * 30 + LAST_REQUEST) for _ in range(14)]
         await lane.until(lambda: lane.count("narrowed") > 0)
