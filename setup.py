@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
 ROOMS = (
     *("histogram", "scan", "query", "answers", "index"),
-    *("redirects", "connection", "limits", "places", "turns", "deadlines", "losses", "lane"),
+    *("redirects", "connection", "limits", "places", "turns", "memory", "deadlines", "losses", "lane"),
 )
 ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]

@@ -17,6 +17,7 @@ cdef enum State:
     HELD         # the general lane is answering one; nothing is read
     FINISHING    # closed once everything written has been sent
     LINGERING    # all is sent and our side shut down; waiting for the peer's
+    LEAVING      # over, but the kernel still holds answers that the peer has not taken; nothing is read or sent
 
 cdef class Peer:
     """What a lane keeps of an address while it has connections: which, and whose turn it is among them.
@@ -33,6 +34,7 @@ cdef class Peer:
     cdef object queue        # deque of connections that wait for their turn, once one has
     cdef uint64_t arrived_in  # Owner.turn in which it last connected
     cdef int arrivals        # connections in that turn
+    cdef int64_t bytes       # of memory that its connections held when `memory` measured last
     cdef uint64_t served     # Owner.turn in which the general lane last worked for it
 
 cdef class Connection
@@ -41,11 +43,14 @@ cdef class Owner:
     cdef Index index
     cdef object general           # makes a connection's GeneralLane
     cdef int64_t first_byte_ns, head_ns, idle_ns, write_ns  # its Limits
+    cdef Py_ssize_t join_bytes    # of answers to pipelined requests that are sent together; ANSWER_MAX at most
+    cdef Py_ssize_t part_bytes    # of what is sent, that a socket is given at a time
     cdef bint require_metadata
     cdef bint draining
     cdef int epoll
     cdef uint64_t turn            # a peer gets the general lane's work for one request in each
     cdef uint64_t fast_answers, handed_over
+    cdef int64_t sent             # bytes that sockets have taken since `memory` measured last
     cdef Py_ssize_t joined        # bytes in outbox; none while anything but one connection's consume() runs
     cdef Connection first_due, last_due  # a list of those that have an answer due
     cdef unsigned char[READ_MAX] inbox
@@ -70,6 +75,11 @@ cdef class Connection:
     cdef bytes unsent        # written, and not taken by the socket yet, from unsent_from on
     cdef Py_ssize_t unsent_from
     cdef Py_ssize_t thrown_away
+    cdef Py_ssize_t handed   # bytes of the present request that the general lane was given
+    cdef int64_t sent        # bytes that the socket has taken in all
+    cdef int64_t sent_when_measured
+    cdef int64_t kernel_bytes  # what the kernel held for it when `memory` measured last
+    cdef int64_t bytes         # all that it held then
     cdef int64_t deadline_ns        # of the present state; 0 if it has none
     cdef int64_t write_deadline_ns  # of unsent
     cdef uint32_t serial     # tells this connection from the one that had the slot before
@@ -81,6 +91,7 @@ cdef class Connection:
     cdef bint busy           # consume() is on the stack: it goes on by itself when the general lane is done
     cdef bint peer_left      # the general lane was told
     cdef bint queued         # in its holder's queue
+    cdef bint narrow         # memory is short and its peer has more than its share: it gets little at a time
     # What the owner calls.
     cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t slot, uint32_t serial) except -1
     cdef int on_events(self, uint32_t events) except -1
@@ -89,6 +100,8 @@ cdef class Connection:
     cdef int arm(self) except -1
     cdef int send_due(self) except -1
     cdef int shut(self) except -1
+    cdef int cut(self) except -1
+    cdef bint has_taken_all(self) noexcept
     # The rest is its own.
     cdef bint is_open(self) noexcept
     cdef int leave_hold(self) except -1
@@ -101,5 +114,8 @@ cdef class Connection:
     cdef int join(self, const char *data, Py_ssize_t size) except -1
     cdef int flush_joined(self) except -1
     cdef int send_bytes(self, const char *data, Py_ssize_t size) except -1
+    cdef Py_ssize_t give(self, const char *data, Py_ssize_t size) except -2
     cdef int send_rest(self) except -1
     cdef int settle(self) except -1
+    cdef int leave(self) except -1
+    cdef int tell_general_lost(self) except -1

@@ -27,6 +27,10 @@ from typing import Protocol
 cdef enum:
     NOTHING = 0                # no events: epoll is to be asked anew, whatever it was asked before
     REQUESTS_PER_TURN = 32     # of one connection, before the others have theirs
+    NARROW_READ = 2 * 1024     # bytes per recv of a connection that is narrow: a few requests
+    NARROW_SEND = 2 * 1024
+    NARROW_REQUESTS = 2        # in place of REQUESTS_PER_TURN
+    LEFT_MOST = 8 * 1024       # bytes of answers that may be on their way to a peer when its connection is closed
     LINGER_BYTES = 256 * 1024  # read and thrown away after the last answer, so that closing does not reset it away
 
 
@@ -114,6 +118,7 @@ cdef class Connection:
             return
         self.leave_hold()
         self.state = IDLE
+        self.handed = 0
         self.deadline_ns = monotonic_ns() + self.owner.idle_ns
         if not self.busy:
             self.owner.later(self)
@@ -126,7 +131,7 @@ cdef class Connection:
         return 0
 
     cdef bint is_open(self) noexcept:
-        return self.state != CLOSED and self.state != FINISHING and self.state != LINGERING
+        return self.state != CLOSED and self.state < FINISHING
 
     # What the owner calls.
 
@@ -142,10 +147,12 @@ cdef class Connection:
         return 0
 
     cdef int on_events(self, uint32_t events) except -1:
-        if events & (EPOLLERR | EPOLLHUP):  # reset, or both sides are shut: nothing more can be sent
+        if events & EPOLLERR:  # reset: the kernel has dropped what it held
             self.tell_peer_left()
-            self.shut()
-            return 0
+            return self.shut()
+        if events & EPOLLHUP:  # both sides are shut: nothing more can be sent
+            self.tell_peer_left()
+            return self.leave()
         if events & EPOLLRDHUP and self.state == HELD:
             self.tell_peer_left()
         if events & EPOLLOUT:
@@ -160,16 +167,20 @@ cdef class Connection:
     cdef bint read(self) except -1:
         """Read once, if nothing is in the way; whether there may be more."""
         cdef Py_ssize_t size
-        if self.state == CLOSED or self.state == HELD or self.state == FINISHING:
+        cdef Py_ssize_t most = NARROW_READ if self.narrow else READ_MAX
+        if self.state == CLOSED or self.state == HELD or self.state == FINISHING or self.state == LEAVING:
             return 0
         if self.unsent is not None or self.unread is not None:  # no reading ahead of what waits already
             return 0
-        size = recv(self.fd, self.owner.inbox, READ_MAX, MSG_DONTWAIT)
+        size = recv(self.fd, self.owner.inbox, <size_t>most, MSG_DONTWAIT)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
             # An end here is an end between requests or in the midst of one: no answer is due in either case.
-            self.shut()
+            if self.sent <= LEFT_MOST:
+                self.shut()
+            else:
+                self.leave()
             return 0
         if self.state == LINGERING:
             self.thrown_away += size
@@ -177,7 +188,7 @@ cdef class Connection:
                 self.shut()
         else:
             self.consume(self.owner.inbox, size)
-        return size == READ_MAX
+        return size == most
 
     cdef int go_on(self) except -1:
         """Look at what was left unread, if nothing is in the way any more, or for the first time."""
@@ -194,6 +205,7 @@ cdef class Connection:
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t length
         cdef int count = 0
+        cdef int most = NARROW_REQUESTS if self.narrow else REQUESTS_PER_TURN
         self.busy = True
         try:
             while at < size:
@@ -204,10 +216,11 @@ cdef class Connection:
                     length = to_blank_line(data + at, size - at)
                     rest = PyBytes_FromStringAndSize(<const char *>data + at, length)
                     at += length
+                    self.handed += length
                     self.general.data_received(rest)
                 elif self.state != IDLE and self.state != FRESH:
                     break
-                elif count == REQUESTS_PER_TURN or self.unsent is not None:
+                elif count == most or self.unsent is not None:
                     break
                 else:
                     count += 1
@@ -321,7 +334,7 @@ cdef class Connection:
     cdef int join(self, const char *data, Py_ssize_t size) except -1:
         """Send *data* together with the answers beside it: one segment, not one each."""
         cdef Owner owner = self.owner
-        if owner.joined + size > ANSWER_MAX:
+        if owner.joined + size > owner.join_bytes:
             self.flush_joined()
         if self.state != CLOSED:
             memcpy(owner.outbox + owner.joined, data, <size_t>size)
@@ -342,18 +355,52 @@ cdef class Connection:
             self.unsent = self.unsent[self.unsent_from:] + data[:size]
             self.unsent_from = 0
             return 0
-        sent = send(self.fd, data, <size_t>size, MSG_NOSIGNAL | MSG_DONTWAIT)
-        if sent == size:
-            return 0
-        if sent < 0:
-            if errno != EAGAIN and errno != EINTR:
-                self.shut()
+        if size <= self.owner.part_bytes and not self.narrow:
+            sent = send(self.fd, data, <size_t>size, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_EOR)
+            if sent == size:
+                self.sent += sent
+                self.owner.sent += sent
                 return 0
-            sent = 0
+            if sent > 0:
+                self.sent += sent
+                self.owner.sent += sent
+            elif errno != EAGAIN and errno != EINTR:
+                return self.shut()
+            else:
+                sent = 0
+        else:
+            sent = self.give(data, size)
+            if sent == size or sent < 0:
+                return 0
         self.unsent = PyBytes_FromStringAndSize(data + sent, size - sent)
         self.unsent_from = 0
         self.write_deadline_ns = monotonic_ns() + self.owner.write_ns
         return 0
+
+    cdef Py_ssize_t give(self, const char *data, Py_ssize_t size) except -2:
+        """How much of it the socket takes now; -1 if the connection is closed.
+
+        Part by part, each a record of its own (MSG_EOR): the kernel looks at what is in the send buffer for a new segment
+        only, and otherwise takes up to 64 KiB more. And a peer that gets a buffer's content as one segment may wait 40 ms
+        before it acknowledges (RFC 1122 §4.2.3.2).
+        """
+        cdef Py_ssize_t done = 0
+        cdef Py_ssize_t sent, part
+        cdef Py_ssize_t most = NARROW_SEND if self.narrow else self.owner.part_bytes
+        while done < size:
+            part = min(size - done, most)
+            sent = send(self.fd, data + done, <size_t>part, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_EOR)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.shut()
+                    return -1
+                break
+            done += sent
+            if sent < part:
+                break
+        self.sent += done
+        self.owner.sent += done
+        return done
 
     cdef int send_rest(self) except -1:
         cdef Py_ssize_t sent, size
@@ -362,10 +409,8 @@ cdef class Connection:
             return 0
         size = PyBytes_GET_SIZE(self.unsent) - self.unsent_from
         rest = PyBytes_AS_STRING(self.unsent) + self.unsent_from
-        sent = send(self.fd, rest, <size_t>size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        sent = self.give(rest, size)
         if sent < 0:
-            if errno != EAGAIN and errno != EINTR:
-                self.shut()
             return 0
         self.unsent_from += sent
         if sent == size:
@@ -383,14 +428,38 @@ cdef class Connection:
         if self.state != FINISHING or self.unsent is not None:
             return 0
         if self.general is None:
-            self.shut()  # the fast lane reads whole requests only: nothing is left in the socket that would reset it
-            return 0
+            # The fast lane reads whole requests only: nothing is left in the socket that would reset it.
+            return self.shut() if self.sent <= LEFT_MOST else self.leave()
         # Bytes that are unread when a socket is closed, or come later, reset it, and the peer may lose our last answer
         # (RFC 9112 §9.6). So shut our side, and read until the peer has shut its own.
         shutdown(self.fd, SHUT_WR)
         self.state = LINGERING
         self.deadline_ns = monotonic_ns() + LINGER_NS
         return 0
+
+    cdef bint has_taken_all(self) noexcept:
+        """Whether the peer has acknowledged all answers but what may be on its way."""
+        cdef uint32_t[MEMINFO_VARS] values
+        return not kernel_memory(self.fd, values) or values[QUEUED] <= LEFT_MOST
+
+    cdef int leave(self) except -1:
+        """Close, but not before the peer has taken its answers: the kernel would hold them, on our account and for
+        minutes, and the place would already be free for the next connection of that kind. `deadlines` sees to the rest.
+        """
+        if self.state == CLOSED or self.state == LEAVING:
+            return 0
+        if self.sent <= LEFT_MOST or self.has_taken_all():
+            return self.shut()
+        self.leave_hold()
+        if self.registered:
+            epoll_ctl(self.owner.epoll, EPOLL_CTL_DEL, self.fd, NULL)
+        shutdown(self.fd, SHUT_WR)
+        self.state = LEAVING
+        self.deadline_ns = monotonic_ns() + self.owner.write_ns
+        self.unread = self.unsent = None
+        self.record = None
+        self.due = None
+        return self.tell_general_lost()
 
     cdef int arm(self) except -1:
         """Ask epoll for what this connection waits for now. Errors and full hang-ups are reported always.
@@ -400,7 +469,7 @@ cdef class Connection:
         """
         cdef epoll_event event
         cdef uint32_t wanted = EPOLLET
-        if self.state == CLOSED or self.busy:
+        if self.state == CLOSED or self.state == LEAVING or self.busy:
             return 0
         if self.unsent is not None:
             wanted |= EPOLLOUT
@@ -431,6 +500,19 @@ cdef class Connection:
         self.record = None
         self.due = None
         self.owner.forget(self)
+        if self.general is not None:
+            self.tell_general_lost()
+        return 0
+
+    cdef int cut(self) except -1:
+        """Close with a reset, so that the kernel drops what it holds for the connection."""
+        cdef linger now
+        now.l_onoff, now.l_linger = 1, 0
+        if self.state != CLOSED:
+            setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger))
+        return self.shut()
+
+    cdef int tell_general_lost(self) except -1:
         if self.general is not None:
             self.owner.tell_lost(self.general)
             self.general = None

@@ -4,7 +4,9 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from _native.clock cimport monotonic_ns
-from _native.connection cimport CLOSED, FINISHING, FRESH, HANDED_OVER, IDLE, Connection, State
+from _native.connection cimport (
+    CLOSED, FINISHING, FRESH, HANDED_OVER, IDLE, LEAVING, LINGERING, Connection, State,
+)
 
 cdef enum:
     CLOSES_MAX = 128  # at 8 us each; a peer may have thousands of connections come to their deadline together
@@ -48,9 +50,14 @@ cdef class Deadlines:
             connection = <Connection>each
             state = late(connection, now)
             if state == CLOSED:
+                if connection.state == LEAVING and connection.has_taken_all():
+                    connection.shut()
                 continue
             self.count(state)
-            connection.shut()
+            if state == FINISHING or state == LEAVING or state == LINGERING:
+                connection.cut()  # it does not read, and what the kernel holds for it would stay
+            else:
+                connection.shut()
             closed += 1
             if closed == CLOSES_MAX:
                 return False
@@ -64,6 +71,6 @@ cdef class Deadlines:
             self.head += 1
         elif state == IDLE:
             self.idle += 1
-        elif state == FINISHING:
+        elif state == FINISHING or state == LEAVING:
             self.write += 1
         return 0  # lingering is ours to end

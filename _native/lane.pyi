@@ -44,7 +44,9 @@ class Lane(Owner):
 
         accepted; open (now); refused_peer (one peer's places were taken); refused_total (all places were taken, and
         nobody owed one); evicted_idle and evicted_slow (closed to make room: one that was idle, and where none was one
-        whose peer was slow or sent without waiting for answers); timed_out, and what of it is timed_out_first_byte,
-        timed_out_head, timed_out_idle and timed_out_write; fast_answers and handed_over (requests); failed (exceptions
-        out of the general lane, or no memory for a connection).
+        whose peer was slow or sent without waiting for answers); narrowed, refused_memory and evicted_memory (slowed
+        down, not taken, and closed, for the memory that their peer held); memory_bytes (that all held when it was
+        measured last); timed_out, and what of it is timed_out_first_byte, timed_out_head, timed_out_idle and
+        timed_out_write; fast_answers and handed_over (requests); failed (exceptions out of the general lane, or no memory
+        for a connection).
         """

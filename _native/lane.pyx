@@ -14,12 +14,14 @@ cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from _native.answers cimport ANSWER_MAX
 from _native.clock cimport NANOSECONDS, monotonic_ns
-from _native.connection cimport FRESH, Connection, Owner, Peer
+from _native.connection cimport FRESH, LEAVING, Connection, Owner, Peer
 from _native.deadlines cimport Deadlines
 from _native.index cimport Index
 from _native.limits cimport Limits as OurLimits
 from _native.losses cimport Losses
+from _native.memory cimport Memory
 from _native.places cimport Places, shut_if_idle
 from _native.redirects cimport Redirects
 from _native.sockets cimport *
@@ -36,8 +38,8 @@ cdef enum:
     EVENTS_PER_TURN = 64       # at 6 us each a turn stays under half a millisecond, then the loop's tasks get theirs
     ACCEPTS_PER_TURN = 256     # at 4 us each: the kernel has one queue for all peers, and who is behind many waits long
     ARRIVALS_PER_TURN = 16     # of one peer, read at once: with the first answer that costs 25 us; the rest wait for it
-    RECEIVE_BYTES = 16 * 1024  # kernel's, per connection, which doubles it: a whole head beside its own bookkeeping
-    SEND_BYTES = 64 * 1024     # likewise: a whole ready answer of the largest size
+    PART_LEAST = 4 * 1024      # an ordinary token is sent whole
+    PARTS_BELOW = 64 * 1024    # a send buffer that holds a whole ready answer of the largest size needs no parts
     LISTENER = 0xFFFFFFFF      # in place of a slot
 
 cdef double REST_SECONDS = 0.1             # how long to leave the listener alone when it cannot be accepted from
@@ -58,6 +60,7 @@ cdef class Lane(Owner):
     cdef Deadlines deadlines
     cdef Turns turns
     cdef Losses losses
+    cdef Memory memory
     cdef object sweeper           # TimerHandle while there are connections
     cdef object acceptor          # TimerHandle while out of descriptors
     cdef double sweep_seconds
@@ -82,6 +85,8 @@ cdef class Lane(Owner):
         self.limits = limits
         self.first_byte_ns, self.head_ns = limits.first_byte_ns, limits.head_ns
         self.idle_ns, self.write_ns = limits.idle_ns, limits.write_ns
+        self.part_bytes = max(PART_LEAST, limits.send_bytes // 4) if limits.send_bytes < PARTS_BELOW else ANSWER_MAX
+        self.join_bytes = ANSWER_MAX if self.part_bytes == ANSWER_MAX else 4 * self.part_bytes
         self.require_metadata = require_metadata
         if redirected_from is not None:
             self.redirects = Redirects(*redirected_from)
@@ -92,6 +97,7 @@ cdef class Lane(Owner):
         self.turns = Turns()
         self.losses = Losses()
         self.deadlines = Deadlines()
+        self.memory = Memory(limits.memory_bytes, limits.send_bytes)
         shortest = min(self.first_byte_ns, self.head_ns, self.idle_ns, self.write_ns)
         self.sweep_seconds = max(0.005, min(SWEEP_SECONDS, shortest / NANOSECONDS / 4))
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -118,9 +124,11 @@ cdef class Lane(Owner):
         # Nothing congests the way between a pod and its own node, but some of a machine's defaults (BBR) work on every
         # answer as if it did. Reno does least, and every kernel has it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-        # Or the kernel would keep megabytes for a peer that sends without pause or reads no answers, on our account.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, <int>RECEIVE_BYTES)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, <int>SEND_BYTES)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.limits.receive_bytes)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_bytes)
+        # The kernel goes on sending after a connection is closed, and holds the data of a peer that does not read.
+        timeout_ms = max(1000, self.write_ns // (NANOSECONDS // 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         if self.limits.defer_accept:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, one)
         self.listener = listener
@@ -139,11 +147,16 @@ cdef class Lane(Owner):
         self.listener_fd = -1
 
     def close_idle(self):
+        cdef Connection connection
         self.draining = True
         self.send_all_due()
         for each in list(self.slots):
             if each is not None:
-                shut_if_idle(<Connection>each)
+                connection = <Connection>each
+                if connection.state == LEAVING:
+                    connection.shut()
+                else:
+                    shut_if_idle(connection)
         self.deliver_losses_outside_turns()
         return self.open
 
@@ -174,6 +187,10 @@ cdef class Lane(Owner):
             "refused_peer": self.refused_peer,
             "evicted_idle": self.places.evicted_idle,
             "evicted_slow": self.places.evicted_slow,
+            "narrowed": self.memory.narrowed,
+            "evicted_memory": self.memory.evicted,
+            "refused_memory": self.memory.refused,
+            "memory_bytes": self.memory.used,
             **self.deadlines.counters(),
             "fast_answers": self.fast_answers,
             "handed_over": self.handed_over,
@@ -212,6 +229,8 @@ cdef class Lane(Owner):
                     self.handler_failed(connection, error)
         finally:
             self.send_all_due()
+            if self.memory.must_measure(self.sent):
+                self.memory.measure(self, self.slots, self.places)
             self.turning = False
             self.call_go_on()
             self.deliver_losses()
@@ -235,6 +254,8 @@ cdef class Lane(Owner):
                 if monotonic_ns() >= until:
                     break
         finally:
+            if self.memory.must_measure(self.sent):
+                self.memory.measure(self, self.slots, self.places)
             self.turning = False
             self.call_go_on()
             self.deliver_losses()
@@ -244,6 +265,8 @@ cdef class Lane(Owner):
         self.turning = True
         try:
             done = self.deadlines.pass_over(self.slots)
+            if self.memory.is_due(self.open, self.sent):
+                self.memory.measure(self, self.slots, self.places)
         finally:
             self.turning = False
         self.sweeper = None
@@ -366,6 +389,9 @@ cdef class Lane(Owner):
         cdef uint32_t slot
         if peer.open >= self.limits.connections_per_peer:
             self.refused_peer += 1
+            return None
+        if self.memory.short and self.memory.has_its_share(peer, self.places):
+            self.memory.refused += 1
             return None
         if self.open >= self.limits.connections:
             self.send_all_due()  # whose answer is owed is not idle, but it may be as soon as that is sent

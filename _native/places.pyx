@@ -14,7 +14,9 @@ worst one sort of so many: 0.1 ms for 512.
 
 cimport cython
 
-from _native.connection cimport CLOSED, FRESH, HANDED_OVER, HELD, IDLE, LINGER_NS, LINGERING, Connection, Peer
+from _native.connection cimport (
+    CLOSED, FRESH, HANDED_OVER, HELD, IDLE, LEAVING, LINGER_NS, LINGERING, Connection, Peer,
+)
 from _native.sockets cimport MSG_DONTWAIT, MSG_PEEK, recv
 
 cdef enum:
@@ -48,6 +50,8 @@ cdef tuple rank(Connection each):
         return 1, each.write_deadline_ns - each.owner.write_ns
     if each.state == HANDED_OVER:
         return 1, each.deadline_ns - each.owner.head_ns
+    if each.state == LEAVING:
+        return 1, each.deadline_ns - each.owner.write_ns
     if each.state == LINGERING:
         return 0, each.deadline_ns - LINGER_NS
     return 0, each.deadline_ns - (each.owner.first_byte_ns if each.state == FRESH else each.owner.idle_ns)
@@ -120,7 +124,7 @@ cdef class Places:
             if connection is None:
                 return False
             if not is_idle(connection):
-                connection.shut()
+                connection.cut()
                 self.evicted_slow += 1
                 return True
             if shut_if_idle(connection):

@@ -15,6 +15,10 @@ cdef extern from *:
     #include <unistd.h>
     /* <linux/netfilter_ipv4.h>, which not every build machine has; part of the kernel's interface */
     #define PODID_SO_ORIGINAL_DST 80
+    /* Since Linux 4.12, and not in every libc's headers. */
+    #ifndef SO_MEMINFO
+    #define SO_MEMINFO 55
+    #endif
     /* Defined for _GNU_SOURCE only, and Python.h may have included <sys/socket.h> before the define above. */
     extern int accept4(int, struct sockaddr *, socklen_t *, int);
     """
@@ -27,6 +31,9 @@ cdef extern from *:
         uint16_t sin_family
         uint16_t sin_port
         in_addr sin_addr
+    cdef struct linger:
+        int l_onoff
+        int l_linger
     cdef struct tcp_info:
         uint32_t tcpi_unacked
     ctypedef union epoll_data_t:
@@ -35,9 +42,9 @@ cdef extern from *:
         uint32_t events
         epoll_data_t data
 
-    int AF_INET, IPPROTO_TCP, IPPROTO_IP, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK
+    int AF_INET, IPPROTO_TCP, IPPROTO_IP, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_EOR, MSG_PEEK, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK
     int SO_ORIGINAL_DST "PODID_SO_ORIGINAL_DST"
-    int TCP_NODELAY, TCP_DEFER_ACCEPT, TCP_INFO
+    int TCP_NODELAY, TCP_DEFER_ACCEPT, TCP_INFO, SOL_SOCKET, SO_LINGER, SO_SNDBUF, SO_MEMINFO
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     uint32_t EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
 
@@ -60,3 +67,18 @@ cdef inline str dotted(uint32_t address):
     """An IPv4 address as the kernel holds it, as people write it."""
     cdef const unsigned char *part = <const unsigned char *>&address
     return f"{part[0]}.{part[1]}.{part[2]}.{part[3]}"
+
+
+cdef enum:
+    # Of SO_MEMINFO's values, from linux/sock_diag.h. All are bytes with the kernel's own bookkeeping.
+    RECEIVED = 0       # SK_MEMINFO_RMEM_ALLOC: in the receive buffer
+    RESERVED = 4       # SK_MEMINFO_FWD_ALLOC: taken from the system for either, and not used yet
+    QUEUED = 5         # SK_MEMINFO_WMEM_QUEUED: in the send buffer, until the peer has acknowledged it
+    BACKLOG = 7        # SK_MEMINFO_BACKLOG: received while the socket was in use
+    MEMINFO_VARS = 9
+
+
+cdef inline bint kernel_memory(int fd, uint32_t *values) noexcept:
+    """Fill *values* (MEMINFO_VARS of them) with what the kernel holds for a socket; False where it does not tell."""
+    cdef socklen_t size = MEMINFO_VARS * sizeof(uint32_t)
+    return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &size) == 0 and size == MEMINFO_VARS * sizeof(uint32_t)

@@ -19,12 +19,14 @@ from typing import Final, Never
 import aiohttp
 
 from _native.index import Index
+from nmi.connection_limits import ConnectionLimits, connection_limits
 from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.identity.feed import Feed
 from nmi.identity.measures import PREFIX, IdentityMeasures
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
+from nmi.node.memory_limit import memory_limit
 from nmi.node.plumbing import Plumbing
 from nmi.node.route_netlink import Reports
 from nmi.node.rules import RedirectError
@@ -314,7 +316,7 @@ class App:
         counted = Measures(self._registry)
         counted.also_count(Limit.PARKED, lambda: feed.turned_away)
         server = Server(
-            limits=limits(settings),
+            limits=limits(settings, await self._connection_limits()),
             policy=policy,
             index=index,
             issuer=Issuer(
@@ -330,6 +332,23 @@ class App:
         )
         self._stack.push_async_callback(server.aclose)
         return server
+
+    async def _connection_limits(self) -> ConnectionLimits:
+        """What the container's memory limit allows for; what is set and exceeds it is logged."""
+        limit = await asyncio.to_thread(memory_limit)
+        sizes = connection_limits(self._settings, limit)
+        log.info(
+            "limits of connections",
+            extra={
+                "memory_limit": limit or 0,
+                "connections": sizes.places,
+                "connections_per_pod": sizes.places_per_pod,
+                "bytes": sizes.memory_bytes,
+            },
+        )
+        for warning in sizes.warnings:
+            log.warning("connections may use more memory than fits the limit", extra={"error": warning})
+        return sizes
 
     @property
     def _user_agent(self) -> str:

@@ -57,6 +57,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("nmi-port", "listen_port", go_int, "port to listen on"),
     Flag("max-connections", "max_connections", go_int, "open connections in all"),
     Flag("max-connections-per-pod", "max_connections_per_pod", go_int, "open connections from one address"),
+    Flag("max-connection-bytes", "max_connection_bytes", go_int, "memory of all connections together"),
     Flag("max-head-bytes", "max_head_bytes", go_int, "length of a request's line and header fields together"),
     Flag("max-header-fields", "max_header_fields", go_int, "header fields of one request"),
     Flag("max-target-bytes", "max_target_bytes", go_int, "length of a request's path and query together"),

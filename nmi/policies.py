@@ -1,6 +1,7 @@
 """The settings in the words of the rooms: what of them decides, what of them limits."""
 
 from _native.lane import Limits
+from nmi.connection_limits import ConnectionLimits
 from nmi.flag_table import OperationMode
 from nmi.identity.decide import Policy
 from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
@@ -52,11 +53,14 @@ def server_policy(settings: Settings) -> ServerPolicy:
     )
 
 
-def limits(settings: Settings) -> Limits:
-    """The listener's limits out of *settings*."""
+def limits(settings: Settings, sizes: ConnectionLimits) -> Limits:
+    """The listener's limits out of *settings*, and of what its container may use."""
     return Limits(
-        connections=settings.max_connections,
-        connections_per_peer=settings.max_connections_per_pod,
+        connections=sizes.places,
+        connections_per_peer=sizes.places_per_pod,
+        receive_bytes=sizes.receive_bytes,
+        send_bytes=sizes.send_bytes,
+        memory_bytes=sizes.memory_bytes,
         first_byte_seconds=settings.first_byte_seconds,
         head_seconds=settings.head_seconds,
         idle_seconds=settings.idle_seconds,

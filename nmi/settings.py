@@ -44,10 +44,15 @@ class Settings:
     """IPv4 address that the token server listens on; 0.0.0.0 is every address of the node."""
     listen_port: int = 2579
     """TCP port of the token server, and where the nat rule leads."""
-    max_connections: int = 8192
-    """Open connections in all; above it new ones are closed at once."""
-    max_connections_per_pod: int = 512
-    """Open connections from one address; above it new ones are closed at once, whatever others use."""
+    max_connections: int = 0
+    """Open connections in all; above it new ones are closed at once. 0: as many as the container's memory limit allows
+    for, at most 8192."""
+    max_connections_per_pod: int = 0
+    """Open connections from one address; above it new ones are closed at once, whatever others use. 0: a sixteenth of
+    all, and 256 to 512."""
+    max_connection_bytes: int = 0
+    """Memory of all connections together, the kernel's buffers included; above it the peer that uses most loses
+    connections. 0: a quarter of the container's memory limit, and 536870912 without a limit."""
     max_head_bytes: int = 16 * 1024
     """Request line and header fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
     max_header_fields: int = 64
@@ -78,8 +83,8 @@ class Settings:
     """Further path prefixes that are passed on to IMDS, none of them under /metadata/identity."""
     proxy_all_metadata: bool = False
     """Pass on every path outside /metadata/identity, whatever the method, as the reference does."""
-    host_token_types: frozenset[int] = frozenset((0, 1, 2))
-    """Identity types that /host/token gives out; empty switches it off."""
+    host_token_types: frozenset[int] = frozenset()
+    """Identity types (0, 1, 2) that /host/token gives out; empty switches it off."""
 
     # Which identity.
     operation_mode: OperationMode = OperationMode.STANDARD
@@ -241,7 +246,7 @@ class Settings:
             f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
         )
         _demand(
-            self.max_connections_per_pod <= self.max_connections,
+            self.max_connections_per_pod <= self.max_connections or self.max_connections == 0,
             f"--max-connections-per-pod ({self.max_connections_per_pod}) is more than --max-connections "
             f"({self.max_connections}): one pod could take every place",
         )
@@ -332,8 +337,9 @@ def _overlaps(prefix: str, kept: str) -> bool:
 
 
 _RANGES: Mapping[str, tuple[float, float]] = {
-    "max_connections": (1, 1_000_000),
-    "max_connections_per_pod": (1, 1_000_000),
+    "max_connections": (0, 1_000_000),
+    "max_connections_per_pod": (0, 1_000_000),
+    "max_connection_bytes": (0, 1 << 40),
     # The least is what the fast lane takes (_native/scan.pxd): it must never take what the general lane refuses.
     "max_head_bytes": (4096, 1 << 20),
     "max_header_fields": (32, 1024),

@@ -1,9 +1,11 @@
 """/host/token: a process on the node asks for the token of a pod that it names.
 
-Whoever reaches this port over the node's own loopback may ask, which is every process on the host network; that the
+Off by default. Where it is on, every process on the host network may ask, over the node's own loopback; that the
 connection was not redirected is what tells it from a pod that has found a way to look like one. The header fields podns
 and podname are the shield against forgery here (a browser or a forwarder adds neither), so Metadata is not demanded,
-as by the reference. Nothing is looked up, and nothing about any pod is said, before all of this holds.
+as by the reference. The kubelet is such a process, and a pod's author chooses address, path and most header fields of
+its probes: what shows a probe is refused (`_is_probe`). Nothing is looked up, and nothing about any pod is said, before
+all of this holds.
 """
 
 import re
@@ -48,8 +50,9 @@ class HostPath:
     def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
         if not self._policy.host_tokens:
             return self._outcomes.refused(call, _SWITCHED_OFF, Route.HOST_TOKEN)
-        if call.peer != LOOPBACK or origin.original_destination() is not None:
-            return self._outcomes.refused(call, _NOT_FROM_HOST, Route.HOST_TOKEN)
+        stranger = _stranger(origin, call, request)
+        if stranger is not None:
+            return self._outcomes.refused(call, stranger, Route.HOST_TOKEN)
         if request.method != "GET":
             return self._outcomes.refused(call, NOT_GET, Route.HOST_TOKEN, allow=GET_ONLY)
         pod = misheaded(request, self._policy) or _named(request)
@@ -76,6 +79,27 @@ class HostPath:
         return outcomes.answered(subject, timeless(parts, granted.expires_ns, now_ns), route, asked)
 
 
+def _stranger(origin: Origin, call: Call, request: Request) -> Refusal | None:
+    """Why the one who asks is no process of the node that may."""
+    if call.peer != LOOPBACK or origin.original_destination() is not None:
+        return _NOT_FROM_HOST
+    return _PROBE if _is_probe(request) else None
+
+
+def _is_probe(request: Request) -> bool:
+    """Whether the kubelet may have sent it for a pod's probe or lifecycle hook.
+
+    By its User-Agent, unless the pod's author has overridden that; and by what the author cannot remove: for a probe
+    the kubelet switches keep-alive off, and Go's HTTP client then sends `Connection: close`, unless the request asks
+    for an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). A lifecycle
+    hook is recognised by its User-Agent alone.
+    """
+    if any(agent.lower().startswith(_KUBELET) for agent in request.values("user-agent")):
+        return True
+    options = {option.strip().lower() for value in request.values("connection") for option in value.split(",")}
+    return not options.isdisjoint({"close", "upgrade"}) or bool(request.values("upgrade"))
+
+
 def _named(request: Request) -> tuple[str, str] | Refusal:
     """Namespace and name of the pod that *request* is about."""
     namespaces, names = request.values("podns"), request.values("podname")
@@ -93,6 +117,13 @@ _NOT_FROM_HOST: Final = Refusal(
     Reason.NOT_FROM_HOST,
     "Host tokens are for processes on the node.",
     "a pod asks for other pods' tokens at /host/token: see what runs at the peer",
+)
+_KUBELET: Final = ("kube-probe/", "kube-lifecycle/")
+_PROBE: Final = Refusal(
+    Reason.NOT_FROM_HOST,
+    "Host tokens are for processes on the node.",
+    "a probe or lifecycle hook of a pod may ask /host/token by the kubelet: look for httpGet with host 127.0.0.1 in "
+    "the pods of this node; a client of yours must send neither Connection: close nor Upgrade",
 )
 _NO_POD: Final = Refusal(
     Reason.BAD_PARAMETERS,

@@ -20,8 +20,8 @@ async def secret_access(
     needed: dict[str, set[str]] = {}
     for each in nmi:
         cross = any(one.settings.allow_cross_namespace_secrets for one in rules([each]))
-        names = namespaces_of(objects.identities, cross_namespace=cross)
-        needed.setdefault(account_of(each), set()).update(names)
+        own = namespaces_of(objects.identities, cross_namespace=cross)
+        needed.setdefault(account_of(each), set()).update(own)
     found = []
     for account, namespaces in needed.items():
         everywhere = await _may_get(client, account, "")

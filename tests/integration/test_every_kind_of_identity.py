@@ -32,6 +32,7 @@ from tests.integration.walking import (
 )
 from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
 
+FLAGS = ("--host-token-types=0,1,2",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
     scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
 )
 async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    settings = Settings(namespaces=request.param == "namespaces", environment=os.environ)
+    settings = Settings(namespaces=request.param == "namespaces", environment=os.environ, nmi_flags=FLAGS)
     async with Sandbox(settings) as sandbox:
         yield sandbox
 

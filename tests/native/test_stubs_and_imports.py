@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = [
     *("histogram", "scan", "query", "answers", "index"),
-    *("redirects", "connection", "limits", "places", "turns", "deadlines", "losses", "lane"),
+    *("redirects", "connection", "limits", "places", "turns", "memory", "deadlines", "losses", "lane"),
 ]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
@@ -25,16 +25,19 @@ BELOW = {
     "connection": {"answers", "clock", "index", "query", "redirects", "scan", "sockets"},
     "limits": {"clock"},
     "places": {"connection", "sockets"},
+    "memory": {"clock", "connection", "places", "sockets"},
     "turns": {"connection"},
     "deadlines": {"clock", "connection"},
     "losses": {"clock"},
     "lane": {
+        "answers",
         "clock",
         "connection",
         "deadlines",
         "index",
         "limits",
         "losses",
+        "memory",
         "places",
         "redirects",
         "sockets",

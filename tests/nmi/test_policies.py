@@ -36,7 +36,7 @@ def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() ->
         max_hold_seconds=30.0,
         host_token_types=frozenset((1,)),
     )
-    assert hold_policy(parse(["--node=n1"], {})) == Policy()
+    assert hold_policy(parse(["--node=n1"], {})) == Policy(host_token_types=frozenset())
 
 
 def test_the_mode_decides_whether_anything_can_still_be_assigned() -> None:

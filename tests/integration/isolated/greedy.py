@@ -23,7 +23,8 @@ GENERAL = FAST.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n")
 UNKNOWN = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 MALFORMED = b"GET /x HTTP/1.1\r\nHost a\r\n\r\n"
 BLOCK_BYTES = 64 * 1024
-SEND_BYTES = 64 * 1024  # or it runs this machine out of memory for TCP, which is a harm of another kind
+# More, and it runs this machine out of memory for TCP, which is a harm of another kind.
+SEND_BYTES = int(os.environ.get("GREEDY_SEND_BYTES", "65536"))
 IP_BIND_ADDRESS_NO_PORT = 24  # the port is chosen when connecting: thousands of binds to one address take seconds
 RESET = b"\1\0\0\0\0\0\0\0"
 

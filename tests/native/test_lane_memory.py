@@ -1,0 +1,99 @@
+"""What connections hold together has a bound: those of the greediest peer are slowed down and then closed, and a closed
+connection keeps its place for as long as the kernel holds answers for it.
+"""
+
+import pytest
+
+from _native.lane import Limits
+from tests.native.serving import LAST_REQUEST, REQUEST, Peer, Serving, serving
+
+MODEST, GREEDY = "127.0.0.1", "127.0.0.2"
+TOKEN = b"t" * 2000
+
+
+def bounded(memory_bytes: int) -> Limits:
+    return Limits(memory_bytes=memory_bytes, receive_bytes=4096, send_bytes=8192)
+
+
+async def unread(lane: Serving, address: str, data: bytes) -> Peer:
+    """A peer that sends *data* and reads nothing."""
+    peer = await lane.connect(address, receive_buffer=4096)
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+    peer.send(data)
+    return peer
+
+
+def read(peer: Peer) -> None:
+    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+
+async def test_over_the_bound_the_greediest_peer_loses_connections_and_no_other() -> None:
+    limits = bounded(400_000)
+    async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
+        modest = await lane.connect(MODEST)
+        await modest.ask()
+        for _ in range(60):
+            await unread(lane, GREEDY, REQUEST * 100)
+        await lane.until(lambda: lane.count("evicted_memory") > 0)
+        await lane.until(lambda: lane.count("memory_bytes") <= 400_000)
+        for _ in range(20):
+            assert (await modest.ask()).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_within_the_bound_no_peer_loses_anything() -> None:
+    limits = bounded(400_000_000)
+    async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
+        peers = [await unread(lane, GREEDY, REQUEST * 20 + LAST_REQUEST) for _ in range(20)]
+        await lane.until(lambda: lane.count("fast_answers") > 100)
+        for peer in peers:
+            read(peer)
+            assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 21
+        assert lane.count("evicted_memory") == lane.count("narrowed") == lane.count("refused_memory") == 0
+
+
+async def test_a_peer_that_is_slowed_down_gets_every_answer_once_it_reads() -> None:
+    limits = bounded(700_000)
+    async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
+        peers = [await unread(lane, GREEDY, REQUEST * 30 + LAST_REQUEST) for _ in range(14)]
+        await lane.until(lambda: lane.count("narrowed") > 0)
+        assert lane.count("evicted_memory") == 0
+        for peer in peers:
+            read(peer)
+            assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 31
+
+
+@pytest.mark.parametrize("ends", ["by the last request", "by its peer"])
+async def test_a_place_is_kept_until_the_peer_has_taken_its_answers(ends: str) -> None:
+    async with serving(limits=Limits(send_bytes=65536), token=TOKEN) as lane:
+        last = LAST_REQUEST if ends == "by the last request" else REQUEST
+        peer = await unread(lane, MODEST, REQUEST * 20 + last)
+        await lane.until(lambda: lane.count("fast_answers") == 21)
+        if ends == "by its peer":
+            peer.half_close()
+        other = await lane.connect(MODEST)
+        for _ in range(20):
+            await other.ask()
+        await other.close()
+        await lane.until(lambda: lane.count("open") == 1)
+        read(peer)
+        assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 21
+        await lane.until(lambda: lane.count("open") == 0)
+        assert lane.count("timed_out") == 0
+
+
+async def test_a_peer_that_never_takes_its_answers_is_cut_at_the_deadline_for_writing() -> None:
+    async with serving(limits=Limits(send_bytes=65536, write_seconds=0.2), token=TOKEN) as lane:
+        peer = await unread(lane, MODEST, REQUEST * 20 + LAST_REQUEST)
+        await lane.until(lambda: lane.count("timed_out_write") == 1)
+        assert lane.count("open") == 0
+        read(peer)
+        assert (await peer.ending()).count(b"HTTP/1.1 200 OK") < 21
+
+
+async def test_a_connection_with_one_answer_is_closed_without_waiting() -> None:
+    async with serving(token=TOKEN) as lane:
+        peer = await unread(lane, MODEST, LAST_REQUEST)
+        await lane.until(lambda: lane.count("fast_answers") == 1)
+        assert lane.count("open") == 0
+        read(peer)
+        assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 1
