@@ -40,14 +40,16 @@ def test_the_programs_take_their_command_lines(values: Path) -> None:
     assert set(programs(render(values))) == ({"nmi"} if managed else {"nmi", "mic"})
 
 
-def test_by_default_the_programs_have_their_own_defaults() -> None:
+def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
     found = programs(render())
     assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
-    assert found["nmi"].describe() == {"mic_namespace": "podid", "node_name": "node-1", "probe_port": "8085"}
+    own = {"fail_closed": "True", "node_name": "node-1", "probe_port": "8085"}
+    assert found["nmi"].describe() == {"mic_namespace": "podid", **own}
 
 
 def test_whoever_calls_himself_mic_in_namespace_default_is_believed_only_where_the_release_is() -> None:
-    assert programs(render(namespace="default"))["nmi"].describe() == {"node_name": "node-1", "probe_port": "8085"}
+    own = {"fail_closed": "True", "node_name": "node-1", "probe_port": "8085"}
+    assert programs(render(namespace="default"))["nmi"].describe() == own
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
     assert elsewhere.mic_namespace == "mics"
 

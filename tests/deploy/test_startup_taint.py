@@ -12,7 +12,9 @@ OWN = {"key": "CriticalAddonsOnly", "operator": "Exists"}
 
 
 def tolerations(kind: str, *options: str) -> list[Any]:
-    (found,) = (each for each in render(options=options) if each["kind"] == kind)
+    """Of MIC's or NMI's pods; not of those that clean nodes after the release."""
+    objects = (each for each in render(options=options) if each["kind"] == kind)
+    (found,) = (each for each in objects if not each["metadata"]["name"].endswith("-cleanup"))
     return list(found["spec"]["template"]["spec"].get("tolerations", []))
 
 
