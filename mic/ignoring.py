@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from podidentity.kube.events import EventRecorder, TokenBucket
+from podidentity.kube.events import EventRecorder
+from podidentity.kube.rates import TokenBucket
 from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Kind
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from podidentity.resources import (
     AzureIdentitySpec,
     AzurePodIdentityException,
     AzurePodIdentityExceptionSpec,
-    BareMeta,
     Meta,
     OwnerReference,
     Pod,
+    PodMeta,
     Resource,
     SecretReference,
 )
@@ -127,13 +127,13 @@ def test_an_assigned_identity_keeps_its_own_metadata_which_is_written_back() -> 
 
 
 def test_a_small_object_is_returned_as_it_is() -> None:
-    for resource in (Pod(metadata=BareMeta(name="p", labels={"a": "b"})), AzureIdentity(metadata=Meta(name="i"))):
+    for resource in (Pod(metadata=PodMeta(name="p", labels={"a": "b"})), AzureIdentity(metadata=Meta(name="i"))):
         assert reduced(resource) is resource
 
 
 def test_a_pod_keeps_so_many_labels_and_always_that_of_bindings() -> None:
     labels = {f"{number:05}": "x" for number in range(1000)} | {BINDING_LABEL: "mine"}
-    kept = reduced(Pod(metadata=BareMeta(labels=labels)))
+    kept = reduced(Pod(metadata=PodMeta(labels=labels)))
     assert len(kept.metadata.labels or ()) == limits.KEPT_LABELS_MAX + 1
     assert kept.binding_label == "mine"
     assert kept.metadata.label("00000") == "x"
@@ -143,7 +143,7 @@ def test_a_pod_keeps_so_many_labels_and_always_that_of_bindings() -> None:
 def test_owners_that_matter_are_kept_before_others() -> None:
     others = [OwnerReference(kind="K", name=str(number)) for number in range(1000)]
     node, controller = OwnerReference(kind="Node", name="n"), OwnerReference(kind="ReplicaSet", controller=True)
-    kept = reduced(Pod(metadata=BareMeta(owner_references=[*others, node, controller]))).metadata.owner_references
+    kept = reduced(Pod(metadata=PodMeta(owner_references=[*others, node, controller]))).metadata.owner_references
     assert kept is not None
     assert len(kept) == limits.KEPT_OWNERS_MAX
     assert {node.name, controller.name} <= {each.name for each in kept}
