@@ -15,7 +15,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from _native.answers cimport ANSWER_MAX, ReadyAnswer
+from _native.answers cimport ReadyAnswer
 from _native.clock cimport monotonic_ns
 from _native.index cimport PodRecord
 from _native.redirects cimport redirected_from
@@ -380,9 +380,9 @@ cdef class Connection:
     cdef Py_ssize_t give(self, const char *data, Py_ssize_t size) except -2:
         """How much of it the socket takes now; -1 if the connection is closed.
 
-        Part by part, each a record of its own (MSG_EOR): the kernel looks at what is in the send buffer for a new segment
-        only, and otherwise takes up to 64 KiB more. And a peer that gets a buffer's content as one segment may wait 40 ms
-        before it acknowledges (RFC 1122 §4.2.3.2).
+        Part by part, each a record of its own (MSG_EOR): the kernel looks at what is in the send buffer for a new
+        segment only, and otherwise takes up to 64 KiB more. And a peer that gets a buffer's content as one segment may
+        wait 40 ms before it acknowledges (RFC 1122 §4.2.3.2).
         """
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t sent, part

@@ -47,6 +47,6 @@ class Lane(Owner):
         whose peer was slow or sent without waiting for answers); narrowed, refused_memory and evicted_memory (slowed
         down, not taken, and closed, for the memory that their peer held); memory_bytes (that all held when it was
         measured last); timed_out, and what of it is timed_out_first_byte, timed_out_head, timed_out_idle and
-        timed_out_write; fast_answers and handed_over (requests); failed (exceptions out of the general lane, or no memory
-        for a connection).
+        timed_out_write; fast_answers and handed_over (requests); failed (exceptions out of the general lane, or no
+        memory for a connection).
         """

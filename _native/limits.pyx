@@ -21,8 +21,8 @@ cdef class Limits:
     # first_byte: SDKs send at once; a silent connection is a probe or an attack.
     # head: from the first byte to the end of the request, body included: a segment or two.
     # idle: longer than the 60 to 90 s that HTTP clients keep idle connections: they close first.
-    # receive, send: the kernel's buffers of a connection; it doubles the numbers, and counts its bookkeeping in. Without
-    # them it would keep megabytes for a peer that sends without pause or reads no answers.
+    # receive, send: the kernel's buffers of a connection; it doubles the numbers, and counts its bookkeeping in.
+    # Without them it would keep megabytes for a peer that sends without pause or reads no answers.
     # memory: what connections may hold in all, here and in the kernel; `memory` says what happens then. 0: no bound.
     # write: from the moment the socket was full until everything is sent.
 

@@ -11,8 +11,8 @@ what connections hold has a bound in all, `Limits.memory_bytes`:
   holds; then the peer that holds most now, until an eighth of the bound is free. So no pod loses a connection while
   another one holds more. A request that is being answered is cut only where its peer has no other connection.
 
-What a connection holds is asked of the kernel (SO_MEMINFO), in passes over all connections and never for a request: with
-each sweep once an eighth of the bound could be in use, and in between once a sixteenth of it was sent. A connection
+What a connection holds is asked of the kernel (SO_MEMINFO), in passes over all connections and never for a request:
+with each sweep once an eighth of the bound could be in use, and in between once a sixteenth of it was sent. A connection
 without traffic since the last pass and nothing in its buffers is not asked about, and one that only waits for its peer
 to read in every fourth pass. There is a pass every 50 ms at most.
 """
