@@ -7,7 +7,7 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: cluster e2e fuzz soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.PHONY: cluster e2e fuzz model soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
@@ -26,7 +26,7 @@ test: .venv/.built
 	@rm -rf build/calls
 	@CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE) $(PYTEST_FLAGS) >build/tests-beside.log 2>&1 & beside=$$!; \
 	trap 'kill $$beside' INT TERM; \
-	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) $(PYTEST_FLAGS); others=$$?; \
+	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) --ignore=tests/model $(PYTEST_FLAGS); others=$$?; \
 	wait $$beside; beside=$$?; cat build/tests-beside.log; [ $$others = 0 ] && [ $$beside = 0 ]
 	@$(BIN)/python -m tests.rights build/calls
 
@@ -63,6 +63,13 @@ build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock 
 	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/fuzz/requirements.lock
 	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/fuzz/build.py >/dev/null
 	@touch $@
+
+# The model of an address's life cycle, searched completely by spin (docs/address-lifecycle.md); no part of `make test`.
+# A minute with MODEL=quick, as .ci/run does it; with MODEL=full, as every night, the larger configurations as well.
+MODEL ?= full
+model: .venv/.built
+	@tools/model-packages
+	@MODEL=$(MODEL) $(BIN)/pytest tests/model -rP $(PYTEST_FLAGS)
 
 # Ten minutes of load while pods come and go and everything around NMI fails in turn.
 SOAK_SECONDS ?= 600

@@ -1,0 +1,107 @@
+"""No answer goes to another pod than the one that owns the address, in every history of the model (docs/address-lifecycle.md).
+
+Each mechanism and each assumption is shown to be necessary: without it spin finds a history with a wrong answer.
+Run by `make model`, nightly with MODEL=full; not part of `make test`. Excluded: how long anything takes (tests/soak).
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.model.spin import SECONDS_MAX, Search, search
+
+FULL: Final = os.environ.get("MODEL", "quick") == "full"
+
+SMALL: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
+"""Two pods, the address is given away twice, the queue of the watch holds one list, netlink loses and invents nothing."""
+FALSE_REPORTS: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=1", "OVERRUNS=0")
+OVERRUN: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=1")
+THREE: Final = ("SANDBOXES=3", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
+
+HOLDS: Final = {
+    "local evidence": SMALL,
+    "nothing shown, the next owner's status comes first": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST"),
+    "nothing shown, the former owner's end is written first": (*SMALL, "SHOWS_NOTHING", "WRITTEN_FIRST"),
+}
+HOLDS_IN_FULL: Final = {
+    "a false report": FALSE_REPORTS,
+    "an overrun": OVERRUN,
+    "an event behind the list, a false report and an overrun": ("SANDBOXES=2", "EVENTS=1", "FLAPS=1", "OVERRUNS=1"),
+    "two requests": (*SMALL, "REQUESTS=2"),
+    "the address is given away three times": THREE,
+}
+
+BROKEN: Final = {
+    # Mechanisms of NMI.
+    "a pod that has ended is served after a read": (*SMALL, "NO_POD_STATE"),
+    "that, where the CNI shows nothing": (*SMALL, "SHOWS_NOTHING", "WRITTEN_FIRST", "NO_POD_STATE"),
+    "a pod that is being deleted is served without a read": (*SMALL, "SHOWS_NOTHING", "WRITTEN_FIRST", "NO_DOUBT"),
+    "no evidence": (*SMALL, "NO_EVIDENCE"),
+    "lost netlink messages are ignored": (*OVERRUN, "OVERRUN_IGNORED"),
+    "the generation is not compared after an await": (*SMALL, "NO_GENERATION"),
+    "ready answers survive a suspension": (*SMALL, "READY_ANSWERS_UNCHECKED"),
+    "a read is shared across generations": (*SMALL, "READ_SHARED"),
+    "any event lifts a suspension": (*SMALL, "LIFTED_BY_ANY_EVENT"),
+    "a status of another sandbox lifts a suspension": (*THREE, "LIFTED_BY_ANOTHER_SANDBOX"),
+    "the first of two claims wins": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "FIRST_CLAIM_WINS"),
+    # Assumptions.
+    "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
+    "the kubelet writes later than the deciding read": (*SMALL, "KUBELET_LATE"),
+    "a pod ends before NMI has taken over its address": (*SMALL, "ENDS_UNSEEN"),
+    "a read about the address crosses a status": (*SMALL, "LOOKUP_CROSSES"),
+    "the next owner ends while both claim": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "NEXT_OWNER_ENDS"),
+    "NMI starts after the address was given away": (*SMALL, "STARTED_LATE"),
+    "NMI never saw what was behind the address": (*OVERRUN, "NEVER_SEEN"),
+    "the CNI shows nothing, and nothing else is assumed": (*SMALL, "SHOWS_NOTHING"),
+    "a read is used after the former owner's end was written": (
+        *SMALL,
+        "SHOWS_NOTHING",
+        "WRITTEN_FIRST",
+        "READS_LAST_LONGER",
+    ),
+}
+"""What is broken, and by which macros."""
+
+SERVED: Final = (*SMALL, "SECOND_OWNER_IS_SERVED")
+"""Here the assertion fails as soon as the second owner of the address gets its own token."""
+
+ALL: Final = {**HOLDS, **(HOLDS_IN_FULL if FULL else {}), **BROKEN, "served": SERVED}
+
+pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Search]"]]:
+    """Every search, two at a time."""
+
+    def begin(defines: tuple[str, ...], directory: Path) -> Search:
+        return search(defines, directory)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(begin, defines, tmp_path_factory.mktemp("spin")) for name, defines in ALL.items()}
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", [*HOLDS, *(HOLDS_IN_FULL if FULL else {})])
+def test_no_history_has_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
+    found = searches[name].result()
+    print(f"{name}: {found.states:,} states")  # noqa: T201  shown by -rP
+    assert found.errors == 0, found.report
+    assert found.complete, found.report
+    assert found.states > 10_000
+    assert found.unreached == (), "the model has steps that never happen"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_without_it_there_is_a_history_with_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
+    found = searches[name].result()
+    assert found.errors == 1, f"{name}: {found.states:,} states and no wrong answer\n{found.report}"
+    assert "assertion violated" in found.report
+
+
+def test_the_next_owner_gets_its_own_token_in_some_history(searches: dict[str, "Future[Search]"]) -> None:
+    assert searches["served"].result().errors == 1
