@@ -9,10 +9,10 @@ import http.client
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +27,8 @@ from podidctl.sandbox.tokens import read_claims
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import BINDING_LABEL, PODS
 from tests.integration.walking import AUDIENCE, NODE, attach, binding, identity
+
+T = TypeVar("T")
 
 SUBNET = "10.201.0"
 GATEWAY = f"{SUBNET}.1"
@@ -77,13 +79,22 @@ class Net:
 
     def add(self, sandbox_id: str, address: str) -> None:
         """Make a sandbox with the address, as CNI ADD does."""
+        self.prepare(sandbox_id, address)
+        self.on_node(self._attach(sandbox_id, address))
+
+    def hand_over(self, former: str, successor: str, address: str) -> None:
+        """Remove *former* and attach *successor*, which is prepared, by one batch: faster than any CNI could."""
+        self.on_node(f"link delete {self._veths.pop(former)}", self._attach(successor, address))
+        self._namespaces.delete(f"pod-{former}")
+
+    def prepare(self, sandbox_id: str, address: str) -> None:
+        """Make a sandbox that has everything but its place on the node."""
         self._serial += 1
         veth = self._veths[sandbox_id] = f"veth{self._serial}"
         name = f"pod-{sandbox_id}"
         self._namespaces.create(name)
         self._namespaces.link(name, "eth0", NODE, veth)
         if self.bridged:
-            self.on_node(f"link set {veth} master {BRIDGE}")
             self.in_pod(sandbox_id, f"address add {address}/24 dev eth0", f"route add default via {GATEWAY}")
         else:
             self.in_pod(
@@ -92,7 +103,14 @@ class Net:
                 f"route add {GATEWAY} dev eth0",
                 f"route add default via {GATEWAY}",
             )
-            self.on_node(f"route add {address}/32 dev {veth}")
+
+    def _attach(self, sandbox_id: str, address: str) -> str:
+        veth = self._veths[sandbox_id]
+        return f"link set {veth} master {BRIDGE}" if self.bridged else f"route add {address}/32 dev {veth}"
+
+    def call(self, sandbox_id: str, function: Callable[[], T]) -> T:
+        """Call *function* in a thread of its own inside the pod. Blocks."""
+        return self._namespaces.call(f"pod-{sandbox_id}", function)
 
     def remove(self, sandbox_id: str) -> None:
         """Remove a sandbox, as CNI DEL does: the address is free."""
