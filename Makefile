@@ -7,7 +7,7 @@ PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 
-.PHONY: cluster e2e fuzz model soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.PHONY: cluster e2e fuzz handover model soak bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
 
 demo: .venv/.built
 	@$(BIN)/podidctl sandbox demo
@@ -75,6 +75,11 @@ model: .venv/.built
 SOAK_SECONDS ?= 600
 soak: .venv/.built
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+
+# What the next owner of an address gets, with and without local evidence, behind two kinds of CNI. As root.
+HANDOVER_SECONDS ?= 180
+handover: .venv/.built
+	$(BIN)/python -m tests.soak.handover $(HANDOVER_SECONDS) build/handover.json
 
 # A quarter of an hour, or three minutes: NMI beside nginx and others, what it weighs, its functions, what MIC costs.
 bench: .venv/.built

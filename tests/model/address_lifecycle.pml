@@ -226,15 +226,6 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     fi;
 #if defined(LIFTED_BY_ANY_EVENT)
     entry[i].suspended = 0;
-#elif defined(LIFTED_BY_ANOTHER_SANDBOX)
-    if
-    :: !entry[i].known || !entry[i].number -> entry[i].suspended = (a_number != 0 && a_number <= evidence)
-    :: else ->
-        if
-        :: a_number != entry[i].number -> entry[i].suspended = 0
-        :: else
-        fi
-    fi;
 #else
     if
     :: a_number == 0 || a_number > evidence || !entry[i].known || !entry[i].number -> entry[i].suspended = 0
@@ -309,7 +300,7 @@ inline publish(i) {
 #elif defined(SHOWS_NOTHING) || defined(ENDS_UNSEEN)
 #define MAY_BE_FREED(i) true
 #else
-#define MAY_BE_FREED(i) (taken[i])
+#define MAY_BE_FREED(i) (taken[i] || !subscribed)
 #endif
 
 #ifdef CLAIMED_FIRST

@@ -1,7 +1,8 @@
-"""No answer goes to another pod than the one that owns the address, in every history of the model (docs/address-lifecycle.md).
+"""In no history of the model an answer goes to another pod than the one that owns the address.
 
-Each mechanism and each assumption is shown to be necessary: without it spin finds a history with a wrong answer.
-Run by `make model`, nightly with MODEL=full; not part of `make test`. Excluded: how long anything takes (tests/soak).
+docs/address-lifecycle.md describes the model. Each mechanism and each assumption is shown to be necessary: without it
+spin finds a history with a wrong answer. Run by `make model`, nightly with MODEL=full; not part of `make test`.
+Excluded: how long anything takes (tests/soak).
 """
 
 import os
@@ -17,7 +18,7 @@ from tests.model.spin import SECONDS_MAX, Search, search
 FULL: Final = os.environ.get("MODEL", "quick") == "full"
 
 SMALL: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
-"""Two pods, the address is given away twice, the queue of the watch holds one list, netlink loses and invents nothing."""
+"""Two pods, the address is given away twice, the watch's queue holds one list, netlink loses and invents nothing."""
 FALSE_REPORTS: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=1", "OVERRUNS=0")
 OVERRUN: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=1")
 THREE: Final = ("SANDBOXES=3", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
@@ -46,7 +47,6 @@ BROKEN: Final = {
     "ready answers survive a suspension": (*SMALL, "READY_ANSWERS_UNCHECKED"),
     "a read is shared across generations": (*SMALL, "READ_SHARED"),
     "any event lifts a suspension": (*SMALL, "LIFTED_BY_ANY_EVENT"),
-    "a status of another sandbox lifts a suspension": (*THREE, "LIFTED_BY_ANOTHER_SANDBOX"),
     "the first of two claims wins": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "FIRST_CLAIM_WINS"),
     # Assumptions.
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),

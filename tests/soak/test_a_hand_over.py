@@ -1,7 +1,7 @@
 """With local evidence no request of an address's next owner gets the former owner's token (docs/security.md).
 
-The address passes on faster than any CNI plugin could do it, and the report comes late. Excluded: how long the window is
-without evidence (`make handover`).
+The address passes on faster than any CNI plugin could do it, and the report comes late. Excluded: how long the window
+is without evidence (`make handover`).
 """
 
 import pytest
