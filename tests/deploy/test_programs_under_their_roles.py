@@ -136,14 +136,16 @@ async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
         kubeconfig = await asyncio.to_thread(
             cluster.kubeconfig_of, "aad-pod-identity-nmi", namespace, tmp_path / "kubeconfig"
         )
-        flags = await asyncio.to_thread(lambda: arguments_of(render(options=[option]), "nmi"))
+        # No rule is made on this machine, and --fail-closed, which is the chart's default, is one.
+        options = [option, "--set=nmi.extraArgs={--redirect=none}"]
+        flags = await asyncio.to_thread(lambda: arguments_of(render(options=options), "nmi"))
         ports = free_ports(3)
         log = tmp_path / "nmi.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "nmi"),
                 *(flag.replace("$(NODE_NAME)", "n0") for flag in flags),
-                *(f"--kubeconfig={kubeconfig}", "--redirect=none", f"--nmi-port={ports[0]}"),
+                *(f"--kubeconfig={kubeconfig}", f"--nmi-port={ports[0]}"),
                 *(f"--http-probe-port={ports[1]}", f"--prometheus-port={ports[2]}"),
                 cwd=ROOT,
                 stdout=output,

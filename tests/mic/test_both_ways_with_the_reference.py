@@ -67,11 +67,11 @@ def test_it_stays_settled_whichever_objects_are_upgraded_first(path: Path) -> No
 def test_what_no_longer_agrees_is_brought_up_to_date(path: Path) -> None:
     case = load(path)
     spec = case["AzureIdentity"]["spec"]
-    spec["ClientID" if "ClientID" in spec else "clientID"] = "another"
+    spec["TenantID" if "ClientID" in spec else "tenantID"] = "another"
     cluster, steps = taken_over(case)
     assert steps == ["update"]
     (assigned,) = cluster.objects.values()
-    assert assigned.spec.azure_identity_ref.spec.client_id == "another"
+    assert assigned.spec.azure_identity_ref.spec.tenant_id == "another"
     assert assigned.status.status == "Assigned"
 
 
