@@ -79,6 +79,10 @@ async def run(settings: Settings) -> None:
     if settings.verbosity < LIBRARIES_VERBOSE:
         # A sign-in that fails is told by us, once for each host; its lines differ at each try, which nothing bounds.
         logging.getLogger("azure").setLevel(logging.ERROR)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     told = " ".join(f"{name}={value}" for name, value in settings.describe().items())
     log.info(
         "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": told}
@@ -86,10 +90,6 @@ async def run(settings: Settings) -> None:
     # What was imported stays: later collections would look at it again, each for 50 ms.
     gc.collect()
     gc.freeze()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     try:
         config, cloud, credential = await asyncio.to_thread(_azure, settings)
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)

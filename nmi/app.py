@@ -86,14 +86,14 @@ class Stopped(Exception):  # noqa: N818  not an error
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
     logs.configure(settings.log_format, settings.verbosity)
-    log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
-    # What was imported stays: later collections would look at it again, each for 20 ms.
-    gc.collect()
-    gc.freeze()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
+    # What was imported stays: later collections would look at it again, each for 20 ms.
+    gc.collect()
+    gc.freeze()
     try:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)

@@ -82,7 +82,7 @@ def test_a_claim_that_returns_while_both_its_names_are_taken_gets_yet_another_on
     again = binding("again", namespace="team")
     cluster.add(node(), identity(), binding(), pod())
     cluster.rounds(vm_id("n0"))
-    cluster.add(identity(namespace="team", resource_id=identity_id("other")), again)
+    cluster.add(identity(namespace="team", resource_id=identity_id("other"), client_id="client-other"), again)
     cluster.rounds(vm_id("n0"))
     assert len(cluster.objects) == 2
     cluster.remove(again)
