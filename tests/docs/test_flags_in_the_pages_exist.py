@@ -17,7 +17,8 @@ OTHERS = {
     *("as", "field-manager", "raw"),  # kubectl
     *("image", "profile"),  # kubectl debug
     *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
-    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name", "enable-oidc-issuer"),  # az
+    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
+    *("enable-oidc-issuer", "enable-imds-restriction"),  # az aks
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
     "flag",  # stands for any

@@ -384,7 +384,7 @@ async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFi
 
 
 async def test_an_object_with_odd_metadata_is_told_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    odd = b'{"metadata":{"name":"odd","namespace":"ns","labels":[]},"spec":{"ClientID":"c"}}'
+    odd = b'{"metadata":{"name":["odd"],"namespace":"ns"},"spec":{"ClientID":"c"}}'
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
     await server.start()
