@@ -12,9 +12,9 @@ what connections hold has a bound in all, `Limits.memory_bytes`:
   another one holds more. A request that is being answered is cut only where its peer has no other connection.
 
 What a connection holds is asked of the kernel (SO_MEMINFO), in passes over all connections and never for a request:
-with each sweep once an eighth of the bound could be in use, and in between once a sixteenth of it was sent. A connection
-without traffic since the last pass and nothing in its buffers is not asked about, and one that only waits for its peer
-to read in every fourth pass. There is a pass every 50 ms at most.
+with each sweep once an eighth of the bound could be in use, and in between once a sixteenth of it was sent. A
+connection without traffic since the last pass and nothing in its buffers is not asked about, and one that only waits
+for its peer to read in every fourth pass. There is a pass every 50 ms at most.
 """
 
 cimport cython
