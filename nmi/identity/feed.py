@@ -29,6 +29,7 @@ from nmi.identity.pods import PodEntry, facts, own_addresses
 from nmi.identity.reads import DoubtReads, UnansweredError
 from nmi.identity.roster import Roster
 from nmi.identity.standard import Assigned
+from nmi.identity.starts import owner_of
 from nmi.identity.stopped import stopping, suspending
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.watching import Watches
@@ -384,13 +385,9 @@ class Feed:
             if not claimant.confirmed and claimant.uid not in there:
                 # A read knew of it once and the watch never has: no event will ever take it away.
                 self.roster.retire(claimant)
-        live = [pod for pod in pods if not pod.finished and address in own_addresses(pod)]
-        if len(live) > 1:
-            # An address passes on only when the former pod's sandbox is down: that pod is ending, or reports it.
-            live = [pod for pod in live if not (pod.ending or pod.sandbox_down)]
-        live = [pod for pod in live if not self._is_suspended(pod)]
-        if len(live) == 1:
-            self._settle(address, live[0])
+        owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
+        if owner is not None and not self._is_suspended(owner):
+            self._settle(address, owner)
 
     def _settle(self, address: str, pod: Pod) -> None:
         """A read says that *address* is *pod*'s."""

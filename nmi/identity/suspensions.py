@@ -17,12 +17,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from nmi.identity.address_evidence import Evidence, Kind
 from nmi.identity.pods import PodEntry
-from podidentity.resources import Pod
+from nmi.identity.starts import started_after
 
 log = logging.getLogger(__name__)
 
@@ -178,19 +177,3 @@ class _Allowance:
         self._paid = max(self._paid, now) + LOG_GAP_SECONDS
         left_out, self._left_out = self._left_out, 0
         return left_out
-
-
-def started_after(pod: Pod, moment: float) -> bool:
-    """Whether a container of *pod* runs that was certainly started after *moment* (seconds since the epoch)."""
-    return any(
-        each.state.running is not None and _seconds(each.state.running.started_at) > moment
-        for each in pod.status.all_containers
-    )
-
-
-def _seconds(text: str) -> float:
-    """Seconds since the epoch, rounded down as the kubelet does; minus infinity where *text* is no time."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return float("-inf")

@@ -309,12 +309,6 @@ inline publish(i) {
 #define MAY_BE_REMOVED(i) true
 #endif
 
-#if defined(CLAIMED_FIRST) && !defined(NEXT_OWNER_ENDS)
-#define MAY_END(i) (sandbox[i] < SANDBOXES)
-#else
-#define MAY_END(i) true
-#endif
-
 /* One pod on its way: the runtime and the CNI plugin, the kubelet's status, the API server's object, NMI's reads of it. */
 active [PODS] proctype Pod() {
     do
@@ -328,7 +322,7 @@ active [PODS] proctype Pod() {
         owner = _pid;
         behind = len(netlink)
        }
-    :: d_step { life[_pid] == RUNNING && MAY_END(_pid) -> life[_pid] = ENDED }
+    :: d_step { life[_pid] == RUNNING -> life[_pid] = ENDED }
     :: d_step { life[_pid] == ENDED && !object[_pid].deleting -> life[_pid] = RUNNING }   /* restarted in its sandbox */
     :: d_step { (life[_pid] == RUNNING || life[_pid] == ENDED) && MAY_BE_FREED(_pid) ->
         life[_pid] = DOWN;
@@ -363,7 +357,7 @@ active [PODS] proctype Pod() {
         publish(_pid)
        }
     /* A user deletes the pod; at some time its object goes. */
-    :: d_step { object[_pid].there && !object[_pid].deleting && life[_pid] != WAITING && MAY_END(_pid) -> object[_pid].deleting = 1; publish(_pid) }
+    :: d_step { object[_pid].there && !object[_pid].deleting && life[_pid] != WAITING -> object[_pid].deleting = 1; publish(_pid) }
     :: d_step { object[_pid].deleting && object[_pid].there && MAY_BE_REMOVED(_pid) ->
         object[_pid].there = 0; object[_pid].deleting = 0; object[_pid].dead = 0; object[_pid].number = 0;
         publish(_pid)
@@ -480,7 +474,8 @@ active [REQUESTS] proctype Serve() {
         fi
        }
     :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH == NOBODY && asked == NOBODY ->
-        /* The pods at the address in the API server; of several the one that is not ending. */
+        /* The pods at the address in the API server; of several the one that was started last, if it has not ended. */
+#ifdef SETTLED_BY_ELIMINATION
         p = 0;
         do
         :: p < PODS -> s = s + (object[p].there && object[p].number); p++
@@ -503,6 +498,15 @@ active [REQUESTS] proctype Serve() {
         :: else
         fi;
         q = 0
+#else
+        if
+        :: object[0].there && object[0].number && (ALONE(0) || (!object[0].dead && object[0].number > object[1].number)) ->
+            asked = 0; found = object[0].number
+        :: object[1].there && object[1].number && (ALONE(1) || (!object[1].dead && object[1].number > object[0].number)) ->
+            asked = 1; found = object[1].number
+        :: else
+        fi
+#endif
 #ifndef LOOKUP_CROSSES
         ;
         if

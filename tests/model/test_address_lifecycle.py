@@ -48,12 +48,17 @@ BROKEN: Final = {
     "a read is shared across generations": (*SMALL, "READ_SHARED"),
     "any event lifts a suspension": (*SMALL, "LIFTED_BY_ANY_EVENT"),
     "the first of two claims wins": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "FIRST_CLAIM_WINS"),
+    "of two claims the one that is not ending wins": (
+        *SMALL,
+        "SHOWS_NOTHING",
+        "CLAIMED_FIRST",
+        "SETTLED_BY_ELIMINATION",
+    ),
     # Assumptions.
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
     "the kubelet writes later than the deciding read": (*SMALL, "KUBELET_LATE"),
     "a pod ends before NMI has taken over its address": (*SMALL, "ENDS_UNSEEN"),
     "a read about the address crosses a status": (*SMALL, "LOOKUP_CROSSES"),
-    "the next owner ends while both claim": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "NEXT_OWNER_ENDS"),
     "NMI starts after the address was given away": (*SMALL, "STARTED_LATE"),
     "NMI never saw what was behind the address": (*OVERRUN, "NEVER_SEEN"),
     "the CNI shows nothing, and nothing else is assumed": (*SMALL, "SHOWS_NOTHING"),

@@ -180,7 +180,7 @@ async def test_a_pod_that_is_reported_ended_stays_refused_when_the_suspension_wo
 async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_still_reported_alive() -> None:
     async with running_office() as office:
         await suspended(office)
-        office.cluster.put_pod(pod("successor", label="other"))
+        office.cluster.put_pod(started(time.time() + 2, name="successor", label="other"))
         office.cluster.put_assigned(
             assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
         )
@@ -190,12 +190,13 @@ async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_
         assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
 
 
-async def test_a_suspended_pod_does_not_win_the_address_because_the_other_is_ending() -> None:
+async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_later_than_the_other() -> None:
     async with running_office(policy=BRIEF) as office:
-        entry = await suspended(office)
-        office.cluster.put_pod(pod("rival"))
-        office.cluster.api.store.delete("pods", "rival", "ns")
-        await until(lambda: any(each.name == "rival" and each.ending for each in office.cluster.feed.roster))
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        entry = await office.with_pod(started=60)
+        evidence(office)
+        office.cluster.put_pod(pod("rival", started=30))
+        await until(lambda: len(office.cluster.feed.roster) == 2)
         await office.cluster.feed._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()

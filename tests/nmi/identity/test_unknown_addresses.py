@@ -2,10 +2,14 @@
 
 import asyncio
 
+import msgspec
+import pytest
+
 from nmi.identity.parking import Parking
 from nmi.identity.pods import PodEntry
+from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import pod
+from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
 
 ADDRESS = "10.0.0.1"
@@ -212,14 +216,54 @@ async def test_a_read_settles_whose_the_address_is() -> None:
         assert not former.gone
 
 
-async def test_of_an_ending_and_a_running_pod_the_running_one_has_the_address() -> None:
+async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | None:
+    """The pod that a read gives the address, where both pods are listed; when each was started, in seconds."""
+    contest(cluster)
+    cluster.put_pod(pod(started=web))
+    cluster.put_pod(pod("former", started=former))
+    await cluster.feed._ask_about(ADDRESS)
+    return cluster.at(ADDRESS)
+
+
+async def test_of_two_live_pods_the_one_that_was_started_later_has_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
-        contest(cluster)
-        cluster.put_pod(pod("former"))
-        cluster.api.store.delete("pods", "former", "ns")
-        entry = await cluster.feed.entry_at(ADDRESS)
+        entry = await both_listed(cluster, web=61, former=60)
         assert entry is not None
         assert entry.key == "ns/web"
+
+
+async def test_of_two_that_were_started_in_the_same_second_neither_has_it() -> None:
+    async with running_cluster(watching=False) as cluster:
+        assert await both_listed(cluster, web=60, former=60) is None
+
+
+@pytest.mark.parametrize("change", ["deleted", "ended"])
+async def test_that_the_next_owner_is_ending_gives_the_address_to_the_former_owner_never(change: str) -> None:
+    async with running_cluster(watching=False) as cluster:
+        contest(cluster)
+        uid = cluster.put_pod(pod("former", started=60))
+        cluster.told_gone(pod("former", uid="uid-former"))
+        cluster.told(pod("former", uid=uid, started=60))
+        if change == "deleted":
+            cluster.put_pod(pod(started=90))
+            cluster.api.store.delete("pods", "web", "ns")
+        else:
+            cluster.put_pod(ended(pod(), 90))
+        await cluster.feed._ask_about(ADDRESS)
+        entry = cluster.at(ADDRESS)
+        assert entry is None or entry.key == "ns/web"
+        cluster.put_pod(pod("former", started=120))
+        await cluster.feed._ask_about(ADDRESS)
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/former", "it has been made again since"
+
+
+def ended(of: Pod, second: int) -> Pod:
+    """Its only container has terminated; it was started then."""
+    state = ContainerState(terminated=Terminated(started_at=started_at(second)))
+    status = msgspec.structs.replace(of.status, container_statuses=[ContainerStatus(state=state)])
+    return msgspec.structs.replace(of, status=status)
 
 
 async def test_the_watchs_word_settles_it_too() -> None:
