@@ -12,14 +12,15 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from _native.index import Index, PodRecord
-from nmi.identity.address_evidence import AddressEvidence
+from nmi.identity.address_evidence import AddressEvidence, Evidence
 from nmi.identity.addresses import Addresses
 from nmi.identity.assignments import Assignments, MicAssignments
+from nmi.identity.crossings import Crossings
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exempting import Exemptions
 from nmi.identity.managed import BoundIdentities
@@ -113,9 +114,14 @@ class Feed:
         self._reads = DoubtReads(client, clock)
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
+        self._crossings = Crossings()
         self._evidence = AddressEvidence()
         self._addresses = Addresses(
-            index, self._parking.arrived, claimed=self._evidence.claim, released=self._evidence.release
+            index,
+            self._parking.arrived,
+            claimed=self._evidence.claim,
+            released=self._evidence.release,
+            changed=self._crossings.changed,
         )
         self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
         self.watches = Watches(
@@ -143,6 +149,7 @@ class Feed:
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
             reported=self._suspensions.changed,
+            heard=self._crossings.changed,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
@@ -248,11 +255,16 @@ class Feed:
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         """The kernel has reported changes: pods whose address has changed hands by them are suspended now."""
-        self._suspensions.begin(self._evidence.apply(messages))
+        self._take_evidence(self._evidence.apply(messages))
 
     def network_listed(self, messages: Iterable[Message]) -> None:
         """Everything that there is now: at first, and where reports were lost."""
-        self._suspensions.begin(self._evidence.replace(messages))
+        self._take_evidence(self._evidence.replace(messages))
+
+    def _take_evidence(self, found: Sequence[Evidence]) -> None:
+        for evidence in found:
+            self._crossings.changed(evidence.address)
+        self._suspensions.begin(found)
 
     # What requests ask.
 
@@ -363,23 +375,30 @@ class Feed:
         entry = self.roster.get(*key.split("/", 1))
         return entry.record if entry is not None else None
 
-    async def _ask_for(self, key: str) -> None:
-        """One read for a pod that was named and is not known."""
+    async def _ask_for(self, key: str) -> bool:
+        """One read for a pod that was named and is not known; whether it has to be asked again."""
         namespace, name = key.split("/", 1)
-        try:
-            pod = await self._reads.pod(namespace, name)
-        except UnansweredError:
-            return
+        with self._crossings.read() as read:
+            try:
+                pod = await self._reads.pod(namespace, name)
+            except UnansweredError:
+                return False
+            if read.crossed((namespace, name)):
+                return True
         there = self.roster.get(namespace, name)
         if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
             self.roster.enter(pod, confirmed=False)
+        return False
 
-    async def _ask_about(self, address: str) -> None:
-        """One read about an address that is unknown or contested."""
-        try:
-            pods = await self._reads.at_address(address, self._node)
-        except UnansweredError:
-            return
+    async def _ask_about(self, address: str) -> bool:
+        """One read about an address that is unknown or contested; whether it has to be asked again."""
+        with self._crossings.read() as read:
+            try:
+                pods = await self._reads.at_address(address, self._node)
+            except UnansweredError:
+                return False
+            if read.crossed(address, *(pod.key for pod in pods)):
+                return True
         there = {pod.metadata.uid for pod in pods}
         for claimant in self._addresses.claimants(address):
             if not claimant.confirmed and claimant.uid not in there:
@@ -388,6 +407,7 @@ class Feed:
         owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
         if owner is not None and not self._is_suspended(owner):
             self._settle(address, owner)
+        return False
 
     def _settle(self, address: str, pod: Pod) -> None:
         """A read says that *address* is *pod*'s."""

@@ -17,7 +17,7 @@ NEVER: Final = float("-inf")
 
 def started_after(pod: Pod, moment: float) -> bool:
     """Whether a container of *pod* runs that was certainly started after *moment* (seconds since the epoch)."""
-    return _newest_running(pod) > moment
+    return newest_running(pod) > moment
 
 
 def owner_of(pods: Sequence[Pod]) -> Pod | None:
@@ -30,13 +30,14 @@ def owner_of(pods: Sequence[Pod]) -> Pod | None:
     if len(pods) == 1:
         return None if pods[0].finished else pods[0]
     for pod in pods:
-        newest = NEVER if pod.finished or pod.terminated or pod.sandbox_down else _newest_running(pod)
+        newest = NEVER if pod.finished or pod.terminated or pod.sandbox_down else newest_running(pod)
         if newest > max((_latest(other) for other in pods if other is not pod), default=NEVER):
             return pod
     return None
 
 
-def _newest_running(pod: Pod) -> float:
+def newest_running(pod: Pod) -> float:
+    """The start of the container that was started last of those that run: seconds since the epoch, or NEVER."""
     running = (each.state.running for each in pod.status.all_containers)
     return _newest(each.started_at for each in running if each is not None)
 

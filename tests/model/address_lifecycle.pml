@@ -102,6 +102,7 @@ bit verified[PODS];             /* a verification read of the present generation
 
 byte asked = NOBODY;            /* the pod that a read about the address itself found; it is still on its way */
 byte found;                     /* and the pod's sandbox */
+bit crossed;                    /* NMI has learnt something since the read was sent */
 
 #define IDLE 0
 #define VERIFYING 1
@@ -232,6 +233,7 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     :: else
     fi;
 #endif
+    crossed = 1;
     entry[i].known = 1;
     entry[i].confirmed = is_confirmed;
     entry[i].deleting = is_deleting;
@@ -247,6 +249,7 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
 }
 
 inline retire(i) {
+    crossed = 1;
     entry[i].known = 0; entry[i].confirmed = 0; entry[i].deleting = 0; entry[i].dead = 0; entry[i].suspended = 0;
     entry[i].number = 0;
     if
@@ -260,6 +263,9 @@ inline retire(i) {
 /* The answer to the read about an address that no pod, or more than one, claims. */
 inline take_lookup() {
     if
+#ifndef LOOKUP_UNCHECKED
+    :: crossed -> skip          /* it is read again */
+#endif
     :: entry[asked].known && entry[asked].suspended -> skip
     :: else ->
         if
@@ -267,7 +273,7 @@ inline take_lookup() {
         :: else -> if :: COUNT > 1 && CLAIMS(asked) -> settled = asked :: else fi
         fi
     fi;
-    asked = NOBODY; found = 0
+    asked = NOBODY; found = 0; crossed = 0
 }
 
 inline empty_watch() {
@@ -421,6 +427,7 @@ active proctype Nmi() {
         :: else
         fi;
 #endif
+        crossed = 1;
         if
         :: number_ > evidence -> evidence = number_
         :: else
@@ -445,9 +452,7 @@ active proctype Nmi() {
 #endif
         number_ = 0; real_ = 0
        }
-#ifdef LOOKUP_CROSSES
     :: d_step { asked != NOBODY -> take_lookup() }
-#endif
     od
 }
 
@@ -497,7 +502,7 @@ active [REQUESTS] proctype Serve() {
         :: q != 1 -> asked = NOBODY; found = 0
         :: else
         fi;
-        q = 0
+        q = 0;
 #else
         if
         :: object[0].there && object[0].number && (ALONE(0) || (!object[0].dead && object[0].number > object[1].number)) ->
@@ -505,15 +510,9 @@ active [REQUESTS] proctype Serve() {
         :: object[1].there && object[1].number && (ALONE(1) || (!object[1].dead && object[1].number > object[0].number)) ->
             asked = 1; found = object[1].number
         :: else
-        fi
+        fi;
 #endif
-#ifndef LOOKUP_CROSSES
-        ;
-        if
-        :: asked != NOBODY -> take_lookup()
-        :: else
-        fi
-#endif
+        crossed = 0
        }
     :: d_step { request[ME].phase == VERIFYING -> request[ME].phase = FETCHING }
 #ifndef WRITTEN_FIRST

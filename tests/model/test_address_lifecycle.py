@@ -54,11 +54,11 @@ BROKEN: Final = {
         "CLAIMED_FIRST",
         "SETTLED_BY_ELIMINATION",
     ),
+    "a read about the address is used though NMI has learnt something since": (*SMALL, "LOOKUP_UNCHECKED"),
     # Assumptions.
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
     "the kubelet writes later than the deciding read": (*SMALL, "KUBELET_LATE"),
     "a pod ends before NMI has taken over its address": (*SMALL, "ENDS_UNSEEN"),
-    "a read about the address crosses a status": (*SMALL, "LOOKUP_CROSSES"),
     "NMI starts after the address was given away": (*SMALL, "STARTED_LATE"),
     "NMI never saw what was behind the address": (*OVERRUN, "NEVER_SEEN"),
     "the CNI shows nothing, and nothing else is assumed": (*SMALL, "SHOWS_NOTHING"),

@@ -184,7 +184,7 @@ async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_
         office.cluster.put_assigned(
             assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
         )
-        await until(lambda: len(office.cluster.feed.roster) == 2)
+        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
         answer = await office.issued()
         assert answer.pod == "ns/successor"
         assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
@@ -196,7 +196,7 @@ async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_la
         entry = await office.with_pod(started=60)
         evidence(office)
         office.cluster.put_pod(pod("rival", started=30))
-        await until(lambda: len(office.cluster.feed.roster) == 2)
+        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
         await office.cluster.feed._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()
