@@ -21,14 +21,14 @@ class Addresses:
         index: Index,
         answering: Callable[[str], None],
         *,
-        claimed: Callable[[str], None] = lambda _address: None,
+        claimed: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
         released: Callable[[str], None] = lambda _address: None,
         changed: Callable[[str], None] = lambda _address: None,
     ) -> None:
         """*answering* is called with each address that has begun to answer for a pod.
 
-        *claimed* is called with an address that another pod claims, and *released* with one that no pod claims now;
-        *changed* with one that a pod has begun or ceased to claim, or has begun to claim again in another sandbox.
+        *claimed* is called with an address and another pod that claims it now, *released* with an address that no pod
+        claims now, and *changed* with one that a pod has begun or ceased to claim, or claims now in another sandbox.
         """
         self._index = index
         self._answering = answering
@@ -47,7 +47,7 @@ class Addresses:
             claims = self._claims.setdefault(address, [])
             if entry not in claims:
                 claims.append(entry)
-                self._claimed(address)
+                self._claimed(address, entry)
                 self._reopen(address)
 
     def release(self, addresses: Iterable[str], entry: PodEntry) -> None:

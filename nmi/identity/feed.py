@@ -119,7 +119,7 @@ class Feed:
         self._addresses = Addresses(
             index,
             self._parking.arrived,
-            claimed=self._evidence.claim,
+            claimed=self._is_claimed,
             released=self._evidence.release,
             changed=self._crossings.changed,
         )
@@ -241,7 +241,7 @@ class Feed:
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
-            "network": self._evidence.sizes(),
+            "network": self._evidence.sizes() | {"remembered": self._suspensions.remembered},
             "held": self._measures.held,
             "parked": self._parking.waiting + self._by_name.waiting,
         }
@@ -260,6 +260,10 @@ class Feed:
     def network_listed(self, messages: Iterable[Message]) -> None:
         """Everything that there is now: at first, and where reports were lost."""
         self._take_evidence(self._evidence.replace(messages))
+
+    def _is_claimed(self, address: str, entry: PodEntry) -> None:
+        self._evidence.claim(address)
+        self._suspensions.claimed(address, entry)
 
     def _take_evidence(self, found: Sequence[Evidence]) -> None:
         for evidence in found:

@@ -97,7 +97,6 @@ byte evidence;                  /* the newest sandbox whose removal netlink has 
 byte buried;                    /* the same, without false reports: only the assumption about the kubelet looks at it */
 byte settled = NOBODY;
 
-bit taken[PODS];                /* NMI has taken over a status of the pod's latest sandbox */
 bit verified[PODS];             /* a verification read of the present generation found the pod alive; it may still be on its way */
 
 byte asked = NOBODY;            /* the pod that a read about the address itself found; it is still on its way */
@@ -229,7 +228,12 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     entry[i].suspended = 0;
 #else
     if
-    :: a_number == 0 || a_number > evidence || !entry[i].known || !entry[i].number -> entry[i].suspended = 0
+    :: a_number == 0 || a_number > evidence -> entry[i].suspended = 0
+#ifdef UNCLAIMED_EVIDENCE_FORGOTTEN
+    :: a_number && a_number <= evidence && !CLAIMS(i) -> entry[i].suspended = 0
+#else
+    :: a_number && a_number <= evidence && !CLAIMS(i) -> entry[i].suspended = 1
+#endif
     :: else
     fi;
 #endif
@@ -239,12 +243,6 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     entry[i].deleting = is_deleting;
     entry[i].dead = is_dead;
     entry[i].number = a_number;
-#ifndef SHOWS_NOTHING
-    if
-    :: is_confirmed && a_number && a_number == sandbox[i] -> taken[i] = 1
-    :: else
-    fi;
-#endif
     bump(i)
 }
 
@@ -303,10 +301,8 @@ inline publish(i) {
 
 #ifdef WRITTEN_FIRST
 #define MAY_BE_FREED(i) ((object[i].dead || !object[i].there) && entry[i].deleting && EXPIRED(i))
-#elif defined(SHOWS_NOTHING) || defined(ENDS_UNSEEN)
-#define MAY_BE_FREED(i) true
 #else
-#define MAY_BE_FREED(i) (taken[i] || !subscribed)
+#define MAY_BE_FREED(i) true
 #endif
 
 #ifdef CLAIMED_FIRST
@@ -323,7 +319,6 @@ active [PODS] proctype Pod() {
             object[_pid].there && !object[_pid].deleting && (made || !_pid) ->
         made++;
         sandbox[_pid] = made;
-        taken[_pid] = 0;
         life[_pid] = RUNNING;
         owner = _pid;
         behind = len(netlink)

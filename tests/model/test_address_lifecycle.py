@@ -55,10 +55,10 @@ BROKEN: Final = {
         "SETTLED_BY_ELIMINATION",
     ),
     "a read about the address is used though NMI has learnt something since": (*SMALL, "LOOKUP_UNCHECKED"),
+    "evidence about an address that no pod claims yet is forgotten": (*SMALL, "UNCLAIMED_EVIDENCE_FORGOTTEN"),
     # Assumptions.
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
     "the kubelet writes later than the deciding read": (*SMALL, "KUBELET_LATE"),
-    "a pod ends before NMI has taken over its address": (*SMALL, "ENDS_UNSEEN"),
     "NMI starts after the address was given away": (*SMALL, "STARTED_LATE"),
     "NMI never saw what was behind the address": (*OVERRUN, "NEVER_SEEN"),
     "the CNI shows nothing, and nothing else is assumed": (*SMALL, "SHOWS_NOTHING"),

@@ -204,6 +204,28 @@ async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_la
         assert office.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
+@pytest.mark.parametrize("order", ["end first", "claimed and left"])
+async def test_one_whose_end_was_noticed_before_it_was_reported_gets_nothing_and_its_successor_does(order: str) -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        office.cluster.told(assigned_identity(), "assigned_identities")
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        before, after = time.time() - 60, time.time() + 2
+        if order == "claimed and left":
+            office.cluster.told(started(before))
+            office.cluster.told(started(before, addresses=("10.0.0.9",)))
+        evidence(office)
+        office.cluster.told(started(before))
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.record.suspended
+        assert await office.refused() == SUSPENDED
+        office.cluster.told_gone(pod())
+        office.cluster.told(started(after, name="successor", uid="uid-2"))
+        successor = office.cluster.at(ADDRESS)
+        assert successor is not None
+        assert not successor.suspended
+
+
 # The verification.
 
 
