@@ -72,6 +72,8 @@ class Standing:
     assigned: tuple[Assigned, ...]
     certain: bool
     """Whether a ready answer may be made of it: the watches vouch for it, not a read or a hope."""
+    verified: bool = False
+    """Whether reads that were sent less than a second before vouch for it: it expires, and must be asked for again."""
 
 
 class Feed:
@@ -324,7 +326,7 @@ class Feed:
                 return _UNVERIFIED
             self._measures.unverified += 1
             return Standing(entry.facts, entry.assigned, certain=False)
-        return Standing(now, assigned, certain=False)
+        return Standing(now, assigned, certain=False, verified=True)
 
     # Behind them.
 
