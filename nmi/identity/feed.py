@@ -344,7 +344,7 @@ class Feed:
         return stopping(read, named=not address) or read
 
     async def _still_has(self, entry: PodEntry, address: str) -> bool:
-        """Whether reads made now show that *address* is the pod's, and no other live pod's."""
+        """Whether reads made now show that *address* is the pod's, and no other pod there was started as late."""
         try:
             read = await self._reads.pod_now(entry.namespace, entry.name)
             there = await self._reads.at_address(address, self._node)
@@ -355,11 +355,14 @@ class Feed:
                 self._measures.retired_by_read += 1
                 self.roster.retire(entry)
             return False
-        rivals = [each for each in there if each.metadata.uid != entry.uid and not each.finished]
+        listed = [each for each in there if address in own_addresses(each)]
+        rivals = any(each.metadata.uid != entry.uid and not each.finished for each in listed)
+        owner = owner_of(listed) if rivals else read
         return (
             address in own_addresses(read)
             and stopping(read, named=False) is None
-            and not any(address in own_addresses(each) for each in rivals)
+            and owner is not None
+            and owner.metadata.uid == entry.uid
         )
 
     def _is_suspended(self, pod: Pod) -> bool:

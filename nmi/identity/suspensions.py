@@ -11,7 +11,8 @@ there, whatever the watch's state is and whether or not the API server answers. 
   before the sandbox ended, and be on its way since. (The kubelet rounds these times down to seconds, and takes them
   from the node's clock, which is NMI's as well.)
 * VERIFY_SECONDS after the last evidence, when the kubelet has long reported a sandbox that ended, a read shows the pod
-  running at the address, and no other live pod there. Any other answer, or none, is asked for again later.
+  running at the address, and no other live pod there that was started as late. Any other answer, or none, is asked
+  for again later.
 """
 
 import asyncio

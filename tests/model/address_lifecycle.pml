@@ -364,7 +364,7 @@ active [PODS] proctype Pod() {
         publish(_pid)
        }
     /* Verification reads. That of a suspended record is the one which decides 10 s after the evidence. */
-    :: d_step { entry[_pid].known && entry[_pid].suspended && !verified[_pid] && LIVE(object[_pid]) && ALONE(_pid) && WRITTEN_IN_TIME(_pid) ->
+    :: d_step { entry[_pid].known && entry[_pid].suspended && !verified[_pid] && LIVE(object[_pid]) && (ALONE(_pid) || object[_pid].number > object[1 - _pid].number) && WRITTEN_IN_TIME(_pid) ->
         verified[_pid] = 1
        }
     :: d_step { entry[_pid].known && entry[_pid].suspended && verified[_pid] ->

@@ -296,6 +296,10 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         assert entry is not None
         office.cluster.put_pod(pod("rival"))
         assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        office.cluster.put_pod(pod(started=60))
+        assert await office.cluster.feed._still_has(entry, ADDRESS), "it was started later than the rival"
+        office.cluster.put_pod(pod("rival", started=90))
+        assert not await office.cluster.feed._still_has(entry, ADDRESS)
         office.cluster.put_pod(pod("rival", phase="Succeeded"))
         assert await office.cluster.feed._still_has(entry, ADDRESS)
 
