@@ -54,7 +54,12 @@ BROKEN: Final = {
         "CLAIMED_FIRST",
         "SETTLED_BY_ELIMINATION",
     ),
-    "a read about the address is used though NMI has learnt something since": (*SMALL, "LOOKUP_UNCHECKED"),
+    "a read about the address is used though NMI has learnt something since": (
+        *SMALL,
+        "SHOWS_NOTHING",
+        "CLAIMED_FIRST",
+        "LOOKUP_UNCHECKED",
+    ),
     "evidence about an address that no pod claims yet is forgotten": (*SMALL, "UNCLAIMED_EVIDENCE_FORGOTTEN"),
     # Assumptions.
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
