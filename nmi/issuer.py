@@ -210,17 +210,16 @@ class Issuer:
                     outcome = None if waited else decision.refusal
                 case Exempt():
                     asking.refusal = _LATE
-                    outcome = await self._ask_as_node(entry, asking, generation)
+                    outcome = await self._ask_as_node(entry, asking, generation, standing)
                 case Grant(assigned):
                     asking.refusal = _LATE
-                    certain = isinstance(standing, Standing) and standing.certain
-                    outcome = await self._grant(entry, assigned, asking, generation, certain=certain)
+                    outcome = await self._grant(entry, assigned, asking, generation, standing)
             if outcome is not None:
                 return outcome
         return GONE
 
     async def _grant(
-        self, entry: PodEntry, assigned: Assigned, asking: _Asking, generation: int, *, certain: bool
+        self, entry: PodEntry, assigned: Assigned, asking: _Asking, generation: int, standing: Standing | Wait
     ) -> Issued | Refusal | None:
         """The token; None where what was decided at *generation* no longer stands."""
         request = asking.request
@@ -229,13 +228,16 @@ class Issuer:
         fetched = await self._fetch(assigned, request, entry, self._left(asking))
         if isinstance(fetched, Refusal):
             return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, asking) else None
-        if self._is_unchanged(entry, asking, generation):
+        if await self._still_stands(entry, asking, generation, standing):
+            certain = isinstance(standing, Standing) and standing.certain
             return self._issued(fetched, assigned, request, entry, certain=certain and bool(asking.peer))
         # What was fetched anew is in the cache by now; it need not be fetched twice.
         asking.request = replace(request, fetch_anew=request.fetch_anew and not self._broker.caching)
         return None
 
-    async def _ask_as_node(self, entry: PodEntry, asking: _Asking, generation: int) -> RawAnswer | Refusal | None:
+    async def _ask_as_node(
+        self, entry: PodEntry, asking: _Asking, generation: int, standing: Standing | Wait
+    ) -> RawAnswer | Refusal | None:
         """What IMDS says to an exempt pod that asks itself; None where it is no longer known to be exempt."""
         if not asking.peer:
             return _EXEMPT_HAS_NONE
@@ -247,7 +249,7 @@ class Issuer:
             return _congested(error)
         except AzureError as error:
             return refusal_of(error)
-        return answer if self._is_unchanged(entry, asking, generation) else None
+        return answer if await self._still_stands(entry, asking, generation, standing) else None
 
     def _left(self, asking: _Asking) -> float:
         """Seconds of the budget."""
@@ -259,6 +261,18 @@ class Issuer:
     def _is_unchanged(self, entry: PodEntry, asking: _Asking, generation: int) -> bool:
         """Whether what was decided at *generation* still stands after an await."""
         return self._is_there(entry, asking) and entry.record.generation == generation
+
+    async def _still_stands(self, entry: PodEntry, asking: _Asking, generation: int, standing: Standing | Wait) -> bool:
+        """Whether what was decided on *standing* may be handed out, after what it takes has been fetched.
+
+        What reads vouched for is asked for again, since an address can pass on without any change of the record. Reads
+        are shared for a second, so that a quick fetch costs no further one.
+        """
+        if self._is_unchanged(entry, asking, generation) and isinstance(standing, Standing) and standing.verified:
+            again = await self._feed.standing(entry, asking.peer)
+            if not isinstance(again, Standing) or (again.pod, again.assigned) != (standing.pod, standing.assigned):
+                return False
+        return self._is_unchanged(entry, asking, generation)
 
     async def _hold(self, entry: PodEntry, generation: int, until: float) -> bool:
         """Wait until the pod's record moves on from *generation*; False if it has not by *until* (the loop's time)."""

@@ -132,7 +132,10 @@ class Running(Wire, frozen=True):
 
 
 class Terminated(Wire, frozen=True):
-    """Present in the state of a container that has ended; none of its fields is used."""
+    """Present in the state of a container that has ended."""
+
+    started_at: str = ""
+    """As of `Running`; empty where the kubelet does not know it."""
 
 
 class ContainerState(Wire, frozen=True):
@@ -142,6 +145,8 @@ class ContainerState(Wire, frozen=True):
 
 class ContainerStatus(Wire, frozen=True):
     state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+    """How the container ended before, where it has been restarted or is about to be."""
 
 
 class PodCondition(Wire, frozen=True):

@@ -6,6 +6,11 @@ is removed, the route goes elsewhere, or another link-layer address answers, wha
 sandbox. What the kernel merely forgets (an expired neighbour, an aged forwarding entry) is no evidence: it stays known
 here for as long as a pod claims the address.
 
+Of an address that no pod claims, only the removal of its interface, or of the route to it alone, is evidence: the watch
+may report the pod later than the kernel reports its end. What such an address is behind is found in the kernel's own
+tables. There a forgotten forwarding entry still counts, since a bridge forgets those of a port before it reports that
+the port is removed.
+
 Everything is bounded whatever pods send: what no pod claims is dropped with the kernel's own entry, or when the
 tables are full.
 """
@@ -36,6 +41,11 @@ class Kind(StrEnum):
     ROUTE_MOVED = "route_moved"
     LINK_LAYER_CHANGED = "link_layer_changed"
     PORT_MOVED = "port_moved"
+
+    @property
+    def ends(self) -> bool:
+        """Whether it can only be the end of a sandbox. The others may be the first packet of the next one."""
+        return self in {Kind.INTERFACE_REMOVED, Kind.ROUTE_REMOVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,8 @@ class AddressEvidence:
         self._neighbours: dict[tuple[bytes, int], bytes] = {}
         self._forwardings: dict[tuple[bytes, int], tuple[int, int]] = {}
         """Link-layer address and bridge to VLAN and port."""
+        self._forgotten: dict[tuple[bytes, int], int] = {}
+        """Link-layer address and bridge to the port behind which it was last, where the bridge has forgotten it."""
         self._attachments: dict[bytes, _Attachment] = {}
         self._behind: dict[bytes, set[bytes]] = {}
         """Link-layer address to the claimed addresses that have it."""
@@ -135,17 +147,21 @@ class AddressEvidence:
         found: list[Evidence] = []
         for index in self._links.keys() - links.keys():
             found += self._link(Link(index, self._links[index], gone=True))
+        routed = {number.to_bytes(4, "big"): by[min(by)] for number, by in self._routes.get(_BITS, {}).items()}
         self._routes.clear()
         self._routes_over.clear()
         self._route_count = 0
         self._neighbours.clear()
         self._forwardings.clear()
+        self._forgotten.clear()
         self._links = {index: links[index] for index, _ in zip(links, range(LINKS_MAX), strict=False)}
         for each in listed:
             if isinstance(each, Route):
                 self._set_route(each)
         for packed, attachment in self._attachments.items():
             found += self._rerouted(packed, attachment)
+        for packed in routed.keys() - self._attachments.keys():
+            found += self._unrouted(packed, routed[packed])
         for each in listed:
             if isinstance(each, Neighbour):
                 found += self._neighbour(each, reported=False)
@@ -159,7 +175,7 @@ class AddressEvidence:
             "interfaces": len(self._links),
             "routes": self._route_count,
             "neighbours": len(self._neighbours),
-            "forwardings": len(self._forwardings),
+            "forwardings": len(self._forwardings) + len(self._forgotten),
             "claimed": len(self._attachments),
             "attached": sum(1 for each in self._attachments.values() if each.host or each.interface),
         }
@@ -172,25 +188,52 @@ class AddressEvidence:
                 self._links[link.index] = link.name
             return []
         name = self._links.pop(link.index, link.name)
-        found = []
+        found = [
+            Evidence(str(IPv4Address(packed)), Kind.INTERFACE_REMOVED, name) for packed in self._unclaimed(link.index)
+        ]
         for packed, attachment in self._attachments.items():
             if attachment.is_behind(link.index):
                 found.append(Evidence(attachment.address, Kind.INTERFACE_REMOVED, name))
                 attachment.host = 0
                 self._unlearn(packed, attachment)
+        for key in [key for key, port in self._forgotten.items() if port == link.index]:
+            del self._forgotten[key]
         # IPv4 routes go with their interface without a report.
         for length, prefix, priority in self._routes_over.pop(link.index, ()):
             self._drop_route(length, prefix, priority)
         return found
 
+    def _unclaimed(self, interface: int) -> set[bytes]:
+        """The addresses behind *interface* that no pod claims, as far as the kernel's tables show them."""
+        found = {
+            prefix.to_bytes(4, "big")
+            for length, prefix, priority in self._routes_over.get(interface, ())
+            if length == _BITS and self._routes[length][prefix][min(self._routes[length][prefix])] == interface
+        }
+        ports = ((key, port) for key, (_, port) in self._forwardings.items())
+        behind = {key for key, port in (*ports, *self._forgotten.items()) if port == interface}
+        for (packed, on), link_layer in self._neighbours.items():
+            if on == interface or (link_layer, on) in behind:
+                found.add(packed)
+        return found - self._attachments.keys()
+
     # Routes.
 
     def _route(self, route: Route) -> list[Evidence]:
+        before = self._output(route.prefix, only_length=_BITS) if route.length == _BITS else 0
         self._set_route(route)
         if route.length != _BITS:
             return []
         attachment = self._attachments.get(route.prefix)
-        return self._rerouted(route.prefix, attachment) if attachment is not None else []
+        if attachment is not None:
+            return self._rerouted(route.prefix, attachment)
+        return self._unrouted(route.prefix, before)
+
+    def _unrouted(self, packed: bytes, before: int) -> list[Evidence]:
+        """Evidence of an unclaimed address whose route led to the interface *before* (0: there was none)."""
+        if not before or self._output(packed, only_length=_BITS):
+            return []
+        return [Evidence(str(IPv4Address(packed)), Kind.ROUTE_REMOVED, self._links.get(before, ""))]
 
     def _set_route(self, route: Route) -> None:
         """A second one with the same prefix and priority takes the first one's place.
@@ -282,10 +325,12 @@ class AddressEvidence:
         if forwarding.gone:
             if self._forwardings.get(key) == (forwarding.vlan, forwarding.port):
                 del self._forwardings[key]
+                _put(self._forgotten, key, forwarding.port, FORWARDINGS_MAX)
             return []
         if forwarding.port not in self._links:
             return []
         _put(self._forwardings, key, (forwarding.vlan, forwarding.port), FORWARDINGS_MAX)
+        self._forgotten.pop(key, None)
         found = []
         for packed in self._behind.get(forwarding.link_layer, ()):
             attachment = self._attachments[packed]

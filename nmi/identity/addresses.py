@@ -21,17 +21,20 @@ class Addresses:
         index: Index,
         answering: Callable[[str], None],
         *,
-        claimed: Callable[[str], None] = lambda _address: None,
+        claimed: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
         released: Callable[[str], None] = lambda _address: None,
+        changed: Callable[[str], None] = lambda _address: None,
     ) -> None:
         """*answering* is called with each address that has begun to answer for a pod.
 
-        *claimed* is called with an address that another pod claims, and *released* with one that no pod claims now.
+        *claimed* is called with an address and another pod that claims it now, *released* with an address that no pod
+        claims now, and *changed* with one that a pod has begun or ceased to claim, or claims now in another sandbox.
         """
         self._index = index
         self._answering = answering
         self._claimed = claimed
         self._released = released
+        self._changed = changed
         self._claims: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
@@ -44,9 +47,8 @@ class Addresses:
             claims = self._claims.setdefault(address, [])
             if entry not in claims:
                 claims.append(entry)
-                self._claimed(address)
-                self._settled.pop(address, None)
-                self._point(address)
+                self._claimed(address, entry)
+                self._reopen(address)
 
     def release(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:
@@ -57,9 +59,16 @@ class Addresses:
             if not claims:
                 del self._claims[address]
                 self._released(address)
+            self._changed(address)
             if self._settled.get(address) is entry or len(claims) < 2:
                 self._settled.pop(address, None)
             self._point(address)
+
+    def started_again(self, entry: PodEntry) -> None:
+        """A container of the pod was started: perhaps in another sandbox, which got the address after every other."""
+        for address in entry.addresses:
+            if entry in self._claims.get(address, ()):
+                self._reopen(address)
 
     def settle(self, address: str, entry: PodEntry) -> None:
         """A read has just said that *address* is *entry*'s: so it is, until another claim."""
@@ -67,6 +76,12 @@ class Addresses:
         if entry in claims and len(claims) > 1:
             self._settled[address] = entry
             self._point(address)
+
+    def _reopen(self, address: str) -> None:
+        """What was settled before is so no longer."""
+        self._changed(address)
+        self._settled.pop(address, None)
+        self._point(address)
 
     def _point(self, address: str) -> None:
         claims = self._claims.get(address, [])

@@ -12,14 +12,15 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from _native.index import Index, PodRecord
-from nmi.identity.address_evidence import AddressEvidence
+from nmi.identity.address_evidence import AddressEvidence, Evidence
 from nmi.identity.addresses import Addresses
 from nmi.identity.assignments import Assignments, MicAssignments
+from nmi.identity.crossings import Crossings
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exempting import Exemptions
 from nmi.identity.managed import BoundIdentities
@@ -29,6 +30,7 @@ from nmi.identity.pods import PodEntry, facts, own_addresses
 from nmi.identity.reads import DoubtReads, UnansweredError
 from nmi.identity.roster import Roster
 from nmi.identity.standard import Assigned
+from nmi.identity.starts import owner_of
 from nmi.identity.stopped import stopping, suspending
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.watching import Watches
@@ -70,6 +72,8 @@ class Standing:
     assigned: tuple[Assigned, ...]
     certain: bool
     """Whether a ready answer may be made of it: the watches vouch for it, not a read or a hope."""
+    verified: bool = False
+    """Whether reads that were sent less than a second before vouch for it: it expires, and must be asked for again."""
 
 
 class Feed:
@@ -112,9 +116,14 @@ class Feed:
         self._reads = DoubtReads(client, clock)
         self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
         self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
+        self._crossings = Crossings()
         self._evidence = AddressEvidence()
         self._addresses = Addresses(
-            index, self._parking.arrived, claimed=self._evidence.claim, released=self._evidence.release
+            index,
+            self._parking.arrived,
+            claimed=self._is_claimed,
+            released=self._evidence.release,
+            changed=self._crossings.changed,
         )
         self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
         self.watches = Watches(
@@ -142,6 +151,7 @@ class Feed:
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
             reported=self._suspensions.changed,
+            heard=self._crossings.changed,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
@@ -233,7 +243,7 @@ class Feed:
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
-            "network": self._evidence.sizes(),
+            "network": self._evidence.sizes() | {"remembered": self._suspensions.remembered},
             "held": self._measures.held,
             "parked": self._parking.waiting + self._by_name.waiting,
         }
@@ -247,11 +257,20 @@ class Feed:
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         """The kernel has reported changes: pods whose address has changed hands by them are suspended now."""
-        self._suspensions.begin(self._evidence.apply(messages))
+        self._take_evidence(self._evidence.apply(messages))
 
     def network_listed(self, messages: Iterable[Message]) -> None:
         """Everything that there is now: at first, and where reports were lost."""
-        self._suspensions.begin(self._evidence.replace(messages))
+        self._take_evidence(self._evidence.replace(messages))
+
+    def _is_claimed(self, address: str, entry: PodEntry) -> None:
+        self._evidence.claim(address)
+        self._suspensions.claimed(address, entry)
+
+    def _take_evidence(self, found: Sequence[Evidence]) -> None:
+        for evidence in found:
+            self._crossings.changed(evidence.address)
+        self._suspensions.begin(found)
 
     # What requests ask.
 
@@ -307,7 +326,7 @@ class Feed:
                 return _UNVERIFIED
             self._measures.unverified += 1
             return Standing(entry.facts, entry.assigned, certain=False)
-        return Standing(now, assigned, certain=False)
+        return Standing(now, assigned, certain=False, verified=True)
 
     # Behind them.
 
@@ -325,7 +344,7 @@ class Feed:
         return stopping(read, named=not address) or read
 
     async def _still_has(self, entry: PodEntry, address: str) -> bool:
-        """Whether reads made now show that *address* is the pod's, and no other live pod's."""
+        """Whether reads made now show that *address* is the pod's, and no other pod there was started as late."""
         try:
             read = await self._reads.pod_now(entry.namespace, entry.name)
             there = await self._reads.at_address(address, self._node)
@@ -336,11 +355,14 @@ class Feed:
                 self._measures.retired_by_read += 1
                 self.roster.retire(entry)
             return False
-        rivals = [each for each in there if each.metadata.uid != entry.uid and not each.finished]
+        listed = [each for each in there if address in own_addresses(each)]
+        rivals = any(each.metadata.uid != entry.uid and not each.finished for each in listed)
+        owner = owner_of(listed) if rivals else read
         return (
             address in own_addresses(read)
             and stopping(read, named=False) is None
-            and not any(address in own_addresses(each) for each in rivals)
+            and owner is not None
+            and owner.metadata.uid == entry.uid
         )
 
     def _is_suspended(self, pod: Pod) -> bool:
@@ -362,35 +384,39 @@ class Feed:
         entry = self.roster.get(*key.split("/", 1))
         return entry.record if entry is not None else None
 
-    async def _ask_for(self, key: str) -> None:
-        """One read for a pod that was named and is not known."""
+    async def _ask_for(self, key: str) -> bool:
+        """One read for a pod that was named and is not known; whether it has to be asked again."""
         namespace, name = key.split("/", 1)
-        try:
-            pod = await self._reads.pod(namespace, name)
-        except UnansweredError:
-            return
+        with self._crossings.read() as read:
+            try:
+                pod = await self._reads.pod(namespace, name)
+            except UnansweredError:
+                return False
+            if read.crossed((namespace, name)):
+                return True
         there = self.roster.get(namespace, name)
         if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
             self.roster.enter(pod, confirmed=False)
+        return False
 
-    async def _ask_about(self, address: str) -> None:
-        """One read about an address that is unknown or contested."""
-        try:
-            pods = await self._reads.at_address(address, self._node)
-        except UnansweredError:
-            return
+    async def _ask_about(self, address: str) -> bool:
+        """One read about an address that is unknown or contested; whether it has to be asked again."""
+        with self._crossings.read() as read:
+            try:
+                pods = await self._reads.at_address(address, self._node)
+            except UnansweredError:
+                return False
+            if read.crossed(address, *(pod.key for pod in pods)):
+                return True
         there = {pod.metadata.uid for pod in pods}
         for claimant in self._addresses.claimants(address):
             if not claimant.confirmed and claimant.uid not in there:
                 # A read knew of it once and the watch never has: no event will ever take it away.
                 self.roster.retire(claimant)
-        live = [pod for pod in pods if not pod.finished and address in own_addresses(pod)]
-        if len(live) > 1:
-            # An address passes on only when the former pod's sandbox is down: that pod is ending, or reports it.
-            live = [pod for pod in live if not (pod.ending or pod.sandbox_down)]
-        live = [pod for pod in live if not self._is_suspended(pod)]
-        if len(live) == 1:
-            self._settle(address, live[0])
+        owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
+        if owner is not None and not self._is_suspended(owner):
+            self._settle(address, owner)
+        return False
 
     def _settle(self, address: str, pod: Pod) -> None:
         """A read says that *address* is *pod*'s."""

@@ -34,12 +34,12 @@ class _Place:
 
 
 class Parking:
-    """Places by address. A place's one read is a task of its own, which ends with the last waiter."""
+    """Places by address. A place's one read (or those that repeat it) is a task that ends with the last waiter."""
 
     def __init__(
         self,
         lookup: Callable[[str], PodRecord | None],
-        read: Callable[[str], Awaitable[None]],
+        read: Callable[[str], Awaitable[bool]],
         *,
         park_seconds: float = PARK_SECONDS,
         read_after_seconds: float = READ_AFTER_SECONDS,
@@ -47,7 +47,8 @@ class Parking:
     ) -> None:
         """*lookup* asks the index; *read* asks the API server about one address and tells the index what it learns.
 
-        *read* raises nothing: an API server that does not answer has nothing to tell.
+        *read* returns whether its answer came too late to be used, so that it has to be asked again. It raises nothing:
+        an API server that does not answer has nothing to tell.
         """
         self._lookup = lookup
         self._read = read
@@ -117,11 +118,13 @@ class Parking:
     async def _read_once(self, address: str) -> None:
         """The read, when the watch has had its time and the node's rate allows it."""
         await asyncio.sleep(self._read_after_seconds)
-        now = self._clock()
-        at = max(now, self._next_read)
-        self._next_read = at + READ_INTERVAL_SECONDS
-        await asyncio.sleep(at - now)
-        await self._read(address)
+        crossed = True
+        while crossed:
+            now = self._clock()
+            at = max(now, self._next_read)
+            self._next_read = at + READ_INTERVAL_SECONDS
+            await asyncio.sleep(at - now)
+            crossed = await self._read(address)
 
     def _remember(self, address: str) -> None:
         self._negatives[address] = self._clock() + NEGATIVE_SECONDS

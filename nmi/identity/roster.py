@@ -10,6 +10,7 @@ from nmi.identity.addresses import Addresses
 from nmi.identity.decide import PodFacts
 from nmi.identity.pods import PodEntry
 from nmi.identity.standard import Assigned
+from nmi.identity.starts import newest_running
 from podidentity.resources import Pod
 
 PodKey = tuple[str, str]
@@ -28,11 +29,12 @@ class Roster:
         left: Callable[[PodEntry], None],
         *,
         reported: Callable[[PodEntry], None] = lambda _entry: None,
+        heard: Callable[[PodKey], None] = lambda _key: None,
     ) -> None:
         """*assigned* and *exempt* say what the watches have told of a pod.
 
         *entered* hears of each new entry, and *left* of each that is gone; *reported* is called after the watch
-        brought a new state of a pod that stays.
+        brought a new state of a pod that stays, and *heard* before any word of the watch about a pod is taken in.
         """
         self._addresses = addresses
         self._assigned = assigned
@@ -40,6 +42,7 @@ class Roster:
         self._entered = entered
         self._left = left
         self._reported = reported
+        self._heard = heard
         self._entries: dict[PodKey, PodEntry] = {}
         self._by_namespace: dict[str, dict[str, PodEntry]] = {}
 
@@ -56,6 +59,7 @@ class Roster:
 
     def upserted(self, old: Pod | None, new: Pod) -> None:  # noqa: ARG002 - compared with the entry
         """A pod of this node is, or has become, like *new*."""
+        self._heard(new.key)
         entry = self._entries.get(new.key)
         if entry is not None and entry.uid != new.metadata.uid:
             self.retire(entry)
@@ -66,15 +70,18 @@ class Roster:
         elif entry is None:
             self.enter(new, confirmed=True)
         else:
-            before = entry.addresses
+            before, started = entry.addresses, newest_running(entry.pod)
             entry.update(new, self._exempt(new))
             entry.assign(self._assigned(entry.facts))
             self._addresses.release((each for each in before if each not in entry.addresses), entry)
             self._addresses.claim(entry.addresses, entry)
+            if newest_running(new) > started:
+                self._addresses.started_again(entry)
             self._reported(entry)
 
     def deleted(self, old: Pod) -> None:
         """A pod of this node is gone."""
+        self._heard(old.key)
         entry = self._entries.get(old.key)
         if entry is not None and entry.uid == old.metadata.uid:
             self.retire(entry)

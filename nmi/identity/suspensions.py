@@ -1,7 +1,9 @@
 """Pods whose address has changed hands by local evidence: suspended until it is certain whose the address is.
 
-A suspension is of one pod at one address, and begins with the evidence. While it lasts nothing is granted to what asks
-from there, whatever the watch's state is and whether or not the API server answers. It ends in one of these ways:
+A suspension is of one pod at one address. It begins with the evidence. It also begins when a pod claims an address
+whose last sandbox ended less than a minute ago, unless one of its containers was started since: the watch may report a
+pod after its sandbox ended, or an old state of a pod. While a suspension lasts nothing is granted to what asks from
+there, whatever the watch's state is and whether or not the API server answers. It ends in one of these ways:
 
 * The pod is gone, or no longer has that address.
 * The watch shows a running container of the pod that was started after the evidence, and so in a sandbox that is
@@ -9,7 +11,8 @@ from there, whatever the watch's state is and whether or not the API server answ
   before the sandbox ended, and be on its way since. (The kubelet rounds these times down to seconds, and takes them
   from the node's clock, which is NMI's as well.)
 * VERIFY_SECONDS after the last evidence, when the kubelet has long reported a sandbox that ended, a read shows the pod
-  running at the address, and no other live pod there. Any other answer, or none, is asked for again later.
+  running at the address, and no other live pod there that was started as late. Any other answer, or none, is asked
+  for again later.
 """
 
 import asyncio
@@ -17,12 +20,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from nmi.identity.address_evidence import Evidence, Kind
 from nmi.identity.pods import PodEntry
-from podidentity.resources import Pod
+from nmi.identity.starts import started_after
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,23 @@ GAP_SECONDS: Final = 0.1
 """Between the verifications of two pods: what they cost the API server is bounded however many there are."""
 RETRY_SECONDS: Final = (5.0, 10.0, 20.0, 30.0)
 POLL_SECONDS: Final = 0.5
+REMEMBERED_SECONDS: Final = 60.0
+REMEMBERED_MAX: Final = 4096
+"""How long, and for how many addresses, the end of a sandbox is kept for pods that claim the address later."""
 LOGGED_AT_ONCE: Final = 20
 LOG_GAP_SECONDS: Final = 5.0
 """A pod can cause evidence as often as it likes: more lines than these are counted instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """Evidence of an address."""
+
+    evidence: Evidence
+    since: float
+    """Wall clock, seconds."""
+    seen: float
+    """The monotonic clock then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,10 +88,17 @@ class Suspensions:
         self._clock = clock
         self._wall_clock = wall_clock
         self._suspensions: dict[PodEntry, dict[str, Suspension]] = {}
+        self._remembered: dict[str, _Remembered] = {}
+        """By address, the oldest first."""
         self._begun = asyncio.Event()
         self._may_log = _Allowance(clock)
         self.counts = dict.fromkeys(Kind, 0)
         """Suspensions that have begun, by the evidence that began them."""
+
+    @property
+    def remembered(self) -> int:
+        """Addresses of which evidence is kept for later claims."""
+        return len(self._remembered)
 
     @property
     def pods(self) -> int:
@@ -87,10 +110,21 @@ class Suspensions:
         return {address: str(each.kind) for address, each in self._suspensions.get(entry, {}).items()}
 
     def begin(self, found: Iterable[Evidence]) -> None:
-        """Suspend every pod that is known at these addresses."""
+        """Suspend every pod that is known at these addresses, or claims them later."""
         for evidence in found:
+            there = _Remembered(evidence, self._wall_clock(), self._clock())
+            if evidence.kind.ends:
+                self._remember(there)
             for entry in self._claimants(evidence.address):
-                self._begin(entry, evidence)
+                self._begin(entry, there)
+
+    def claimed(self, address: str, entry: PodEntry) -> None:
+        """The pod has become known at this address."""
+        there = self._remembered.get(address)
+        if there is None or self._clock() - there.seen >= REMEMBERED_SECONDS:
+            return
+        if not started_after(entry.pod, there.since):
+            self._begin(entry, there)
 
     def changed(self, entry: PodEntry) -> None:
         """The watch has reported the pod: see whether that ends its suspensions."""
@@ -119,15 +153,22 @@ class Suspensions:
     def _all(self) -> Iterable[Suspension]:
         return (each for there in self._suspensions.values() for each in there.values())
 
-    def _begin(self, entry: PodEntry, evidence: Evidence) -> None:
-        there = self._suspensions.setdefault(entry, {})
-        due = self._clock() + VERIFY_SECONDS
-        suspension = there.get(evidence.address)
+    def _remember(self, there: _Remembered) -> None:
+        self._remembered.pop(there.evidence.address, None)
+        self._remembered[there.evidence.address] = there
+        oldest = next(iter(self._remembered))
+        if len(self._remembered) > REMEMBERED_MAX or there.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
+            del self._remembered[oldest]
+
+    def _begin(self, entry: PodEntry, there: _Remembered) -> None:
+        evidence, due = there.evidence, there.seen + VERIFY_SECONDS
+        suspended = self._suspensions.setdefault(entry, {})
+        suspension = suspended.get(evidence.address)
         if suspension is not None:
-            suspension.since, suspension.due, suspension.tries = self._wall_clock(), due, 0
+            suspension.since, suspension.due, suspension.tries = there.since, due, 0
             suspension.counted += 1
             return
-        there[evidence.address] = Suspension(entry, evidence.address, evidence.kind, self._wall_clock(), due)
+        suspended[evidence.address] = Suspension(entry, evidence.address, evidence.kind, there.since, due)
         entry.suspend()
         self._begun.set()
         self.counts[evidence.kind] += 1
@@ -178,19 +219,3 @@ class _Allowance:
         self._paid = max(self._paid, now) + LOG_GAP_SECONDS
         left_out, self._left_out = self._left_out, 0
         return left_out
-
-
-def started_after(pod: Pod, moment: float) -> bool:
-    """Whether a container of *pod* runs that was certainly started after *moment* (seconds since the epoch)."""
-    return any(
-        each.state.running is not None and _seconds(each.state.running.started_at) > moment
-        for each in pod.status.all_containers
-    )
-
-
-def _seconds(text: str) -> float:
-    """Seconds since the epoch, rounded down as the kubelet does; minus infinity where *text* is no time."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return float("-inf")

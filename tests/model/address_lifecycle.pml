@@ -97,11 +97,11 @@ byte evidence;                  /* the newest sandbox whose removal netlink has 
 byte buried;                    /* the same, without false reports: only the assumption about the kubelet looks at it */
 byte settled = NOBODY;
 
-bit taken[PODS];                /* NMI has taken over a status of the pod's latest sandbox */
 bit verified[PODS];             /* a verification read of the present generation found the pod alive; it may still be on its way */
 
 byte asked = NOBODY;            /* the pod that a read about the address itself found; it is still on its way */
 byte found;                     /* and the pod's sandbox */
+bit crossed;                    /* NMI has learnt something since the read was sent */
 
 #define IDLE 0
 #define VERIFYING 1
@@ -228,25 +228,26 @@ inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     entry[i].suspended = 0;
 #else
     if
-    :: a_number == 0 || a_number > evidence || !entry[i].known || !entry[i].number -> entry[i].suspended = 0
+    :: a_number == 0 || a_number > evidence -> entry[i].suspended = 0
+#ifdef UNCLAIMED_EVIDENCE_FORGOTTEN
+    :: a_number && a_number <= evidence && !CLAIMS(i) -> entry[i].suspended = 0
+#else
+    :: a_number && a_number <= evidence && !CLAIMS(i) -> entry[i].suspended = 1
+#endif
     :: else
     fi;
 #endif
+    crossed = 1;
     entry[i].known = 1;
     entry[i].confirmed = is_confirmed;
     entry[i].deleting = is_deleting;
     entry[i].dead = is_dead;
     entry[i].number = a_number;
-#ifndef SHOWS_NOTHING
-    if
-    :: is_confirmed && a_number && a_number == sandbox[i] -> taken[i] = 1
-    :: else
-    fi;
-#endif
     bump(i)
 }
 
 inline retire(i) {
+    crossed = 1;
     entry[i].known = 0; entry[i].confirmed = 0; entry[i].deleting = 0; entry[i].dead = 0; entry[i].suspended = 0;
     entry[i].number = 0;
     if
@@ -260,6 +261,9 @@ inline retire(i) {
 /* The answer to the read about an address that no pod, or more than one, claims. */
 inline take_lookup() {
     if
+#ifndef LOOKUP_UNCHECKED
+    :: crossed -> skip          /* it is read again */
+#endif
     :: entry[asked].known && entry[asked].suspended -> skip
     :: else ->
         if
@@ -267,7 +271,7 @@ inline take_lookup() {
         :: else -> if :: COUNT > 1 && CLAIMS(asked) -> settled = asked :: else fi
         fi
     fi;
-    asked = NOBODY; found = 0
+    asked = NOBODY; found = 0; crossed = 0
 }
 
 inline empty_watch() {
@@ -297,22 +301,14 @@ inline publish(i) {
 
 #ifdef WRITTEN_FIRST
 #define MAY_BE_FREED(i) ((object[i].dead || !object[i].there) && entry[i].deleting && EXPIRED(i))
-#elif defined(SHOWS_NOTHING) || defined(ENDS_UNSEEN)
-#define MAY_BE_FREED(i) true
 #else
-#define MAY_BE_FREED(i) (taken[i] || !subscribed)
+#define MAY_BE_FREED(i) true
 #endif
 
 #ifdef CLAIMED_FIRST
 #define MAY_BE_REMOVED(i) (life[i] == WAITING || life[i] == DOWN)
 #else
 #define MAY_BE_REMOVED(i) true
-#endif
-
-#if defined(CLAIMED_FIRST) && !defined(NEXT_OWNER_ENDS)
-#define MAY_END(i) (sandbox[i] < SANDBOXES)
-#else
-#define MAY_END(i) true
 #endif
 
 /* One pod on its way: the runtime and the CNI plugin, the kubelet's status, the API server's object, NMI's reads of it. */
@@ -323,12 +319,11 @@ active [PODS] proctype Pod() {
             object[_pid].there && !object[_pid].deleting && (made || !_pid) ->
         made++;
         sandbox[_pid] = made;
-        taken[_pid] = 0;
         life[_pid] = RUNNING;
         owner = _pid;
         behind = len(netlink)
        }
-    :: d_step { life[_pid] == RUNNING && MAY_END(_pid) -> life[_pid] = ENDED }
+    :: d_step { life[_pid] == RUNNING -> life[_pid] = ENDED }
     :: d_step { life[_pid] == ENDED && !object[_pid].deleting -> life[_pid] = RUNNING }   /* restarted in its sandbox */
     :: d_step { (life[_pid] == RUNNING || life[_pid] == ENDED) && MAY_BE_FREED(_pid) ->
         life[_pid] = DOWN;
@@ -363,13 +358,13 @@ active [PODS] proctype Pod() {
         publish(_pid)
        }
     /* A user deletes the pod; at some time its object goes. */
-    :: d_step { object[_pid].there && !object[_pid].deleting && life[_pid] != WAITING && MAY_END(_pid) -> object[_pid].deleting = 1; publish(_pid) }
+    :: d_step { object[_pid].there && !object[_pid].deleting && life[_pid] != WAITING -> object[_pid].deleting = 1; publish(_pid) }
     :: d_step { object[_pid].deleting && object[_pid].there && MAY_BE_REMOVED(_pid) ->
         object[_pid].there = 0; object[_pid].deleting = 0; object[_pid].dead = 0; object[_pid].number = 0;
         publish(_pid)
        }
     /* Verification reads. That of a suspended record is the one which decides 10 s after the evidence. */
-    :: d_step { entry[_pid].known && entry[_pid].suspended && !verified[_pid] && LIVE(object[_pid]) && ALONE(_pid) && WRITTEN_IN_TIME(_pid) ->
+    :: d_step { entry[_pid].known && entry[_pid].suspended && !verified[_pid] && LIVE(object[_pid]) && (ALONE(_pid) || object[_pid].number > object[1 - _pid].number) && WRITTEN_IN_TIME(_pid) ->
         verified[_pid] = 1
        }
     :: d_step { entry[_pid].known && entry[_pid].suspended && verified[_pid] ->
@@ -427,6 +422,7 @@ active proctype Nmi() {
         :: else
         fi;
 #endif
+        crossed = 1;
         if
         :: number_ > evidence -> evidence = number_
         :: else
@@ -451,9 +447,7 @@ active proctype Nmi() {
 #endif
         number_ = 0; real_ = 0
        }
-#ifdef LOOKUP_CROSSES
     :: d_step { asked != NOBODY -> take_lookup() }
-#endif
     od
 }
 
@@ -480,7 +474,8 @@ active [REQUESTS] proctype Serve() {
         fi
        }
     :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH == NOBODY && asked == NOBODY ->
-        /* The pods at the address in the API server; of several the one that is not ending. */
+        /* The pods at the address in the API server; of several the one that was started last, if it has not ended. */
+#ifdef SETTLED_BY_ELIMINATION
         p = 0;
         do
         :: p < PODS -> s = s + (object[p].there && object[p].number); p++
@@ -502,14 +497,17 @@ active [REQUESTS] proctype Serve() {
         :: q != 1 -> asked = NOBODY; found = 0
         :: else
         fi;
-        q = 0
-#ifndef LOOKUP_CROSSES
-        ;
+        q = 0;
+#else
         if
-        :: asked != NOBODY -> take_lookup()
+        :: object[0].there && object[0].number && (ALONE(0) || (!object[0].dead && object[0].number > object[1].number)) ->
+            asked = 0; found = object[0].number
+        :: object[1].there && object[1].number && (ALONE(1) || (!object[1].dead && object[1].number > object[0].number)) ->
+            asked = 1; found = object[1].number
         :: else
-        fi
+        fi;
 #endif
+        crossed = 0
        }
     :: d_step { request[ME].phase == VERIFYING -> request[ME].phase = FETCHING }
 #ifndef WRITTEN_FIRST

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, pod
+from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
 
 ANEW = TokenRequest(RESOURCE, fetch_anew=True)
@@ -140,3 +141,44 @@ async def test_a_token_fetched_anew_empties_the_ready_answers_that_hold_the_old_
         assert before[2].record.generation == before[2].generation
         assert (await office.issued(REQUEST, "10.0.0.2")).token == anew.token
         assert len(office.imds.calls) == 3
+
+
+# Grants that reads vouch for. No event comes here.
+
+ENDS_MEANWHILE: dict[str, dict[str, Any]] = {
+    "terminated": {"terminated": True},
+    "another address": {"addresses": ("10.0.0.9",)},
+    "nothing": {},
+}
+
+
+async def doubtful_while_fetching(office: Office, ahead: float, **changes: Any) -> "Issued | RawAnswer | Refusal":
+    """What a pod gets that is being deleted, whose fetch takes *ahead* seconds while it becomes like *changes*."""
+    uid = office.cluster.put_pod(pod())
+    office.cluster.told(pod(uid=uid, deleting=True))
+    office.imds.gate.clear()
+    request = asyncio.create_task(office.issue())
+    await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+    office.cluster.put_pod(pod(**changes))
+    office.cluster.clock.ahead += ahead
+    office.imds.gate.set()
+    return await asyncio.wait_for(request, DEADLINE)
+
+
+@pytest.mark.parametrize("case", ENDS_MEANWHILE)
+@pytest.mark.parametrize("exempt", [False, True])
+async def test_what_a_read_vouched_for_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
+    async with running_office(policy=Policy(max_hold_seconds=2.0), watching=False) as office:
+        if exempt:
+            office.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
+        office.cluster.put_assigned(assigned_identity())
+        answer = await doubtful_while_fetching(office, 1.5, **ENDS_MEANWHILE[case])
+        assert isinstance(answer, Refusal) is (case != "nothing")
+        assert len(office.imds.calls) == 1
+
+
+async def test_a_quick_fetch_costs_no_second_read() -> None:
+    async with running_office(watching=False) as office:
+        office.cluster.put_assigned(assigned_identity())
+        assert isinstance(await doubtful_while_fetching(office, 0.0), Issued)
+        assert len([path for path in office.cluster.reads() if path.endswith("/pods/web")]) == 1

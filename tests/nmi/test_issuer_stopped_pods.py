@@ -120,11 +120,11 @@ async def test_a_pod_that_a_process_of_the_node_names_before_its_sandbox_is_read
         assert await office.issue_for() == TERMINATED
 
 
-async def test_a_rival_for_the_address_wins_over_a_pod_whose_sandbox_is_down() -> None:
+async def test_a_rival_that_was_started_later_wins_over_a_pod_whose_sandbox_is_down() -> None:
     async with running_office() as office:
         await stopped(office, sandbox=False)
-        office.cluster.put_pod(pod("rival", label="web", sandbox=True))
-        await until(lambda: len(office.cluster.feed.roster) == 2)
+        office.cluster.put_pod(pod("rival", label="web", sandbox=True, started=60))
+        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
         answer = await office.issue()
         assert isinstance(answer, Refusal)  # nothing is assigned to the rival, and it gets nothing of the other's
         entry = office.cluster.at(ADDRESS)

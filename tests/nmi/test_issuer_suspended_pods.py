@@ -180,27 +180,50 @@ async def test_a_pod_that_is_reported_ended_stays_refused_when_the_suspension_wo
 async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_still_reported_alive() -> None:
     async with running_office() as office:
         await suspended(office)
-        office.cluster.put_pod(pod("successor", label="other"))
+        office.cluster.put_pod(started(time.time() + 2, name="successor", label="other"))
         office.cluster.put_assigned(
             assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
         )
-        await until(lambda: len(office.cluster.feed.roster) == 2)
+        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
         answer = await office.issued()
         assert answer.pod == "ns/successor"
         assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
 
 
-async def test_a_suspended_pod_does_not_win_the_address_because_the_other_is_ending() -> None:
+async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_later_than_the_other() -> None:
     async with running_office(policy=BRIEF) as office:
-        entry = await suspended(office)
-        office.cluster.put_pod(pod("rival"))
-        office.cluster.api.store.delete("pods", "rival", "ns")
-        await until(lambda: any(each.name == "rival" and each.ending for each in office.cluster.feed.roster))
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        entry = await office.with_pod(started=60)
+        evidence(office)
+        office.cluster.put_pod(pod("rival", started=30))
+        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
         await office.cluster.feed._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()
         await office.cluster.feed._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is entry, "the neighbour that passes"
+
+
+@pytest.mark.parametrize("order", ["end first", "claimed and left"])
+async def test_one_whose_end_was_noticed_before_it_was_reported_gets_nothing_and_its_successor_does(order: str) -> None:
+    async with running_office(policy=BRIEF, watching=False) as office:
+        office.cluster.told(assigned_identity(), "assigned_identities")
+        office.cluster.feed.network_listed([VETH, ROUTE])
+        before, after = time.time() - 60, time.time() + 2
+        if order == "claimed and left":
+            office.cluster.told(started(before))
+            office.cluster.told(started(before, addresses=("10.0.0.9",)))
+        evidence(office)
+        office.cluster.told(started(before))
+        entry = office.cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.record.suspended
+        assert await office.refused() == SUSPENDED
+        office.cluster.told_gone(pod())
+        office.cluster.told(started(after, name="successor", uid="uid-2"))
+        successor = office.cluster.at(ADDRESS)
+        assert successor is not None
+        assert not successor.suspended
 
 
 # The verification.
@@ -272,6 +295,10 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         office.cluster.put_pod(pod("rival"))
+        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        office.cluster.put_pod(pod(started=60))
+        assert await office.cluster.feed._still_has(entry, ADDRESS), "it was started later than the rival"
+        office.cluster.put_pod(pod("rival", started=90))
         assert not await office.cluster.feed._still_has(entry, ADDRESS)
         office.cluster.put_pod(pod("rival", phase="Succeeded"))
         assert await office.cluster.feed._still_has(entry, ADDRESS)

@@ -173,7 +173,8 @@ class HandOvers:
 
 def ended() -> dict[str, object]:
     """What the kubelet reports of a pod whose sandbox is gone."""
-    state = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
+    state = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started}}
     return {
         "phase": "Running",
         "conditions": [{"type": "PodReadyToStartContainers", "status": "False"}],

@@ -1,5 +1,6 @@
 """Pods and assigned identities for tests, in the shapes that the API server sends."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nmi.identity.decide import PodFacts
@@ -44,6 +45,11 @@ SANDBOX = "PodReadyToStartContainers"
 POD = PodFacts("ns", "web", "uid-1", "web")
 
 
+def started_at(second: int) -> str:
+    """That many seconds after a fixed moment, as the kubelet writes it."""
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def since(deleting: bool) -> str | None:
     """The deletionTimestamp of what is being deleted, or of what is not."""
     return "2026-01-01T00:00:00Z" if deleting else None
@@ -74,8 +80,13 @@ def pod(
     owner: OwnerReference | None = None,
     mirror: bool = False,
     resource_version: str = "",
+    started: int = 0,
 ) -> Pod:
-    """*sandbox*: the status of the condition that its sandbox is ready; None: its kubelet reports none."""
+    """*sandbox*: the status of the condition that its sandbox is ready; None: its kubelet reports none.
+
+    *started*: when its container was started, in seconds after a fixed moment.
+    """
+    running = RUNNING if not started else ContainerState(running=Running(started_at=started_at(started)))
     own_labels = {**(labels or {}), **({BINDING_LABEL: label} if label is not None else {})}
     return Pod(
         metadata=PodMeta(
@@ -93,7 +104,7 @@ def pod(
             phase=phase,
             pod_ip=addresses[0] if addresses else "",
             pod_ips=[PodIP(ip=address) for address in addresses],
-            container_statuses=[ContainerStatus(state=TERMINATED if terminated else RUNNING)],
+            container_statuses=[ContainerStatus(state=TERMINATED if terminated else running)],
             conditions=[] if sandbox is None else [PodCondition(type=SANDBOX, status=str(sandbox))],
         ),
     )

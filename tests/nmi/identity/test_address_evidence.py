@@ -63,6 +63,10 @@ def kinds(found: Iterable[Evidence]) -> list[tuple[str, Kind]]:
     return [(each.address, each.kind) for each in found]
 
 
+def of_claimed(found: Iterable[Evidence]) -> list[Evidence]:
+    return [each for each in found if each.address == ADDRESS]
+
+
 BRIDGED_EVIDENCE: dict[str, tuple[Message, Kind, str]] = {
     "port removed": (Link(VETH, "veth10", gone=True), Kind.INTERFACE_REMOVED, "veth10"),
     "bridge removed": (Link(BRIDGE, "cni0", gone=True), Kind.INTERFACE_REMOVED, "cni0"),
@@ -112,7 +116,8 @@ def test_what_is_no_evidence_behind_a_bridge_and_what_is_still_is_afterwards(cas
     evidence = bridged()
     assert evidence.apply(BRIDGED_NOTHING[case]) == []
     name = "renamed" if case == "port changed" else "veth10"
-    assert evidence.apply([Link(VETH, name, gone=True)]) == [Evidence(ADDRESS, Kind.INTERFACE_REMOVED, name)]
+    found = of_claimed(evidence.apply([Link(VETH, name, gone=True)]))
+    assert found == [Evidence(ADDRESS, Kind.INTERFACE_REMOVED, name)]
 
 
 ROUTED_EVIDENCE: dict[str, tuple[Message, Kind]] = {
@@ -150,7 +155,7 @@ ROUTED_NOTHING: dict[str, list[Message]] = {
 @pytest.mark.parametrize("case", ROUTED_NOTHING)
 def test_what_is_no_evidence_behind_a_host_route_and_what_is_still_is_afterwards(case: str) -> None:
     evidence = routed()
-    assert evidence.apply(ROUTED_NOTHING[case]) == []
+    assert of_claimed(evidence.apply(ROUTED_NOTHING[case])) == []
     assert kinds(evidence.apply([host_route(gone=True)])) in (
         [(ADDRESS, Kind.ROUTE_REMOVED)],
         [(ADDRESS, Kind.ROUTE_MOVED)],
@@ -192,11 +197,63 @@ def test_another_pods_claim_begins_with_what_is_there_then() -> None:
     assert evidence.apply([neighbour(B, confirmed=False)]) == []
 
 
-def test_what_no_pod_claims_is_no_evidence() -> None:
-    evidence = bridged()
-    evidence.release(ADDRESS)
-    assert evidence.apply([neighbour(B), behind(NEXT), Link(VETH, "veth10", gone=True)]) == []
+UNCLAIMED: dict[str, tuple[list[Message], list[Message], list[tuple[str, Kind]]]] = {
+    "its host route's interface": (
+        [host_route()],
+        [Link(VETH, "veth10", gone=True), host_route(gone=True)],
+        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+    ),
+    "its host route": (
+        [host_route()],
+        [host_route(gone=True), Link(VETH, "veth10", gone=True)],
+        [(ADDRESS, Kind.ROUTE_REMOVED)],
+    ),
+    "its port": ([neighbour(), behind()], [Link(VETH, "veth10", gone=True)], [(ADDRESS, Kind.INTERFACE_REMOVED)]),
+    "its port, which the bridge forgot before": (
+        [neighbour(), behind()],
+        [behind(gone=True), Link(VETH, "veth10", gone=True), Link(VETH, "veth10", gone=True)],
+        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+    ),
+    "its neighbour's interface": (
+        [neighbour(interface=VETH)],
+        [Link(VETH, "veth10", gone=True)],
+        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+    ),
+    "another interface": ([neighbour(), behind()], [Link(NEXT, "veth11", gone=True)], []),
+    "a port that its link-layer address has left": (
+        [neighbour(), behind(), behind(gone=True), behind(NEXT)],
+        [Link(VETH, "veth10", gone=True)],
+        [],
+    ),
+    "a worse route": ([host_route(), host_route(NEXT, priority=9)], [host_route(NEXT, priority=9, gone=True)], []),
+    "the better one of two routes": (
+        [host_route(), host_route(NEXT, priority=9)],
+        [host_route(gone=True)],
+        [],
+    ),
+    "the next sandbox's first packet": ([neighbour(), behind()], [neighbour(B), behind(NEXT, B), behind(NEXT)], []),
+    "a route to another interface": ([host_route()], [host_route(NEXT)], []),
+    "a route to a subnet": ([SUBNET], [Route(SUBNET.prefix, 24, BRIDGE, 0, gone=True)], []),
+}
+
+
+@pytest.mark.parametrize("case", UNCLAIMED)
+@pytest.mark.parametrize("was_claimed", [True, False])
+def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str, was_claimed: bool) -> None:
+    before, after, expected = UNCLAIMED[case]
+    evidence = known(*(() if was_claimed else before), claimed=(ADDRESS,) if was_claimed else ())
+    if was_claimed:
+        evidence.apply(before)
+        evidence.release(ADDRESS)
+    assert kinds(evidence.apply(after)) == expected
     assert evidence.sizes()["claimed"] == 0
+
+
+def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
+    evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), claimed=())
+    found = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
+    assert kinds(found) == [(ADDRESS, Kind.INTERFACE_REMOVED), (OTHER, Kind.ROUTE_REMOVED)]
+    assert evidence.replace(present()) == []
 
 
 @pytest.mark.parametrize("address", ["fd00::1", "", "none", "10.1.0.500", "010.1.0.5"])
@@ -340,12 +397,14 @@ def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
 
 @settings(deadline=None)  # a busy machine
 @given(STEPS)
-def test_whatever_is_reported_nothing_breaks_and_only_claimed_addresses_have_evidence(steps: list[Step]) -> None:
+def test_whatever_is_reported_nothing_breaks_and_unclaimed_addresses_have_ends_alone(
+    steps: list[Step],
+) -> None:
     evidence, claimed = AddressEvidence(), set[str]()
     for step in steps:
         if isinstance(step, Claim):
             (claimed.add if step.begins else claimed.discard)(step.address)
-        assert {each.address for each in take(evidence, step)} <= claimed
+        assert {each.address for each in take(evidence, step) if not each.kind.ends} <= claimed
         sizes = evidence.sizes()
         assert sizes["claimed"] == len(claimed)
         assert sizes["routes"] == sum(len(each) for by in evidence._routes.values() for each in by.values())

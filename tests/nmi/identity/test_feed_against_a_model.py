@@ -247,7 +247,7 @@ class Run:
             view, record = self.answer(address)
             several = self.world.claimants(address)
             if len(several) > 1 and record is not None:
-                # A read has settled it; only for one of them, and never against the only one that is not ending.
+                # A read has settled it, for one of them.
                 assert view in [self.world.view_of(each) for each in several]
                 continue
             assert view == self.world.view(address), address
@@ -300,6 +300,7 @@ class Dice:
             host_network=self.rarely(),
             deleting=self.rarely(),
             terminated=self.rarely(),
+            started=self.random.choice([0, 60, 120]),
             labels={key: value for key, value in (("app", app), ("component", component)) if value},
             owner=OwnerReference(kind="ReplicaSet", name="mic-1", controller=True) if self.rarely() else None,
         )
@@ -379,7 +380,7 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["events-and-reads", "lists-after-gaps"])
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)  # a busy machine
 @given(seed=st.integers(0, 2**32), exception_namespaces=st.sampled_from([(), ("ns",)]))
 def test_every_address_answers_as_the_model_says_and_nothing_kept_outlives_a_change(
     managed: bool, gaps: bool, seed: int, exception_namespaces: tuple[str, ...]

@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import pytest
 
@@ -14,11 +15,13 @@ from nmi.identity.suspensions import (
     GAP_SECONDS,
     LOG_GAP_SECONDS,
     LOGGED_AT_ONCE,
+    REMEMBERED_MAX,
+    REMEMBERED_SECONDS,
     RETRY_SECONDS,
     VERIFY_SECONDS,
     Suspensions,
 )
-from tests.nmi.identity.shapes import pod
+from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
 
 
@@ -34,7 +37,8 @@ class Ward:
         self.reads: list[tuple[float, str]] = []
         self.confirms = True
         self.during_read: list[Evidence] = []
-        self.suspensions = Suspensions(self.claimants, self.verify, clock=now, wall_clock=lambda: 2e9)
+        self.wall = 2e9
+        self.suspensions = Suspensions(self.claimants, self.verify, clock=now, wall_clock=lambda: self.wall)
 
     def claimants(self, address: str) -> tuple[PodEntry, ...]:
         return (self.entries[address],) if address in self.entries else ()
@@ -146,6 +150,56 @@ async def test_an_address_that_no_pod_has_suspends_none() -> None:
         ward.suspensions.begin([evidence(7)])
         assert ward.suspensions.pods == 0
         assert sum(ward.suspensions.counts.values()) == 0
+
+
+def moment(second: int) -> float:
+    """The wall clock then."""
+    return datetime.fromisoformat(started_at(second)).timestamp()
+
+
+CLAIMS: dict[str, tuple[Kind, int, bool]] = {
+    "started before": (Kind.INTERFACE_REMOVED, 59, True),
+    "started in the same second": (Kind.ROUTE_REMOVED, 60, True),
+    "started after": (Kind.INTERFACE_REMOVED, 61, False),
+    "the next owner's own first packet": (Kind.LINK_LAYER_CHANGED, 59, False),
+    "the next owner's own port": (Kind.PORT_MOVED, 59, False),
+    "the next owner's own route": (Kind.ROUTE_MOVED, 59, False),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+@in_virtual_time
+async def test_one_that_claims_an_address_whose_sandbox_has_ended_is_suspended_unless_it_was_started_since(
+    case: str,
+) -> None:
+    kind, second, is_suspended = CLAIMS[case]
+    async with running(0) as ward:
+        ward.wall = moment(60) + 0.5
+        begun = now()
+        ward.suspensions.begin([evidence(kind=kind)])
+        await asyncio.sleep(4)
+        entry = ward.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
+        ward.suspensions.claimed("10.0.0.0", entry)
+        assert entry.suspended is is_suspended
+        await asyncio.sleep(60)
+        assert [round(when - begun) for when, _ in ward.reads] == [10] * is_suspended
+        assert not entry.suspended
+
+
+@in_virtual_time
+async def test_evidence_is_remembered_for_a_minute_and_of_so_many_addresses() -> None:
+    async with running(0) as ward:
+        entry = PodEntry(pod(addresses=("10.0.0.0",)))
+        ward.suspensions.begin([evidence()])
+        await asyncio.sleep(REMEMBERED_SECONDS)
+        ward.suspensions.claimed("10.0.0.0", entry)
+        assert not entry.suspended
+        ward.suspensions.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
+        assert ward.suspensions.remembered == REMEMBERED_MAX
+        ward.suspensions.claimed("10.0.0.0", entry)
+        assert not entry.suspended
+        ward.suspensions.claimed("10.0.0.100", entry)
+        assert entry.suspended
 
 
 @in_virtual_time

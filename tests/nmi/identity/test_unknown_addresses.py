@@ -1,11 +1,18 @@
 """Requests from an address that no pod answers for: parked, looked up once, and refused. Contested addresses too."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from unittest.mock import patch
+
+import msgspec
+import pytest
 
 from nmi.identity.parking import Parking
 from nmi.identity.pods import PodEntry
+from nmi.node.rtnetlink import Link, Route
+from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import pod
+from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
 
 ADDRESS = "10.0.0.1"
@@ -18,14 +25,18 @@ class Lot:
         self.entries: dict[str, PodEntry] = {}
         self.found_by_read: dict[str, PodEntry] = {}
         self.reads: list[tuple[float, str]] = []
+        self.crossed = 0
+        """How many of the next reads are answered too late to be used."""
         self.parking = Parking(
             lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
         )
 
-    async def read(self, address: str) -> None:
+    async def read(self, address: str) -> bool:
         self.reads.append((now(), address))
         if address in self.found_by_read:
             self.arrive(address, self.found_by_read[address])
+        self.crossed -= 1
+        return self.crossed >= 0
 
     def arrive(self, address: str, entry: PodEntry) -> None:
         self.entries[address] = entry
@@ -103,6 +114,15 @@ async def test_no_second_sees_more_than_two_reads() -> None:
     assert len(times) == 10
     for start in times:
         assert sum(start <= when < start + 1.0 for when in times) <= 2
+
+
+@in_virtual_time
+async def test_a_read_that_was_overtaken_is_repeated_at_the_same_rate() -> None:
+    lot = Lot()
+    lot.crossed = 3
+    before = now()
+    assert await lot.find() is None
+    assert [round(when - before, 1) for when, _ in lot.reads] == [0.3, 0.8, 1.3, 1.8]
 
 
 @in_virtual_time
@@ -212,14 +232,132 @@ async def test_a_read_settles_whose_the_address_is() -> None:
         assert not former.gone
 
 
-async def test_of_an_ending_and_a_running_pod_the_running_one_has_the_address() -> None:
+async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | None:
+    """The pod that a read gives the address, where both pods are listed; when each was started, in seconds."""
+    contest(cluster)
+    cluster.put_pod(pod(started=web))
+    cluster.put_pod(pod("former", started=former))
+    await cluster.feed._ask_about(ADDRESS)
+    return cluster.at(ADDRESS)
+
+
+async def test_of_two_live_pods_the_one_that_was_started_later_has_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
-        contest(cluster)
-        cluster.put_pod(pod("former"))
-        cluster.api.store.delete("pods", "former", "ns")
-        entry = await cluster.feed.entry_at(ADDRESS)
+        entry = await both_listed(cluster, web=61, former=60)
         assert entry is not None
         assert entry.key == "ns/web"
+
+
+async def test_of_two_that_were_started_in_the_same_second_neither_has_it() -> None:
+    async with running_cluster(watching=False) as cluster:
+        assert await both_listed(cluster, web=60, former=60) is None
+
+
+@pytest.mark.parametrize("change", ["deleted", "ended"])
+async def test_that_the_next_owner_is_ending_gives_the_address_to_the_former_owner_never(change: str) -> None:
+    async with running_cluster(watching=False) as cluster:
+        contest(cluster)
+        uid = cluster.put_pod(pod("former", started=60))
+        cluster.told_gone(pod("former", uid="uid-former"))
+        cluster.told(pod("former", uid=uid, started=60))
+        if change == "deleted":
+            cluster.put_pod(pod(started=90))
+            cluster.api.store.delete("pods", "web", "ns")
+        else:
+            cluster.put_pod(ended(pod(), 90))
+        await cluster.feed._ask_about(ADDRESS)
+        entry = cluster.at(ADDRESS)
+        assert entry is None or entry.key == "ns/web"
+        cluster.put_pod(pod("former", started=120))
+        await cluster.feed._ask_about(ADDRESS)
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/former", "it has been made again since"
+
+
+def ended(of: Pod, second: int) -> Pod:
+    """Its only container has terminated; it was started then."""
+    state = ContainerState(terminated=Terminated(started_at=started_at(second)))
+    status = msgspec.structs.replace(of.status, container_statuses=[ContainerStatus(state=state)])
+    return msgspec.structs.replace(of, status=status)
+
+
+async def overtaken(cluster: Cluster, change: Callable[[], object]) -> bool:
+    """Whether a read about the address is to be repeated, where *change* happens after its answer was made."""
+    list_pods = cluster.feed._reads.at_address
+
+    async def slow(address: str, node: str) -> Sequence[Pod]:
+        answer = await list_pods(address, node)
+        change()
+        return answer
+
+    with patch.object(cluster.feed._reads, "at_address", slow):
+        return await cluster.feed._ask_about(ADDRESS)
+
+
+async def contested(cluster: Cluster) -> tuple[str, str]:
+    """Both pods are listed, `web` as the later one; the uids of both."""
+    uids = {}
+    for name, second in (("former", 60), ("web", 90)):
+        uids[name] = cluster.put_pod(pod(name, started=second))
+        cluster.told(pod(name, uid=uids[name], started=second))
+    return uids["former"], uids["web"]
+
+
+@pytest.mark.parametrize("change", ["third claim", "started again", "evidence", "moved", "none"])
+async def test_a_read_that_was_overtaken_settles_nothing(change: str) -> None:
+    async with running_cluster(watching=False) as cluster:
+        former, web = await contested(cluster)
+        cluster.feed.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
+        changes: dict[str, Callable[[], object]] = {
+            "third claim": lambda: cluster.told(pod("third", uid="uid-third", started=95)),
+            "started again": lambda: cluster.told(pod("former", uid=former, started=95)),
+            "evidence": lambda: cluster.feed.network_changed([Link(7, "veth7", gone=True)]),
+            "moved": lambda: cluster.told(pod(uid=web, addresses=("10.0.0.9",))),
+            "none": lambda: None,
+        }
+        again = await overtaken(cluster, changes[change])
+        entry = cluster.at(ADDRESS)
+        if change == "none":
+            assert not again
+            assert entry is not None
+            assert entry.key == "ns/web"
+        else:
+            assert again
+            assert entry is None or (change, entry.key) == ("moved", "ns/former"), "by the watch alone"
+
+
+async def test_a_read_that_was_overtaken_enters_and_retires_nobody() -> None:
+    async with running_cluster(watching=False) as cluster:
+        uid = cluster.put_pod(pod())
+        gone = pod(uid=uid)
+
+        def comes_and_goes() -> None:
+            cluster.told(gone)
+            cluster.told_gone(gone)
+
+        assert await overtaken(cluster, comes_and_goes)
+        assert cluster.at(ADDRESS) is None
+        assert len(cluster.feed.roster) == 0
+        assert not await overtaken(cluster, lambda: None)
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        cluster.delete_pod()
+        assert await overtaken(cluster, lambda: cluster.told(pod("other", uid="uid-2")))
+        assert not entry.gone
+
+
+async def test_a_claimant_that_is_made_again_reopens_what_was_settled() -> None:
+    async with running_cluster(watching=False) as cluster:
+        former, _ = await contested(cluster)
+        await cluster.feed._ask_about(ADDRESS)
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        assert entry.key == "ns/web"
+        cluster.told(pod("former", uid=former, started=60, labels={"another": "label"}))
+        assert cluster.at(ADDRESS) is entry
+        cluster.told(pod("former", uid=former, started=95))
+        assert cluster.at(ADDRESS) is None
 
 
 async def test_the_watchs_word_settles_it_too() -> None:
