@@ -22,7 +22,7 @@ LINES_BURST: Final = 50.0
 LINES_PER_SECOND: Final = 1.0
 WHY: Final = (
     "it is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet could "
-    "have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment for this workload"
+    "have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment instead"
 )
 
 

@@ -92,7 +92,7 @@ MIRROR_POD = Refusal(
     Reason.NOTHING_ASSIGNED,
     "Identity not found",
     "this is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet "
-    "could have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment for this workload",
+    "could have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment instead",
 )
 _STILL_ASSIGNING = Refusal(
     Reason.STILL_ASSIGNING,

@@ -315,7 +315,7 @@ def _pods(found: Found, read: _Read) -> Iterator[Finding]:
             f"mirror pods {_listed(names)}",
             "are static pods with the label aadpodidbinding; they get no identity, since their node's kubelet could "
             "have given them any namespace and labels",
-            "use a DaemonSet or Deployment for this workload",
+            "use a DaemonSet or Deployment instead",
         )
 
 

@@ -104,7 +104,7 @@ def test_no_alert_fires_or_fails_while_all_is_well(seen: Seen, name: str) -> Non
 
 
 def test_the_runbooks_commands_show_what_they_look_for(seen: Seen) -> None:
-    assert seen.pages["nmi"].startswith("[+]active ok\n[+]watches ok\n[+]redirect ok\nready\n")
+    assert seen.pages["nmi"].startswith("[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n")
     assert seen.pages["mic"].startswith("[+]api server ok\n[+]watches ok\n[+]azure ok\nready\n")
     assert seen.pages["mic"].endswith("\nit\n"), "the MIC that leads is not found"
     looked = {

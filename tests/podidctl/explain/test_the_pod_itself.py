@@ -98,4 +98,4 @@ def test_a_mirror_pod_is_told_why_it_gets_nothing() -> None:
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
     link = only(explanation)
     assert (link.link, link.about) == ("mirror pod", "ns/web")
-    assert "run the workload as a DaemonSet" in link.next
+    assert "use a DaemonSet" in link.next
