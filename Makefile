@@ -16,18 +16,22 @@ demo: .venv/.built
 cluster: .venv/.built
 	@$(BIN)/python -m tools.cluster
 
-# These wait for most of their time, and run beside the others, which take as long.
+# These wait for most of their time, and run next to the others, which take as long.
 BESIDE := tests/deploy tests/mic
+# These measure delays, memory or CPU time, which other tests on the same cores would disturb.
+ALONE := tests/benchmarks/test_load_generator.py tests/integration/test_greedy_pods.py \
+	tests/integration/test_memory_of_connections.py tests/mic/test_hostile_objects_on_a_real_api_server.py
 test: .venv/.built
 	@$(BIN)/python tests/testplane/up.py build >/dev/null
 	@$(BIN)/python tests/testplane/up.py tools >/dev/null
 	@tools/bench-packages
 	@tools/observability-packages
 	@rm -rf build/calls
-	@CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE) $(PYTEST_FLAGS) >build/tests-beside.log 2>&1 & beside=$$!; \
+	@CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE) $(ALONE:%=--ignore=%) $(PYTEST_FLAGS) >build/tests-beside.log 2>&1 & beside=$$!; \
 	trap 'kill $$beside' INT TERM; \
-	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) --ignore=tests/model $(PYTEST_FLAGS); others=$$?; \
-	wait $$beside; beside=$$?; cat build/tests-beside.log; [ $$others = 0 ] && [ $$beside = 0 ]
+	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) --ignore=tests/model $(ALONE:%=--ignore=%) $(PYTEST_FLAGS); \
+	others=$$?; wait $$beside; beside=$$?; cat build/tests-beside.log; [ $$others = 0 ] && [ $$beside = 0 ]
+	@CALLS_SEEN=build/calls $(BIN)/pytest $(ALONE) $(PYTEST_FLAGS)
 	@$(BIN)/python -m tests.rights build/calls
 
 # Azure's own SDKs in five languages; their tests are no part of `make test`.
