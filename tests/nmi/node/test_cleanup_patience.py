@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from nmi.node import boot_guard
 from nmi.node import cleanup as room
 from nmi.node.backend import Backend
 from nmi.node.rules import Driver, Found, LockHeldError, RedirectError, TopRule
@@ -39,7 +40,7 @@ def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
 
     monkeypatch.setattr(room, "_drivers", drivers)
     # The machine's own units are no concern of these tests; test_cleanup.py has the guard in a directory of its own.
-    monkeypatch.setattr(room.boot_guard, "remove", lambda _directory: False)
+    monkeypatch.setattr(boot_guard, "remove", lambda _directory: False)
 
 
 def test_a_lock_that_is_never_given_back_ends_it_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
