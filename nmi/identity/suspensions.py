@@ -25,6 +25,7 @@ from typing import Final
 from nmi.identity.address_evidence import Evidence, Kind
 from nmi.identity.pods import PodEntry
 from nmi.identity.starts import started_after
+from podidentity.kube.rates import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ class Suspensions:
         self._remembered: dict[str, _Remembered] = {}
         """By address, the oldest first."""
         self._begun = asyncio.Event()
-        self._may_log = _Allowance(clock)
+        self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
+        self._left_out = 0
+        """Lines that were left out since the last one."""
         self.counts = dict.fromkeys(Kind, 0)
         """Suspensions that have begun, by the evidence that began them."""
 
@@ -172,7 +175,8 @@ class Suspensions:
         entry.suspend()
         self._begun.set()
         self.counts[evidence.kind] += 1
-        if (left_out := self._may_log.take()) is not None:
+        if self._lines.take():
+            left_out, self._left_out = self._left_out, 0
             log.info(
                 "pod suspended, its address has changed hands",
                 extra={
@@ -183,6 +187,8 @@ class Suspensions:
                     "left_out": left_out,
                 },
             )
+        else:
+            self._left_out += 1
 
     def _end(self, suspension: Suspension) -> None:
         there = self._suspensions.get(suspension.entry, {})
@@ -200,22 +206,3 @@ class Suspensions:
             self._end(suspension)
         suspension.due = self._clock() + RETRY_SECONDS[min(suspension.tries, len(RETRY_SECONDS) - 1)]
         suspension.tries += 1
-
-
-class _Allowance:
-    """So many at once, and one for each LOG_GAP_SECONDS in the long run."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._paid = float("-inf")
-        self._left_out = 0
-
-    def take(self) -> int | None:
-        """How many were left out since the last one; None where this one is left out as well."""
-        now = self._clock()
-        if self._paid - now > (LOGGED_AT_ONCE - 1) * LOG_GAP_SECONDS:
-            self._left_out += 1
-            return None
-        self._paid = max(self._paid, now) + LOG_GAP_SECONDS
-        left_out, self._left_out = self._left_out, 0
-        return left_out
