@@ -127,15 +127,15 @@ class PodIP(Wire, frozen=True):
 
 
 class Running(Wire, frozen=True):
-    started_at: str = ""
-    """RFC 3339 with whole seconds, by the clock of the pod's node."""
+    started_at: str | None = None
+    """RFC 3339 with whole seconds, by the clock of the pod's node. The API server sends null for an unknown time."""
 
 
 class Terminated(Wire, frozen=True):
     """Present in the state of a container that has ended."""
 
-    started_at: str = ""
-    """As of `Running`; empty where the kubelet does not know it."""
+    started_at: str | None = None
+    """As of `Running`; None if the container ended without a start."""
 
 
 class ContainerState(Wire, frozen=True):

@@ -55,12 +55,14 @@ def _latest(pod: Pod) -> float:
     return newest if newest > NEVER or pod.finished else float("inf")
 
 
-def _newest(times: Iterable[str]) -> float:
+def _newest(times: Iterable[str | None]) -> float:
     return max((_seconds(each) for each in times), default=NEVER)
 
 
-def _seconds(text: str) -> float:
-    """Seconds since the epoch; minus infinity where *text* is no time."""
+def _seconds(text: str | None) -> float:
+    """Return seconds since the epoch; minus infinity if *text* is not a time."""
+    if text is None:
+        return NEVER
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):

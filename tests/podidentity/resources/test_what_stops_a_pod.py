@@ -10,6 +10,7 @@ from podidentity.resources import Pod
 STATES = {
     "running": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
     "terminated": {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "containerd://a"}},
+    "never started": {"terminated": {"exitCode": 128, "startedAt": None, "finishedAt": None}},
     "waiting": {"waiting": {"reason": "CrashLoopBackOff"}},
     "none": {},
 }
@@ -38,6 +39,8 @@ def pod(
         (["waiting"], [], [], False),
         (["none"], [], [], False),
         (["terminated"], [], [], True),
+        (["never started"], [], [], True),
+        (["never started", "running"], [], [], False),
         (["terminated", "terminated"], [], [], True),
         (["terminated", "running"], [], [], False),
         (["terminated", "waiting"], [], [], False),
