@@ -25,7 +25,7 @@ from podidctl.explain import command as explaining
 from podidctl.migration.command import application as migrate_application
 from podidctl.printing import complain
 from podidctl.reaching import KUBECONFIG_HELP, Surroundings
-from podidctl.sandbox.command import application as sandbox_application
+from podidctl.sandbox_command import application as sandbox_application
 from podidctl.token import command as telling
 from podidentity.exits import StartError
 from podidentity.flags import UsageError

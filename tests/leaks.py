@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from podidctl.sandbox.directory import Directory, ServicePrincipal
-from podidctl.sandbox.processes import Program
-from podidctl.sandbox.tokens import TokenMint
+from podidentity_sandbox.directory import Directory, ServicePrincipal
+from podidentity_sandbox.processes import Program
+from podidentity_sandbox.tokens import TokenMint
 
 ENOUGH = 32
 """Characters of a token's signature that are as good as all of it for finding it again."""

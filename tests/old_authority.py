@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
-from podidctl.sandbox.certificates import KeyPair, load_key_pair
+from podidentity_sandbox.certificates import KeyPair, load_key_pair
 
 
 def certificates() -> tuple[str, KeyPair]:

@@ -23,7 +23,7 @@ import msgspec
 import yaml
 from typing_extensions import override
 
-from podidctl.sandbox.kubeapi.server import KubeApi, Recorded
+from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from tests.testplane import up
 
 GOLDEN: Final = Path(__file__).parent / "deploy" / "golden"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from podidctl.sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.rights import Calls, Right, asked, audited, missed
 
 MIC = "aad-pod-identity-mic/5.0.0"

@@ -1,7 +1,7 @@
 """The check that every test ends with finds what it is for, and nothing else."""
 
-from podidctl.sandbox.directory import Directory
-from podidctl.sandbox.tokens import TokenMint
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.tokens import TokenMint
 from tests.leaks import Ledger
 
 

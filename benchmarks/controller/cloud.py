@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from podidctl.sandbox.arm import ArmCall
 from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.errors import NotFound
@@ -30,6 +29,7 @@ from podidentity.resources import (
     Kind,
     Pod,
 )
+from podidentity_sandbox.arm import ArmCall
 from tests.conftest import apply_definitions
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud

@@ -19,11 +19,11 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.controller.cases import Row, rounded
-from podidctl.sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.serving import Mishap
 from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, IdentityType, Pod
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.serving import Mishap
 from tests.conftest import apply_definitions
 from tests.testplane.up import Plane
 

@@ -22,14 +22,14 @@ from typing_extensions import override
 from benchmarks.controller import stream
 from benchmarks.load.addresses import addresses
 from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Told, line
-from podidctl.sandbox.cluster import CRDS
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.imds import Host, HostIdentities, Imds
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.serving import Mishap
-from podidctl.sandbox.tokens import TOKEN_SECONDS, TokenMint
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
+from podidentity_sandbox.cluster import CRDS
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.imds import Host, HostIdentities, Imds
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 ASSIGNED: Final = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
 TENANT: Final = "7e4a0000-0000-4000-8000-000000000000"

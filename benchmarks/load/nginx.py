@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.load.servers import HERE, ROOT, Listening, Side, folder, found, is_listening, running, wait_until
-from podidctl.sandbox.processes import ProgramError
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.processes import ProgramError
+from podidentity_sandbox.serving import free_ports
 
 UNPACKED: Final = ROOT / "build/bench/nginx/usr/sbin/nginx"
 """Where tools/bench-packages puts it."""

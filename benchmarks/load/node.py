@@ -13,8 +13,8 @@ from benchmarks.load.mounted import with_service_account
 from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
 from benchmarks.load.world import NODE, World
-from podidctl.sandbox.processes import ProgramError, python
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.processes import ProgramError, python
+from podidentity_sandbox.serving import free_ports
 
 WARM_TRIES: Final = 5
 """Passes over the pods: while IMDS is throttling, and while a token is being fetched, not every answer is kept."""

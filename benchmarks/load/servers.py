@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from benchmarks.load.addresses import FIRST_POD
-from podidctl.sandbox.cloud import INHERITED, USUAL_PATH
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.cloud import INHERITED, USUAL_PATH
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.processes import ProgramError
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from typing import Final, TypeVar
 from benchmarks.load.addresses import addresses
 from benchmarks.load.servers import Listening, Side
 from nmi.node.rules import Redirection
-from podidctl.sandbox.namespaces import NamespaceError, Namespaces, available, sweep
-from podidctl.sandbox.network import METADATA_ADDRESS, Place
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
+from podidentity_sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.processes import ProgramError
 
 T = TypeVar("T")
 

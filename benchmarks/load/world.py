@@ -11,8 +11,8 @@ import msgspec
 from benchmarks.load.addresses import FIRST_POD, addresses
 from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Tell, Told, line
 from benchmarks.load.servers import HERE, Side, folder, running
-from podidctl.sandbox.processes import ProgramError, python
-from podidctl.sandbox.tokens import TOKEN_SECONDS
+from podidentity_sandbox.processes import ProgramError, python
+from podidentity_sandbox.tokens import TOKEN_SECONDS
 
 NODE: Final = "node-000000"
 """As `benchmarks.controller.stream` names the first."""

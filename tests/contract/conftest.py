@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.faults.connections import FaultProxy
-from podidctl.sandbox.kubeapi import KubeApi
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
+from podidentity_sandbox.faults.connections import FaultProxy
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT, apply_definitions
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
 from tests.testplane import up

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from podidctl.sandbox.kubeapi import KubeApi
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.testplane import up
 
 _NAMES = itertools.count()

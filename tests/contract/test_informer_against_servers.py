@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.faults.connections import FaultProxy, Mode
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import LongLine, WatchEvent, decode_event
 from podidentity.kube.errors import Gone
 from podidentity.kube.informer import Informer
 from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind, Pod, Resource
+from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.conftest import new_namespace, through
 from tests.contract.servers import Server, address
 from tests.podidentity.kube.recording import Recorder

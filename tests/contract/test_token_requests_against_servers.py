@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.federation import IssuerKeys, read_assertion
-from podidctl.sandbox.issuing import fetch, issuer_of
-from podidctl.sandbox.proofs import NotProvenError
-from podidctl.sandbox.tokens import read_claims
 from podidentity.kube.client import Client
 from podidentity.resources import NODES, PODS, Kind, Resource
+from podidentity_sandbox.federation import IssuerKeys, read_assertion
+from podidentity_sandbox.issuing import fetch, issuer_of
+from podidentity_sandbox.proofs import NotProvenError
+from podidentity_sandbox.tokens import read_claims
 from tests.contract.servers import Server
 from tests.sandbox.kubeapi.calling import Answer, Caller
 

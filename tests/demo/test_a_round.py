@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from podidctl.sandbox.serving import Mishap
 from podidentity_demo.settings import Settings
+from podidentity_sandbox.serving import Mishap
 from tests.demo.conftest import one_round
 from tests.sandbox.azure.conftest import Azure
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from podidctl.sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.network import Place
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
+from podidentity_sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.network import Place
 from tests.integration.walking import NODE, binding, eventually, identity, run_pod
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from podidctl.sandbox.launching import program_of
 from podidentity_demo.settings import parse
+from podidentity_sandbox.launching import program_of
 from tests.testplane import up
 
 FILE = Path(__file__).parents[2] / "deploy" / "demo" / "azure" / "deployment.yaml"

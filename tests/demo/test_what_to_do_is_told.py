@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from podidctl.sandbox.serving import Mishap
 from podidentity_demo.advice import Asked, advice
 from podidentity_demo.settings import Settings
+from podidentity_sandbox.serving import Mishap
 from tests.demo.conftest import one_round
 from tests.sandbox.azure.conftest import Azure
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.serving import free_ports
 from podidentity.resources import IDENTITIES, PODS
+from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.deploy.installing import Cluster, arguments_of
 from tests.mic.cluster import vm_id

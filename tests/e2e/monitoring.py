@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import yaml
 
-from podidctl.sandbox.processes import Program
+from podidentity_sandbox.processes import Program
 from tests.e2e.installing import NAMESPACE, Cluster
 from tests.integration.walking import NODE, eventually
 from tests.observability.pack import FILES, program

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from tests.conftest import NewPlane
 from tests.e2e.installing import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
 from tests.e2e.monitoring import prometheus

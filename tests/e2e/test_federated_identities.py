@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from tests.conftest import NewPlane
 from tests.e2e.installing import VALUES, Cluster, cluster
 from tests.integration.walking import AUDIENCE, NODE, Answer, ask

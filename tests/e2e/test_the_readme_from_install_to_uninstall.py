@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
-from podidctl.sandbox.namespaces import NAMESPACES
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.namespaces import NAMESPACES
+from podidentity_sandbox.tokens import read_claims
 from tests.e2e.installing import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from podidctl.sandbox.cloud import Sandbox
-from podidctl.sandbox.cluster import read_documents
-from podidctl.sandbox.fabric import Fabric
-from podidctl.sandbox.imds import Host, HostIdentities
-from podidctl.sandbox.network import METADATA_ADDRESS
 from podidentity.resources import PODS
+from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.cluster import read_documents
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.imds import Host, HostIdentities
+from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.integration.conftest import ROOT
 
 PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"

@@ -17,15 +17,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.fabric import Fabric
-from podidctl.sandbox.namespaces import Namespaces
-from podidctl.sandbox.network import METADATA_ADDRESS
-from podidctl.sandbox.tokens import read_claims
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import BINDING_LABEL, PODS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.namespaces import Namespaces
+from podidentity_sandbox.network import METADATA_ADDRESS
+from podidentity_sandbox.tokens import read_claims
 from tests.integration.walking import AUDIENCE, NODE, attach, binding, identity
 
 T = TypeVar("T")

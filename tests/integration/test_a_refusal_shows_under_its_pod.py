@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from podidctl.sandbox.cloud import Sandbox, Settings
 from podidentity.kube.client import object_path
 from podidentity.kube.events import EVENTS
+from podidentity_sandbox.cloud import Sandbox, Settings
 from tests.integration.walking import ask, eventually, run_pod
 
 

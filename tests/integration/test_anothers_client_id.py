@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.network import Place
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     MESSAGE_ANNOTATION,
     MIRROR_ANNOTATION,
 )
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.network import Place
 from tests.integration.walking import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
-from podidctl.sandbox.cloud import Sandbox
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.cloud import Sandbox
 from tests.integration.conftest import ROOT, Kubectl
 
 ASSIGNED = "jsonpath={.status.status}=Assigned"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ServicePrincipal
-from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import EXCEPTIONS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ServicePrincipal
+from podidentity_sandbox.tokens import read_claims
 from tests.integration.walking import (
     AUDIENCE,
     Answer,

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ManagedIdentity
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ManagedIdentity
 from tests.integration.walking import ask, attach, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

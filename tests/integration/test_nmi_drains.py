@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox, Settings
 from podidentity.resources import PODS
+from podidentity_sandbox.cloud import Sandbox, Settings
 from tests.integration.walking import NODE, ask, eventually, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.cloud import Sandbox, Settings
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved
 
 pytestmark = pytest.mark.root

@@ -18,10 +18,10 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.serving import HttpService, answer
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.serving import HttpService, answer
 from tests.leaks import Ledger
 from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.integration.handing_over import SUBNET, Node, ask_on, nodes
 from tests.integration.walking import eventually
 

@@ -3,7 +3,7 @@
 import json
 import os
 
-from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.cloud import Sandbox, Settings
 from tests.integration.walking import NODE, Answer, ask, ask_at, run_bound_pod
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
-from podidctl.sandbox.cloud import NMI_PORT, Sandbox, Settings
-from podidctl.sandbox.fabric import Fabric
-from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.cloud import NMI_PORT, Sandbox, Settings
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.tokens import read_claims
 from tests.conftest import NewPlane
 from tests.integration.conftest import ROOT
 from tests.testplane import up

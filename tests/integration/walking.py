@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.machines import USER
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.machines import USER
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.tokens import read_claims
 
 AUDIENCE = "https://management.azure.com/"
 TOKEN = "/metadata/identity/oauth2/token"

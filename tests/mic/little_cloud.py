@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from podidctl.sandbox.aad import Aad
-from podidctl.sandbox.arm import Arm
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.directory import Directory
-from podidctl.sandbox.kubeapi.server import KubeApi
-from podidctl.sandbox.serving import free_ports
-from podidctl.sandbox.tokens import TokenMint
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
 
 ROOT = Path(__file__).parents[2]

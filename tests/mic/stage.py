@@ -17,12 +17,12 @@ from mic.plan import Policy
 from mic.queueing import Done
 from mic.view import View
 from mic.writing import Writer
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.kubeapi.server import KubeApi
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.mic.cluster import binding, identity, node, pod, vm_id
 from tests.mic.little_cloud import ASSIGNED, ROOT
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.serving import Mishap
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud, Mic
 

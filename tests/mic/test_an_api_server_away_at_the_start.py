@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.faults import FaultProxy, Mode
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.faults import FaultProxy, Mode
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
 
 ACTIVE_SECONDS = 20.0

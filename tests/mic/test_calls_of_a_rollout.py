@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import set_id, vm_id
 from tests.mic.little_cloud import LittleCloud, little_cloud
 

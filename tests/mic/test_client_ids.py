@@ -17,8 +17,8 @@ from mic.documents import MESSAGE_MAX
 from mic.preview.outcome import Asked, preview
 from mic.preview.rehearsal import Rehearsal, Snapshot
 from mic.queueing import Done
-from podidctl.sandbox.kubeapi.server import Recorded
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
 from tests.mic.stage import VM, Stage, a_stage
 

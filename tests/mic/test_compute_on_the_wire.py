@@ -20,14 +20,14 @@ from mic.azure.errors import (
     Unreachable,
 )
 from mic.azure.identities import GONE, HostIdentities, change
-from podidctl.sandbox.arm import Arm
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.directory import Directory
-from podidctl.sandbox.machines import no_such_identity
-from podidctl.sandbox.serving import Mishap
-from podidctl.sandbox.tokens import TokenMint
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import Host, parse_provider_id
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.machines import no_such_identity
+from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
 
 

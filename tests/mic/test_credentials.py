@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.imds import HostIdentities, Imds
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.imds import HostIdentities, Imds
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, little_cloud
 

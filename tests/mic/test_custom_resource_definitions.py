@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
 from podidentity.resources import GROUP
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT
 from tests.testplane import up
 

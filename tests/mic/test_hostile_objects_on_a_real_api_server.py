@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.serving import free_ports
 from podidentity.resources import BINDING_LABEL, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind
+from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.serving import Mishap
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, LittleCloud, little_cloud
 

@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from typing_extensions import override
 
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
-from podidctl.sandbox.serving import Mishaps, answer
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.serving import Mishaps, answer
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
 

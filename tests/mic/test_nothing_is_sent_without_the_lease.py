@@ -12,15 +12,15 @@ from mic.azure.compute import Compute
 from mic.azure.errors import Unreachable as AzureUnreachable
 from mic.azure.identities import HostIdentities, change
 from mic.leading import LeaderClient
-from podidctl.sandbox.arm import Arm
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.directory import Directory
-from podidctl.sandbox.tokens import TokenMint
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import CONNECTIONS_MAX
 from podidentity.kube.errors import Unreachable
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.test_compute_on_the_wire import Token
 from tests.podidentity.kube.scripted import Reply, ScriptedServer

@@ -8,7 +8,7 @@ import urllib.error
 
 import pytest
 
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.serving import Mishap
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, Mic
 

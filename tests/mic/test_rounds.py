@@ -15,11 +15,11 @@ from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throt
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.documents import MESSAGE_MAX
 from mic.queueing import Done
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity.telemetry.metrics import expose
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import binding, identity, identity_id, pod
 from tests.mic.little_cloud import ASSIGNED
 from tests.mic.stage import VM, Stage, Time, a_stage

@@ -6,10 +6,10 @@ import pytest
 
 from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
 from mic.queueing import Done
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.machines import SYSTEM as OWN
-from podidctl.sandbox.machines import USER as USERS
 from podidentity.azure.resource_ids import Host
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.machines import SYSTEM as OWN
+from podidentity_sandbox.machines import USER as USERS
 from tests.mic.cluster import identity_id, set_id
 from tests.mic.little_cloud import ASSIGNED, LittleCloud
 from tests.mic.stage import Stage, a_stage

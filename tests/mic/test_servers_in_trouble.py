@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from podidctl.sandbox.faults import Answer, FaultProxy, Mode, StatusProxy
+from podidentity_sandbox.faults import Answer, FaultProxy, Mode, StatusProxy
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
 

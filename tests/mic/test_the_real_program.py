@@ -3,7 +3,7 @@
 import json
 import time
 
-from podidctl.sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
 

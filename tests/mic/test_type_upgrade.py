@@ -12,15 +12,15 @@ import pytest
 import mic.upgrade
 from mic.app import COMPONENT
 from mic.upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.conftest import ROOT
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi.statuses import StatusError
 from podidentity.version import VERSION
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import identity_id
 from tests.mic.little_cloud import BINDINGS, IDENTITIES, LittleCloud, little_cloud
 

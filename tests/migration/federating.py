@@ -18,12 +18,12 @@ from podidctl.migration.federation.shapes import Plan, Step
 from podidctl.migration.shapes import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import AUDIENCE, Situation
 from podidctl.migration.workloads import Makers
-from podidctl.sandbox.directory import FederatedCredential
-from podidctl.sandbox.kubeapi.kinds import ResourceType
-from podidctl.sandbox.kubeapi.server import Recorded
 from podidentity.azure.clouds import PUBLIC
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, AzureAssignedIdentity
+from podidentity_sandbox.directory import FederatedCredential
+from podidentity_sandbox.kubeapi.kinds import ResourceType
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id
 from tests.mic.little_cloud import ROOT, WAIT_SECONDS, LittleCloud, little_cloud
 from tests.mic.preview.asking import Answer, run

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from podidctl.sandbox.directory import FederatedCredential
 from podidentity.resources import IDENTITIES, PODS
+from podidentity_sandbox.directory import FederatedCredential
 from tests.conftest import NewPlane
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud, little_cloud

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidctl.migration.federation.marks import FORMER, PUT, UnfitError, back, put, put_for, switched, taken_off
-from podidctl.sandbox.kubeapi.patching import json_patch
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.patching import json_patch
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.migration.objects import identity
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"

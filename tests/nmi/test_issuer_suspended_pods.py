@@ -14,8 +14,8 @@ from nmi.identity.suspensions import VERIFY_SECONDS
 from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Refusal
-from podidctl.sandbox.kubeapi.statuses import StatusError
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import assigned_identity, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office

@@ -12,11 +12,11 @@ from nmi.app import COMPONENT
 from nmi.pod_events import REASONS, PodEvents
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import TELL_AGAIN_SECONDS, Decisions
-from podidctl.sandbox.kubeapi import KubeApi
 from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT
 from tests.nmi.server.fakes import TARGET, World, pod_entry, refusing, request_bytes
 

@@ -10,8 +10,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from podidctl.sandbox.directory import ManagedIdentity
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL
+from podidentity_sandbox.directory import ManagedIdentity
 from tests.soak.pods import NAMESPACE, Slot, assigned_identity, selector
 from tests.soak.world import NODE, World
 

@@ -16,10 +16,10 @@ from urllib.request import urlopen
 
 import yaml
 
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.processes import Program
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.processes import Program
+from podidentity_sandbox.serving import free_ports
 from tests.integration.walking import NODE, ask, run_bound_pod
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
 from tests.observability.troubles import CONNECTIONS_OF_ONE_POD, noticed

@@ -9,11 +9,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox
-from podidctl.sandbox.imds import TOKEN_PATH
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.imds import TOKEN_PATH
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.serving import Mishap
 from tests.integration.walking import NODE, ask, binding, identity, run_bound_pod, run_pod
 
 CONNECTIONS_OF_ONE_POD = 8

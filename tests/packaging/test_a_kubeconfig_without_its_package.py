@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.serving import free_ports
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from podidctl.sandbox.containers import Mount, command
-from podidctl.sandbox.pod_shapes import Capabilities, SecurityContext
+from podidentity_sandbox.containers import Mount, command
+from podidentity_sandbox.pod_shapes import Capabilities, SecurityContext
 
 pytestmark = pytest.mark.root
 

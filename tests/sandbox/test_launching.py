@@ -2,7 +2,7 @@
 
 import pytest
 
-from podidctl.sandbox.launching import expanded, program_of
+from podidentity_sandbox.launching import expanded, program_of
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.processes import Program
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.processes import Program
 
 HERE = Place("127.0.0.1", environment={"PLACE": "here"})
 
@@ -60,8 +60,8 @@ def test_a_program_dies_with_its_killed_sandbox(tmp_path: Path) -> None:
     owner = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from podidctl.sandbox.network import Place\n"
-        "from podidctl.sandbox.processes import Program\n"
+        "from podidentity_sandbox.network import Place\n"
+        "from podidentity_sandbox.processes import Program\n"
         "async def run():\n"
         f"    log = Path({str(tmp_path / 'log')!r})\n"
         "    paths = {'PATH': '/bin:/usr/bin'}\n"

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.fabric import Fabric
-from podidctl.sandbox.network import METADATA_ADDRESS, Place
-from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, PODS, Kind, Resource
 from podidentity.telemetry.probes import EXPOSED_SECONDS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.tokens import read_claims
 from tests.sdks.applications import Application
 from tests.sdks.relay import Relay
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.tokens import read_claims
 from tests.sdks.stage import RESOURCE, Stage
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from podidctl.sandbox.network import METADATA_ADDRESS
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.network import METADATA_ADDRESS
+from podidentity_sandbox.tokens import read_claims
 from tests.integration.handing_over import PATH, SUBNET, Node, nodes, running
 
 KINDS: Final = ("bridge", "point-to-point")

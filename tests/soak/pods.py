@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import msgspec
 
-from podidctl.sandbox.directory import ManagedIdentity
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.resources import (
     ASSIGNED,
@@ -26,6 +25,7 @@ from podidentity.resources import (
     PODS,
     nodename_label,
 )
+from podidentity_sandbox.directory import ManagedIdentity
 from tests.soak.world import NODE, Faults, World
 
 WINDOW_SECONDS: Final = 1.0

@@ -17,19 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from podidctl.sandbox.cluster import CRDS
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.faults import FaultProxy, Mode
-from podidctl.sandbox.imds import HostIdentities, Imds
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.processes import Program, python
-from podidctl.sandbox.serving import Mishap, free_ports
-from podidctl.sandbox.tokens import TokenMint
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
+from podidentity_sandbox.cluster import CRDS
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.faults import FaultProxy, Mode
+from podidentity_sandbox.imds import HostIdentities, Imds
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.processes import Program, python
+from podidentity_sandbox.serving import Mishap, free_ports
+from podidentity_sandbox.tokens import TokenMint
 
 NODE: Final = "node-0"
 ACTIVE_SECONDS: Final = 30.0

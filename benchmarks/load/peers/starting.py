@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.load.servers import Listening, folder, is_listening, running, wait_until
-from podidctl.sandbox.processes import python
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.processes import python
+from podidentity_sandbox.serving import free_ports
 
 
 @contextmanager

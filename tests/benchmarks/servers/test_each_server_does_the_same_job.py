@@ -12,7 +12,7 @@ from benchmarks.load.node import Node
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
 from benchmarks.load.world import World
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
 POD = "127.1.0.7"

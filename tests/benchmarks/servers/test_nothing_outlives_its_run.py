@@ -15,7 +15,7 @@ import pytest
 from benchmarks.load.nginx import nginx
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import Listening, is_listening, running, wait_until
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.processes import ProgramError
 
 ANSWER = json.dumps({"access_token": "t", "client_id": "c", "resource": "r", "expires_on": "99999999999"}).encode()
 ROOT = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.load.node import Node
 from benchmarks.load.servers import ask
 from benchmarks.load.world import World
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.processes import ProgramError
 
 
 def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: World, nmi: Node) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.load.node import Node
 from benchmarks.load.servers import TOKEN_PATH, ask
 from benchmarks.load.world import World, world
-from podidctl.sandbox.processes import ProgramError
+from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
 ANEW = TOKEN_PATH + "&bypass_cache=true"

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from podidctl.sandbox import cloud, launching
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.demo import Demo
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.serving import free_ports
 from podidentity.version import VERSION
+from podidentity_sandbox import cloud, launching
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.demo import Demo
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.serving import free_ports
 from tests.images.built.conftest import Image
 
 

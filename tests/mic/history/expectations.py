@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from podidctl.sandbox.kubeapi.store import Store
-from podidctl.sandbox.machines import Machine
+from podidentity_sandbox.kubeapi.store import Store
+from podidentity_sandbox.machines import Machine
 from tests.mic.history.oracle import (
     ASSIGNED_STATUS,
     ClaimName,

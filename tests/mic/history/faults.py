@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from aiohttp import web
 
-from podidctl.sandbox.serving import answer
+from podidentity_sandbox.serving import answer
 
 Server: TypeAlias = Literal["api", "arm"]
 Proper: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

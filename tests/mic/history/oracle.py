@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podidctl.sandbox.kubeapi.store import Store
+from podidentity_sandbox.kubeapi.store import Store
 from tests.mic.little_cloud import BINDINGS, IDENTITIES
 
 Document = dict[str, Any]

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.kubeapi.history import Change
-from podidctl.sandbox.kubeapi.store import Store
-from podidctl.sandbox.machines import SYSTEM, Machine
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.kubeapi.history import Change
+from podidentity_sandbox.kubeapi.store import Store
+from podidentity_sandbox.machines import SYSTEM, Machine
 from tests.mic.history.oracle import Document, annotation, dying, needs, resource_of
 from tests.mic.little_cloud import ASSIGNED
 

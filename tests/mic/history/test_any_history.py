@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from typing_extensions import override
 
-from podidctl.sandbox.machines import ArmRefusalError
+from podidentity_sandbox.machines import ArmRefusalError
 from tests.mic.cluster import identity_id
 from tests.mic.history.faults import Fault, Moment
 from tests.mic.history.world import HOSTS, NODES, RESOURCES, World

@@ -17,17 +17,17 @@ from azure.core.credentials import AccessToken
 from typing_extensions import override
 
 from mic.azure.compute import Compute
-from podidctl.sandbox.arm import Arm, ArmCall
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.directory import Directory
-from podidctl.sandbox.kubeapi import definitions
-from podidctl.sandbox.kubeapi.kinds import DEFINITIONS
-from podidctl.sandbox.kubeapi.server import KubeApi
-from podidctl.sandbox.machines import Machine
-from podidctl.sandbox.tokens import TokenMint
 from podidentity.azure.clouds import Cloud
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
+from podidentity_sandbox.arm import Arm, ArmCall
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.kubeapi import definitions
+from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
+from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.machines import Machine
+from podidentity_sandbox.tokens import TokenMint
 from tests.mic.history.faults import Gate
 from tests.mic.history.ownership import Watcher
 from tests.mic.little_cloud import ROOT

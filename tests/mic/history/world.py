@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from mic.plan import Policy
-from podidctl.sandbox.directory import Directory, ManagedIdentity
-from podidctl.sandbox.machines import SYSTEM, USER, Machine
+from podidentity_sandbox.directory import Directory, ManagedIdentity
+from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.history.controller import Controller
 from tests.mic.history.expectations import amiss
@@ -293,7 +293,7 @@ class World:
         self.gate.before = before
 
     def mark_bad(self, name: str, how: str) -> None:
-        """Let Azure refuse to attach the identity; *how* as of `podidctl.sandbox.arm.Marked`, empty: take it again."""
+        """Make Azure refuse the identity; *how* as in `podidentity_sandbox.arm.Marked`; empty: accept it again."""
         key = identity_id(name).lower()
         self.arm.marked.unauthorized.discard(key)
         self.arm.marked.failing.discard(key)

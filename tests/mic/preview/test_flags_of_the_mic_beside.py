@@ -10,7 +10,7 @@ import pytest
 
 from mic import cli
 from mic.settings import parse
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.serving import free_ports
 from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
 
 

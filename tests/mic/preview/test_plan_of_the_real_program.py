@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import LittleCloud
 from tests.mic.preview.asking import Answer, run

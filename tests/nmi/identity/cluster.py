@@ -17,7 +17,6 @@ from nmi.app import COMPONENT
 from nmi.identity.feed import Feed
 from nmi.identity.measures import IdentityMeasures
 from nmi.identity.pods import PodEntry
-from podidctl.sandbox.kubeapi.server import KubeApi
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import (
@@ -35,6 +34,7 @@ from podidentity.resources import (
     Resource,
     nodename_label,
 )
+from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.nmi.identity.shapes import NODE
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"

@@ -7,7 +7,7 @@ from nmi.identity.decide import Wait
 from nmi.identity.feed import GONE, Standing
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import assigned_identity, pod
 

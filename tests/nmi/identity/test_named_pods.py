@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.shapes import assigned_identity, pod
 

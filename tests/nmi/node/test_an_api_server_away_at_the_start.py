@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.faults import Mode
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.faults import Mode
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.waiting import Away, api_server_away
 

@@ -17,7 +17,7 @@ import pytest
 from nmi.identity.address_evidence import AddressEvidence, Evidence, Kind, _Attachment
 from nmi.node.route_netlink import READS, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, RouteNetlink, Source
 from nmi.node.rtnetlink import Message
-from podidctl.sandbox.namespaces import Namespaces
+from podidentity_sandbox.namespaces import Namespaces
 
 pytestmark = pytest.mark.root
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from podidctl.sandbox.faults import FaultProxy
-from podidctl.sandbox.kubeapi.server import KubeApi
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.faults import FaultProxy
+from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.serving import free_ports
 
 ROOT = Path(__file__).parents[3]
 WAIT_SECONDS = 60.0

@@ -12,9 +12,9 @@ import pytest
 
 from nmi import cli
 from nmi.settings import Settings
-from podidctl.sandbox.serving import free_ports
 from podidentity.exits import StartError
 from podidentity.version import VERSION
+from podidentity_sandbox.serving import free_ports
 
 ROOT = Path(__file__).parents[3]
 

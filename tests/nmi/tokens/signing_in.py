@@ -28,16 +28,16 @@ from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, new_session, no_proxy
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
 from nmi.tokens.source import Granted
-from podidctl.sandbox.aad import Aad
-from podidctl.sandbox.certificates import LOOPBACK, Authority
-from podidctl.sandbox.directory import Directory, ServicePrincipal
-from podidctl.sandbox.kubeapi.server import KubeApi
-from podidctl.sandbox.tokens import TokenMint, read_claims
 from podidentity.azure.clouds import PUBLIC, Cloud
 from podidentity.azure.errors import AzureError
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.certificates import LOOPBACK, Authority
+from podidentity_sandbox.directory import Directory, ServicePrincipal
+from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.tokens import TokenMint, read_claims
 
 NAMESPACE = "team-a"
 RESOURCE = "https://vault.azure.net"

@@ -11,11 +11,11 @@ from typing_extensions import override
 
 from nmi.tokens.assertions import KEPT_MAX, Assertions, NoAssertionError
 from nmi.tokens.source import Workload
-from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
-from podidctl.sandbox.tokens import read_claims
 from podidentity.azure.errors import AzureError, Unreachable
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
+from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import NAMESPACE, Bench
 
 AUDIENCE = "api://AzureADTokenExchange"

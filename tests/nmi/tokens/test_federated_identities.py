@@ -17,12 +17,12 @@ from nmi.refusal import Reason
 from nmi.tokens.assertions import Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
 from nmi.tokens.source import Granted, PolicyError, Workload
-from podidctl.sandbox import issuing
-from podidctl.sandbox.directory import FederatedCredential, ManagedIdentity
-from podidctl.sandbox.serving import Mishap
-from podidctl.sandbox.tokens import read_claims
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity_sandbox import issuing
+from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
+from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
 
 AUDIENCE = "api://AzureADTokenExchange"

@@ -9,8 +9,8 @@ import time
 import pytest
 from aiohttp import web
 
-from podidctl.sandbox.tokens import read_claims
 from podidentity.azure import clouds
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
 
 

@@ -14,9 +14,9 @@ from nmi.tokens.places import Places
 from nmi.tokens.sign_in import InvalidClient
 from nmi.tokens.sign_ins import OF_ONE_NAMESPACE
 from nmi.tokens.source import PolicyError
-from podidctl.sandbox.tokens import read_claims
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
 
 REQUEST = TokenRequest(RESOURCE)

@@ -15,11 +15,11 @@ from nmi.issuer import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.sign_in import ANSWER_MAX, InvalidClient
-from podidctl.sandbox.directory import ServicePrincipal
-from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
-from podidctl.sandbox.serving import Mishap
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
+from podidentity_sandbox.directory import ServicePrincipal
+from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
+from podidentity_sandbox.serving import Mishap
 from tests.nmi.tokens.signing_in import Bench, Hanging, running
 
 

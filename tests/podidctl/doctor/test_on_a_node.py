@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.pod_shapes import NodePod
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.pod_shapes import NodePod
 from tests.conftest import ROOT
 from tests.sandbox.cloud.conftest import eventually, pod
 

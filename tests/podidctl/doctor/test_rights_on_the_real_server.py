@@ -16,7 +16,7 @@ import pytest
 
 from podidctl.doctor.rights import of_mic, of_nmi
 from podidctl.doctor.state import Right
-from podidctl.sandbox.serving import free_ports
+from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud

@@ -4,8 +4,8 @@ import asyncio
 
 import yaml
 
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.little_cloud import ASSIGNED, BINDINGS, IDENTITIES, LittleCloud
 from tests.mic.preview.asking import Answer, run
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
 from tests.mic.preview.asking import Answer, run

@@ -7,9 +7,9 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
 from tests.mic.preview.asking import Answer, run
 from tests.sandbox.cloud.conftest import eventually, pod
 

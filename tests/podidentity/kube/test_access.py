@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.certificates import Authority
 from podidentity.kube import access as module
 from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
 from podidentity.kube.errors import AccessError
+from podidentity_sandbox.certificates import Authority
 
 
 def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.faults import FaultProxy, Mode
 from podidentity.kube import first_contact
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
@@ -18,6 +16,8 @@ from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, Pod
 from podidentity.telemetry.log_limit import LogLimit
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.faults import FaultProxy, Mode
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
 

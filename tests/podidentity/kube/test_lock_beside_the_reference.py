@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi.server import KubeApi, Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError, forbidden
 from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEADER_ANNOTATION
 from podidentity.kube.locks import LeadershipLost
+from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 
 Run = Callable[..., tuple[Elector, "asyncio.Task[None]"]]
 

@@ -7,12 +7,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from podidctl.sandbox.aad import Aad
-from podidctl.sandbox.arm import Arm
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
-from podidctl.sandbox.imds import TOKEN_PATH, Imds
-from podidctl.sandbox.tokens import TokenMint
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.imds import TOKEN_PATH, Imds
+from podidentity_sandbox.tokens import TokenMint
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 GROUP = "MC_demo"

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from podidctl.sandbox.proofs import ASSERTION_TYPE
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.proofs import ASSERTION_TYPE
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import certificate_of, rsa_key
 from tests.sandbox.azure.conftest import Azure
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.azure.conftest import Azure
 
 

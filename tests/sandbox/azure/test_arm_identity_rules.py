@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.machines import NONE, SYSTEM, USER
+from podidentity_sandbox.machines import NONE, SYSTEM, USER
 from tests.sandbox.azure.conftest import SET, VM, Azure, identity_id
 
 

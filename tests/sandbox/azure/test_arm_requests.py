@@ -1,7 +1,7 @@
 """How ARM answers requests as such: who may call, operations and polling, etags, throttling, the list and the log."""
 
-from podidctl.sandbox.machines import USER, ArmRefusalError
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.machines import USER, ArmRefusalError
+from podidentity_sandbox.serving import Mishap
 from tests.sandbox.azure.conftest import COMPUTE, GROUP, MINT, SET, VM, Azure, identity_id
 
 ADD = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1"): {}}}}

@@ -22,13 +22,13 @@ from azure.identity.aio import ClientAssertionCredential
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from podidctl.sandbox.directory import FEDERATED_MAX, DirectoryError, FederatedCredential
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.kubeapi.server import Recorded
-from podidctl.sandbox.kubeapi.statuses import StatusError
-from podidctl.sandbox.proofs import ASSERTION_TYPE
-from podidctl.sandbox.serving import Mishap
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.directory import FEDERATED_MAX, DirectoryError, FederatedCredential
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.proofs import ASSERTION_TYPE
+from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import rsa_key
 from tests.sandbox.azure.conftest import Azure
 from tests.sandbox.azure.test_aad_proofs import encoded

@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from podidctl.sandbox.serving import Mishap
+from podidentity_sandbox.serving import Mishap
 from tests.sandbox.azure.conftest import Azure
 
 

@@ -9,8 +9,8 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientSecretCredential
 from azure.mgmt.compute.aio import ComputeManagementClient
 
-from podidctl.sandbox.machines import USER
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.machines import USER
+from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure, identity_id
 
 SCOPE = "https://management.azure.com/.default"

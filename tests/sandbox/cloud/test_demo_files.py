@@ -4,11 +4,11 @@ from pathlib import Path
 
 import yaml
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION, identity_id
-from podidctl.sandbox.cluster import DEMO, kind_of, read_documents
-from podidctl.sandbox.launching import IMAGE
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
 from podidentity_demo.settings import parse
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION, identity_id
+from podidentity_sandbox.cluster import DEMO, kind_of, read_documents
+from podidentity_sandbox.launching import IMAGE
 
 CHART = Path(__file__).parents[3] / "deploy" / "charts" / "aad-pod-identity"
 

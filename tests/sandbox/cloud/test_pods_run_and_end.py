@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.kube.errors import Conflict, Invalid, NotFound
 from podidentity.resources import NODES, PODS
+from podidentity_sandbox.cloud import Sandbox
 from tests.sandbox.cloud.conftest import eventually, pod
 
 DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidctl.sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.cloud import Sandbox, Settings
 
 pytestmark = pytest.mark.root
 NODE = "node-0"

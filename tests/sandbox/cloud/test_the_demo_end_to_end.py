@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
-from podidctl.sandbox.namespaces import NAMESPACES, orphaned
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.namespaces import NAMESPACES, orphaned
 from tests.testplane import up
 
 LINES = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID, identity_id
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from tests.sandbox.cloud.test_the_demo_end_to_end import demo, leftovers
 from tests.testplane import up
 

@@ -7,11 +7,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from podidctl.sandbox.azure import DEMO_CLIENT_ID
-from podidctl.sandbox.cloud import EXCHANGE_AUDIENCE, Sandbox
-from podidctl.sandbox.directory import DirectoryError
-from podidctl.sandbox.proofs import ASSERTION_TYPE
-from podidctl.sandbox.tokens import read_claims
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.cloud import EXCHANGE_AUDIENCE, Sandbox
+from podidentity_sandbox.directory import DirectoryError
+from podidentity_sandbox.proofs import ASSERTION_TYPE
+from podidentity_sandbox.tokens import read_claims
 
 
 async def assertion(stage: Sandbox, service_account: str = "default", audience: str = EXCHANGE_AUDIENCE) -> str:

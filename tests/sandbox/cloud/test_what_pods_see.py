@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from podidctl.sandbox.azure import identity_id
-from podidctl.sandbox.cloud import Sandbox, Settings
-from podidctl.sandbox.directory import ManagedIdentity
-from podidctl.sandbox.network import Place
-from podidctl.sandbox.tokens import read_claims
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, BINDINGS, GROUP, PODS, Kind
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.network import Place
+from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

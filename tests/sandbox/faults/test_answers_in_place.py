@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.faults import Answer, StatusProxy
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.faults import Answer, StatusProxy
 
 
 async def echo(request: web.BaseRequest) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidctl.sandbox.faults import FaultProxy, Mode, Pace
+from podidentity_sandbox.faults import FaultProxy, Mode, Pace
 
 DEADLINE = 5.0
 QUIET = 0.05

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import Caller
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"

@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from podidctl.sandbox.certificates import Authority, KeyPair
+from podidentity_sandbox.certificates import Authority, KeyPair
 
 DEADLINE = 5.0
 

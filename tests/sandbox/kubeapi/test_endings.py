@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import CONFIGMAPS, IDENTITIES, MERGE, Caller, identity, pod
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.sandbox.kubeapi.calling import CONFIGMAPS, PODS, Caller, pod
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi, tables
-from podidctl.sandbox.kubeapi.history import Item
-from podidctl.sandbox.kubeapi.patching import merge, strategic_merge
-from podidctl.sandbox.kubeapi.requests import BODY_MAX, DEPTH_MAX
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi import KubeApi, tables
+from podidentity_sandbox.kubeapi.history import Item
+from podidentity_sandbox.kubeapi.patching import merge, strategic_merge
+from podidentity_sandbox.kubeapi.requests import BODY_MAX, DEPTH_MAX
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.sandbox.kubeapi.calling import CONFIGMAPS, JSON, MERGE, Caller
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import identity, pod
 from tests.testplane import up
 

@@ -1,6 +1,6 @@
 """Lists in pages: consistent while history lasts, and what a client is told when it does not."""
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import CONFIGMAPS, Caller
 
 

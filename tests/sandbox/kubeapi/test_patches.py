@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi.patching import json_patch, merge, strategic_merge
-from podidctl.sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.kubeapi.patching import json_patch, merge, strategic_merge
+from podidentity_sandbox.kubeapi.statuses import StatusError
 
 
 @pytest.mark.parametrize(

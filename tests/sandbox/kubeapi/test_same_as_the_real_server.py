@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import (
     DEADLINE,
     JSON,

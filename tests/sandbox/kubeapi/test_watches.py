@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import CONFIGMAPS, DEADLINE, PODS, Caller, pod
 from tests.sandbox.kubeapi.conftest import CRDS
 

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from podidctl.sandbox.certificates import Authority
-from podidctl.sandbox.kubeapi import KubeApi
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.calling import PODS, Caller, pod
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from podidctl.sandbox.fabric import Fabric
-from podidctl.sandbox.namespaces import NAMESPACES
-from podidctl.sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.namespaces import NAMESPACES
+from podidentity_sandbox.network import METADATA_ADDRESS, Place
 
 pytestmark = pytest.mark.root
 

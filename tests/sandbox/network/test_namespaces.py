@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.sandbox.namespaces import NAMESPACES, NamespaceError, Namespaces, available, sweep
+from podidentity_sandbox.namespaces import NAMESPACES, NamespaceError, Namespaces, available, sweep
 
 OWN = Path("/proc/thread-self/ns/net")
 
@@ -76,7 +76,7 @@ def test_two_of_one_name_are_refused_and_a_missing_one_is_deleted_quietly() -> N
 def test_what_a_killed_owner_left_is_swept_with_its_processes_and_the_living_are_spared() -> None:
     program = (
         "import subprocess, sys\n"
-        "from podidctl.sandbox.namespaces import Namespaces\n"
+        "from podidentity_sandbox.namespaces import Namespaces\n"
         "made = Namespaces('t4')\n"
         "made.create('left')\n"
         "child = subprocess.Popen(made.command('left', ['sleep', '60']), stdout=subprocess.DEVNULL)\n"

@@ -1,0 +1,223 @@
+"""Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the documents clients ask first.
+
+Client credentials with a secret, a signed assertion or a federated one, on the v2.0 endpoint; instance discovery and
+the OpenID configuration as the real azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and
+people look for those. A user-assigned identity is a client like any other, but has no secret and no certificate.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from typing_extensions import override
+
+from podidentity_sandbox import federation
+from podidentity_sandbox.directory import Application, Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.federation import IssuerKeys
+from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
+from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.tokens import TokenMint
+
+PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
+LONG_LIVED_SECONDS = 86_400  # one that can be revoked at any moment (capability CP1) or a managed identity's: a day
+
+_TOKEN = re.compile(
+    r"/(?:(?P<adfs>adfs)/oauth2/token|(?P<tenant>(?!adfs/)[^/]+)/oauth2(?:/v2\.0)?/token/?)", re.IGNORECASE
+)
+_OPENID = re.compile(r"/(?P<tenant>[^/]+)(?:/v2\.0)?/\.well-known/openid-configuration", re.IGNORECASE)
+_KEYS = re.compile(r"/[^/]+/discovery(?:/v2\.0)?/keys", re.IGNORECASE)
+_INSTANCE = "/common/discovery/instance"
+
+
+@dataclass(slots=True)
+class AadCall:
+    """One request as it came in (never its secret), and how it was answered."""
+
+    method: str
+    path: str
+    client_id: str = ""
+    scope: str = ""
+    tenant: str = ""
+    proof: str = ""
+    """What the application proved itself with: `secret`, `federated`, or the algorithm of its assertion."""
+    status: int = 0
+    error: int = 0
+    """The AADSTS number of a refusal."""
+
+
+class Aad(HttpService):
+    """The emulator. *clock* gives Unix seconds, for error bodies."""
+
+    def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.calls: list[AadCall] = []
+        self.token_seconds: float = PRINCIPAL_TOKEN_SECONDS
+        self.issuers = IssuerKeys()
+        self._directory = directory
+        self._mint = mint
+        self._clock = clock
+
+    @override
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request as login.microsoftonline.com would."""
+        call = AadCall(request.method, request.path)
+        self.calls.append(call)
+        response = await self._answered(request, call)
+        call.status = response.status
+        return response
+
+    async def _answered(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+        token = _TOKEN.fullmatch(request.path)
+        if token:
+            if request.method != "POST":
+                return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts POST requests.")
+            form = await request.post()
+            fields = {name: str(value) for name, value in form.items()}
+            return await self._token(request, token["adfs"] or token["tenant"], fields, call)
+        if request.method != "GET":
+            return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts GET requests.")
+        document = self._document(request)
+        if document is None:
+            return self._refusal(404, "not_found", 90002, "There is nothing at this address.")
+        return answer(document)
+
+    def _document(self, request: web.BaseRequest) -> dict[str, Any] | None:
+        """What clients read before they ask for a token; None where there is nothing."""
+        base = f"{self.scheme}://{request.host}"
+        openid = _OPENID.fullmatch(request.path)
+        if openid:
+            return self._openid(base, openid["tenant"])
+        if _KEYS.fullmatch(request.path):
+            return self._mint.key_set()
+        if request.path == _INSTANCE:
+            host = request.host
+            discovery = f"{base}/{self._directory.tenant_id}/v2.0/.well-known/openid-configuration"
+            return {
+                "tenant_discovery_endpoint": discovery,
+                "api-version": "1.1",
+                "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
+            }
+        return None
+
+    async def _token(
+        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall
+    ) -> web.Response:
+        call.client_id = form.get("client_id", "")
+        call.scope = form.get("scope", "") or form.get("resource", "")
+        call.tenant = tenant
+        try:
+            principal = self._principal(tenant, form)
+            call.proof = await self._proof(request, principal, form)
+            resource, capabilities = _resource(form), _capabilities(form.get("claims", ""))
+        except _RefusedError as refused:
+            call.error = refused.number
+            return self._refusal(400, refused.error, refused.number, str(refused))
+        except NotProvenError as refused:
+            call.error = refused.number
+            return self._refusal(401, "invalid_client", refused.number, str(refused))
+        resource_id = principal.resource_id if isinstance(principal, ManagedIdentity) else ""
+        long_lived = bool(resource_id) or any(capability.lower() == "cp1" for capability in capabilities)
+        seconds = int(LONG_LIVED_SECONDS if long_lived else self.token_seconds)
+        token = self._mint.mint(
+            audience=resource,
+            client_id=principal.client_id,
+            object_id=principal.object_id,
+            tenant_id=principal.tenant_id,
+            resource_id=resource_id,
+            seconds=seconds,
+            extra={"xms_cc": capabilities} if capabilities else None,
+        )
+        return answer({"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token})
+
+    async def _proof(
+        self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
+    ) -> str:
+        """What the client proved itself with. Raises NotProvenError or _RefusedError."""
+        client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
+        application = self._directory.application(client_id) or Application(client_id)
+        if not is_by_another(assertion, client_id):
+            return prove(application, form, f"{self.scheme}://{request.host}{request.path}", now)
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise NotProvenError(50027, "The client assertion's type is not supported.")
+        presented = federation.read_assertion(assertion)
+        name = principal.resource_id.rpartition("/")[2] if isinstance(principal, ManagedIdentity) else ""
+        federation.match(presented, f"'{client_id}'({name})", self._directory.federated(client_id, now))
+        try:
+            await self.issuers.check_signature(presented)
+        except federation.IssuerUnreachableError as wrong:
+            raise _RefusedError("invalid_request", 50166, "Request to External OIDC endpoint failed.") from wrong
+        federation.check_times(presented, now)
+        return "federated"
+
+    def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal | ManagedIdentity:
+        """Who asks. Raises _RefusedError."""
+        if not self._directory.tenant(tenant):
+            raise _RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
+        if form.get("grant_type") != "client_credentials":
+            raise _RefusedError("unsupported_grant_type", 70003, "Only client_credentials is served here.")
+        client_id = form.get("client_id", "")
+        principal = self._directory.principal(client_id, tenant) or self._directory.managed(client_id, tenant)
+        if principal is None:
+            sentence = f"Application with identifier {client_id[:64]!r} was not found in the directory {tenant[:64]!r}."
+            raise _RefusedError("unauthorized_client", 700016, sentence)
+        return principal
+
+    def _openid(self, base: str, tenant: str) -> dict[str, Any]:
+        return {
+            "issuer": f"{base}/{tenant}/v2.0",
+            "authorization_endpoint": f"{base}/{tenant}/oauth2/v2.0/authorize",
+            "token_endpoint": f"{base}/{tenant}/oauth2/v2.0/token",
+            "jwks_uri": f"{base}/{tenant}/discovery/v2.0/keys",
+            "token_endpoint_auth_methods_supported": ["client_secret_post"],
+            "response_types_supported": ["code"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        }
+
+    def _refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
+        trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
+        moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
+        return answer(
+            {
+                "error": error,
+                "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "
+                f"Timestamp: {moment}",
+                "error_codes": [number],
+                "timestamp": moment,
+                "trace_id": trace,
+                "correlation_id": correlation,
+            },
+            status=status,
+        )
+
+
+class _RefusedError(Exception):
+    """A request that is refused with 400."""
+
+    def __init__(self, error: str, number: int, sentence: str) -> None:
+        self.error = error
+        self.number = number
+        super().__init__(sentence)
+
+
+def _resource(form: Mapping[str, str]) -> str:
+    """What the token is to be for. Raises _RefusedError."""
+    resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
+    if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
+        raise _RefusedError("invalid_scope", 1002012, "A scope here must end in /.default.")
+    return resource
+
+
+def _capabilities(claims: str) -> list[str]:
+    """The client's capabilities in a claims request. Raises _RefusedError for what is none."""
+    if not claims:
+        return []
+    try:
+        return [str(value) for value in json.loads(claims)["access_token"]["xms_cc"]["values"]]
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise _RefusedError("invalid_request", 50116, "The claims are not a claims request.") from wrong

@@ -1,0 +1,154 @@
+"""The sandbox's Azure, put together: directory, AAD, ARM and IMDS, the VMs of its nodes, and the files that tell of it.
+
+The ids are always the same, so that the YAML of the demo can name them. They exist nowhere else.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.arm import AUDIENCES, Arm
+from podidentity_sandbox.certificates import LOOPBACK, Authority
+from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.imds import Host, Imds
+from podidentity_sandbox.network import Network
+from podidentity_sandbox.tokens import TokenMint
+
+SUBSCRIPTION: Final = "5a4db0c5-0000-4000-8000-000000000000"
+RESOURCE_GROUP: Final = "MC_sandbox"
+LOCATION: Final = "westeurope"
+DEMO_IDENTITY: Final = "demo"
+DEMO_CLIENT_ID: Final = "d3a0c11e-0000-4000-8000-000000000001"
+COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute"
+
+
+def identity_id(name: str) -> str:
+    """The resource id of the user-assigned identity of this name in the sandbox's resource group."""
+    return (
+        f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}"
+        f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AzureFiles:
+    """What a program reads to find its way about in this Azure."""
+
+    cloud_config: Path
+    """azure.json: who the controller is, and in which cloud."""
+    environment: Path
+    """The description of the cloud, for AZURE_ENVIRONMENT_FILEPATH."""
+    certificates: Path
+    """The authority to trust, for SSL_CERT_FILE."""
+
+
+class LittleAzure:
+    """One tenant, one resource group, a VM for each node, and the demo's identity, which may read the VMs."""
+
+    def __init__(self, mint: TokenMint, authority: Authority, network: Network) -> None:
+        self._authority = authority
+        self._network = network
+        self.directory = Directory()
+        self.aad = Aad(self.directory, mint)
+        self.arm = Arm(self.directory, mint)
+        self.imds = Imds(mint)
+        self.controller: ServicePrincipal = self.directory.add_principal()
+        self.directory.grant(self.controller.object_id, "Contributor")
+        self.demo: ManagedIdentity = self.directory.add_identity(identity_id(DEMO_IDENTITY), client_id=DEMO_CLIENT_ID)
+        self.directory.grant(self.demo.object_id, "Reader")
+
+    async def start(self) -> None:
+        """Start AAD and ARM on this machine, ARM also where pods reach it. IMDS starts with the first VM."""
+        hosts = (*LOOPBACK, self._network.pod_facing_address)
+        context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))
+        await self.aad.start(ssl_context=context)
+        await self.arm.start(ssl_context=context)
+        for listener in self._network.pod_sockets(self.arm.port):
+            await self.arm.listen(listener)
+        await self.imds.start()
+
+    async def add_vm(self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2) -> str:
+        """Create the VM of a node that the network already has; IMDS serves it from now on. Returns its resource id.
+
+        With *scale_set* it is the next instance of the set of this name, and identities are the set's.
+        """
+        if scale_set:
+            set_id = f"{COMPUTE}/virtualMachineScaleSets/{scale_set}"
+            machine = self.arm.find(set_id) or self.arm.add_vmss(set_id, operation_seconds=operation_seconds)
+            resource_id = f"{set_id}/virtualMachines/{len(self.imds.hosts)}"
+        else:
+            resource_id = f"{COMPUTE}/virtualMachines/{node}"
+            machine = self.arm.add_vm(resource_id, operation_seconds=operation_seconds)
+        listener = self._network.metadata_socket(node)
+        port = 0
+        if listener is not None:
+            port = listener.getsockname()[1]
+            await self.imds.listen(listener)
+        self.imds.hosts.append(
+            Host(
+                node,
+                self._network.metadata_sources(node),
+                lambda: self.arm.identities_seen_by_imds(machine.resource_id),
+                compute={
+                    "name": node,
+                    "resourceId": resource_id,
+                    "resourceGroupName": RESOURCE_GROUP,
+                    "subscriptionId": SUBSCRIPTION,
+                    "location": LOCATION,
+                    "osType": "Linux",
+                    "vmId": node,
+                },
+                port=0 if self._network.redirects else port,
+            )
+        )
+        for listener in self._network.node_sockets(node, self.aad.port):
+            await self.aad.listen(listener)
+        return resource_id
+
+    def metadata_port(self, node: str) -> int:
+        """The port at which the node reaches IMDS."""
+        return next(host.port for host in self.imds.hosts if host.name == node) or 80
+
+    def write_files(self, folder: Path) -> AzureFiles:
+        """Write what the programs read into *folder*; the one with the secret is for this user alone."""
+        files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / "ca.pem")
+        files.certificates.write_text(self._authority.pem)
+        files.cloud_config.touch(mode=0o600)
+        files.cloud_config.write_text(
+            json.dumps(
+                {
+                    "cloud": "AzureStackCloud",
+                    "tenantId": self.directory.tenant_id,
+                    "aadClientId": self.controller.client_id,
+                    "aadClientSecret": self.controller.secret,
+                    "subscriptionId": SUBSCRIPTION,
+                    "resourceGroup": RESOURCE_GROUP,
+                    "vmType": "standard",
+                    "useManagedIdentityExtension": False,
+                },
+                indent=2,
+            )
+        )
+        audience = f"{AUDIENCES[0]}/"
+        files.environment.write_text(
+            json.dumps(
+                {
+                    "name": "AzureStackCloud",
+                    "activeDirectoryEndpoint": f"{self.aad.url}/",
+                    "resourceManagerEndpoint": f"{self.arm.url}/",
+                    "serviceManagementEndpoint": audience,
+                    "tokenAudience": audience,
+                    "resourceManagerVMDNSSuffix": "cloudapp.invalid",
+                },
+                indent=2,
+            )
+        )
+        return files
+
+    async def stop(self) -> None:
+        """Close every listener. Does nothing the second time."""
+        for service in (self.imds, self.arm, self.aad):
+            await service.stop()

@@ -1,0 +1,328 @@
+"""The sandbox's cluster, put together: the API server (the emulator, or one that exists), nodes, kubelets, scheduler.
+
+Nothing here knows which API server it is once it can be reached: custom resource definitions, nodes and pods are
+written over HTTP.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from podidentity.kube.access import ClusterAccess, from_kubeconfig
+from podidentity.kube.client import MERGE_PATCH, Client
+from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, Throttled
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
+from podidentity.version import VERSION
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.faults import FaultProxy
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi.handling import LogOptions
+from podidentity_sandbox.kubelet import Kubelet, Running
+from podidentity_sandbox.kubelet_logs import KubeletLogs
+from podidentity_sandbox.network import Network, Place
+from podidentity_sandbox.scheduler import Scheduler
+from podidentity_sandbox.volumes import NodeFiles
+
+log = logging.getLogger(__name__)
+
+DEFINITIONS: Final = Kind(
+    "CustomResourceDefinition", "customresourcedefinitions", Resource, "apiextensions.k8s.io", namespaced=False
+)
+CRDS: Final = Path(__file__).parents[1] / "deploy" / "crds"
+DEMO: Final = Path(__file__).parents[1] / "deploy" / "demo"
+ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
+SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
+POLL_SECONDS: Final = 0.05
+
+
+CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "CustomResourceDefinition"})
+
+
+class ClusterError(Exception):
+    """The cluster could not be made ready; the message says what to do."""
+
+
+class Cluster:
+    """An API server with *nodes* that exist on *network* already. `run` is the task of its controllers.
+
+    *kubeconfig* names a server that exists; None: an emulator of our own. *schedule* is False where a scheduler runs
+    already. *running* is told of each pod when it runs.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        folder: Path,
+        *,
+        kubeconfig: Path | None = None,
+        schedule: bool = True,
+        run_pods: bool = True,
+        running: Running | None = None,
+        install_kinds: bool = True,
+        node_files: Mapping[str, Path] | None = None,
+        trusted: Path | None = None,
+        relayed: Sequence[int] = (),
+    ) -> None:
+        """Without *schedule* somebody else binds pods to nodes, without *run_pods* somebody else is the kubelet,
+        without *install_kinds* somebody else brings the custom resources.
+
+        *node_files* are, by their paths there, the files that every node has, *trusted* the certificate authorities of
+        what runs there, and *relayed* ports of this machine's loopback that pods of NMI and MIC reach; all of use only
+        where nodes are network namespaces.
+        """
+        self._trusted = trusted
+        self._node_files = node_files or {}
+        self._relayed = relayed
+        self._kinds_wanted = install_kinds
+        self._network = network
+        self._folder = folder
+        self._schedule = schedule
+        self._run_pods = run_pods
+        self._running = running
+        self.kubeconfig = kubeconfig or folder / "kubeconfig"
+        self.api = KubeApi() if kubeconfig is None else None
+        """The emulator, where there is one."""
+        self.kubelets: dict[str, Kubelet] = {}
+        self._client: Client | None = None
+        self._proxy: FaultProxy | None = None
+        self._logs: KubeletLogs | None = None
+        self._tasks: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> Client:
+        """A client of the administrator's. Raises RuntimeError before `start`."""
+        if self._client is None:
+            raise RuntimeError("the cluster has not been started")
+        return self._client
+
+    async def start(
+        self, nodes: Mapping[str, tuple[Place, str]], *, pod_environment: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Serve or reach the API server, install the four kinds, add *nodes* (name -> place and providerID).
+
+        *pod_environment* is what the programs of each node's pods find in their environment. Raises ClusterError.
+        """
+        if self.api is not None:
+            await self.api.start()
+            await asyncio.to_thread(self.api.write_kubeconfig, self.kubeconfig)
+            self.api.read_logs_with(self._read_log)
+            for node in nodes:
+                for listener in self._network.node_sockets(node, self.api.port):
+                    await self.api.add_socket(listener)
+        access = await self._access()
+        self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
+        if self.api is None:
+            await self._lead_nodes_to(access.server, nodes)
+        if self._kinds_wanted:
+            await self._install_kinds()
+        where = urlsplit(access.server)
+        server = {"KUBERNETES_SERVICE_HOST": where.hostname or "", "KUBERNETES_SERVICE_PORT": str(where.port or 443)}
+        for name, (place, _) in nodes.items():
+            self.kubelets[name] = Kubelet(
+                self.client,
+                name,
+                self._network,
+                host=place,
+                logs=self._folder,
+                environment={**pod_environment[name], **server},
+                running=self._running,
+                files=self._files_of(name, access),
+                relayed=(*self._relayed, where.port or 443),
+            )
+        if self.api is None:
+            self._logs = KubeletLogs(self.kubelets.values())
+            await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
+        for name, (place, provider_id) in nodes.items():
+            await self._add_node(name, place, provider_id)
+        self._tasks = asyncio.create_task(self._run(tuple(nodes)), name="kubelets and scheduler")
+
+    async def stop(self) -> None:
+        """End the pods' programs, then the API server. Does nothing the second time."""
+        if self._tasks is not None:
+            self._tasks.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._tasks
+            self._tasks = None
+        if self._client is not None:
+            if self.api is None:
+                await self._remove_nodes()
+            await self._client.aclose()
+            self._client = None
+        if self._logs is not None:
+            await self._logs.stop()
+            self._logs = None
+        if self._proxy is not None:
+            await self._proxy.stop()
+            self._proxy = None
+        if self.api is not None:
+            await self.api.stop()
+
+    def failure(self) -> BaseException | None:
+        """What ended the kubelets or the scheduler, or None while they run."""
+        tasks = self._tasks
+        return tasks.exception() if tasks is not None and tasks.done() and not tasks.cancelled() else None
+
+    async def apply(self, document: Mapping[str, Any]) -> None:
+        """Create the object, or merge it into the one that exists. Raises ApiError."""
+        kind = kind_of(document)
+        metadata = document["metadata"]
+        namespace = metadata.get("namespace", "default") if kind.namespaced else ""
+        try:
+            await self.client.create(kind, namespace, document)
+        except AlreadyExists:
+            await self.client.patch_merge(kind, namespace, metadata["name"], document)
+
+    async def pod_log(self, namespace: str, name: str) -> str:
+        """What the pod's first container has written so far."""
+        pieces = [
+            piece
+            for kubelet in self.kubelets.values()
+            async for piece in kubelet.read_log(namespace, name, follow=False)
+        ]
+        return b"".join(pieces).decode(errors="replace")
+
+    def _files_of(self, node: str, access: ClusterAccess) -> NodeFiles | None:
+        """The node's files, where it is a place of its own that has any."""
+        if not self._network.redirects or self._trusted is None:
+            return None
+        trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
+        authority = "".join(map(ssl.DER_cert_to_PEM_cert, trusted))
+        return NodeFiles(self._folder / node, self._node_files, authority, self._trusted)
+
+    async def _access(self) -> ClusterAccess:
+        if self.api is None:
+            return await from_kubeconfig(str(self.kubeconfig))
+        bearer = f"Bearer {self.api.token}"
+
+        async def authorization() -> str:
+            return bearer
+
+        context = await asyncio.to_thread(self.api.authority.client_context)
+        return ClusterAccess(self.api.server, context, authorization)
+
+    async def _run(self, nodes: Sequence[str]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name, kubelet in self.kubelets.items() if self._run_pods else ():
+                tasks.create_task(kubelet.run(), name=f"kubelet of {name}")
+            if self._schedule:
+                tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")
+
+    async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[Place, str]]) -> None:
+        """Make the server that exists on this machine's loopback reachable at the same address inside the nodes."""
+        where = urlsplit(server)
+        port = where.port or 443
+        sockets = [listener for node in nodes for listener in self._network.node_sockets(node, port)]
+        if not sockets:
+            return
+        if where.hostname not in {"127.0.0.1", "localhost"}:
+            for listener in sockets:
+                listener.close()
+            raise ClusterError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
+        self._proxy = FaultProxy("127.0.0.1", port)
+        await self._proxy.start(extra_sockets=sockets)
+
+    async def _install_kinds(self) -> None:
+        definitions = await asyncio.to_thread(read_documents, CRDS)
+        if not definitions:
+            raise ClusterError(f"there are no definitions in {CRDS}: run podidctl from a checkout of the project")
+        for definition in definitions:
+            await self.apply(definition)
+        try:
+            async with asyncio.timeout(SERVED_SECONDS):
+                while True:
+                    if await self._served():
+                        return
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError as late:
+            raise ClusterError("the API server does not serve the custom resources; see its log") from late
+
+    async def _served(self) -> bool:
+        """Whether every kind is served: a real API server says 404, then 429, until it has made ready for a new one."""
+        try:
+            for kind in (IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS):
+                await self.client.list(kind)
+        except (NotFound, Throttled):
+            return False
+        return True
+
+    async def _add_node(self, name: str, place: Place, provider_id: str) -> None:
+        moment = "2000-01-01T00:00:00Z"  # nobody judges the sandbox's nodes by their heartbeats
+        await self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {
+                    "name": name,
+                    "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
+                },
+                "spec": {"providerID": provider_id},
+            }
+        )
+        status = {
+            "status": {
+                # A real API server asks for logs at the host name, which it prefers to the address.
+                "addresses": [
+                    {"type": "Hostname", "address": "127.0.0.1"},
+                    {"type": "InternalIP", "address": place.address},
+                ],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}} if self._logs is not None else {},
+                "conditions": [
+                    {"type": "Ready", "status": "True", "lastHeartbeatTime": moment, "lastTransitionTime": moment}
+                ],
+                "capacity": ROOM,
+                "allocatable": ROOM,
+                "nodeInfo": {"kubeletVersion": f"sandbox-{VERSION}", "operatingSystem": "linux"},
+            }
+        }
+        path = NODES.path(name=name, subresource="status")
+        try:
+            await self.client.request("PATCH", path, body=msgspec.json.encode(status), content_type=MERGE_PATCH)
+        except ApiError as error:
+            # Only people who list nodes miss it.
+            log.warning("a node's status could not be written", extra={"node": name, "error": error})
+
+    async def _remove_nodes(self) -> None:
+        """Leave no nodes on a server that goes on without us: nobody would ever end the pods on them."""
+        for name in self.kubelets:
+            try:
+                await self.client.delete(NODES, "", name)
+            except NotFound:
+                continue
+            except ApiError as error:
+                log.warning(
+                    "a node of the sandbox is left on the API server; delete it", extra={"node": name, "error": error}
+                )
+
+    async def _read_log(self, pod: dict[str, Any], options: LogOptions) -> AsyncIterator[bytes]:
+        metadata = pod["metadata"]
+        kubelet = self.kubelets.get((pod.get("spec") or {}).get("nodeName", ""))
+        if kubelet is None:
+            return
+        follow, tail = options.follow, options.tail_lines
+        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=follow, tail=tail)
+        async for piece in pieces:
+            yield piece
+
+
+def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:
+    """The kind of a document as it stands in YAML. Only kinds whose plural is regular or known are used here."""
+    group, _, version = str(document["apiVersion"]).rpartition("/")
+    name = str(document["kind"])
+    plural = name.lower() + "s" if not name.endswith("Identity") else name.lower().removesuffix("y") + "ies"
+    return Kind(name, plural, Resource, group, version, namespaced=name not in CLUSTER_SCOPED)
+
+
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """The documents of a YAML file, or of every YAML file of a folder in order of name."""
+    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    documents = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
+    return json.loads(json.dumps(documents))  # type: ignore[no-any-return] # plain JSON types: YAML has more

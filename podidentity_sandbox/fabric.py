@@ -1,0 +1,173 @@
+"""The sandbox's network as a real node has it: namespaces for nodes and pods, cables between them, and a fabric.
+
+                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM as pods reach it)
+                 |  10.199.<node>.0/30           |
+              node 0 (forwards, nat)          node 1
+              |        10.200.<node>.0/24
+            pod   pod   pod
+
+Pods route by way of their node, so the node's own nat rule is what stands between them and IMDS, as on Azure. Nothing
+is connected to the host's own network.
+"""
+
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from typing_extensions import override
+
+from podidentity_sandbox.namespaces import NamespaceError, Namespaces, sweep
+from podidentity_sandbox.network import METADATA_ADDRESS, Network, Place
+
+T = TypeVar("T")
+
+FABRIC = "fabric"
+NODES_MAX = 200
+PODS_MAX = 240
+
+
+class Fabric(Network):
+    """The network of real namespaces. Needs root; see `namespaces.available`."""
+
+    redirects = True
+    pod_facing_address = "198.18.0.1"  # of the range for benchmarks (RFC 2544): no real route ever leads there
+
+    def __init__(self, instance: str) -> None:
+        self._namespaces = Namespaces(instance)
+        self._nodes: dict[str, int] = {}
+        self._pods: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def namespaces(self) -> Namespaces:
+        return self._namespaces
+
+    @override
+    def start(self) -> None:
+        """Clean up after killed sandboxes, then make the fabric."""
+        sweep()
+        self._namespaces.create(FABRIC)
+        self._namespaces.set_sysctl(FABRIC, {"net/ipv4/ip_forward": "1"})
+        self._namespaces.inside(
+            FABRIC,
+            [f"address add {address}/32 dev lo" for address in (METADATA_ADDRESS, self.pod_facing_address)],
+        )
+
+    @override
+    def stop(self) -> None:
+        """Remove every namespace, and with them all cables, rules and sockets' addresses."""
+        self._namespaces.delete_all()
+        self._nodes.clear()
+        self._pods.clear()
+
+    def node_namespace(self, node: str) -> str:
+        """The node's namespace as `ip netns exec` wants it."""
+        return self._namespaces.full_name(node)
+
+    def pod_namespace(self, uid: str) -> str:
+        """The pod's namespace as `ip netns exec` wants it."""
+        return self._namespaces.full_name(f"pod-{uid}")
+
+    @override
+    def add_node(self, name: str) -> Place:
+        """Make a node, cabled to the fabric. It forwards, and lets nat send its pods' packets to its own 127.0.0.1."""
+        number = len(self._nodes)
+        if number >= NODES_MAX:
+            raise ValueError(f"a sandbox has at most {NODES_MAX} nodes")
+        self._nodes[name] = number
+        inner, outer = f"10.199.{number}.2", f"10.199.{number}.1"
+        self._namespaces.create(name)
+        self._namespaces.link(name, "uplink", FABRIC, f"node{number}")
+        self._namespaces.inside(
+            name,
+            [
+                f"address add {inner}/30 dev uplink",
+                f"address add 10.200.{number}.1/32 dev lo",
+                f"route add default via {outer}",
+            ],
+        )
+        self._namespaces.inside(
+            FABRIC, [f"address add {outer}/30 dev node{number}", f"route add 10.200.{number}.0/24 via {inner}"]
+        )
+        # route_localnet is what kube-proxy sets on real nodes: without it the nat rule's target drops the packets.
+        self._namespaces.set_sysctl(name, {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
+        return Place(inner, tuple(self._namespaces.command(name, ())))
+
+    @override
+    def add_pod(self, node: str, uid: str) -> Place:
+        """Make the pod's namespace, cabled to its node, everything routed by way of it."""
+        with self._lock:
+            number = self._pods.get((node, uid))
+            known = number is not None
+            if number is None:
+                taken = {other for (its_node, _), other in self._pods.items() if its_node == node}
+                number = next(free for free in range(2, PODS_MAX) if free not in taken)
+                self._pods[node, uid] = number
+        name, subnet = f"pod-{uid}", f"10.200.{self._nodes[node]}"
+        address, gateway = f"{subnet}.{number}", f"{subnet}.1"
+        if not known:
+            self._namespaces.create(name)
+            self._namespaces.link(name, "eth0", node, f"pod{number}")
+            self._namespaces.inside(
+                name,
+                [
+                    f"address add {address}/32 dev eth0",
+                    f"route add {gateway} dev eth0",
+                    f"route add default via {gateway}",
+                ],
+            )
+            self._namespaces.inside(node, [f"route add {address}/32 dev pod{number}"])
+        return Place(address, tuple(self._namespaces.command(name, ())))
+
+    @override
+    def remove_pod(self, node: str, uid: str) -> None:
+        """Remove the pod's namespace; the cable and its route go with it, and the address becomes free."""
+        with self._lock:
+            number = self._pods.pop((node, uid), None)
+        if number is not None:
+            # Explicitly, since the kernel takes its time with a namespace's end and the next pod wants the name.
+            with contextlib.suppress(NamespaceError):
+                self._namespaces.inside(node, [f"link delete pod{number}"])
+        self._namespaces.delete(f"pod-{uid}")
+
+    @override
+    def metadata_socket(self, node: str) -> socket.socket | None:
+        """One socket in the fabric serves every node: they are told apart by their addresses."""
+        if self._nodes[node] > 0:
+            return None
+        return self._namespaces.listening(FABRIC, METADATA_ADDRESS, 80)
+
+    @override
+    def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
+        """The node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
+        number = self._nodes[node]
+        return (
+            ipaddress.IPv4Network(f"10.199.{number}.2/32"),
+            ipaddress.IPv4Network(f"10.200.{number}.0/24"),
+        )
+
+    @override
+    def node_sockets(self, node: str, port: int) -> list[socket.socket]:
+        """A socket inside the node, so that one kubeconfig is good there and on the host."""
+        return [self._namespaces.listening(node, "127.0.0.1", port)]
+
+    @override
+    def pod_sockets(self, port: int) -> list[socket.socket]:
+        """A socket in the fabric, which every pod reaches by way of its node."""
+        return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
+
+    @override
+    def call_on_node(self, node: str, function: Callable[[], T]) -> T:
+        return self._namespaces.call(node, function)
+
+    @override
+    def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
+        """A socket on the pod's own loopback."""
+        return [self._namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
+
+    @override
+    def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
+        return self._namespaces.call(f"pod-{uid}", function)

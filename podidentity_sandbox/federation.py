@@ -1,0 +1,197 @@
+"""How the sandbox's AAD is convinced by somebody else's assertion: federated identity credentials.
+
+An assertion by another issuer than the client itself is held against the client's federated credentials (issuer,
+subject and audience, each exactly, letter case included), then its signature against the keys that the issuer serves,
+then its times. An issuer that no credential names is never asked for keys: people are told of a mismatch for issuers
+that the Internet does not reach (Azure/azure-workload-identity#616).
+
+Numbers and texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows
+of), 700211 to 700213 and 7002138 where none fits (Azure/azure-workload-identity#1200, Azure/login#515), 700024 out of
+its time (risingwavelabs/risingwave#17123), 7000272 where the issuer does not serve the key
+(Azure/azure-workload-identity#1232): all of them `invalid_client` with 401. Where the issuer cannot be asked it is
+50166, `invalid_request` with 400 (Azure/azure-workload-identity#1130). That a wrong signature by a known key is 50013
+is a guess by AAD's other assertions.
+
+Until 2023 AAD said AADSTS70021 for all three of 700211 to 700213, with 400 `invalid_request` at first
+(Azure/azure-workload-identity#340) and 401 `invalid_client` later (external-secrets/external-secrets#2783); a test that
+wants that orders a mishap.
+
+AAD takes one assertion as often as it comes within its life and about five minutes more: workload identity's SDKs show
+one file with a token for an hour, and Azure/login#180 and #372 tell how long a job's token is taken. So does this one.
+"""
+
+import base64
+import datetime
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from podidentity_sandbox.directory import FederatedCredential
+from podidentity_sandbox.proofs import SKEW_SECONDS, NotProvenError
+
+CONFIGURATION: Final = "/.well-known/openid-configuration"
+ADVICE: Final = (
+    "Check your federated identity credential Subject, Audience and Issuer against the presented assertion. "
+    "https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
+)
+ADVICE_ON_CASE: Final = (
+    "The subject matches with case-insensitive comparison, but not with case-sensitive comparison. Check your "
+    "federated identity credential Subject, Audience and Issuer against the presented assertion. See documentation at: "
+    "https://learn.microsoft.com/entra/workload-id/workload-identity-federation. See breaking change notification and "
+    "remediation at: https://learn.microsoft.com/en-us/entra/identity-platform/reference-breaking-changes#august-2024."
+)
+_UNREADABLE: Final = "JWT token is invalid or malformed."
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""GETs a URL. Whatever it raises means that there is nothing to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A JSON Web Token, taken to pieces, nothing of it believed."""
+
+    issuer: str
+    subject: str
+    audiences: tuple[str, ...]
+    begins: float
+    ends: float
+    algorithm: str
+    key_id: str
+    signed: bytes
+    signature: bytes
+
+
+def read_assertion(text: str) -> Assertion:
+    """Raises NotProvenError for what is none."""
+    try:
+        head, body, signature = text.split(".")
+        header, claims = (json.loads(_decoded(part)) for part in (head, body))
+        audience = claims["aud"]
+        ends = float(claims["exp"])
+        return Assertion(
+            str(claims["iss"]),
+            str(claims["sub"]),
+            tuple(map(str, audience)) if isinstance(audience, list) else (str(audience),),
+            float(claims.get("nbf", claims.get("iat", ends))),
+            ends,
+            str(header["alg"]),
+            str(header.get("kid", "")),
+            f"{head}.{body}".encode(),
+            _decoded(signature),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as wrong:
+        raise NotProvenError(50027, _UNREADABLE) from wrong
+
+
+def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential]) -> None:
+    """Return if one of the client's credentials is meant. Raises NotProvenError, which names what none of them has.
+
+    *client* is how a message calls it: id and name.
+    """
+    if not known:
+        raise NotProvenError(70025, f"The client {client} has no configured federated identity credentials.")
+    same_issuer = [each for each in known if each.issuer == assertion.issuer]
+    if not same_issuer:
+        raise _unmatched(700211, "issuer", assertion.issuer)
+    same_subject = [each for each in same_issuer if each.subject == assertion.subject]
+    if not same_subject and any(each.subject.lower() == assertion.subject.lower() for each in same_issuer):
+        raise _unmatched(7002138, "subject", assertion.subject, ADVICE_ON_CASE)
+    if not same_subject:
+        raise _unmatched(700213, "subject", assertion.subject)
+    if not any(each.audience in assertion.audiences for each in same_subject):
+        raise _unmatched(700212, "audience", ", ".join(assertion.audiences))
+
+
+def check_times(assertion: Assertion, now: float) -> None:
+    """Raises NotProvenError for an assertion that is over, or not valid yet."""
+    if assertion.begins - SKEW_SECONDS <= now < assertion.ends + SKEW_SECONDS:
+        return
+    moments = [_spelled(moment) for moment in (now, assertion.begins, assertion.ends)]
+    raise NotProvenError(
+        700024,
+        "Client assertion is not within its valid time range. Current time: {}, assertion valid from {}, expiry time "
+        "of assertion {}. Review the documentation at "
+        "https://learn.microsoft.com/entra/identity-platform/certificate-credentials .".format(*moments),
+    )
+
+
+class IssuerKeys:
+    """The keys of issuers, asked for by OpenID's discovery, and again when an assertion names one that is unknown.
+
+    Without *fetch* no issuer can be reached.
+    """
+
+    def __init__(self, fetch: Fetch | None = None) -> None:
+        self.fetch = fetch
+        self._keys: dict[tuple[str, str], rsa.RSAPublicKey] = {}
+
+    async def check_signature(self, assertion: Assertion) -> None:
+        """Raises NotProvenError for a signature by anybody but the issuer, or any other than RS256."""
+        if assertion.algorithm != "RS256":
+            raise NotProvenError(50027, _UNREADABLE)
+        named = (assertion.issuer, assertion.key_id)
+        if named not in self._keys:
+            self._keys = {name: key for name, key in self._keys.items() if name[0] != assertion.issuer}
+            self._keys |= await self._ask(assertion.issuer)
+        key = self._keys.get(named)
+        if key is None:
+            raise NotProvenError(
+                7000272,
+                f"The certificate with identifier {assertion.key_id[:64]} used to sign the federated credential could "
+                f"not be found in the metadata of identity provider {assertion.issuer}. Please validate that your "
+                "Identity Provider's metadata exposes the key used to sign the incoming token.",
+            )
+        try:
+            key.verify(assertion.signature, assertion.signed, padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature as wrong:
+            raise NotProvenError(
+                50013,
+                "Assertion failed signature validation. [Reason - The provided signature value did not match the "
+                f"expected signature value., Thumbprint of key used by client: '{assertion.key_id[:64]}']",
+            ) from wrong
+
+    async def _ask(self, issuer: str) -> dict[tuple[str, str], rsa.RSAPublicKey]:
+        if self.fetch is None:
+            raise IssuerUnreachableError
+        try:
+            configuration = json.loads(await self.fetch(issuer.rstrip("/") + CONFIGURATION))
+            served = json.loads(await self.fetch(str(configuration["jwks_uri"])))["keys"]
+            keys = {(issuer, str(key["kid"])): _public(key) for key in served if key.get("kty") == "RSA"}
+        except Exception as wrong:
+            raise IssuerUnreachableError from wrong
+        if configuration.get("issuer") != issuer:
+            raise IssuerUnreachableError
+        return keys
+
+
+class IssuerUnreachableError(Exception):
+    """The issuer does not serve what assertions are checked by."""
+
+
+def _unmatched(number: int, part: str, presented: str, advice: str = ADVICE) -> NotProvenError:
+    return NotProvenError(
+        number,
+        f"No matching federated identity record found for presented assertion {part} '{presented}'. {advice}",
+    )
+
+
+def _public(key: Mapping[str, Any]) -> rsa.RSAPublicKey:
+    modulus, exponent = (int.from_bytes(_decoded(str(key[name])), "big") for name in ("n", "e"))
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+
+
+def _spelled(moment: float) -> str:
+    try:
+        found = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return str(moment)
+    return f"{found:%Y-%m-%dT%H:%M:%S.%f}0Z"
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,272 @@
+"""The Instance Metadata Service of the sandbox's VMs: tokens for the identities on the asking VM, and instance data.
+
+Follows Azure's documentation and captures of its answers (sources in the project's notes on clients): header rules,
+parameters, error bodies, the limit of 20 requests a second and 5 at once for tokens. It gives a token only for an
+identity that ARM has put on the VM, and only once the lag between the two has passed. Which VM asks is told by the
+peer's address, as the wire tells the real one.
+"""
+
+import ipaddress
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from typing_extensions import override
+
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
+
+TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
+API_VERSIONS = (
+    "2017-08-01",
+    "2017-12-01",
+    "2018-02-01",
+    "2019-08-01",
+    "2020-06-01",
+    "2021-02-01",
+    "2021-12-13",
+    "2023-07-01",
+)
+NEWEST_VERSIONS = list(reversed(API_VERSIONS[-3:]))
+RATE_PER_SECOND = 20
+AT_ONCE = 5
+SELECTORS = {
+    "client_id": "client_id",
+    "object_id": "object_id",
+    "msi_res_id": "resource_id",
+    "mi_res_id": "resource_id",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentities:
+    """What the asking VM may have tokens of, at this moment."""
+
+    user_assigned: tuple[ManagedIdentity, ...] = ()
+    system_assigned: ManagedIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One VM as IMDS sees it: where its requests come from, who is on it, and what it says about itself."""
+
+    name: str
+    networks: tuple[ipaddress.IPv4Network, ...]
+    identities: Callable[[], HostIdentities]
+    compute: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    """The port at which IMDS serves this VM alone, where addresses cannot tell; 0: any."""
+
+
+@dataclass(slots=True)
+class ImdsCall:
+    """One request as it came in, and how it was answered."""
+
+    host: str
+    path: str
+    query: Mapping[str, str]
+    status: int = 0
+    """0 for as long as no answer has been decided on."""
+
+
+class Imds(HttpService):
+    """The emulator. *limited* turns Azure's request limits on; *clock* gives Unix seconds, *monotonic* measures."""
+
+    def __init__(
+        self,
+        mint: TokenMint,
+        *,
+        limited: bool = True,
+        token_seconds: float = TOKEN_SECONDS,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.calls: list[ImdsCall] = []
+        self.hosts: list[Host] = []
+        self.limited = limited
+        self.token_seconds = token_seconds
+        self._mint = mint
+        self._clock = clock
+        self._monotonic = monotonic
+        self._cached: dict[tuple[str, str, str], tuple[str, float]] = {}
+        self._recent: dict[str, list[float]] = {}
+        self._running: dict[str, int] = {}
+
+    @property
+    def token_calls(self) -> list[ImdsCall]:
+        """The requests of the token path, whatever their answer."""
+        return [call for call in self.calls if call.path == TOKEN_PATH]
+
+    async def start_on_loopback(self, identities: Callable[[], HostIdentities], *, host: str = "127.0.0.1") -> None:
+        """Start as the IMDS of one VM that asks from anywhere on loopback: what a test mostly wants."""
+        self.hosts.append(Host("vm", (ipaddress.IPv4Network("127.0.0.0/8"),), identities))
+        await self.start(host)
+
+    @override
+    async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        host = self._host_of(request)
+        name = host.name if host else ""
+        call = ImdsCall(name, request.path, dict(request.rel_url.query))
+        self.calls.append(call)
+        limited = self.limited and request.path == TOKEN_PATH
+        if limited and not self._enter(name):
+            response: web.StreamResponse = _refusal(429, "too_many_requests", "Too many requests", {"Retry-After": "1"})
+        else:
+            try:
+                response = await super()._meet_and_handle(request)
+            finally:
+                if limited:
+                    self._running[name] -= 1
+        call.status = response.status
+        response.headers["Server"] = "IMDS/150.870.65.1854"
+        response.headers["x-ms-request-id"] = str(uuid.uuid4())
+        return response
+
+    @override
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request by IMDS's rules."""
+        host = self._host_of(request)
+        if host is None:
+            return _refusal(401, "unknown_source", f"Unknown Source {request.remote}")
+        refusal = _refused_before_routing(request)
+        if refusal is not None:
+            return refusal
+        if request.path == TOKEN_PATH:
+            return self._token(host, request)
+        document = _documents(host).get(request.path)
+        return answer({"error": "Not found"}, status=404) if document is None else answer(document)
+
+    def _token(self, host: Host, request: web.BaseRequest) -> web.Response:
+        if request.method != "GET":
+            return _refusal(405, "method_not_allowed", "Method not allowed", {"Allow": "GET"})
+        query = request.rel_url.query
+        resource = query.get("resource", "")
+        if not resource:
+            return _refusal(400, "invalid_request", "Required query variable 'resource' is missing")
+        asked = [(name, query[name]) for name in SELECTORS if name in query]
+        if len(asked) > 1:
+            return _refusal(400, "invalid_request", "client_id, object_id and msi_res_id are mutually exclusive")
+        identity = _choose(host.identities(), *asked[0]) if asked else _default(host.identities())
+        if isinstance(identity, str):
+            return _refusal(400, "invalid_request", identity)
+        document = self._document(identity, resource, query.get("xms_cc", ""), query.get("bypass_cache") == "true")
+        if asked:
+            document[asked[0][0]] = asked[0][1]
+        return answer(document)
+
+    def _document(self, identity: ManagedIdentity, resource: str, capabilities: str, anew: bool) -> dict[str, str]:
+        """The body of a token answer. A token is handed out again until half its life is over, as Azure does."""
+        now = self._clock()
+        key = (identity.client_id, resource, capabilities)
+        token, expires = self._cached.get(key, ("", 0.0))
+        if anew or expires - now < self.token_seconds / 2:
+            expires = float(int(now) + int(self.token_seconds))
+            token = self._mint.mint(
+                audience=resource,
+                client_id=identity.client_id,
+                object_id=identity.object_id,
+                tenant_id=identity.tenant_id,
+                resource_id=identity.resource_id,
+                seconds=self.token_seconds,
+                extra={"xms_cc": capabilities.split(",")} if capabilities else None,
+            )
+            self._cached[key] = (token, expires)
+        left = str(int(expires - now))
+        return {
+            "access_token": token,
+            "client_id": identity.client_id,
+            "expires_in": left,
+            "expires_on": str(int(expires)),
+            "ext_expires_in": left,
+            "not_before": str(int(expires - self.token_seconds) - 300),
+            "resource": resource,
+            "token_type": "Bearer",
+        }
+
+    def _host_of(self, request: web.BaseRequest) -> Host | None:
+        address = ipaddress.IPv4Address(request.remote or "0.0.0.0")  # noqa: S104 - the address that no host has
+        port = request.transport.get_extra_info("sockname")[1] if request.transport is not None else 0
+        return next(
+            (
+                host
+                for host in self.hosts
+                if host.port in {0, port} and any(address in network for network in host.networks)
+            ),
+            None,
+        )
+
+    def _enter(self, host: str) -> bool:
+        """Whether the VM is within its limits; if so one more request of it counts as running."""
+        now = self._monotonic()
+        recent = self._recent[host] = [at for at in self._recent.get(host, ()) if now - at < 1.0]
+        if len(recent) >= RATE_PER_SECOND or self._running.get(host, 0) >= AT_ONCE:
+            return False
+        recent.append(now)
+        self._running[host] = self._running.get(host, 0) + 1
+        return True
+
+
+def _documents(host: Host) -> dict[str, dict[str, Any]]:
+    """What can be read beside tokens, by path."""
+    compute = dict(host.compute)
+    tenant = next((identity.tenant_id for identity in host.identities().user_assigned), "")
+    return {
+        "/metadata/instance": {"compute": compute, "network": {"interface": []}},
+        "/metadata/instance/compute": compute,
+        "/metadata/versions": {"apiVersions": list(API_VERSIONS)},
+        "/metadata/identity/info": {"tenantId": tenant},
+    }
+
+
+def _refused_before_routing(request: web.BaseRequest) -> web.Response | None:
+    """What IMDS checks on every path: its header, no proxy in between, no doubled parameter, the api-version."""
+    if request.headers.get("Metadata", "").lower() != "true":
+        return _refusal(400, "invalid_request", "Required metadata header not specified")
+    if "X-Forwarded-For" in request.headers:
+        return _refusal(400, "invalid_request", "Requests with the header X-Forwarded-For are not served")
+    query = request.rel_url.query
+    if len(set(query)) != len(query):
+        return _refusal(400, "invalid_request", "A query parameter is given more than once")
+    if request.path != "/metadata/versions" and query.get("api-version") not in API_VERSIONS:
+        return answer(
+            {
+                "error": "Bad request. api-version is invalid or was not specified in the request. "
+                "For more information refer to aka.ms/azureimds",
+                "newest-versions": NEWEST_VERSIONS,
+            },
+            status=400,
+        )
+    return None
+
+
+def _choose(identities: HostIdentities, parameter: str, value: str) -> ManagedIdentity | str:
+    attribute = SELECTORS[parameter]
+    candidates = identities.user_assigned
+    if identities.system_assigned is not None and attribute != "resource_id":
+        candidates += (identities.system_assigned,)
+    for identity in candidates:
+        if getattr(identity, attribute).lower() == value.lower():
+            return identity
+    return "Identity not found"
+
+
+def _default(identities: HostIdentities) -> ManagedIdentity | str:
+    if identities.system_assigned is not None:
+        return identities.system_assigned
+    if len(identities.user_assigned) == 1:
+        return identities.user_assigned[0]
+    if identities.user_assigned:
+        return (
+            "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity "
+            "in the token request"
+        )
+    return "Identity not found"
+
+
+def _refusal(status: int, error: str, description: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return answer({"error": error, "error_description": description}, status=status, headers=headers)

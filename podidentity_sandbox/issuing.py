@@ -1,0 +1,49 @@
+"""The cluster as an issuer of tokens: what whoever is shown one checks it by, fetched from the API server itself.
+
+An issuer need not be where its server is: AKS serves the same two documents from public storage, and a server may call
+itself https://kubernetes.default.svc. Here nothing else serves them, so they are asked of the server whatever the name.
+"""
+
+import json
+from typing import Final
+
+import aiohttp
+
+from podidentity.kube.access import ClusterAccess
+from podidentity_sandbox.federation import CONFIGURATION
+
+KEY_SET: Final = "/openid/v1/jwks"
+SECONDS: Final = 10.0
+
+
+class IssuerError(Exception):
+    """The API server does not tell who its tokens are by; the message says what was seen."""
+
+
+async def issuer_of(access: ClusterAccess) -> str:
+    """Who the service account tokens of the cluster say has made them. Raises IssuerError."""
+    try:
+        return str(json.loads(await fetch(access, CONFIGURATION))["issuer"])
+    except (aiohttp.ClientError, OSError, ValueError, KeyError) as wrong:
+        raise IssuerError(f"the API server serves no {CONFIGURATION}: {wrong}") from wrong
+
+
+async def fetch(access: ClusterAccess, url: str) -> bytes:
+    """The issuer's document that is meant by *url*. Raises ValueError for another, and what aiohttp raises."""
+    path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
+    if not path:
+        raise ValueError(f"{url} is no document of an issuer's")
+    authorization = await access.authorization()
+    # Without Accept: the key set has a media type of its own, which a client that wants JSON is refused.
+    headers = {"Authorization": authorization} if authorization else {}
+    async with (
+        aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
+        session.get(
+            access.server + path,
+            ssl=access.ssl or True,
+            server_hostname=access.server_hostname,
+            allow_redirects=False,
+            raise_for_status=True,
+        ) as response,
+    ):
+        return await response.read()

@@ -1,0 +1,204 @@
+"""Service accounts: TokenRequests, and whether a token that was given out is still good.
+
+A token may be bound to a pod, a node or a secret of its namespace; it is good as long as that object and the service
+account are there, each with the uid that it had. As the real server does it, but for one thing: that one remembers for
+ten seconds that a token was good, this one looks each time.
+"""
+
+import asyncio
+import datetime
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from podidentity.resources import Wire
+from podidentity_sandbox.kubeapi.statuses import StatusError, bad_request, conflict, invalid
+from podidentity_sandbox.kubeapi.tokens import TokenSigner
+from podidentity_sandbox.kubeapi.verbs import Verbs
+
+Document = dict[str, Any]
+
+SHORTEST_SECONDS: Final = 600
+LONGEST_SECONDS: Final = 1 << 32
+DEFAULT_SECONDS: Final = 3600
+LEEWAY_SECONDS: Final = 60
+"""How long a token outlives the moment at which its pod or service account should have been gone."""
+GROUP: Final = "authentication.k8s.io"
+_BOUND: Final = {"Pod": "pods", "Node": "nodes", "Secret": "secrets"}
+
+
+class _Metadata(Wire, frozen=True):
+    name: str = ""
+    namespace: str = ""
+
+
+class _Reference(Wire, frozen=True):
+    kind: str = ""
+    api_version: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class _Spec(Wire, frozen=True):
+    audiences: list[str] | None = None
+    expiration_seconds: int | None = None
+    bound_object_ref: _Reference | None = None
+
+
+class _Request(Wire, frozen=True):
+    metadata: _Metadata = _Metadata()
+    spec: _Spec = _Spec()
+
+
+class ServiceAccountTokens:
+    """Gives tokens and recognises them. *issuer* is the server's URL, *now* the wall clock."""
+
+    def __init__(self, verbs: Verbs, *, issuer: Callable[[], str], now: Callable[[], datetime.datetime]) -> None:
+        self._verbs = verbs
+        self._issuer = issuer
+        self._now = now
+        self._signer: TokenSigner | None = None
+        self._making = asyncio.Lock()
+
+    async def signer(self) -> TokenSigner:
+        """The key, made at its first use: that takes a tenth of a second."""
+        async with self._making:
+            if self._signer is None:
+                self._signer = await asyncio.to_thread(TokenSigner)
+            return self._signer
+
+    async def give(self, namespace: str, name: str, request: Document) -> Document:
+        """The TokenRequest with its status, for a service account. Raises StatusError."""
+        signer = await self.signer()
+        asked = _read(request)
+        _check_names(asked.metadata, namespace, name)
+        account = self._verbs.get(self._verbs.registry.named("serviceaccounts"), (namespace, name)).document
+        seconds, reference = _seconds(asked.spec), asked.spec.bound_object_ref
+        audiences = asked.spec.audiences or [self._issuer()]
+        now = self._now().astimezone(datetime.UTC).replace(microsecond=0)
+        expires = now + datetime.timedelta(seconds=seconds)
+        about: Document = {"namespace": namespace, "serviceaccount": _named(account)}
+        if reference is not None:
+            about |= self._binding(namespace, name, reference)
+        claims = {
+            "aud": audiences,
+            "exp": int(expires.timestamp()),
+            "iat": int(now.timestamp()),
+            "iss": self._issuer(),
+            "jti": str(uuid.uuid4()),
+            "kubernetes.io": about,
+            "nbf": int(now.timestamp()),
+            "sub": f"system:serviceaccount:{namespace}:{name}",
+        }
+        return {
+            "kind": "TokenRequest",
+            "apiVersion": f"{GROUP}/v1",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": account["metadata"]["uid"],
+                "creationTimestamp": _spell(now),
+            },
+            "spec": {
+                "audiences": audiences,
+                "expirationSeconds": seconds,
+                "boundObjectRef": msgspec.to_builtins(reference),
+            },
+            "status": {"token": signer.sign(claims), "expirationTimestamp": _spell(expires)},
+        }
+
+    def subject(self, token: str) -> str:
+        """Whose token this is, if it is good for this server; else an empty string."""
+        claims = self._signer.claims(token, self._issuer(), self._now()) if self._signer is not None else None
+        if claims is None:
+            return ""
+        about = claims["kubernetes.io"]
+        needed = [("serviceaccounts", "serviceaccount"), ("pods", "pod"), ("secrets", "secret")]
+        if "pod" not in about:  # of a pod's token it only says where that runs
+            needed.append(("nodes", "node"))
+        alive = all(self._lives(plural, about["namespace"], about[claim]) for plural, claim in needed if claim in about)
+        return str(claims["sub"]) if alive else ""
+
+    def _lives(self, plural: str, namespace: str, reference: Document) -> bool:
+        namespaced = self._verbs.registry.named(plural).namespaced
+        item = self._verbs.history.get(plural, (namespace if namespaced else "", reference["name"]))
+        if item is None or item.document["metadata"]["uid"] != reference["uid"]:
+            return False
+        ends = item.document["metadata"].get("deletionTimestamp")
+        if not ends:
+            return True
+        moment = datetime.datetime.fromisoformat(ends) + datetime.timedelta(seconds=LEEWAY_SECONDS)
+        return self._now() <= moment
+
+    def _binding(self, namespace: str, account: str, reference: _Reference) -> Document:
+        """What the claims say of the object that the token is to be bound to. Raises StatusError."""
+        kind, name = reference.kind, reference.name
+        group, _, version = reference.api_version.rpartition("/")
+        if kind not in _BOUND or group:
+            raise bad_request(f"cannot bind token to object of type {group}/{version}, Kind={kind}")
+        if not name:
+            raise bad_request("Name parameter required.")
+        resource = self._verbs.registry.named(_BOUND[kind])
+        bound = self._verbs.get(resource, (namespace if resource.namespaced else "", name)).document
+        about = {kind.lower(): _named(bound)}
+        if kind == "Pod":
+            if bound["spec"].get("serviceAccountName") != account:
+                raise bad_request(
+                    f'cannot bind token for serviceaccount "{account}" to pod running with different serviceaccount '
+                    "name."
+                )
+            about |= self._node_of(bound)
+        if reference.uid not in {"", bound["metadata"]["uid"]}:
+            raise _other_object(reference)
+        return about
+
+    def _node_of(self, pod: Document) -> Document:
+        name = pod["spec"].get("nodeName")
+        if not name:
+            return {}
+        node = self._verbs.history.get("nodes", ("", name))
+        return {"node": _named(node.document) if node is not None else {"name": name}}
+
+
+def _read(request: Document) -> _Request:
+    try:
+        return msgspec.convert(request, _Request)
+    except msgspec.ValidationError as wrong:
+        raise bad_request(
+            f'TokenRequest in version "v1" cannot be handled as a TokenRequest: json: cannot unmarshal: {wrong}'
+        ) from wrong
+
+
+def _check_names(metadata: _Metadata, namespace: str, name: str) -> None:
+    if metadata.namespace not in {"", namespace}:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+    if metadata.name not in {"", name}:
+        why = f'Invalid value: "{metadata.name}": must match the service account name if specified'
+        raise invalid("TokenRequest", GROUP, name, [("FieldValueInvalid", why, "metadata.name")])
+
+
+def _seconds(spec: _Spec) -> int:
+    seconds = DEFAULT_SECONDS if spec.expiration_seconds is None else spec.expiration_seconds
+    if SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+        return seconds
+    why = "a duration less than 10 minutes" if seconds < SHORTEST_SECONDS else "a duration larger than 2^32 seconds"
+    message = f"Invalid value: {seconds}: may not specify {why}"
+    raise invalid("TokenRequest", GROUP, "", [("FieldValueInvalid", message, "spec.expirationSeconds")])
+
+
+def _other_object(reference: _Reference) -> StatusError:
+    why = (
+        f"the UID in the bound object reference ({reference.uid}) does not match the UID in record. The object might "
+        "have been deleted and then recreated"
+    )
+    return conflict(reference.kind, "", reference.name, why)
+
+
+def _named(document: Document) -> Document:
+    return {"name": document["metadata"]["name"], "uid": document["metadata"]["uid"]}
+
+
+def _spell(moment: datetime.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

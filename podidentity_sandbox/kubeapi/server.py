@@ -1,0 +1,289 @@
+"""The API server's listener: TLS, who may speak, the paths outside of any kind, and the hooks for tests."""
+
+import asyncio
+import base64
+import datetime
+import hmac
+import json
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from podidentity_sandbox.certificates import Authority, KeyPair
+from podidentity_sandbox.kubeapi import definitions, discovery, openapi, requests, responses
+from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
+from podidentity_sandbox.kubeapi.handling import ReadLog, ResourceHandler
+from podidentity_sandbox.kubeapi.history import History
+from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
+from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
+from podidentity_sandbox.kubeapi.store import Store
+from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
+
+log = logging.getLogger(__name__)
+
+FIRST_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-system")
+REQUESTS_KEPT: Final = 10_000
+STOP_SECONDS: Final = 2.0
+"""How long a stop waits for answers that are being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request as it came in, for tests that count."""
+
+    method: str
+    path: str
+    """With the query."""
+    user_agent: str
+    host: str = ""
+    """The address or name, without port, by which the server was asked."""
+
+
+class KubeApi:
+    """An API server on loopback, with TLS and one administrator's token.
+
+    *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
+    resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. *now* is the wall clock of
+    timestamps and ages, *clock* measures the time of watches.
+
+    Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
+    inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
+    """
+
+    def __init__(
+        self,
+        crd_directory: Path | None = None,
+        *,
+        authority: Authority | None = None,
+        keep: int = 10_000,
+        bookmark_seconds: float = 60.0,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.authority = authority or Authority("podidctl sandbox kubernetes")
+        self.token = secrets.token_urlsafe(24)
+        self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
+        self.intercept: Callable[[Recorded], StatusError | None] | None = None
+        """Asked before each request is answered: a StatusError is the answer, None lets it pass."""
+        self._history = History(keep=keep)
+        self._registry = Registry()
+        self._now = now
+        self._verbs = Verbs(self._history, self._registry, root_certificate=self.authority.pem, now=now)
+        self.store = Store(self._verbs)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.server, now=now)
+        self._handler = ResourceHandler(
+            self._verbs,
+            tokens=self._tokens,
+            now=now,
+            bookmark_seconds=bookmark_seconds,
+            flowing=self._flowing,
+            clock=clock,
+        )
+        self._host = ""
+        self._port = 0
+        self._extra: list[socket.socket] = []
+        self._runner: web.ServerRunner | None = None
+        for name in FIRST_NAMESPACES:
+            self.store.create(NAMESPACES, {"metadata": {"name": name}})
+        for definition in definitions.from_directory(crd_directory) if crd_directory is not None else ():
+            self.store.create(DEFINITIONS, definition)
+        self._history.compact()
+
+    @property
+    def server(self) -> str:
+        """The URL, once started."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"https://{host}:{self._port}"
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def ca_pem(self) -> str:
+        """The certificate to trust, as PEM text."""
+        return self.authority.pem
+
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
+    ) -> None:
+        """Listen. Without *port* on the one of last time, or a free one. Raises OSError if it is taken.
+
+        *extra_sockets* are listening sockets, made anywhere (in another network namespace); they belong to the server
+        from now on, and `stop` closes them.
+        """
+        if self._runner is not None:
+            raise RuntimeError("already started")
+        listener = socket.create_server(
+            (host, port or self._port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+        self._host, self._port = host, listener.getsockname()[1]
+        self._extra = list(extra_sockets)
+        context = await asyncio.to_thread(
+            self.authority.server_context, dict.fromkeys((host, "localhost", "127.0.0.1", "::1")), ask_clients=True
+        )
+        server = web.Server(self._answer, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        await self._runner.setup()
+        self._context = context
+        for sock in (listener, *self._extra):
+            await web.SockSite(self._runner, sock, ssl_context=context).start()
+
+    async def add_socket(self, sock: socket.socket) -> None:
+        """Listen on one more listening socket, made anywhere; it belongs to the server from now on."""
+        if self._runner is None:
+            raise RuntimeError("not started")
+        await web.SockSite(self._runner, sock, ssl_context=self._context).start()
+
+    async def stop(self) -> None:
+        """End every connection and close every socket; the data stay. Does nothing if it is not running."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        self.drop_watches()
+        self.resume()
+        await runner.cleanup()
+
+    def kubeconfig(self, *, client: KeyPair | None = None) -> str:
+        """A kubeconfig as text: with the administrator's token, or with *client*'s certificate in its place."""
+        user: dict[str, str] = {"token": self.token}
+        if client is not None:
+            user = {
+                "client-certificate-data": _data(client.certificate),
+                "client-key-data": _data(client.key),
+            }
+        cluster = {"server": self.server, "certificate-authority-data": _data(self.ca_pem)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "sandbox", "cluster": cluster}],
+            "users": [{"name": "sandbox", "user": user}],
+            "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
+            "current-context": "sandbox",
+        }
+        return json.dumps(config, indent=2)
+
+    def write_kubeconfig(self, path: Path | str) -> Path:
+        """Write the kubeconfig to *path*, readable by this user alone. JSON, which is YAML too."""
+        target = Path(path)
+        target.touch(mode=0o600)
+        target.write_text(self.kubeconfig() + "\n", encoding="utf-8")
+        return target
+
+    def read_logs_with(self, read_log: ReadLog) -> None:
+        """Let *read_log* answer `kubectl logs`."""
+        self._handler.read_log = read_log
+
+    def compact(self) -> None:
+        """Forget history: resuming a watch or a paged list from before now is too old."""
+        self._history.compact()
+
+    def drop_watches(self) -> None:
+        """End every watch in progress: the clients see the end of the stream."""
+        for watch in tuple(self._handler.watches):
+            watch.close()
+
+    def send_bookmarks(self) -> None:
+        """Send a bookmark now on every watch that asked for bookmarks."""
+        for watch in self._handler.watches:
+            watch.send_bookmark()
+
+    def watch_count(self, kind: str = "") -> int:
+        """Watches in progress, of *kind* (named as in the store) or of all."""
+        return sum(kind in {"", watch.target.resource.name} for watch in self._handler.watches)
+
+    async def until_watched(self, kind: str = "", count: int = 1) -> None:
+        """Return when there are exactly *count* watches, of *kind* or of all. The caller sets a deadline."""
+        await self._handler.until(lambda: self.watch_count(kind) == count)
+
+    def pause(self) -> None:
+        """Answer nothing and send no event until `resume`; connections stay open."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def heard(self, request: Recorded) -> None:
+        """A request has come in, whoever sent it and whatever its answer will be."""
+        self.requests.append(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        recorded = Recorded(
+            request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
+        )
+        self.heard(recorded)
+        await self._flowing.wait()
+        try:
+            if self.intercept is not None and (refusal := self.intercept(recorded)) is not None:
+                return responses.refusal(refusal)
+            self._authenticate(request)
+            target = requests.target(self._registry, request.path)
+            if target is not None:
+                return await self._handler.answer(request, target)
+            return await self._outside(request)
+        except StatusError as error:
+            return responses.refusal(error)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("request failed in the sandbox's API server: report it with this traceback")
+            return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
+
+    def _authenticate(self, request: web.BaseRequest) -> None:
+        """Raise StatusError 401 for a client that shows neither a certificate of ours nor a good token."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            if hmac.compare_digest(token.strip().encode(), self.token.encode()):
+                return
+            if self._tokens.subject(token.strip()):
+                return
+            raise unauthorized()
+        transport = request.transport
+        if transport is None or not transport.get_extra_info("peercert"):
+            raise unauthorized()
+
+    async def _outside(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in {"GET", "HEAD"}:
+            return responses.text("404 page not found\n", 404)
+        parts = request.path.strip("/").split("/")
+        if parts[0] in {"healthz", "livez", "readyz"}:
+            return responses.text("ok")
+        if parts in (["api"], ["apis"]) and "as=APIGroupDiscoveryList" in request.headers.get("Accept", ""):
+            response = responses.document(discovery.aggregated(self._registry, core=parts == ["api"]))
+            response.headers["Content-Type"] = discovery.AGGREGATED
+            return response
+        if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
+            return await self._for_relying_parties(parts)
+        found = discovery.at(self._registry, parts, f"{self._host}:{self._port}") or openapi.at(self._registry, parts)
+        if found is None:
+            return responses.text("404 page not found\n", 404)
+        return responses.document(found)
+
+    async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
+        """What whoever is shown a service account's token checks it by.
+
+        For whoever may speak at all, as the real server without anonymous requests: an issuer in the Internet is a copy
+        of these documents in some public place, never this server.
+        """
+        signer = await self._tokens.signer()
+        if parts[0] == "openid":
+            response = responses.document(signer.key_set())
+            response.headers["Content-Type"] = "application/jwk-set+json"
+        else:
+            response = responses.document(signer.configuration(self.server))
+        response.headers["Cache-Control"] = "public, max-age=3600"
+        return response
+
+
+def _data(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

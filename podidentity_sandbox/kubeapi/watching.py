@@ -1,0 +1,165 @@
+"""Watches: the changes of a collection as they happen, filtered as each client asked.
+
+A watch holds its own queue; it is filled inside the write and emptied by the connection's task. What the real server
+does at the edges is kept: an ADDED and a DELETED where an object comes into and leaves a selector, a bookmark a second
+before the time is up, an ERROR event with code 410 (in an answer with status 200) where history is forgotten.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from podidentity_sandbox.kubeapi import selectors
+from podidentity_sandbox.kubeapi.history import Change, History, Item, TooOldError
+from podidentity_sandbox.kubeapi.requests import ListOptions, Target, revision
+from podidentity_sandbox.kubeapi.statuses import bad_request, expired
+
+INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+LAST_BOOKMARK_SECONDS: Final = 1.0
+"""How long before the end of its time a watch sends a last bookmark."""
+BACKLOG_MAX: Final = 20_000
+"""Events that a client may be behind before its watch is ended, as the real server ends slow watchers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a watch: the object as it is sent is made from the item by the representation asked for."""
+
+    type: str
+    item: Item
+
+
+class Watch:
+    """One client's watch. Iterate `events`; `close` ends it from outside."""
+
+    def __init__(
+        self,
+        history: History,
+        target: Target,
+        options: ListOptions,
+        *,
+        bookmark_seconds: float,
+        timeout_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.target = target
+        self._history = history
+        self._options = options
+        self._selects = selectors.both(
+            selectors.by_labels(options.label_selector),
+            selectors.by_fields(options.field_selector, target.resource.fields),
+        )
+        self._bookmark_seconds = bookmark_seconds
+        self._clock = clock
+        self._ends = clock() + timeout_seconds
+        self._queue: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._begin()
+        self._unsubscribe = history.subscribe(target.resource.name, self._note)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happened, in order, until the time is up or the watch is closed."""
+        next_bookmark = self._clock() + self._bookmark_seconds
+        last_bookmark = self._ends - LAST_BOOKMARK_SECONDS
+        while True:
+            while self._queue and not self._closed:
+                yield self._queue.popleft()
+            now = self._clock()
+            if self._closed or now >= self._ends:
+                return
+            if self._options.bookmarks and now >= min(next_bookmark, last_bookmark):
+                yield self._bookmark()
+                next_bookmark = now + self._bookmark_seconds
+                if now >= last_bookmark:
+                    last_bookmark = self._ends
+                continue
+            due = min(next_bookmark, last_bookmark, self._ends) if self._options.bookmarks else self._ends
+            await self._sleep(due - now)
+
+    def send_bookmark(self) -> None:
+        """Send a bookmark now, to a client that asked for bookmarks."""
+        if self._options.bookmarks:
+            self._put(self._bookmark())
+
+    def close(self) -> None:
+        """End the stream: the client sees the end of the answer, and nothing of what is still in the queue."""
+        self._closed = True
+        self._unsubscribe()
+        self._queue.clear()
+        self._wake.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wake.clear()
+        if self._queue or self._closed:
+            return
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _begin(self) -> None:
+        asked = revision(self._options.resource_version, code_of_watch=True)
+        kind = self.target.resource.name
+        if self._options.initial_events and self._options.match != "NotOlderThan":
+            raise bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        if asked == 0 or self._options.initial_events:
+            for key, item in self._history.items(kind):
+                if self._is_in_scope(key[0]) and self._matches(item):
+                    self._put(Event("ADDED", item))
+            if self._options.initial_events and self._options.bookmarks:
+                self._put(self._bookmark({INITIAL_EVENTS_END: "true"}))
+            return
+        try:
+            changes = self._history.since(kind, asked)
+        except TooOldError as error:
+            refusal = expired(f"too old resource version: {asked} ({error.oldest})")
+            self._put(Event("ERROR", Item(refusal.document(), 0)))
+            self._ends = self._clock()
+            return
+        for change in changes:
+            self._note(change)
+
+    def _note(self, change: Change) -> None:
+        asked = self._options.resource_version
+        if not self._is_in_scope(change.key[0]) or (asked and change.revision <= int(asked)):
+            return
+        was = change.before is not None and self._matches(change.before)
+        now = change.type != "DELETED" and self._matches(change.item)
+        if now:
+            self._put(Event("MODIFIED" if was else "ADDED", change.item))
+        elif was:
+            self._put(Event("DELETED", self._left(change)))
+
+    def _left(self, change: Change) -> Item:
+        """An object that leaves the selection is told in its last state that was in it, at the change's revision."""
+        if change.type == "DELETED" or change.before is None:
+            return change.item
+        document = change.before.document
+        metadata = document["metadata"] | {"resourceVersion": str(change.revision)}
+        return Item(document | {"metadata": metadata}, change.revision)
+
+    def _put(self, event: Event) -> None:
+        self._queue.append(event)
+        self._wake.set()
+        if len(self._queue) > BACKLOG_MAX:
+            self.close()
+
+    def _matches(self, item: Item) -> bool:
+        return self._selects is None or self._selects(item.document)
+
+    def _is_in_scope(self, namespace: str) -> bool:
+        return self.target.namespace in {"", namespace}
+
+    def _bookmark(self, annotations: dict[str, str] | None = None) -> Event:
+        resource = self.target.resource
+        metadata: dict[str, object] = {"resourceVersion": str(self._history.revision)}
+        if not resource.custom:
+            metadata["creationTimestamp"] = None
+        if annotations is not None:
+            metadata["annotations"] = annotations
+        document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+        return Event("BOOKMARK", Item(document, self._history.revision))

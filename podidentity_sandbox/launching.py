@@ -1,0 +1,143 @@
+"""Starts the programs of a pod's containers: the demo at the pod's place, NMI and MIC as their containers say."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError
+from podidentity_sandbox.containers import command
+from podidentity_sandbox.faults import FaultProxy
+from podidentity_sandbox.network import Network, Place
+from podidentity_sandbox.pod_shapes import Container, EnvVar, NodePod
+from podidentity_sandbox.processes import Program, ProgramError, python
+from podidentity_sandbox.volumes import TRUSTED, NodeFiles, VolumeError, mounts, secret_value
+
+IMAGE: Final = re.compile(r".*aad-pod-identity/(demo|mic|nmi)([:@].*)?")
+PROGRAMS: Final = {"demo": "podidentity_demo", "mic": "mic", "nmi": "nmi"}
+VARIABLE: Final = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
+STOP_SECONDS: Final = 2.0
+"""What the demo's program may take to end: it has nothing to save."""
+DAEMON_STOP_SECONDS: Final = 20.0
+"""What NMI and MIC may take."""
+
+
+class LaunchError(Exception):
+    """A container's program cannot be started; the message says why."""
+
+
+class Launcher:
+    """Of one node. Without *files*, the node's own, only the demo is run.
+
+    *environment* is what every program finds in its environment, beside what the pod itself says; *relayed* are the
+    ports on this machine's loopback that a pod of NMI's or MIC's reaches on its own.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        network: Network,
+        *,
+        host: Place,
+        node: str,
+        environment: Mapping[str, str],
+        files: NodeFiles | None,
+        relayed: Sequence[int],
+    ) -> None:
+        self._client = client
+        self._network = network
+        self._host = host
+        self._node = node
+        self._environment = environment
+        self._files = files
+        self._relayed = relayed
+        self._relays: dict[str, list[FaultProxy]] = {}
+
+    def runs(self, container: Container) -> bool:
+        """Whether the container's image is one that is run here."""
+        program = program_of(container.image)
+        return program == "demo" or (program != "" and self._files is not None)
+
+    async def start(self, pod: NodePod, container: Container, place: Place, log: Path) -> Program:
+        """Start the container's program, its output to *log*. Raises LaunchError."""
+        try:
+            environment = {**self._environment, **await self._declared(pod, container, place)}
+            files = self._files if program_of(container.image) != "demo" else None
+            argv = _argv(container, environment)
+            if files is not None:
+                environment["SSL_CERT_FILE"] = str(TRUSTED)
+                await self._relay(pod)
+                folder = files.root.parent / f"pod-{pod.metadata.uid}"
+                seen = await mounts(self._client, pod, container, files, folder)
+                argv = command(argv, seen, container.security_context, folder / f"scratch-{container.name}")
+            name = f"pod {'/'.join(pod.key)}"
+            return await Program.start(name, argv, place=place, log=log, environment=environment)
+        except (ProgramError, VolumeError, ApiError, OSError) as error:
+            raise LaunchError(str(error)) from error
+
+    async def stop(self, pod: NodePod, programs: Sequence[Program]) -> None:
+        """End them, and what was made for the pod."""
+        daemons = any(program_of(container.image) in {"mic", "nmi"} for container in pod.spec.containers)
+        seconds = DAEMON_STOP_SECONDS if daemons else STOP_SECONDS
+        for program in programs:
+            await program.stop(seconds)
+        for relay in self._relays.pop(pod.metadata.uid, []):
+            await relay.stop()
+
+    async def _relay(self, pod: NodePod) -> None:
+        """Let the pod reach on its own loopback what listens on this machine's."""
+        if pod.spec.host_network or pod.metadata.uid in self._relays:
+            return
+        relays = self._relays[pod.metadata.uid] = []
+        for port in self._relayed:
+            sockets = await asyncio.to_thread(self._network.sockets_in_pod, pod.metadata.uid, port)
+            relays.append(relay := FaultProxy("127.0.0.1", port))
+            await relay.start(extra_sockets=sockets)
+
+    async def _declared(self, pod: NodePod, container: Container, place: Place) -> dict[str, str]:
+        """The environment that the container's own specification asks for."""
+        fields = {
+            "metadata.name": pod.metadata.name,
+            "metadata.namespace": pod.metadata.namespace,
+            "metadata.uid": pod.metadata.uid,
+            "spec.nodeName": self._node,
+            "status.podIP": place.address,
+            "status.hostIP": self._host.address,
+        }
+        return {each.name: await self._value(pod, each, fields) for each in container.env}
+
+    async def _value(self, pod: NodePod, variable: EnvVar, fields: Mapping[str, str]) -> str:
+        source = variable.value_from
+        if source is None:
+            return variable.value
+        if source.secret_key_ref is not None:
+            key = source.secret_key_ref
+            return await secret_value(self._client, pod.metadata.namespace, key.name, key.key)
+        return fields.get(source.field_ref.field_path, "") if source.field_ref is not None else ""
+
+
+def program_of(image: str) -> str:
+    """Which of our programs the image holds; empty for any other image."""
+    known = IMAGE.fullmatch(image)
+    return known[1] if known else ""
+
+
+def expanded(argument: str, environment: Mapping[str, str]) -> str:
+    """A container's argument as Kubernetes expands it: $(NAME) is the variable's value where there is one, $$ is $."""
+    return VARIABLE.sub(lambda found: "$" if found[0] == "$$" else environment.get(found[1], found[0]), argument)
+
+
+def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:
+    """What runs in the image: its own program, or the container's command, which may name that program too.
+
+    Python is the one that runs us.
+    """
+    own = program_of(container.image)
+    arguments = [expanded(each, environment) for each in container.args]
+    program, *rest = [expanded(each, environment) for each in container.command or [own]]
+    if program == own:
+        return python(PROGRAMS[own], *rest, *arguments)
+    return [sys.executable if program == "python3" else program, *rest, *arguments]

@@ -1,0 +1,202 @@
+"""Network namespaces of one sandbox: made, entered, and removed again, also those that a killed sandbox left behind.
+
+Linux and root only. Every name carries the process id and start time of its owner, so that two sandboxes never meet and
+a leftover is told from a living one. Nothing here touches an interface or a rule of the host's own namespace.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from podidentity_sandbox.serving import listening
+
+T = TypeVar("T")
+
+PREFIX: Final = "podid"
+NAMESPACES: Final = Path("/run/netns")
+COMMAND_SECONDS: Final = 20  # an `ip` call takes milliseconds; a busy machine takes longer
+_CLONE_NEWNET: Final = 0x40000000
+_NAME: Final = re.compile(rf"{PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-.+")
+
+
+class NamespaceError(Exception):
+    """A namespace could not be made or entered; the message says what the system said."""
+
+
+def available() -> bool:
+    """Whether this process may make network namespaces here: tries it."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    trial = f"{owner()}-trial{threading.get_ident()}"
+    try:
+        _ip("netns", "add", trial)
+        _ip("netns", "delete", trial)
+    except NamespaceError:
+        return False
+    return True
+
+
+def of_any_sandbox(name: str) -> str:
+    """The full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
+    found = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
+    return next((full for full in found if not orphaned(full)), "")
+
+
+class Namespaces:
+    """The namespaces of this process. *instance* tells several sandboxes of one process apart.
+
+    All methods block for milliseconds: call them by way of `asyncio.to_thread`.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self._prefix = f"{owner()}-{instance}"
+        self._made: list[str] = []
+
+    def full_name(self, name: str) -> str:
+        """The name under /run/netns."""
+        return f"{self._prefix}-{name}"
+
+    def create(self, name: str) -> None:
+        """Make the namespace, its loopback interface up. Raises NamespaceError."""
+        full = self.full_name(name)
+        _ip("netns", "add", full)
+        self._made.append(name)
+        _ip("-n", full, "link", "set", "lo", "up")
+
+    def delete(self, name: str) -> None:
+        """Remove the namespace and all links in it; what runs inside keeps running. A missing one is no error."""
+        with contextlib.suppress(NamespaceError):
+            _ip("netns", "delete", self.full_name(name))
+        with contextlib.suppress(ValueError):
+            self._made.remove(name)
+
+    def delete_all(self) -> None:
+        """Remove every namespace that this object made, youngest first."""
+        for name in reversed(tuple(self._made)):
+            self.delete(name)
+
+    def configure(self, commands: Iterable[str]) -> None:
+        """Run `ip` commands, one a line; `{name}` stands for the full name of a namespace. Raises NamespaceError."""
+        known = {name: self.full_name(name) for name in self._made}
+        lines = [re.sub(r"\{(.+?)\}", lambda found: known[found[1]], command) for command in commands]
+        _ip("-batch", "-", batch="\n".join(lines))
+
+    def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
+        """Connect two namespaces by a cable; each end is up. Raises NamespaceError."""
+        self.configure([f"link add {one_end} netns {{{one}}} type veth peer name {other_end} netns {{{other}}}"])
+        self.inside(one, [f"link set {one_end} up"])
+        self.inside(other, [f"link set {other_end} up"])
+
+    def inside(self, name: str, commands: Iterable[str]) -> None:
+        """Run `ip` commands inside the namespace. Raises NamespaceError."""
+        _ip("-n", self.full_name(name), "-batch", "-", batch="\n".join(commands))
+
+    def set_sysctl(self, name: str, values: dict[str, str]) -> None:
+        """Write kernel settings of the namespace, named as under /proc/sys, e.g. `net/ipv4/ip_forward`."""
+
+        def write() -> None:
+            for setting, value in values.items():
+                Path("/proc/sys", setting).write_text(value)
+
+        self.call(name, write)
+
+    def call(self, name: str, function: Callable[[], T]) -> T:
+        """Call *function* in a thread of its own that has entered the namespace; its result or exception is ours.
+
+        The thread ends with the call: no other code ever runs in it, so that nothing enters the namespace by mistake.
+        """
+        results: list[T] = []
+        failures: list[Exception] = []
+
+        def enter_and_call() -> None:
+            try:
+                _enter(NAMESPACES / self.full_name(name))
+                results.append(function())
+            except Exception as failure:  # noqa: BLE001 - carried over to the calling thread, whatever it is
+                failures.append(failure)
+
+        thread = threading.Thread(target=enter_and_call, name=f"inside {name}")
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    def listening(self, name: str, host: str, port: int) -> socket.socket:
+        """A listening socket inside the namespace, usable from anywhere in this process. Raises OSError."""
+        return self.call(name, lambda: listening(host, port))
+
+    def command(self, name: str, argv: Sequence[str]) -> list[str]:
+        """The command line that runs *argv* inside the namespace, as the process itself, not as a child of one."""
+        return ["ip", "netns", "exec", self.full_name(name), *argv]
+
+
+def sweep() -> list[str]:
+    """Remove what killed sandboxes left: their namespaces, and the processes in those. Returns the names removed."""
+    if not NAMESPACES.is_dir() or os.geteuid() != 0:
+        return []
+    removed = []
+    for path in sorted(NAMESPACES.glob(f"{PREFIX}-*")):
+        if not orphaned(path.name):
+            continue
+        with contextlib.suppress(NamespaceError, ProcessLookupError):
+            for process in _ip("netns", "pids", path.name).split():
+                os.kill(int(process), signal.SIGKILL)
+        with contextlib.suppress(NamespaceError):
+            _ip("netns", "delete", path.name)
+            removed.append(path.name)
+    return removed
+
+
+def owner() -> str:
+    """What the names of everything carry that this process leaves on the machine if it is killed."""
+    return f"{PREFIX}-{os.getpid()}-{_start_time(os.getpid())}"
+
+
+def orphaned(name: str) -> bool:
+    """Whether *name* carries the mark of an owner that is dead."""
+    found = _NAME.fullmatch(name)
+    return found is not None and _start_time(int(found["pid"])) != found["started"]
+
+
+def _start_time(pid: int) -> str:
+    """When the process started, in the kernel's ticks since boot; empty when there is no such process."""
+    try:
+        # The name, in parentheses, may hold spaces: field 22 is the twentieth after it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _enter(path: Path) -> None:
+    """Move the calling thread into a namespace. (os.setns exists from Python 3.12 on.)"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open() as namespace:
+        if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+
+
+def _ip(*arguments: str, batch: str | None = None) -> str:
+    try:
+        done = subprocess.run(  # noqa: PLW1510 - the code is read below
+            ["ip", *arguments],  # noqa: S607 - found where the administrator's PATH has it
+            input=batch,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        raise NamespaceError(f"ip {' '.join(arguments)}: {failure}") from failure
+    if done.returncode != 0:
+        raise NamespaceError(f"ip {' '.join(arguments)}: {done.stderr.strip()[:300]}")
+    return done.stdout

@@ -1,0 +1,119 @@
+"""How the sandbox's AAD is convinced that an application is itself: by a secret, or by an assertion that it has signed.
+
+Really verified (signature, certificate, audience, times), as AAD does it, with AAD's own numbers for what is wrong.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from hmac import compare_digest
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from podidentity_sandbox.directory import Application
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+SKEW_SECONDS = 300  # how far clocks may be apart
+LIFETIME_MAX = 86_400  # an assertion for longer than a day is none
+
+_ALGORITHMS: Mapping[str, padding.AsymmetricPadding] = {
+    "RS256": padding.PKCS1v15(),
+    "PS256": padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size),
+}
+_THUMBPRINTS: Mapping[str, hashes.HashAlgorithm] = {"x5t": hashes.SHA1(), "x5t#S256": hashes.SHA256()}  # noqa: S303
+
+
+class NotProvenError(Exception):
+    """The application did not prove itself; *number* is AAD's for the reason, the message AAD's kind of sentence."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        self.number = number
+        super().__init__(sentence)
+
+
+def is_by_another(assertion: str, client_id: str) -> bool:
+    """Whether *assertion* says that somebody else than the client has made it; nothing of it is checked."""
+    try:
+        issuer = json.loads(_decoded(assertion.split(".")[1]))["iss"]
+        return str(issuer).lower() != client_id.lower()
+    except (IndexError, KeyError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def prove(application: Application, form: Mapping[str, str], audience: str, now: float) -> str:
+    """What the application proved itself with in *form*, sent to the URL *audience*. Raises NotProvenError."""
+    assertion, secret = form.get("client_assertion", ""), form.get("client_secret", "")
+    if assertion:
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise NotProvenError(50027, "The client assertion's type is not supported.")
+        return _assertion(application, assertion, audience, now)
+    if not secret:
+        raise NotProvenError(7000218, "The request body must contain 'client_assertion' or 'client_secret'.")
+    for known, since in application.secrets.items():
+        if compare_digest(secret.encode(), known.encode()) and since <= now:
+            return "secret"
+    raise NotProvenError(7000215, f"Invalid client secret provided for app '{application.client_id}'.")
+
+
+def _assertion(application: Application, assertion: str, audience: str, now: float) -> str:
+    parts = assertion.split(".")
+    try:
+        header, claims = (json.loads(_decoded(part)) for part in parts[:2])
+        signature = _decoded(parts[2])
+        algorithm = str(header["alg"])
+        scheme = _ALGORITHMS[algorithm]
+        told = {key: str(claims[key]) for key in ("aud", "iss", "sub", "jti")}
+        begins, ends = float(claims["nbf"]), float(claims["exp"])
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as wrong:
+        raise NotProvenError(50027, "JWT token is invalid or malformed.") from wrong
+    certificate = _certificate(application, header)
+    key = certificate.public_key()
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise NotProvenError(50027, "JWT token is invalid or malformed.")
+    try:
+        key.verify(signature, f"{parts[0]}.{parts[1]}".encode(), scheme, hashes.SHA256())
+    except InvalidSignature as wrong:
+        raise NotProvenError(700027, "Client assertion contains an invalid signature.") from wrong
+    if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
+        raise NotProvenError(700027, "Client assertion contains an invalid signature. [Reason - The key has expired.]")
+    if told["aud"].lower() != audience.lower():
+        raise NotProvenError(700023, "Client assertion audience claim does not match Realm issuer.")
+    if not told["iss"].lower() == told["sub"].lower() == application.client_id.lower():
+        raise NotProvenError(700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
+    if not (begins - SKEW_SECONDS <= now < ends + SKEW_SECONDS and 0 < ends - begins <= LIFETIME_MAX):
+        raise NotProvenError(700024, "Client assertion is not within its valid time range.")
+    return algorithm
+
+
+def _certificate(application: Application, header: Mapping[str, Any]) -> x509.Certificate:
+    """The certificate that the assertion says it is signed with, if the application may use it."""
+    name = next((name for name in _THUMBPRINTS if name in header), "")
+    thumbprint = str(header.get(name, "")).rstrip("=")
+    for certificate in application.certificates:
+        if name and _thumbprint(certificate, name) == thumbprint:
+            return certificate
+    for text in list(header.get("x5c", ()))[:1]:
+        try:
+            brought = x509.load_der_x509_certificate(base64.b64decode(text))
+        except ValueError as wrong:
+            raise NotProvenError(50027, "JWT token is invalid or malformed.") from wrong
+        if brought.subject.rfc4514_string() in application.subjects and _thumbprint(brought, name) == thumbprint:
+            return brought
+    raise NotProvenError(
+        700027,
+        "Client assertion contains an invalid signature. [Reason - The key was not found., Thumbprint of key used by "
+        f"client: '{thumbprint[:64]}']",
+    )
+
+
+def _thumbprint(certificate: x509.Certificate, name: str) -> str:
+    digest = certificate.fingerprint(_THUMBPRINTS[name]) if name else b""
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

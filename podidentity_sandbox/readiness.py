@@ -1,0 +1,43 @@
+"""Asks a container's readiness probe as a kubelet does: an HTTP GET at the pod's address."""
+
+import http.client
+from http import HTTPStatus
+from typing import Final
+
+from podidentity_sandbox.network import Network, Place
+from podidentity_sandbox.pod_shapes import Container, HttpGet, NodePod
+
+TIMEOUT_SECONDS: Final = 1.0
+
+
+def probe_of(container: Container) -> HttpGet | None:
+    """The probe, if the container has one of this kind."""
+    return container.readiness_probe.http_get if container.readiness_probe is not None else None
+
+
+def is_ready(network: Network, node: str, pod: NodePod, place: Place) -> bool:
+    """Whether every container that has a probe answers it. Blocks for a second and more."""
+
+    def answers(container: Container, probe: HttpGet) -> bool:
+        named = {port.name: port.container_port for port in container.ports}
+        port = probe.port if isinstance(probe.port, int) else named.get(probe.port, 0)
+        return _ok(place.address, port, probe.path)
+
+    def all_answer() -> bool:
+        probed = [(container, probe) for container in pod.spec.containers if (probe := probe_of(container)) is not None]
+        return all(answers(container, probe) for container, probe in probed)
+
+    if pod.spec.host_network:
+        return network.call_on_node(node, all_answer)
+    return network.call_in_pod(pod.metadata.uid, all_answer)
+
+
+def _ok(host: str, port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path)
+        return HTTPStatus.OK <= connection.getresponse().status < HTTPStatus.BAD_REQUEST
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
