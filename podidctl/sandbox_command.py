@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.settings import Settings as ClusterSettings
-from podidctl.completion import Names
-from podidctl.printing import complain
-from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named, reach
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect, parse_pod_name
+from podidctl.completion import ClusterNames
+from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
@@ -59,9 +59,9 @@ Loopback = Annotated[
 ]
 
 
-def application(around: Surroundings) -> typer.Typer:
+def application(context: CliContext) -> typer.Typer:
     """The command group."""
-    names = Names(around)
+    names = ClusterNames(context)
     app = typer.Typer(help="A whole little cloud on this machine.", no_args_is_help=True, rich_markup_mode=None)
 
     @app.command("up")
@@ -88,7 +88,7 @@ def application(around: Surroundings) -> typer.Typer:
             kubeconfig=kubeconfig,
             namespaces=False if loopback else None,
             operation_seconds=operation_seconds,
-            environment=around.environ,
+            environment=context.environ,
         )
         if chart_values is not None:
             if kubeconfig is None or loopback:
@@ -110,7 +110,7 @@ def application(around: Surroundings) -> typer.Typer:
         settings = Settings(
             kubeconfig=kubeconfig,
             namespaces=False if loopback else None,
-            environment=around.environ,
+            environment=context.environ,
             nmi_flags=FEDERATED_NMI_FLAGS if federated else (),
         )
         walk = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
@@ -126,7 +126,7 @@ def application(around: Surroundings) -> typer.Typer:
     ) -> None:
         """Run a command of this machine in the network of a pod of a sandbox; needs root."""
         where = asyncio.run(
-            _namespace_of_pod(around.settings(kubeconfig=kubeconfig), *named(pod, namespace, "default"))
+            _namespace_of_pod(context.settings(kubeconfig=kubeconfig), *parse_pod_name(pod, namespace, "default"))
         )
         line = ["ip", "netns", "exec", where, *command]
         raise typer.Exit(subprocess.run(line, check=False).returncode)
@@ -144,7 +144,7 @@ def _write_values(path: Path) -> None:
 
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
-    async with reach(settings) as client:
+    async with connect(settings) as client:
         found = await client.get(PODS, namespace, name)
     place = of_any_sandbox(f"pod-{found.metadata.uid}")
     if not place:
@@ -184,11 +184,11 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         while not stop.is_set():
             failure = sandbox.failure()
             if failure:
-                return complain(failure)
+                return print_error(failure)
             await asyncio.wait({stopping}, timeout=1.0)
         console.print("stopping")
     except FAILURES as failure:
-        return complain(str(failure))
+        return print_error(str(failure))
     finally:
         await sandbox.stop()
     return 0
@@ -241,7 +241,7 @@ async def _demo(demo: Walk, *, as_json: bool) -> int:
     if as_json:
         _emit({"ok": not failure, "seconds": round(seconds, 3), "lines": demo.lines, "error": failure or None})
     if failure:
-        return complain(failure)
+        return print_error(failure)
     if not as_json:
         console.print(f"The demo went well, in {seconds:.1f} s.")
     return 0
