@@ -9,15 +9,15 @@ from enum import StrEnum
 from typing import Final
 
 from nmi.flag_table import OperationMode
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
-from nmi.identity.exempting import Exemptions
-from nmi.identity.managed import join
+from nmi.identity.exemptions import Exemptions
+from nmi.identity.managed_mode import join
 from nmi.identity.pods import facts as pod_facts_of
 from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
-from nmi.identity.standard import Assigned, project
-from nmi.identity.stopped import stopping
-from nmi.policies import hold_policy
+from nmi.identity.stopped_pods import wait_if_stopped
+from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from podidctl.diagnosis.input import DiagnosisInput
 from podidentity.resources import NODENAME_LABEL, AzureAssignedIdentity, Pod, nodename_label
@@ -47,7 +47,7 @@ class PredictedDecision:
     """What NMI says."""
 
     outcome: Outcome
-    assigned: Assigned | None = None
+    assigned: AssignedIdentity | None = None
     """For GRANTED."""
     refusal: Refusal | None = None
     """For REFUSED, and for WAITS at its end."""
@@ -62,9 +62,11 @@ def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY)
     pod = data.pod
     if why := unseen_reason(data):
         return PredictedDecision(Outcome.UNSEEN, why=why)
-    assert pod is not None  # noqa: S101 - `unseen` has said so
-    policy = hold_policy(data.configuration.settings)
-    match stopping(pod, named=False) or decide(pod_facts(data, pod), assignments_of(data, pod), request, policy, {}):
+    assert pod is not None  # noqa: S101 - `unseen_reason` reports a missing pod
+    policy = decision_policy(data.configuration.settings)
+    match wait_if_stopped(pod, named=False) or decide(
+        pod_facts(data, pod), assignments_of(data, pod), request, policy, {}
+    ):
         case Grant(assigned):
             return PredictedDecision(Outcome.GRANTED, assigned)
         case Exempt(why):
@@ -142,7 +144,7 @@ def pod_facts(data: DiagnosisInput, pod: Pod) -> PodFacts:
     return pod_facts_of(pod, exemptions.why_given(pod, data.exceptions))
 
 
-def assignments_of(data: DiagnosisInput, pod: Pod) -> tuple[Assigned, ...]:
+def assignments_of(data: DiagnosisInput, pod: Pod) -> tuple[AssignedIdentity, ...]:
     """What may be the pod's by the mode that NMI runs in."""
     if is_managed(data):
         return tuple(_joined(data, pod))
@@ -164,7 +166,7 @@ def is_watched(data: DiagnosisInput, pod: Pod, assigned: AzureAssignedIdentity) 
     )
 
 
-def _joined(data: DiagnosisInput, pod: Pod) -> Iterator[Assigned]:
+def _joined(data: DiagnosisInput, pod: Pod) -> Iterator[AssignedIdentity]:
     identities = {each.key: each for each in data.identities}
     for binding in data.bindings:
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from nmi.identity.standard import Assigned
+from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.refusal import Refusal
 from nmi.server.responses import refused
 from podidctl.diagnosis.decision import ANY_IDENTITY, Outcome, PredictedDecision
@@ -77,7 +77,7 @@ def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answ
     )
 
 
-def _without_azure(assigned: Assigned, why: str) -> Answer:
+def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
     name = plain("/".join(assigned.identity.key))
     says = f"NMI asks Azure for a token of AzureIdentity {name}, and there is none: {why}"
     return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)

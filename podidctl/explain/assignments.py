@@ -1,8 +1,8 @@
 """What MIC has made of bindings and identities for the pod, and whether NMI serves the pod by it. Pure."""
 
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import Grant, decide
-from nmi.identity.standard import Assigned, project
-from nmi.policies import hold_policy
+from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from podidctl.diagnosis.decision import ANY_IDENTITY, is_managed, is_watched, pod_facts
 from podidctl.diagnosis.input import DiagnosisInput
@@ -53,7 +53,9 @@ def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssigne
     return served_link(data, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
 
 
-def served_link(data: DiagnosisInput, pod: Pod, about: str, assigned: Assigned, *, well: str, note: str = "") -> Link:
+def served_link(
+    data: DiagnosisInput, pod: Pod, about: str, assigned: AssignedIdentity, *, well: str, note: str = ""
+) -> Link:
     """Whether NMI serves the pod by *assigned*: `decide` says so, and then whether NMI asks Azure at all."""
     link = "assigned identity" if not is_managed(data) else "served"
     if not is_served(data, pod, assigned):
@@ -71,14 +73,14 @@ def served_link(data: DiagnosisInput, pod: Pod, about: str, assigned: Assigned, 
     return make_link(link, about, LinkState.OK, well)
 
 
-def is_served(data: DiagnosisInput, pod: Pod, assigned: Assigned) -> bool:
+def is_served(data: DiagnosisInput, pod: Pod, assigned: AssignedIdentity) -> bool:
     """Whether NMI lets the pod have a token of it, as far as that is its own to decide."""
     return isinstance(
-        decide(pod_facts(data, pod), [assigned], ANY_IDENTITY, hold_policy(data.configuration.settings), {}), Grant
+        decide(pod_facts(data, pod), [assigned], ANY_IDENTITY, decision_policy(data.configuration.settings), {}), Grant
     )
 
 
-def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
+def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
     log = "see MIC's log, and kubectl describe on it"
     if assigned.deleting:
         return "it is being removed, and is served no more", log
@@ -98,7 +100,7 @@ def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
     return _in_another_namespace(pod, assigned)
 
 
-def _in_another_namespace(pod: Pod, assigned: Assigned) -> tuple[str, str]:
+def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:
     namespace = pod.metadata.namespace
     if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
         says = f"it or its binding is not in namespace {namespace}, from where alone a federated identity is served"

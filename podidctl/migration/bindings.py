@@ -35,6 +35,6 @@ class BindingIndex:
             spec=PodSpec(node_name="any"),
         )
         desired = self._index.wants(pod)
-        # As nmi.identity.standard orders them.
+        # As nmi.identity.assigned_identity orders them.
         ordered = sorted(desired.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
         return self._cache.setdefault((namespace, label), ordered)
