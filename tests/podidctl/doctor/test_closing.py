@@ -75,8 +75,8 @@ def test_each_mechanism_is_named() -> None:
 LOOK = """
 import asyncio, json, sys
 from nmi.settings import Settings
-from podidctl.doctor.node_reader import look
-seen = asyncio.run(look(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
+from podidctl.doctor.node_reader import read_node
+seen = asyncio.run(read_node(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
 print(json.dumps([seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]))
 """
 
