@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from mic.claims import Held
+from mic.decisions.assignments import Held
 from nmi.identity.decide import Grant, Policy, decide
 from nmi.identity.feed import Feed
 from nmi.identity.measures import IdentityMeasures
