@@ -31,16 +31,16 @@ cdef bint is_idle(Connection each) noexcept:
     )
 
 
-cdef bint shut_if_idle(Connection each) except -1:
+cdef bint close_if_idle(Connection each) except -1:
     """Close it now unless something is owed to its peer; whether it is closed."""
     cdef char byte = 0
     # A request that has arrived and was not read yet is pending, too.
     if is_idle(each) and (each.state == LINGERING or recv(each.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0):
-        each.shut()
+        each.close_now()
     return each.state == CLOSED
 
 
-cdef tuple rank(Connection each):
+cdef tuple eviction_rank(Connection each):
     """How soon it is to be given up, the least first: (kind, since when); None if never."""
     if each.state == CLOSED or each.state == HELD:
         return None
@@ -58,12 +58,12 @@ cdef tuple rank(Connection each):
 
 
 @cython.final
-cdef class Places:
+cdef class ConnectionSlots:
     def __init__(self, int per_peer):
         self.peers = {}
         self.by_count = [None] * (per_peer + 1)
 
-    cdef Peer peer_at(self, object address):
+    cdef Peer peer_of(self, object address):
         """The peer's record; a new one is nobody's until it takes a place."""
         cdef Peer peer = self.peers.get(address)
         if peer is None:
@@ -75,19 +75,19 @@ cdef class Places:
         """Raises MemoryError at most, and then nothing has changed."""
         if not peer.open:
             self.peers[peer.address] = peer
-        self.unlist(peer)
+        self.unlink(peer)
         connection.holder = peer
         connection.following = peer.first
         if peer.first is not None:
             peer.first.preceding = connection
         peer.first = connection
         peer.open += 1
-        self.list_again(peer)
+        self.link(peer)
         return 0
 
-    cdef int leave(self, Connection connection) except -1:
+    cdef int release(self, Connection connection) except -1:
         cdef Peer peer = connection.holder
-        self.unlist(peer)
+        self.unlink(peer)
         if connection.preceding is not None:
             connection.preceding.following = connection.following
         else:
@@ -99,12 +99,12 @@ cdef class Places:
         if peer.order is not None and len(peer.order) > 2 * peer.open:
             peer.order = None  # it keeps closed connections from being freed
         if peer.open:
-            self.list_again(peer)
+            self.link(peer)
         else:
             del self.peers[peer.address]
         return 0
 
-    cdef int hold(self, Peer peer, bint held) except -1:
+    cdef int set_held(self, Peer peer, bint held) except -1:
         """A request on one of the peer's connections is being answered, or is so no longer."""
         cdef bint could_give = peer.open > peer.held
         if held:
@@ -112,27 +112,27 @@ cdef class Places:
         else:
             peer.held -= 1
         if could_give != (peer.open > peer.held):
-            self.unlist(peer)
-            self.list_again(peer)
+            self.unlink(peer)
+            self.link(peer)
         return 0
 
-    cdef bint make_room(self, Peer newcomer) except -1:
+    cdef bint evict_for(self, Peer newcomer) except -1:
         """Close a connection whose place *newcomer* may have; whether there was one."""
         cdef Connection connection
         for _ in range(<int>TRIES):
-            connection = self.one_to_give_up(newcomer)
+            connection = self.next_victim(newcomer)
             if connection is None:
                 return False
             if not is_idle(connection):
-                connection.cut()
+                connection.reset()
                 self.evicted_slow += 1
                 return True
-            if shut_if_idle(connection):
+            if close_if_idle(connection):
                 self.evicted_idle += 1
                 return True
         return False
 
-    cdef Connection one_to_give_up(self, Peer newcomer):
+    cdef Connection next_victim(self, Peer newcomer):
         """The connection whose place *newcomer* may have, or None. Asked again, it names another."""
         cdef Peer peer
         cdef Connection connection
@@ -145,21 +145,21 @@ cdef class Places:
             while peer.order:
                 then, _, each = peer.order[-1]
                 connection = <Connection>each
-                now = rank(connection)
+                now = eviction_rank(connection)
                 if now == then and now[0] and peer.open < newcomer.open + 2:
                     return None
                 peer.order.pop()
                 if now == then:
                     return connection
-            self.put_in_order(peer)
+            self.sort_connections(peer)
         return None
 
-    cdef int put_in_order(self, Peer peer) except -1:
+    cdef int sort_connections(self, Peer peer) except -1:
         """Those first to go come last."""
         cdef Connection connection = peer.first
         cdef list order = []
         while connection is not None:
-            now = rank(connection)
+            now = eviction_rank(connection)
             if now is not None:
                 order.append((now, connection.serial, connection))
             connection = connection.following
@@ -169,7 +169,7 @@ cdef class Places:
 
     # by_count: each entry begins a list, linked both ways, of peers that have so many connections.
 
-    cdef int list_again(self, Peer peer) except -1:
+    cdef int link(self, Peer peer) except -1:
         cdef Peer first
         if peer.open <= peer.held:
             return 0
@@ -178,13 +178,13 @@ cdef class Places:
         if first is not None:
             first.previous = peer
         self.by_count[peer.open] = peer
-        peer.listed = True
+        peer.linked = True
         if peer.open > self.most:
             self.most = peer.open
         return 0
 
-    cdef int unlist(self, Peer peer) except -1:
-        if not peer.listed:
+    cdef int unlink(self, Peer peer) except -1:
+        if not peer.linked:
             return 0
         if peer.previous is not None:
             peer.previous.next = peer.next
@@ -193,5 +193,5 @@ cdef class Places:
         if peer.next is not None:
             peer.next.previous = peer.previous
         peer.previous = peer.next = None
-        peer.listed = False
+        peer.linked = False
         return 0

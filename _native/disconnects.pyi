@@ -1,7 +1,7 @@
 from typing import final
 
 @final
-class Losses:
+class Disconnects:
     """What ended, and what failed, on the connections of one lane; made and used by the lane only."""
 
     def __init__(self) -> None: ...

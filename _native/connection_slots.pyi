@@ -1,7 +1,7 @@
 from typing import final
 
 @final
-class Places:
+class ConnectionSlots:
     """Which peer holds which of a lane's places, and who gives one up; made and used by the lane only."""
 
     def __init__(self, per_peer: int) -> None: ...

@@ -11,7 +11,7 @@ from collections import deque
 
 
 @cython.final
-cdef class Turns:
+cdef class FairQueue:
     def __init__(self):
         self.ring = deque()
 

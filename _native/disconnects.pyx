@@ -13,27 +13,27 @@ cdef int64_t QUIET_NS = 60 * <int64_t>NANOSECONDS  # between two log lines: a pe
 
 
 @cython.final
-cdef class Losses:
+cdef class Disconnects:
     def __init__(self):
-        self.untold = []
+        self.pending = []
 
-    cdef int tell_all(self) except -1:
+    cdef int notify_all(self) except -1:
         """Tell everybody, one after the other and never within each other."""
-        if not self.untold or self.telling:
+        if not self.pending or self.notifying:
             return 0
-        self.telling = True
+        self.notifying = True
         try:
-            while self.untold:
-                general = self.untold.pop()
+            while self.pending:
+                general = self.pending.pop()
                 try:
                     general.connection_lost()
                 except BaseException as error:
-                    self.note_failure("", error)
+                    self.record_failure("", error)
         finally:
-            self.telling = False
+            self.notifying = False
         return 0
 
-    cdef int note_failure(self, str peer, object error) except -1:
+    cdef int record_failure(self, str peer, object error) except -1:
         """Count it and, if the log has been quiet for a while, tell of it. Raises what is meant for the program."""
         cdef int64_t now = monotonic_ns()
         self.failed += 1
