@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import typer
 
-from mic.settings import Settings
+from mic.startup.settings import Settings
 from podidctl.cluster_access import CliContext, connect
 from podidentity.exits import StartError
 from podidentity.resources import PODS, Kind, Resource

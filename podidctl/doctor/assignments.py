@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.bindings import indexed
-from mic.claims import ClaimKey, Held, Want
+from mic.cluster.bindings import indexed
+from mic.decisions.assignments import ClaimKey, Held, Want
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
 from podidctl.doctor.state import ObjectReference, Objects

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.shapes import SOMETHING_TO_DO
-from mic.settings import Settings as Reaching
+from mic.preview.schema import SOMETHING_TO_DO
+from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect
 from podidctl.diagnosis.daemons import nmi_settings

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
 from podidctl.doctor.state import ClusterState, Definition

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
-from mic.settings import Settings as MicSettings
-from mic.spellings import KINDS, respelled
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.spellings import KINDS, respelled
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.daemons import Daemon, list_daemons
 from podidctl.diagnosis.gather import or_failure

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
-from mic.claims import misconfigured
+from mic.decisions.assignments import misconfigured
 from nmi.identity.managed_mode import join
 from podidctl.diagnosis.bindings import eligible_bindings, named_identity, namespace_restriction, selecting_bindings
 from podidctl.diagnosis.decision import Outcome, is_managed, predict_decision

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import reached
-from mic.settings import Settings
+from mic.startup.settings import Settings
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
 from podidctl.completion import ClusterNames
 from podidctl.diagnosis.gather import gather, given_configuration

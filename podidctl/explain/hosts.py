@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mic.azure.identities import HostIdentities
-from mic.client_ids import mismatch
+from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
 from podidctl.diagnosis.bindings import named_identity, namespace_restriction, selecting_bindings
 from podidctl.diagnosis.decision import is_managed, is_watched

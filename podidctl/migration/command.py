@@ -11,7 +11,7 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.claims import Want
+from mic.decisions.assignments import Want
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.projections import ServiceAccount
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.completion import ClusterNames
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome

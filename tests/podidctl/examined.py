@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.diagnosis.daemons import (
     Daemon,
     DaemonCondition,

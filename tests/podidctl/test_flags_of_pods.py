@@ -2,7 +2,7 @@
 
 import pytest
 
-from mic.settings import Settings as MicSettings
+from mic.startup.settings import Settings as MicSettings
 from podidctl.diagnosis.daemons import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable, flags_of, nmi_settings
 from podidctl.diagnosis.gather import configuration_of, given_configuration
 from podidctl.diagnosis.input import NmiPods, ReadFailure

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
