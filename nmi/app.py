@@ -27,6 +27,7 @@ from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
 from nmi.node.memory_limit import memory_limit
+from nmi.node.neighbour_discovery import NeighbourDiscovery
 from nmi.node.plumbing import Plumbing
 from nmi.node.route_netlink import Reports
 from nmi.node.rules import RedirectError
@@ -175,6 +176,8 @@ class App:
         server = await self._build_server(client, index, feed, identities, Decisions(tell=PodEvents(events).tell))
         if settings.address_evidence:
             tasks.create_task(self._reports.run(feed), name="listen to the node's network")
+            discovery = NeighbourDiscovery(feed.unresolved_addresses)
+            tasks.create_task(discovery.run(), name="resolve pod addresses")
         tasks.create_task(feed.run(), name="watch pods and identities")
         self._feed = feed
         await self._contact.first_lists(client, feed.watches.by_name.values())
