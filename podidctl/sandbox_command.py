@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from mic.settings import Settings as ClusterSettings
+from mic.startup.settings import Settings as ClusterSettings
 from podidctl.completion import Names
 from podidctl.printing import complain
 from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named, reach
