@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from mic.settings import Settings as ClusterSettings
+from mic.startup.settings import Settings as ClusterSettings
 from podidctl.printing import complain
 from podidctl.reaching import reach
 from podidentity.exits import StartError
