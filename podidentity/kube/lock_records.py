@@ -1,7 +1,7 @@
-"""How the state of a leader lock is kept in an object of the API server: a Lease's spec, or an annotation. Pure.
+"""State of a leader lock in an object of the API server: a Lease's spec, or an annotation. Pure.
 
-The annotation on Endpoints is how client-go locked before there were Leases, and the reference (v1.8.17) still does.
-What else stands in the object, of fields and of labels, is kept as it is.
+client-go used the annotation on Endpoints before Leases existed, and the Go implementation (v1.8.17) still does. All
+other fields and labels of the object are preserved.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from podidentity.resources import Kind, Resource, Wire
 
 LEADER_ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
 UNREADABLE: Final = "(unreadable)"
-"""Stands for the holder where nobody can tell who it is: held, until it has not changed for its duration."""
+"""Holder of an unreadable lock. It counts as held until it has not changed for its duration."""
 
 SECONDS_MAX: Final = 2**31 - 1
-"""The API server's own limit for the duration in a Lease; a longer one in an annotation counts as none."""
+"""The API server's limit for the duration of a Lease; a longer one in an annotation is ignored."""
 COUNT_MAX: Final = 2**31 - 1
 RENEWED_MAX: Final = 64
-"""Characters of the time of renewal that are compared. The API's own times have 27."""
+"""Maximum length of the renewal time that is compared. The API's own times have 27 characters."""
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Who holds a lock; an empty *holder* is nobody. *fields* are the record's as they are stored."""
+    """Holder of a lock; *holder* is empty if there is none. *fields* are the stored fields."""
 
     holder: str = ""
     duration_seconds: float | None = None
@@ -37,17 +37,17 @@ class Record:
 
 
 class LockFormat(Protocol):
-    """One way of keeping a record in an object of `kind`."""
+    """A format of a lock record in an object of `kind`."""
 
     kind: Kind[Any]
 
     def read(self, document: Document) -> Record:
-        """The record in the object, whatever else its author wrote there."""
+        """Return the record in the object, whatever else its author wrote there."""
 
     def written(
         self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        """The object with *record* renewed for *holder*; with *acquire* the lock changes hands by it."""
+        """Return the object with *record* renewed for *holder*; with *acquire* the holder changes."""
 
 
 class LeaseSpec(Wire, frozen=True):
@@ -67,7 +67,7 @@ ENDPOINTS: Final = Kind("Endpoints", "endpoints", Resource)
 
 
 class InLease:
-    """In the spec of a coordination.k8s.io/v1 Lease."""
+    """Record in the spec of a coordination.k8s.io/v1 Lease."""
 
     kind = LEASES
 
@@ -81,10 +81,10 @@ class InLease:
 
 
 class InAnnotation:
-    """In an annotation of an Endpoints object, as JSON.
+    """Record in an annotation of an Endpoints object, as JSON.
 
-    client-go v0.23 writes whole seconds there and reads decimals too. It takes the lock for renewed when the text has
-    changed, so with whole seconds two renewals within one would be one.
+    client-go v0.23 writes whole seconds there and also reads decimals. It detects a renewal by a change of the text, so
+    with whole seconds two renewals in one second would look like one.
     """
 
     kind = ENDPOINTS
@@ -97,7 +97,7 @@ class InAnnotation:
             fields = msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return Record(UNREADABLE)
-        # What is nested may be deeper than any writer of JSON goes, and client-go writes nothing that is.
+        # Nested values may be too deep for JSON encoders, and client-go writes none.
         return _record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
 
     def written(
@@ -125,7 +125,7 @@ def _record(fields: Mapping[str, Any]) -> Record:
 def _renewed(
     record: Record, holder: str, seconds: int, now: datetime, transitions: str, *, acquire: bool
 ) -> dict[str, Any]:
-    # The API server refuses the time of a Lease without exactly these six decimals.
+    # The API server rejects the time of a Lease without exactly these six decimals.
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     fields = record.fields or {}
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}

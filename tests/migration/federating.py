@@ -76,7 +76,7 @@ def only(made: FederationPlan) -> IdentityStep:
 
 
 def blocking(made: FederationPlan) -> list[str]:
-    """What stands in the way of the one step; whatever does says what to do."""
+    """Obstacles of the one step; whatever does states the next action."""
     found = [each for each in (*made.remarks, *only(made).remarks) if each.blocks]
     assert all(each.do for each in found)
     return [each.why for each in found]

@@ -232,6 +232,6 @@ async def test_a_service_account_that_nmi_has_no_role_for_stands_in_the_way(clou
         return [each["why"] for each in everything if each["blocks"]]
 
     await asyncio.to_thread(prepare)
-    assert await blocking() == ["NMI may not ask for tokens of service account default/web"]
+    assert await blocking() == ["NMI may not request tokens of service account default/web"]
     await asyncio.to_thread(allow)
     assert await blocking() == []

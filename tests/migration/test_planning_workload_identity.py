@@ -150,7 +150,7 @@ def test_a_cron_job_is_changed_and_its_jobs_and_their_pods_are_left_to_it() -> N
 @pytest.mark.parametrize(
     ("kind", "owner", "why"),
     [
-        ("Job", "", "the template of a Job cannot be changed"),
+        ("Job", "", "the template of a Job is immutable"),
         ("ReplicaSet", "argoproj.io/v1alpha1 Rollout web", "it is made by Rollout web (argoproj.io/v1alpha1)"),
         ("StatefulSet", "example.org/v1 Database web", "it is made by Database web (example.org/v1)"),
     ],
@@ -165,7 +165,7 @@ def test_what_cannot_be_patched_has_its_account_and_is_for_a_person(kind: str, o
 def test_a_pod_by_itself_is_for_a_person_and_one_that_has_ended_is_nothing() -> None:
     made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
     assert [each.name for each in made.accounts] == ["a"]
-    assert whys(made) == ["Pod shop/alone: it is a pod by itself, which cannot be changed"]
+    assert whys(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
 
 
 def test_a_finished_job_is_nothing() -> None:
@@ -180,7 +180,7 @@ def test_a_set_of_the_same_kind_in_another_group_is_not_taken_for_kubernetes_own
 def test_a_label_that_is_on_the_pod_alone_is_told() -> None:
     made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
     assert whys(made) == [
-        "Pod shop/web-1: its label aadpodidbinding is not that of its template, so it was set on the pod alone"
+        "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod"
     ]
 
 

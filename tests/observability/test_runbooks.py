@@ -1,4 +1,4 @@
-"""Each alert leads to a page that says what to do, and each page belongs to an alert."""
+"""Each alert leads to a page that states the next action, and each page belongs to an alert."""
 
 import re
 

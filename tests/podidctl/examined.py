@@ -110,7 +110,7 @@ def examined(**changes: Any) -> Report:
 
 
 def bad(told: Report) -> list[Finding]:
-    """What is not well; each such line but an unknown one says what to do."""
+    """What is not well; each such line but an unknown one states the next action."""
     lines = [each for each in told.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines

@@ -79,7 +79,7 @@ async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
     await assigned_in_default(real, web="Assigned", other="Assigned")
     assert cloud.arm.calls == []
 
-    forbidden = "NMI's service account default/nmi may not ask for tokens of service accounts default/bare"
+    forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
     assert await federated(cloud) == [("problem", forbidden)]
     web, other = await link_of(cloud, "web"), await link_of(cloud, "other")
     assert (web["state"], web["about"]) == ("ok", "default/shop")
@@ -88,6 +88,6 @@ async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
     assert "federated.namespaces" in other["next"]
 
     await asyncio.to_thread(real.api, "DELETE", f"{CORE}/serviceaccounts/shop")
-    gone = "there is no service account default/shop, by which pods prove themselves to Azure: default/web"
+    gone = "service account default/shop, does not exist; Azure identifies these pods by it: default/web"
     assert ("problem", gone) in await federated(cloud)
-    assert (await link_of(cloud, "web"))["says"] == "there is no service account default/shop"
+    assert (await link_of(cloud, "web"))["says"] == "service account default/shop"

@@ -24,10 +24,10 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
         ((Locks(*NAME),), "nobody leads"),
         (
             (Locks(*NAME, held(renewed=OLD)),),
-            "nobody leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
+            "no MIC leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
         ),
         ((Locks(*NAME, Record()),), "nobody leads"),
-        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the reference's lock"),
+        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],
     ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],

@@ -51,7 +51,7 @@ async def test_the_rule_and_what_met_it_are_seen() -> None:
         await eventually(running)
         node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
         before = await asyncio.to_thread(examine, node, kubeconfig)
-        assert before["nat rule"] == ("ok", "node node-0: in force, before every other rule")
+        assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")
         assert before["redirects"][0] == "warning"
         assert before["IMDS"][0] == "ok"
         connected = await asyncio.to_thread(run, pods[0].command([sys.executable, "-c", CONNECT]))

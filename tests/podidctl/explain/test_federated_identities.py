@@ -80,13 +80,13 @@ def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_na
         (
             {"account": ServiceAccountAccess(exists=True, nmi_may_request=False, nmi=NMI_ACCOUNT)},
             "assertion_forbidden",
-            "NMI's service account kube-system/nmi may not ask for tokens of service account ns/shop",
+            "NMI's service account kube-system/nmi may not request tokens of service account ns/shop",
             "federated.namespaces",
         ),
         (
             {"account": ServiceAccountAccess(exists=False, nmi_may_request=True, nmi=NMI_ACCOUNT)},
             "service_account_missing",
-            "there is no service account ns/shop",
+            "service account ns/shop",
             "kubectl create serviceaccount -n ns shop",
         ),
         ({"pod": pod(service_account="")}, "service_account_missing", "the pod has no service account", "make the pod"),

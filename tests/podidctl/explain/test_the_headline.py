@@ -32,7 +32,7 @@ def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_
 def test_what_an_nmi_that_is_away_would_refuse_has_no_status() -> None:
     explanation = told(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
-    assert "NMI would answer it so: held for 45 s, then 404" in explanation.answer.says
+    assert "NMI would respond with: held for 45 s, then 404" in explanation.answer.says
 
 
 def test_an_exempt_pod_is_left_to_imds_also_without_nmi_but_not_where_one_hangs() -> None:

@@ -12,7 +12,7 @@ from tests.podidctl.asked import broken, only, rules, told
 @pytest.mark.parametrize(
     ("asked", "link", "says"),
     [
-        (None, "pod", "there is no such pod"),
+        (None, "pod", "this pod does not exist"),
         (pod(phase="Succeeded"), "pod", "run to its end"),
         (pod(host_network=True), "address", "its node's own network"),
         (pod(addresses=()), "address", "no address yet"),

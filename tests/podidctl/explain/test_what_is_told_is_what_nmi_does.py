@@ -1,5 +1,5 @@
 """On random little clusters the answer that is told is the one that a real feed of NMI leads to, and no refusal is left
-without a broken link that says what to do.
+without a broken link that states the next action.
 """
 
 import itertools

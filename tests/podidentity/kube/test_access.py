@@ -1,4 +1,4 @@
-"""Finding the API server. Each dead end is one line that says what to do."""
+"""Finding the API server. Each dead end is one line that states the next action."""
 
 import asyncio
 import base64
@@ -100,7 +100,7 @@ printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"
 async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
     started = time.monotonic()
-    with pytest.raises(AccessError, match="took longer than 2 s: see the program that it runs"):
+    with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
         await from_kubeconfig(plugin(tmp_path, "exec sleep 20"))
     assert time.monotonic() - started < 15
 
@@ -197,7 +197,7 @@ async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match=r"there is no kubeconfig at .*: correct --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match=r"the kubeconfig .*: does not exist: correct --kubeconfig or KUBECONFIG"):
         await from_kubeconfig(str(tmp_path / "none"))
 
 

@@ -60,7 +60,7 @@ async def test_an_api_server_that_answers_is_asked_once_and_nothing_is_logged(
 ) -> None:
     server.others.append(VERSION)
     contact = contact_with(ClusterAccess(server.url))
-    assert contact.problem == "the API server has not answered yet"
+    assert contact.problem == "the API server has not responded yet"
     with caplog.at_level(logging.INFO):
         await made(contact)
     assert [each.path for each in server.requests] == ["/version"]
@@ -87,7 +87,7 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
     first, last = caplog.records
     assert first.levelno == logging.WARNING
     assert "check that the API server runs" in first.__dict__["reason"]
-    assert last.getMessage() == "the API server answers"
+    assert last.getMessage() == "the API server responds"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
         await until(lambda: len(server.requests) > 30)
         assert not waiting.done()
     (line,) = caplog.records
-    assert line.getMessage() == "not allowed to list or watch; grant this right in our ClusterRole"
+    assert line.getMessage() == "not allowed to list or watch; grant this permission in the ClusterRole"
     assert informers[0].problem == f"{line.getMessage()} (403 Forbidden: no right)"
     for task in (waiting, *running):
         task.cancel()
