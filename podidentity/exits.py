@@ -1,13 +1,17 @@
 """Exit of a program's command: the errors that print one line on stderr, and the exit codes.
 
-0 after an orderly stop; 1 if something outside of the program must change; 2 for an unusable command line; 130 for
-Ctrl-C. Any other error is a defect and keeps its traceback. Only a program's `cli` uses this module.
+0 after an orderly stop; 1 if something outside of the program must change; 2 for an unusable command line or an
+installation without the program's extra; 130 for Ctrl-C. Any other error is a defect and keeps its traceback. Only a
+program's `cli` or `launcher` uses this module.
 """
 
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from podidentity.flags import UsageError
+
+_OWN_PACKAGES: Final = frozenset({"_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_sandbox"})
 
 
 class StartError(Exception):
@@ -18,9 +22,14 @@ class StartError(Exception):
 
 
 def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Exception], ...] = (StartError,)) -> int:
-    """Run *work* and return the exit code. An error of *expected*, alone or from a TaskGroup, gives 1."""
+    """Run *work* and return the exit code. An error of *expected*, alone or from a TaskGroup, gives 1.
+
+    A missing package of the extra that has the name of *program* gives 2.
+    """
     try:
         work()
+    except ModuleNotFoundError as error:
+        return missing_package(program, error)
     except UsageError as error:
         return _say(program, error, 2)
     except expected as error:
@@ -33,6 +42,18 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
+
+
+def missing_package(program: str, error: ModuleNotFoundError) -> int:
+    """Print the extra of *program* that has the missing package, and return the exit code 2.
+
+    Raises *error* if the missing module is a part of this project: then the installation is damaged.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not package or package in _OWN_PACKAGES:
+        raise error
+    line = f"the package {package} is missing; install it with pip install 'aad-pod-identity[{program}]'"
+    return _say(program, StartError(line), 2)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
