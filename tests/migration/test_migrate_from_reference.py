@@ -89,7 +89,7 @@ def test_in_place_changes_the_files_that_need_it_and_no_other(
     assert old.read_bytes() == NEW.replace("\n", "\r\n").encode()
     assert fine.stat().st_mtime_ns == before
     assert main([*COMMAND, "-f", str(tmp_path)]) == 0
-    assert "Nothing is different here" in capsys.readouterr().out
+    assert "No differences were found" in capsys.readouterr().out
 
 
 def test_a_rewrite_that_loses_something_is_to_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +97,7 @@ def test_a_rewrite_that_loses_something_is_to_be_looked_at(tmp_path: Path, capsy
     assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
     said = " ".join(capsys.readouterr().out.split())
     assert "review required" in said
-    assert "put back by hand" in said
+    assert "restore manually" in said
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
         (["-f", "empty"], 1, "empty contains no file that ends in .json, .yaml, .yml"),
         (["-f", "latin.yaml"], 1, "latin.yaml cannot be read (not UTF-8)"),
-        (["--values", "list.yaml"], 1, "list.yaml holds no values"),
-        (["--in-place"], 2, "--in-place needs -f"),
-        (["--in-place", "-f", "-"], 2, "--in-place needs -f"),
+        (["--values", "list.yaml"], 1, "list.yaml contains no values"),
+        (["--in-place"], 2, "--in-place requires -f"),
+        (["--in-place", "-f", "-"], 2, "--in-place requires -f"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

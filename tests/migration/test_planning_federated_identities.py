@@ -86,7 +86,7 @@ def test_a_pod_on_its_nodes_network_stands_in_the_way() -> None:
     host = msgspec.structs.replace(template.spec, host_network=True)
     spec = msgspec.structs.replace(made.spec, template=msgspec.structs.replace(template, spec=host))
     (told,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
-    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS itself")
+    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
 
 
 def test_more_service_accounts_than_azure_takes_stand_in_the_way() -> None:

@@ -63,7 +63,7 @@ def test_a_node_that_is_open_while_nmi_is_away_is_reported(seen: dict[str, objec
 
 def test_each_mechanism_is_named() -> None:
     everything = told(restricted=("filter",), guard=True)
-    assert everything["AKS IMDS restriction"] == (Level.OK, "node n: there, in filter/FORWARD")
+    assert everything["AKS IMDS restriction"] == (Level.OK, "node n: present in filter/FORWARD")
     assert everything["boot guard"] == (Level.OK, "node n: enabled for the next boot")
     assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not there")
     assert told()["boot guard"] == (Level.OK, "node n: not installed")

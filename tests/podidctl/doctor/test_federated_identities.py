@@ -84,7 +84,7 @@ def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
 def test_a_service_account_that_is_gone_is_told_with_the_pods_that_need_it() -> None:
     line = one(told(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
-    assert line.says == "service account ns/shop, does not exist; Azure identifies these pods by it: ns/web"
+    assert line.says == "service account ns/shop does not exist; Azure identifies these pods by it: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
 
 

@@ -21,12 +21,12 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("locks", "says"),
     [
-        ((Locks(*NAME),), "nobody leads"),
+        ((Locks(*NAME),), "no MIC leads"),
         (
             (Locks(*NAME, held(renewed=OLD)),),
             "no MIC leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
         ),
-        ((Locks(*NAME, Record()),), "nobody leads"),
+        ((Locks(*NAME, Record()),), "no MIC leads"),
         ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],
@@ -81,11 +81,11 @@ def test_an_old_server_and_one_without_a_date_are_told() -> None:
 @pytest.mark.parametrize(
     ("there", "level", "says"),
     [
-        (None, Level.PROBLEM, "no such CustomResourceDefinition"),
+        (None, Level.PROBLEM, "this CustomResourceDefinition does not exist"),
         (definition(served=False), Level.PROBLEM, "v1 is not served"),
         (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
         (definition(storage=False), Level.WARNING, "another version is stored"),
-        (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops fields"),
+        (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops unknown fields"),
         (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )

@@ -107,7 +107,7 @@ def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes
     assert explanation.answer.outcome is Outcome.GRANTED
     assert broken(explanation) == []
     says = {each.link: each.says for each in explanation.links}
-    assert "pods have what it gives until it is gone" in says["identity"]
+    assert "pods keep its access until the deletion is complete" in says["identity"]
     assert "(team.example/hold)" in says["binding"]
 
 

@@ -13,10 +13,10 @@ from tests.podidctl.asked import broken, only, rules, told
     ("asked", "link", "says"),
     [
         (None, "pod", "this pod does not exist"),
-        (pod(phase="Succeeded"), "pod", "run to its end"),
-        (pod(host_network=True), "address", "its node's own network"),
+        (pod(phase="Succeeded"), "pod", "has ended"),
+        (pod(host_network=True), "address", "its node's network"),
         (pod(addresses=()), "address", "no address yet"),
-        (Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status), "pod", "on no node yet"),
+        (Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status), "pod", "not scheduled to a node yet"),
     ],
     ids=["absent", "finished", "host-network", "no-address", "no-node"],
 )
@@ -34,7 +34,7 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     assert broken(told(same_address_pods=(pod("other", uid="uid-2", deleting=True),))) == []
     ending = only(told(pod=pod(deleting=True), same_address_pods=(other,)))
     assert ending.link == "address"
-    assert "this one is ending" in ending.says
+    assert "this one is terminating" in ending.says
     assert "ask about ns/other" in ending.next
     both = only(told(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
     assert "all of them are ending" in both.says

@@ -171,7 +171,7 @@ async def test_what_nmi_and_mic_said_of_the_pod_is_shown_and_others_events_are_n
 
 async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleCloud) -> None:
     for words, says in (
-        (("a/b/c",), "is no pod's name"),
+        (("a/b/c",), "is not a pod name"),
         (("default/web", "-n", "other"), "name two namespaces"),
     ):
         wrong = await ask(cloud, *words)
