@@ -165,7 +165,7 @@ async def test_a_federated_application_goes_on_to_workload_identity_and_comes_ba
     arguments = ("--workload-identity", "--timeout=20", "-o", "json")
     refused = await migrate(cloud, "apply", "--yes", *arguments)
     assert refused.code == 3
-    assert "webhook is not there" in refused.document["outcomes"][0]["why"]
+    assert "webhook is not installed" in refused.document["outcomes"][0]["why"]
     await asyncio.to_thread(add_webhook, real)
 
     dry = await migrate(cloud, "apply", *arguments)

@@ -151,7 +151,7 @@ async def test_the_issuer_is_the_clusters_own_unless_another_is_given(cluster: u
     assert {words[words.index("--issuer") + 1] for words in commands} == {own}
     subjects = {words[words.index("--subject") + 1] for words in commands}
     assert subjects == {f"system:serviceaccount:{shop}:web", f"system:serviceaccount:{shop}:nightly"}
-    assert f"#   issuer {own}: Azure has to read its keys" in answer.out
+    assert f"#   issuer {own}: Azure must read its keys" in answer.out
     given = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az", "--issuer", ISSUER)
     assert own not in given.out
 
@@ -160,7 +160,7 @@ async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", shop)
     assert answer.code == 3
     subject = f"system:serviceaccount:{shop}:web"
-    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "by hand:"):
+    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "manual steps:"):
         assert part in answer.out
     assert (await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", "elsewhere")).code == 0
 

@@ -81,7 +81,7 @@ def test_what_somebody_has_changed_since_stays_and_is_told() -> None:
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"spec": {"type": 1}, "tenantID": "t"}', "[" * 9000, '{"spec": 1}'])
 def test_a_note_that_says_nothing_leads_nowhere(note: str) -> None:
     made = stored(identity(type=3), annotations={FORMER_ANNOTATION: note})
-    with pytest.raises(UnpatchableError, match="by hand"):
+    with pytest.raises(UnpatchableError, match="manually"):
         rollback_patch(made)
 
 
@@ -136,5 +136,5 @@ def test_a_label_that_somebody_has_changed_since_stays() -> None:
 
 @pytest.mark.parametrize("note", ["", "1", '{"identity": "a", "put": {"a": 1}, "before": {}}'])
 def test_a_mark_that_says_nothing_is_for_a_person(note: str) -> None:
-    with pytest.raises(UnpatchableError, match="by hand"):
+    with pytest.raises(UnpatchableError, match="manually"):
         removal_patch(stored({"metadata": {"annotations": {PUT_ANNOTATION: note}}}), ANNOTATIONS)

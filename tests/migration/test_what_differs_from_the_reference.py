@@ -89,7 +89,7 @@ def test_a_service_principal_with_its_secret_beside_it_is_served_alike() -> None
 def test_a_binding_without_its_identity_is_told_also_where_one_of_that_name_is_elsewhere() -> None:
     one = only(identity(namespace="elsewhere"), binding())
     assert one.level is DifferenceLevel.FIX
-    assert one.what == "AzureIdentity shop/demo"
+    assert one.what == "AzureIdentity shop/demo does not exist"
 
 
 def test_two_bindings_for_the_same_are_told_and_two_for_different_labels_are_not() -> None:
@@ -147,7 +147,7 @@ def test_an_object_that_cannot_be_read_is_told_and_hides_no_other() -> None:
 
 def test_what_could_not_be_read_is_told() -> None:
     one = only(*FINE, unread={"daemonsets": "forbidden"})
-    assert (one.level, one.about, one.what) == (DifferenceLevel.REVIEW, "daemonsets", "not read: forbidden")
+    assert (one.level, one.about, one.what) == (DifferenceLevel.REVIEW, "daemonsets", "could not be read: forbidden")
 
 
 def test_of_manifests_only_what_they_say_themselves_is_told() -> None:

@@ -88,6 +88,6 @@ async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
     assert "federated.namespaces" in other["next"]
 
     await asyncio.to_thread(real.api, "DELETE", f"{CORE}/serviceaccounts/shop")
-    gone = "service account default/shop, does not exist; Azure identifies these pods by it: default/web"
+    gone = "service account default/shop does not exist; Azure identifies these pods by it: default/web"
     assert ("problem", gone) in await federated(cloud)
-    assert (await link_of(cloud, "web"))["says"] == "service account default/shop"
+    assert (await link_of(cloud, "web"))["says"] == "service account default/shop does not exist"

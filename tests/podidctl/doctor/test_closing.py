@@ -65,7 +65,7 @@ def test_each_mechanism_is_named() -> None:
     everything = told(restricted=("filter",), guard=True)
     assert everything["AKS IMDS restriction"] == (Level.OK, "node n: present in filter/FORWARD")
     assert everything["boot guard"] == (Level.OK, "node n: enabled for the next boot")
-    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not there")
+    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not present")
     assert told()["boot guard"] == (Level.OK, "node n: not installed")
     assert told(localnet="route_localnet is 0")["route_localnet"] == (Level.PROBLEM, "node n: route_localnet is 0")
     unread = told(restricted=ReadFailure("no"), guard=ReadFailure("no"))

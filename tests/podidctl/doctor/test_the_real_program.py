@@ -51,9 +51,9 @@ async def test_what_is_wrong_is_found_and_said_with_what_to_do(cloud: LittleClou
     answer = await ask(cloud)
     assert (answer.code, answer.err) == (3, "")
     assert "azureidentitybindings default/old" in answer.out
-    assert "AzureIdentityBinding default/old (1 pod): AzureIdentity default/demo" in answer.out
+    assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
     assert "no MIC leads" in answer.out
-    assert "leader: see that MIC runs" in answer.out
+    assert "leader: check that MIC runs" in answer.out
     as_json, as_yaml = await asyncio.gather(ask(cloud, "-o", "json"), ask(cloud, "-o", "yaml"))
     assert as_json.document == yaml.safe_load(as_yaml.out)
 

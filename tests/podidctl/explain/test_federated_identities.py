@@ -89,7 +89,12 @@ def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_na
             "service account ns/shop does not exist",
             "kubectl create serviceaccount -n ns shop",
         ),
-        ({"pod": pod(service_account="")}, "service_account_missing", "the pod has no service account", "delete and create the pod"),
+        (
+            {"pod": pod(service_account="")},
+            "service_account_missing",
+            "the pod has no service account",
+            "delete and create the pod",
+        ),
     ],
     ids=["forbidden", "gone", "none"],
 )

@@ -16,7 +16,11 @@ from tests.podidctl.asked import broken, only, rules, told
         (pod(phase="Succeeded"), "pod", "has ended"),
         (pod(host_network=True), "address", "its node's network"),
         (pod(addresses=()), "address", "no address yet"),
-        (Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status), "pod", "not scheduled to a node yet"),
+        (
+            Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status),
+            "pod",
+            "not scheduled to a node yet",
+        ),
     ],
     ids=["absent", "finished", "host-network", "no-address", "no-node"],
 )
@@ -35,7 +39,7 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     ending = only(told(pod=pod(deleting=True), same_address_pods=(other,)))
     assert ending.link == "address"
     assert "this one is terminating" in ending.says
-    assert "ask about ns/other" in ending.next
+    assert "run this command for ns/other" in ending.next
     both = only(told(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
     assert "all of them are ending" in both.says
 

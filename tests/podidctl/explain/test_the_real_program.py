@@ -76,7 +76,7 @@ async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud:
     del cloud.arm.vm(vm_id("n0")).user_assigned[identity_id("demo").lower()]
     taken = await ask(cloud, "web", "-n", "default", cloudconfig=True)
     assert taken.code == 3
-    assert "is not on n0: so IMDS has no token of it" in taken.out
+    assert "is not attached to n0, so IMDS has no token of it" in taken.out
 
 
 async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud) -> None:
@@ -91,7 +91,7 @@ async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud
     assert (answer.code, answer.err) == (3, "")
     (row,) = [line for line in answer.out.splitlines() if "broken" in line]
     assert "no AzureIdentityBinding has selector 'demo'" in row
-    assert "next: set spec.selector of the binding, or the pod's label" in answer.out
+    assert "next: set spec.selector of the binding or the pod's label" in answer.out
     assert "default/demo selects 'demoo'" in answer.out
 
 
