@@ -1,8 +1,9 @@
 """Generator of the chart's Grafana dashboard: `python -m tools.dashboard`. A test compares the file with its output.
 
 A cluster can have a thousand nodes, so a panel shows sums, quantiles and the ten nodes with the highest values. Two
-labels depend on the scrape configuration: `node`, and `exported_namespace`, Prometheus's name for the label `namespace`
-of a metric (the requesting pod's) if the target has a label `namespace` too. Without these labels, "All" shows all series.
+labels depend on the scrape configuration: `node`, and `exported_namespace`. The latter is Prometheus's name for a
+metric's label `namespace` (the requesting pod's) if the target has a label `namespace` too. Without these labels, "All"
+shows all series.
 """
 
 import json
