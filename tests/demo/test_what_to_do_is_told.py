@@ -1,4 +1,4 @@
-"""Every failure of the demo states the next action next. The other files show that it goes on."""
+"""Every failure of the demo says what to do next. The other files show that it goes on."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What keeps MIC from starting is one line that states the next action, and an exit code; never a traceback."""
+"""What keeps MIC from starting is one line that says what to do, and an exit code; never a traceback."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`nmi --cleanup` while somebody keeps the lock, or a table cannot be changed: it ends, and states the next action."""
+"""`nmi --cleanup` while somebody keeps the lock, or a table cannot be changed: it ends, and says what to do."""
 
 from collections.abc import AsyncIterator
 

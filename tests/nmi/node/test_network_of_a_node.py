@@ -279,7 +279,7 @@ async def test_arp_for_another_pods_address_is_no_evidence_where_each_pod_has_it
 
 @pytest.mark.parametrize("town", ["bridge"], indirect=True)
 async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(town: Town) -> None:
-    """The forger would be served as that pod otherwise: docs/security.md states the next action about it."""
+    """The forger would be served as that pod otherwise: docs/security.md says what to do about it."""
     await asyncio.to_thread(town.talk, [42])
     await until(lambda: town.attachment(42).settled)
     await asyncio.to_thread(forge, town, 5, 42, 40)
