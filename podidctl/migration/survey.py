@@ -9,7 +9,7 @@ import msgspec
 
 from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
-from mic.startup.type_upgrade import Record
+from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.migration.findings import Found
 from podidctl.migration.installed import Program, is_namespaced, mic_settings
 from podidctl.migration.shapes import (
@@ -158,7 +158,7 @@ def _program(kind: Kind[Any], workload: WorkloadObject, container: Container) ->
 
 
 async def _record(client: Client, settings: Settings, unread: dict[str, str]) -> tuple[str | None, str]:
-    record = Record(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+    record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
     try:
         return await record.read(), record.told
     except Forbidden as error:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.decisions.assignments import Want
+from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bound import Bound
 from podidctl.migration.shapes import ServiceAccount
 from podidctl.migration.workloads import DEFAULT, Key, Makers, Workload
@@ -223,7 +223,7 @@ class _Planning:
                 )
             )
 
-    def _wants(self, workload: Workload) -> list[Want]:
+    def _wants(self, workload: Workload) -> list[DesiredAssignment]:
         return self._bound.wants(workload)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
