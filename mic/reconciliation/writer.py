@@ -175,19 +175,13 @@ class Writer:
         self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *existing.key, operations))
 
     async def _failed(self, step: Step, error: ApiError) -> Written:
-        existing = getattr(step, "held", None)
-        key = (
-            existing.key
-            if isinstance(existing, ExistingAssignment)
-            else (step.desired.namespace, step.name)
-            if isinstance(step, plan.Create)
-            else None
-        )
+        existing = None if isinstance(step, plan.Create) else step.existing
+        key = (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
         match error:
-            case NotFound() if isinstance(existing, ExistingAssignment):
+            case NotFound() if existing is not None:
                 self._view.gone(existing)
                 return Written(stale=True)
-            case Conflict() | Invalid() if key is not None and await self._read_again(key, existing):
+            case Conflict() | Invalid() if await self._read_again(key, existing):
                 return Written(stale=True)
             case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):  # as what cannot be read
                 log.warning(
