@@ -125,7 +125,7 @@ def application(context: CliContext) -> typer.Typer:
         """Make a service of a running sandbox fail; print the active faults."""
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
-        given = around.environ.get("PODIDENTITY_SANDBOX", "")
+        given = context.environ.get("PODIDENTITY_SANDBOX", "")
         folder = sandbox or (Path(given) if given else None)
         raise typer.Exit(sandbox_runner.fault(folder, faults or (), clear=clear))
 
