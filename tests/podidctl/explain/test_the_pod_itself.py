@@ -41,7 +41,7 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     assert "this one is terminating" in ending.says
     assert "run this command for ns/other" in ending.next
     both = only(told(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
-    assert "all of them are ending" in both.says
+    assert "all of them are terminating" in both.says
 
 
 @pytest.mark.parametrize(

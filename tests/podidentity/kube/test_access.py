@@ -106,7 +106,7 @@ async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("program", "told"), [("/nowhere/python", "no program can be started"), ("false", r"failed \(exit code 1\)")]
+    ("program", "told"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
 async def test_a_reading_program_that_does_not_run_leaves_the_last_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
@@ -197,7 +197,7 @@ async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match=r"the kubeconfig .*: does not exist: correct --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match=r"the kubeconfig .* does not exist: correct --kubeconfig or KUBECONFIG"):
         await from_kubeconfig(str(tmp_path / "none"))
 
 
@@ -207,7 +207,7 @@ async def test_a_kubeconfig_that_cannot_even_be_looked_for_is_one_line(tmp_path:
 
 
 async def test_nothing_at_all_says_what_to_give() -> None:
-    with pytest.raises(AccessError, match="name a kubeconfig with --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match="pass a kubeconfig with --kubeconfig or KUBECONFIG"):
         await find("", {})
 
 

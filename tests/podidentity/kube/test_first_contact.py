@@ -76,7 +76,7 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
     contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"))
     with caplog.at_level(logging.INFO):
         waiting = asyncio.create_task(contact.made())
-        await until(lambda: contact.problem and "the network from here" in contact.problem)
+        await until(lambda: contact.problem and "this machine's network" in contact.problem)
         assert str(proxy.port) in (contact.problem or "")
         await asyncio.sleep(0.3)  # several requests, of which one line is told
         assert not waiting.done()
