@@ -194,4 +194,4 @@ async def test_what_keeps_it_from_telling_anything_is_one_line(cloud: LittleClou
     await cloud.api.stop()
     gone = await plan(cloud)
     assert (gone.code, gone.out, gone.err.count("\n")) == (1, "", 1)
-    assert "check --kubeconfig and that the API server runs" in gone.err
+    assert "check --kubeconfig, or that the API server runs" in gone.err
