@@ -22,6 +22,10 @@ TEXT_MAX = 600
 """Maximum length of a printed text in characters. Messages of the API server and of Azure are shorter."""
 
 
+LISTED_MAX = 5
+"""Names that one text lists by default; further ones are only counted."""
+
+
 class Output(StrEnum):
     """Output format."""
 
@@ -52,6 +56,13 @@ def printable_json(text: str) -> str:
 def _escaped(character: str) -> str:
     units = character.encode("utf-16-be").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def listed(names: Iterable[str], most: int = LISTED_MAX) -> str:
+    """Return the first *most* of the sorted *names*, and the number of further ones."""
+    several = sorted(names)
+    more = f" and {len(several) - most} more" if len(several) > most else ""
+    return ", ".join(several[:most]) + more
 
 
 def print_document(value: Any, output: Output, to: Console) -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Final
 
-from podidentity.kube.rates import TokenBucket
+from podidentity.telemetry.token_bucket import TokenBucket
 
 LEAST_SHARE: Final = 10
 """Of this many turns one goes to what is least urgent, so that nothing waits for ever."""

@@ -18,9 +18,9 @@ from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.schema import Level, Report, listed
+from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ClusterState, Objects
-from podidctl.printing import Output, console, plain, print_document, print_table
+from podidctl.printing import Output, console, listed, plain, print_document, print_table
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 

@@ -5,13 +5,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from mic.preview.text import counted
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import GRANT, account_name
 from podidctl.doctor import programs
 from podidctl.doctor.objects import by_selector, live_pods
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import FederatedAccess, Objects, ServerState
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 from podidentity.telemetry.logs import redacted
 

@@ -38,7 +38,7 @@ from podidentity.flags import UsageError
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
 from podidentity.kube.errors import ApiError, NotFound, Unreachable
-from podidentity.kube.lock_records import ENDPOINTS, LEASES, InAnnotation, InLease, LockFormat, Record
+from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -215,8 +215,8 @@ async def _locks(client: Client, mic: Sequence[Daemon]) -> tuple[Locks, ...]:
     names = {(each.lease_namespace, each.lease_name): None for each in _settings(mic)}
     found = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
-        lease = await _lock_record(client, InLease(), LEASES, namespace, name)
-        endpoints = await _lock_record(client, InAnnotation(), ENDPOINTS, namespace, name)
+        lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
+        endpoints = await _lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
         found.append(Locks(namespace, name, lease, endpoints))
     return tuple(found)
 
@@ -231,7 +231,7 @@ def _settings(mic: Sequence[Daemon]) -> list[MicSettings]:
     return read
 
 
-async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> Record | None:
+async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
     try:
         return by.read(_document(msgspec.Raw(await client.request("GET", object_path(kind, namespace, name)))))
     except NotFound:

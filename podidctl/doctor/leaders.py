@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from podidctl.doctor.schema import Finding, Level, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Locks
+from podidctl.printing import listed
 from podidentity.kube.lease import REFERENCE_SECONDS
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 
 GRACE_SECONDS = 60.0
 """Added to a lock's duration, because clocks differ between machines and the leader may be changing."""
@@ -54,7 +55,7 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     )
 
 
-def _holder(record: Record | None, now: datetime) -> str:
+def _holder(record: LockRecord | None, now: datetime) -> str:
     """Return the current holder, or an empty string."""
     if record is None or not record.holder:
         return ""

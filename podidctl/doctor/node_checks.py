@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mic.preview.text import counted
 from nmi.node.rules import CHAIN
 from nmi.node.tables import normal
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
-from podidctl.doctor.schema import Finding, Level, counted, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 
 _COUNTER_LINE = re.compile(r"\[(?P<packets>\d+):\d+\] -A (?P<chain>\S+) (?P<rule>.*)")
 

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
+from mic.preview.text import counted
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.diagnosis.token_source import SIGN_IN_TYPES, describe_token_source, unknown_cloud_note
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentityBinding, Pod
 
 

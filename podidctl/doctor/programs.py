@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from mic.preview.text import counted
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
@@ -10,7 +11,8 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.daemons import Daemon, environment_of, nmi_settings, parseable_flags
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.doctor.exemptions import exemption_reasons
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
+from podidctl.printing import listed
 from podidentity.flags import UsageError
 from podidentity.resources import AzurePodIdentityException, Node, Pod, PodSpec
 

@@ -7,8 +7,9 @@ are used.
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.doctor.schema import Finding, Level, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Right, Rights
+from podidctl.printing import listed
 from podidentity.resources import GROUP
 
 READ: Final = ("get", "list", "watch")

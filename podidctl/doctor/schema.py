@@ -1,13 +1,9 @@
 """Schema of the findings, which is also the document of the machine-readable output. Pure."""
 
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from podidctl.explain.schema import Shown
+from mic.preview.schema import ReportModel
 from podidctl.printing import plain
-
-LISTED_MAX = 5
-"""Objects that one finding names; further ones are only counted."""
 
 
 class Level(StrEnum):
@@ -22,7 +18,7 @@ class Level(StrEnum):
     """The state could not be read."""
 
 
-class Finding(Shown, frozen=True):
+class Finding(ReportModel, frozen=True):
     """Result of one check, as one line."""
 
     check: str
@@ -33,7 +29,7 @@ class Finding(Shown, frozen=True):
     """The next action; never empty for a problem or a warning."""
 
 
-class Report(Shown, frozen=True):
+class Report(ReportModel, frozen=True):
     """All findings, in the order of the checks."""
 
     findings: list[Finding]
@@ -52,15 +48,3 @@ class Report(Shown, frozen=True):
 def make_finding(check: str, level: Level, says: str, then: str = "") -> Finding:
     """Return a finding. The texts are untrusted."""
     return Finding(check=check, level=level, says=plain(says), next=plain(then))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the first names, and the number of further ones."""
-    several: Sequence[str] = sorted(names)
-    more = f" and {len(several) - LISTED_MAX} more" if len(several) > LISTED_MAX else ""
-    return ", ".join(several[:LISTED_MAX]) + more
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return *number* with the singular or plural form."""
-    return f"{number} {one if number == 1 else many or one + 's'}"

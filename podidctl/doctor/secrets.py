@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
-from podidctl.doctor.schema import Finding, Level, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import SecretAccess
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentity
 
 CHECK: Final = "secrets"

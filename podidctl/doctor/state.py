@@ -9,7 +9,7 @@ import msgspec
 
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureIdentity,
@@ -106,8 +106,8 @@ class Locks:
 
     namespace: str
     name: str
-    lease: Record | None = None
-    endpoints: Record | None = None
+    lease: LockRecord | None = None
+    endpoints: LockRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

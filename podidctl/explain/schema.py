@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.printing import plain
@@ -17,11 +18,7 @@ class LinkState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base class that sets the field names in JSON."""
-
-
-class Link(Shown, frozen=True):
+class Link(ReportModel, frozen=True):
     """One link between a pod and its token."""
 
     link: str
@@ -39,7 +36,7 @@ def make_link(link: str, about: str, state: LinkState, says: str, then: str = ""
     return Link(link=link, about=plain(about), state=state, says=plain(says), next=plain(then))
 
 
-class EventReport(Shown, frozen=True):
+class EventReport(ReportModel, frozen=True):
     """An Event about the pod."""
 
     at: str
@@ -50,7 +47,7 @@ class EventReport(Shown, frozen=True):
     count: int
 
 
-class Answer(Shown, frozen=True):
+class Answer(ReportModel, frozen=True):
     """Result of a request that names no identity, except what only Azure knows."""
 
     outcome: Outcome
@@ -61,7 +58,7 @@ class Answer(Shown, frozen=True):
     """HTTP status, if NMI refuses without a request to Azure."""
 
 
-class Explanation(Shown, frozen=True):
+class Explanation(ReportModel, frozen=True):
     """Explanation of one pod. Each link depends on the ones before it."""
 
     pod: str
@@ -75,7 +72,7 @@ class Explanation(Shown, frozen=True):
     """Origin of the NMI settings that were used."""
     events_unread: str = ""
     """Why the Events could not be read."""
-    decided: list[LoggedDecision] = []
+    decided: list[LoggedDecision] = msgspec.field(default_factory=list)
     """Decisions about the pod in NMI's log, latest first."""
     decided_unread: str = ""
     """Why NMI's log could not be read."""

@@ -27,7 +27,7 @@ from podidentity.kube import access
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
-from podidentity.kube.lock_records import ENDPOINTS, InAnnotation
+from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
 from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind
 from podidentity.version import VERSION
 
@@ -180,7 +180,7 @@ async def _lock_holder(client: Client, settings: Settings, lock_at: str, unread:
     except Forbidden as error:
         unread[f"Endpoints {lock_at}"] = error.message
         return None
-    return InAnnotation().read(msgspec.json.decode(answer)).holder
+    return AnnotationFormat().read(msgspec.json.decode(answer)).holder
 
 
 async def _openapi(client: Client) -> bytes:

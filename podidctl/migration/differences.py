@@ -13,6 +13,7 @@ from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.migration.field_spellings import object_name
+from podidctl.printing import listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object
@@ -281,7 +282,7 @@ def _client_ids(read: _ReadableObjects) -> Iterator[Difference]:
                 names = sorted(name for several in group.values() for name in several)
                 yield Difference(
                     DifferenceLevel.FIX,
-                    f"AzureIdentities {_listed(names)}",
+                    f"AzureIdentities {listed(names, LISTED_MAX)}",
                     f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, the Go "
                     "implementation assigned all",
                     "correct them: az identity show --query '[clientId, id]'",
@@ -315,7 +316,7 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in without]
         yield Difference(
             DifferenceLevel.REVIEW,
-            f"pods {_listed(names)}",
+            f"pods {listed(names, LISTED_MAX)}",
             "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, with the "
             "Go implementation after 80 s",
             "correct the label or the selector, or remove the label",
@@ -325,7 +326,7 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
         yield Difference(
             DifferenceLevel.REVIEW,
-            f"mirror pods {_listed(names)}",
+            f"mirror pods {listed(names, LISTED_MAX)}",
             "are static pods with the label aadpodidbinding; they get no identity, because their node's kubelet could "
             "have set any namespace and labels",
             "use a DaemonSet or Deployment instead",
@@ -346,12 +347,8 @@ def _lock(found: Installation) -> Iterator[Difference]:
 
 
 def _object_list(kind: Kind[Any], documents: Sequence[Document]) -> str:
-    return f"{kind.plural}: {_listed([object_name(kind, each).removeprefix(f'{kind.name} ') for each in documents])}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED_MAX
-    return ", ".join(names[:LISTED_MAX]) + (f" and {more} more" if more > 0 else "")
+    names = [object_name(kind, each).removeprefix(f"{kind.name} ") for each in documents]
+    return f"{kind.plural}: {listed(names, LISTED_MAX)}"
 
 
 def _count(things: Sequence[object], what: str) -> str:

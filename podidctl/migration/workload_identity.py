@@ -7,7 +7,7 @@ identities, the account is for the one that NMI uses for a request that names no
 import ipaddress
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -19,6 +19,7 @@ from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.projections import ServiceAccount
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
+from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import (
     BINDING_LABEL,
@@ -249,7 +250,9 @@ class _Planner:
             return None
         name = self._free_name(workload, mine)
         used = (
-            "every pod without one also uses" if workload.account == DEFAULT_ACCOUNT else f"{_few(strangers)} also uses"
+            "every pod without one also uses"
+            if workload.account == DEFAULT_ACCOUNT
+            else f"{listed((each.description for each in strangers), 3)} also uses"
         )
         self._say(
             workload.description,
@@ -356,11 +359,6 @@ def _client_of_account(account: ServiceAccount | None) -> str:
 
 def _name(identity: AzureIdentity) -> str:
     return "/".join(identity.key)
-
-
-def _few(workloads: Iterable[Workload]) -> str:
-    names = sorted(each.description for each in workloads)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_public(issuer: str) -> bool:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.parameters import token_request
@@ -17,13 +18,12 @@ from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
 from podidctl.diagnosis.service_accounts import pod_token_source, subject
 from podidctl.diagnosis.token_source import TYPE_NAMES, unknown_cloud_note
-from podidctl.explain.schema import Shown
 from podidctl.printing import plain
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
 
-class TokenPrediction(Shown, frozen=True):
+class TokenPrediction(ReportModel, frozen=True):
     """NMI's predicted response. Client ids are shortened to a recognizable prefix."""
 
     pod: str

@@ -28,7 +28,7 @@ API_VERSION: Final = "2018-02-01"
 ANSWER_MAX: Final = 64 * 1024
 """Bytes. A token with every optional claim and group stays under 16 KiB."""
 
-PASSED_ON: Final = ("Retry-After", "x-ms-request-id")
+PASSED_ON_HEADERS: Final = ("Retry-After", "x-ms-request-id")
 
 ATTEMPT_SECONDS: Final = 10.0
 """Time limit of one attempt, including the connection. A first token can take seconds, one from IMDS's cache
@@ -49,10 +49,10 @@ PATIENCE_SECONDS: Final = 10.0
 LAG_DELAYS: Final = (0.5, 1.0, 1.0, 1.5, 2.0)
 """Seconds between attempts while IMDS has not received an update of Resource Manager; the last one repeats."""
 
-SELECTORS: Final = ("client_id", "object_id", "msi_res_id")
+IDENTITY_PARAMETERS: Final = ("client_id", "object_id", "msi_res_id")
 """Parameters that name an identity."""
 
-NO_ANSWER: Final = "no_answer"
+NO_RESPONSE_CODE: Final = "no_answer"
 """Code of an Unreachable after the time limit of an attempt, or after a refused or lost connection."""
 
 Slot = Callable[[], AbstractAsyncContextManager[object]]
@@ -118,13 +118,13 @@ class ImdsSource:
         GONE_SECONDS. For *lag_seconds* "Identity not found" counts as a delay between Resource Manager and IMDS and is
         retried. Raises the AzureError of the last attempt.
         """
-        url = self._asking(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
-        tries = Tries(self._retry_delays, within, lag_seconds, self._clock(), self._random)
+        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        policy = RetryPolicy(self._retry_delays, within, lag_seconds, self._clock(), self._random)
         while True:
             try:
-                return await self._try(url, slot, tries.until - self._clock())
+                return await self._attempt(url, slot, policy.until - self._clock())
             except AzureError as error:
-                pause = tries.pause_after(error, self._clock())
+                pause = policy.pause_after(error, self._clock())
                 if pause is None:
                     raise
             await self._sleep(pause)
@@ -147,10 +147,10 @@ class ImdsSource:
         The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
         for one over ANSWER_MAX, and errors of the permit.
         """
-        url = self._asking(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
         try:
-            async with self._one_try(url, slot, within):
+            async with self._attempt_context(url, slot, within):
                 reply = await self._exchange(url)
                 if reply.status != 200:
                     raise failure_in(url, reply)
@@ -159,15 +159,17 @@ class ImdsSource:
                 raise
         if reply is None:
             raise AssertionError("neither a response nor an error")
-        headers = tuple((name, value) for name in PASSED_ON if (value := reply.header(name)))
+        headers = tuple((name, value) for name in PASSED_ON_HEADERS if (value := reply.header(name)))
         return RawAnswer(reply.status, reply.body, reply.header("Content-Type"), headers)
 
-    def _asking(
+    def _request_url(
         self, resource: str, client_id: str, object_id: str, resource_id: str, xms_cc: str, *, bypass_cache: bool
     ) -> URL:
         """Return the URL. Raises ValueError for more than one identity."""
         named = {
-            name: value for name, value in zip(SELECTORS, (client_id, object_id, resource_id), strict=True) if value
+            name: value
+            for name, value in zip(IDENTITY_PARAMETERS, (client_id, object_id, resource_id), strict=True)
+            if value
         }
         if len(named) > 1:
             raise ValueError("IMDS accepts only one of client_id, object_id and resource_id")
@@ -178,15 +180,15 @@ class ImdsSource:
             query["bypass_cache"] = "true"
         return self._url.with_query(query)
 
-    async def _try(self, url: URL, slot: Slot, seconds: float) -> ImdsToken:
-        async with self._one_try(url, slot, seconds):
+    async def _attempt(self, url: URL, slot: Slot, seconds: float) -> ImdsToken:
+        async with self._attempt_context(url, slot, seconds):
             reply = await self._exchange(url)
             if reply.status != 200:
                 raise failure_in(url, reply)
             return token_in(reply, self._wall_clock())
 
     @asynccontextmanager
-    async def _one_try(self, url: URL, slot: Slot, seconds: float) -> AsyncIterator[None]:
+    async def _attempt_context(self, url: URL, slot: Slot, seconds: float) -> AsyncIterator[None]:
         """Context of one request to *url*; *seconds* include the wait for the permit."""
         limit = asyncio.timeout(max(seconds, 0.0))
         try:
@@ -201,7 +203,7 @@ class ImdsSource:
     @contextmanager
     def _observed(self, url: URL) -> Iterator[None]:
         """Report the attempt. A cancelled attempt is not reported, because it has no result."""
-        named = any(name in url.query for name in SELECTORS)
+        named = any(name in url.query for name in IDENTITY_PARAMETERS)
         sent = self._clock()
         try:
             yield
@@ -219,13 +221,13 @@ class ImdsSource:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self._attempt_seconds),
             ) as response:
-                return Reply(response.status, await _bounded(response.content), response.headers)
+                return Reply(response.status, await _read_limited(response.content), response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # The library's text may contain the URL, so only its class is used.
-            raise Unreachable(f"no complete response ({type(error).__name__})", code=NO_ANSWER) from error
+            raise Unreachable(f"no complete response ({type(error).__name__})", code=NO_RESPONSE_CODE) from error
 
 
-class Tries:
+class RetryPolicy:
     """Retry policy of one call. Reads no clock."""
 
     def __init__(
@@ -287,7 +289,7 @@ def is_identity_not_found(error: AzureError) -> bool:
     return isinstance(error, Refused) and error.status == 400 and "identity not found" in error.message.lower()
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
+async def _read_limited(content: aiohttp.StreamReader) -> bytes:
     body = bytearray()
     async for chunk in content.iter_any():
         body += chunk

@@ -84,13 +84,13 @@ def token_in(reply: Reply, now: float) -> ImdsToken:
     """Return the token of a 200; *now* is the wall clock's time. Raises AzureError for another body."""
     try:
         answer = _answers.decode(reply.body)
-        return _strict(answer, now, plain(reply.header("x-ms-request-id")))
+        return _validated(answer, now, plain(reply.header("x-ms-request-id")))
     except (ValueError, RecursionError) as error:
         # Cause and text are omitted: a decoder may quote its input, which contains a token.
         raise AzureError(f"not a token response ({type(error).__name__})", status=200, code="bad_answer") from None
 
 
-def _strict(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
+def _validated(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
     """Return *answer* with numeric times. Raises ValueError for an invalid token response."""
     if not answer.access_token or not answer.access_token.isascii() or not answer.access_token.isprintable():
         raise ValueError("access_token")

@@ -63,7 +63,7 @@ class ClusterAccess:
     proxy: str | None = None
 
 
-class _Remembered:
+class _CachedAuthorization:
     """Cache of the last Authorization value, with a lifetime."""
 
     def __init__(
@@ -110,7 +110,7 @@ class _Remembered:
         return self._value
 
 
-def _trusting(ca: str | None) -> SSLContext:
+def _tls_context(ca: str | None) -> SSLContext:
     """Return a TLS context that trusts the certificate authority in the file *ca*, or the system's ones."""
     context = ssl.create_default_context(cafile=ca)
     if ca is not None:
@@ -138,7 +138,7 @@ def in_cluster(
             "kubeconfig with --kubeconfig or KUBECONFIG"
         )
     try:
-        context = _trusting(str(root / "ca.crt"))
+        context = _tls_context(str(root / "ca.crt"))
     except (OSError, ssl.SSLError) as error:
         raise AccessError(
             f"cannot use the cluster's certificate authority {root / 'ca.crt'} ({error}): set "
@@ -161,18 +161,18 @@ def in_cluster(
     async def read() -> str:
         return await asyncio.to_thread(read_token)
 
-    remembered = _Remembered(read, TOKEN_FILE_SECONDS, clock)
-    remembered.remember(read_token())
+    authorization = _CachedAuthorization(read, TOKEN_FILE_SECONDS, clock)
+    authorization.remember(read_token())
     try:
         namespace = (root / "namespace").read_text().strip()
     except OSError:
         namespace = "default"
     bracketed = f"[{host}]" if ":" in host else host
-    return ClusterAccess(f"https://{bracketed}:{port}", context, remembered, namespace, remembered.forget)
+    return ClusterAccess(f"https://{bracketed}:{port}", context, authorization, namespace, authorization.forget)
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _KubeconfigContent:
     """Output of `podidentity.kube.kubeconfig`. Certificates and the key are PEM."""
 
     server: str = ""
@@ -193,29 +193,29 @@ async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monoto
     Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then at most once in 30 s.
     A new client certificate or server requires a restart. Raises AccessError.
     """
-    told = await _told(path)
-    if not told.server.startswith(("http://", "https://")):
+    content = await _read_kubeconfig(path)
+    if not content.server.startswith(("http://", "https://")):
         raise AccessError(f"the kubeconfig {path} has no server for its current context: correct it")
     context: SSLContext | None = None
-    if told.server.startswith("https://"):
+    if content.server.startswith("https://"):
         try:
-            context = await asyncio.to_thread(_tls, told)
+            context = await asyncio.to_thread(_kubeconfig_tls, content)
         except (OSError, ssl.SSLError) as error:
             raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one") from error
 
     async def read() -> str | None:
-        return (await _told(path)).authorization
+        return (await _read_kubeconfig(path)).authorization
 
-    remembered = _Remembered(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
-    remembered.remember(told.authorization)
+    authorization = _CachedAuthorization(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
+    authorization.remember(content.authorization)
     return ClusterAccess(
-        told.server.rstrip("/"),
+        content.server.rstrip("/"),
         context,
-        remembered,
-        told.namespace,
-        remembered.forget,
-        told.server_hostname,
-        told.proxy,
+        authorization,
+        content.namespace,
+        authorization.forget,
+        content.server_hostname,
+        content.proxy,
     )
 
 
@@ -229,7 +229,7 @@ async def find(kubeconfig: str, environ: Mapping[str, str]) -> ClusterAccess:
     return await asyncio.to_thread(in_cluster, SERVICE_ACCOUNT_ROOT, environ)
 
 
-async def _told(path: str) -> _Told:
+async def _read_kubeconfig(path: str) -> _KubeconfigContent:
     """Return the content of the kubeconfig at *path*. Raises AccessError. Cancellation kills the process."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -251,18 +251,18 @@ async def _told(path: str) -> _Told:
             process.kill()
             await process.wait()
     try:
-        told = msgspec.json.decode(said, type=_Told)
+        content = msgspec.json.decode(said, type=_KubeconfigContent)
     except msgspec.DecodeError:
         raise AccessError(
             f"the process that reads the kubeconfig {path} failed (exit code {process.returncode}): see its output "
             "before this line"
         ) from None
-    if told.problem:
-        raise AccessError(told.problem)
-    return told
+    if content.problem:
+        raise AccessError(content.problem)
+    return content
 
 
-def _tls(told: _Told) -> SSLContext:
+def _kubeconfig_tls(content: _KubeconfigContent) -> SSLContext:
     """Return the TLS context. Blocking: the ssl module loads certificates only from files, so they are written to
     private temporary files.
     """
@@ -276,10 +276,10 @@ def _tls(told: _Told) -> SSLContext:
             path.write_bytes(pem)
             return str(path)
 
-        context = _trusting(stored("ca", told.ca))
-        if not told.verify:  # the kubeconfig's own insecure-skip-tls-verify
+        context = _tls_context(stored("ca", content.ca))
+        if not content.verify:  # the kubeconfig's own insecure-skip-tls-verify
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if certificate := stored("certificate", told.certificate):
-            context.load_cert_chain(certificate, stored("key", told.key))
+        if certificate := stored("certificate", content.certificate):
+            context.load_cert_chain(certificate, stored("key", content.key))
     return context

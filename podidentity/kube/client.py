@@ -348,7 +348,7 @@ class Client:
                 limit, token, first, failed = (0 if failed else page_size), "", True, True
                 continue
             except Malformed as error:
-                raise _garbled(kind, error) from error
+                raise _unreadable_response(kind, error) from error
             token = following
             if not token:
                 return
@@ -377,7 +377,7 @@ class Client:
             skipped: builtins.list[Skipped] = []
             held = 0
             while data:
-                for piece in _pieces(data):
+                for piece in _split_pieces(data):
                     for found in _scan(scanner, piece):
                         if (problem := _problem(found)) is not None:
                             skipped.append(Skipped(found.meta, problem))
@@ -461,10 +461,10 @@ def _decode(kind: Kind[R], data: bytes) -> R:
     try:
         return decode_object(kind, data)
     except Malformed as error:
-        raise _garbled(kind, error) from error
+        raise _unreadable_response(kind, error) from error
 
 
-def _garbled(kind: Kind[R], error: Malformed) -> ServerError:
+def _unreadable_response(kind: Kind[R], error: Malformed) -> ServerError:
     return ServerError(502, MALFORMED, f"the response about {kind.plural} cannot be read: {error}")
 
 
@@ -505,7 +505,7 @@ class _LongLine:
 
     async def feed(self, data: bytes) -> None:
         """Scan the next part. Yields to the event loop."""
-        for piece in _pieces(data):
+        for piece in _split_pieces(data):
             if self._scanner is None:
                 return
             try:
@@ -537,5 +537,5 @@ def _problem(found: Found) -> Malformed | None:
     return None
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def _split_pieces(data: bytes) -> Iterator[bytes]:
     return (data[at : at + PIECE] for at in range(0, len(data), PIECE))

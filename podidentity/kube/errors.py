@@ -107,25 +107,25 @@ def from_answer(status: int, body: bytes, retry_after: str = "") -> ApiError:
     A body other than a Status object (such as a proxy's page) becomes the message, cut to `MESSAGE_MAX`.
     """
     try:
-        told = _STATUS_DECODER.decode(body)
+        status_object = _STATUS_DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = Status()
-    if told.kind != "Status":
-        told = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
-    return from_status(told, status, _seconds(retry_after))
+        status_object = Status()
+    if status_object.kind != "Status":
+        status_object = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
+    return from_status(status_object, status, _seconds(retry_after))
 
 
-def from_status(told: Status, status: int = 0, retry_after: float | None = None) -> ApiError:
+def from_status(status_object: Status, status: int = 0, retry_after: float | None = None) -> ApiError:
     """Return the exception for a Status object; *status* and *retry_after* of the HTTP response take precedence."""
-    code = status or told.code
-    if retry_after is None and told.details is not None:
-        retry_after = told.details.retry_after_seconds
-    if told.reason == "AlreadyExists":
-        return AlreadyExists(code, told.reason, told.message, retry_after)
-    if told.reason == "Expired":
-        return Gone(code, told.reason, told.message, retry_after)
+    code = status or status_object.code
+    if retry_after is None and status_object.details is not None:
+        retry_after = status_object.details.retry_after_seconds
+    if status_object.reason == "AlreadyExists":
+        return AlreadyExists(code, status_object.reason, status_object.message, retry_after)
+    if status_object.reason == "Expired":
+        return Gone(code, status_object.reason, status_object.message, retry_after)
     kind = _CLASSES.get(code, ServerError if code >= 500 else ApiError)
-    return kind(code, told.reason, told.message, retry_after)
+    return kind(code, status_object.reason, status_object.message, retry_after)
 
 
 def _seconds(header: str) -> float | None:

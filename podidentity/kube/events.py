@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Told:
+class _SentEvent:
     name: str
     count: int = field(default=0)
 
@@ -77,7 +77,7 @@ class EventRecorder:
         self._now = now
         self._warnings: OrderedDict[Key, _Pending] = OrderedDict()
         self._normal: OrderedDict[Key, _Pending] = OrderedDict()
-        self._told: OrderedDict[Key, _Told] = OrderedDict()
+        self._sent: OrderedDict[Key, _SentEvent] = OrderedDict()
         self._objects: OrderedDict[tuple[str, ...], TokenBucket] = OrderedDict()
         self._bucket = TokenBucket(RATE_PER_SECOND, BURST, clock)
         self._news = asyncio.Event()
@@ -127,7 +127,7 @@ class EventRecorder:
                 await self._bucket.wait()
                 key, pending = (self._warnings or self._normal).popitem(last=False)
                 try:
-                    await self._tell(key, pending)
+                    await self._send(key, pending)
                 except ApiError as error:
                     self.dropped += 1
                     log.warning(
@@ -137,26 +137,26 @@ class EventRecorder:
             self._news.clear()
             self._idle.set()
 
-    async def _tell(self, key: Key, pending: _Pending) -> None:
+    async def _send(self, key: Key, pending: _Pending) -> None:
         namespace = key[1] or "default"  # namespace of Events about cluster-scoped objects
-        told = self._told.get(key)
+        told = self._sent.get(key)
         if told is not None:
-            self._told.move_to_end(key)
+            self._sent.move_to_end(key)
             count = told.count + pending.count
             try:
                 await self._client.patch_merge(
                     EVENTS, namespace, told.name, {"count": count, "lastTimestamp": _stamp(pending.last)}
                 )
             except NotFound:  # Events expire after an hour
-                del self._told[key]
+                del self._sent[key]
             else:
                 told.count = count
                 return
-        fresh = _Told(f"{key[2][:200]}.{next(self._names)}", pending.count)
+        fresh = _SentEvent(f"{key[2][:200]}.{next(self._names)}", pending.count)
         await self._client.create(EVENTS, namespace, self._document(key, pending, namespace, fresh.name))
-        self._told[key] = fresh
-        while len(self._told) > REMEMBERED_MAX:
-            self._told.popitem(last=False)
+        self._sent[key] = fresh
+        while len(self._sent) > REMEMBERED_MAX:
+            self._sent.popitem(last=False)
 
     def _document(self, key: Key, pending: _Pending, namespace: str, name: str) -> dict[str, Any]:
         return {

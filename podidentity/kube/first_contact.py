@@ -58,16 +58,16 @@ class FirstContact:
             lambda: 0.5 + random() / 2, first_seconds=INTERVAL_FIRST_SECONDS, most_seconds=INTERVAL_MOST_SECONDS
         )
         self._began = clock()
-        self._told = False
+        self._logged = False
         self._longer = 0.0
         self.problem: str | None = "the API server has not responded yet"
         """Why there is no contact, in one line with the next action; None while there is contact."""
 
     async def made(self) -> None:
         """Return after the API server's first response. Raises no error of the API server or the network."""
-        async with _Asking(self._access, user_agent=self._user_agent) as client:
+        async with _UnpooledClient(self._access, user_agent=self._user_agent) as client:
             await self._answer(client)
-        if self._told:
+        if self._logged:
             log.info("the API server responds", extra={"seconds": round(self._clock() - self._began, 1)})
 
     async def first_lists(self, client: Client, informers: Collection[Informer[Any]]) -> None:
@@ -89,7 +89,7 @@ class FirstContact:
         self.problem = None
 
     async def _keep_asking(self, client: Client, informers: Collection[Informer[Any]]) -> None:
-        async with _Asking(self._access, user_agent=self._user_agent) as asking:
+        async with _UnpooledClient(self._access, user_agent=self._user_agent) as asking:
             while True:
                 await asyncio.sleep(self._intervals.next())
                 if await self._answer(asking):
@@ -160,7 +160,7 @@ class FirstContact:
     def _failed(self, why: str, then: str) -> None:
         self.problem = f"no contact with the API server: {why}" + (f"; {then}" if then else "")
         if self._log_limit.allows():
-            self._told = True
+            self._logged = True
             log.warning(
                 "no contact with the API server yet; correct the cause in the reason, a restart is not needed",
                 extra={"reason": self.problem, "seconds": round(self._clock() - self._began, 1)},
@@ -172,7 +172,7 @@ async def _all_synced(informers: Collection[Informer[Any]]) -> None:
         await each.synced()
 
 
-class _Asking(Client):
+class _UnpooledClient(Client):
     """A client that opens a new connection for every request. Address lookups are shared and not cached."""
 
     @override

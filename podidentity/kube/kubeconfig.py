@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Found:
+class ClientConfiguration:
     """Fields that the package sets on its client's Configuration."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Found:
         self.proxy: str | None = None
 
 
-def told(path: str) -> dict[str, Any]:
+def read_kubeconfig(path: str) -> dict[str, Any]:
     """Return the current context of the kubeconfig at *path* (or several joined by a colon), or its `problem`.
 
     The package writes inlined certificates to temporary files of this process, so their content is returned.
@@ -45,7 +45,7 @@ def told(path: str) -> dict[str, Any]:
         }
 
     load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
-    found = Found()
+    found = ClientConfiguration()
 
     async def loaded() -> Any:
         return await load(config_file=path, client_configuration=found, persist_config=False)
@@ -82,7 +82,7 @@ def main(path: str) -> None:
         answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
     else:
         missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
-        answer = told(path) if there else missing
+        answer = read_kubeconfig(path) if there else missing
     json.dump(answer, sys.stdout)
 
 

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden
-from podidentity.kube.lock_records import InAnnotation, InLease
+from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat
 from podidentity.kube.locks import LOOK_SECONDS, Lock
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -53,7 +53,7 @@ class Elector:
     ) -> None:
         lease = Lock(
             client,
-            InLease(),
+            LeaseFormat(),
             namespace,
             name,
             identity,
@@ -64,7 +64,7 @@ class Elector:
         )
         endpoints = Lock(
             client,
-            InAnnotation(),
+            AnnotationFormat(),
             namespace,
             name,
             identity,
@@ -79,7 +79,7 @@ class Elector:
         self._random = random
         self._log_limit = log_limit or LogLimit(clock=clock)
         self._acquired = asyncio.Event()
-        self._told_waiting = ("", "")
+        self._logged_waiting = ("", "")
 
     async def acquired(self) -> None:
         """Wait until this process is the leader; returns immediately if it is."""
@@ -119,7 +119,7 @@ class Elector:
             try:
                 for lock in self._locks:
                     if not await lock.try_take():
-                        self._tell_waiting(lock)
+                        self._log_waiting(lock)
                         break
                 else:
                     self._acquired.set()
@@ -130,14 +130,14 @@ class Elector:
             except Conflict:
                 log.debug("another candidate took the lock first", extra={"resource": lock.title})
             except ApiError as error:
-                self._tell_failed(lock, error)
+                self._log_failure(lock, error)
             # Read again just after the lock expires, and regularly before, because a released lock becomes visible only
             # then.
             left = lock.expires_in()
             pause = min(self._retry, LOOK_SECONDS) * (1 + self._random() / 5)
             await asyncio.sleep(min(pause, left + self._random() * EXPIRY_JITTER_SECONDS) if left > 0 else pause)
 
-    def _tell_failed(self, lock: Lock, error: ApiError) -> None:
+    def _log_failure(self, lock: Lock, error: ApiError) -> None:
         """Log the failure at most once a minute; it is retried every second."""
         if not self._log_limit.allows():
             return
@@ -147,9 +147,9 @@ class Elector:
         else:
             log.warning("the leader lock cannot be read; trying again", extra=about)
 
-    def _tell_waiting(self, lock: Lock) -> None:
-        if self._told_waiting != (lock.title, lock.holder):
-            self._told_waiting = (lock.title, lock.holder)
+    def _log_waiting(self, lock: Lock) -> None:
+        if self._logged_waiting != (lock.title, lock.holder):
+            self._logged_waiting = (lock.title, lock.holder)
             log.info(
                 ("another candidate leads; waiting"), extra={"resource": lock.title, "reason": f"held by {lock.holder}"}
             )

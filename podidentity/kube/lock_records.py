@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LockRecord:
     """Holder of a lock; *holder* is empty if there is none. *fields* are the stored fields."""
 
     holder: str = ""
@@ -41,11 +41,11 @@ class LockFormat(Protocol):
 
     kind: Kind[Any]
 
-    def read(self, document: Document) -> Record:
+    def read(self, document: Document) -> LockRecord:
         """Return the record in the object, whatever else its author wrote there."""
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
         """Return the object with *record* renewed for *holder*; with *acquire* the holder changes."""
 
@@ -66,21 +66,21 @@ LEASES: Final = Kind("Lease", "leases", Lease, "coordination.k8s.io")
 ENDPOINTS: Final = Kind("Endpoints", "endpoints", Resource)
 
 
-class InLease:
+class LeaseFormat:
     """Record in the spec of a coordination.k8s.io/v1 Lease."""
 
     kind = LEASES
 
-    def read(self, document: Document) -> Record:
-        return _record(document.get("spec") or {})
+    def read(self, document: Document) -> LockRecord:
+        return _lock_record(document.get("spec") or {})
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        return {**document, "spec": _renewed(record, holder, seconds, now, "leaseTransitions", acquire=acquire)}
+        return {**document, "spec": _renewed_fields(record, holder, seconds, now, "leaseTransitions", acquire=acquire)}
 
 
-class InAnnotation:
+class AnnotationFormat:
     """Record in an annotation of an Endpoints object, as JSON.
 
     client-go v0.23 writes whole seconds there and also reads decimals. It detects a renewal by a change of the text, so
@@ -89,21 +89,21 @@ class InAnnotation:
 
     kind = ENDPOINTS
 
-    def read(self, document: Document) -> Record:
+    def read(self, document: Document) -> LockRecord:
         text = (document["metadata"].get("annotations") or {}).get(LEADER_ANNOTATION) or ""
         if not text:
-            return Record()
+            return LockRecord()
         try:
             fields = msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return Record(UNREADABLE)
+            return LockRecord(UNREADABLE)
         # Nested values may be too deep for JSON encoders, and client-go writes none.
-        return _record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
+        return _lock_record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        fields = _renewed(record, holder, seconds, now, "leaderTransitions", acquire=acquire)
+        fields = _renewed_fields(record, holder, seconds, now, "leaderTransitions", acquire=acquire)
         metadata = document["metadata"]
         annotations = {
             **(metadata.get("annotations") or {}),
@@ -112,9 +112,9 @@ class InAnnotation:
         return {**document, "metadata": {**metadata, "annotations": annotations}}
 
 
-def _record(fields: Mapping[str, Any]) -> Record:
+def _lock_record(fields: Mapping[str, Any]) -> LockRecord:
     holder, seconds = fields.get("holderIdentity"), fields.get("leaseDurationSeconds")
-    return Record(
+    return LockRecord(
         holder if isinstance(holder, str) else "",
         float(seconds) if isinstance(seconds, int) and 0 < seconds <= SECONDS_MAX else None,
         str(fields.get("renewTime"))[:RENEWED_MAX],
@@ -122,8 +122,8 @@ def _record(fields: Mapping[str, Any]) -> Record:
     )
 
 
-def _renewed(
-    record: Record, holder: str, seconds: int, now: datetime, transitions: str, *, acquire: bool
+def _renewed_fields(
+    record: LockRecord, holder: str, seconds: int, now: datetime, transitions: str, *, acquire: bool
 ) -> dict[str, Any]:
     # The API server rejects the time of a Lease without exactly these six decimals.
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -68,7 +68,7 @@ class Lock:
         self._now = now
         self._known_since = -math.inf
         self._absent = False
-        self._told_unseen = False
+        self._logged_unreadable = False
         self._observed: tuple[str, str] | None = None
         self._observed_at = -math.inf
         self._theirs = 0.0
@@ -104,12 +104,12 @@ class Lock:
             if not self._optional:
                 await self._create()
             else:
-                self._is_absent(asked)
+                self._mark_absent(asked)
             return True
         except Forbidden as error:
             if not self._optional:
                 raise
-            self._is_unseen(asked, error)
+            self._mark_unreadable(asked, error)
             return True
         self._absent = False
         record = self._form.read(stored)
@@ -194,12 +194,12 @@ class Lock:
         except NotFound as error:
             if not self._optional:
                 raise self._lost("the object was deleted") from error
-            self._is_absent(asked)
+            self._mark_absent(asked)
             return
         except Forbidden as error:
             if not self._absent:
                 raise
-            self._is_unseen(asked, error)
+            self._mark_unreadable(asked, error)
             return
         holder = self._form.read(stored).holder
         if holder != self._identity and not (self._absent and not holder):
@@ -235,16 +235,16 @@ class Lock:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
 
-    def _is_absent(self, asked: float) -> None:
+    def _mark_absent(self, asked: float) -> None:
         self._absent, self._stored, self._known_since = True, None, asked
 
-    def _is_unseen(self, asked: float, error: Forbidden) -> None:
+    def _mark_unreadable(self, asked: float, error: Forbidden) -> None:
         """Without permission to read, the lock cannot be respected. Clusters that never ran the Go implementation need
         no permission.
         """
-        self._is_absent(asked)
-        if not self._told_unseen:
-            self._told_unseen = True
+        self._mark_absent(asked)
+        if not self._logged_unreadable:
+            self._logged_unreadable = True
             log.error(
                 "not allowed to read the lock of the Go implementation's MIC, continuing without it; check that no "
                 "such MIC runs, or grant get and update of this object in the Role",

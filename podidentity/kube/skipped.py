@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import BareMeta, Kind, Resource
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 

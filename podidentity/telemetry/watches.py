@@ -15,7 +15,7 @@ class Watch(Protocol):
     def staleness_seconds(self) -> float: ...
 
 
-class WatchMeasures:
+class WatchMetrics:
     """Collector that registers itself with *registry*, which keeps it. *prefix* is the prefix of its metric names."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str) -> None:

@@ -21,7 +21,7 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.secrets import SECRETS
 from podidentity.kube.decoding import Malformed, decode_event, decode_list, decode_meta, decode_object, split_list
-from podidentity.kube.lock_records import LEADER_ANNOTATION, InAnnotation, InLease, LockFormat
+from podidentity.kube.lock_records import LEADER_ANNOTATION, AnnotationFormat, LeaseFormat, LockFormat
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -241,13 +241,13 @@ class LockRecords:
 
     def __call__(self, data: bytes) -> None:
         text = data.decode(errors="replace")
-        self._check(InAnnotation(), {"metadata": {"annotations": {LEADER_ANNOTATION: text}}})
+        self._check(AnnotationFormat(), {"metadata": {"annotations": {LEADER_ANNOTATION: text}}})
         try:
             spec: Any = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if isinstance(spec, dict):
-            self._check(InLease(), {"metadata": {}, "spec": spec})
+            self._check(LeaseFormat(), {"metadata": {}, "spec": spec})
 
     def _check(self, form: LockFormat, document: dict[str, Any]) -> None:
         record = form.read(document)

@@ -37,6 +37,7 @@ from podidctl.migration.workload_identity import (
     unreachable_issuer,
 )
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
+from podidctl.printing import listed
 from podidentity.azure.clouds import Cloud
 from podidentity.resources import (
     BINDING_LABEL,
@@ -222,7 +223,7 @@ class _FederationPlanner:
         behind = [] if self._cluster.managed else lagging_pods(self._state, identity, self._cluster.assigned)
         remarks = [
             Remark(
-                why=f"MIC has not updated {len(behind)} of its pods ({_few(behind)})",
+                why=f"MIC has not updated {len(behind)} of its pods ({listed(set(behind), 3)})",
                 do="podidctl migrate apply waits for MIC, podidctl migrate rollback undoes the switch; see MIC's log",
                 blocks=False,
             )
@@ -270,13 +271,13 @@ class _FederationPlanner:
         without = [each.node_name for each in self._cluster.nmis if not each.federated_identities]
         if without:
             yield Remark(
-                why=f"NMI runs without --federated-identities on {_few(without)}",
+                why=f"NMI runs without --federated-identities on {listed(set(without), 3)}",
                 do="set federated.enabled and federated.namespaces in the chart's values",
             )
         audiences = {each.federated_audience for each in self._cluster.nmis}
         if self._options.audience and audiences and audiences != {self._options.audience}:
             yield Remark(
-                why=f"NMI requests tokens with audience {_few(audiences)}, not {self._options.audience}",
+                why=f"NMI requests tokens with audience {listed(set(audiences), 3)}, not {self._options.audience}",
                 do="omit --audience, or set federated.audience in the chart's values",
             )
         if self._cluster.rights_unknown:
@@ -317,8 +318,8 @@ class _FederationPlanner:
         if around := self._not_served_by_nmi.get(identity.key):
             yield Remark(
                 why=(
-                    f"{_few(around)} gets its tokens from IMDS directly, and loses them when the identity is detached "
-                    "from its VM"
+                    f"{listed(set(around), 3)} gets its tokens from IMDS directly, and loses them when the identity is "
+                    "detached from its VM"
                 ),
                 do="bind it to a second AzureIdentity of type 0 with the same resourceID instead of this one",
             )
@@ -335,8 +336,8 @@ class _FederationPlanner:
         if account.name == DEFAULT_ACCOUNT:
             yield Remark(
                 why=(
-                    f"{_few(account.workloads)} has service account default, as all pods that name none: any pod or "
-                    "user that gets its tokens can use this identity without a binding"
+                    f"{listed(account.workloads, 3)} has service account default, as all pods that name none: any pod "
+                    "or user that gets its tokens can use this identity without a binding"
                 ),
                 do="give the workload a separate service account",
                 blocks=False,
@@ -358,8 +359,3 @@ class _FederationPlanner:
             for want in self._bound.desired(workload) if why else ():
                 found[want.identity.key].append(f"{workload.description} ({why})")
         return found
-
-
-def _few(names: Collection[str], most: int = 3) -> str:
-    listed = sorted(set(names))
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -5,12 +5,8 @@ from typing import Any
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from podidctl.migration.workload_identity import FederatedCredential
-from podidentity.resources import Wire
-
-
-class ReportModel(Wire, frozen=True, omit_defaults=False):
-    """Base class of documents for programs: every field is present, even if empty."""
 
 
 class IdentityState(StrEnum):

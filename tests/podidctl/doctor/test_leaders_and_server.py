@@ -10,7 +10,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 from tests.podidctl.examined import bad, definition, examined, held, one
 
 NAME = ("default", "aad-pod-identity-mic")
@@ -26,7 +26,7 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
             (Locks(*NAME, held(renewed=OLD)),),
             "no MIC leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
         ),
-        ((Locks(*NAME, Record()),), "no MIC leads"),
+        ((Locks(*NAME, LockRecord()),), "no MIC leads"),
         ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],

@@ -256,12 +256,12 @@ async def test_a_server_that_refuses_every_request_does_not_have_the_kubeconfig_
 ) -> None:
     now, reads = 1000.0, 0
 
-    async def told(_path: str) -> module._Told:
+    async def told(_path: str) -> module._KubeconfigContent:
         nonlocal reads
         reads += 1
-        return module._Told(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
+        return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
 
-    monkeypatch.setattr(module, "_told", told)
+    monkeypatch.setattr(module, "_read_kubeconfig", told)
     found = await from_kubeconfig("somewhere", clock=lambda: now)
     said = []
     for _ in range(3):

@@ -7,8 +7,8 @@ import pytest
 
 from podidentity.kube.client import Client
 from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MAX, EventRecorder
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import PODS, Pod, PodMeta
+from podidentity.telemetry.token_bucket import TokenBucket
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 

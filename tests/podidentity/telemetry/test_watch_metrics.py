@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
-from podidentity.telemetry.watches import WatchMeasures
+from podidentity.telemetry.watches import WatchMetrics
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Still:
 
 def test_each_watch_shows_its_silence_and_its_restarts_under_its_name() -> None:
     registry = CollectorRegistry()
-    measures = WatchMeasures(registry, "aadpodidentity_mic_")
+    measures = WatchMetrics(registry, "aadpodidentity_mic_")
     assert "watch=" not in expose(registry).decode()
     measures.watch({"pods": Still(12.5, 3), "nodes": Still(0.0, 0)})
     lines = expose(registry).decode().splitlines()
