@@ -1,10 +1,10 @@
-"""The documentation's table, made from a results file:
+"""The documentation's table, generated from a results file:
 
     python -m benchmarks.controller.table RESULTS
 
-puts it between the two marks in docs/performance.md, and what pods' first tokens took between two others. A file with
-parts alone puts what it has. Figures of the reference are those that were measured with it
-on a real API server; where nothing was, the table says so.
+writes it between two marks in docs/performance.md, and the times of first tokens between two others. A file with some
+parts replaces only these. Figures of the Go implementation were measured on a real API server; the table states where
+there are none.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.report.marks import put
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 MAKER: Final = "benchmarks.controller.table"
 TOKENS: Final = "benchmarks.controller.table tokens"
-"""What the marks around the second table name."""
+"""The name in the marks around the second table."""
 NOT: Final = "not measured"
 
 Found = dict[str, Any]
@@ -25,12 +25,12 @@ RowFound = dict[str, Any]
 
 
 def table(found: Found) -> str:
-    """Everything in *found* that there is a line for; lines of parts that were left out are left out."""
+    """Return the lines for *found*, without lines of parts that were not measured."""
     return _blocks(_compared(found), _budgets(found), _streams(found), _made_on(found))
 
 
 def tokens_table(found: Found) -> str:
-    """How long a pod waits for its first token, where *found* has that; else an empty text."""
+    """Return the lines for first tokens, or an empty text if *found* has none."""
     rows = _tokens(found)
     return _blocks(rows, _made_on(found)) if rows else ""
 
