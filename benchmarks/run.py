@@ -92,7 +92,7 @@ class Bench:
 
     def full_node(self) -> None:
         with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as stage:
-            told("control")
+            log_progress("control")
             self.found.control = closed.control(stage, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, stage)
             self._meanwhile(stage)
@@ -100,16 +100,16 @@ class Bench:
     def _closed(self, loads: tuple[Load, ...], stage: Stage) -> None:
         for load in loads:
             if load.quick or not self.quick:
-                told(load.title)
+                log_progress(load.title)
                 self.found.cases.append(closed.measured(load, stage, self.cores, self.pace))
 
     def _meanwhile(self, stage: Stage) -> None:
-        told("open loop")
+        log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
         self.found.open_loop = timely.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
-                told(each.title)
+                log_progress(each.title)
                 self.found.background += meanwhile.measured(each, stage, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
@@ -117,7 +117,7 @@ class Bench:
         if self.quick:
             return
         with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
-            told(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
+            log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
             self.found.cases += closed.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
@@ -130,9 +130,9 @@ class Bench:
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
-            told(f"memory, {pods} pods")
+            log_progress(f"memory, {pods} pods")
             self.found.memory.append(weighed(pods))
-        told("start")
+        log_progress("start")
         self.found.start_seconds = start_seconds(cases.PODS)
 
     def functions(self) -> None:
@@ -152,7 +152,7 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
 }
 
 
-def told(what: str) -> None:
+def log_progress(what: str) -> None:
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {what}\n")
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     stolen = sum(cores.stolen(core) for core in (0, 1))
     bench = Bench(asked.quick, began + (QUICK_SECONDS if asked.quick else FULL_SECONDS), cores, Found())
     for part in asked.only:
-        told(part)
+        log_progress(part)
         PARTS[part](bench)
     result = bench.found
     results = Results(

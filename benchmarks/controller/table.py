@@ -97,8 +97,8 @@ def _budgets(found: Found) -> list[str]:
     if row := _row(found, "one bad identity of 20"):
         lines.append(
             f"| one bad identity among 20 | others after {row['others_assigned_s']:.2f} s; {row['patches_in_8_s']:g} "
-            f"PATCHes in 8 s, {row['patches_from_8_to_40_s']:g} in the next 32 s | told apart at once, back-off from "
-            "30 s | 76 PATCHes in 8 s, then 1 PATCH and 2 GETs for each event |"
+            f"PATCHes in 8 s, {row['patches_from_8_to_40_s']:g} in the next 32 s | distinguished immediately, back-off "
+            "from 30 s | 76 PATCHes in 8 s, then 1 PATCH and 2 GETs for each event |"
         )
     lines += _at_the_design_point(found)
     for how, aim, theirs in (("a clean stop", "2 s", NOT), ("kill -9", "15 s, the lease's", "19 to 20 s")):
@@ -124,7 +124,7 @@ def _at_the_design_point(found: Found) -> list[str]:
         lines.append(
             f"| {size}: idle, one interval ({row['interval_s']:g} s here) | {row['gets']:g} GETs for {row['hosts']:g} "
             f"hosts, at most {row['most_gets_in_a_second']:g} in a second | one GET a host, spread | 1,020 GETs in 3 "
-            "min, and nothing is assigned meanwhile |"
+            "min, without any assignment |"
         )
     return lines
 
@@ -161,7 +161,7 @@ def _made_on(found: Found) -> list[str]:
     machine, load = found["machine"], found["load"].values()
     told = (
         f"Measured {found['date']} at commit {found['commit']} on {machine['cores']} cores ({machine['cpu']}), "
-        f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and whoever makes the pods "
+        f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and the creator of the pods "
         f"share them. Load before the parts: {min(load):g} to {max(load):g}."
     )
     return [told]

@@ -60,7 +60,7 @@ def end():
 
 
 def done(bytes name not None):
-    """Close the account of what was counted since the last done(), under *name*; how many allocations there were."""
+    """End the count since the last done() under *name*. Return the number of allocations."""
     c_dump(name)
     if tracing:
         mark_trace(name, <size_t>len(name))

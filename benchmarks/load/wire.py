@@ -108,7 +108,7 @@ def forget_closed(by: Wire) -> None:
     try:
         by.node.call(lambda: TIME_WAIT.write_text(TIME_WAIT_SECONDS))
     except OSError as failure:
-        raise ProgramError(f"the kernel cannot be told to forget closed connections: {failure}") from failure
+        raise ProgramError(f"cannot set the kernel's timeout for closed connections: {failure}") from failure
 
 
 def _side(made: Namespaces, name: str, address: str) -> Side:
