@@ -161,13 +161,7 @@ async def feed(size: Size) -> Fed:
 async def _measured(mirror: Mirror, size: Size) -> Fed:
     cpu = await mirror.synced()
     after = _rss_mib()
-<<<<<<< HEAD
-    assert not any(place.has_work for place in mirror.view.places()), "work although all is assigned"
-=======
-    assert not any(place.has_work for place in mirror.view.host_states()), (
-        "everything is assigned, and yet there is work"
-    )
->>>>>>> main
+    assert not any(place.has_work for place in mirror.view.host_states()), "work although all is assigned"
     mirror.dirty.clear()
     assert sum(len(each.store) for each in mirror.informers) == sum(size.counts().values())
     step = max(1, size.pods // EVENTS)
