@@ -25,11 +25,11 @@ from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
-from nmi.node.measures import NodeMeasures
 from nmi.node.memory_limit import memory_limit
-from nmi.node.plumbing import Plumbing
-from nmi.node.route_netlink import Reports
+from nmi.node.metrics import NodeMetrics
+from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.rules import RedirectError
+from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
 from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
 from nmi.refusal import Limit
@@ -113,7 +113,7 @@ class App:
         self._settings = settings
         self._stack = stack
         self._registry = new_registry()
-        self._plumbing = Plumbing(settings)
+        self._redirect = TrafficRedirect(settings)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
@@ -123,8 +123,8 @@ class App:
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
         self._active = False
-        self._reports = Reports()
-        NodeMeasures(self._registry, self._plumbing, self._reports)
+        self._network_monitor = NetworkMonitor()
+        NodeMetrics(self._registry, self._redirect, self._network_monitor)
         self._skipped = SkippedMetrics(self._registry, PREFIX, READ_KINDS)
         self._lag = LoopLag(self._registry, PREFIX)
 
@@ -140,14 +140,14 @@ class App:
                 tasks.create_task(self._lag.run(), name="event loop lag")
                 await self._start(tasks)
         except* Stopped:
-            await self._leave_redirect(self._plumbing.remove)
+            await self._leave_redirect(self._redirect.remove)
         log.info("nmi has stopped")
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         await self._start_endpoints()
-        await self._plumbing.prepare()
-        self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the rules")
+        await self._redirect.prepare()
+        self._maintaining = tasks.create_task(self._redirect.maintain(), name="maintain the rules")
         listener = self._stack.enter_context(bound(settings.listen_address, settings.listen_port))
         access = await find(settings.kubeconfig, settings.environ)
         client = await self._stack.enter_async_context(Client(access, user_agent=self._user_agent))
@@ -176,7 +176,7 @@ class App:
             client, index, cluster_cache, identities, Decisions(tell=PodEvents(events).tell)
         )
         if settings.address_evidence:
-            tasks.create_task(self._reports.run(cluster_cache), name="listen to the node's network")
+            tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
         tasks.create_task(cluster_cache.run(), name="watch pods and identities")
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
@@ -184,7 +184,7 @@ class App:
         listener.listen(BACKLOG)
         await server.start(listener)
         self._server, self._listener = server, listener
-        await self._plumbing.install()
+        await self._redirect.install()
         # What is there now stays: a full collection would look at it again and again, and stop the loop for 20 ms.
         gc.collect()
         gc.freeze()
@@ -202,7 +202,7 @@ class App:
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
-            await self._leave_redirect(self._plumbing.withdraw)
+            await self._leave_redirect(self._redirect.withdraw)
         if self._server is not None and self._listener is not None:
             self._server.stop_accepting()
             self._listener.close()  # whoever connects now is refused at once, instead of hanging until the exit
@@ -243,7 +243,7 @@ class App:
             "active": None if self._active else "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
             "watches": _told_of(self._cluster_cache),
-            "redirect": self._plumbing.problem(),
+            "redirect": self._redirect.problem(),
         }
 
     def _state(self) -> dict[str, object]:
@@ -253,7 +253,7 @@ class App:
             "broker": self._broker,
             "governor": self._governor,
             "server": self._server,
-            "plumbing": self._plumbing,
+            "plumbing": self._redirect,
         }
         shown = {name: room.state() for name, room in rooms.items() if room is not None}
         return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}

@@ -58,11 +58,11 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
 
 def _boot_guard(settings: Settings) -> None:
     from nmi.node import boot_guard  # noqa: PLC0415  see above
-    from nmi.node.plumbing import redirection_of  # noqa: PLC0415  see above
+    from nmi.node.traffic_redirect import redirect_spec  # noqa: PLC0415  see above
 
     directory = Path(settings.systemd_directory)
     if settings.boot_guard is BootGuardAction.INSTALL:
-        changed = boot_guard.install(directory, redirection_of(settings))
+        changed = boot_guard.install(directory, redirect_spec(settings))
         said = "installed the boot guard" if changed else "the boot guard is installed already"
     else:
         said = "removed the boot guard" if boot_guard.remove(directory) else "there was no boot guard"

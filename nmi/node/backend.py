@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
-from nmi.node.nft import NOT_PERMITTED, NftPrograms
+from nmi.node.nft_driver import NOT_PERMITTED, NftPrograms
+from nmi.node.rule_text import all_rules, chains_in
 from nmi.node.rules import CHAIN
-from nmi.node.tables import all_rules, chains_in
 from podidentity.exits import StartError
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
@@ -32,7 +32,7 @@ class Backend(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Programs:
+class IptablesPrograms:
     """The iptables programs of this image. At least one backend has its own."""
 
     nft: NftPrograms | None
@@ -42,11 +42,11 @@ class Programs:
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class DetectedBackend:
     """The node's backend, and the programs to use it with."""
 
     backend: Backend
-    programs: Programs
+    programs: IptablesPrograms
     legacy_tables: frozenset[str]
     """Which legacy tables existed."""
     left_elsewhere: bool = False
@@ -74,7 +74,7 @@ def _count(saved: str) -> int:
     return sum(1 for _ in all_rules(saved))
 
 
-async def find_programs(path: str = SYSTEM_PATH) -> Programs:
+async def find_programs(path: str = SYSTEM_PATH) -> IptablesPrograms:
     """The iptables programs in *path*. Raises StartError when there is none for any backend."""
     nft = await _nft_programs("-nft", path)
     legacy = await find_program("iptables-legacy", path=path)
@@ -90,7 +90,7 @@ async def find_programs(path: str = SYSTEM_PATH) -> Programs:
             "no iptables program was found: install the package iptables (1.8 or newer) in NMI's image, or start NMI "
             "with --redirect=none if pods reach it some other way"
         )
-    return Programs(nft=nft, legacy=legacy, legacy_save=legacy_save)
+    return IptablesPrograms(nft=nft, legacy=legacy, legacy_save=legacy_save)
 
 
 async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
@@ -99,7 +99,7 @@ async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
     return NftPrograms(iptables, save, restore) if iptables and save and restore else None
 
 
-async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES) -> Detected:
+async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES) -> DetectedBackend:
     """The backend of this node. Raises StartError for want of programs or rights."""
     programs = await find_programs(path)
     tables = await asyncio.to_thread(_existing, legacy_tables)
@@ -110,7 +110,7 @@ async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES
         legacy = await _save_legacy(programs.legacy_save, sorted(tables))
     backend = choose(nft, legacy)
     other = legacy if backend is Backend.NFT else nft
-    return Detected(backend, programs, tables, left_elsewhere=CHAIN in chains_in(other or ""))
+    return DetectedBackend(backend, programs, tables, left_elsewhere=CHAIN in chains_in(other or ""))
 
 
 async def _save_legacy(program: str, tables: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nmi.node.rules import Redirection
+from nmi.node.rules import RedirectSpec
 from podidentity.exits import StartError
 
 NAME: Final = "aad-pod-identity-boot-guard.service"
@@ -40,13 +40,13 @@ WantedBy=kubelet.service
 """
 
 
-def unit(to: Redirection) -> str:
+def unit(to: RedirectSpec) -> str:
     """Return the text of the unit that inserts the reject rule for *to*."""
     rule = to.reject
     return _UNIT.format(insert=_INSERT.format(table=rule.table, hook=rule.hook, rule=rule.text))
 
 
-def install(directory: Path, to: Redirection) -> bool:
+def install(directory: Path, to: RedirectSpec) -> bool:
     """Write and enable the unit in *directory*, the host's /etc/systemd/system; return whether anything changed.
 
     Blocks. The unit is replaced as a whole, never written in place. Raises StartError.

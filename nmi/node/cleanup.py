@@ -11,11 +11,11 @@ from pathlib import Path
 
 from nmi.node import boot_guard
 from nmi.node.backend import Backend, detect
-from nmi.node.legacy import LegacyDriver
-from nmi.node.nft import NftDriver
-from nmi.node.plumbing import redirection_of
-from nmi.node.rules import Driver, RedirectError
-from nmi.node.upkeep import Upkeep
+from nmi.node.legacy_driver import LegacyDriver
+from nmi.node.nft_driver import NftDriver
+from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rules import IptablesDriver, RedirectError
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 60.0
 
 async def cleanup(settings: Settings) -> list[str]:
     """Remove the boot guard, and our rules whichever backend holds them; a line for each. Raises StartError."""
-    to = redirection_of(settings)
+    to = redirect_spec(settings)
     removed: list[str] = []
     directory = Path(settings.systemd_directory)
     # The guard first: if the node goes down now, it must not reject again what nobody removes.
@@ -34,11 +34,11 @@ async def cleanup(settings: Settings) -> list[str]:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             async for backend, driver, tables in _drivers():
-                upkeep = Upkeep(driver)
+                maintenance = RuleMaintenance(driver)
                 # The redirect last: as long as it is there pods get at most a refusal.
                 for rule in (to.reject, to.redirect):
-                    if rule.table in tables and await upkeep.find(rule):
-                        await upkeep.remove(rule)
+                    if rule.table in tables and await maintenance.find(rule):
+                        await maintenance.remove(rule)
                         removed.append(f"removed {rule.name} ({rule.table} of iptables-{backend})")
     except RedirectError as error:
         raise StartError(f"not everything was removed: {error}; then run this again") from error
@@ -50,7 +50,7 @@ async def cleanup(settings: Settings) -> list[str]:
     return removed
 
 
-async def _drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
+async def _drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
     """Each backend that may hold something, with those of its tables that can be opened without being created."""
     detected = await detect()
     if detected.programs.nft is not None:

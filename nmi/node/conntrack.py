@@ -3,7 +3,7 @@
 import re
 
 from nmi.node.commands import SYSTEM_PATH, ProgramTimeoutError, find_program, run
-from nmi.node.rules import RedirectError, Redirection
+from nmi.node.rules import RedirectError, RedirectSpec
 from podidentity.exits import StartError
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")
@@ -20,7 +20,7 @@ async def find_conntrack(path: str = SYSTEM_PATH) -> str:
     return found
 
 
-async def forget_bypassing(to: Redirection, conntrack: str) -> int:
+async def forget_bypassing(to: RedirectSpec, conntrack: str) -> int:
     """Delete what is tracked between pods and the real IMDS; how many. Only after the rule is in: they come back else.
 
     Connections that the rule has led to NMI stay: their answers come from elsewhere. Raises RedirectError.

@@ -1,14 +1,15 @@
-"""What must stand in which of the node's tables, as data, and how what is found there is compared with it.
+"""The two iptables rules of NMI, as data, and the comparison of what a table holds with what it must hold.
 
-Two rules: the redirect leads a pod's requests for IMDS to NMI, the reject (--fail-closed) keeps whatever the redirect
-did not lead away from going on to the real IMDS. Each stands first in a chain of the kernel's. How a table is read and
-written is for the drivers (`nmi.node.legacy`, `nmi.node.nft`); keeping the rules there is for `nmi.node.upkeep`.
+The redirect leads a pod's requests for IMDS to NMI. The reject (--fail-closed) keeps all other packets for IMDS from
+being forwarded to the real one. Each rule is the first rule of a chain of the kernel. The drivers
+(`nmi.node.legacy_driver`, `nmi.node.nft_driver`) read and write the tables; `nmi.node.rule_maintenance` keeps the rules
+in place.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from nmi.node.tables import leads_to, normal
+from nmi.node.rule_text import leads_to, normalized
 
 CHAIN = "aad-metadata"
 """As the reference names it: so an NMI that takes over a node replaces the reference's chain and adds no second one."""
@@ -50,11 +51,11 @@ class TopRule:
 
         Whatever leads to our chain is; of rules without a chain only an equal one, so that nobody else's is touched.
         """
-        return leads_to(rule, self.chain) if self.chain else normal(rule) == self.text
+        return leads_to(rule, self.chain) if self.chain else normalized(rule) == self.text
 
 
 @dataclass(frozen=True, slots=True)
-class Redirection:
+class RedirectSpec:
     """From where to where pods are led. Addresses are dotted IPv4: IMDS knows no other."""
 
     metadata_ip: str
@@ -91,7 +92,7 @@ class Redirection:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRules:
     """What a table holds of one rule of ours."""
 
     tops: tuple[tuple[int, str], ...]
@@ -120,14 +121,14 @@ class Found:
         return None if position == 1 else f"other rules come before {top}"
 
 
-class Driver(Protocol):
+class IptablesDriver(Protocol):
     """One way to the node's tables. Each call is one consistent look or one atomic change.
 
     Each raises LockHeldError while somebody else writes, another RedirectError when it failed for now, and
     podidentity.exits.StartError when nothing but a change outside of NMI will help.
     """
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> FoundRules:
         """What is there of *rule*. Changes nothing, unless the legacy table did not exist: opening makes it."""
 
     async def put(self, rule: TopRule) -> None:

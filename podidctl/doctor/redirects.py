@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nmi.node.rule_text import normalized
 from nmi.node.rules import CHAIN
-from nmi.node.tables import normal
 from podidctl.doctor.closing import Closing
 from podidctl.doctor.shapes import Finding, Level, counted, found
 from podidctl.inquiry.facts import Unread
@@ -38,7 +38,7 @@ def packets_in(saved: str, redirect: str) -> int | None:
     """How many packets have met the rule *redirect* (normalised) of our chain, by the text of `iptables-save -c`."""
     for line in saved.splitlines():
         match = _COUNTED.fullmatch(line.strip())
-        if match is not None and match["chain"] == CHAIN and normal(match["rule"]) == redirect:
+        if match is not None and match["chain"] == CHAIN and normalized(match["rule"]) == redirect:
             return int(match["packets"])
     return None
 

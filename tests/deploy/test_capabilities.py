@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from tests.nmi.node.machines import Machine, machines
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 from tools.chart.rendering import GOLDEN, render
 
 pytestmark = pytest.mark.root
@@ -91,7 +91,7 @@ def test_the_containers_have_what_their_programs_need(node: Node) -> None:
     node.run("sh", "-c", "umask 077; mkdir /run/of-root; echo --network-plugin=cni > /run/of-root/kubelet")
     kubelet = "--kubelet-config=/run/of-root/kubelet"
     flags = ("--route-localnet=set", "--fail-closed", "--enable-conntrack-deletion", kubelet)
-    with Plumbed(node, *flags) as nmi:
+    with RedirectProcess(node, *flags) as nmi:
         nmi.installed()
         nmi.until(lambda state: not state["problem"])
         nmi.kill()  # as with fail-closed: the rules stay

@@ -69,10 +69,10 @@ class Machine:
 
 
 class Worker:
-    """A process inside a machine that holds one driver and does as it is told (tests/nmi/node/worker.py)."""
+    """A process inside a machine that holds one driver and does as it is told (tests/nmi/node/rule_worker.py)."""
 
     def __init__(self, machine: Machine, backend: str) -> None:
-        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.worker", backend)
+        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.rule_worker", backend)
 
     def ask(self, action: str, *details: object) -> None:
         """Tell it what to do, without waiting."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine, Worker
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -68,7 +68,7 @@ def test_what_the_reference_left_goes_too(machine: Machine, backend: str) -> Non
 
 
 def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine: Machine) -> None:
-    node = Plumbed(machine, "--fail-closed", "--route-localnet=set")
+    node = RedirectProcess(machine, "--fail-closed", "--route-localnet=set")
     node.installed()
     node.kill()
     assert cleanup(machine).returncode == 0
@@ -79,7 +79,7 @@ def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine
 
 def test_other_addresses_are_removed_with_the_flags_that_nmi_had(machine: Machine) -> None:
     flags = ("--metadata-ip=10.9.9.9", "--metadata-port=81")
-    with Plumbed(machine, "--fail-closed", *flags) as node:
+    with RedirectProcess(machine, "--fail-closed", *flags) as node:
         node.installed()
         node.end()
     assert cleanup(machine, *flags).stdout.count("removed") == 2

@@ -7,7 +7,7 @@ import pytest
 from nmi.node import boot_guard
 from nmi.node import cleanup as room
 from nmi.node.backend import Backend
-from nmi.node.rules import Driver, Found, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import FoundRules, IptablesDriver, LockHeldError, RedirectError, TopRule
 from nmi.settings import parse
 from podidentity.exits import StartError
 from tests.virtual_time import in_virtual_time, now
@@ -21,8 +21,8 @@ class Table:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def find(self, rule: TopRule) -> Found:
-        return Found(((1, rule.text),))
+    async def find(self, rule: TopRule) -> FoundRules:
+        return FoundRules(((1, rule.text),))
 
     async def put(self, rule: TopRule) -> None:
         raise AssertionError(rule)
@@ -34,8 +34,8 @@ class Table:
         raise self._error
 
 
-def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
-    async def drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
+def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: IptablesDriver) -> None:
+    async def drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
         yield Backend.LEGACY, driver, frozenset(("nat",))
 
     monkeypatch.setattr(room, "_drivers", drivers)

@@ -15,7 +15,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nmi.identity.address_evidence import AddressEvidence, Evidence, EvidenceKind, _Attachment
-from nmi.node.route_netlink import READS, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, RouteNetlink, Source
+from nmi.node.network_monitor import (
+    READS,
+    REST_SECONDS,
+    WAKES,
+    WINDOW_SECONDS,
+    NetworkMonitor,
+    NetworkSource,
+    NetworkUpdate,
+    RouteNetlinkSocket,
+)
 from nmi.node.rtnetlink import Message
 from podidentity_sandbox.namespaces import Namespaces
 
@@ -54,7 +63,7 @@ class Town:
         self.found: list[Evidence] = []
         self.handed_on = 0
         self.largest = 0
-        self.reports = Reports(make=self._make, dump_gap_seconds=0.2)
+        self.network_monitor = NetworkMonitor(make=self._make, dump_gap_seconds=0.2)
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         reported = list(messages)
@@ -86,21 +95,21 @@ class Town:
 
         self.namespaces.call(NODE, send)
 
-    def _make(self) -> Source:
+    def _make(self) -> NetworkSource:
         return _Inside(self.namespaces, NODE)
 
 
 class _Inside:
-    """A RouteNetlink of another namespace."""
+    """A RouteNetlinkSocket of another namespace."""
 
     def __init__(self, namespaces: Namespaces, name: str) -> None:
         self._call: Callable[[Callable[[], list[Message]]], list[Message]] = lambda of: namespaces.call(name, of)
-        self._source = namespaces.call(name, RouteNetlink)
+        self._source = namespaces.call(name, RouteNetlinkSocket)
 
     def filenos(self) -> Sequence[int]:
         return self._source.filenos()
 
-    def read(self) -> News:
+    def read(self) -> NetworkUpdate:
         return self._source.read()
 
     def dump(self) -> list[Message]:
@@ -166,9 +175,9 @@ async def town(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncI
 
 @asynccontextmanager
 async def listening(town: Town) -> AsyncIterator[None]:
-    task = asyncio.create_task(town.reports.run(town))
+    task = asyncio.create_task(town.network_monitor.run(town))
     try:
-        await until(lambda: town.reports.listening)
+        await until(lambda: town.network_monitor.listening)
         yield
     finally:
         task.cancel()
@@ -309,7 +318,7 @@ async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespace
     def lose() -> list[Evidence]:
         change("link add v42 type bridge", "link add v43 type bridge", "link set v42 up", "link set v43 up")
         change(f"route add {address(42)}/32 dev v42", f"route add {address(43)}/32 dev v43")
-        source, evidence = namespaces.call(NODE, RouteNetlink), AddressEvidence()
+        source, evidence = namespaces.call(NODE, RouteNetlinkSocket), AddressEvidence()
         try:
             assert evidence.replace(namespaces.call(NODE, source.dump)) == []
             evidence.claim(address(42))
@@ -317,11 +326,11 @@ async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespace
             change(*(f"link set v43 alias {number}" for number in range(4000)))
             change("link delete v42")
             lost, found = False, list[Evidence]()
-            news = News([], more=True)
-            while news.more:
-                news = source.read()
-                lost = lost or news.lost
-                found += evidence.apply(news.messages)
+            update = NetworkUpdate([], more=True)
+            while update.more:
+                update = source.read()
+                lost = lost or update.lost
+                found += evidence.apply(update.messages)
             assert lost
             return found + evidence.replace(namespaces.call(NODE, source.dump))
         finally:

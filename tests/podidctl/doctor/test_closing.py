@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nmi.node import boot_guard
-from nmi.node.plumbing import redirection_of
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidctl.doctor.closing import Closing, closing, has_restriction
 from podidctl.doctor.shapes import Level
@@ -15,7 +15,7 @@ from podidctl.inquiry.facts import Unread
 from tests.nmi.node import aks
 from tests.nmi.node.machines import Machine, Worker
 
-TO = redirection_of(Settings(node_name="n"))
+TO = redirect_spec(Settings(node_name="n"))
 RULE = "! -s 10.224.0.4/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80"
 COMMENT = f'-m comment --comment "{aks.COMMENT}"'
 

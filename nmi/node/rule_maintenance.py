@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from nmi.node.rules import Driver, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import IptablesDriver, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _LONGEST_WAIT_SECONDS = 2.0
 """Between two tries while somebody holds the lock. iptables programs hold it for milliseconds, seconds at most."""
 
 
-class Upkeep:
+class RuleMaintenance:
     """The rules of ours on this node. Its own calls of the driver never overlap, whoever makes them.
 
     The owner runs maintain() as a task and ends it before remove().
@@ -30,7 +30,7 @@ class Upkeep:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: IptablesDriver,
         *,
         forget: Callable[[], Awaitable[int]] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -137,21 +137,21 @@ class Upkeep:
     async def find(self, rule: TopRule) -> bool:
         """Whether anything of *rule* is in its table. Waits for a held lock; raises RedirectError."""
         async with self._turn:
-            return not (await self._patiently(lambda: self._driver.find(rule))).nothing
+            return not (await self._retry_while_locked(lambda: self._driver.find(rule))).nothing
 
     async def withdraw(self, rule: TopRule) -> None:
         """Lead nobody new by *rule*; what it leads already goes on. Waits for a held lock: bound it by a deadline."""
         async with self._turn:
             if rule in self._problems:
                 self._problems[rule] = "it has been withdrawn"
-            await self._patiently(lambda: self._driver.detach(rule))
+            await self._retry_while_locked(lambda: self._driver.detach(rule))
 
     async def remove(self, rule: TopRule) -> None:
         """Leave its table as if *rule* had never been there. Waits for a held lock: bound it by a deadline."""
         async with self._turn:
             if rule in self._problems:
                 self._problems[rule] = "it has been removed"
-            await self._patiently(lambda: self._driver.clear(rule))
+            await self._retry_while_locked(lambda: self._driver.clear(rule))
         log.info("the rule is removed", extra={"reason": rule.name})
 
     async def _ensure(self, rule: TopRule) -> str | None:
@@ -170,14 +170,14 @@ class Upkeep:
         for _ in range(_TRIES):
             if fault is None:
                 return first
-            await self._patiently(lambda: self._driver.put(rule))
+            await self._retry_while_locked(lambda: self._driver.put(rule))
             fault = await self._fault(rule)
         if fault is not None:
             raise RedirectError(f"it was written, but then {fault}: another program keeps changing {rule.table}")
         return first
 
     async def _fault(self, rule: TopRule) -> str | None:
-        return (await self._patiently(lambda: self._driver.find(rule))).fault(rule)
+        return (await self._retry_while_locked(lambda: self._driver.find(rule))).fault(rule)
 
     async def _end_connections(self) -> None:
         """End those that are older than the rules. A failure keeps nothing else up: it is told, and tried again."""
@@ -196,11 +196,13 @@ class Upkeep:
         self.forgotten += count
         log.info("forgot connections that bypassed NMI", extra={"count": count})
 
-    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(act, self._sleep)
+    async def _retry_while_locked(self, act: Callable[[], Awaitable[T]]) -> T:
+        return await retry_while_locked(act, self._sleep)
 
 
-async def patiently(act: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> T:
+async def retry_while_locked(
+    act: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> T:
     """What *act* gives, tried again, ever more slowly, as long as somebody holds the lock (#249: never exit)."""
     wait, waited = 0.05, 0.0
     while True:

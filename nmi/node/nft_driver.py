@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nmi.node.commands import Finished, ProgramTimeoutError, run
-from nmi.node.rules import Found, RedirectError, TopRule
-from nmi.node.tables import all_rules, chains_in, normal, rules_of
+from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
+from nmi.node.rules import FoundRules, RedirectError, TopRule
 from podidentity.exits import StartError
 
 _TRIES = 4
@@ -39,7 +39,7 @@ class NftDriver:
         self._programs = programs
         self._seconds = seconds
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> FoundRules:
         # Chains are asked for by name, since a whole nat table may hold ten thousand rules of kube-proxy's. For a
         # chain that is not there iptables-nft 1.8.9 says that it is "incompatible": so failing is read as "not there",
         # and what is worse shows in the first command or in the change that follows.
@@ -47,10 +47,10 @@ class NftDriver:
         rules = None
         if rule.chain:
             ours = await self._run(self._programs.iptables, "-t", rule.table, "-S", rule.chain)
-            rules = tuple(map(normal, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
-        return Found(
+            rules = tuple(map(normalized, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
+        return FoundRules(
             tops=tuple(
-                (position, normal(one))
+                (position, normalized(one))
                 for position, one in enumerate(rules_of(hook, rule.hook), start=1)
                 if rule.is_ours(one)
             ),

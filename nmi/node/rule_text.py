@@ -52,7 +52,7 @@ def words(rule: str) -> list[str]:
     return made
 
 
-def normal(rule: str) -> str:
+def normalized(rule: str) -> str:
     """*rule* as one comparable text."""
     return " ".join(words(rule))
 

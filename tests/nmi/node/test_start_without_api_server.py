@@ -13,7 +13,7 @@ import pytest
 from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.waiting import Away, api_server_away
+from tests.nmi.node.unavailable_api_server import Away, api_server_away
 
 ACTIVE_SECONDS = 20.0
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nmi.node.nft import NOT_PERMITTED
-from nmi.node.rules import Found, LockHeldError, RedirectError, TopRule
+from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.rules import FoundRules, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
 LOCK = Path("/run/xtables.lock")
@@ -37,7 +37,7 @@ class LegacyDriver:
         # python-iptables keeps one object for each table in the process: two threads would share its handle.
         self._one = threading.Lock()
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> FoundRules:
         return await asyncio.to_thread(self._find, rule)
 
     async def put(self, rule: TopRule) -> None:
@@ -49,9 +49,9 @@ class LegacyDriver:
     async def detach(self, rule: TopRule) -> None:
         await asyncio.to_thread(self._detach, rule)
 
-    def _find(self, rule: TopRule) -> Found:
+    def _find(self, rule: TopRule) -> FoundRules:
         with self._one, self._open(rule.table) as table:
-            return Found(
+            return FoundRules(
                 tops=tuple((at + 1, text) for at, text in self._ours(table, rule)),
                 rules=self._chain(table, rule) if rule.chain and table.is_chain(rule.chain) else None,
             )

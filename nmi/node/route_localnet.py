@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nmi.node.commands import Finished, ProgramTimeoutError, run
-from nmi.node.nft import NOT_PERMITTED
+from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.rule_text import all_rules, words
 from nmi.node.rules import LockHeldError
-from nmi.node.tables import all_rules, words
 from podidentity.exits import StartError
 
 CONF = Path("/proc/sys/net/ipv4/conf")
@@ -76,10 +76,10 @@ def guarded(rules: Iterable[tuple[str, str]]) -> bool:
     entered = {"INPUT"} | {
         rule[1] for chain, rule in listed if chain == "INPUT" and rule[:1] == ["-j"] and len(rule) == 2
     }
-    return any(chain in entered and _normal_guard(rule) == _normal_guard(GUARD) for chain, rule in listed)
+    return any(chain in entered and _normalized_guard(rule) == _normalized_guard(GUARD) for chain, rule in listed)
 
 
-def _normal_guard(rule: Iterable[str]) -> list[str]:
+def _normalized_guard(rule: Iterable[str]) -> list[str]:
     """*rule* with its connection states in one order: iptables prints them in its own."""
     return [",".join(sorted(word.split(","))) for word in rule]
 

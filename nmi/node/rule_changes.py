@@ -41,7 +41,7 @@ _IN_ATTRIB, _IN_CLOSE_WRITE, _IN_CLOSE_NOWRITE, _IN_DELETE_SELF, _IN_MOVE_SELF =
 _WATCHED = _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_CLOSE_NOWRITE | _IN_DELETE_SELF | _IN_MOVE_SELF
 
 
-class Source(Protocol):
+class ChangeSource(Protocol):
     """Something that becomes readable when the tables may have changed."""
 
     def fileno(self) -> int:
@@ -142,7 +142,7 @@ class LockReleases:
         return result
 
 
-class Alarm:
+class RuleChangeNotifier:
     """Cuts the wait between two looks short when a source says so."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Alarm:
         self.listening = False
         """Whether a source is there."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Somebody may have changed a table."""
         self._changed.set()
 
@@ -173,14 +173,14 @@ class Alarm:
         self._paid = max(self._paid, loop.time()) + GAP_SECONDS
 
     @asynccontextmanager
-    async def listening_to(self, make: Callable[[], Source]) -> AsyncIterator[None]:
+    async def listening_to(self, make: Callable[[], ChangeSource]) -> AsyncIterator[None]:
         """Listen to the source that *make* makes. One that cannot be had is told: then there is the interval alone."""
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             try:
                 source = await asyncio.to_thread(make)
             except OSError as error:
-                _told_missing(error)
+                _warn_unavailable(error)
                 yield
                 return
             stack.callback(source.close)
@@ -197,10 +197,10 @@ class Alarm:
                     concerns = source.read()
                 except OSError as error:
                     self.listening = False
-                    _told_missing(error)
+                    _warn_unavailable(error)
                     return
                 if concerns:
-                    self.ring()
+                    self.notify()
                 resting.append(loop.call_later(REST_SECONDS, listen))
 
             def end() -> None:
@@ -215,7 +215,7 @@ class Alarm:
             yield
 
 
-def _told_missing(error: OSError) -> None:
+def _warn_unavailable(error: OSError) -> None:
     log.warning(
         "changes of this node's tables are not told to NMI; they are found at the interval only "
         "(--ipt-update-interval-sec)",

@@ -47,7 +47,7 @@ _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is
 
 
 @dataclass(slots=True)
-class News:
+class NetworkUpdate:
     """What one reading brought."""
 
     messages: list[Message]
@@ -57,13 +57,13 @@ class News:
     """Whether there may be more to read."""
 
 
-class Source(Protocol):
-    """Where reports come from: `RouteNetlink`."""
+class NetworkSource(Protocol):
+    """Where reports come from: `RouteNetlinkSocket`."""
 
     def filenos(self) -> Sequence[int]:
         """What to wait for."""
 
-    def read(self) -> News:
+    def read(self) -> NetworkUpdate:
         """Take what there is to read, READS datagrams of each socket at most. Never blocks. Raises OSError."""
 
     def dump(self) -> list[Message]:
@@ -73,7 +73,7 @@ class Source(Protocol):
         """End it."""
 
 
-class RouteNetlink:
+class RouteNetlinkSocket:
     """The sockets. Needs no capability; raises OSError where there is no such netlink family."""
 
     def __init__(self) -> None:
@@ -90,12 +90,12 @@ class RouteNetlink:
     def filenos(self) -> Sequence[int]:
         return [each.fileno() for each in self._sockets]
 
-    def read(self) -> News:
-        news = News([])
+    def read(self) -> NetworkUpdate:
+        update = NetworkUpdate([])
         for each in self._sockets:
-            if not news.more:
-                self._read(each, news)
-        return news
+            if not update.more:
+                self._read(each, update)
+        return update
 
     def dump(self) -> list[Message]:
         for remaining in reversed(range(DUMP_TRIES)):
@@ -110,7 +110,7 @@ class RouteNetlink:
         for each in self._sockets:
             each.close()
 
-    def _read(self, source: socket.socket, news: News) -> None:
+    def _read(self, source: socket.socket, update: NetworkUpdate) -> None:
         for _ in range(READS):
             try:
                 size, _, flags, sender = source.recvmsg_into([self._buffer])
@@ -119,21 +119,21 @@ class RouteNetlink:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                news.lost = True
+                update.lost = True
                 continue
             if sender[0] != 0:
                 continue  # by a process of the node, not by the kernel
             if flags & socket.MSG_TRUNC:
-                news.lost = True
+                update.lost = True
                 continue
             try:
-                news.messages += decode(bytes(self._buffer[:size]))
+                update.messages += decode(bytes(self._buffer[:size]))
             except MalformedError:
-                news.lost = True
-        news.more = True
+                update.lost = True
+        update.more = True
 
 
-class Receiver(Protocol):
+class NetworkListener(Protocol):
     """Who uses the reports."""
 
     def network_changed(self, messages: Iterable[Message]) -> None:
@@ -143,11 +143,11 @@ class Receiver(Protocol):
         """This is all that there is, whatever was reported before."""
 
 
-class Reports:
+class NetworkMonitor:
     """Hands on what the kernel reports: first everything, then each change. `run` is its task."""
 
     def __init__(
-        self, *, make: Callable[[], Source] = RouteNetlink, dump_gap_seconds: float = DUMP_GAP_SECONDS
+        self, *, make: Callable[[], NetworkSource] = RouteNetlinkSocket, dump_gap_seconds: float = DUMP_GAP_SECONDS
     ) -> None:
         self._make = make
         self._dump_gap_seconds = dump_gap_seconds
@@ -161,7 +161,7 @@ class Reports:
         self.dumps = 0
         """How often everything was listed: once at the start, and after each loss."""
 
-    async def run(self, receiver: Receiver) -> None:
+    async def run(self, listener: NetworkListener) -> None:
         """Listen until cancelled; returns after a warning where the kernel gives no reports."""
         try:
             source = await asyncio.to_thread(self._make)
@@ -170,8 +170,8 @@ class Reports:
             return
         try:
             while self._failed is None:
-                await self._list(source, receiver)
-                self._listen(source, receiver)
+                await self._list(source, listener)
+                self._listen(source, listener)
                 self.listening = self._failed is None
                 await asyncio.sleep(self._dump_gap_seconds)
                 await self._lost.wait()
@@ -184,7 +184,7 @@ class Reports:
             self._ignore(source)
             source.close()
 
-    async def _list(self, source: Source, receiver: Receiver) -> None:
+    async def _list(self, source: NetworkSource, listener: NetworkListener) -> None:
         """The sockets stay unread meanwhile: what is reported since the dump began must be taken after it."""
         self._lost.clear()
         try:
@@ -193,42 +193,42 @@ class Reports:
             self._lost.set()
             return
         self.dumps += 1
-        receiver.network_listed(messages)
+        listener.network_listed(messages)
 
-    def _listen(self, source: Source, receiver: Receiver) -> None:
+    def _listen(self, source: NetworkSource, listener: NetworkListener) -> None:
         self._resting = None
         for fd in source.filenos():
-            asyncio.get_running_loop().add_reader(fd, self._read, source, receiver)
+            asyncio.get_running_loop().add_reader(fd, self._read, source, listener)
 
-    def _ignore(self, source: Source) -> None:
+    def _ignore(self, source: NetworkSource) -> None:
         if self._resting is not None:
             self._resting.cancel()
         for fd in source.filenos():
             asyncio.get_running_loop().remove_reader(fd)
 
-    def _read(self, source: Source, receiver: Receiver) -> None:
+    def _read(self, source: NetworkSource, listener: NetworkListener) -> None:
         try:
-            news = source.read()
+            update = source.read()
         except OSError as error:
             self._failed = error
             self._ignore(source)
             self._lost.set()
             return
-        if news.messages:
-            receiver.network_changed(news.messages)
-        if news.lost:
+        if update.messages:
+            listener.network_changed(update.messages)
+        if update.lost:
             self._lost.set()
         loop = asyncio.get_running_loop()
-        if self._is_flood(news, loop.time()):
+        if self._is_flood(update, loop.time()):
             self._ignore(source)
-            self._resting = loop.call_later(REST_SECONDS, self._listen, source, receiver)
+            self._resting = loop.call_later(REST_SECONDS, self._listen, source, listener)
 
-    def _is_flood(self, news: News, now: float) -> bool:
+    def _is_flood(self, update: NetworkUpdate, now: float) -> bool:
         if now - self._window_began >= WINDOW_SECONDS:
             self._window_began, self._wakes, self._messages = now, 0, 0
         self._wakes += 1
-        self._messages += len(news.messages)
-        return news.more or self._wakes > WAKES or self._messages > MESSAGES
+        self._messages += len(update.messages)
+        return update.more or self._wakes > WAKES or self._messages > MESSAGES
 
 
 def _socket(groups: int) -> socket.socket:
