@@ -8,7 +8,7 @@ from urllib.request import urlopen
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
 
 LAZY = {"aadpodidentity_nmi_operations_duration_seconds"}

@@ -1,0 +1,386 @@
+"""The sandbox as a whole: Azure, cluster, nodes, and the real MIC and NMI on top, started and stopped in order.
+
+Nothing of ours is imitated: `mic` and `nmi` run as processes of their own, NMI inside its node's network namespace with
+the real nat rule where this process may make namespaces, on loopback addresses without any rule otherwise.
+"""
+
+import asyncio
+import http.client
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from podidentity_sandbox import issuing, namespaces
+from podidentity_sandbox.azure import (
+    DEMO_CLIENT_ID,
+    DEMO_IDENTITY,
+    RESOURCE_GROUP,
+    SUBSCRIPTION,
+    AzureEmulator,
+    AzureFiles,
+)
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.cluster import Cluster
+from podidentity_sandbox.directory import FederatedCredential
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.kubelet import PodObserver
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
+from podidentity_sandbox.processes import Program, python
+from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.tokens import TokenMint
+
+ACTIVE_SECONDS: Final = 30.0  # both programs take about a second; a busy machine takes longer
+POLL_SECONDS: Final = 0.05
+PROBE_SECONDS: Final = 2.0
+SCALE_SET: Final = "pool"
+NMI_PORT: Final = 2579
+NMI_PROBE_PORT: Final = 8085
+NMI_METRICS_PORT: Final = 9090
+EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
+"""What a federated credential and the token that is shown for it name as audience, in Azure's public cloud."""
+AZURE_JSON: Final = "/etc/kubernetes/azure.json"
+"""Where a node has MIC's credentials."""
+CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
+"""Where a node has the description of the sandbox's cloud: what AZURE_ENVIRONMENT_FILEPATH names."""
+CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
+    "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
+    "test": {
+        "selector": DEMO_IDENTITY,
+        "clientID": DEMO_CLIENT_ID,
+        "subscriptionID": SUBSCRIPTION,
+        "resourceGroup": RESOURCE_GROUP,
+    },
+}
+"""What the chart is told of the sandbox's cloud, which is none of Azure's own, and of the identity for `helm test`."""
+# What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
+INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
+
+USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class SandboxError(Exception):
+    """The sandbox could not be made ready; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a sandbox is to be."""
+
+    nodes: int = 1
+    scale_set: bool = False
+    """Whether the nodes are instances of one scale set, which share identities, or VMs by themselves."""
+    kubeconfig: Path | None = None
+    """An API server that exists, on 127.0.0.1; None: the emulator."""
+    schedule: bool = True
+    """Whether the sandbox's own scheduler binds pods; False where another one does."""
+    run_pods: bool = True
+    """Whether the sandbox's own kubelets run pods; False where something else does, as kwok."""
+    namespaces: bool | None = None
+    """Real network namespaces (True), loopback addresses (False), or whatever this process may make (None)."""
+    programs: bool = True
+    """Whether MIC and NMI run; False leaves the stage to whoever wants to start them, or to install a chart."""
+    kinds: bool = True
+    """Whether the custom resources are installed; False leaves also that to a chart."""
+    operation_seconds: float = 0.2
+    """How long ARM takes to change a VM."""
+    lag_seconds: float = 0.0
+    """How long IMDS does not yet know an identity that ARM has put on a VM."""
+    nmi_flags: Sequence[str] = ()
+    mic_flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """This process's environment, of which the programs inherit what INHERITED names."""
+
+
+@dataclass(slots=True)
+class NodeProgram:
+    """NMI on one node: its process and where it listens, as seen from the node."""
+
+    program: Program
+    url: str
+    probe_port: int
+    metrics_port: int
+
+
+class Sandbox:
+    """A little cloud. `async with` it, or call `start` and `stop`; `stop` also cleans up after a failed start."""
+
+    def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
+        self.settings = settings or Settings()
+        self.instance = uuid.uuid4().hex[:6]
+        self.folder = Path()
+        self.node_names = [f"node-{number}" for number in range(self.settings.nodes)]
+        self.network: Network
+        self.azure: AzureEmulator
+        self.cluster: Cluster
+        self.files: AzureFiles
+        self.mic: Program | None = None
+        self.mic_probe_port = 0
+        self.mic_metrics_port = 0
+        self.nmis: dict[str, NodeProgram] = {}
+        self.contexts: dict[str, ExecutionContext] = {}
+        self._on_pod_running = on_pod_running
+        self._vms: dict[str, str] = {}
+        self._ports: dict[str, tuple[int, int, int]] = {}
+
+    @property
+    def redirects(self) -> bool:
+        """Whether pods ask 169.254.169.254 and a nat rule leads them to NMI."""
+        return self.network.redirects
+
+    @property
+    def loopback_reason(self) -> str:
+        """Why there are no network namespaces, where there are none."""
+        if self.settings.namespaces is False:
+            return "as asked"
+        return "not root" if os.geteuid() != 0 else "this system lets nobody make network namespaces"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Make everything, and wait until MIC and every NMI are Active.
+
+        Raises SandboxError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each with a line that
+        says what to do.
+        """
+        self.folder = await asyncio.to_thread(_new_folder)
+        mint, authority, real = await asyncio.gather(
+            asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), asyncio.to_thread(self._may_make_namespaces)
+        )
+        self.network = Fabric(self.instance) if real else Loopback()
+        await asyncio.to_thread(self.network.start)
+        self.azure = AzureEmulator(mint, authority, self.network)
+        self.azure.arm.lag_seconds = self.settings.lag_seconds
+        await self.azure.start()
+        self.files = await asyncio.to_thread(self.azure.write_files, self.folder)
+        for node in self.node_names:
+            self.contexts[node] = await asyncio.to_thread(self.network.add_node, node)
+            self._vms[node] = await self.azure.add_vm(
+                node,
+                scale_set=SCALE_SET if self.settings.scale_set else "",
+                operation_seconds=self.settings.operation_seconds,
+            )
+        self._ports = {node: self._nmi_ports() for node in self.node_names}
+        self.cluster = Cluster(
+            self.network,
+            self.folder,
+            kubeconfig=self.settings.kubeconfig,
+            schedule=self.settings.schedule,
+            run_pods=self.settings.run_pods,
+            on_pod_running=self._on_pod_running,
+            install_kinds=self.settings.kinds,
+            node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
+            trusted=self.files.certificates,
+            relayed=(self.azure.arm.port, self.azure.aad.port),
+        )
+        self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
+        await self.cluster.start(
+            {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
+            pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
+        )
+        if self.settings.programs:
+            await self.start_mic()
+            for node in self.node_names:
+                await self.start_nmi(node)
+            await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
+
+    async def stop(self) -> None:
+        """Stop everything, programs first; safe after a failed start, and the second time."""
+        await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
+        if self.mic is not None:
+            await self.mic.stop()
+        if hasattr(self, "cluster"):
+            await self.cluster.stop()
+        if hasattr(self, "azure"):
+            await self.azure.stop()
+        if hasattr(self, "network"):
+            await asyncio.to_thread(self.network.stop)
+        if self.folder != Path():
+            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def vm_id(self, node: str) -> str:
+        """The resource id of what ARM knows identities of for this node: its VM, or the scale set that this is of."""
+        vm = self._vms[node]
+        return vm.rpartition("/virtualMachines/")[0] if self.settings.scale_set else vm
+
+    async def trust(
+        self,
+        service_account: str,
+        *,
+        namespace: str = "default",
+        client_id: str = DEMO_CLIENT_ID,
+        audience: str = EXCHANGE_AUDIENCE,
+        delay_seconds: float = 0.0,
+    ) -> FederatedCredential:
+        """Let an identity or application trust the pods of a service account; AAD knows of it after the delay.
+
+        Raises IssuerError, or DirectoryError as Azure refuses.
+        """
+        credential = FederatedCredential(
+            await issuing.issuer_of(self.cluster.client.access),
+            f"system:serviceaccount:{namespace}:{service_account}",
+            audience,
+            time.time() + delay_seconds,
+        )
+        self.azure.directory.federate(client_id, credential)
+        return credential
+
+    def failure(self) -> str:
+        """A line on the first part that has ended though it should run; empty while all is well."""
+        programs = [] if self.mic is None else [self.mic]
+        programs += [nmi.program for nmi in self.nmis.values()]
+        ended = next((program for program in programs if program.returncode is not None), None)
+        if ended is not None:
+            return str(ended.exit_error())
+        failure = self.cluster.failure()
+        return f"the sandbox's kubelets ended: {failure!r}" if failure is not None else ""
+
+    async def start_mic(self) -> None:
+        """Start the real MIC on this machine."""
+        self.mic_probe_port, self.mic_metrics_port = free_ports(2)
+        self.mic = await Program.start(
+            "mic",
+            python(
+                "mic",
+                f"--kubeconfig={self.cluster.kubeconfig}",
+                f"--cloudconfig={self.files.cloud_config}",
+                f"--http-probe-port={self.mic_probe_port}",
+                f"--prometheus-port={self.mic_metrics_port}",
+                "--leader-election-instance=sandbox",
+                *self.settings.mic_flags,
+            ),
+            context=ExecutionContext("127.0.0.1"),
+            log=self.folder / "mic.log",
+            environment={
+                **self.inherited(),
+                "MIC_POD_NAMESPACE": "default",
+                "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
+                "SSL_CERT_FILE": str(self.files.certificates),
+            },
+        )
+
+    async def start_nmi(self, node: str) -> None:
+        """Start the real NMI on the node, for the first time or after it was stopped or killed; the ports stay."""
+        port, probe_port, metrics_port = self._ports[node]
+        redirected = (
+            ["--redirect=nat"]
+            if self.redirects
+            else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
+        )
+        program = await Program.start(
+            f"nmi on {node}",
+            python(
+                "nmi",
+                f"--node={node}",
+                f"--kubeconfig={self.cluster.kubeconfig}",
+                "--nmi-listen-address=127.0.0.1",
+                f"--nmi-port={port}",
+                f"--http-probe-port={probe_port}",
+                f"--prometheus-port={metrics_port}",
+                *redirected,
+                *self.settings.nmi_flags,
+            ),
+            context=self.contexts[node],
+            log=self.folder / f"nmi-{node}.log",
+            environment={
+                **self.inherited(),
+                "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
+                "SSL_CERT_FILE": str(self.files.certificates),
+            },
+        )
+        self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{port}", probe_port, metrics_port)
+
+    async def mic_active(self) -> None:
+        """Wait until MIC leads and its loop runs. Raises SandboxError or ProgramError."""
+        if self.mic is not None:
+            await self._active(self.mic, lambda: _probe(self.mic_probe_port))
+
+    async def nmi_active(self, node: str) -> None:
+        """Wait until NMI serves on the node. Raises SandboxError or ProgramError."""
+        nmi = self.nmis[node]
+        await self._active(nmi.program, lambda: self.network.call_on_node(node, lambda: _probe(nmi.probe_port)))
+
+    def inherited(self) -> dict[str, str]:
+        """What every program gets of this process's environment."""
+        given = {name: value for name, value in self.settings.environment.items() if name in INHERITED}
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            **given,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    async def _active(self, program: Program, probe: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(ACTIVE_SECONDS):
+                while True:
+                    if program.returncode is not None:
+                        raise program.exit_error()
+                    if await asyncio.to_thread(probe):
+                        return
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError as late:
+            last = (program.output().strip().splitlines() or ["it said nothing"])[-1][-300:]
+            raise SandboxError(f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; it says: {last}") from late
+
+    def _pod_environment(self, nmi_port: int) -> dict[str, str]:
+        environment = {
+            **self.inherited(),
+            "AZURE_RESOURCE_MANAGER_ENDPOINT": (f"https://{self.network.pod_facing_address}:{self.azure.arm.port}"),
+            "SSL_CERT_FILE": str(self.files.certificates),
+        }
+        if not self.redirects:
+            environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = f"http://127.0.0.1:{nmi_port}"
+        return environment
+
+    def metadata_url(self, node: str) -> str:
+        """Where a pod of the node asks for its token."""
+        return f"http://{METADATA_ADDRESS}" if self.redirects else self.nmis[node].url
+
+    def _nmi_ports(self) -> tuple[int, int, int]:
+        """NMI's own port, its probes' and its metrics': the usual ones where nobody else can have them."""
+        if self.redirects:
+            return NMI_PORT, NMI_PROBE_PORT, NMI_METRICS_PORT
+        port, probe_port, metrics_port = free_ports(3)
+        return port, probe_port, metrics_port
+
+    def _may_make_namespaces(self) -> bool:
+        if self.settings.namespaces is None:
+            return namespaces.available()
+        if self.settings.namespaces and not namespaces.available():
+            raise SandboxError("network namespaces need root and the `ip` program: use sudo, or leave the option away")
+        return self.settings.namespaces
+
+
+def _new_folder() -> Path:
+    """A folder for this user alone. Those that killed sandboxes of this user left, with their secrets, are removed."""
+    common = Path(tempfile.gettempdir())
+    for left in common.glob(f"{namespaces.PREFIX}-*"):
+        if namespaces.orphaned(left.name) and left.is_dir() and left.stat().st_uid == os.geteuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{namespaces.owner()}-"))
+
+
+def _probe(port: int) -> bool:
+    """Whether a program's /healthz says Active."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().read(100).strip() == b"Active"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,48 @@
+"""What makes IMDS refuse for a while: Azure's limits, its lag behind ARM, and mishaps that a test orders."""
+
+import asyncio
+import math
+
+from podidentity_sandbox.serving import ResponseFault
+from tests.sandbox.azure.conftest import Azure
+
+
+async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure) -> None:
+    azure.vm.attach(azure.one)
+    statuses = [(await azure.ask_imds())[0] for _ in range(21)]
+    assert statuses == [200] * 20 + [429]
+    azure.clock.now += 1.0
+    assert (await azure.ask_imds())[0] == 200
+
+
+async def test_more_than_five_requests_at_once_are_throttled(azure: Azure) -> None:
+    azure.vm.attach(azure.one)
+    azure.imds.faults.add(ResponseFault(delay_seconds=0.3, times=math.inf))
+    answers = await asyncio.gather(*(azure.ask_imds() for _ in range(7)))
+    assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 2
+    azure.imds.faults.clear()
+    assert (await azure.ask_imds())[0] == 200
+
+
+async def test_without_limits_nothing_is_throttled(azure: Azure) -> None:
+    azure.vm.attach(azure.one)
+    azure.imds.limited = False
+    assert {(await azure.ask_imds())[0] for _ in range(25)} == {200}
+
+
+async def test_an_identity_is_seen_only_after_the_lag(azure: Azure) -> None:
+    azure.arm.lag_seconds = 5.0
+    azure.vm.attach(azure.one)
+    assert (await azure.ask_imds())[0] == 400
+    azure.clock.now += 5.0
+    assert (await azure.ask_imds())[0] == 200
+
+
+async def test_a_mishap_happens_as_often_as_ordered_and_every_call_is_counted(azure: Azure) -> None:
+    azure.vm.attach(azure.one)
+    azure.imds.faults.add(ResponseFault(status=503, document={"error": "x"}, headers={"Retry-After": "7"}, times=2))
+    status, _, response = await azure.ask_imds()
+    assert (status, response.headers["Retry-After"]) == (503, "7")
+    await azure.ask_imds()
+    assert (await azure.ask_imds())[0] == 200
+    assert [call.status for call in azure.imds.token_calls] == [503, 503, 200]

@@ -1,0 +1,91 @@
+"""Answers that the HTTP proxy gives in the server's place, and that everything else passes unchanged."""
+
+import ssl
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.faults import FakeResponse, StatusProxy
+
+
+async def echo(request: web.BaseRequest) -> web.StreamResponse:
+    body = await request.read()
+    return web.Response(status=201, body=request.path_qs.encode() + b" " + body, headers={"X-Seen": "yes"})
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[str]:
+    runner = web.ServerRunner(web.Server(echo))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    yield f"http://{host}:{port}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def proxy(upstream: str) -> AsyncIterator[StatusProxy]:
+    made = StatusProxy(upstream)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+async def test_without_a_rule_everything_passes(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+    async with session.post(f"{proxy.url}/a%2Fb?c=d%20e", data=b"body") as response:
+        assert response.status == 201
+        assert await response.read() == b"/a%2Fb?c=d%20e body"
+        assert response.headers["X-Seen"] == "yes"
+    assert proxy.passed == 1
+
+
+async def test_a_status_is_answered_as_often_as_asked(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+    proxy.respond(FakeResponse(429, b"slow down", {"Retry-After": "3"}), times=2)
+    seen = []
+    for _ in range(3):
+        async with session.get(f"{proxy.url}/x") as response:
+            seen.append((response.status, response.headers.get("Retry-After")))
+    assert seen == [(429, "3"), (429, "3"), (201, None)]
+    assert proxy.responses == {429: 2}
+
+
+async def test_a_rule_picks_its_requests(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+    proxy.respond(FakeResponse(500), matching=lambda method, path: method == "GET" and path.startswith("/bad"))
+    async with session.get(f"{proxy.url}/bad?x=1") as refused, session.get(f"{proxy.url}/good") as passed:
+        assert (refused.status, passed.status) == (500, 201)
+    proxy.clear()
+    async with session.get(f"{proxy.url}/bad") as response:
+        assert response.status == 201
+
+
+async def test_with_certificates_it_stands_in_front_of_tls(session: aiohttp.ClientSession) -> None:
+    authority = Authority()
+    runner = web.ServerRunner(web.Server(echo))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context()).start()
+    trust: ssl.SSLContext = authority.client_context()
+    proxy = StatusProxy(
+        f"https://127.0.0.1:{runner.addresses[0][1]}", upstream_tls=trust, serving_tls=authority.server_context()
+    )
+    await proxy.start()
+    async with session.get(f"{proxy.url}/secure", ssl=trust) as response:
+        assert await response.read() == b"/secure "
+    await proxy.stop()
+    await runner.cleanup()
+
+
+async def test_a_server_that_is_down_ends_the_clients_connection(session: aiohttp.ClientSession) -> None:
+    proxy = StatusProxy("http://127.0.0.1:1")
+    await proxy.start()
+    with pytest.raises(aiohttp.ClientError):
+        await session.get(f"{proxy.url}/x")
+    await proxy.stop()
