@@ -1,7 +1,8 @@
-"""Which pod an address belongs to, where more than one pod may claim it: the only writer of the native index.
+"""The pod that owns each address, where several pods may report it. The only writer of the native index.
 
-An address answers for a pod only while exactly one live pod claims it. Two claims mean that the watch is behind: the
-address answers for nobody until one of them goes, or a read from the API server settles it.
+The index maps an address to a pod only while exactly one live pod has that address. Two pods with one address mean that
+the watch is behind: the index maps the address to no pod until one of them is removed, or a read from the API server
+settles the owner.
 """
 
 import logging
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class AddressOwners:
-    """Claims by address. Every change of whom an address answers for goes through `_point`."""
+    """The candidates of each address: the pods that have it. Only `_point` changes the owner in the index."""
 
     def __init__(
         self,
@@ -25,10 +26,11 @@ class AddressOwners:
         released: Callable[[str], None] = lambda _address: None,
         changed: Callable[[str], None] = lambda _address: None,
     ) -> None:
-        """*answering* is called with each address that has begun to answer for a pod.
+        """Store the callbacks.
 
-        *claimed* is called with an address and another pod that claims it now, *released* with an address that no pod
-        claims now, and *changed* with one that a pod has begun or ceased to claim, or claims now in another sandbox.
+        *answering* is called with each address that the index begins to map to a pod. *added* is called with an address
+        and a pod that has it from now on. *unused* is called with an address that no pod has any more. *changed* is
+        called with an address whose candidates change, or one of whose candidates may run in a new sandbox.
         """
         self._index = index
         self._answering = answering
@@ -39,7 +41,7 @@ class AddressOwners:
         self._settled: dict[str, PodEntry] = {}
 
     def candidates(self, address: str) -> tuple[PodEntry, ...]:
-        """Every pod that claims it."""
+        """Return every pod that has *address*."""
         return tuple(self._claims.get(address, ()))
 
     def claim(self, addresses: Iterable[str], entry: PodEntry) -> None:
@@ -65,20 +67,22 @@ class AddressOwners:
             self._point(address)
 
     def started_again(self, entry: PodEntry) -> None:
-        """A container of the pod was started: perhaps in another sandbox, which got the address after every other."""
+        """Discard what a read settled: a container of the pod started, possibly in a newer sandbox with the same
+        address.
+        """
         for address in entry.addresses:
             if entry in self._claims.get(address, ()):
                 self._reopen(address)
 
     def settle(self, address: str, entry: PodEntry) -> None:
-        """A read has just said that *address* is *entry*'s: so it is, until another claim."""
+        """Make *entry* the owner of a contested *address*, because a read has just shown it, until the next change."""
         claims = self._claims.get(address, [])
         if entry in claims and len(claims) > 1:
             self._settled[address] = entry
             self._point(address)
 
     def _reopen(self, address: str) -> None:
-        """What was settled before is so no longer."""
+        """Discard the owner that a read settled."""
         self._changed(address)
         self._settled.pop(address, None)
         self._point(address)
@@ -96,12 +100,12 @@ class AddressOwners:
                 self._index.put(address, owner.record)
         except ValueError:
             log.warning(
-                "a pod's status holds something that is no IP address and it gets no tokens: look at the pod's status",
+                "invalid IP address in a pod's status, the pod gets no tokens; look at the pod's status",
                 extra={"pod": claims[0].key if claims else ""},
             )
             return
         for other in claims:
-            # Whoever decided or waits for one of them on this address must look at it again.
+            # Requests that wait for, or were decided on, one of the candidates must be decided again.
             other.bump()
         if owner is not None:
             self._answering(address)

@@ -1,4 +1,4 @@
-"""What the node room counts, read by a collector at each scrape."""
+"""Metrics of the node, collected at each scrape."""
 
 from collections.abc import Iterator
 
@@ -18,17 +18,17 @@ class NodeMetrics:
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape."""
+        """Return the metrics; the registry calls it at each scrape."""
         redirect = self._redirect
         for name, help_text, count in (
             (
                 "aadpodidentity_nmi_iptables_repairs",
-                "How often a rule of NMI's was found changed and was put back.",
+                "Changed iptables rules of NMI that were restored.",
                 redirect.repairs,
             ),
             (
                 "aadpodidentity_nmi_iptables_failures",
-                "How many verifications of NMI's rules failed.",
+                "Failed verifications of NMI's iptables rules.",
                 redirect.failures,
             ),
             (
@@ -40,21 +40,21 @@ class NodeMetrics:
             yield CounterMetricFamily(name, help_text, value=count)
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_network_listening",
-            "1 while the kernel reports changes of this node's network, by which reused addresses are noticed.",
+            "1 while the kernel reports changes of this node's network, by which NMI notices reused addresses.",
             value=float(self._network_monitor.listening),
         )
         yield CounterMetricFamily(
             "aadpodidentity_nmi_network_lists",
-            "How often interfaces, routes and neighbours were listed: once at the start, and after lost reports.",
+            "Listings of interfaces, routes and neighbours: one at the start, and one after each loss of reports.",
             value=self._network_monitor.dumps,
         )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_redirect_in_force",
-            "1 while pods are led to NMI, or nobody asked for it (--redirect=none).",
+            "1 while pods are redirected to NMI, or with --redirect=none.",
             value=float(redirect.problem() is None),
         )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_fail_closed",
-            "1 while no pod would reach the real IMDS if NMI went away (--fail-closed).",
+            "1 while no pod could reach the real IMDS if NMI stopped (--fail-closed).",
             value=float(redirect.closed),
         )

@@ -1,8 +1,8 @@
 """The kernel's reports about links, neighbours and IPv4 routes of this network namespace (NETLINK_ROUTE).
 
-Two sockets: pods can cause any number of reports about neighbours (by ARP), but none about links and routes, so that a
-flood of the first neither delays nor drops the second. Made by hand, as a library would bring an event loop of its own
-and more memory on each node than all that is decoded here.
+There are two sockets: pods can cause any number of reports about neighbours (by ARP), but none about links and routes.
+So a flood of the former neither delays nor drops the latter. A library is not used, because it would add an event loop
+and more memory on each node than all the decoding here.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from nmi.node.rtnetlink import (
 log = logging.getLogger(__name__)
 
 READS: Final = 128
-"""Datagrams that one wake-up reads from each socket; most hold one message."""
+"""Datagrams that one wake-up reads from each socket; most contain one message."""
 WINDOW_SECONDS: Final = 0.1
 WAKES: Final = 20
 MESSAGES: Final = 256
-"""What each WINDOW_SECONDS may bring before every reading is followed by a rest."""
+"""Limits per WINDOW_SECONDS. Above them every read is followed by a pause."""
 REST_SECONDS: Final = 0.02
-"""How long the sockets are left alone then: a flood costs 240 readings and 10,000 messages a second at most."""
+"""The pause after a read in a flood. It limits a flood to 240 reads and 10,000 messages per second."""
 DUMP_GAP_SECONDS: Final = 5.0
-"""Between two dumps. In a flood of neighbours reports are lost all the time."""
+"""Between two dumps. During a flood of neighbours the kernel loses reports continuously."""
 DUMP_BYTES_MAX: Final = 1 << 24
 DUMP_TRIES: Final = 4
 _BUFFER: Final = 1 << 20
-"""Bytes that the kernel keeps for each socket (it counts twice as many): a thousand reports and more."""
+"""Bytes of the kernel's buffer for each socket (it counts twice as many): more than a thousand reports."""
 _DATAGRAM_MAX: Final = 1 << 16
 _DUMP_SECONDS: Final = 5.0
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is not cut to net.core.rmem_max
@@ -48,39 +48,41 @@ _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is
 
 @dataclass(slots=True)
 class NetworkUpdate:
-    """What one reading brought."""
+    """The result of one read."""
 
     messages: list[Message]
     lost: bool = False
-    """Whether reports were lost, so that only a dump shows what there is."""
+    """Whether reports were lost, so that only a dump shows the current state."""
     more: bool = False
     """Whether there may be more to read."""
 
 
 class NetworkSource(Protocol):
-    """Where reports come from: `RouteNetlinkSocket`."""
+    """The source of reports: `RouteNetlinkSocket`."""
 
     def filenos(self) -> Sequence[int]:
-        """What to wait for."""
+        """Return the file descriptors to wait for."""
 
     def read(self) -> NetworkUpdate:
-        """Take what there is to read, READS datagrams of each socket at most. Never blocks. Raises OSError."""
+        """Read up to READS datagrams from each socket. Never blocks. Raises OSError."""
 
     def dump(self) -> list[Message]:
-        """Everything there is now. Blocks for milliseconds. Raises OSError, MalformedError, DumpInterruptedError."""
+        """Return the complete current state. Blocks for milliseconds. Raises OSError, MalformedError,
+        DumpInterruptedError.
+        """
 
     def close(self) -> None:
-        """End it."""
+        """Close the source."""
 
 
 class RouteNetlinkSocket:
-    """The sockets. Needs no capability; raises OSError where there is no such netlink family."""
+    """The two sockets. Needs no capability; raises OSError if there is no such netlink family."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(_DATAGRAM_MAX)
         self._sockets: list[socket.socket] = []
         try:
-            # Links and routes first: a neighbour means nothing on a link that is not known.
+            # Links and routes first: a neighbour has no meaning on an unknown link.
             for groups in (LINKS | IPV4_ROUTES, NEIGHBOURS):
                 self._sockets.append(_socket(groups))
         except OSError:
@@ -122,7 +124,7 @@ class RouteNetlinkSocket:
                 update.lost = True
                 continue
             if sender[0] != 0:
-                continue  # by a process of the node, not by the kernel
+                continue  # sent by a process of the node, not by the kernel
             if flags & socket.MSG_TRUNC:
                 update.lost = True
                 continue
@@ -134,17 +136,17 @@ class RouteNetlinkSocket:
 
 
 class NetworkListener(Protocol):
-    """Who uses the reports."""
+    """The receiver of the reports."""
 
     def network_changed(self, messages: Iterable[Message]) -> None:
-        """These were reported, in this order."""
+        """Apply these reports, in this order."""
 
     def network_listed(self, messages: Iterable[Message]) -> None:
-        """This is all that there is, whatever was reported before."""
+        """Replace the state by this complete list."""
 
 
 class NetworkMonitor:
-    """Hands on what the kernel reports: first everything, then each change. `run` is its task."""
+    """Delivery of the kernel's reports: first the complete state, then each change. `run` is its task."""
 
     def __init__(
         self, *, make: Callable[[], NetworkSource] = RouteNetlinkSocket, dump_gap_seconds: float = DUMP_GAP_SECONDS
@@ -159,10 +161,10 @@ class NetworkMonitor:
         self._messages = 0
         self.listening = False
         self.dumps = 0
-        """How often everything was listed: once at the start, and after each loss."""
+        """How often the complete state was listed: once at the start, and after each loss."""
 
     async def run(self, listener: NetworkListener) -> None:
-        """Listen until cancelled; returns after a warning where the kernel gives no reports."""
+        """Listen until cancelled. Return after a warning if the kernel gives no reports."""
         try:
             source = await asyncio.to_thread(self._make)
         except OSError as error:
@@ -185,7 +187,7 @@ class NetworkMonitor:
             source.close()
 
     async def _list(self, source: NetworkSource, listener: NetworkListener) -> None:
-        """The sockets stay unread meanwhile: what is reported since the dump began must be taken after it."""
+        """Deliver a dump. The sockets are not read during it, because later reports must be applied after it."""
         self._lost.clear()
         try:
             messages = await asyncio.to_thread(source.dump)
@@ -267,7 +269,7 @@ def _dump() -> list[Message]:
 
 def _warn(error: OSError) -> None:
     log.warning(
-        "changes of this node's network are not reported to NMI, which notices a reused address by the API server "
-        "alone; see whether NMI may open netlink sockets",
+        "no reports about this node's network, NMI notices a reused address through the API server only; check that "
+        "NMI may open netlink sockets",
         extra={"error": str(error)},
     )

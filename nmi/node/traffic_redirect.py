@@ -1,4 +1,4 @@
-"""All of this room for `nmi.app`: what the settings ask of the node, done in order and undone at the end."""
+"""The redirect of pods' requests to NMI, for `nmi.app`: prepared, installed, maintained and removed."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 class TrafficRedirect:
-    """The node's side of one NMI: prepare(), then maintain() as a task of the owner's, install(), and at last remove().
+    """The node's side of one NMI: prepare(), then maintain() as a task of the owner, install(), and finally remove().
 
-    remove() comes after the end of maintain(), which would put the rules back.
+    The owner ends maintain() before remove(), because maintain() would restore the rules.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -33,7 +33,7 @@ class TrafficRedirect:
 
     @property
     def repairs(self) -> int:
-        """How often a rule had to be put back."""
+        """How often a rule was restored."""
         return self._maintenance.repairs if self._maintenance else 0
 
     @property
@@ -48,15 +48,15 @@ class TrafficRedirect:
 
     @property
     def closed(self) -> bool:
-        """Whether no pod would reach the real IMDS if NMI went away now."""
+        """Whether no pod could reach the real IMDS if NMI stopped now."""
         return (
             self._settings.fail_closed and self._maintenance is not None and self._maintenance.in_force(self._to.reject)
         )
 
     async def prepare(self) -> None:
-        """Look whether this node allows what the settings ask for; only --fail-closed changes it already now.
+        """Check that this node meets the requirements of the settings. Only --fail-closed already changes it.
 
-        Raises StartError, or RedirectError when nat cannot be read.
+        Raises StartError, or RedirectError if nat cannot be read.
         """
         settings = self._settings
         await asyncio.to_thread(kubenet.check, settings.kubelet_config, allowed=settings.allow_kubenet)
@@ -68,7 +68,7 @@ class TrafficRedirect:
         log.info("found the node's iptables", extra={"reason": str(self._detected.backend)})
         if self._detected.left_elsewhere:
             log.warning(
-                "the other backend of iptables holds a redirect, too: end NMI and run `nmi --cleanup` here once"
+                "the other backend of iptables holds a redirect, too; stop NMI and run `nmi --cleanup` here once"
             )
         maintenance = RuleMaintenance(
             await driver_for(self._detected), forget=self._forget_bypassing if settings.delete_conntrack else None
@@ -79,17 +79,17 @@ class TrafficRedirect:
         self._maintenance = maintenance
 
     async def install(self) -> None:
-        """Lead pods to NMI; to be called when it listens. Raises StartError."""
+        """Redirect pods to NMI. Call it when NMI listens. Raises StartError."""
         if self._maintenance is None:
             return
         await self._ensure_localnet()
         await self._maintenance.install(self._to.redirect)
-        self._change_notifier.notify()  # what went wrong beside the rule itself need not wait for the interval
+        self._change_notifier.notify()  # other failures than the rule's own need not wait for the interval
         if not self._settings.fail_closed:
             await self._lift_reject(self._maintenance)
 
     async def maintain(self) -> None:
-        """Keep what is installed, until cancelled. Failures are logged, shown by problem(), and tried again."""
+        """Keep the rules in place until cancelled. Failures are logged, reported by problem(), and retried."""
         if self._maintenance is None or self._detected is None:
             return
         seconds = float(self._settings.redirect_interval_seconds)
@@ -100,7 +100,7 @@ class TrafficRedirect:
             tasks.create_task(self._watch_localnet(seconds), name="watch route_localnet")
 
     def problem(self) -> str | None:
-        """Why pods may not be led here, for the readiness probe; None when they are, or when nobody asked for it."""
+        """Return why pods may not be redirected, for the readiness probe; None if they are, or without a redirect."""
         if self._maintenance is None:
             return None if self._settings.redirect is RedirectMode.NONE else "the node is not prepared yet"
         if problem := self._maintenance.problem():
@@ -110,7 +110,7 @@ class TrafficRedirect:
         return self._localnet
 
     def state(self) -> dict[str, object]:
-        """What an operator who looks into a running NMI wants to know of this room."""
+        """Return the state for the debug page."""
         maintenance = self._maintenance
         return {
             "redirect": str(self._settings.redirect),
@@ -126,44 +126,46 @@ class TrafficRedirect:
         }
 
     async def withdraw(self) -> None:
-        """Lead no new connection here, unless told to keep the rules; those that are open go on until remove().
+        """Redirect no new connections, unless the rules must stay. Open connections continue until remove().
 
-        Waits for a held lock: bound it by a deadline. Raises StartError or RedirectError.
+        Waits for a held lock: set a deadline. Raises StartError or RedirectError.
         """
         if self._maintenance is not None and not (self._settings.fail_closed or self._settings.keep_redirect):
             await self._maintenance.withdraw(self._to.redirect)
 
     async def remove(self) -> None:
-        """Leave the node as it was found, unless told to keep the rules. Waits for a held lock: bound it by a deadline.
+        """Restore the node's former state, unless the rules must stay. Waits for a held lock: set a deadline.
 
         Raises StartError or RedirectError.
         """
         if self._maintenance is None:
             return
         if self._settings.fail_closed:
-            log.info("the rules stay, so that no pod reaches the real IMDS; `nmi --cleanup` removes them")
+            log.info("the rules stay in place, so that no pod reaches the real IMDS; `nmi --cleanup` removes them")
         elif self._settings.keep_redirect:
-            log.info("the redirect stays, as asked; `nmi --cleanup` removes it")
+            log.info("the redirect stays in place, as configured; `nmi --cleanup` removes it")
         else:
             await self._maintenance.remove(self._to.redirect)
             await self._lift_reject(self._maintenance)
 
     async def _lift_reject(self, maintenance: RuleMaintenance) -> None:
-        """Remove the reject that an NMI with --fail-closed left: without that flag it is not wanted any more."""
+        """Remove the reject rule of an earlier NMI with --fail-closed."""
         if not self._may_have_filter():
             return
         try:
             if await maintenance.find(self._to.reject):
                 await maintenance.remove(self._to.reject)
-                log.warning("pods reach the real IMDS again while NMI is away, since --fail-closed is not set any more")
+                log.warning(
+                    "pods reach the real IMDS again while NMI is not running, because --fail-closed is no longer set"
+                )
         except RedirectError as error:
             log.error(  # noqa: TRY400  the sentence says it all
-                "the reject of an NMI with --fail-closed may still be there; run `nmi --cleanup` when NMI has gone",
+                "the reject rule of an earlier NMI may still exist; run `nmi --cleanup` after NMI has stopped",
                 extra={"error": str(error)},
             )
 
     def _may_have_filter(self) -> bool:
-        """Whether looking into filter creates nothing."""
+        """Return whether reading filter creates nothing."""
         found = self._detected
         return found is not None and (found.backend is Backend.NFT or "filter" in found.legacy_tables)
 
@@ -186,17 +188,17 @@ class TrafficRedirect:
                 raise StartError(
                     "--route-localnet=set needs the iptables program of this node's backend in NMI's image"
                 )
-            # The guard first, whoever set it: there is to be no moment with the one and without the other.
+            # The guard first, so that route_localnet is never on without it.
             iptables = self._detected.iptables
             if await retry_while_locked(lambda: route_localnet.ensure_guard(iptables)):
-                log.info("guarded this node's 127.0.0.1 in filter/INPUT; it stays there when NMI ends")
+                log.info("guard of this node's 127.0.0.1 added to filter/INPUT; it stays there when NMI stops")
             if problem:
                 await asyncio.to_thread(route_localnet.switch_on)
                 problem = await asyncio.to_thread(route_localnet.fault)
-                log.info("switched route_localnet on; it stays on when NMI ends")
+                log.info("route_localnet switched on; it stays on when NMI stops")
         if problem and problem != self._localnet:
             log.error(
-                "pods are not led to NMI until route_localnet is on; run the command in the reason",
+                "pods are not redirected to NMI until route_localnet is on; run the command in the reason",
                 extra={"reason": problem},
             )
         self._localnet = problem
@@ -209,18 +211,18 @@ class TrafficRedirect:
             except (StartError, OSError) as error:
                 self._localnet = str(error)
                 log.error(  # noqa: TRY400  the sentence says it all
-                    "route_localnet could not be looked after; see the error, it is tried again at the next interval",
+                    "route_localnet could not be verified; see the error, NMI retries at the next interval",
                     extra={"error": self._localnet},
                 )
 
 
 def redirect_spec(settings: Settings) -> RedirectSpec:
-    """From where to where *settings* lead pods."""
+    """Return the redirect that *settings* require."""
     return RedirectSpec(settings.metadata_ip, settings.metadata_port, *settings.redirect_target)
 
 
 async def driver_for(detected: DetectedBackend) -> IptablesDriver:
-    """The driver of the node's own backend. Raises StartError when what it needs is not installed."""
+    """Return the driver of the node's own backend. Raises StartError if its programs are not installed."""
     if detected.backend is Backend.NFT and detected.programs.nft is not None:
         return NftDriver(detected.programs.nft)
     return await asyncio.to_thread(LegacyDriver)

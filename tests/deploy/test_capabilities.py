@@ -118,7 +118,7 @@ def test_a_private_file_of_roots_is_read_and_another_users_is_reported(node: Nod
     assert "has --network-plugin=kubenet" in checked(node, "0")
     reported = checked(node, "1000")
     assert "StartError" not in reported
-    assert "WARNING:nmi.node.kubenet:the kubelet's flags may not be read; give the file to root" in reported
+    assert "WARNING:nmi.node.kubenet:no permission to read the kubelet's flags, NMI cannot detect" in reported
 
 
 def test_no_container_has_a_capability_that_this_file_does_not_show_to_be_needed() -> None:

@@ -211,7 +211,7 @@ async def test_a_pod_that_is_suspended_without_end_fills_no_log(caplog: pytest.L
             ward.suspensions.begin([evidence()])
             ward.suspensions.left(ward.entry)
             await asyncio.sleep(0.1)
-        lines = [each for each in caplog.records if each.message == "pod suspended, its address has changed hands"]
+        lines = [each for each in caplog.records if each.message == "pod suspended, its address changed its owner"]
         assert LOGGED_AT_ONCE <= len(lines) <= LOGGED_AT_ONCE + (now() - begun) / LOG_GAP_SECONDS + 1
         assert (lines[0].pod, lines[0].address, lines[0].evidence, lines[0].interface) == (  # type: ignore[attr-defined]
             "ns/web-0",

@@ -52,7 +52,7 @@ def test_it_removes_both_rules_from_either_backend_and_says_so(machine: Machine)
     for backend, saved in before.items():
         assert machine.saved(backend) == saved
     again = cleanup(machine)
-    assert (again.returncode, again.stderr, again.stdout) == (0, "", "nothing of NMI's was on this node\n")
+    assert (again.returncode, again.stderr, again.stdout) == (0, "", "there was nothing of NMI on this node\n")
 
 
 def test_a_clean_node_stays_without_any_table(machine: Machine) -> None:

@@ -112,7 +112,7 @@ async def test_sigterm_while_it_waits_ends_it_in_order(away: Away) -> None:
     nmi = await away.nmi()
     await nmi.until("/readyz", lambda _status, text: "no contact" in text)
     assert await nmi.stop() < 5.0
-    assert nmi.lines()[-1]["message"] == "nmi has stopped"
+    assert nmi.lines()[-1]["message"] == "nmi stopped"
 
 
 async def test_a_missing_kubeconfig_still_ends_it_with_one_line(away: Away) -> None:
