@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from podidctl.completion import Names
-from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, parse_pod_name
+from podidctl.completion import ClusterNames
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
@@ -23,9 +23,9 @@ Loopback = Annotated[
 ]
 
 
-def application(around: Surroundings) -> typer.Typer:
+def application(context: CliContext) -> typer.Typer:
     """Return the command group."""
-    names = Names(around)
+    names = ClusterNames(context)
     app = typer.Typer(
         help="An API server, IMDS, AAD and Azure Resource Manager on this machine, with MIC, NMI and pods.",
         no_args_is_help=True,
@@ -65,7 +65,7 @@ def application(around: Surroundings) -> typer.Typer:
         if chart_values is not None and (kubeconfig is None or loopback):
             raise typer.BadParameter("--chart-values requires --kubeconfig and excludes --loopback")
         code = sandbox_runner.up(
-            around.environ,
+            context.environ,
             nodes=nodes,
             kubeconfig=kubeconfig,
             loopback=loopback,
@@ -88,7 +88,7 @@ def application(around: Surroundings) -> typer.Typer:
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
         code = sandbox_runner.demo(
-            around.environ, kubeconfig=kubeconfig, loopback=loopback, federated=federated, as_json=as_json
+            context.environ, kubeconfig=kubeconfig, loopback=loopback, federated=federated, as_json=as_json
         )
         raise typer.Exit(code)
 
@@ -103,7 +103,7 @@ def application(around: Surroundings) -> typer.Typer:
         """Run a command of this machine in the network namespace of a sandbox pod. Needs root."""
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
-        key = named(pod, namespace, "default")
-        raise typer.Exit(sandbox_runner.run_in_pod(around.settings(kubeconfig=kubeconfig), key, command))
+        key = parse_pod_name(pod, namespace, "default")
+        raise typer.Exit(sandbox_runner.run_in_pod(context.settings(kubeconfig=kubeconfig), key, command))
 
     return app

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.startup.settings import Settings as ClusterSettings
-from podidctl.printing import complain
-from podidctl.reaching import reach
+from podidctl.cluster_access import connect
+from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
@@ -108,7 +108,7 @@ def _write_values(path: Path) -> None:
 
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
-    async with reach(settings) as client:
+    async with connect(settings) as client:
         found = await client.get(PODS, namespace, name)
     network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
     if not network_namespace:
@@ -149,11 +149,11 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         while not stop.is_set():
             failure = sandbox.failure()
             if failure:
-                return complain(failure)
+                return print_error(failure)
             await asyncio.wait({stopping}, timeout=1.0)
         console.print("stopping")
     except FAILURES as failure:
-        return complain(str(failure))
+        return print_error(str(failure))
     finally:
         await sandbox.stop()
     return 0
@@ -208,7 +208,7 @@ async def _demo(demo: DemoRun, *, as_json: bool) -> int:
     if as_json:
         _emit({"ok": not failure, "seconds": round(seconds, 3), "lines": demo.lines, "error": failure or None})
     if failure:
-        return complain(failure)
+        return print_error(failure)
     if not as_json:
         console.print(f"The demo went well, in {seconds:.1f} s.")
     return 0
