@@ -103,12 +103,12 @@ class AddressEvidence:
 
     # Addresses of pods.
 
-    def claim(self, address: str) -> None:
+    def track(self, address: str) -> None:
         """Begin to track *address*, which another pod has now, from the kernel's current state."""
         packed = _packed(address)
         if packed is None:
             return
-        self.release(address)
+        self.untrack(address)
         attachment = self._attachments[packed] = _Attachment(address)
         attachment.host = self._output(packed, only_length=_BITS)
         interface = attachment.host or self._output(packed)
@@ -116,7 +116,7 @@ class AddressEvidence:
         if link_layer:
             self._learn(packed, attachment, interface, link_layer)
 
-    def release(self, address: str) -> None:
+    def untrack(self, address: str) -> None:
         """Stop tracking *address*, which no pod has any more."""
         packed = _packed(address)
         attachment = self._attachments.pop(packed, None) if packed is not None else None
@@ -124,7 +124,7 @@ class AddressEvidence:
             self._unlearn(packed, attachment)
 
     def unresolved(self) -> list[Unresolved]:
-        """Return the claimed addresses that would end without evidence: no host route, no current link-layer address.
+        """Return the addresses of pods that would end without evidence: no host route, no current link-layer address.
 
         Addresses that only the default route leads to are left out: they are not on this node's network.
         """
@@ -203,7 +203,7 @@ class AddressEvidence:
         name = self._links.pop(link.index, link.name)
         found = [
             Evidence(str(IPv4Address(packed)), EvidenceKind.INTERFACE_REMOVED, name)
-            for packed in self._unclaimed(link.index)
+            for packed in self._without_pod(link.index)
         ]
         for packed, attachment in self._attachments.items():
             if attachment.is_behind(link.index):
@@ -217,7 +217,7 @@ class AddressEvidence:
             self._drop_route(length, prefix, priority)
         return found
 
-    def _unclaimed(self, interface: int) -> set[bytes]:
+    def _without_pod(self, interface: int) -> set[bytes]:
         """Return the addresses behind *interface* that no pod has, according to the kernel's tables."""
         found = {
             prefix.to_bytes(4, "big")

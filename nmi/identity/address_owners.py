@@ -22,8 +22,8 @@ class AddressOwners:
         index: Index,
         answering: Callable[[str], None],
         *,
-        claimed: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
-        released: Callable[[str], None] = lambda _address: None,
+        added: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
+        unused: Callable[[str], None] = lambda _address: None,
         changed: Callable[[str], None] = lambda _address: None,
     ) -> None:
         """Store the callbacks.
@@ -34,35 +34,35 @@ class AddressOwners:
         """
         self._index = index
         self._answering = answering
-        self._claimed = claimed
-        self._released = released
+        self._added = added
+        self._unused = unused
         self._changed = changed
-        self._claims: dict[str, list[PodEntry]] = {}
+        self._candidates: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
     def candidates(self, address: str) -> tuple[PodEntry, ...]:
         """Return every pod that has *address*."""
-        return tuple(self._claims.get(address, ()))
+        return tuple(self._candidates.get(address, ()))
 
-    def claim(self, addresses: Iterable[str], entry: PodEntry) -> None:
+    def add(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:
-            claims = self._claims.setdefault(address, [])
-            if entry not in claims:
-                claims.append(entry)
-                self._claimed(address, entry)
+            candidates = self._candidates.setdefault(address, [])
+            if entry not in candidates:
+                candidates.append(entry)
+                self._added(address, entry)
                 self._reopen(address)
 
-    def release(self, addresses: Iterable[str], entry: PodEntry) -> None:
+    def remove(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:
-            claims = self._claims.get(address)
-            if claims is None or entry not in claims:
+            candidates = self._candidates.get(address)
+            if candidates is None or entry not in candidates:
                 continue
-            claims.remove(entry)
-            if not claims:
-                del self._claims[address]
-                self._released(address)
+            candidates.remove(entry)
+            if not candidates:
+                del self._candidates[address]
+                self._unused(address)
             self._changed(address)
-            if self._settled.get(address) is entry or len(claims) < 2:
+            if self._settled.get(address) is entry or len(candidates) < 2:
                 self._settled.pop(address, None)
             self._point(address)
 
@@ -71,13 +71,13 @@ class AddressOwners:
         address.
         """
         for address in entry.addresses:
-            if entry in self._claims.get(address, ()):
+            if entry in self._candidates.get(address, ()):
                 self._reopen(address)
 
     def settle(self, address: str, entry: PodEntry) -> None:
         """Make *entry* the owner of a contested *address*, because a read has just shown it, until the next change."""
-        claims = self._claims.get(address, [])
-        if entry in claims and len(claims) > 1:
+        candidates = self._candidates.get(address, [])
+        if entry in candidates and len(candidates) > 1:
             self._settled[address] = entry
             self._point(address)
 
@@ -88,8 +88,8 @@ class AddressOwners:
         self._point(address)
 
     def _point(self, address: str) -> None:
-        claims = self._claims.get(address, [])
-        owner = claims[0] if len(claims) == 1 else self._settled.get(address)
+        candidates = self._candidates.get(address, [])
+        owner = candidates[0] if len(candidates) == 1 else self._settled.get(address)
         try:
             present = self._index.get(address)
             if owner is not None and owner.record is present:
@@ -101,10 +101,10 @@ class AddressOwners:
         except ValueError:
             log.warning(
                 "invalid IP address in a pod's status, the pod gets no tokens; look at the pod's status",
-                extra={"pod": claims[0].key if claims else ""},
+                extra={"pod": candidates[0].key if candidates else ""},
             )
             return
-        for other in claims:
+        for other in candidates:
             # Requests that wait for, or were decided on, one of the candidates must be decided again.
             other.bump()
         if owner is not None:

@@ -122,8 +122,8 @@ class ClusterCache:
         self._addresses = AddressOwners(
             index,
             self._address_waits.arrived,
-            claimed=self._is_claimed,
-            released=self._evidence.release,
+            added=self._address_added,
+            unused=self._evidence.untrack,
             changed=self._pending_reads.changed,
         )
         self._suspensions = Suspensions(self._addresses.candidates, self._still_has, clock=clock, wall_clock=wall_clock)
@@ -268,9 +268,9 @@ class ClusterCache:
         """Return the pod addresses whose end local evidence would not show (`nmi.node.neighbour_discovery`)."""
         return self._evidence.unresolved()
 
-    def _is_claimed(self, address: str, entry: PodEntry) -> None:
-        self._evidence.claim(address)
-        self._suspensions.claimed(address, entry)
+    def _address_added(self, address: str, entry: PodEntry) -> None:
+        self._evidence.track(address)
+        self._suspensions.address_added(address, entry)
 
     def _take_evidence(self, found: Sequence[Evidence]) -> None:
         for evidence in found:
@@ -433,7 +433,7 @@ class ClusterCache:
             return
         elif address not in entry.addresses:
             entry.doubt(address)
-            self._addresses.claim([address], entry)
+            self._addresses.add([address], entry)
         self._addresses.settle(address, entry)
 
 

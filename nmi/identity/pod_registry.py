@@ -75,8 +75,8 @@ class PodRegistry:
             before, started = entry.addresses, newest_running(entry.pod)
             entry.update(new, self._exempt(new))
             entry.assign(self._assigned(entry.facts))
-            self._addresses.release((each for each in before if each not in entry.addresses), entry)
-            self._addresses.claim(entry.addresses, entry)
+            self._addresses.remove((each for each in before if each not in entry.addresses), entry)
+            self._addresses.add(entry.addresses, entry)
             if newest_running(new) > started:
                 self._addresses.started_again(entry)
             self._reported(entry)
@@ -108,7 +108,7 @@ class PodRegistry:
         entry.assign(self._assigned(entry.facts))
         self._entries[pod.key] = entry
         self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
-        self._addresses.claim(entry.addresses, entry)
+        self._addresses.add(entry.addresses, entry)
         self._entered(entry)
         return entry
 
@@ -121,5 +121,5 @@ class PodRegistry:
             if not there:
                 del self._by_namespace[entry.namespace]
         entry.retire()
-        self._addresses.release(entry.addresses, entry)
+        self._addresses.remove(entry.addresses, entry)
         self._left(entry)

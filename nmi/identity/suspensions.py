@@ -123,7 +123,7 @@ class Suspensions:
             for entry in self._claimants(evidence.address):
                 self._begin(entry, there)
 
-    def claimed(self, address: str, entry: PodEntry) -> None:
+    def address_added(self, address: str, entry: PodEntry) -> None:
         """Suspend a pod that gets *address* if there is recent evidence about it."""
         there = self._remembered.get(address)
         if there is None or self._clock() - there.seen >= REMEMBERED_SECONDS:

@@ -1,4 +1,4 @@
-"""A namespace that is too full to be read in time delays the verification of its own pods alone."""
+"""A namespace that is too full to be read in time delays only the verification of its own pods."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""tests.nmi.node.redirect_program as an object of a test's."""
+"""The program tests.nmi.node.redirect_program as an object."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ State = dict[str, Any]
 
 
 class RedirectProcess:
-    """The process; its states so far are in `states`. Left in order by its `with`."""
+    """The process; its states are in `states`. Stopped in order at the end of its `with`."""
 
     def __init__(self, machine: Machine, *flags: str) -> None:
         self.states: list[State] = []

@@ -1,4 +1,4 @@
-"""A node's plumbing as `nmi.app` uses it, in a process on a machine: python -m tests.nmi.node.redirect_program FLAGS.
+"""The traffic redirect of a node, as `nmi.app` uses it: python -m tests.nmi.node.redirect_program FLAGS.
 
 Prints a JSON line of TrafficRedirect.state() before preparation, after it, after the installation, and then one for
 each line of standard input. At the end of standard input it stops in order.

@@ -1,6 +1,6 @@
-"""What machines.Worker runs inside a machine: one RuleMaintenance, told what to do in JSON lines on standard input.
+"""The program of machines.Worker: one RuleMaintenance with commands as JSON lines on standard input.
 
-Each line is an action, the rule it is about (redirect or reject), and the port that the redirect leads to.
+Each line contains an action, its rule (redirect or reject), and the target port of the redirect.
 """
 
 import asyncio

@@ -1,5 +1,8 @@
-"""Standard output for processes that use the legacy driver: python-iptables puts a pipe of its own in the place of
-descriptor 1 while it reads a rule, in a thread, so that what others write there at that moment is lost or breaks."""
+"""Standard output for processes that use the legacy driver.
+
+While python-iptables reads a rule in a thread, it replaces descriptor 1 by a pipe, so that output of other threads is
+lost or fails.
+"""
 
 import os
 

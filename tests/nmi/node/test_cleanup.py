@@ -1,4 +1,4 @@
-"""`nmi --cleanup`: what it takes off a node, what it leaves, and what it says. Excluded: an NMI that still runs."""
+"""`nmi --cleanup`: the rules that it removes and keeps, and its output. Excluded: a concurrently running NMI."""
 
 import subprocess
 import sys

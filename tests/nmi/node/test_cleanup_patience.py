@@ -1,4 +1,4 @@
-"""`nmi --cleanup` while somebody keeps the lock, or a table cannot be changed: it ends, and says what to do."""
+"""`nmi --cleanup` while another program holds the lock, or a table cannot be changed: it ends with the next action."""
 
 from collections.abc import AsyncIterator
 
@@ -39,7 +39,7 @@ def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: IptablesDriver) -> Non
         yield Backend.LEGACY, driver, frozenset(("nat",))
 
     monkeypatch.setattr(room, "_drivers", drivers)
-    # The machine's own units are no concern of these tests; test_cleanup.py has the guard in a directory of its own.
+    # These tests do not touch the machine's units; test_cleanup.py covers the guard in a separate directory.
     monkeypatch.setattr(boot_guard, "remove", lambda _directory: False)
 
 

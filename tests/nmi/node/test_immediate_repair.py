@@ -1,4 +1,4 @@
-"""A rule that somebody changes is back long before the interval is over. Excluded: what counts as changed."""
+"""A changed rule is restored long before the interval ends. Excluded: the definition of a change."""
 
 import time
 from collections.abc import Iterator

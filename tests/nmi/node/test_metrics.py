@@ -1,4 +1,4 @@
-"""What the node room tells Prometheus. Excluded: when the numbers change (test_redirect_upkeep, test_fail_closed)."""
+"""Prometheus metrics of the node. Excluded: when they change (test_rule_maintenance, test_fail_closed)."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest

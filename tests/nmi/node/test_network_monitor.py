@@ -74,7 +74,7 @@ class Kernel:
 
 
 class Heard:
-    """What was handed on, in order."""
+    """The delivered reports, in order."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, list[Message]]] = []
@@ -157,7 +157,7 @@ async def test_a_list_that_was_disturbed_is_asked_for_again(failure: Exception) 
 
 @pytest.mark.parametrize("more", [True, False])
 async def test_a_flood_is_read_in_portions_with_rests_between(more: bool) -> None:
-    """Also one that never has more than is read at once: each reading costs more than what it brings."""
+    """Also a flood in which each read gets everything: reads cost more than their messages."""
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
         await until(lambda: len(heard.all) == 1)

@@ -1,4 +1,4 @@
-"""What the redirect does to packets. Excluded: the rule's text; what gets past it (test_packets_past_nmi)."""
+"""The effect of the redirect on packets. Excluded: the rule's text; bypasses (test_packets_past_nmi)."""
 
 import sys
 

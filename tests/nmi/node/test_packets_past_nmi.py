@@ -1,4 +1,4 @@
-"""Ways past the redirect, tried with packets: what the reject and conntrack deletion close. Excluded: NMI itself."""
+"""Bypasses of the redirect, tried with packets, that the reject and conntrack deletion close. Excluded: NMI itself."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Changes of real tables make themselves known. Excluded: what comes of it (test_repair_at_once)."""
+"""Notifications of changes of real tables. Excluded: their effect (test_immediate_repair)."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 
 class Listener:
-    """A process on a machine that listens, and does as it is told in between."""
+    """A process on a machine that listens, and executes commands in between."""
 
     def __init__(self, machine: Machine) -> None:
         self._process = machine.start(".venv/bin/python", "-c", LISTEN)
@@ -33,7 +33,7 @@ class Listener:
         assert self._process.stdout.readline() == "listening\n"
 
     def heard(self, command: str) -> str:
-        """What the source says after *command*: True, False for news that do not concern us, None for no news."""
+        """Return the source's result after *command*: True, False for an unrelated change, None without a change."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(command + "\n")

@@ -1,4 +1,4 @@
-"""How rules are kept, with a driver that does as it is told. Excluded: real tables (test_redirect_repair)."""
+"""Maintenance of rules, with a scripted driver. Excluded: real tables (test_redirect_repair)."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ def whole(rule: TopRule) -> FoundRules:
 
 
 class Tables:
-    """The node's tables, which somebody may break, or lock, or make unreadable."""
+    """The node's tables, which a test may change, lock, or make unreadable."""
 
     def __init__(self) -> None:
         self.found: dict[TopRule, FoundRules] = {}
@@ -58,7 +58,7 @@ class Tables:
 
 
 class Connections:
-    """What is tracked between pods and the real IMDS; forgetting it may fail."""
+    """Tracked connections between pods and the real IMDS; their deletion may fail."""
 
     def __init__(self) -> None:
         self.tracked = 0

@@ -1,7 +1,7 @@
 """`nmi` started while the API server is unavailable: it waits, reports why, and is active within 5 s of the return.
 
-The limit in these tests is higher than 5 s where a loaded machine could miss it; docs/operations.md has what was
-measured.
+The limit in these tests is higher than 5 s where a loaded machine could miss it; docs/operations.md has the measured
+times.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ async def test_an_outage_between_the_first_answer_and_the_lists(away: Away) -> N
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 async def test_the_reject_is_there_before_the_api_server_answers(away: Away, backend: str) -> None:
-    """On a machine of its own, from which nothing reaches this one's API server."""
+    """On a separate machine, which cannot reach this one's API server."""
     machine = await asyncio.to_thread(Machine)
     try:
         await asyncio.to_thread(machine.run, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
