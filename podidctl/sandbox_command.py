@@ -106,4 +106,27 @@ def application(context: CliContext) -> typer.Typer:
         key = parse_pod_name(pod, namespace, "default")
         raise typer.Exit(sandbox_runner.run_in_pod(context.settings(kubeconfig=kubeconfig), key, command))
 
+    @app.command("fault")
+    def sandbox_fault(
+        faults: Annotated[
+            list[str] | None,
+            typer.Argument(
+                help="SERVICE=VALUE, such as imds=500, arm=429, api=hang or aad=2s. SERVICE is imds, arm, aad or api; "
+                "VALUE is an HTTP status from 400 to 599, hang, or a delay. With --clear: SERVICE.",
+            ),
+        ] = None,
+        *,
+        clear: Annotated[bool, typer.Option("--clear", help="Remove the faults of these services, or all.")] = False,
+        sandbox: Annotated[
+            Path | None,
+            typer.Option(help="The folder of the sandbox; by default PODIDENTITY_SANDBOX, or the only one that runs."),
+        ] = None,
+    ) -> None:
+        """Make a service of a running sandbox fail; print the active faults."""
+        from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
+
+        given = context.environ.get("PODIDENTITY_SANDBOX", "")
+        folder = sandbox or (Path(given) if given else None)
+        raise typer.Exit(sandbox_runner.fault(folder, faults or (), clear=clear))
+
     return app
