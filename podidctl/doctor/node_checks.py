@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mic.preview.text import counted
+from nmi.node.rule_text import normalized
 from nmi.node.rules import CHAIN
-from nmi.node.tables import normal
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, make_finding
@@ -39,7 +39,7 @@ def packets_in(saved: str, rule: str) -> int | None:
     """Return how many packets have matched *rule* (normalized) of NMI's chain in the output of `iptables-save -c`."""
     for line in saved.splitlines():
         match = _COUNTER_LINE.fullmatch(line.strip())
-        if match is not None and match["chain"] == CHAIN and normal(match["rule"]) == rule:
+        if match is not None and match["chain"] == CHAIN and normalized(match["rule"]) == rule:
             return int(match["packets"])
     return None
 
