@@ -1,4 +1,4 @@
-"""Leadership: one at a time, handed over at once by a release and after its duration by a death."""
+"""Leadership: one leader, handed over immediately by a release and after the lock's duration by a crash."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Ours and the reference's leader election on one API server: whoever leads, the other does not."""
+"""This project's and the Go implementation's leader election on one API server: at most one of them leads."""
 
 import asyncio
 import time

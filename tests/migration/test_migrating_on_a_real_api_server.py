@@ -26,7 +26,7 @@ ISSUER = "https://oidc.example.org/cluster/"
 
 
 def program(name: str, *flags: str) -> dict[str, Any]:
-    """The template of one program of the reference, in brief."""
+    """A short template of one program of the Go implementation."""
     env = [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     container = {"name": name, "image": f"mcr.microsoft.com/oss/azure/{name}:v1.8.17", "args": list(flags), "env": env}
     return apps("kube-system", name, {"containers": [container]})
@@ -67,7 +67,7 @@ def shell(plane: up.Plane, script: str) -> str:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[up.Plane]:
-    """A cluster that the reference runs on, with the reference's own definitions."""
+    """A cluster with the Go implementation and its custom resource definitions."""
     with up.Plane() as plane:
         apply_definitions(plane, REFERENCE)
         # The name by which `run` looks for it.
@@ -109,7 +109,7 @@ async def test_a_cluster_of_the_reference_is_told_what_differs(cluster: up.Plane
     assert "--clientQps=5" in told["look", "Deployment kube-system/mic"]
     assert "is held by mic-5d9" in told["by itself", "Endpoints default/aad-pod-identity-mic"]
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
-    assert {("look", kind) for kind in kinds} < told.keys()  # the reference's definitions drop old spellings
+    assert {("look", kind) for kind in kinds} < told.keys()  # the Go implementation's definitions drop old spellings
     assert len(told) == 6
 
 
@@ -190,7 +190,7 @@ async def test_what_people_have_applied_keeps_all_else(cluster: up.Plane, shop: 
 
 
 def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
-    """Apply a workload and its account as somebody who keeps manifests does."""
+    """Apply a workload and its account in the way of an operator with manifests."""
     notes = {"owner": "somebody"}
     account = {
         "apiVersion": "v1",

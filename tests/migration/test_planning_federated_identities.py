@@ -1,4 +1,4 @@
-"""What a plan makes of a cluster: who has each identity, what Azure is to be told, and what stands in the way."""
+"""Plans: the users of each identity, the federated credentials for Azure, and the obstacles."""
 
 import shlex
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is written into objects is taken off to the last field, and nothing that somebody else has written since."""
+"""Rollbacks restore every changed field, except fields that were changed since."""
 
 import copy
 import json

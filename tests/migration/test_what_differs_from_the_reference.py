@@ -1,4 +1,4 @@
-"""Each thing that is different for somebody's objects is found, and its neighbour that is not is left alone."""
+"""Each difference from the Go implementation is found, and unaffected neighbours are not reported."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Facts about one pod for tests of what is told of it: a pod that gets its token, and what a test changes about it."""
+"""Diagnosis input for tests: a pod that gets its token, and the changes of a test."""
 
 from typing import Any
 

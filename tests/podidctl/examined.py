@@ -1,4 +1,4 @@
-"""What a healthy installation looks like to the doctor, and what a test changes about it."""
+"""State of a healthy installation for the doctor, and the changes of a test."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -110,7 +110,7 @@ def examined(**changes: Any) -> Report:
 
 
 def bad(told: Report) -> list[Finding]:
-    """What is not well; each such line but an unknown one states the next action."""
+    """Return the findings that are not ok; each one except unknown states the next action."""
     lines = [each for each in told.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines

@@ -1,5 +1,5 @@
-"""Federated identities on the real kube-apiserver with the reference's own definitions: MIC assigns them, and what
-doctor and explain say of service accounts and of NMI's rights is what its RBAC says.
+"""Federated identities on the real kube-apiserver with the Go implementation's custom resource definitions: MIC assigns
+them, and the output of doctor and explain about service accounts and NMI's permissions matches the server's RBAC.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the doctor says about the ways in which pods are kept from IMDS while NMI is not running."""
+"""Findings of the doctor about the mechanisms that block pods from IMDS while NMI is not running."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What federated identities need: each lack is told with what to do, and its neighbour is not."""
+"""Requirements of federated identities: each missing one is reported with the next action, and its neighbour is not."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()
 
 
 def told(*identities: AzureIdentity, **changes: Any) -> Report:
-    """A healthy installation with these identities, or one, of type 3; *changes* are parts of what was seen."""
+    """A healthy installation with one or more identities of type 3; *changes* replace parts of its state."""
     own = identities or (federated(),)
     made = assigned_identity(own_namespace="ns")
     spec = msgspec.structs.replace(made.spec, azure_identity_ref=own[0])
@@ -109,7 +109,7 @@ def test_what_may_not_be_read_is_unknown() -> None:
 
 @pytest.mark.parametrize(("number", "well"), [(20, True), (21, False)])
 def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int, *, well: bool) -> None:
-    # Two identities of one client id, in whatever case, are one to Azure; two pods of one account are one subject.
+    # Azure ignores case in client ids, and two pods of one account are one subject.
     twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
     pods = [
         pod(f"p{each}", uid=f"u{each}", service_account=f"sa-{each}", label="ab"[each % 2]) for each in range(number)

@@ -1,4 +1,4 @@
-"""Who leads, what the API server is, whose clock is wrong, and whether our kinds are installed."""
+"""Checks of the leader, the API server, its clock, and the installed custom resources."""
 
 from datetime import UTC, datetime
 from typing import Any

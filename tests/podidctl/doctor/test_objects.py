@@ -1,4 +1,6 @@
-"""Bindings, identities, exceptions, assignments: each fault is told by its objects' names, and its neighbour is not."""
+"""Bindings, identities, exceptions, assignments: each fault is reported with its objects' names, and its neighbour is
+not.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""In the network of a sandbox's node, with the real NMI and its rule: what the doctor reads there is so."""
+"""The doctor in the network of a sandbox's node, with the real NMI and its rule."""
 
 import asyncio
 import json

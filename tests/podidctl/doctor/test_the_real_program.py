@@ -1,4 +1,4 @@
-"""`python -m podidctl doctor` as a process on the sandbox's API server: what it reads, says, and how it ends."""
+"""`python -m podidctl doctor` as a process on the sandbox's API server: its requests, output and exit code."""
 
 import asyncio
 

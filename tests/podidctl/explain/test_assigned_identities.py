@@ -1,4 +1,4 @@
-"""An AzureAssignedIdentity that NMI does not serve by is told with the reason, and with what MIC wrote on it."""
+"""An AzureAssignedIdentity that NMI does not serve is reported with the reason and MIC's message."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Type 3: the pod's service account is a link of its own, and Azure's VM is none."""
+"""Type 3: the pod's service account is a separate link, and there is no link for Azure's VM."""
 
 from typing import Any
 

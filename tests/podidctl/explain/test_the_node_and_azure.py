@@ -1,4 +1,4 @@
-"""The links below the API server: the node's VM or scale set, what is on it, and NMI on the node."""
+"""Links outside the API server: the node's VM or scale set, the identities attached to it, and NMI on the node."""
 
 import pytest
 

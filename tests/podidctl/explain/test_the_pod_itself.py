@@ -1,4 +1,4 @@
-"""What keeps a pod from being known to NMI at all: each such pod is told so, and its neighbour is not."""
+"""Reasons why NMI does not recognize a pod: each such pod is reported, and its neighbour is not."""
 
 import pytest
 

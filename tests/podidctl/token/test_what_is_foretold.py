@@ -1,4 +1,4 @@
-"""What a request would get, or be refused with: the status and the words are NMI's own, and no token is in it."""
+"""Predicted responses: status and text are NMI's own, and no output contains a token."""
 
 from typing import Any
 

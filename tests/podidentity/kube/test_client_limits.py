@@ -1,4 +1,4 @@
-"""What a client does about servers that are slow, endless, or not API servers at all."""
+"""The client's reaction to servers that are slow, send without end, or are not API servers."""
 
 import asyncio
 

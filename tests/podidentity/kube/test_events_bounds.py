@@ -1,4 +1,4 @@
-"""An Event recorder's bounds: memory, rate, length; and what it does about refusals."""
+"""Limits of the event recorder (memory, rate, length) and its reaction to refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -78,7 +78,7 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
         waiting = asyncio.create_task(contact.made())
         await until(lambda: contact.problem and "this machine's network" in contact.problem)
         assert str(proxy.port) in (contact.problem or "")
-        await asyncio.sleep(0.3)  # several requests, of which one line is told
+        await asyncio.sleep(0.3)  # several requests, but one log line
         assert not waiting.done()
         await proxy.set_mode(Mode.PASS)
         async with asyncio.timeout(WAIT_SECONDS):

@@ -1,4 +1,4 @@
-"""What stands in a lock's object: the Lease's spec, and the annotation as client-go has it. Pure."""
+"""Records in a lock's object: the Lease's spec, and the annotation in client-go's format. Pure."""
 
 import json
 from datetime import UTC, datetime

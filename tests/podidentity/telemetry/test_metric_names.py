@@ -1,4 +1,4 @@
-"""Metrics under the reference's exact names, in a format that Prometheus reads."""
+"""Metrics under the Go implementation's exact names, in a format that Prometheus reads."""
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram

@@ -1,4 +1,4 @@
-"""What a scrape shows of a program's watches."""
+"""Metrics of a program's watches."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from podidentity.telemetry.watches import WatchMetrics
 
 @dataclass
 class Still:
-    """A watch that has said nothing for so long, and broke off so often."""
+    """A watch with this staleness and number of interruptions."""
 
     silent_seconds: float
     restarts: int
