@@ -31,7 +31,7 @@ EVENTS_BURST: Final = 20.0
 EVENTS_PER_SECOND: Final = 20 / 3600
 """NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
 NAMESPACE_SHARE: Final = 0.25
-"""Part of the lines and Events for the objects of one namespace, so that one tenant cannot hide other tenants' objects."""
+"""Part of the lines and Events for one namespace, so that one tenant cannot hide the objects of other tenants."""
 TRACEBACKS_MAX: Final = 32
 EVENT_REASON: Final = "ObjectSkipped"
 
