@@ -46,7 +46,7 @@ FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
 QUICK_SECONDS: Final = 120.0
 LEFT_OUT: Final = (
-    "Servers and clients share one machine's loopback, save in the rows of the nat rule: there is no network card.",
+    "Servers and clients share one machine's loopback, except in the rows of the nat rule: there is no network card.",
     "nginx sends the same bytes and looks at nothing; NMI reads the request, knows the pod, counts down the token.",
     "No client sends more than one request at a time on a connection.",
     "IMDS and API server are emulators, IMDS without delay unless a row says otherwise.",

@@ -1,4 +1,4 @@
-"""The API server and IMDS around one NMI, as a process of their own: `python -m benchmarks.load.emulators`.
+"""The API server and IMDS around one NMI, as a separate process: `python -m benchmarks.load.emulators`.
 
 It reads orders as lines (`orders`), responds with one line each, and exits at the end of its input. There is no kubelet
 and no MIC: the process writes pods and AzureAssignedIdentities in their final states, about as large as real ones.

@@ -1,4 +1,4 @@
-"""The suite's cases: told apart, and what they send is what they say."""
+"""The suite's cases: they have different names, and send the requests that they describe."""
 
 from itertools import chain
 
@@ -14,7 +14,7 @@ LOADS: tuple[Load, ...] = tuple(
 
 
 def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
-    """What the fast lane understands; None if the request is not for it."""
+    """Return the request as the fast lane reads it; None if it belongs to the general lane."""
     outcome, _, text, metadata, _ = scan.examine(request.text)
     assert outcome == "done"
     assert metadata

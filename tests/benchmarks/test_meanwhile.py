@@ -1,4 +1,4 @@
-"""What goes on beside a load goes on as often as it is to, and its failures are not lost."""
+"""A disturbance during a load runs at its interval, and its errors are reported."""
 
 import threading
 from itertools import count

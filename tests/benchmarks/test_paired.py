@@ -1,4 +1,4 @@
-"""Arithmetic of rounds, held to what must be so whatever was measured."""
+"""Statistics of rounds: properties that are true for all measurements."""
 
 import statistics
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Plots are drawn of what was measured, alike each time, and each says what and where."""
+"""Plots contain the measured figures, are the same each time, and name the measurement and the machine."""
 
 import struct
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a results file's table says, and when it says nothing."""
+"""The table of a results file, and omitted parts."""
 
 import subprocess
 import sys

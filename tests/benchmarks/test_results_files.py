@@ -1,4 +1,4 @@
-"""A results file says after reading what it said before writing, and other files are refused."""
+"""A results file is read as it was written, and other files are rejected."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""After warming up, the fast lane answers each pod; a pod that never gets there is told of, not measured."""
+"""After the warm-up the fast lane answers each pod; a pod without a ready answer is reported, not measured."""
 
 import pytest
 
