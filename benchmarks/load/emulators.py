@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from benchmarks.controller import stream
 from benchmarks.load.addresses import addresses
-from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Told, line
+from benchmarks.load.orders import AddPods, Churn, Counts, Order, Relist, SetImds, line
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
 from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.directory import ManagedIdentity
@@ -84,7 +84,7 @@ class Emulators:
         await self._api.stop()
         await self._imds.stop()
 
-    async def take(self, order: Order) -> Told:
+    async def take(self, order: Order) -> Counts:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
@@ -98,7 +98,7 @@ class Emulators:
                 self._relist()
             case _:
                 pass
-        return Told(
+        return Counts(
             imds_port=self._imds.port,
             pods=len(self._names),
             imds_calls=len(self._imds.token_calls),

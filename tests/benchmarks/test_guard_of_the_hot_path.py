@@ -4,12 +4,12 @@ import pytest
 
 from benchmarks.guard import baseline
 from benchmarks.guard.counting import counted, tool
-from benchmarks.guard.here import here
+from benchmarks.guard.environment import current_environment
 
 
 @pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute with other load
 def test_a_request_costs_what_the_baseline_says() -> None:
-    environment = here()
+    environment = current_environment()
     base = baseline.nearest(baseline.read(), environment)
 
     found = counted()

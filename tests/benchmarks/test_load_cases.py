@@ -5,8 +5,8 @@ from itertools import chain
 from _native import query, scan
 from benchmarks.load import cases
 from benchmarks.load.cases import Load
+from benchmarks.load.disturbances import force_refresh, uncached
 from benchmarks.load.generator import Request
-from benchmarks.load.meanwhile import anew, unknown
 
 LOADS: tuple[Load, ...] = tuple(
     chain(cases.ON_A_FULL_NODE, (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE), cases.BEHIND_THE_RULE)
@@ -47,7 +47,7 @@ def test_all_requests_of_closed_loops_are_for_the_fast_lane() -> None:
 
 
 def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
-    request = unknown()
+    request = uncached()
     (place,) = request.ids
     other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
     first, second = asked(request), asked(Request(other))
@@ -60,5 +60,5 @@ def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
 
 
 def test_a_renewal_asks_for_a_ready_token_the_general_way() -> None:
-    assert asked(anew()) is None
-    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in anew().text
+    assert asked(force_refresh()) is None
+    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in force_refresh().text

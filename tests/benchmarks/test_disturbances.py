@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from benchmarks.load.meanwhile import repeated
+from benchmarks.load.disturbances import repeated
 
 PATIENCE_SECONDS = 10.0
 
