@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mic import app as mic_app
 from mic.endpoints import Endpoints
-from mic.metrics import Measures as MicMeasures
+from mic.metrics import MicMetrics
 from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
@@ -88,7 +88,7 @@ def mic_registry() -> CollectorRegistry:
     watches = {name: _Watch() for name in MIC_WATCHES}
     others = ("lease_client", "lease", "contact", "view", "applier", "reconciler", "compute", "recorder")
     rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
-    Endpoints(settings, registry, MicMeasures(registry), watches=watches, **rooms)
+    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **rooms)
     return registry
 
 
