@@ -42,7 +42,7 @@ class Cluster(Commands):
             self.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def rights(self, account: str, *, of: str, within: str) -> set[Right]:
-    """Return the rights of service account *account* of *of* in *within*, beyond those of every account."""
+        """Return what service account *account* of namespace *of* may do in *within*, beyond every account."""
 
         def told(name: str) -> set[Right]:
             listed = self.kubectl(
