@@ -245,7 +245,7 @@ class App:
         return {
             "active": None if self._active else "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
-            "watches": _told_of(self._cluster_cache),
+            "watches": _watch_problem(self._cluster_cache),
             "redirect": self._redirect.problem(),
         }
 
@@ -365,7 +365,7 @@ class App:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
 
 
-def _told_of(cluster_cache: ClusterCache | None) -> str | None:
+def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
     """Return the problem of the watches for readiness; None if every watch is complete and not silent."""
     if cluster_cache is None:
         return "the watches have not started yet"
