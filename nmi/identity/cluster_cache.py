@@ -73,7 +73,7 @@ class DecisionInput:
     certain: bool
     """Whether a ready answer may be made from it: it comes from the watches, not from a read or from stale data."""
     verified: bool = False
-    """Whether reads of the last second confirm it. Such an input expires and must be requested again."""
+    """Whether reads of the last second confirm it. If so, it expires and must be requested again."""
 
 
 class ClusterCache:
@@ -174,7 +174,7 @@ class ClusterCache:
         )
 
     def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
-        """Call *tell* with each pod that is gone, after no request can find it any more."""
+        """Set the callback for each pod that is gone, called after no request can find it any more."""
         self._on_gone = tell
 
     # Start and end.
