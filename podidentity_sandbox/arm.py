@@ -122,12 +122,12 @@ class Arm(HttpService):
         return HostIdentities(tuple(user_assigned), machine.system_assigned if SYSTEM in machine.types else None)
 
     def writes(self, resource_id: str = "") -> list[ArmCall]:
-        """The PATCHes so far, of one machine or of all."""
+        """Return the PATCH requests, of one machine or of all."""
         wanted = resource_id.lower()
         return [call for call in self.calls if call.method == "PATCH" and call.path.lower().startswith(wanted)]
 
     def reads(self, resource_id: str = "") -> list[ArmCall]:
-        """The GETs of machines so far, of one or of all; polling of operations is not counted."""
+        """Return the GET requests of machines, of one or of all, without those that poll operations."""
         wanted = resource_id.lower()
         return [
             call

@@ -33,7 +33,7 @@ class KeyPair:
 
 
 class Authority:
-    """A new authority with a P-256 key; everything it signs is trusted by whoever trusts `pem`."""
+    """A new certificate authority with a P-256 key. A client that trusts `pem` trusts all its certificates."""
 
     def __init__(self, name: str = "podidctl sandbox") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -120,7 +120,7 @@ def load_key_pair(context: ssl.SSLContext, key_pair: KeyPair) -> None:
     """Let *context* show *key_pair* to its peers."""
     file = os.memfd_create("key pair")
     try:
-        os.set_blocking(file, False)  # memory never blocks; this says so to whoever watches for calls that might
+        os.set_blocking(file, False)  # in memory: does not block, which the detector of blocking calls cannot see
         os.write(file, (key_pair.certificate + key_pair.key).encode())
         context.load_cert_chain(f"/proc/self/fd/{file}")
     finally:

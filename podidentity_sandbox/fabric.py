@@ -1,4 +1,4 @@
-"""The sandbox's network as a real node has it: namespaces for nodes and pods, cables between them, and a fabric.
+"""The sandbox's network like that of a real node: network namespaces for nodes and pods, veth pairs, and a fabric.
 
                  fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM as pods reach it)
                  |  10.199.<node>.0/30           |
@@ -6,8 +6,8 @@
               |        10.200.<node>.0/24
             pod   pod   pod
 
-Pods route by way of their node, so the node's own nat rule is what stands between them and IMDS, as on Azure. Nothing
-is connected to the host's own network.
+Pods route through their node, so the node's nat rule is between them and IMDS, as on Azure. Nothing is connected to the
+host's network.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ class Fabric(Network):
 
     @override
     def metadata_socket(self, node: str) -> socket.socket | None:
-        """One socket in the fabric serves every node: they are told apart by their addresses."""
+        """Return one socket in the fabric for all nodes, which differ by their addresses."""
         if self._nodes[node] > 0:
             return None
         return self._namespaces.listening(FABRIC, METADATA_ADDRESS, 80)

@@ -1,8 +1,8 @@
-"""How the sandbox's AAD is convinced by somebody else's assertion: federated identity credentials.
+"""Federated identity credentials in the sandbox's AAD: the check of an assertion by another issuer.
 
 An assertion by another issuer than the client itself is held against the client's federated credentials (issuer,
 subject and audience, each exactly, letter case included), then its signature against the keys that the issuer serves,
-then its times. An issuer that no credential names is never asked for keys: people are told of a mismatch for issuers
+then its times. No keys are requested from an issuer that no credential names: AAD reports a mismatch for issuers
 that the Internet does not reach (Azure/azure-workload-identity#616).
 
 Numbers and texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows
@@ -48,7 +48,7 @@ ADVICE_ON_CASE: Final = (
 _UNREADABLE: Final = "JWT token is invalid or malformed."
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""GETs a URL. Whatever it raises means that there is nothing to be had."""
+"""GETs a URL. Any exception means that the document is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Assertion:
 
 
 def read_assertion(text: str) -> Assertion:
-    """Raises NotProvenError for what is none."""
+    """Parse an assertion. Raise NotProvenError for an invalid one."""
     try:
         head, body, signature = text.split(".")
         header, claims = (json.loads(_decoded(part)) for part in (head, body))
@@ -131,7 +131,7 @@ class IssuerKeys:
         self._keys: dict[tuple[str, str], rsa.RSAPublicKey] = {}
 
     async def check_signature(self, assertion: Assertion) -> None:
-        """Raises NotProvenError for a signature by anybody but the issuer, or any other than RS256."""
+        """Raise NotProvenError unless the signature is by the issuer and the algorithm is RS256."""
         if assertion.algorithm != "RS256":
             raise NotProvenError(50027, _UNREADABLE)
         named = (assertion.issuer, assertion.key_id)

@@ -1,7 +1,7 @@
 """Network namespaces of one sandbox: made, entered, and removed again, also those that a killed sandbox left behind.
 
 Linux and root only. Every name carries the process id and start time of its owner, so that two sandboxes never meet and
-a leftover is told from a living one. Nothing here touches an interface or a rule of the host's own namespace.
+leftovers are recognisable. This module changes no interface and no rule of the host's namespace.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _NAME: Final = re.compile(rf"{PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-.+")
 
 
 class NamespaceError(Exception):
-    """A namespace could not be made or entered; the message says what the system said."""
+    """A namespace cannot be created or entered. The message is the system's error."""
 
 
 def available() -> bool:
@@ -52,7 +52,7 @@ def of_any_sandbox(name: str) -> str:
 
 
 class Namespaces:
-    """The namespaces of this process. *instance* tells several sandboxes of one process apart.
+    """The namespaces of this process. *instance* distinguishes the sandboxes of one process.
 
     All methods block for milliseconds: call them by way of `asyncio.to_thread`.
     """
@@ -85,7 +85,9 @@ class Namespaces:
             self.delete(name)
 
     def configure(self, commands: Iterable[str]) -> None:
-        """Run `ip` commands, one a line; `{name}` stands for the full name of a namespace. Raises NamespaceError."""
+        """Run `ip` commands, one per line, with `{name}` replaced by the full name of a namespace. Raise
+        NamespaceError.
+        """
         known = {name: self.full_name(name) for name in self._made}
         lines = [re.sub(r"\{(.+?)\}", lambda found: known[found[1]], command) for command in commands]
         _ip("-batch", "-", batch="\n".join(lines))
@@ -110,7 +112,7 @@ class Namespaces:
         self.call(name, write)
 
     def call(self, name: str, function: Callable[[], T]) -> T:
-        """Call *function* in a thread of its own that has entered the namespace; its result or exception is ours.
+        """Call *function* in a new thread inside the namespace. Return its result or raise its exception.
 
         The thread ends with the call: no other code ever runs in it, so that nothing enters the namespace by mistake.
         """
@@ -121,7 +123,7 @@ class Namespaces:
             try:
                 _enter(NAMESPACES / self.full_name(name))
                 results.append(function())
-            except Exception as failure:  # noqa: BLE001 - carried over to the calling thread, whatever it is
+            except Exception as failure:  # noqa: BLE001 - raised again in the calling thread
                 failures.append(failure)
 
         thread = threading.Thread(target=enter_and_call, name=f"inside {name}")
@@ -158,18 +160,18 @@ def sweep() -> list[str]:
 
 
 def owner() -> str:
-    """What the names of everything carry that this process leaves on the machine if it is killed."""
+    """Return the prefix of the names of everything that a killed process leaves on the machine."""
     return f"{PREFIX}-{os.getpid()}-{_start_time(os.getpid())}"
 
 
 def orphaned(name: str) -> bool:
-    """Whether *name* carries the mark of an owner that is dead."""
+    """Return whether the owner in *name* is dead."""
     found = _NAME.fullmatch(name)
     return found is not None and _start_time(int(found["pid"])) != found["started"]
 
 
 def _start_time(pid: int) -> str:
-    """When the process started, in the kernel's ticks since boot; empty when there is no such process."""
+    """Return the start time of the process in ticks since boot; empty if there is no such process."""
     try:
         # The name, in parentheses, may hold spaces: field 22 is the twentieth after it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

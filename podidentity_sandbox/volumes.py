@@ -48,7 +48,7 @@ class _TokenRequest(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """What a node has of its own: the *root* in which its paths are, and *given* files that are elsewhere."""
+    """A node's own files: *root* contains its paths, *given* are files elsewhere."""
 
     root: Path
     given: Mapping[str, Path]
@@ -122,7 +122,7 @@ async def _service_account(client: Client, pod: NodePod, authority: str, folder:
 
 
 def _written(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """The folder with the files, for whatever user the container runs as; the one above it is for this user alone."""
+    """Return the folder with the files. Any user of a container can read it; only this user can open its parent."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""A proxy of bytes: what passes is never looked at, so it stands in front of TLS as well."""
+"""A proxy of bytes. It does not read them, so it works in front of TLS too."""
 
 import asyncio
 import enum
@@ -22,11 +22,11 @@ class Mode(enum.Enum):
     """What happens to bytes and connections from the moment it is set."""
 
     PASS = "pass"  # noqa: S105 - no password
-    """Everything goes through, also what was held back."""
+    """Everything passes, including bytes that were held back."""
     HANG = "hang"
-    """New connections are accepted and not served; established ones go on."""
+    """New connections are accepted and not served. Established ones continue."""
     REFUSE = "refuse"
-    """Nobody listens: connecting fails. Established connections go on."""
+    """The port is closed: connecting fails. Established connections continue."""
     RESET = "reset"
     """Established connections are reset at once, mid-stream; new ones as soon as they have sent something."""
     SILENT = "silent"
@@ -44,7 +44,7 @@ class Counts:
 
 @dataclass
 class Pace:
-    """How slowly bytes pass: at most so many a second in each direction (0: no limit), each piece after a delay."""
+    """The bandwidth (bytes per second in each direction, 0: no limit) and the delay of each piece."""
 
     bytes_per_second: float = 0.0
     latency_seconds: float = 0.0

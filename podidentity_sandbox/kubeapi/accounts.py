@@ -133,7 +133,7 @@ class ServiceAccountTokens:
         return self._now() <= moment
 
     def _binding(self, namespace: str, account: str, reference: _Reference) -> Document:
-        """What the claims say of the object that the token is to be bound to. Raises StatusError."""
+        """Return the claims about the object to which the token is bound. Raise StatusError."""
         kind, name = reference.kind, reference.name
         group, _, version = reference.api_version.rpartition("/")
         if kind not in _BOUND or group:

@@ -1,4 +1,4 @@
-"""What the server says about itself: version, groups, the kinds in each, one by one or all at once. Pure."""
+"""Discovery: version, groups, and the kinds in each, one by one or aggregated. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final

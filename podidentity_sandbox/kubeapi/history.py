@@ -1,6 +1,6 @@
 """Objects, the one revision counter, and a bounded log of what changed: what etcd and the watch cache are together.
 
-Nothing here knows what an object means. Documents that went in are never changed again; whoever wants to change one
+This module does not interpret objects. A stored document is never changed; a caller that changes one
 makes another. All of it belongs to one thread, the event loop's.
 """
 
@@ -41,7 +41,7 @@ class Item:
 
     @property
     def bare(self) -> bytes:
-        """The same without kind and apiVersion, as the built-in kinds stand in a list."""
+        """The same without kind and apiVersion, as in a list of a built-in kind."""
         if not self._bare:
             self._bare = _encode({k: v for k, v in self.document.items() if k not in {"kind", "apiVersion"}})
         return self._bare

@@ -1,4 +1,4 @@
-"""Which kinds the server has from the start, and what is particular about each. Pure.
+"""The built-in kinds and their properties. Pure.
 
 A kind that comes from a CustomResourceDefinition is made by `definitions`, in the same shape.
 """
@@ -51,7 +51,7 @@ class ResourceType:
 
     @property
     def name(self) -> str:
-        """Plural and group, as messages and kubectl say it: what the store's methods take."""
+        """Plural and group, as in messages and kubectl; the argument of the store's methods."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property

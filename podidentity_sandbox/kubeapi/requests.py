@@ -1,4 +1,4 @@
-"""What a request asks for: its path, its query and its headers, read into values. Pure but for reading the body."""
+"""The path, query and headers of a request as values. Pure except for reading the body."""
 
 import datetime
 from collections.abc import Mapping
@@ -121,7 +121,7 @@ def revision(text: str, *, code_of_watch: bool = False) -> int:
 def representation(request: web.BaseRequest) -> str:
     """The form to answer in: "Table", "PartialObjectMetadata", "PartialObjectMetadataList" or "" for the object.
 
-    The first media type in the Accept header that we speak decides. Raises StatusError 406 if there is none.
+    The first supported media type in the Accept header is used. Raise StatusError 406 if there is none.
     """
     header = request.headers.get("Accept", "") or "*/*"
     for part in header.split(","):

@@ -37,7 +37,7 @@ def refusal(error: StatusError) -> web.Response:
 def one(
     resource: ResourceType, item: Item, form: str, include: str, now: datetime.datetime, *, status: int = 200
 ) -> web.Response:
-    """One object in the form asked for."""
+    """Return one object in the requested form, as in a response or a watch event."""
     return web.Response(body=one_bytes(resource, item, form, include, now), status=status, content_type=JSON)
 
 

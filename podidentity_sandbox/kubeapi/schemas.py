@@ -25,7 +25,7 @@ _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "st
 
 
 def prune(resource: ResourceType, document: Document) -> list[str]:
-    """Take out of *document*, in place, every field that the schema does not know: the paths of what is gone."""
+    """Remove the fields that are not in the schema from *document*, in place. Return their paths."""
     dropped: list[str] = []
     if resource.schema:
         _prune(resource.schema, document, "", dropped, is_object=True)

@@ -1,4 +1,4 @@
-"""The API server's listener: TLS, who may speak, the paths outside of any kind, and the hooks for tests."""
+"""The API server's listener: TLS, authentication, the paths outside of any kind, and the hooks for tests."""
 
 import asyncio
 import base64
@@ -160,7 +160,7 @@ class KubeApi:
         await runner.cleanup()
 
     def kubeconfig(self, *, client: KeyPair | None = None) -> str:
-        """A kubeconfig as text: with the administrator's token, or with *client*'s certificate in its place."""
+        """Return a kubeconfig as text, with the administrator's token, or with *client*'s certificate instead."""
         user: dict[str, str] = {"token": self.token}
         if client is not None:
             user = {
@@ -218,15 +218,15 @@ class KubeApi:
     def resume(self) -> None:
         self._flowing.set()
 
-    def heard(self, request: Recorded) -> None:
-        """A request has come in, whoever sent it and whatever its answer will be."""
+    def record(self, request: Recorded) -> None:
+        """Record a request, before its response is known."""
         self.requests.append(request)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )
-        self.heard(recorded)
+        self.record(recorded)
         await self._flowing.wait()
         try:
             own = recorded.user_agent.startswith(OWN_USER_AGENT)
@@ -288,10 +288,10 @@ class KubeApi:
         return responses.document(found)
 
     async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
-        """What whoever is shown a service account's token checks it by.
+        """Return the documents that verify a service account's token.
 
-        For whoever may speak at all, as the real server without anonymous requests: an issuer in the Internet is a copy
-        of these documents in some public place, never this server.
+        Only authenticated clients get them, as on a real server without anonymous requests. A public issuer serves a
+        copy of these documents elsewhere, never this server.
         """
         signer = await self._tokens.signer()
         if parts[0] == "openid":

@@ -1,6 +1,6 @@
 """The store as other emulators in this process use it: kinds by name, documents that are the caller's own.
 
-It is what the kubelet and the scheduler would do through HTTP, with the same refusals (StatusError). All calls belong
+Its methods do what the kubelet and the scheduler do over HTTP, with the same errors (StatusError). All calls belong
 to the event loop's thread and return at once.
 """
 
@@ -85,7 +85,7 @@ class Store:
     def subscribe(self, kind: str, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call *callback* at each change of *kind*; returns what ends it.
 
-        It is called inside the write and must not write itself: note what is to be done and do it from the event loop
+        It is called inside the write and must not write itself: record the work and do it from the event loop
         (`loop.call_soon`, an `asyncio.Event`, a queue). The change's documents are shared: never change them.
         """
         return self._verbs.history.subscribe(self._kind(kind).name, callback)

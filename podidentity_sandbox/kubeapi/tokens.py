@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 class TokenSigner:
-    """Signs and checks tokens with a key of its own."""
+    """Signer of service account tokens; it also verifies them."""
 
     def __init__(self) -> None:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -30,7 +30,7 @@ class TokenSigner:
         return f"{signed}.{_base64(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
     def claims(self, token: str, audience: str, now: datetime.datetime) -> Document | None:
-        """What the token says, if it is one of ours, for *audience*, and its time is now; else None."""
+        """Return the claims of a token that this signer issued for *audience* and that is valid now; else None."""
         try:
             head, claims, signature = token.split(".")
             self._key.public_key().verify(

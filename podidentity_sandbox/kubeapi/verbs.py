@@ -48,7 +48,7 @@ _SYSTEM_METADATA: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
-    """What a DELETE may ask for. A grace period of None is the kind's own."""
+    """The options of a DELETE. A grace period of None is the kind's default."""
 
     uid: str = ""
     resource_version: str = ""
@@ -347,7 +347,7 @@ def _finished(document: Document) -> bool:
 
 
 def _grace_seconds(resource: ResourceType, document: Document, options: DeleteOptions) -> int:
-    """How long an object is left to end by itself: only pods that run on a node have such a time."""
+    """Return the grace period of an object: only pods on a node have one."""
     if resource.name != "pods":
         return 0
     spec, status = document.get("spec") or {}, document.get("status") or {}

@@ -1,6 +1,6 @@
 """Watches: the changes of a collection as they happen, filtered as each client asked.
 
-A watch holds its own queue; it is filled inside the write and emptied by the connection's task. What the real server
+Each watch has its own queue. A write fills it, and the connection's task empties it. What the real server
 does at the edges is kept: an ADDED and a DELETED where an object comes into and leaves a selector, a bookmark a second
 before the time is up, an ERROR event with code 410 (in an answer with status 200) where history is forgotten.
 """
@@ -85,7 +85,7 @@ class Watch:
             self._put(self._bookmark())
 
     def close(self) -> None:
-        """End the stream: the client sees the end of the answer, and nothing of what is still in the queue."""
+        """End the stream: the response ends, and the events in the queue are dropped."""
         self._closed = True
         self._unsubscribe()
         self._queue.clear()
@@ -135,7 +135,7 @@ class Watch:
             self._put(Event("DELETED", self._left(change)))
 
     def _left(self, change: Change) -> Item:
-        """An object that leaves the selection is told in its last state that was in it, at the change's revision."""
+        """An object that leaves the selection is reported in its last selected state, at the change's revision."""
         if change.type == "DELETED" or change.before is None:
             return change.item
         document = change.before.document

@@ -76,7 +76,7 @@ def test_once_gives_up_when_another_round_would_begin_too_late() -> None:
     code, lines = go(1000, 60, clock)
     assert code == 1
     assert clock.sleeps == [20, 20, 20]
-    assert lines[-1] == "gave up after 60 s; what failed last: do it"
+    assert lines[-1] == "gave up after 60 s; failed last: do it"
 
 
 async def ended(*argv: str, environ: dict[str, str] | None = None) -> tuple[int | None, str, str]:

@@ -33,7 +33,7 @@ def test_an_id_that_was_forgotten_is_told_by_the_program(left: int, capsys: pyte
     filled = [each if at == left else f"{each.partition('=')[0]}=x" for at, each in enumerate(arguments)]
     with pytest.raises(SystemExit):
         parse(filled, {})
-    assert "put the real value in" in capsys.readouterr().err
+    assert "insert the real value" in capsys.readouterr().err
 
 
 def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
