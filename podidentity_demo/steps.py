@@ -65,7 +65,7 @@ class Demo:
         return f"successfully doARMOperations vm count {len(listed)}"
 
     def token_by_msi(self) -> str:
-        """A token without naming an identity, by Azure's own library."""
+        """Return a token without naming an identity, by Azure's own library."""
         self._unnamed = ""
         try:
             token = token_by_sdk(self._settings.resource, source=self._settings.source_address)
@@ -75,7 +75,7 @@ class Demo:
         return f"successfully acquired a token using the MSI, msiEndpoint({self._endpoint})"
 
     def token_by_client_id(self) -> str:
-        """A token of the identity with the client id."""
+        """Return a token of the identity with the client id."""
         self._token()
         return (
             f"successfully acquired a token, userAssignedID MSI, msiEndpoint({self._endpoint}) "
@@ -94,7 +94,7 @@ class Demo:
         return "successfully made GET on instance metadata"
 
     def compare(self) -> str:
-        """Whether the token without a client id is the same identity's. Nothing is said where it is."""
+        """Return whether the token without a client id is the same identity's. Nothing is said where it is."""
         if self._unnamed and self._unnamed.lower() != self._settings.client_id.lower():
             raise StepError(
                 f"the token without a client id is of {presentable(self._unnamed)}; bind only one AzureIdentity to "
@@ -103,7 +103,7 @@ class Demo:
         return ""
 
     def _token(self) -> str:
-        """A token of the identity with the client id, by plain HTTP."""
+        """Return a token of the identity with the client id, by plain HTTP."""
         settings = self._settings
         wanted = {"api-version": "2018-02-01", "resource": settings.resource, "client_id": settings.client_id}
         path = f"{TOKEN_PATH}?{urlencode(wanted)}"

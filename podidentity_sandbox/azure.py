@@ -26,7 +26,7 @@ COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}
 
 
 def identity_id(name: str) -> str:
-    """The resource id of the user-assigned identity of this name in the sandbox's resource group."""
+    """Return the resource id of the user-assigned identity of this name in the sandbox's resource group."""
     return (
         f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}"
         f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
@@ -71,7 +71,7 @@ class AzureEmulator:
         await self.imds.start()
 
     async def add_vm(self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2) -> str:
-        """Create the VM of a node that the network already has; IMDS serves it from now on. Returns its resource id.
+        """Create the VM of a node that the network already has; IMDS serves it from now on. Return its resource id.
 
         With *scale_set* it is the next instance of the set of this name, and identities are the set's.
         """
@@ -109,7 +109,7 @@ class AzureEmulator:
         return resource_id
 
     def metadata_port(self, node: str) -> int:
-        """The port at which the node reaches IMDS."""
+        """Return the port at which the node reaches IMDS."""
         return next(host.port for host in self.imds.hosts if host.name == node) or 80
 
     def write_files(self, folder: Path) -> AzureFiles:

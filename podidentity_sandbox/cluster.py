@@ -41,7 +41,7 @@ MANIFESTS: Final = Path(__file__).parent / "manifests"
 """Package data. In a checkout these folders are links to those of `deploy`."""
 CRDS: Final = MANIFESTS / "crds"
 DEMO: Final = MANIFESTS / "demo"
-ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
+ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
 
@@ -50,7 +50,7 @@ CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "CustomResourceDefinitio
 
 
 class ClusterError(Exception):
-    """The cluster could not be made ready; the message says what to do."""
+    """The cluster cannot start. The message names the next action."""
 
 
 class Cluster:
@@ -110,7 +110,8 @@ class Cluster:
     async def start(
         self, nodes: Mapping[str, tuple[ExecutionContext, str]], *, pod_environment: Mapping[str, Mapping[str, str]]
     ) -> None:
-        """Serve or reach the API server, install the four kinds, add *nodes* (name -> place and providerID).
+        """Serve or reach the API server, install the four kinds, add *nodes* (name -> execution context and
+        providerID).
 
         *pod_environment* is the environment of the pods of each node. Raise ClusterError.
         """
@@ -272,7 +273,7 @@ class Cluster:
         )
         status = {
             "status": {
-                # A real API server asks for logs at the host name, which it prefers to the address.
+                # A real API server requests logs from the host name, which it prefers to the address.
                 "addresses": [
                     {"type": "Hostname", "address": "127.0.0.1"},
                     {"type": "InternalIP", "address": context.address},

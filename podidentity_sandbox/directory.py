@@ -74,7 +74,7 @@ class Directory:
         self._federated: dict[str, list[FederatedCredential]] = {}
 
     def add_tenant(self, tenant_id: str = "", *, domain: str = "") -> str:
-        """Create another tenant, which can be named by *domain* too; returns its id."""
+        """Create another tenant, which can be named by *domain* too; return its id."""
         added = tenant_id or str(uuid.uuid4())
         for name in (added, domain):
             if name:
@@ -82,7 +82,7 @@ class Directory:
         return added
 
     def tenant(self, name: str) -> str:
-        """The id of the tenant with this id or domain; empty where there is none."""
+        """Return the id of the tenant with this id or domain; empty where there is none."""
         return self._tenants.get(name.lower(), "")
 
     def add_identity(self, resource_id: str, *, client_id: str = "", object_id: str = "") -> ManagedIdentity:
@@ -130,22 +130,24 @@ class Directory:
         return self._applications.get(client_id.lower())
 
     def identity(self, resource_id: str) -> ManagedIdentity | None:
-        """The user-assigned identity with this resource id."""
+        """Return the user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
     def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
-        """The user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is in."""
+        """Return the user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is
+        in.
+        """
         if tenant and self.tenant(tenant) != self.tenant_id:
             return None
         return next((each for each in self._managed.values() if each.client_id.lower() == client_id.lower()), None)
 
     def principal(self, client_id: str, tenant: str = "") -> ServicePrincipal | None:
-        """The application's service principal in *tenant*, or in the directory's own."""
+        """Return the application's service principal in *tenant*, or in the directory's own."""
         tenant_id = self.tenant(tenant) if tenant else self.tenant_id
         return self._principals.get((tenant_id.lower(), client_id.lower()))
 
     def federate(self, client_id: str, credential: FederatedCredential) -> None:
-        """Let a user-assigned identity or an application trust assertions. Raises DirectoryError as Azure refuses."""
+        """Let a user-assigned identity or an application trust assertions. Raise DirectoryError as Azure refuses."""
         if self.managed(client_id) is None and self.application(client_id) is None:
             raise DirectoryError(f"There is no identity and no application with client id '{client_id}'.")
         known = self._federated.setdefault(client_id.lower(), [])

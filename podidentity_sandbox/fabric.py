@@ -64,11 +64,11 @@ class Fabric(Network):
         self._pods.clear()
 
     def node_namespace(self, node: str) -> str:
-        """The node's namespace as `ip netns exec` wants it."""
+        """Return the node's namespace for `ip netns exec`."""
         return self._namespaces.full_name(node)
 
     def pod_namespace(self, uid: str) -> str:
-        """The pod's namespace as `ip netns exec` wants it."""
+        """Return the pod's namespace for `ip netns exec`."""
         return self._namespaces.full_name(f"pod-{uid}")
 
     @override
@@ -128,7 +128,7 @@ class Fabric(Network):
         with self._lock:
             number = self._pods.pop((node, uid), None)
         if number is not None:
-            # Explicitly, since the kernel takes its time with a namespace's end and the next pod wants the name.
+            # Explicitly: the kernel removes a namespace with a delay, and the next pod needs the name.
             with contextlib.suppress(NamespaceError):
                 self._namespaces.inside(node, [f"link delete pod{number}"])
         self._namespaces.delete(f"pod-{uid}")
@@ -142,7 +142,7 @@ class Fabric(Network):
 
     @override
     def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
-        """The node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
+        """Return the node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
         number = self._nodes[node]
         return (
             ipaddress.IPv4Network(f"10.199.{number}.2/32"),
@@ -151,12 +151,12 @@ class Fabric(Network):
 
     @override
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
-        """A socket inside the node, so that one kubeconfig is good there and on the host."""
+        """Return a socket inside the node, so that one kubeconfig is good there and on the host."""
         return [self._namespaces.listening(node, "127.0.0.1", port)]
 
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
-        """A socket in the fabric, which every pod reaches by way of its node."""
+        """Return a socket in the fabric, which every pod reaches by way of its node."""
         return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
 
     @override
@@ -165,7 +165,7 @@ class Fabric(Network):
 
     @override
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
-        """A socket on the pod's own loopback."""
+        """Return a socket on the pod's own loopback."""
         return [self._namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
 
     @override

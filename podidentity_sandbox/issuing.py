@@ -22,7 +22,7 @@ class IssuerError(Exception):
 
 
 async def issuer_of(access: ClusterAccess) -> str:
-    """Who the service account tokens of the cluster say has made them. Raises IssuerError."""
+    """Return the issuer in the cluster's service account tokens. Raise IssuerError."""
     try:
         return str(json.loads(await fetch(access, CONFIGURATION))["issuer"])
     except (aiohttp.ClientError, OSError, ValueError, KeyError) as wrong:
@@ -30,7 +30,7 @@ async def issuer_of(access: ClusterAccess) -> str:
 
 
 async def fetch(access: ClusterAccess, url: str) -> bytes:
-    """The issuer's document that is meant by *url*. Raises ValueError for another, and what aiohttp raises."""
+    """Return the issuer's document at *url*. Raise ValueError for another, and what aiohttp raises."""
     path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
     if not path:
         raise ValueError(f"{url} is no document of an issuer's")

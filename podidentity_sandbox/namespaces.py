@@ -33,7 +33,7 @@ class NamespaceError(Exception):
 
 
 def available() -> bool:
-    """Whether this process may make network namespaces here: tries it."""
+    """Return whether this process may make network namespaces here: tries it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     trial = f"{owner()}-trial{threading.get_ident()}"
@@ -46,7 +46,7 @@ def available() -> bool:
 
 
 def of_any_sandbox(name: str) -> str:
-    """The full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
+    """Return the full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
     found = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
     return next((full for full in found if not orphaned(full)), "")
 
@@ -62,18 +62,18 @@ class Namespaces:
         self._made: list[str] = []
 
     def full_name(self, name: str) -> str:
-        """The name under /run/netns."""
+        """Return the name under /run/netns."""
         return f"{self._prefix}-{name}"
 
     def create(self, name: str) -> None:
-        """Make the namespace, its loopback interface up. Raises NamespaceError."""
+        """Make the namespace, its loopback interface up. Raise NamespaceError."""
         full = self.full_name(name)
         _ip("netns", "add", full)
         self._made.append(name)
         _ip("-n", full, "link", "set", "lo", "up")
 
     def delete(self, name: str) -> None:
-        """Remove the namespace and all links in it; what runs inside keeps running. A missing one is no error."""
+        """Remove the namespace and all links in it; processes inside continue. A missing one is no error."""
         with contextlib.suppress(NamespaceError):
             _ip("netns", "delete", self.full_name(name))
         with contextlib.suppress(ValueError):
@@ -93,13 +93,13 @@ class Namespaces:
         _ip("-batch", "-", batch="\n".join(lines))
 
     def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
-        """Connect two namespaces by a cable; each end is up. Raises NamespaceError."""
+        """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
         self.configure([f"link add {one_end} netns {{{one}}} type veth peer name {other_end} netns {{{other}}}"])
         self.inside(one, [f"link set {one_end} up"])
         self.inside(other, [f"link set {other_end} up"])
 
     def inside(self, name: str, commands: Iterable[str]) -> None:
-        """Run `ip` commands inside the namespace. Raises NamespaceError."""
+        """Run `ip` commands inside the namespace. Raise NamespaceError."""
         _ip("-n", self.full_name(name), "-batch", "-", batch="\n".join(commands))
 
     def set_sysctl(self, name: str, values: dict[str, str]) -> None:
@@ -134,16 +134,16 @@ class Namespaces:
         return results[0]
 
     def listening(self, name: str, host: str, port: int) -> socket.socket:
-        """A listening socket inside the namespace, usable from anywhere in this process. Raises OSError."""
+        """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
         return self.call(name, lambda: listening(host, port))
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
-        """The command line that runs *argv* inside the namespace, as the process itself, not as a child of one."""
+        """Return the command line that runs *argv* inside the namespace, without a parent process."""
         return ["ip", "netns", "exec", self.full_name(name), *argv]
 
 
 def sweep() -> list[str]:
-    """Remove what killed sandboxes left: their namespaces, and the processes in those. Returns the names removed."""
+    """Remove the namespaces of killed sandboxes, and the processes in them. Return the names removed."""
     if not NAMESPACES.is_dir() or os.geteuid() != 0:
         return []
     removed = []

@@ -61,16 +61,16 @@ class Network(Protocol):
         """Return the source addresses of this node's requests to IMDS."""
 
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
-        """Listening sockets at 127.0.0.1:*port* as programs on *node* see it, where that is not this machine's own."""
+        """Return sockets at 127.0.0.1:*port* of the node, if that is not this machine's own loopback."""
 
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Return listening sockets at `pod_facing_address`:*port*, if that is not this machine's own."""
 
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
-        """Listening sockets at 127.0.0.1:*port* as the pod sees it, where that is not this machine's own."""
+        """Return sockets at 127.0.0.1:*port* of the pod, if that is not this machine's own loopback."""
 
     def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
-        """As `call_on_node`, in the pod of this uid."""
+        """Call *function* with the sockets of the pod of this uid."""
 
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
         """Call *function* with the sockets of the node. Block while it runs."""
@@ -94,11 +94,11 @@ class Loopback(Network):
 
     @override
     def start(self) -> None:
-        """Nothing is needed."""
+        """Do nothing."""
 
     @override
     def stop(self) -> None:
-        """Nothing was made."""
+        """Do nothing."""
 
     @override
     def add_node(self, name: str) -> ExecutionContext:

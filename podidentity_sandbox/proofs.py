@@ -90,7 +90,7 @@ def _assertion(application: Application, assertion: str, audience: str, now: flo
 
 
 def _certificate(application: Application, header: Mapping[str, Any]) -> x509.Certificate:
-    """The certificate that the assertion says it is signed with, if the application may use it."""
+    """Return the certificate that the assertion names as its signer, if the application may use it."""
     name = next((name for name in _THUMBPRINTS if name in header), "")
     thumbprint = str(header.get(name, "")).rstrip("=")
     for certificate in application.certificates:

@@ -47,9 +47,9 @@ NMI_METRICS_PORT: Final = 9090
 EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
 """The audience of a federated credential and its token in Azure's public cloud."""
 AZURE_JSON: Final = "/etc/kubernetes/azure.json"
-"""Where a node has MIC's credentials."""
+"""The path on a node of MIC's credentials."""
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
-"""Where a node has the description of the sandbox's cloud: what AZURE_ENVIRONMENT_FILEPATH names."""
+"""The path on a node of the description of the sandbox's cloud, for AZURE_ENVIRONMENT_FILEPATH."""
 CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
     "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
     "test": {
@@ -398,12 +398,12 @@ class Sandbox:
         }
 
     async def mic_active(self) -> None:
-        """Wait until MIC leads and its loop runs. Raises SandboxError or ProgramError."""
+        """Wait until MIC leads and its loop runs. Raise SandboxError or ProgramError."""
         if self.mic is not None:
             await self._active(self.mic, lambda: _probe(self.mic_probe_port))
 
     async def nmi_active(self, node: str) -> None:
-        """Wait until NMI serves on the node. Raises SandboxError or ProgramError."""
+        """Wait until NMI serves on the node. Raise SandboxError or ProgramError."""
         nmi = self.nmis[node]
         await self._active(nmi.program, lambda: self.network.call_on_node(node, lambda: _probe(nmi.probe_port)))
 

@@ -153,7 +153,7 @@ class HttpService:
     ) -> None:
         """Listen on *host*:*port* (0: a free one) and on *sockets* besides, which then belong to this service.
 
-        With *ssl_context* everything is spoken over TLS. Raises OSError when the port is taken.
+        With *ssl_context* everything is spoken over TLS. Raise OSError when the port is taken.
         """
         own = listening(host, port)
         self.host, self.port = own.getsockname()[:2]

@@ -46,7 +46,7 @@ class TokenMint:
         seconds: float = TOKEN_SECONDS,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """A signed token for *audience* that names its identity in the claims appid, oid, tid and xms_mirid."""
+        """Return a signed token for *audience* that names its identity in the claims appid, oid, tid and xms_mirid."""
         now = int(self._clock())
         claims: dict[str, Any] = {
             "aud": audience,
@@ -71,7 +71,7 @@ class TokenMint:
         return b".".join((signed, _encode(signature))).decode("ascii")
 
     def verify(self, token: str) -> dict[str, Any]:
-        """The claims of *token*. Raises InvalidTokenError for a foreign, altered, early or expired one."""
+        """Return the claims of *token*. Raise InvalidTokenError for a foreign, altered, early or expired one."""
         signed, _, signature = token.rpartition(".")
         try:
             self._key.public_key().verify(
@@ -88,7 +88,7 @@ class TokenMint:
         return claims
 
     def key_set(self) -> dict[str, Any]:
-        """The public key as a JSON Web Key Set."""
+        """Return the public key as a JSON Web Key Set."""
         numbers = self._key.public_key().public_numbers()
         return {
             "keys": [

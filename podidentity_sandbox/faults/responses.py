@@ -34,7 +34,7 @@ class FakeResponse:
 
 
 class StatusProxy:
-    """Passes requests on to *upstream* (http://host:port), or answers them by the rules set with `answer`."""
+    """Passes requests on to *upstream* (http://host:port), or returns the responses set with `respond`."""
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class StatusProxy:
         self._rules.append(_Rule(response, times, matching))
 
     def clear(self) -> None:
-        """Pass everything on again."""
+        """Remove all rules, so that every request is forwarded."""
         self._rules.clear()
 
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen, without *port* on a free one. Raises OSError if it is taken. Extra sockets belong to the proxy."""
+        """Listen, without *port* on a free one. Raise OSError if it is taken. Extra sockets belong to the proxy."""
         listener = socket.create_server((host, port or self._port))
         self._host, self._port = host, listener.getsockname()[1]
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None))

@@ -124,7 +124,7 @@ def check_change(resource: ResourceType, old: Document, new: Document) -> None:
 
 
 def is_name(resource: ResourceType, name: str) -> bool:
-    """Whether an object of this kind may have this name."""
+    """Return whether an object of this kind may have this name."""
     if resource.name in _NAMED_AS_LABEL:
         return len(name) <= LABEL_MAX and _DNS_LABEL.fullmatch(name) is not None
     return len(name) <= NAME_MAX and _SUBDOMAIN.fullmatch(name) is not None
@@ -219,7 +219,7 @@ def _default_pod(pod: Document) -> None:
 
 
 def _with_addresses(status: Document) -> Document:
-    """podIP and podIPs agree: where they do not, podIP is right."""
+    """Return the status with podIP and podIPs in agreement: podIP has precedence."""
     primary, several = status.get("podIP"), status.get("podIPs") or []
     if primary and (not several or several[0].get("ip") != primary):
         return status | {"podIPs": [{"ip": primary}]}

@@ -18,9 +18,9 @@ _KIND: Final = "CustomResourceDefinition"
 
 
 def from_directory(directory: Path) -> list[Document]:
-    """Every definition in the YAML files of *directory*, in the order of file names.
+    """Return every definition in the YAML files of *directory*, in the order of file names.
 
-    Raises OSError or yaml.YAMLError; documents of other kinds are left out.
+    Raise OSError or yaml.YAMLError; documents of other kinds are left out.
     """
     return [
         document
@@ -93,7 +93,7 @@ def accept(definition: Document, now: str) -> None:
 
 
 def served(definition: Document) -> list[ResourceType]:
-    """The kinds that *definition* (complete) defines, one for each version served."""
+    """Return the kinds that *definition* (complete) defines, one for each version served."""
     spec = definition["spec"]
     names = spec["names"]
     kinds: list[ResourceType] = []

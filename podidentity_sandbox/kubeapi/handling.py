@@ -1,4 +1,6 @@
-"""From a request to the verb it asks for, and back: everything at /api/v1 and /apis that names a kind."""
+"""Requests on kinds: from a request to its verb, and to the response, for everything at /api/v1 and /apis that names a
+kind.
+"""
 
 import asyncio
 import datetime
@@ -86,7 +88,7 @@ class ResourceHandler:
         }
 
     async def answer(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        """Raises StatusError."""
+        """Raise StatusError."""
         method = self._methods.get((request.method, bool(target.name), target.subresource))
         if method is None:
             raise method_not_allowed()
@@ -197,7 +199,7 @@ class ResourceHandler:
         return self._patched(request, target, lambda old: merged(old, patch))
 
     def _applied(self, request: web.BaseRequest, target: Target, patch: Document) -> web.StreamResponse:
-        """Server-side apply without field managers: the document is merged, and no field is removed."""
+        """Apply on the server side without field managers: merge the document and remove no field."""
         if not request.query.get("fieldManager"):
             raise bad_request('PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value')
         key = (target.namespace, target.name)

@@ -36,7 +36,7 @@ OWN_USER_AGENT: Final = "podidctl-sandbox/"
 """The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
 ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 STOP_SECONDS: Final = 2.0
-"""How long a stop waits for answers that are being written."""
+"""The time that a stop waits for responses that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Recorded:
     """With the query."""
     user_agent: str
     host: str = ""
-    """The address or name, without port, by which the server was asked."""
+    """The address or name, without port, to which the request was sent."""
 
 
 class KubeApi:
@@ -76,7 +76,7 @@ class KubeApi:
         self.token = secrets.token_urlsafe(24)
         self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
         self.intercept: Callable[[Recorded], StatusError | None] | None = None
-        """Asked before each request is answered: a StatusError is the answer, None lets it pass."""
+        """Called before each request: a StatusError is the response, None lets the request pass."""
         self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
@@ -122,7 +122,7 @@ class KubeApi:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen. Without *port* on the one of last time, or a free one. Raises OSError if it is taken.
+        """Listen. Without *port* on the one of last time, or a free one. Raise OSError if it is taken.
 
         *extra_sockets* are listening sockets, made anywhere (in another network namespace); they belong to the server
         from now on, and `stop` closes them.
@@ -186,7 +186,7 @@ class KubeApi:
         return target
 
     def read_logs_with(self, read_log: ReadLog) -> None:
-        """Let *read_log* answer `kubectl logs`."""
+        """Use *read_log* for `kubectl logs`."""
         self._handler.read_log = read_log
 
     def compact(self) -> None:
@@ -199,12 +199,12 @@ class KubeApi:
             watch.close()
 
     def send_bookmarks(self) -> None:
-        """Send a bookmark now on every watch that asked for bookmarks."""
+        """Send a bookmark now on every watch that requested bookmarks."""
         for watch in self._handler.watches:
             watch.send_bookmark()
 
     def watch_count(self, kind: str = "") -> int:
-        """Watches in progress, of *kind* (named as in the store) or of all."""
+        """Return the number of open watches, of *kind* (named as in the store) or of all."""
         return sum(kind in {"", watch.target.resource.name} for watch in self._handler.watches)
 
     async def until_watched(self, kind: str = "", count: int = 1) -> None:
@@ -245,7 +245,7 @@ class KubeApi:
             return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
 
     def _authenticate(self, request: web.BaseRequest) -> None:
-        """Raise StatusError 401 for a client that shows neither a certificate of ours nor a good token."""
+        """Raise StatusError 401 for a client without a certificate of this authority and without a valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):

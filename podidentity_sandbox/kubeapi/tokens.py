@@ -24,7 +24,7 @@ class TokenSigner:
         self._key_id = _base64(hashlib.sha256(der).digest())
 
     def sign(self, claims: Document) -> str:
-        """A token with these claims."""
+        """Return a token with these claims."""
         head = _base64(json.dumps({"alg": "RS256", "kid": self._key_id}).encode())
         signed = f"{head}.{_base64(json.dumps(claims).encode())}"
         return f"{signed}.{_base64(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
@@ -43,7 +43,7 @@ class TokenSigner:
         return said if in_time and audience in said["aud"] else None
 
     def configuration(self, issuer: str) -> Document:
-        """The answer at /.well-known/openid-configuration."""
+        """Return the document at /.well-known/openid-configuration."""
         return {
             "issuer": issuer,
             "jwks_uri": f"{issuer}/openid/v1/jwks",
@@ -53,7 +53,7 @@ class TokenSigner:
         }
 
     def key_set(self) -> Document:
-        """The answer at /openid/v1/jwks."""
+        """Return the document at /openid/v1/jwks."""
         numbers = self._key.public_key().public_numbers()
         key = {
             "use": "sig",

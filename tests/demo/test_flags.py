@@ -40,7 +40,7 @@ def test_each_name_has_to_be_given(missing: int, capsys: pytest.CaptureFixture[s
     ("flag", "complaint"),
     [
         ("--clientid=", "is empty"),
-        ("--clientid=a\nb", "cannot be printed"),
+        ("--clientid=a\nb", "not printable"),
         ("--clientid=CLIENT_ID", "placeholder"),
         ("--subscriptionid=$(SUBSCRIPTION_ID)", "placeholder"),
         ("--retry-wait-time=soon", "neither a number of seconds nor a duration"),
