@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from benchmarks.load.addresses import addresses
 from benchmarks.load.servers import Listening, Side
-from nmi.node.rules import Redirection
+from nmi.node.rules import RedirectSpec
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.processes import ProgramError
@@ -85,7 +85,7 @@ def led_to(server: Listening, by: Wire) -> Listening:
 
     The rule stays for as long as the wire does. Raises ProgramError when it cannot be written.
     """
-    rule = Redirection(*by.imds, server.address, server.port).redirect
+    rule = RedirectSpec(*by.imds, server.address, server.port).redirect
     commands = (
         f"-N {rule.chain}",
         *(f"-A {rule.chain} {text}" for text in rule.rules),

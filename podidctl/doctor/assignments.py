@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from mic.cluster.bindings import indexed
-from mic.decisions.assignments import ClaimKey, Held, Want
+from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
 from podidctl.doctor.state import ObjectReference, Objects
@@ -77,7 +77,7 @@ def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, li
     return late, fresh
 
 
-def _required_objects(want: Want) -> list[ObjectReference]:
+def _required_objects(want: DesiredAssignment) -> list[ObjectReference]:
     """What has to be there before MIC can do anything for it."""
     return [
         ObjectReference(PODS.plural, *want.pod.key),
@@ -93,33 +93,33 @@ def _is_recent(objects: Objects, now: datetime, parts: Iterable[ObjectReference]
 
 def _missing_assignments(
     objects: Objects, exempt: Callable[[Pod], str], *, force_namespaced: bool
-) -> Iterator[tuple[str, Want]]:
+) -> Iterator[tuple[str, DesiredAssignment]]:
     """What pods lack of what they want, and why."""
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in objects.nodes}
-    living: defaultdict[ClaimKey, list[Held]] = defaultdict(list)
+    living: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
     for each in objects.assigned:
-        if not (held := Held(each)).dying:
-            living[held.claim].append(held)
+        if not (held := ExistingAssignment(each)).terminating:
+            living[held.assignment_key].append(held)
     existing = (held for several in living.values() for held in several)
     index = indexed(objects.identities, objects.bindings, existing, force_namespaced=force_namespaced)
     for pod in live_pods(objects):
         # What NMI does not serve by it, and nodes that MIC cannot tell the host of, are other checks'.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or exempt(pod):
             continue
-        for claim, want in index.wants(pod).items():
+        for claim, want in index.all_desired(pod).items():
             if want.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
             if why := _missing_reason(want, living.get(claim, ())):
                 yield why, want
 
 
-def _missing_reason(want: Want, living: Sequence[Held]) -> str:
+def _missing_reason(want: DesiredAssignment, living: Sequence[ExistingAssignment]) -> str:
     """Why none of those that stand for *want* is the pod's; what is Created is told by itself."""
     faults = [_fault(want, each) for each in living]
     return "" if "" in faults else next(iter(faults), "there is no AzureAssignedIdentity")
 
 
-def _fault(want: Want, held: Held) -> str:
+def _fault(want: DesiredAssignment, held: ExistingAssignment) -> str:
     if held.object.status.status not in LIVE_STATUSES:
         return f"its AzureAssignedIdentity is {held.object.status.status}"
     if held.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", want.pod.metadata.uid}:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mic.cluster.bindings import indexed
-from mic.decisions.assignments import Want
+from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.workloads import Workload
 from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
 
@@ -19,13 +19,13 @@ class BindingIndex:
         force_namespaced: bool,
     ) -> None:
         self._index = indexed(identities, bindings, force_namespaced=force_namespaced)
-        self._cache: dict[tuple[str, str], list[Want]] = {}
+        self._cache: dict[tuple[str, str], list[DesiredAssignment]] = {}
 
-    def desired(self, workload: Workload) -> list[Want]:
+    def desired(self, workload: Workload) -> list[DesiredAssignment]:
         """What *workload* is bound to, first what a request gets that names nothing."""
         return self.desired_for(workload.namespace, workload.labels.get(BINDING_LABEL, ""))
 
-    def desired_for(self, namespace: str, label: str) -> list[Want]:
+    def desired_for(self, namespace: str, label: str) -> list[DesiredAssignment]:
         """The same for any pod of *namespace* with this *label*."""
         known = self._cache.get((namespace, label))
         if known is not None:
@@ -34,7 +34,7 @@ class BindingIndex:
             metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
             spec=PodSpec(node_name="any"),
         )
-        desired = self._index.wants(pod)
+        desired = self._index.all_desired(pod)
         # As nmi.identity.assigned_identity orders them.
         ordered = sorted(desired.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
         return self._cache.setdefault((namespace, label), ordered)

@@ -9,7 +9,7 @@ import msgspec
 
 from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
-from mic.startup.type_upgrade import Record
+from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import Program, is_namespaced, mic_settings
 from podidctl.migration.projections import (
@@ -160,7 +160,7 @@ def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadConta
 
 
 async def _upgrade_record(client: Client, settings: Settings, unread: dict[str, str]) -> tuple[str | None, str]:
-    record = Record(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+    record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
     try:
         return await record.read(), record.told
     except Forbidden as error:

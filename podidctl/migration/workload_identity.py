@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.decisions.assignments import Want
+from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.projections import ServiceAccount
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
@@ -223,7 +223,7 @@ class _Planner:
                 )
             )
 
-    def _wants(self, workload: Workload) -> list[Want]:
+    def _wants(self, workload: Workload) -> list[DesiredAssignment]:
         return self._bound.desired(workload)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:

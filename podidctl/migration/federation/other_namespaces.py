@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mic.decisions.assignments import Want
+from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.workload_identity import WorkloadState
 from podidctl.migration.workloads import Key
@@ -71,7 +71,7 @@ def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
     return found
 
 
-def _lacks_own_identity(identity: AzureIdentity, namespace: str, wants: list[Want]) -> bool:
+def _lacks_own_identity(identity: AzureIdentity, namespace: str, wants: list[DesiredAssignment]) -> bool:
     """Whether *identity* is among *wants*, and nothing of *namespace* itself stands for the same in Azure."""
     client_id = identity.spec.client_id.strip().lower()
     same = [each.identity for each in wants if each.identity.spec.client_id.strip().lower() == client_id]

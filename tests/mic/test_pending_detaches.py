@@ -4,9 +4,9 @@ import json
 
 from prometheus_client import CollectorRegistry
 
-from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, Debt
-from mic.decisions.plan import Settle
-from mic.metrics import Measures
+from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, PendingDetach
+from mic.decisions.plan import CompleteDetaches
+from mic.metrics import MicMetrics
 from mic.reconciliation.writer import Writer, Written
 from podidentity.resources import ASSIGNED_IDENTITIES
 from tests.mic.cluster import identity_id, vm_id
@@ -14,12 +14,12 @@ from tests.mic.little_cloud import ASSIGNED
 from tests.mic.stage import Stage, a_stage
 
 OBJECT = "demo-default-demo"
-PAID = [Debt(vm_id("n0"), identity_id(name)) for name in ("one", "two", "three")]
-OWED = Debt(vm_id("elsewhere"), identity_id("four"))
+PAID = [PendingDetach(vm_id("n0"), identity_id(name)) for name in ("one", "two", "three")]
+OWED = PendingDetach(vm_id("elsewhere"), identity_id("four"))
 
 
-def write_down(stage: Stage, *debts: Debt) -> None:
-    annotations = {DETACH_PENDING_ANNOTATION: json.dumps(debts)}
+def write_down(stage: Stage, *pending_detaches: PendingDetach) -> None:
+    annotations = {DETACH_PENDING_ANNOTATION: json.dumps(pending_detaches)}
     stage.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"annotations": annotations}}, "default")
 
 
@@ -35,11 +35,11 @@ def owed(stage: Stage) -> str:
 async def test_all_that_is_paid_is_struck_off_in_one_write() -> None:
     async with a_stage() as stage:
         stage.bind()
-        await stage.round()
+        await stage.reconcile()
         write_down(stage, *PAID)
         await look(stage)
         before = stage.api.store.revision
-        await stage.round()
+        await stage.reconcile()
         assert owed(stage) == ""
         assert stage.api.store.revision == before + 1
 
@@ -47,14 +47,14 @@ async def test_all_that_is_paid_is_struck_off_in_one_write() -> None:
 async def test_what_is_written_down_meanwhile_is_kept() -> None:
     async with a_stage() as stage:
         stage.bind()
-        await stage.round()
+        await stage.reconcile()
         write_down(stage, *PAID)
         await look(stage)
-        planned = stage.view.held(("default", OBJECT))
+        planned = stage.view.existing(("default", OBJECT))
         assert planned is not None
         write_down(stage, *PAID, OWED)
         await look(stage)
-        measures = Measures(CollectorRegistry())
-        writer = Writer(stage.client, stage.view, stage.recorder, measures, batch=1, per_second=100.0, burst=100.0)
-        assert await writer.carry_out([Settle(planned, frozenset(PAID))]) == Written(stale=True)
+        metrics = MicMetrics(CollectorRegistry())
+        writer = Writer(stage.client, stage.view, stage.recorder, metrics, batch=1, per_second=100.0, burst=100.0)
+        assert await writer.carry_out([CompleteDetaches(planned, frozenset(PAID))]) == Written(stale=True)
         assert json.loads(owed(stage))[-1] == [*OWED]
