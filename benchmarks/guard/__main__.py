@@ -1,6 +1,6 @@
 """`python -m benchmarks.guard check | write | functions`.
 
-Hold the counts against the baseline, make them the baseline, or tell where instructions are spent.
+Compare the counts with the baseline, write them as the baseline, or list the functions that spend the instructions.
 """
 
 import argparse
@@ -8,19 +8,19 @@ import sys
 
 from benchmarks.guard import baseline
 from benchmarks.guard.counting import counted
+from benchmarks.guard.environment import current_environment
 from benchmarks.guard.functions import tables
-from benchmarks.guard.here import here
 
 
 def main() -> int:
-    """0 if all is as it was."""
+    """Run the command line. Return 0 if the counts equal the baseline."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
     parser.add_argument("what", choices=["check", "write", "functions"])
     what = parser.parse_args().what
     if what == "functions":
         sys.stdout.write("\n\n".join(tables()) + "\n")
         return 0
-    environment, found = here(), counted()
+    environment, found = current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []
     if what == "write":
         others = [each for each in every if each.environment != environment]

@@ -10,7 +10,7 @@ from benchmarks.report.marks import END, put, standing
 from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest, renew
 from benchmarks.report.table import table, verdict
 from benchmarks.results import Results, write
-from tests.benchmarks.invented import FULL, control
+from tests.benchmarks.sample_results import FULL, control
 
 FRAME = f"# A title\n\n<!-- made by: python -m {MAKER} -->\nold\n{END}\n\nThe rest.\n"
 
@@ -93,6 +93,6 @@ def test_a_figure_that_somebody_typed_is_seen(results: Path, readme: Path) -> No
 @pytest.mark.parametrize("text", ["no marks", FRAME.replace(END, ""), f"{END} <!-- made by: python -m another -->"])
 def test_a_document_without_the_marks_is_not_written(readme: Path, text: str) -> None:
     readme.write_text(text)
-    with pytest.raises(ValueError, match=r"README\.md has no lines .*: put them where the made part belongs"):
+    with pytest.raises(ValueError, match=r"README\.md has no lines .*: insert them where the generated part belongs"):
         put(readme, MAKER, "made")
     assert readme.read_text() == text

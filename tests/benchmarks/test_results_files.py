@@ -1,4 +1,4 @@
-"""A results file says after reading what it said before writing, and other files are refused."""
+"""A results file is read as it was written, and other files are rejected."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import FOLDER, SCHEMA, file_name, read, write
-from tests.benchmarks.invented import FULL
+from tests.benchmarks.sample_results import FULL
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_file_of_another_schema_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_results_file_is_refused(tmp_path: Path, body: str) -> None:
     file = tmp_path / "odd.json"
     file.write_text(body)
-    with pytest.raises(ValueError, match=r"odd\.json is no results file of this suite .*run `make bench` anew"):
+    with pytest.raises(ValueError, match=r"odd\.json is no results file of this suite .*run `make bench` again"):
         read(file)
 
 

@@ -20,7 +20,7 @@ NOT_THE_PRODUCT: Final = ("tests/", "benchmarks/", "docs/", "tools/")
 
 
 class MutantError(Exception):
-    """An entry that cannot be used; the text says what is wrong with it."""
+    """An entry that cannot be used. The text names the error."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def tracked() -> frozenset[str]:
 
 
 def fault(mutant: Mutant, rows: Sequence[Row]) -> str | None:
-    """Return what is wrong with an entry of the right shape, None if nothing is."""
+    """Return the error of an entry of the right type, or None."""
     return next(_faults(mutant, rows), None)
 
 
@@ -130,7 +130,7 @@ def covers(mutant: Mutant, row: Row) -> bool:
 
 
 def uncovered(rows: Sequence[Row], mutants: Sequence[Mutant]) -> list[Row]:
-    """Return the rows that have no mutant of their own.
+    """Return the rows without a mutant.
 
     Rows that share a test need a mutant each: rows and mutants are matched one to one, as many rows as possible
     (augmenting paths, Kuhn's method).

@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import itertools
 import json
+import math
 import sys
 import threading
 import time
@@ -58,7 +59,7 @@ class Row:
     former: int = 0
     """Answers with the former owner's token."""
     latest: float = 0.0
-    """The longest time from the hand-over to such an answer, seconds."""
+    """The longest time from the hand-over to this kind of response, seconds."""
 
 
 def ask_until(stop: threading.Event, *, kept: bool) -> list[Seen]:
@@ -128,9 +129,14 @@ class HandOvers:
         await asyncio.sleep(0.05)  # they are at it, in vain
         moment = time.monotonic()
         await asyncio.to_thread(self._node.net.hand_over, former, successor, ADDRESS)
+        wall_second = math.floor(time.time())
         self._owner = successor
         await asyncio.sleep(max(0.0, moment + row.delay - time.monotonic()))
         await self._node.status(former, ended())
+        await self._node.status(successor, running(ADDRESS))
+        # With evidence, a container that was started in the second of the hand-over does not end the suspension: the
+        # start time of whole seconds does not show which came first. One that is started in the next second does.
+        await asyncio.sleep(max(0.0, wall_second + 1.05 - time.time()))
         await self._node.status(successor, running(ADDRESS))
         await asyncio.sleep(AFTER_SECONDS)
         stop.set()

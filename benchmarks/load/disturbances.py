@@ -1,4 +1,4 @@
-"""How fast NMI answers, in an open loop of ready answers, while something else goes on in it or beside it."""
+"""Latency of NMI in an open loop of ready answers during disturbances in NMI or next to it."""
 
 import os
 import time
@@ -12,10 +12,10 @@ from typing import Final
 
 from benchmarks.load import cases, requests
 from benchmarks.load.addresses import addresses
-from benchmarks.load.cases import Meanwhile
-from benchmarks.load.closed import errors, percentiles
+from benchmarks.load.cases import Disturbance
+from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.generator import Group, Load, Measured, Request
-from benchmarks.load.orders import Told
+from benchmarks.load.orders import Counts
 from benchmarks.load.servers import ask
 from benchmarks.load.stage import GENERATOR_CORE, Stage
 from benchmarks.results import Background
@@ -26,33 +26,33 @@ BESIDE: Final = "beside"
 CONNECTIONS: Final = 64
 STALL_US: Final = 5_000.0
 RELIST_SECONDS: Final = 1.5
-"""Between two: watches must have lived for a second, or NMI waits ever longer."""
+"""The interval between two lists. A watch must exist for a second, or NMI increases its backoff."""
 SCRAPE_SECONDS: Final = 1.0
 EVENTS_PER_SECOND: Final = 1_000
 SLOW_RATE: Final = 8.0
-"""A second, of what goes on to IMDS: of the 20 that this takes, NMI leaves some 9.5 to what is passed on, and more
-would wait ever longer."""
+"""Forwarded requests per second. NMI reserves about 9.5 of IMDS's 20 for them, and more would wait longer and
+longer."""
 IMDS_DELAY_MS: Final = 50.0
 ID: Final = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What goes on: other clients, and what is done to the node while the load runs."""
+class Concurrent:
+    """A disturbance: other clients, and actions on the node during the load."""
 
     clients: tuple[Group, ...] = ()
     noise: tuple[Group, ...] = ()
-    """Clients that take what the others leave of the generator's core: they are to load NMI, and not the generator."""
+    """Clients with a lower priority on the generator's core: they load NMI and not the generator."""
     again: Callable[[], object] | None = None
-    """Done every *seconds*."""
+    """The action that runs every *seconds*."""
     seconds: float = 1.0
     first: Callable[[], object] | None = None
     last: Callable[[], object] | None = None
 
 
-def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background, ...]:
-    """A row of the hits, with the noise's errors, and one of the other clients where `own` names it."""
-    beside, before = _beside(what, stage, seconds), stage.world.told()
+def measured(what: Disturbance, stage: Stage, seconds: float) -> tuple[Background, ...]:
+    """Return a row of cached requests with the other clients' errors, and a row of these clients if `own` names it."""
+    beside, before = _concurrent(what, stage, seconds), stage.world.counts()
     hits = Group(
         HITS, CONNECTIONS, stage.first_pod, cases.BACKGROUND_PODS, (requests.plain(),), rate=cases.BACKGROUND_RATE
     )
@@ -69,15 +69,17 @@ def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background,
     finally:
         if beside.last:
             beside.last()
-    text = f"{what.text}{_took_place(what, before, stage.world.told(), sum(each.requests for each in others.values()))}"
+    text = (
+        f"{what.text}{_description(what, before, stage.world.counts(), sum(each.requests for each in others.values()))}"
+    )
     row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
     if not what.own:
         return (row,)
     return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[BESIDE])
 
 
-def _took_place(what: Meanwhile, before: Told, after: Told, noise: int) -> str:
-    """What there really was of the disturbance, for who does not believe that there was any."""
+def _description(what: Disturbance, before: Counts, after: Counts, noise: int) -> str:
+    """Return the measured amount of the disturbance."""
     happened = {
         cases.RELIST.key: f"{after.lists - before.lists} lists",
         cases.EVENTS.key: f"{after.events - before.events:,} events",
@@ -106,34 +108,34 @@ def errors_of(groups: Iterable[Measured]) -> int:
     return sum(sum(errors(each).values()) for each in groups)
 
 
-def _beside(what: Meanwhile, stage: Stage, seconds: float) -> Beside:
+def _concurrent(what: Disturbance, stage: Stage, seconds: float) -> Concurrent:
     (other,) = addresses(cases.BACKGROUND_PODS + 1, stage.first_pod)[-1:]
     slowly = partial(Group, BESIDE, 16, stage.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
-    beside: Mapping[str, Callable[[], Beside]] = {
-        cases.NOTHING.key: Beside,
-        cases.RELIST.key: lambda: Beside(again=stage.world.relist, seconds=RELIST_SECONDS),
-        cases.EVENTS.key: lambda: Beside(
+    beside: Mapping[str, Callable[[], Concurrent]] = {
+        cases.NOTHING.key: Concurrent,
+        cases.RELIST.key: lambda: Concurrent(again=stage.world.relist, seconds=RELIST_SECONDS),
+        cases.EVENTS.key: lambda: Concurrent(
             first=partial(stage.world.churn, EVENTS_PER_SECOND, seconds + 2 * WARM_SECONDS),
             last=partial(stage.world.churn, 0, 0),
         ),
-        cases.SCRAPES.key: lambda: Beside(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
-        cases.NOISY.key: lambda: Beside(
+        cases.SCRAPES.key: lambda: Concurrent(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
+        cases.NOISY.key: lambda: Concurrent(
             noise=(
                 Group("loud", 200, other, 1, (requests.plain(),)),
                 Group("closing", 50, other, 1, (requests.plain(),), close=True),
             )
         ),
-        cases.MISSES.key: lambda: Beside(
-            clients=(slowly(requests=(unknown(),)),),
+        cases.MISSES.key: lambda: Concurrent(
+            clients=(slowly(requests=(uncached(),)),),
             first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
             last=stage.world.set_imds,
         ),
-        cases.RENEWALS.key: lambda: Beside(
-            clients=(slowly(requests=(anew(),)),),
+        cases.RENEWALS.key: lambda: Concurrent(
+            clients=(slowly(requests=(force_refresh(),)),),
             first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
             last=stage.world.set_imds,
         ),
-        cases.PASSED_ON.key: lambda: Beside(clients=(slowly(requests=(requests.instance_metadata(),)),)),
+        cases.PASSED_ON.key: lambda: Concurrent(clients=(slowly(requests=(requests.instance_metadata(),)),)),
     }
     return beside[what.key]()
 
@@ -143,27 +145,27 @@ def _scrape(stage: Stage) -> None:
     assert answer.status == 200, f"/metrics answered {answer.status}"
 
 
-def unknown() -> Request:
-    """For a token that nobody has asked for yet, each time another."""
+def uncached() -> Request:
+    """Return a request for another token each time, none of which was requested before."""
     text = requests.plain().text.replace(b"resource=https%3A%2F%2F", b"resource=https%3A%2F%2F" + ID.encode() + b".")
     return Request(text, (text.index(ID.encode()),))
 
 
-def anew() -> Request:
-    """For a token that is ready, but fetched again, as SDKs ask when theirs was revoked."""
+def force_refresh() -> Request:
+    """Return a request that has NMI fetch a cached token again, as SDKs send it after a revocation."""
     asked = requests.plain()
     return replace(asked, text=asked.text.replace(b"&resource=", b"&bypass_cache=true&resource="))
 
 
 def _give_way() -> None:
-    """The calling thread, and what it starts, runs on the generator's core when nothing else wants that."""
+    """Run the calling thread, and its child processes, on the generator's core at the lowest priority."""
     os.sched_setaffinity(0, {GENERATOR_CORE})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 @contextmanager
 def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Load | None]:
-    """*groups* under way for as long as the load beside them."""
+    """Run *groups* for the duration of the measured load."""
     if not groups:
         yield None
         return
@@ -175,7 +177,7 @@ def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Lo
 
 @contextmanager
 def repeated(call: Callable[[], object] | None, seconds: float) -> Iterator[None]:
-    """*call* every *seconds* inside, beginning after the first of them. What it raises is raised at the end."""
+    """Call *call* every *seconds* inside the block, first after *seconds*. Its exception is raised at the end."""
     if call is None:
         yield
         return
