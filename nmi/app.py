@@ -34,15 +34,15 @@ from nmi.pod_events import PodEvents
 from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
@@ -118,7 +118,7 @@ class App:
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
         self._server: Server | None = None
-        self._broker: Broker | None = None
+        self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
@@ -275,7 +275,7 @@ class App:
                 headers={"User-Agent": self._user_agent},
             )
         )
-        measures = TokenMeasures(self._registry)
+        measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
         imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
@@ -291,7 +291,7 @@ class App:
             sign_ins,
         )
         assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
-        broker = Broker(
+        broker = TokenBroker(
             {
                 IdentityType.USER_ASSIGNED: UserAssignedSource(
                     imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
@@ -320,7 +320,7 @@ class App:
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, governor, policy)
         self._stack.callback(proxy.close)
-        counted = Measures(self._registry)
+        counted = ServerMetrics(self._registry)
         counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
         server = Server(
             limits=limits(settings, await self._connection_limits()),

@@ -22,7 +22,7 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
-from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
+from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.federated import UntrustedError
 from nmi.tokens.governor import CongestedError
@@ -131,7 +131,7 @@ class Issuer:
     def __init__(
         self,
         cluster_cache: ClusterCache,
-        broker: Broker,
+        broker: TokenBroker,
         policy: DecisionPolicy,
         measures: IdentityMetrics,
         *,

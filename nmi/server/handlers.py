@@ -13,7 +13,7 @@ from nmi.server.call import Call, Origin
 from nmi.server.decisions import Decisions
 from nmi.server.granting import TokenIssuer
 from nmi.server.host_path import HostPath
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder, ProxiedPath
@@ -32,7 +32,7 @@ class Handlers:
         index: Index,
         issuer: TokenIssuer,
         proxy: Forwarder,
-        measures: Measures,
+        measures: ServerMetrics,
         decisions: Decisions,
         now_ns: Callable[[], int],
     ) -> None:

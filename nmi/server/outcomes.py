@@ -12,7 +12,7 @@ from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
 from nmi.server.head import bad
-from nmi.server.measures import Measures, audience
+from nmi.server.metrics import ServerMetrics, audience
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -44,7 +44,7 @@ class Pending:
 class Outcomes:
     """Makes outcomes of answers and refusals; the three handlers share one. Holds no state of its own."""
 
-    def __init__(self, *, policy: ServerPolicy, index: Index, measures: Measures, decisions: Decisions) -> None:
+    def __init__(self, *, policy: ServerPolicy, index: Index, measures: ServerMetrics, decisions: Decisions) -> None:
         self._policy = policy
         self._index = index
         self._measures = measures

@@ -49,11 +49,11 @@ _BODILESS: Final = frozenset({"GET", "HEAD"})
 """RFC 9110 §9.3.1: a body means nothing with these."""
 
 
-class Slots(Protocol):
-    """Whose turn it is to call IMDS: `nmi.tokens.governor.Governor`."""
+class CallLimiter(Protocol):
+    """The limiter of calls to IMDS: `nmi.tokens.governor.Governor`."""
 
-    def slot(self, pod_key: str) -> AbstractAsyncContextManager[object]:
-        """Entering raises CongestedError when too many wait."""
+    def permit(self, pod_key: str) -> AbstractAsyncContextManager[object]:
+        """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
 
 
 class Stream(Protocol):
@@ -66,11 +66,13 @@ class Stream(Protocol):
 class MetadataProxy:
     """Forwards to one IMDS. The session is its caller's, who closes it after this."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, slots: Slots, policy: ServerPolicy) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, limiter: CallLimiter, policy: ServerPolicy
+    ) -> None:
         """*base_url*: scheme, host and port of IMDS, without a path."""
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._slots = slots
+        self._limiter = limiter
         self._share = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
         self._policy = policy
         self._times = aiohttp.ClientTimeout(
@@ -96,8 +98,8 @@ class MetadataProxy:
         try:
             async with (
                 asyncio.timeout(self._policy.proxy_seconds),
-                self._share.slot(charged),
-                self._slots.slot(charged),
+                self._share.permit(charged),
+                self._limiter.permit(charged),
             ):
                 turn = True
                 return await self._ask(url, request, stream)

@@ -13,7 +13,7 @@ from nmi.server.decisions import PERIOD_SECONDS, Decisions
 from nmi.server.general import GeneralLane
 from nmi.server.granting import TokenIssuer
 from nmi.server.handlers import Handlers
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
 
@@ -37,7 +37,7 @@ class Server:
         index: Index,
         issuer: TokenIssuer,
         proxy: Forwarder,
-        measures: Measures,
+        measures: ServerMetrics,
         decisions: Decisions | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:

@@ -70,7 +70,7 @@ def audience(resource: str) -> str:
     return _AUDIENCES.get(host, OTHER)
 
 
-class Measures:
+class ServerMetrics:
     """A collector that owns the histogram and the counters; registers itself with *registry* if there is one."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
