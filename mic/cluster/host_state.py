@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mic.claims import ClaimKey, Debt, Held, Key, Want
-from mic.stakes import Stake
+from mic.decisions.assignments import ClaimKey, Debt, Held, Key, Want
+from mic.decisions.identity_usage import Stake
 from podidentity.azure.resource_ids import Host
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
-from mic.claims import Held, Want
+from mic.decisions.assignments import Held, Want
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import (

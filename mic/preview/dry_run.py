@@ -12,12 +12,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from mic import documents, plan
 from mic.azure.identities import Change, HostIdentities, applied
-from mic.claims import Held, Key
-from mic.places import Place
-from mic.plan import Policy
-from mic.view import View
+from mic.cluster.host_state import Place
+from mic.cluster.view import View
+from mic.decisions import documents, plan
+from mic.decisions.assignments import Held, Key
+from mic.decisions.plan import Policy
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import (
     ASSIGNED,
@@ -110,7 +110,7 @@ class Rehearsal:
             changes.upserted(None, each)
 
     def _round(self, key: str) -> bool:
-        """One round as `mic.apply` gives it; whether it did anything."""
+        """One round as `mic.reconciliation.host_reconciler` gives it; whether it did anything."""
         place, known = self.view.place(key), self.azure.get(key)
         course = self.courses.get(key) or Course()
         before = plan.prepare(place, known, self._policy)
@@ -181,8 +181,8 @@ def _reasons(place: Place, known: HostIdentities | None) -> dict[str, str]:
 
 
 def _patched(document: documents.Document, operation: Mapping[str, Any]) -> None:
-    """Carry out one operation of a JSON patch (RFC 6902) of those that `mic.documents` makes; tests hold by themselves,
-    as nobody else changes the picture."""
+    """Carry out one operation of a JSON patch (RFC 6902) as `mic.decisions.documents` makes them. `test` operations
+    always hold, because no other client changes this state."""
     *path, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
     target = document
     for part in path:

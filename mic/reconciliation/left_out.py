@@ -3,8 +3,8 @@
 import logging
 from typing import Final
 
-from mic.claims import Key
-from mic.measures import Measures
+from mic.decisions.assignments import Key
+from mic.metrics import Measures
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from mic.queueing import Done, KeyedQueue
+from mic.reconciliation.work_queue import Done, KeyedQueue
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
 from podidentity.kube.informer import Informer

@@ -1,4 +1,4 @@
-"""Every setting of MIC as one frozen value. Which flag fills which of them: `mic.flag_table`.
+"""Every setting of MIC as one frozen value. Which flag fills which of them: `mic.startup.flag_table`.
 
 Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
 it; what is checked here is that the settings make sense, each alone and all together.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mic.flag_table import FLAG_OF, FLAGS, PlanOutput
+from mic.startup.flag_table import FLAG_OF, FLAGS, PlanOutput
 from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
 from podidentity.telemetry.logs import LogFormat, redacted
 

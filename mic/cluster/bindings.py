@@ -16,7 +16,7 @@ from enum import Enum
 from heapq import nsmallest
 from typing import Final, NamedTuple
 
-from mic.claims import ClaimKey, Held, Key, Want, may_claim, misconfigured
+from mic.decisions.assignments import ClaimKey, Held, Key, Want, may_claim, misconfigured
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
 from podidentity.object_limits import oversized
 from podidentity.resources import BEHAVIOR_ANNOTATION, AzureIdentity, AzureIdentityBinding, IdentityType, Pod

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from mic.claims import DETACH_PENDING_ANNOTATION, ClaimKey, Debt, Held, Key, Record, Want, write_debts
+from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, ClaimKey, Debt, Held, Key, Record, Want, write_debts
 from podidentity.object_limits import READ_ANNOTATIONS
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,

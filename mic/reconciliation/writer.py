@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from mic import documents, plan
-from mic.claims import Held
-from mic.measures import Measures
-from mic.pacing import Pace, Urgency
-from mic.telling import APPLIED, APPLY_ERROR, REMOVED
-from mic.view import View
+from mic.cluster.view import View
+from mic.decisions import documents, plan
+from mic.decisions.assignments import Held
+from mic.metrics import Measures
+from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
+from mic.reconciliation.write_limiter import Pace, Urgency
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from podidentity.kube.events import EventRecorder

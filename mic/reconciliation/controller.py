@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
-from mic.queueing import Done, KeyedQueue
-from mic.view import View
+from mic.cluster.view import View
+from mic.reconciliation.work_queue import Done, KeyedQueue
 from podidentity.resources import AzureIdentity
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ BESIDE_SECONDS: Final = 0.01
 
 
 class Rounds(Protocol):
-    """What is driven: `mic.apply.Applier`."""
+    """What is driven: `mic.reconciliation.host_reconciler.Applier`."""
 
     async def round(self, key: str) -> Done:
         """Bring the place a step nearer to what it should be."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from mic import client_ids
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, Change, HostIdentities, change
-from mic.claims import Debt, Held, Key, Record, Want, unchanged
-from mic.documents import MESSAGE_MAX, distinct_name, free_name, plain_name
-from mic.stakes import Picture, Stake
+from mic.decisions import client_ids
+from mic.decisions.assignments import Debt, Held, Key, Record, Want, unchanged
+from mic.decisions.documents import MESSAGE_MAX, distinct_name, free_name, plain_name
+from mic.decisions.identity_usage import Picture, Stake
 from podidentity.resources import ASSIGNED, CREATED, FINALIZER
 
 

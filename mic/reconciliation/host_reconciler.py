@@ -12,19 +12,19 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, Protocol
 
-from mic import client_ids, plan
 from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
 from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
-from mic.claims import Want
-from mic.measures import Measures
-from mic.plan import Policy, Restraint
-from mic.queueing import Done
-from mic.skipping import FAULT_SECONDS, Skipped
-from mic.stakes import Picture
-from mic.telling import Teller, advice, delay, refusal
-from mic.view import View
-from mic.writing import Writer
+from mic.cluster.view import View
+from mic.decisions import client_ids, plan
+from mic.decisions.assignments import Want
+from mic.decisions.identity_usage import Picture
+from mic.decisions.plan import Policy, Restraint
+from mic.metrics import Measures
+from mic.reconciliation.events import Teller, advice, delay, refusal
+from mic.reconciliation.left_out import FAULT_SECONDS, Skipped
+from mic.reconciliation.work_queue import Done
+from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mic.claims import Debt, Held, Key, Want
+from mic.decisions.assignments import Debt, Held, Key, Want
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity
 
 

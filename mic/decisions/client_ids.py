@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from mic.azure.identities import Attached, HostIdentities
-from mic.claims import Held, Want
-from mic.documents import MESSAGE_MAX
-from mic.stakes import Picture
+from mic.decisions.assignments import Held, Want
+from mic.decisions.documents import MESSAGE_MAX
+from mic.decisions.identity_usage import Picture
 from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION, AzureIdentity
 
 SHOWN_MAX: Final = 64

@@ -1,6 +1,6 @@
 """The flags of MIC: the reference's, spelled as it spells them, and ours beside them, each with the setting it fills.
 
-Only names and how a value is read. Defaults, meanings and what must hold together are in `mic.settings`.
+Only names and how a value is read. Defaults, meanings and what must hold together are in `mic.startup.settings`.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mic.view import Changes
+from mic.cluster.view import Changes
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.rates import TokenBucket
 from podidentity.resources import PODS, Pod

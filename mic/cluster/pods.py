@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mic.claims import Key, may_claim
+from mic.decisions.assignments import Key, may_claim
 from podidentity.resources import Pod
 
 

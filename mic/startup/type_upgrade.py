@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mic.spellings import KINDS, dropping, respelled
+from mic.startup.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline

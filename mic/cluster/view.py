@@ -13,11 +13,11 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mic.bindings import BindingIndex, Concern, Ignored
-from mic.claims import ClaimKey, Debt, Held, Key, Want, misconfigured, settled
-from mic.places import Claim, Place
-from mic.pods import PodIndex, same_claims
-from mic.stakes import Stake
+from mic.cluster.bindings import BindingIndex, Concern, Ignored
+from mic.cluster.host_state import Claim, Place
+from mic.cluster.pods import PodIndex, same_claims
+from mic.decisions.assignments import ClaimKey, Debt, Held, Key, Want, misconfigured, settled
+from mic.decisions.identity_usage import Stake
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, Pod, Resource
 
