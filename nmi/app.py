@@ -174,7 +174,7 @@ class App:
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(
-            client, index, cluster_cache, identities, Decisions(tell=PodEvents(events).tell)
+            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell)
         )
         if settings.address_evidence:
             tasks.create_task(self._reports.run(cluster_cache), name="listen to the node's network")
