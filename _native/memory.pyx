@@ -2,8 +2,8 @@
 
 The kernel charges the buffers of a socket to the container, and keeps them while a peer does not read. The connections
 together therefore have a bound, `Limits.memory_bytes`. The allocator's overhead, and the data that arrives between two
-measurements, come on top of the measured bytes. Therefore the limit that this module applies is three quarters of the
-bound:
+measurements, come on top of the measured bytes: 32 MiB with 8,192 connections. Therefore the limit that this module
+applies is five eighths of the bound:
 
 * Above half of the limit, connections of peers with more than an equal share become narrow: they get a small send
   buffer, which answers soon fill; then nothing more is read from them until they have read. Below a quarter of the
@@ -51,7 +51,7 @@ cdef bint held_last(Connection each) noexcept:
 @cython.final
 cdef class Memory:
     def __init__(self, int64_t bound_bytes, int send_bytes):
-        self.limit_bytes = bound_bytes - bound_bytes // 4
+        self.limit_bytes = bound_bytes // 8 * 5
         self.send_bytes = send_bytes
 
     cdef bint is_due(self, int open, int64_t sent) noexcept:
