@@ -1,4 +1,4 @@
-"""The memory limit of a cgroup, of version 1 and 2: the least of its own and its parents'."""
+"""The memory limit of a cgroup, of version 1 and 2: the smallest of its own and its parents' limits."""
 
 from pathlib import Path
 
