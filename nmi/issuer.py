@@ -20,14 +20,8 @@ from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, d
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-<<<<<<< HEAD
-from nmi.refusal import Limit, Reason, Refusal
-from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
-from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
-=======
 from nmi.refusal import Reason, Refusal
-from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
->>>>>>> main
+from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.source import PolicyError, Workload

@@ -18,17 +18,10 @@ from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
 from nmi.identity.metrics import IdentityMetrics
-<<<<<<< HEAD
-from nmi.node.measures import NodeMeasures
-from nmi.node.plumbing import Plumbing
-from nmi.node.route_netlink import Reports
-from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
-=======
 from nmi.node.metrics import NodeMetrics
 from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
-from nmi.server.measures import _HOSTS, _LANE_COUNTERS, OTHER, Measures
->>>>>>> main
+from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
 from nmi.server.target import Route
 from nmi.settings import Settings as NmiSettings
 from nmi.tokens.governor import Governor
@@ -93,7 +86,7 @@ def mic_registry() -> CollectorRegistry:
     LoopLag(registry, mic_app.PREFIX)
     settings = MicSettings(namespace="default")
     watches = {name: _Watch() for name in MIC_WATCHES}
-    others = ("lease_client", "lease", "contact", "view", "applier", "reconciler", "compute", "recorder")
+    others = ("lease_client", "lease", "contact", "view", "host_reconciler", "controller", "compute", "recorder")
     rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
     Endpoints(settings, registry, MicMetrics(registry), watches=watches, **rooms)
     return registry
