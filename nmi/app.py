@@ -110,7 +110,7 @@ class App:
     """One NMI, from its start to its end."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
-        """Prepare the parts. *stack* is the caller's; it closes what was opened, in reverse order."""
+        """Prepare the parts. *stack* is the caller's; it closes the opened objects in reverse order."""
         self._settings = settings
         self._stack = stack
         self._registry = new_registry()
@@ -245,21 +245,21 @@ class App:
         return {
             "active": None if self._active else "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
-            "watches": _told_of(self._cluster_cache),
+            "watches": _watch_problem(self._cluster_cache),
             "redirect": self._redirect.problem(),
         }
 
     def _state(self) -> dict[str, object]:
         """Return the state of every package for the debug page: no secrets, nothing unbounded."""
-        rooms = {
+        components = {
             "feed": self._cluster_cache,
             "broker": self._broker,
             "governor": self._governor,
             "server": self._server,
             "plumbing": self._redirect,
         }
-        shown = {name: room.state() for name, room in rooms.items() if room is not None}
-        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}
+        states = {name: each.state() for name, each in components.items() if each is not None}
+        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **states}
 
     async def _build_server(
         self,
@@ -365,7 +365,7 @@ class App:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
 
 
-def _told_of(cluster_cache: ClusterCache | None) -> str | None:
+def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
     """Return the problem of the watches for readiness; None if every watch is complete and not silent."""
     if cluster_cache is None:
         return "the watches have not started yet"

@@ -2,7 +2,7 @@
 
 Azure writes ids and names of tenants, applications and hosts into its errors. The pod receives only its own (the client
 id and tenant of its identity, the audience of its request). The filter removes all others, every text that could be a
-credential, and the word by which SDKs detect a missing endpoint.
+credential, and the term by which SDKs detect a missing endpoint.
 """
 
 import re

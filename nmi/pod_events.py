@@ -45,25 +45,25 @@ class PodEvents:
     def __init__(self, recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._clock = clock
-        self._told: OrderedDict[tuple[str, Reason], float] = OrderedDict()
+        self._recorded_at: OrderedDict[tuple[str, Reason], float] = OrderedDict()
 
     def tell(self, entry: PodEntry, refusal: Refusal) -> None:
         """Record an Event for `Decisions`. Neither blocks nor raises."""
         reason = REASONS.get(refusal.reason)
-        if reason is None or self._is_told(entry.uid, refusal.reason):
+        if reason is None or self._is_repeated(entry.uid, refusal.reason):
             return
         pod = Pod(metadata=PodMeta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
         self._recorder.record(pod, PODS, "Warning", reason, message(refusal))
 
-    def _is_told(self, uid: str, reason: Reason) -> bool:
+    def _is_repeated(self, uid: str, reason: Reason) -> bool:
         """Return whether this pod had an Event with the same reason recently, for any audience."""
         now, key = self._clock(), (uid, reason)
-        if now < self._told.get(key, float("-inf")) + QUIET_SECONDS:
+        if now < self._recorded_at.get(key, float("-inf")) + QUIET_SECONDS:
             return True
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > REMEMBERED_MAX:
-            self._told.popitem(last=False)
+        self._recorded_at[key] = now
+        self._recorded_at.move_to_end(key)
+        if len(self._recorded_at) > REMEMBERED_MAX:
+            self._recorded_at.popitem(last=False)
         return False
 
 

@@ -67,7 +67,7 @@ class AddressOwners:
             self._point(address)
 
     def started_again(self, entry: PodEntry) -> None:
-        """Discard what a read settled: a container of the pod started, possibly in a newer sandbox with the same
+        """Discard the settled owner: a container of the pod started, possibly in a newer sandbox with the same
         address.
         """
         for address in entry.addresses:

@@ -11,7 +11,7 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ from nmi.identity.address_owners import AddressOwners
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.assignments import IdentityAssignments, MicAssignments
 from nmi.identity.container_starts import owner_of
+from nmi.identity.debug_state import pod_state, watch_state
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.lookup_wait import LookupWait
@@ -72,7 +73,7 @@ class DecisionInput:
     certain: bool
     """Whether a ready answer may be made from it: it comes from the watches, not from a read or from stale data."""
     verified: bool = False
-    """Whether reads of the last second confirm it. Such an input expires and must be requested again."""
+    """Whether reads of the last second confirm it. If so, it expires and must be requested again."""
 
 
 class ClusterCache:
@@ -173,7 +174,7 @@ class ClusterCache:
         )
 
     def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
-        """Call *tell* with each pod that is gone, after no request can find it any more."""
+        """Set the callback for each pod that is gone, called after no request can find it any more."""
         self._on_gone = tell
 
     # Start and end.
@@ -226,21 +227,14 @@ class ClusterCache:
     def state(self) -> dict[str, object]:
         """Return the current state for the debug page: bounded, without secrets and without client ids."""
         entries = [
-            _shown(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
+            pod_state(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
         ]
         return {
             "pods": entries,
             "pods_left_out": len(self.pods) - len(entries),
             "addresses": len(self._index),
             "suspended": self._index.suspended,
-            "watches": {
-                name: {
-                    "silent_seconds": round(age, 1) if (age := each.staleness_seconds()) < float("inf") else None,
-                    "restarts": each.restarts,
-                    "objects": len(each.store),
-                }
-                for name, each in self.watches.by_name.items()
-            },
+            "watches": {name: watch_state(each) for name, each in self.watches.by_name.items()},
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
@@ -439,27 +433,3 @@ class ClusterCache:
 
 def _owner(record: PodRecord) -> PodEntry | None:
     return record.owner if isinstance(record.owner, PodEntry) else None
-
-
-def _shown(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, object]:
-    return {
-        "pod": entry.key,
-        "uid": entry.uid,
-        "addresses": list(entry.addresses),
-        "label": entry.facts.label,
-        "exempt": entry.facts.exempt,
-        "doubtful": entry.doubtful,
-        "terminated": entry.terminated,
-        "sandbox_down": entry.sandbox_down,
-        "suspended": dict(suspended),
-        "host_network": entry.pod.spec.host_network,
-        "identities": [
-            {
-                "identity": "/".join(each.identity.key),
-                "binding": each.binding,
-                "status": each.status,
-                "usable": each.usable,
-            }
-            for each in entry.assigned[:SHOWN_MAX]
-        ],
-    }

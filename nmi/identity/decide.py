@@ -37,7 +37,7 @@ class DecisionPolicy:
     """The settings that choose identities and limit how long a request is held."""
 
     force_namespaced: bool = False
-    """Every identity serves pods of its own namespace only."""
+    """Every identity serves only pods of its namespace."""
     created_attempts: int = 16
     assigned_attempts: int = 4
     interval_seconds: float = 5.0

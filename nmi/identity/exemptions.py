@@ -55,7 +55,7 @@ class Exemptions:
         self._minute = float("-inf")
         self._lines = 0
         self.seen = 0
-        """Exceptions so far that became effective, or changed their labels."""
+        """Exceptions that became effective, or changed their labels, since the start."""
 
     def __len__(self) -> int:
         """Return the number of effective exceptions."""

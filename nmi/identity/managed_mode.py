@@ -29,7 +29,7 @@ V = TypeVar("V")
 class BoundIdentities:
     """Bindings and identities of the two watches, which it adds.
 
-    The cost of an event depends on what it changes, not on the number of bindings: a binding is joined when it or its
+    The cost of an event depends on the changed objects, not on the number of all: a binding is joined when it or its
     identity changes, and all pods with one label share one value.
     """
 

@@ -98,7 +98,7 @@ class Suspensions:
         self._left_out = 0
         """Log lines that were left out since the last one."""
         self.counts = dict.fromkeys(EvidenceKind, 0)
-        """Suspensions so far, by the evidence that began them."""
+        """Suspensions since the start, by the evidence that began them."""
 
     @property
     def remembered(self) -> int:

@@ -1,4 +1,4 @@
-"""The memory limit of this process's cgroup: the smallest of its own and its parents' limits."""
+"""The memory limit of this process's cgroup: the smallest limit of the cgroup and its parents."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -45,7 +45,7 @@ class RuleMaintenance:
         self._driver = driver
         self._forget = forget
         self._sleep = sleep
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._problems: dict[TopRule, str | None] = {}
         self._unforgotten: str | None = None
         self.repairs = 0
@@ -73,7 +73,7 @@ class RuleMaintenance:
         retries: a program that fights for a table must not prevent NMI's start. Raises StartError.
         """
         try:
-            async with self._turn:
+            async with self._lock:
                 fault = await self._ensure(rule)
                 await self._end_connections()
         except RedirectError as error:
@@ -95,7 +95,7 @@ class RuleMaintenance:
         """
         repaired = False
         failed: Exception | None = None
-        async with self._turn:
+        async with self._lock:
             for rule in tuple(self._problems):
                 try:
                     fault = await self._ensure(rule)
@@ -139,19 +139,19 @@ class RuleMaintenance:
 
     async def find(self, rule: TopRule) -> bool:
         """Return whether any part of *rule* is in its table. Waits for a held lock; raises RedirectError."""
-        async with self._turn:
+        async with self._lock:
             return not (await self._retry_while_locked(lambda: self._driver.find(rule))).nothing
 
     async def withdraw(self, rule: TopRule) -> None:
         """Redirect no new connections by *rule*; existing ones continue. Waits for a held lock: set a deadline."""
-        async with self._turn:
+        async with self._lock:
             if rule in self._problems:
                 self._problems[rule] = "it has been withdrawn"
             await self._retry_while_locked(lambda: self._driver.detach(rule))
 
     async def remove(self, rule: TopRule) -> None:
         """Remove every trace of *rule* from its table. Waits for a held lock: set a deadline."""
-        async with self._turn:
+        async with self._lock:
             if rule in self._problems:
                 self._problems[rule] = "it has been removed"
             await self._retry_while_locked(lambda: self._driver.clear(rule))

@@ -59,7 +59,7 @@ class Row:
     former: int = 0
     """Answers with the former owner's token."""
     latest: float = 0.0
-    """The longest time from the hand-over to such an answer, seconds."""
+    """The longest time from the hand-over to this kind of response, seconds."""
 
 
 def ask_until(stop: threading.Event, *, kept: bool) -> list[Seen]:

@@ -91,7 +91,7 @@ class Report:
         """A line for each promise that was not kept."""
         wrong = self.counts.get("wrong", 0)
         tokens = self.counts.get("status 200", 0)
-        found = [f"{wrong} answers with a token of somebody else's: {self.wrong[:3]}"] if wrong else []
+        found = [f"{wrong} answers with another pod's token: {self.wrong[:3]}"] if wrong else []
         if tokens < FEWEST_TOKENS * self.counts.get("requests", 0) or not tokens:
             found.append(f"only {tokens} of {self.counts.get('requests', 0)} requests got a token")
         if failed := self.counts.get("status 500", 0):
@@ -103,7 +103,7 @@ class Report:
         for name, slack in (("descriptors", 6), ("threads", 2)):
             first, last = getattr(self.before, name), getattr(self.after, name)
             if last > first + slack:
-                found.append(f"{name} went from {first} to {last} with nobody connected")
+                found.append(f"{name} went from {first} to {last} without connections")
         if self.after.series > SERIES_MAX:
             found.append(f"there are {self.after.series} metric series")
         return found

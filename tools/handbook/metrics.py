@@ -87,8 +87,8 @@ def mic_registry() -> CollectorRegistry:
     settings = MicSettings(namespace="default")
     watches = {name: _Watch() for name in MIC_WATCHES}
     others = ("lease_client", "lease", "contact", "view", "host_reconciler", "controller", "compute", "recorder")
-    rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
-    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **rooms)
+    mocks = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
+    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **mocks)
     return registry
 
 

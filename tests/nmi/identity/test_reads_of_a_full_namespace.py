@@ -1,4 +1,4 @@
-"""A namespace that is too full to be read in time delays only the verification of its own pods."""
+"""A namespace that is too full to be read in time delays only the verification of pods in that namespace."""
 
 import asyncio
 from typing import Any

@@ -54,13 +54,13 @@ def test_the_directory_of_links_goes_with_the_last_of_them(tmp_path: Path) -> No
 
 def test_what_another_version_or_a_hand_has_left_is_replaced_as_a_whole(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_text("somebody's file")
+    elsewhere.write_text("another program's file")
     (tmp_path / boot_guard.NAME).symlink_to(elsewhere)
     (tmp_path / boot_guard.WANTED_BY).mkdir()
     (tmp_path / boot_guard.WANTED_BY / boot_guard.NAME).symlink_to("/dev/null")
     assert boot_guard.install(tmp_path, TO)
     assert boot_guard.installed(tmp_path)
-    assert elsewhere.read_text() == "somebody's file", "nothing is written through a link"
+    assert elsewhere.read_text() == "another program's file", "nothing is written through a link"
     (tmp_path / boot_guard.NAME).write_text("[Unit]\n")
     assert boot_guard.install(tmp_path, TO)
     assert not boot_guard.install(tmp_path, TO)

@@ -206,7 +206,7 @@ async def met(town: Town) -> None:
 
 
 async def noticed(town: Town) -> None:
-    """Wait until all reports so far have been read: a marker change after them has been."""
+    """Wait until all earlier reports have been read: a marker change after them has been."""
     name = f"mark{time.monotonic_ns() % 10**9}"
     await asyncio.to_thread(town.on_node, f"link add {name} type bridge")
     await until(lambda: name in town.evidence._links.values())

@@ -266,7 +266,7 @@ async def test_connections_are_ended_after_the_installation_and_after_each_repai
     await maintenance.install(RULE)
     assert maintenance.forgotten == 2
     await maintenance.verify()
-    assert connections.asked == 1, "a rule that was there all the time let nobody past"
+    assert connections.asked == 1, "a rule that was always in place has no bypassing connections"
     tables.found.clear()
     connections.tracked = 1
     await maintenance.verify()

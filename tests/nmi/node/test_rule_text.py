@@ -50,7 +50,7 @@ def test_the_reject_stands_by_itself_in_filter() -> None:
     ("rule", "ours"),
     [
         (REJECT, True),
-        (REJECT.replace("-m tcp", '-m comment --comment "put here by nobody" -m tcp'), True),
+        (REJECT.replace("-m tcp", '-m comment --comment "a comment" -m tcp'), True),
         (REJECT.replace("tcp-reset", "icmp-port-unreachable"), False),
         (f"-s 10.0.0.0/8 {REJECT}", False),
         (REJECT.replace("--dport 80", "--dport 8080"), False),
