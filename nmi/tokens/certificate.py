@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from nmi.node.commands import ProgramTimeoutError, run
+from nmi.subprocesses import ProgramTimeoutError, run
 from nmi.tokens.endpoints import ADFS, Application
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.secrets import CredentialError, KeyStore
