@@ -7,6 +7,7 @@ from benchmarks.guard.counting import counted, tool
 from benchmarks.guard.here import here
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute where others work beside it
 def test_a_request_costs_what_the_baseline_says() -> None:
     environment = here()

@@ -87,9 +87,9 @@ def queries() -> Iterator[tuple[str, str, str]]:
 
 
 def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is. Missing, it fails the test: tools/observability-packages brings it."""
+    """Where `prometheus` or `promtool` is. Missing, it fails the test: `make setup` installs it."""
     found = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
-    assert found, f"{name} is missing: run tools/observability-packages"
+    assert found, f"{name} is missing: run make setup"
     return found
 
 

@@ -23,7 +23,7 @@ from podidentity_sandbox.network import Place
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 
 # What the programs inside the pods have in common: a connection from the pod's own address to where pods ask.
 PRELUDE = """
