@@ -1,7 +1,7 @@
 """Compile the data plane. Every directive stands here and nowhere else, so that no file can quietly vary them.
 
 NATIVE_ANNOTATE=1 writes the coloured HTML; NATIVE_TRACE=1 builds for line coverage (never take timings from it).
-NATIVE_ONLY=lane compiles that module alone.
+NATIVE_ONLY=lane compiles that module alone. PROJECT_URL adds the repository's address to the metadata.
 """
 
 import os
@@ -21,9 +21,12 @@ MACROS: list[tuple[str, str | None]] = (
     [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []
 )
 
+URL = os.environ.get("PROJECT_URL", "").rstrip("/")
+
 Options.warning_errors = True
 
 setup(
+    project_urls={"Repository": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {},
     ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython ships no types for its build part
         [
             Extension(f"_native.{room}", [f"_native/{room}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)

@@ -1,6 +1,6 @@
 """Which pod an address is, and the answers that stand ready for it.
 
-`nmi.identity.feed` is the only writer; the lane looks an address up for every request. A lookup costs the same with
+`nmi.identity.cluster_cache` is the only writer; the lane looks an address up for every request. A lookup costs the same with
 ten pods and with ten thousand. A record's generation is what ties an answer to the decision it came from:
 `invalidate` begins a new one, and nothing decided under an older one is let in.
 """

@@ -54,7 +54,7 @@ LEFT_OUT: Final = (
     "With a connection per request the generator's core gives out before the server's (column core): compare CPU.",
     "NMI sends by reno, nginx by the machine's default: where that is BBR, 2 to 3 % of a kept connection's CPU.",
     "Only closed loops are done again when something disturbs them; of all else there is one measurement.",
-    "MIC is read to without HTTP, TLS and Azure: docs/architecture.md has the whole (benchmarks/controller).",
+    "MIC is read to without HTTP, TLS and Azure: docs/performance.md has the whole (benchmarks/controller).",
 )
 
 

@@ -21,8 +21,8 @@ import aiohttp
 from _native.index import Index
 from nmi.connection_limits import ConnectionLimits, connection_limits
 from nmi.flag_table import OperationMode, StaleIdentity
-from nmi.identity.feed import Feed
-from nmi.identity.measures import PREFIX, IdentityMeasures
+from nmi.identity.cluster_cache import ClusterCache
+from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
@@ -31,7 +31,7 @@ from nmi.node.plumbing import Plumbing
 from nmi.node.route_netlink import Reports
 from nmi.node.rules import RedirectError
 from nmi.pod_events import PodEvents
-from nmi.policies import hold_policy, limits, server_policy, sign_in_policy
+from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
 from nmi.server.measures import Measures
@@ -116,7 +116,7 @@ class App:
         self._plumbing = Plumbing(settings)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
-        self._feed: Feed | None = None
+        self._cluster_cache: ClusterCache | None = None
         self._server: Server | None = None
         self._broker: Broker | None = None
         self._governor: Governor | None = None
@@ -154,8 +154,8 @@ class App:
         self._contact = FirstContact(access, user_agent=self._user_agent, log_limit=self._log_limit)
         await self._contact.made()
         index = Index()
-        identities = IdentityMeasures(self._registry)
-        feed = Feed(
+        identities = IdentityMetrics(self._registry)
+        cluster_cache = ClusterCache(
             client,
             index,
             identities,
@@ -167,18 +167,20 @@ class App:
             refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
             log_limit=self._log_limit,
         )
-        self._stack.push_async_callback(feed.aclose)
+        self._stack.push_async_callback(cluster_cache.aclose)
         events = EventRecorder(client, COMPONENT, settings.node_name)
         client.skipped.record_with(events.record)
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
-        server = await self._build_server(client, index, feed, identities, Decisions(tell=PodEvents(events).tell))
+        server = await self._build_server(
+            client, index, cluster_cache, identities, Decisions(tell=PodEvents(events).tell)
+        )
         if settings.address_evidence:
-            tasks.create_task(self._reports.run(feed), name="listen to the node's network")
-        tasks.create_task(feed.run(), name="watch pods and identities")
-        self._feed = feed
-        await self._contact.first_lists(client, feed.watches.by_name.values())
-        await feed.synced()
+            tasks.create_task(self._reports.run(cluster_cache), name="listen to the node's network")
+        tasks.create_task(cluster_cache.run(), name="watch pods and identities")
+        self._cluster_cache = cluster_cache
+        await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
+        await cluster_cache.synced()
         listener.listen(BACKLOG)
         await server.start(listener)
         self._server, self._listener = server, listener
@@ -240,14 +242,14 @@ class App:
         return {
             "active": None if self._active else "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
-            "watches": _told_of(self._feed),
+            "watches": _told_of(self._cluster_cache),
             "redirect": self._plumbing.problem(),
         }
 
     def _state(self) -> dict[str, object]:
         """What every room says of itself, for whoever is logged in on the node. No secrets, nothing unbounded."""
         rooms = {
-            "feed": self._feed,
+            "feed": self._cluster_cache,
             "broker": self._broker,
             "governor": self._governor,
             "server": self._server,
@@ -257,7 +259,12 @@ class App:
         return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}
 
     async def _build_server(
-        self, client: Client, index: Index, feed: Feed, identities: IdentityMeasures, decisions: Decisions
+        self,
+        client: Client,
+        index: Index,
+        cluster_cache: ClusterCache,
+        identities: IdentityMetrics,
+        decisions: Decisions,
     ) -> Server:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
@@ -307,22 +314,22 @@ class App:
             broker.forget_pod(entry.uid)
             assertions.forget(entry.uid)
 
-        feed.when_gone(forget)
+        cluster_cache.when_gone(forget)
         if settings.federated_identities:
             await sign_ins.load()  # where they are in use, no pod's first token is to wait for it
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, governor, policy)
         self._stack.callback(proxy.close)
         counted = Measures(self._registry)
-        counted.also_count(Limit.PARKED, lambda: feed.turned_away)
+        counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
         server = Server(
             limits=limits(settings, await self._connection_limits()),
             policy=policy,
             index=index,
             issuer=Issuer(
-                feed,
+                cluster_cache,
                 broker,
-                hold_policy(settings),
+                decision_policy(settings),
                 identities,
                 node_identities=NodeIdentitySource(imds, governor),
             ),
@@ -355,13 +362,13 @@ class App:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
 
 
-def _told_of(feed: Feed | None) -> str | None:
+def _told_of(cluster_cache: ClusterCache | None) -> str | None:
     """What readiness reports of the watches; None when every one is complete and not silent."""
-    if feed is None:
+    if cluster_cache is None:
         return "the watches have not begun yet"
-    if incomplete := feed.watches.incomplete():
+    if incomplete := cluster_cache.watches.incomplete():
         return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
-    silent = feed.silent()
+    silent = cluster_cache.silent()
     return f"silent: {', '.join(silent)}; see whether the API server answers this node" if silent else None
 
 

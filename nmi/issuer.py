@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 from _native.answers import Usage
 from _native.index import PodRecord
-from nmi import azure_sentence
-from nmi.identity.decide import Decision, Exempt, Grant, Policy, Wait, decide
-from nmi.identity.feed import GONE, Feed, Standing
-from nmi.identity.measures import IdentityMeasures
+from nmi import azure_error_text
+from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.cluster_cache import GONE, ClusterCache, DecisionInput
+from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.identity.standard import Assigned
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
@@ -130,16 +130,16 @@ class Issuer:
 
     def __init__(
         self,
-        feed: Feed,
+        cluster_cache: ClusterCache,
         broker: Broker,
-        policy: Policy,
-        measures: IdentityMeasures,
+        policy: DecisionPolicy,
+        measures: IdentityMetrics,
         *,
         node_identities: NodeIdentities | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*clock* must be that of *feed* and *broker*. Without *node_identities* exempt pods are refused."""
-        self._feed = feed
+        self._cluster_cache = cluster_cache
         self._broker = broker
         self._policy = policy
         self._measures = measures
@@ -152,7 +152,7 @@ class Issuer:
         A RawAnswer is IMDS's own, for an exempt pod, to be handed on as it is and never kept. Cancelling it (the client
         went away) disturbs nobody else. Raises only what is a fault of ours.
         """
-        return await self._within_budget(self._feed.entry_at(peer), peer, request, _UNKNOWN_ADDRESS)
+        return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, _UNKNOWN_ADDRESS)
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
         """What a process of the node gets for the pod of this node that it names, be that on the host's network.
@@ -162,7 +162,7 @@ class Issuer:
         """
         if not self._policy.host_token_types:
             return _NO_HOST_TOKENS
-        return await self._within_budget(self._feed.entry_named(namespace, name), "", request, _UNKNOWN_NAME)
+        return await self._within_budget(self._cluster_cache.entry_named(namespace, name), "", request, _UNKNOWN_NAME)
 
     async def _within_budget(
         self, finding: Coroutine[Any, Any, PodEntry | None], peer: str, request: TokenRequest, unknown: Refusal
@@ -190,15 +190,17 @@ class Issuer:
         """
         while self._is_there(entry, asking):
             generation = entry.record.generation
-            standing = await self._feed.standing(entry, asking.peer)
-            if isinstance(standing, Refusal):
-                return standing
+            decision_input = await self._cluster_cache.decision_input(entry, asking.peer)
+            if isinstance(decision_input, Refusal):
+                return decision_input
             if not self._is_there(entry, asking):
                 break  # nothing is to be fetched for a pod that has gone meanwhile: nobody would forget it again
             decision: Decision = (
-                standing
-                if isinstance(standing, Wait)
-                else decide(standing.pod, standing.assigned, asking.request, self._policy, self._broker.object_ids)
+                decision_input
+                if isinstance(decision_input, Wait)
+                else decide(
+                    decision_input.pod, decision_input.assigned, asking.request, self._policy, self._broker.object_ids
+                )
             )
             outcome: Issued | RawAnswer | Refusal | None
             match decision:
@@ -210,16 +212,21 @@ class Issuer:
                     outcome = None if waited else decision.refusal
                 case Exempt():
                     asking.refusal = _LATE
-                    outcome = await self._ask_as_node(entry, asking, generation, standing)
+                    outcome = await self._ask_as_node(entry, asking, generation, decision_input)
                 case Grant(assigned):
                     asking.refusal = _LATE
-                    outcome = await self._grant(entry, assigned, asking, generation, standing)
+                    outcome = await self._grant(entry, assigned, asking, generation, decision_input)
             if outcome is not None:
                 return outcome
         return GONE
 
     async def _grant(
-        self, entry: PodEntry, assigned: Assigned, asking: _Asking, generation: int, standing: Standing | Wait
+        self,
+        entry: PodEntry,
+        assigned: AssignedIdentity,
+        asking: _Asking,
+        generation: int,
+        decision_input: DecisionInput | Wait,
     ) -> Issued | Refusal | None:
         """The token; None where what was decided at *generation* no longer stands."""
         request = asking.request
@@ -228,15 +235,15 @@ class Issuer:
         fetched = await self._fetch(assigned, request, entry, self._left(asking))
         if isinstance(fetched, Refusal):
             return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, asking) else None
-        if await self._still_stands(entry, asking, generation, standing):
-            certain = isinstance(standing, Standing) and standing.certain
+        if await self._still_stands(entry, asking, generation, decision_input):
+            certain = isinstance(decision_input, DecisionInput) and decision_input.certain
             return self._issued(fetched, assigned, request, entry, certain=certain and bool(asking.peer))
         # What was fetched anew is in the cache by now; it need not be fetched twice.
-        asking.request = replace(request, fetch_anew=request.fetch_anew and not self._broker.caching)
+        asking.request = replace(request, force_refresh=request.force_refresh and not self._broker.caching)
         return None
 
     async def _ask_as_node(
-        self, entry: PodEntry, asking: _Asking, generation: int, standing: Standing | Wait
+        self, entry: PodEntry, asking: _Asking, generation: int, decision_input: DecisionInput | Wait
     ) -> RawAnswer | Refusal | None:
         """What IMDS says to an exempt pod that asks itself; None where it is no longer known to be exempt."""
         if not asking.peer:
@@ -249,28 +256,37 @@ class Issuer:
             return _congested(error)
         except AzureError as error:
             return refusal_of(error)
-        return answer if await self._still_stands(entry, asking, generation, standing) else None
+        return answer if await self._still_stands(entry, asking, generation, decision_input) else None
 
     def _left(self, asking: _Asking) -> float:
         """Seconds of the budget."""
         return asking.arrived + self._policy.max_hold_seconds - asyncio.get_running_loop().time()
 
     def _is_there(self, entry: PodEntry, asking: _Asking) -> bool:
-        return self._feed.is_at(asking.peer, entry) if asking.peer else not entry.gone
+        return self._cluster_cache.is_at(asking.peer, entry) if asking.peer else not entry.gone
 
     def _is_unchanged(self, entry: PodEntry, asking: _Asking, generation: int) -> bool:
         """Whether what was decided at *generation* still stands after an await."""
         return self._is_there(entry, asking) and entry.record.generation == generation
 
-    async def _still_stands(self, entry: PodEntry, asking: _Asking, generation: int, standing: Standing | Wait) -> bool:
+    async def _still_stands(
+        self, entry: PodEntry, asking: _Asking, generation: int, decision_input: DecisionInput | Wait
+    ) -> bool:
         """Whether what was decided on *standing* may be handed out, after what it takes has been fetched.
 
         What reads vouched for is asked for again, since an address can pass on without any change of the record. Reads
         are shared for a second, so that a quick fetch costs no further one.
         """
-        if self._is_unchanged(entry, asking, generation) and isinstance(standing, Standing) and standing.verified:
-            again = await self._feed.standing(entry, asking.peer)
-            if not isinstance(again, Standing) or (again.pod, again.assigned) != (standing.pod, standing.assigned):
+        if (
+            self._is_unchanged(entry, asking, generation)
+            and isinstance(decision_input, DecisionInput)
+            and decision_input.verified
+        ):
+            again = await self._cluster_cache.decision_input(entry, asking.peer)
+            if not isinstance(again, DecisionInput) or (again.pod, again.assigned) != (
+                decision_input.pod,
+                decision_input.assigned,
+            ):
                 return False
         return self._is_unchanged(entry, asking, generation)
 
@@ -287,7 +303,7 @@ class Issuer:
         return True
 
     async def _fetch(
-        self, assigned: Assigned, request: TokenRequest, entry: PodEntry, left: float
+        self, assigned: AssignedIdentity, request: TokenRequest, entry: PodEntry, left: float
     ) -> CachedToken | Refusal:
         if not self._broker.supports(assigned.identity):
             return UNSUPPORTED_TYPE
@@ -306,13 +322,13 @@ class Issuer:
             return refusal_of(error, _own_of(assigned.identity, request))
 
     def _issued(
-        self, fetched: CachedToken, assigned: Assigned, request: TokenRequest, entry: PodEntry, *, certain: bool
+        self, fetched: CachedToken, assigned: AssignedIdentity, request: TokenRequest, entry: PodEntry, *, certain: bool
     ) -> Issued:
         """Nothing is awaited from the check of the generation to here, and from here to its admission."""
         key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc, _workload(entry)).lasting
-        if request.fetch_anew and self._broker.caching:
+        if request.force_refresh and self._broker.caching:
             # The ready answers of every pod that shares the identity hold the token that has just been replaced.
-            for other in self._feed.entries():
+            for other in self._cluster_cache.entries():
                 if other.serves(key):
                     other.bump()
         cacheable = certain and self._broker.caching and not fetched.auxiliary
@@ -335,7 +351,7 @@ class Issuer:
         )
 
 
-def _name_of(assigned: Assigned) -> str:
+def _name_of(assigned: AssignedIdentity) -> str:
     metadata = assigned.identity.metadata
     return f"{metadata.namespace}/{metadata.name}"
 
@@ -358,7 +374,7 @@ def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
     """What a pod, and the operator, are told of an upstream failure.
 
     Of a refused token the pod reads Azure's own sentence too, without the ids and names in it that are not among *own*
-    (`azure_sentence`). Never the word "unreachable", by which SDKs know that there is no such endpoint at all.
+    (`azure_error_text`). Never the word "unreachable", by which SDKs know that there is no such endpoint at all.
     """
     code = "" if "unreachable" in error.code.lower() else error.code
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
@@ -404,7 +420,7 @@ def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
 
 
 def _answer_of(error: AzureError, own: Collection[str]) -> str:
-    said = azure_sentence.for_pod(error.said, own)
+    said = azure_error_text.for_pod(error.said, own)
     return f" Azure's answer: {said}" if said else ""
 
 

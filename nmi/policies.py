@@ -3,7 +3,7 @@
 from _native.lane import Limits
 from nmi.connection_limits import ConnectionLimits
 from nmi.flag_table import OperationMode
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
 from nmi.server.target import Forwarding
 from nmi.settings import Settings
@@ -13,9 +13,9 @@ from podidentity.exits import StartError
 from podidentity.telemetry import logs
 
 
-def hold_policy(settings: Settings) -> Policy:
+def decision_policy(settings: Settings) -> DecisionPolicy:
     """What of *settings* decides who gets what, and how long a request is held."""
-    return Policy(
+    return DecisionPolicy(
         force_namespaced=settings.force_namespaced,
         created_attempts=settings.attempts_for_created,
         assigned_attempts=settings.attempts_for_assigned,

@@ -85,7 +85,7 @@ class Refusal:
     reason: Reason
     sentence: str
     """What the pod may read, written on purpose: never another service's raw text (Azure's sentence about a refused
-    token only as `azure_sentence` leaves it), never a secret."""
+    token only as `azure_error_text` leaves it), never a secret."""
     detail: str = ""
     """What the operator's log says besides: what to do next."""
     retry_after: float | None = None

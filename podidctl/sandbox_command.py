@@ -22,18 +22,18 @@ from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named, reach
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
-from podidentity_sandbox.cloud import CHART_VALUES, Sandbox, SandboxError, Settings
 from podidentity_sandbox.cluster import ClusterError
 from podidentity_sandbox.demo import Demo
+from podidentity_sandbox.demo_run import DemoError, DemoRun
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
 from podidentity_sandbox.federated_demo import FederatedDemo
 from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
-from podidentity_sandbox.network import Place
-from podidentity_sandbox.pod_shapes import NodePod
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.walking import DemoError, Walk
+from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
@@ -113,8 +113,8 @@ def application(around: Surroundings) -> typer.Typer:
             environment=around.environ,
             nmi_flags=FEDERATED_NMI_FLAGS if federated else (),
         )
-        walk = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
-        raise typer.Exit(asyncio.run(_demo(walk, as_json=as_json)))
+        run = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
+        raise typer.Exit(asyncio.run(_demo(run, as_json=as_json)))
 
     @app.command("exec")
     def sandbox_exec(
@@ -146,12 +146,12 @@ def _write_values(path: Path) -> None:
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
     async with reach(settings) as client:
         found = await client.get(PODS, namespace, name)
-    place = of_any_sandbox(f"pod-{found.metadata.uid}")
-    if not place:
+    context = of_any_sandbox(f"pod-{found.metadata.uid}")
+    if not context:
         raise StartError(
             f"pod {namespace}/{name} has no network of its own on this machine: is its sandbox one of root?"
         )
-    return place
+    return context
 
 
 async def _up(settings: Settings, console: Console, chart_values: Path | None) -> int:
@@ -160,17 +160,17 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
 
-    def pod_runs(node: str, pod: NodePod, place: Place) -> None:
+    def pod_runs(node: str, pod: NodePod, context: ExecutionContext) -> None:
         if pod.spec.host_network:
             return
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-        console.print(f"pod {escape(name)} runs on {node} at {place.address}; to ask for its token:", soft_wrap=True)
-        inside = f"podidctl sandbox exec {name} -- curl" if place.prefix else f"curl --interface {place.address}"
+        console.print(f"pod {escape(name)} runs on {node} at {context.address}; to ask for its token:", soft_wrap=True)
+        inside = f"podidctl sandbox exec {name} -- curl" if context.prefix else f"curl --interface {context.address}"
         url = f"{sandbox.metadata_url(node)}/metadata/identity/oauth2/token?{TOKEN_QUERY}"
         command = f"{inside} -s -H Metadata:true '{url}'"
         console.print(f"  {escape(command)}", soft_wrap=True)
 
-    sandbox = Sandbox(settings, running=pod_runs)
+    sandbox = Sandbox(settings, on_pod_running=pod_runs)
     try:
         starting = asyncio.create_task(sandbox.start())
         stopping = asyncio.create_task(stop.wait())
@@ -205,9 +205,11 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         f"# logs and configuration: {sandbox.folder}",
     ]
     if sandbox.redirects:
-        lines += [f"# {name}: {' '.join(place.prefix)} iptables-save -t nat" for name, place in sandbox.places.items()]
+        lines += [
+            f"# {name}: {' '.join(context.prefix)} iptables-save -t nat" for name, context in sandbox.contexts.items()
+        ]
     else:
-        lines.append(f"# {sandbox.why_loopback}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
+        lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
     if chart_values is not None:
         lines.append(f"# nothing of ours runs yet; what the chart is to be told: {chart_values}")
     lines.append("# try: kubectl apply -f deploy/demo/ && kubectl logs -f demo")
@@ -216,7 +218,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         console.print(f"  {escape(line)}", soft_wrap=True)
 
 
-async def _demo(demo: Walk, *, as_json: bool) -> int:
+async def _demo(demo: DemoRun, *, as_json: bool) -> int:
     console = Console(highlight=False)
     this, loop = asyncio.current_task(), asyncio.get_running_loop()
     if this is not None:

@@ -1,3 +1,3 @@
-"""The one place where the version is written."""
+"""The version of all programs, in SemVer form. docs/releasing.md lists the places that repeat it."""
 
-VERSION = "0.1.0"
+VERSION = "1.0.0-rc.1"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Never
 
-from podidentity_demo.rounds import run
+from podidentity_demo.loop import run
 from podidentity_demo.settings import parse
 from podidentity_demo.steps import Demo
 

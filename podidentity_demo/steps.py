@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from podidentity_demo.advice import Asked, advice
-from podidentity_demo.asking import AskError, get, presentable, token_by_sdk
+from podidentity_demo.http_requests import AskError, get, presentable, token_by_sdk
 from podidentity_demo.settings import Settings
 
 TOKEN_PATH: Final = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret

@@ -20,7 +20,7 @@ from podidentity_sandbox import federation
 from podidentity_sandbox.directory import Application, Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.federation import IssuerKeys
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
-from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.serving import HttpService, json_response
 from podidentity_sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
@@ -84,7 +84,7 @@ class Aad(HttpService):
         document = self._document(request)
         if document is None:
             return self._refusal(404, "not_found", 90002, "There is nothing at this address.")
-        return answer(document)
+        return json_response(document)
 
     def _document(self, request: web.BaseRequest) -> dict[str, Any] | None:
         """What clients read before they ask for a token; None where there is nothing."""
@@ -132,7 +132,9 @@ class Aad(HttpService):
             seconds=seconds,
             extra={"xms_cc": capabilities} if capabilities else None,
         )
-        return answer({"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token})
+        return json_response(
+            {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token}
+        )
 
     async def _proof(
         self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
@@ -182,7 +184,7 @@ class Aad(HttpService):
     def _refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
         trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
         moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
-        return answer(
+        return json_response(
             {
                 "error": error,
                 "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "

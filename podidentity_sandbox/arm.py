@@ -17,7 +17,7 @@ from typing_extensions import override
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities
 from podidentity_sandbox.machines import SYSTEM, ArmRefusalError, Machine, Operation, merge, no_such_identity
-from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.serving import HttpService, json_response
 from podidentity_sandbox.tokens import InvalidTokenError, TokenMint
 
 AUDIENCES = ("https://management.azure.com", "https://management.core.windows.net")
@@ -112,7 +112,7 @@ class Arm(HttpService):
         machine = self._machines.get(resource_id.lower())
         if machine is None:
             return HostIdentities()
-        machine.settle()
+        machine.complete_operation()
         seen = self._clock() - self.lag_seconds
         user_assigned: list[ManagedIdentity] = []
         for key, since in machine.attached_at.items():
@@ -136,7 +136,7 @@ class Arm(HttpService):
         ]
 
     @override
-    async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
         call = ArmCall(request.method, request.path, self._clock())
         self.calls.append(call)
         raw = await request.read()
@@ -144,7 +144,7 @@ class Arm(HttpService):
             call.body = json.loads(raw) if raw else None
         except ValueError:
             call.body = raw  # kept as it came; what reads it wants an object
-        response = await self.mishaps.meet(request) or self._answered(request, call)
+        response = await self.faults.apply(request) or self._answered(request, call)
         call.status = response.status
         return response
 
@@ -155,7 +155,7 @@ class Arm(HttpService):
         except ArmRefusalError as refusal:
             call.code = refusal.code
             headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if refusal.status == 401 else None
-            return answer(refusal.document(), status=refusal.status, headers=headers)
+            return json_response(refusal.document(), status=refusal.status, headers=headers)
 
     def _authenticated(self, request: web.BaseRequest) -> str:
         """The caller's object id. Raises ArmRefusalError (401)."""
@@ -198,7 +198,7 @@ class Arm(HttpService):
                 f"The Resource 'Microsoft.Compute/{target['kind']}/{target['name']}' under resource group "
                 f"'{target['group']}' was not found.",
             )
-        machine.settle()
+        machine.complete_operation()
         if request.method == "GET":
             return self._shown(machine)
         return self._patched(machine, request, call)
@@ -222,10 +222,10 @@ class Arm(HttpService):
             for key, machine in sorted(self._machines.items())
             if key.startswith(prefix) and machine.kind.lower() == kind
         ]
-        return answer({"value": found})
+        return json_response({"value": found})
 
     def _shown(self, machine: Machine) -> web.Response:
-        return answer(self._document(machine), headers={"ETag": machine.etag} if self.etags else None)
+        return json_response(self._document(machine), headers={"ETag": machine.etag} if self.etags else None)
 
     def _document(self, machine: Machine) -> dict[str, Any]:
         document = machine.document()
@@ -256,7 +256,7 @@ class Arm(HttpService):
         headers = {"Azure-AsyncOperation": status_url, "Location": f"{status_url}&monitor=true"}
         if self.etags:
             headers["ETag"] = machine.etag
-        return answer(self._document(machine), status=200, headers=headers)
+        return json_response(self._document(machine), status=200, headers=headers)
 
     def _refuse_marked(self, machine: Machine, call: ArmCall, asked: dict[str, Any]) -> None:
         entries = asked.get("userAssignedIdentities") or {}
@@ -280,10 +280,10 @@ class Arm(HttpService):
         if operation is None:
             raise ArmRefusalError(404, "NotFound", "The operation is not known.")
         if self._clock() < operation.ends:
-            return answer({"name": name, "status": "InProgress"})
+            return json_response({"name": name, "status": "InProgress"})
         if operation.error is not None:
-            return answer({"name": name, "status": "Failed", **operation.error.document()})
-        return answer({"name": name, "status": "Succeeded"})
+            return json_response({"name": name, "status": "Failed", **operation.error.document()})
+        return json_response({"name": name, "status": "Succeeded"})
 
     def _add(self, resource_id: str, kind: str, attributes: dict[str, Any]) -> Machine:
         machine = Machine(resource_id=resource_id, kind=kind, clock=self._clock, **attributes)

@@ -13,7 +13,7 @@ from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import AUDIENCES, Arm
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
-from podidentity_sandbox.imds import Host, Imds
+from podidentity_sandbox.imds import Imds, ImdsVm
 from podidentity_sandbox.network import Network
 from podidentity_sandbox.tokens import TokenMint
 
@@ -45,7 +45,7 @@ class AzureFiles:
     """The authority to trust, for SSL_CERT_FILE."""
 
 
-class LittleAzure:
+class AzureEmulator:
     """One tenant, one resource group, a VM for each node, and the demo's identity, which may read the VMs."""
 
     def __init__(self, mint: TokenMint, authority: Authority, network: Network) -> None:
@@ -88,7 +88,7 @@ class LittleAzure:
             port = listener.getsockname()[1]
             await self.imds.listen(listener)
         self.imds.hosts.append(
-            Host(
+            ImdsVm(
                 node,
                 self._network.metadata_sources(node),
                 lambda: self.arm.identities_seen_by_imds(machine.resource_id),

@@ -26,9 +26,9 @@ from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.handling import LogOptions
-from podidentity_sandbox.kubelet import Kubelet, Running
+from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_logs import KubeletLogs
-from podidentity_sandbox.network import Network, Place
+from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.scheduler import Scheduler
 from podidentity_sandbox.volumes import NodeFiles
 
@@ -55,7 +55,7 @@ class Cluster:
     """An API server with *nodes* that exist on *network* already. `run` is the task of its controllers.
 
     *kubeconfig* names a server that exists; None: an emulator of our own. *schedule* is False where a scheduler runs
-    already. *running* is told of each pod when it runs.
+    already. *on_pod_running* is told of each pod when it runs.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Cluster:
         kubeconfig: Path | None = None,
         schedule: bool = True,
         run_pods: bool = True,
-        running: Running | None = None,
+        on_pod_running: PodObserver | None = None,
         install_kinds: bool = True,
         node_files: Mapping[str, Path] | None = None,
         trusted: Path | None = None,
@@ -87,7 +87,7 @@ class Cluster:
         self._folder = folder
         self._schedule = schedule
         self._run_pods = run_pods
-        self._running = running
+        self._on_pod_running = on_pod_running
         self.kubeconfig = kubeconfig or folder / "kubeconfig"
         self.api = KubeApi() if kubeconfig is None else None
         """The emulator, where there is one."""
@@ -105,7 +105,7 @@ class Cluster:
         return self._client
 
     async def start(
-        self, nodes: Mapping[str, tuple[Place, str]], *, pod_environment: Mapping[str, Mapping[str, str]]
+        self, nodes: Mapping[str, tuple[ExecutionContext, str]], *, pod_environment: Mapping[str, Mapping[str, str]]
     ) -> None:
         """Serve or reach the API server, install the four kinds, add *nodes* (name -> place and providerID).
 
@@ -126,23 +126,23 @@ class Cluster:
             await self._install_kinds()
         where = urlsplit(access.server)
         server = {"KUBERNETES_SERVICE_HOST": where.hostname or "", "KUBERNETES_SERVICE_PORT": str(where.port or 443)}
-        for name, (place, _) in nodes.items():
+        for name, (context, _) in nodes.items():
             self.kubelets[name] = Kubelet(
                 self.client,
                 name,
                 self._network,
-                host=place,
+                host=context,
                 logs=self._folder,
                 environment={**pod_environment[name], **server},
-                running=self._running,
+                on_pod_running=self._on_pod_running,
                 files=self._files_of(name, access),
                 relayed=(*self._relayed, where.port or 443),
             )
         if self.api is None:
             self._logs = KubeletLogs(self.kubelets.values())
             await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
-        for name, (place, provider_id) in nodes.items():
-            await self._add_node(name, place, provider_id)
+        for name, (context, provider_id) in nodes.items():
+            await self._add_node(name, context, provider_id)
         self._tasks = asyncio.create_task(self._run(tuple(nodes)), name="kubelets and scheduler")
 
     async def stop(self) -> None:
@@ -216,7 +216,7 @@ class Cluster:
             if self._schedule:
                 tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")
 
-    async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[Place, str]]) -> None:
+    async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[ExecutionContext, str]]) -> None:
         """Make the server that exists on this machine's loopback reachable at the same address inside the nodes."""
         where = urlsplit(server)
         port = where.port or 443
@@ -254,7 +254,7 @@ class Cluster:
             return False
         return True
 
-    async def _add_node(self, name: str, place: Place, provider_id: str) -> None:
+    async def _add_node(self, name: str, context: ExecutionContext, provider_id: str) -> None:
         moment = "2000-01-01T00:00:00Z"  # nobody judges the sandbox's nodes by their heartbeats
         await self.apply(
             {
@@ -272,7 +272,7 @@ class Cluster:
                 # A real API server asks for logs at the host name, which it prefers to the address.
                 "addresses": [
                     {"type": "Hostname", "address": "127.0.0.1"},
-                    {"type": "InternalIP", "address": place.address},
+                    {"type": "InternalIP", "address": context.address},
                 ],
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}} if self._logs is not None else {},
                 "conditions": [

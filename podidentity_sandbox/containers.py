@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shlex import join, quote
 
-from podidentity_sandbox.pod_shapes import SecurityContext
+from podidentity_sandbox.pod_projection import SecurityContext
 
 DEFAULT_CAPABILITIES = (
     *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid"),

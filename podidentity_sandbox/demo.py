@@ -14,10 +14,10 @@ from typing_extensions import override
 from podidentity.kube.informer import Informer
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, CREATED, AzureAssignedIdentity
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.cluster import DEMO, read_documents
+from podidentity_sandbox.demo_run import POLL_SECONDS, DemoError, DemoRun, Step
 from podidentity_sandbox.machines import Machine
-from podidentity_sandbox.walking import POLL_SECONDS, DemoError, Step, Walk
+from podidentity_sandbox.sandbox import Sandbox
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class _Statuses:
             await self.changed.wait()
 
 
-class Demo(Walk):
+class Demo(DemoRun):
     """The identity is put on the node's VM: type 0, as everybody has it."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:

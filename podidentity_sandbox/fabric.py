@@ -20,7 +20,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, sweep
-from podidentity_sandbox.network import METADATA_ADDRESS, Network, Place
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Fabric(Network):
         return self._namespaces.full_name(f"pod-{uid}")
 
     @override
-    def add_node(self, name: str) -> Place:
+    def add_node(self, name: str) -> ExecutionContext:
         """Make a node, cabled to the fabric. It forwards, and lets nat send its pods' packets to its own 127.0.0.1."""
         number = len(self._nodes)
         if number >= NODES_MAX:
@@ -94,10 +94,10 @@ class Fabric(Network):
         )
         # route_localnet is what kube-proxy sets on real nodes: without it the nat rule's target drops the packets.
         self._namespaces.set_sysctl(name, {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
-        return Place(inner, tuple(self._namespaces.command(name, ())))
+        return ExecutionContext(inner, tuple(self._namespaces.command(name, ())))
 
     @override
-    def add_pod(self, node: str, uid: str) -> Place:
+    def add_pod(self, node: str, uid: str) -> ExecutionContext:
         """Make the pod's namespace, cabled to its node, everything routed by way of it."""
         with self._lock:
             number = self._pods.get((node, uid))
@@ -120,7 +120,7 @@ class Fabric(Network):
                 ],
             )
             self._namespaces.inside(node, [f"route add {address}/32 dev pod{number}"])
-        return Place(address, tuple(self._namespaces.command(name, ())))
+        return ExecutionContext(address, tuple(self._namespaces.command(name, ())))
 
     @override
     def remove_pod(self, node: str, uid: str) -> None:

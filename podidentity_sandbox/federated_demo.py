@@ -18,9 +18,9 @@ from typing_extensions import override
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS, IdentityType
 from podidentity_sandbox.aad import AadCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.cloud import EXCHANGE_AUDIENCE, Sandbox
+from podidentity_sandbox.demo_run import POLL_SECONDS, STEP_SECONDS, DemoError, DemoRun, Document, Step
+from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE, Sandbox
 from podidentity_sandbox.tokens import read_claims
-from podidentity_sandbox.walking import POLL_SECONDS, STEP_SECONDS, DemoError, Document, Step, Walk
 
 NMI_FLAGS: Final = ("--federated-identities", "--max-hold=12s")
 """The hold is short so that the untrusted pod has its answer within a step."""
@@ -32,7 +32,7 @@ STRANGER: Final = "federated-stranger"
 SELECTOR: Final = "federated-demo"
 
 
-class FederatedDemo(Walk):
+class FederatedDemo(DemoRun):
     """The identity is of type 3."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:

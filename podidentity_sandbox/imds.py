@@ -17,7 +17,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.serving import HttpService, json_response
 from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
@@ -51,7 +51,7 @@ class HostIdentities:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class ImdsVm:
     """One VM as IMDS sees it: where its requests come from, who is on it, and what it says about itself."""
 
     name: str
@@ -87,7 +87,7 @@ class Imds(HttpService):
     ) -> None:
         super().__init__()
         self.calls: list[ImdsCall] = []
-        self.hosts: list[Host] = []
+        self.hosts: list[ImdsVm] = []
         self.limited = limited
         self.token_seconds = token_seconds
         self._mint = mint
@@ -104,11 +104,11 @@ class Imds(HttpService):
 
     async def start_on_loopback(self, identities: Callable[[], HostIdentities], *, host: str = "127.0.0.1") -> None:
         """Start as the IMDS of one VM that asks from anywhere on loopback: what a test mostly wants."""
-        self.hosts.append(Host("vm", (ipaddress.IPv4Network("127.0.0.0/8"),), identities))
+        self.hosts.append(ImdsVm("vm", (ipaddress.IPv4Network("127.0.0.0/8"),), identities))
         await self.start(host)
 
     @override
-    async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
         host = self._host_of(request)
         name = host.name if host else ""
         call = ImdsCall(name, request.path, dict(request.rel_url.query))
@@ -118,7 +118,7 @@ class Imds(HttpService):
             response: web.StreamResponse = _refusal(429, "too_many_requests", "Too many requests", {"Retry-After": "1"})
         else:
             try:
-                response = await super()._meet_and_handle(request)
+                response = await super()._handle_with_faults(request)
             finally:
                 if limited:
                     self._running[name] -= 1
@@ -139,9 +139,9 @@ class Imds(HttpService):
         if request.path == TOKEN_PATH:
             return self._token(host, request)
         document = _documents(host).get(request.path)
-        return answer({"error": "Not found"}, status=404) if document is None else answer(document)
+        return json_response({"error": "Not found"}, status=404) if document is None else json_response(document)
 
-    def _token(self, host: Host, request: web.BaseRequest) -> web.Response:
+    def _token(self, host: ImdsVm, request: web.BaseRequest) -> web.Response:
         if request.method != "GET":
             return _refusal(405, "method_not_allowed", "Method not allowed", {"Allow": "GET"})
         query = request.rel_url.query
@@ -157,7 +157,7 @@ class Imds(HttpService):
         document = self._document(identity, resource, query.get("xms_cc", ""), query.get("bypass_cache") == "true")
         if asked:
             document[asked[0][0]] = asked[0][1]
-        return answer(document)
+        return json_response(document)
 
     def _document(self, identity: ManagedIdentity, resource: str, capabilities: str, anew: bool) -> dict[str, str]:
         """The body of a token answer. A token is handed out again until half its life is over, as Azure does."""
@@ -188,7 +188,7 @@ class Imds(HttpService):
             "token_type": "Bearer",
         }
 
-    def _host_of(self, request: web.BaseRequest) -> Host | None:
+    def _host_of(self, request: web.BaseRequest) -> ImdsVm | None:
         address = ipaddress.IPv4Address(request.remote or "0.0.0.0")  # noqa: S104 - the address that no host has
         port = request.transport.get_extra_info("sockname")[1] if request.transport is not None else 0
         return next(
@@ -211,7 +211,7 @@ class Imds(HttpService):
         return True
 
 
-def _documents(host: Host) -> dict[str, dict[str, Any]]:
+def _documents(host: ImdsVm) -> dict[str, dict[str, Any]]:
     """What can be read beside tokens, by path."""
     compute = dict(host.compute)
     tenant = next((identity.tenant_id for identity in host.identities().user_assigned), "")
@@ -233,7 +233,7 @@ def _refused_before_routing(request: web.BaseRequest) -> web.Response | None:
     if len(set(query)) != len(query):
         return _refusal(400, "invalid_request", "A query parameter is given more than once")
     if request.path != "/metadata/versions" and query.get("api-version") not in API_VERSIONS:
-        return answer(
+        return json_response(
             {
                 "error": "Bad request. api-version is invalid or was not specified in the request. "
                 "For more information refer to aka.ms/azureimds",
@@ -269,4 +269,4 @@ def _default(identities: HostIdentities) -> ManagedIdentity | str:
 
 
 def _refusal(status: int, error: str, description: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return answer({"error": error, "error_description": description}, status=status, headers=headers)
+    return json_response({"error": error, "error_description": description}, status=status, headers=headers)

@@ -19,8 +19,8 @@ from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
 from podidentity_sandbox.launching import Launcher, LaunchError
-from podidentity_sandbox.network import Network, Place
-from podidentity_sandbox.pod_shapes import NODE_PODS, Container, NodePod
+from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.readiness import is_ready, probe_of
 from podidentity_sandbox.volumes import NodeFiles
@@ -33,16 +33,16 @@ PROBE_SECONDS: Final = 0.2  # between two looks at whether a container is ready
 FOLLOW_SECONDS: Final = 0.2  # how often a log that is followed is read
 
 
-Running = Callable[[str, NodePod, Place], None]
+PodObserver = Callable[[str, NodePod, ExecutionContext], None]
 """Told of each pod (its node, itself, its place) when it runs."""
 
 
-class _Sitter:
+class _ManagedPod:
     """What the kubelet holds of one pod (by uid): its task, its place and programs, and the order to end it."""
 
     def __init__(self, pod: NodePod) -> None:
         self.pod = pod
-        self.place: Place | None = None
+        self.context: ExecutionContext | None = None
         self.programs: dict[str, Program] = {}
         self.ready = False
         self.finished = False
@@ -53,12 +53,12 @@ class _Sitter:
 
 
 class Kubelet:
-    """The pods of *node*; `run` is the task that does it all.
+    """Runs the pods of one node; `run` is its task.
 
-    *host* is where host-network pods run. *environment* is what every pod's program finds in its environment, beside
-    what the pod itself says. *logs* is a folder for their output. *running* is told of each pod when it runs. With
-    *files*, the node's own, NMI and MIC are run too; *relayed* are the ports on this machine's loopback that a pod of
-    theirs reaches on its own.
+    *host* is the context of host-network pods. *environment* is added to the environment that each container declares.
+    *logs* is the folder for the containers' output. *on_pod_running* is called for each pod that starts to run. With
+    *files* (the node's own files) the kubelet also runs NMI and MIC; their pods reach the ports *relayed* of this
+    machine's loopback on their own loopback.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Kubelet:
         node: str,
         network: Network,
         *,
-        host: Place,
+        host: ExecutionContext,
         logs: Path,
         environment: Mapping[str, str],
-        running: Running | None = None,
+        on_pod_running: PodObserver | None = None,
         files: NodeFiles | None = None,
         relayed: Sequence[int] = (),
         clock: Callable[[], float] = time.time,
@@ -83,50 +83,52 @@ class Kubelet:
         self._launcher = Launcher(
             client, network, host=host, node=node, environment=environment, files=files, relayed=relayed
         )
-        self._running = running
+        self._on_pod_running = on_pod_running
         self._clock = clock
-        self._sitters: dict[str, _Sitter] = {}
-        self._arrivals: asyncio.Queue[_Sitter] = asyncio.Queue()
+        self._managed: dict[str, _ManagedPod] = {}
+        self._new_pods: asyncio.Queue[_ManagedPod] = asyncio.Queue()
         self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={node}")
 
     def upserted(self, old: NodePod | None, new: NodePod) -> None:
         """A pod has come to this node, or has changed."""
         del old
-        sitter = self._sitters.get(new.metadata.uid)
-        if sitter is None:
+        managed = self._managed.get(new.metadata.uid)
+        if managed is None:
             if new.finished:
                 return
-            sitter = self._sitters[new.metadata.uid] = _Sitter(new)
-            self._arrivals.put_nowait(sitter)
-        sitter.pod = new
+            managed = self._managed[new.metadata.uid] = _ManagedPod(new)
+            self._new_pods.put_nowait(managed)
+        managed.pod = new
         if new.metadata.deletion_timestamp is not None:
-            sitter.end.set()
+            managed.end.set()
 
     def deleted(self, old: NodePod) -> None:
         """The pod is gone from the API server, whoever removed it."""
-        sitter = self._sitters.get(old.metadata.uid)
-        if sitter is not None:
-            sitter.gone = True
-            sitter.end.set()
+        managed = self._managed.get(old.metadata.uid)
+        if managed is not None:
+            managed.gone = True
+            managed.end.set()
 
     async def run(self) -> NoReturn:
         """Look after the node's pods until cancelled; then their programs are stopped and their places removed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._informer.run(), name=f"watch pods of {self.node}")
             while True:
-                sitter = await self._arrivals.get()
-                tasks.create_task(self._sit(sitter), name=f"pod {'/'.join(sitter.pod.key)}")
+                managed = await self._new_pods.get()
+                tasks.create_task(self._run_pod(managed), name=f"pod {'/'.join(managed.pod.key)}")
 
-    def place(self, namespace: str, name: str) -> Place | None:
+    def context(self, namespace: str, name: str) -> ExecutionContext | None:
         """Where the pod of this name runs, once it does."""
-        return next((sitter.place for sitter in self._sitters.values() if sitter.pod.key == (namespace, name)), None)
+        return next(
+            (managed.context for managed in self._managed.values() if managed.pod.key == (namespace, name)), None
+        )
 
     def log_file(self, namespace: str, name: str, container: str = "") -> Path | None:
         """The file with the output of the pod's container (the first, without *container*), or None without one."""
-        for sitter in self._sitters.values():
-            names = [known.name for known in sitter.pod.spec.containers]
-            if sitter.pod.key == (namespace, name) and (container in names or (names and not container)):
-                return self._log(sitter.pod, container or names[0])
+        for managed in self._managed.values():
+            names = [known.name for known in managed.pod.spec.containers]
+            if managed.pod.key == (namespace, name) and (container in names or (names and not container)):
+                return self._log(managed.pod, container or names[0])
         return None
 
     async def read_log(
@@ -149,112 +151,112 @@ class Kubelet:
                 file = self.log_file(namespace, name, container)
 
     def _finished(self, namespace: str, name: str) -> bool:
-        return any(sitter.finished for sitter in self._sitters.values() if sitter.pod.key == (namespace, name))
+        return any(managed.finished for managed in self._managed.values() if managed.pod.key == (namespace, name))
 
-    async def _sit(self, sitter: _Sitter) -> None:
-        uid = sitter.pod.metadata.uid
+    async def _run_pod(self, managed: _ManagedPod) -> None:
+        uid = managed.pod.metadata.uid
         try:
-            await self._begin(sitter)
-            readiness = asyncio.create_task(self._follow_readiness(sitter))
+            await self._begin(managed)
+            readiness = asyncio.create_task(self._follow_readiness(managed))
             try:
-                await self._watch_programs(sitter)
+                await self._watch_programs(managed)
             finally:
                 readiness.cancel()
         finally:
-            await self._launcher.stop(sitter.pod, tuple(sitter.programs.values()))
-            if not sitter.pod.spec.host_network:
+            await self._launcher.stop(managed.pod, tuple(managed.programs.values()))
+            if not managed.pod.spec.host_network:
                 await asyncio.to_thread(self._network.remove_pod, self.node, uid)
-            sitter.place, sitter.finished = None, True
-        await sitter.end.wait()  # its log can be read as long as its object is there
-        if not sitter.gone:
-            await self._delete(sitter.pod)
-        del self._sitters[uid]
+            managed.context, managed.finished = None, True
+        await managed.end.wait()  # its log can be read as long as its object is there
+        if not managed.gone:
+            await self._delete(managed.pod)
+        del self._managed[uid]
 
-    async def _begin(self, sitter: _Sitter) -> None:
-        pod = sitter.pod
-        if sitter.end.is_set():
+    async def _begin(self, managed: _ManagedPod) -> None:
+        pod = managed.pod
+        if managed.end.is_set():
             return
         if pod.spec.host_network:
-            sitter.place = self._host
+            managed.context = self._host
         else:
-            sitter.place = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
+            managed.context = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
         first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
         programs = [each for each in pod.spec.containers if self._launcher.runs(each)]
-        sitter.ready = not first and not any(probe_of(each) for each in programs)
+        managed.ready = not first and not any(probe_of(each) for each in programs)
         # The address is published before the program starts: NMI may know the pod when its first request comes.
-        await self._publish(sitter, "Running")
-        if self._running is not None:
-            self._running(self.node, pod, sitter.place)
+        await self._publish(managed, "Running")
+        if self._on_pod_running is not None:
+            self._on_pod_running(self.node, pod, managed.context)
         for container in first:
-            await self._run_to_its_end(sitter, container)
+            await self._run_to_its_end(managed, container)
         for container in programs:
-            if not sitter.end.is_set():
-                await self._start(sitter, container)
+            if not managed.end.is_set():
+                await self._start(managed, container)
 
-    async def _run_to_its_end(self, sitter: _Sitter, container: Container) -> None:
+    async def _run_to_its_end(self, managed: _ManagedPod, container: Container) -> None:
         """An init container: again and again until it goes well, or the pod is to end."""
-        while not sitter.end.is_set():
-            await self._start(sitter, container)
-            program = sitter.programs.pop(container.name, None)
+        while not managed.end.is_set():
+            await self._start(managed, container)
+            program = managed.programs.pop(container.name, None)
             if program is not None:
-                ended, ending = asyncio.ensure_future(program.wait()), asyncio.ensure_future(sitter.end.wait())
+                ended, ending = asyncio.ensure_future(program.wait()), asyncio.ensure_future(managed.end.wait())
                 await asyncio.wait({ended, ending}, return_when=asyncio.FIRST_COMPLETED)
                 ending.cancel()
                 if await program.stop() == 0:
                     return
             await asyncio.sleep(RESTART_SECONDS)
 
-    async def _start(self, sitter: _Sitter, container: Container) -> None:
-        pod, place = sitter.pod, sitter.place
-        if place is None:
+    async def _start(self, managed: _ManagedPod, container: Container) -> None:
+        pod, context = managed.pod, managed.context
+        if context is None:
             return
         try:
             log_file = self._log(pod, container.name)
-            sitter.programs[container.name] = await self._launcher.start(pod, container, place, log_file)
+            managed.programs[container.name] = await self._launcher.start(pod, container, context, log_file)
         except LaunchError as error:
             log.warning(
                 "a pod's program cannot be started; see what the error says, and delete the pod to have it tried again",
                 extra={"pod": "/".join(pod.key), "error": error},
             )
 
-    async def _follow_readiness(self, sitter: _Sitter) -> None:
+    async def _follow_readiness(self, managed: _ManagedPod) -> None:
         """Say in the pod's status what its probes say, as long as it runs."""
-        probed = any(probe_of(each) for each in sitter.pod.spec.containers)
-        while sitter.programs and sitter.place is not None and (probed or not sitter.ready):
-            ready = await asyncio.to_thread(is_ready, self._network, self.node, sitter.pod, sitter.place)
-            if ready != sitter.ready:
-                sitter.ready = ready
-                await self._publish(sitter, "Running")
+        probed = any(probe_of(each) for each in managed.pod.spec.containers)
+        while managed.programs and managed.context is not None and (probed or not managed.ready):
+            ready = await asyncio.to_thread(is_ready, self._network, self.node, managed.pod, managed.context)
+            if ready != managed.ready:
+                managed.ready = ready
+                await self._publish(managed, "Running")
             await asyncio.sleep(PROBE_SECONDS)
 
-    async def _watch_programs(self, sitter: _Sitter) -> None:
+    async def _watch_programs(self, managed: _ManagedPod) -> None:
         """Return when the pod is to end, or when all its programs have ended for good."""
-        ending = asyncio.ensure_future(sitter.end.wait())
-        waits = {asyncio.ensure_future(program.wait()): name for name, program in sitter.programs.items()}
+        ending = asyncio.ensure_future(managed.end.wait())
+        waits = {asyncio.ensure_future(program.wait()): name for name, program in managed.programs.items()}
         codes: list[int] = []
         try:
             while not ending.done():
                 done, _ = await asyncio.wait([ending, *waits], return_when=asyncio.FIRST_COMPLETED)
                 for wait in done - {ending}:
                     name, code = waits.pop(wait), wait.result()
-                    policy = sitter.pod.spec.restart_policy
+                    policy = managed.pod.spec.restart_policy
                     if policy == "Always" or (policy == "OnFailure" and code != 0):
                         await asyncio.sleep(RESTART_SECONDS)
-                        container = next(known for known in sitter.pod.spec.containers if known.name == name)
-                        await self._start(sitter, container)
-                        waits[asyncio.ensure_future(sitter.programs[name].wait())] = name
+                        container = next(known for known in managed.pod.spec.containers if known.name == name)
+                        await self._start(managed, container)
+                        waits[asyncio.ensure_future(managed.programs[name].wait())] = name
                     else:
                         codes.append(code)
                 if codes and not waits:
-                    await self._publish(sitter, "Failed" if any(codes) else "Succeeded")
+                    await self._publish(managed, "Failed" if any(codes) else "Succeeded")
                     return
         finally:
             for task in (ending, *waits):
                 task.cancel()
 
-    async def _publish(self, sitter: _Sitter, phase: str) -> None:
+    async def _publish(self, managed: _ManagedPod, phase: str) -> None:
         """Write the pod's status; tried until it is written or the pod is gone."""
-        if sitter.place is None:
+        if managed.context is None:
             return
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
         running = phase == "Running"
@@ -266,15 +268,15 @@ class Kubelet:
         status: dict[str, Any] = {
             "phase": phase,
             "hostIP": self._host.address,
-            "podIP": sitter.place.address,
-            "podIPs": [{"ip": sitter.place.address}],
+            "podIP": managed.context.address,
+            "podIPs": [{"ip": managed.context.address}],
             "startTime": moment,
             "conditions": [
                 {"type": kind, "status": "True" if running else "False", "lastTransitionTime": moment}
                 for kind in ("Initialized", "PodScheduled")
             ]
             + [
-                {"type": kind, "status": str(running and sitter.ready), "lastTransitionTime": moment}
+                {"type": kind, "status": str(running and managed.ready), "lastTransitionTime": moment}
                 for kind in ("Ready", "ContainersReady")
             ],
             "containerStatuses": [
@@ -282,17 +284,17 @@ class Kubelet:
                     "name": container.name,
                     "image": container.image,
                     "imageID": "",
-                    "ready": running and sitter.ready,
+                    "ready": running and managed.ready,
                     "started": running,
                     "restartCount": 0,
                     "state": state,
                 }
-                for container in sitter.pod.spec.containers
+                for container in managed.pod.spec.containers
             ],
         }
-        path = NODE_PODS.path(*sitter.pod.key, "status")
-        body = msgspec.json.encode({"metadata": {"uid": sitter.pod.metadata.uid}, "status": status})
-        await self._until_done(sitter.pod, "PATCH", path, body, MERGE_PATCH)
+        path = NODE_PODS.path(*managed.pod.key, "status")
+        body = msgspec.json.encode({"metadata": {"uid": managed.pod.metadata.uid}, "status": status})
+        await self._until_done(managed.pod, "PATCH", path, body, MERGE_PATCH)
 
     async def _delete(self, pod: NodePod) -> None:
         """Take the object away for good, as a kubelet does once the pod's processes are gone."""

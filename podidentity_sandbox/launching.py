@@ -11,8 +11,8 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity_sandbox.containers import command
 from podidentity_sandbox.faults import FaultProxy
-from podidentity_sandbox.network import Network, Place
-from podidentity_sandbox.pod_shapes import Container, EnvVar, NodePod
+from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.pod_projection import Container, EnvVar, NodePod
 from podidentity_sandbox.processes import Program, ProgramError, python
 from podidentity_sandbox.volumes import TRUSTED, NodeFiles, VolumeError, mounts, secret_value
 
@@ -41,7 +41,7 @@ class Launcher:
         client: Client,
         network: Network,
         *,
-        host: Place,
+        host: ExecutionContext,
         node: str,
         environment: Mapping[str, str],
         files: NodeFiles | None,
@@ -61,10 +61,10 @@ class Launcher:
         program = program_of(container.image)
         return program == "demo" or (program != "" and self._files is not None)
 
-    async def start(self, pod: NodePod, container: Container, place: Place, log: Path) -> Program:
+    async def start(self, pod: NodePod, container: Container, context: ExecutionContext, log: Path) -> Program:
         """Start the container's program, its output to *log*. Raises LaunchError."""
         try:
-            environment = {**self._environment, **await self._declared(pod, container, place)}
+            environment = {**self._environment, **await self._declared(pod, container, context)}
             files = self._files if program_of(container.image) != "demo" else None
             argv = _argv(container, environment)
             if files is not None:
@@ -74,7 +74,7 @@ class Launcher:
                 seen = await mounts(self._client, pod, container, files, folder)
                 argv = command(argv, seen, container.security_context, folder / f"scratch-{container.name}")
             name = f"pod {'/'.join(pod.key)}"
-            return await Program.start(name, argv, place=place, log=log, environment=environment)
+            return await Program.start(name, argv, context=context, log=log, environment=environment)
         except (ProgramError, VolumeError, ApiError, OSError) as error:
             raise LaunchError(str(error)) from error
 
@@ -97,14 +97,14 @@ class Launcher:
             relays.append(relay := FaultProxy("127.0.0.1", port))
             await relay.start(extra_sockets=sockets)
 
-    async def _declared(self, pod: NodePod, container: Container, place: Place) -> dict[str, str]:
+    async def _declared(self, pod: NodePod, container: Container, context: ExecutionContext) -> dict[str, str]:
         """The environment that the container's own specification asks for."""
         fields = {
             "metadata.name": pod.metadata.name,
             "metadata.namespace": pod.metadata.namespace,
             "metadata.uid": pod.metadata.uid,
             "spec.nodeName": self._node,
-            "status.podIP": place.address,
+            "status.podIP": context.address,
             "status.hostIP": self._host.address,
         }
         return {each.name: await self._value(pod, each, fields) for each in container.env}

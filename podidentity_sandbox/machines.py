@@ -59,7 +59,7 @@ class Operation:
     before: IdentityChange
     error: ArmRefusalError | None = None
     """What it will turn out to have failed with; None: it succeeds."""
-    settled: bool = False
+    completed: bool = False
 
 
 @dataclass(kw_only=True)
@@ -94,13 +94,13 @@ class Machine:
     @property
     def identities(self) -> frozenset[str]:
         """The resource ids, lower-cased, of the user-assigned identities that are on the machine."""
-        self.settle()
+        self.complete_operation()
         return frozenset(self.user_assigned)
 
     @property
     def updating(self) -> bool:
-        self.settle()
-        return self.operation is not None and not self.operation.settled
+        self.complete_operation()
+        return self.operation is not None and not self.operation.completed
 
     def attach(self, identity: ManagedIdentity) -> None:
         """Put an identity on the machine as somebody else than MIC would: at once, outside any operation."""
@@ -115,12 +115,12 @@ class Machine:
         self.types |= {SYSTEM}
         self.version += 1
 
-    def settle(self) -> None:
+    def complete_operation(self) -> None:
         """Let an operation whose time has come take effect."""
         operation = self.operation
-        if operation is None or operation.settled or self.clock() < operation.ends:
+        if operation is None or operation.completed or self.clock() < operation.ends:
             return
-        operation.settled = True
+        operation.completed = True
         if operation.error is not None:
             self.types, self.user_assigned = operation.before.types, dict(operation.before.user_assigned)
         for key in self.user_assigned:
@@ -140,7 +140,7 @@ class Machine:
 
     def document(self) -> dict[str, Any]:
         """The resource as a GET shows it."""
-        failed = self.operation is not None and self.operation.settled and self.operation.error is not None
+        failed = self.operation is not None and self.operation.completed and self.operation.error is not None
         state = "Updating" if self.updating else "Failed" if failed else "Succeeded"
         document: dict[str, Any] = {
             "name": self.name,

@@ -21,7 +21,7 @@ METADATA_ADDRESS = "169.254.169.254"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExecutionContext:
     """Where programs run: the address they have, what goes before their command line, and into their environment."""
 
     address: str
@@ -45,10 +45,10 @@ class Network(Protocol):
     def stop(self) -> None:
         """Remove everything. Does nothing the second time."""
 
-    def add_node(self, name: str) -> Place:
+    def add_node(self, name: str) -> ExecutionContext:
         """Make a node; its place is that of host-network programs."""
 
-    def add_pod(self, node: str, uid: str) -> Place:
+    def add_pod(self, node: str, uid: str) -> ExecutionContext:
         """Give a pod of *node* its own place."""
 
     def remove_pod(self, node: str, uid: str) -> None:
@@ -101,17 +101,17 @@ class Loopback(Network):
         """Nothing was made."""
 
     @override
-    def add_node(self, name: str) -> Place:
+    def add_node(self, name: str) -> ExecutionContext:
         self._nodes[name] = len(self._nodes)
-        return Place("127.0.0.1")
+        return ExecutionContext("127.0.0.1")
 
     @override
-    def add_pod(self, node: str, uid: str) -> Place:
+    def add_pod(self, node: str, uid: str) -> ExecutionContext:
         if uid not in self._pods:
             self._next += 1
             number = self._next
             self._pods[uid] = f"127.{self._second}.{number // 250 % 250}.{number % 250 + 1}"
-        return Place(self._pods[uid], environment={"SANDBOX_SOURCE_ADDRESS": self._pods[uid]})
+        return ExecutionContext(self._pods[uid], environment={"SANDBOX_SOURCE_ADDRESS": self._pods[uid]})
 
     @override
     def remove_pod(self, node: str, uid: str) -> None:

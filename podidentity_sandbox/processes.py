@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
 
 TAIL_BYTES = 64 << 10  # how much of a program's output is read back
 STOP_SECONDS = 10.0  # what a daemon may take to end in good order before it is killed
@@ -34,13 +34,13 @@ class Program:
 
     @classmethod
     async def start(
-        cls, name: str, argv: Sequence[str], *, place: Place, log: Path, environment: Mapping[str, str]
+        cls, name: str, argv: Sequence[str], *, context: ExecutionContext, log: Path, environment: Mapping[str, str]
     ) -> "Program":
         """Run *argv* at *place*, its output into *log*. *environment* is all that it gets besides the place's own.
 
         Raises ProgramError when there is no such program.
         """
-        command = place.command(argv)
+        command = context.command(argv)
         if _SETPRIV:
             command = [_SETPRIV, "--pdeathsig", "KILL", "--", *command]
         with log.open("ab") as output:
@@ -50,7 +50,7 @@ class Program:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    env={**environment, **place.environment},
+                    env={**environment, **context.environment},
                     # Ctrl-C is for the sandbox alone, which then stops its programs in order.
                     start_new_session=True,
                 )
@@ -67,15 +67,15 @@ class Program:
         """The exit code, or None while it runs."""
         return self._process.returncode
 
-    def said(self) -> str:
+    def output(self) -> str:
         """What it has written so far, the end of it."""
         with self.log.open("rb") as output:
             output.seek(max(0, os.fstat(output.fileno()).st_size - TAIL_BYTES))
             return output.read().decode(errors="replace")
 
-    def ended_too_early(self) -> ProgramError:
+    def exit_error(self) -> ProgramError:
         """The error that says with which code it ended and what its last words were."""
-        last = " | ".join(self.said().strip().splitlines()[-3:])
+        last = " | ".join(self.output().strip().splitlines()[-3:])
         return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-600:] or 'it said nothing'}")
 
     async def wait(self) -> int:

@@ -4,8 +4,8 @@ import http.client
 from http import HTTPStatus
 from typing import Final
 
-from podidentity_sandbox.network import Network, Place
-from podidentity_sandbox.pod_shapes import Container, HttpGet, NodePod
+from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.pod_projection import Container, HttpGet, NodePod
 
 TIMEOUT_SECONDS: Final = 1.0
 
@@ -15,13 +15,13 @@ def probe_of(container: Container) -> HttpGet | None:
     return container.readiness_probe.http_get if container.readiness_probe is not None else None
 
 
-def is_ready(network: Network, node: str, pod: NodePod, place: Place) -> bool:
+def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContext) -> bool:
     """Whether every container that has a probe answers it. Blocks for a second and more."""
 
     def answers(container: Container, probe: HttpGet) -> bool:
         named = {port.name: port.container_port for port in container.ports}
         port = probe.port if isinstance(probe.port, int) else named.get(probe.port, 0)
-        return _ok(place.address, port, probe.path)
+        return _ok(context.address, port, probe.path)
 
     def all_answer() -> bool:
         probed = [(container, probe) for container in pod.spec.containers if (probe := probe_of(container)) is not None]

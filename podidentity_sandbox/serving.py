@@ -22,7 +22,7 @@ STOP_SECONDS = 0.5  # how long an open request may hold up the end of a sandbox
 
 
 @dataclass(kw_only=True)
-class Mishap:
+class ResponseFault:
     """What is to happen instead of the proper answer, to the next *times* requests that it concerns."""
 
     status: int | None = None
@@ -37,7 +37,7 @@ class Mishap:
     path: str = ""
     """Only requests whose path contains this, letter case aside; empty: any."""
 
-    def concerns(self, request: web.BaseRequest) -> bool:
+    def matches(self, request: web.BaseRequest) -> bool:
         return (
             self.times > 0
             and self.method in {"", request.method}
@@ -45,35 +45,39 @@ class Mishap:
         )
 
 
-class Mishaps:
+class ResponseFaults:
     """The mishaps that are still to come, first ordered first met."""
 
     def __init__(self) -> None:
-        self._ordered: list[Mishap] = []
+        self._faults: list[ResponseFault] = []
 
-    def order(self, mishap: Mishap) -> Mishap:
+    def add(self, fault: ResponseFault) -> ResponseFault:
         """Have *mishap* happen; the returned object can be handed to `forget`."""
-        self._ordered.append(mishap)
-        return mishap
+        self._faults.append(fault)
+        return fault
 
-    def forget(self, mishap: Mishap | None = None) -> None:
-        """Take one mishap off the list, or all of them."""
-        self._ordered = [] if mishap is None else [other for other in self._ordered if other is not mishap]
+    def remove(self, fault: ResponseFault) -> None:
+        """Remove one fault. A fault that is not in the list is no error."""
+        self._faults = [other for other in self._faults if other is not fault]
 
-    async def meet(self, request: web.BaseRequest) -> web.Response | None:
+    def clear(self) -> None:
+        """Remove all faults."""
+        self._faults = []
+
+    async def apply(self, request: web.BaseRequest) -> web.Response | None:
         """Suffer the first mishap that concerns *request*: the answer to give, or None to answer properly."""
-        mishap = next((mishap for mishap in self._ordered if mishap.concerns(request)), None)
-        if mishap is None:
+        fault = next((fault for fault in self._faults if fault.matches(request)), None)
+        if fault is None:
             return None
-        mishap.times -= 1
-        if mishap.delay_seconds:
-            await asyncio.sleep(mishap.delay_seconds)
-        if mishap.status is None:
+        fault.times -= 1
+        if fault.delay_seconds:
+            await asyncio.sleep(fault.delay_seconds)
+        if fault.status is None:
             return None
-        return answer(mishap.document, status=mishap.status, headers=mishap.headers)
+        return json_response(fault.document, status=fault.status, headers=fault.headers)
 
 
-def answer(
+def json_response(
     document: Mapping[str, Any] | Sequence[Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """*document* as a JSON answer."""
@@ -120,7 +124,7 @@ class HttpService:
     scheme = "http"
 
     def __init__(self) -> None:
-        self.mishaps = Mishaps()
+        self.faults = ResponseFaults()
         self.host = ""
         self.port = 0
         self._runner: web.ServerRunner | None = None
@@ -146,7 +150,7 @@ class HttpService:
         own = listening(host, port)
         self.host, self.port = own.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
-        server = web.Server(self._meet_and_handle, access_log=None)
+        server = web.Server(self._handle_with_faults, access_log=None)
         self._ssl_context = ssl_context
         self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
@@ -169,5 +173,5 @@ class HttpService:
         """Answer one request. To be written by each service."""
         raise NotImplementedError
 
-    async def _meet_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self.mishaps.meet(request) or await self.handle(request)
+    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.faults.apply(request) or await self.handle(request)

@@ -13,7 +13,7 @@ from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
 from podidentity_sandbox.containers import Mount
-from podidentity_sandbox.pod_shapes import Container, NodePod, Volume
+from podidentity_sandbox.pod_projection import Container, NodePod, Volume
 
 TOKEN_SECONDS: Final = 86_400
 """A token is not renewed: a sandbox of more than a day is none."""

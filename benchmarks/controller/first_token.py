@@ -22,8 +22,8 @@ from benchmarks.controller.cases import Row, rounded
 from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, IdentityType, Pod
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.serving import ResponseFault
 from tests.conftest import apply_definitions
 from tests.testplane.up import Plane
 
@@ -84,7 +84,9 @@ async def first_tokens() -> list[Row]:
     """All cases, on one cluster."""
     rows = []
     async with stage() as (sandbox, running):
-        sandbox.azure.aad.mishaps.order(Mishap(delay_seconds=AAD_SECONDS, times=math.inf, path="/oauth2/v2.0/token"))
+        sandbox.azure.aad.faults.add(
+            ResponseFault(delay_seconds=AAD_SECONDS, times=math.inf, path="/oauth2/v2.0/token")
+        )
         for number, (kind, operation, times) in enumerate(CASES):
             sandbox.azure.arm.vm(sandbox.vm_id(NODE)).operation_seconds = operation
             waits = [await _first_token(sandbox, running, kind, f"case-{number}-{each}") for each in range(times + 1)]
@@ -125,9 +127,9 @@ async def _first_token(sandbox: Sandbox, running: Running, kind: IdentityType, n
         }
     )
     begun = await asyncio.wait_for(running.of(name), 30.0)
-    place = sandbox.cluster.kubelets[NODE].place("default", name)
-    assert place is not None
-    connector = aiohttp.TCPConnector(local_addr=(place.environment["SANDBOX_SOURCE_ADDRESS"], 0))
+    context = sandbox.cluster.kubelets[NODE].context("default", name)
+    assert context is not None
+    connector = aiohttp.TCPConnector(local_addr=(context.environment["SANDBOX_SOURCE_ADDRESS"], 0))
     url = f"{sandbox.metadata_url(NODE)}/metadata/identity/oauth2/token"
     async with (
         aiohttp.ClientSession(connector=connector) as session,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.controller.table RESULTS
 
-puts it between the two marks in docs/architecture.md, and what pods' first tokens took between two others. A file with
+puts it between the two marks in docs/performance.md, and what pods' first tokens took between two others. A file with
 parts alone puts what it has. Figures of the reference are those that were measured with it
 on a real API server; where nothing was, the table says so.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks.report.marks import put
 
-DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 MAKER: Final = "benchmarks.controller.table"
 TOKENS: Final = "benchmarks.controller.table tokens"
 """What the marks around the second table name."""

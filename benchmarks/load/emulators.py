@@ -25,10 +25,10 @@ from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Told,
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
 from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.imds import Host, HostIdentities, Imds
+from podidentity_sandbox.imds import HostIdentities, Imds, ImdsVm
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 ASSIGNED: Final = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
@@ -71,7 +71,7 @@ class Emulators:
         self._api.intercept = self._count_lists
         on_vm = HostIdentities(tuple(managed(number) for number in range(identities)))
         anywhere = (ipaddress.IPv4Network("0.0.0.0/0"),)
-        self._imds.hosts.append(Host("vm", anywhere, lambda: on_vm, {"name": "vm", "location": "westeurope"}))
+        self._imds.hosts.append(ImdsVm("vm", anywhere, lambda: on_vm, {"name": "vm", "location": "westeurope"}))
 
     async def start(self, kubeconfig: Path, imds_address: str, imds_port: int) -> None:
         """Listen, and write to *kubeconfig* where. Raises OSError when IMDS's address or port is not to be had."""
@@ -126,9 +126,9 @@ class Emulators:
 
     def _set_imds(self, order: SetImds) -> None:
         self._imds.token_seconds = order.token_seconds
-        self._imds.mishaps.forget()
+        self._imds.faults.clear()
         if order.delay_ms > 0:
-            self._imds.mishaps.order(Mishap(delay_seconds=order.delay_ms / 1000, times=math.inf))
+            self._imds.faults.add(ResponseFault(delay_seconds=order.delay_ms / 1000, times=math.inf))
 
     def _relist(self) -> None:
         # Whoever has seen the very latest write could resume from it, so one more is made.

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from benchmarks.load.addresses import FIRST_POD
-from podidentity_sandbox.cloud import INHERITED, USUAL_PATH
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import ProgramError
+from podidentity_sandbox.sandbox import INHERITED, USUAL_PATH
 
 T = TypeVar("T")
 
@@ -70,11 +70,11 @@ def _here(function: Callable[[], T]) -> T:
 class Side:
     """One side of the wire: how programs are started there, and how this process's own sockets get there."""
 
-    place: Place
+    context: ExecutionContext
     call: Inside
 
 
-HERE: Final = Side(Place("127.0.0.1"), _here)
+HERE: Final = Side(ExecutionContext("127.0.0.1"), _here)
 """Nodes and pods are on loopback, all on one side."""
 
 
@@ -123,7 +123,7 @@ def running(
     Raises ProgramError when there is no such program, or no `setpriv` and `taskset` (util-linux).
     """
     pinned = ["taskset", "-c", str(core)] if core is not None else []
-    command = side.place.command([*pinned, *argv])
+    command = side.context.command([*pinned, *argv])
     environment = {each: os.environ[each] for each in INHERITED if each in os.environ}
     pipe = subprocess.PIPE if orders else None
     with log.open("ab") as output:
@@ -133,7 +133,7 @@ def running(
                 stdin=pipe or subprocess.DEVNULL,
                 stdout=pipe or output,
                 stderr=output,
-                env={"PATH": USUAL_PATH, **environment, **side.place.environment},
+                env={"PATH": USUAL_PATH, **environment, **side.context.environment},
                 cwd=ROOT,
                 start_new_session=True,  # Ctrl-C is for the run alone, which then stops its servers
             )
@@ -207,7 +207,7 @@ def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
         raise ProgramError(f"{server.name} answers with {len(answer.body)} bytes, NMI with {len(expected)}")
 
 
-def found(program: str, *places: Path) -> Path | None:
+def found(program: str, *contexts: Path) -> Path | None:
     """Where *program* is: on the PATH, where administrators' programs are, or at one of *places*."""
     on_path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{USUAL_PATH}")
-    return Path(on_path) if on_path else next((each for each in places if os.access(each, os.X_OK)), None)
+    return Path(on_path) if on_path else next((each for each in contexts if os.access(each, os.X_OK)), None)

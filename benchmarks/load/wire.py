@@ -20,7 +20,7 @@ from benchmarks.load.addresses import addresses
 from benchmarks.load.servers import Listening, Side
 from nmi.node.rules import Redirection
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
-from podidentity_sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.processes import ProgramError
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def led_to(server: Listening, by: Wire) -> Listening:
         f"-A {rule.hook} {rule.text}",
     )
     for command in commands:
-        argv = by.node.place.command(["iptables", "-w", "-t", rule.table, *command.split()])
+        argv = by.node.context.command(["iptables", "-w", "-t", rule.table, *command.split()])
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ProgramError(f"iptables {command}: {done.stderr.strip()}")
@@ -115,4 +115,4 @@ def _side(made: Namespaces, name: str, address: str) -> Side:
     def call(function: Callable[[], T]) -> T:
         return made.call(name, function)
 
-    return Side(Place(address, tuple(made.command(name, ()))), call)
+    return Side(ExecutionContext(address, tuple(made.command(name, ()))), call)

@@ -1,10 +1,11 @@
-"""README's part on speed, made from the newest accepted full run:
+"""The part of docs/performance.md on NMI's requests, generated from the newest accepted full run:
 
     python -m benchmarks.report.newest
 
-draws its plots, writes its table, and puts the short form of that between the two marks in README.md.
+draws its plots, writes its table, and puts the short form of the table between the two marks of the document.
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from benchmarks.report.plots import draw, plots
 from benchmarks.report.table import FILE, short, store
 from benchmarks.results import FOLDER, Results, read
 
-README: Final = ROOT / "README.md"
+DOCUMENT: Final = ROOT / "docs" / "performance.md"
 MAKER: Final = "benchmarks.report.newest"
 NONE: Final = "No full run has been accepted yet."
 
@@ -33,7 +34,7 @@ def made(document: Path, folder: Path = FOLDER) -> str:
     if run is None:
         return NONE
     file, found = run
-    at = file.parent.relative_to(document.parent)
+    at = Path(os.path.relpath(file.parent, document.parent))
     pictures = [f"![{plot.title}]({at / file.stem / plot.file})" for plot in plots(found)]
     whole = f"[All figures]({at / file.stem / FILE})"
     return "\n\n".join([short(found), *pictures, whole])
@@ -48,7 +49,7 @@ def renew(document: Path, folder: Path = FOLDER) -> None:
 
 
 def main() -> None:
-    renew(README)
+    renew(DOCUMENT)
 
 
 if __name__ == "__main__":

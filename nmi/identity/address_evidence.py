@@ -33,7 +33,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Kind(StrEnum):
+class EvidenceKind(StrEnum):
     """What was seen. Closed set: it is a metric label."""
 
     INTERFACE_REMOVED = "interface_removed"
@@ -45,7 +45,7 @@ class Kind(StrEnum):
     @property
     def ends(self) -> bool:
         """Whether it can only be the end of a sandbox. The others may be the first packet of the next one."""
-        return self in {Kind.INTERFACE_REMOVED, Kind.ROUTE_REMOVED}
+        return self in {EvidenceKind.INTERFACE_REMOVED, EvidenceKind.ROUTE_REMOVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Evidence:
     """That *address* has changed hands, or is about to."""
 
     address: str
-    kind: Kind
+    kind: EvidenceKind
     interface: str
     """The interface that it was behind; empty where its name is not known."""
 
@@ -189,11 +189,12 @@ class AddressEvidence:
             return []
         name = self._links.pop(link.index, link.name)
         found = [
-            Evidence(str(IPv4Address(packed)), Kind.INTERFACE_REMOVED, name) for packed in self._unclaimed(link.index)
+            Evidence(str(IPv4Address(packed)), EvidenceKind.INTERFACE_REMOVED, name)
+            for packed in self._unclaimed(link.index)
         ]
         for packed, attachment in self._attachments.items():
             if attachment.is_behind(link.index):
-                found.append(Evidence(attachment.address, Kind.INTERFACE_REMOVED, name))
+                found.append(Evidence(attachment.address, EvidenceKind.INTERFACE_REMOVED, name))
                 attachment.host = 0
                 self._unlearn(packed, attachment)
         for key in [key for key, port in self._forgotten.items() if port == link.index]:
@@ -233,7 +234,7 @@ class AddressEvidence:
         """Evidence of an unclaimed address whose route led to the interface *before* (0: there was none)."""
         if not before or self._output(packed, only_length=_BITS):
             return []
-        return [Evidence(str(IPv4Address(packed)), Kind.ROUTE_REMOVED, self._links.get(before, ""))]
+        return [Evidence(str(IPv4Address(packed)), EvidenceKind.ROUTE_REMOVED, self._links.get(before, ""))]
 
     def _set_route(self, route: Route) -> None:
         """A second one with the same prefix and priority takes the first one's place.
@@ -273,7 +274,7 @@ class AddressEvidence:
             self._unlearn(packed, attachment)
         if not before:
             return []
-        kind = Kind.ROUTE_MOVED if now else Kind.ROUTE_REMOVED
+        kind = EvidenceKind.ROUTE_MOVED if now else EvidenceKind.ROUTE_REMOVED
         return [Evidence(attachment.address, kind, self._links.get(before, ""))]
 
     def _output(self, packed: bytes, *, only_length: int | None = None) -> int:
@@ -318,7 +319,11 @@ class AddressEvidence:
         self._learn(neighbour.address, attachment, neighbour.interface, neighbour.link_layer)
         # One that takes another's place has just been seen.
         attachment.settled = settled or current or known
-        return [Evidence(attachment.address, Kind.LINK_LAYER_CHANGED, self._links.get(before, ""))] if settled else []
+        return (
+            [Evidence(attachment.address, EvidenceKind.LINK_LAYER_CHANGED, self._links.get(before, ""))]
+            if settled
+            else []
+        )
 
     def _forwarding(self, forwarding: Forwarding) -> list[Evidence]:
         key = (forwarding.link_layer, forwarding.bridge)
@@ -341,7 +346,7 @@ class AddressEvidence:
                 continue
             attachment.port, attachment.vlan = forwarding.port, forwarding.vlan
             if before not in (0, forwarding.port) and attachment.settled:
-                found.append(Evidence(attachment.address, Kind.PORT_MOVED, self._links.get(before, "")))
+                found.append(Evidence(attachment.address, EvidenceKind.PORT_MOVED, self._links.get(before, "")))
         return found
 
     def _learn(self, packed: bytes, attachment: _Attachment, interface: int, link_layer: bytes) -> None:

@@ -7,28 +7,28 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import PodFacts
-from nmi.identity.limiting import BeyondLimit, Limited
-from nmi.identity.reads import DoubtReads
-from nmi.identity.standard import Assigned, project
-from nmi.identity.watching import Watches
+from nmi.identity.limited_map import LimitedMap, OverLimitCount
+from nmi.identity.verification_reads import VerificationReads
+from nmi.identity.watches import Watches
 from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, AzureAssignedIdentity, nodename_label
 
 Changed = Callable[[str, str], None]
 """Called with a namespace and the name of a pod whose identities may have changed; with an empty name, of any pod."""
 
 
-class Assignments(Protocol):
+class IdentityAssignments(Protocol):
     """One mode's answer."""
 
     @property
     def watched(self) -> Sequence[str]:
         """The names of the watches that it goes by."""
 
-    def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         """What may be *pod*'s, by what the watches have told; whether it is, is for `decide` to say."""
 
-    async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         """The same, by what the API server says now. Raises UnansweredError."""
 
     @property
@@ -52,7 +52,7 @@ class MicAssignments:
     def __init__(
         self,
         watches: Watches,
-        reads: DoubtReads,
+        reads: VerificationReads,
         changed: Changed,
         *,
         node: str,
@@ -65,13 +65,13 @@ class MicAssignments:
         self._node = node
         self._clock = clock
         self._selector = f"{NODENAME_LABEL}={nodename_label(node)}" if scale_features else ""
-        self._by_pod: dict[tuple[str, str], Limited[tuple[str, str], Assigned]] = {}
-        self._beyond = BeyondLimit(
+        self._by_pod: dict[tuple[str, str], LimitedMap[tuple[str, str], AssignedIdentity]] = {}
+        self._beyond = OverLimitCount(
             "a pod has more AzureAssignedIdentities than count; see who besides MIC may write them", clock
         )
         watches.add("assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector)
 
-    def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         bucket = self._by_pod.get((pod.namespace, pod.name))
         return bucket.counted if bucket is not None else ()
 
@@ -79,9 +79,9 @@ class MicAssignments:
     def beyond_limit(self) -> int:
         return self._beyond.count
 
-    async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         known = {each.identity.metadata.name: each.usable_since for each in self.of(pod)}
-        found: Limited[tuple[str, str], Assigned] = Limited(ASSIGNED_MAX)
+        found: LimitedMap[tuple[str, str], AssignedIdentity] = LimitedMap(ASSIGNED_MAX)
         for each in await self._reads.assigned(self._selector):
             if self._names(each) == (pod.namespace, pod.name):
                 since = known.get(each.spec.azure_identity_ref.metadata.name, self._clock())
@@ -99,7 +99,7 @@ class MicAssignments:
             return
         bucket = self._by_pod.get(names)
         if bucket is None:
-            bucket = self._by_pod[names] = Limited(ASSIGNED_MAX)
+            bucket = self._by_pod[names] = LimitedMap(ASSIGNED_MAX)
         before = bucket.get(new.key)
         since = before.usable_since if before is not None and before.usable else self._clock()
         bucket.put(new.key, project(new, since), _order(new))

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
 
@@ -33,7 +33,7 @@ class PodFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class DecisionPolicy:
     """How identities are chosen and how long a request may be held."""
 
     force_namespaced: bool = False
@@ -61,7 +61,7 @@ class Policy:
 class Grant:
     """The pod may have a token of this identity."""
 
-    assigned: Assigned
+    assigned: AssignedIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ _OTHER_NAMESPACE = Refusal(
 
 def decide(
     pod: PodFacts,
-    assigned: Iterable[Assigned],
+    assigned: Iterable[AssignedIdentity],
     request: TokenRequest,
-    policy: Policy,
+    policy: DecisionPolicy,
     object_ids: Mapping[str, str],
 ) -> Decision:
     """What *pod* gets for *request*. A mirror pod gets nothing, whatever exempts it and whatever it is assigned; an
@@ -155,7 +155,9 @@ def decide(
     return _hold(request, policy, allowed, matching)
 
 
-def _hold(request: TokenRequest, policy: Policy, allowed: list[Assigned], matching: list[Assigned]) -> Wait | Refusal:
+def _hold(
+    request: TokenRequest, policy: DecisionPolicy, allowed: list[AssignedIdentity], matching: list[AssignedIdentity]
+) -> Wait | Refusal:
     """Nothing usable matches: how long to wait for it, and what to say then."""
     created = any(each.status == CREATED for each in matching)
     if request.selector is SelectorKind.OBJECT_ID and not matching:
@@ -173,7 +175,7 @@ def _hold(request: TokenRequest, policy: Policy, allowed: list[Assigned], matchi
     return Wait(policy.hold_seconds(created=created), refusal)
 
 
-def _may_serve(each: Assigned, pod: PodFacts, policy: Policy) -> bool:
+def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:
     if each.identity.spec.type == IdentityType.FEDERATED:
         # Of all that names it: a stranger's object must not send this pod's own proof anywhere.
         return each.home == pod.namespace
@@ -181,7 +183,7 @@ def _may_serve(each: Assigned, pod: PodFacts, policy: Policy) -> bool:
     return everywhere or each.identity.metadata.namespace == pod.namespace
 
 
-def _is_named_by(request: TokenRequest, each: Assigned, object_ids: Mapping[str, str]) -> bool:
+def _is_named_by(request: TokenRequest, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:
     """Whether the request names no identity, or this one. An empty id is never a match."""
     spec, wanted = each.identity.spec, request.selector_value.lower()
     match request.selector:

@@ -9,8 +9,8 @@ from collections.abc import Hashable, Mapping
 from typing import Final
 
 from _native.index import PodRecord
+from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.decide import PodFacts
-from nmi.identity.standard import Assigned
 from podidentity.resources import Pod
 
 SERVED_MAX: Final = 64
@@ -37,7 +37,7 @@ class PodEntry:
     )
 
     def __init__(
-        self, pod: Pod, assigned: tuple[Assigned, ...] = (), *, exempt: str = "", confirmed: bool = True
+        self, pod: Pod, assigned: tuple[AssignedIdentity, ...] = (), *, exempt: str = "", confirmed: bool = True
     ) -> None:
         """*confirmed*: a watch event told of it; else a single read did, and the watch may yet say otherwise."""
         self.record = PodRecord(self)
@@ -78,7 +78,7 @@ class PodEntry:
         return self.pod.metadata.labels or {}
 
     @property
-    def assigned(self) -> tuple[Assigned, ...]:
+    def assigned(self) -> tuple[AssignedIdentity, ...]:
         """What names this pod by namespace and name; whether it is this pod's own is for `decide` to say."""
         return self._assigned
 
@@ -162,7 +162,7 @@ class PodEntry:
         self._suspended = False
         self.bump()
 
-    def assign(self, assigned: tuple[Assigned, ...]) -> bool:
+    def assign(self, assigned: tuple[AssignedIdentity, ...]) -> bool:
         """Replace the assigned identities; whether that changed anything a decision depends on."""
         changed = assigned != self._assigned
         self._assigned = assigned

@@ -24,5 +24,5 @@ class TokenRequest:
     """As sent; compared case-insensitively. Empty exactly when *selector* is NONE."""
     xms_cc: str = ""
     """Client capabilities, passed on and part of every cache key."""
-    fetch_anew: bool = False
+    force_refresh: bool = False
     """bypass_cache=true or token_sha256_to_refresh: skip every cache; the answer replaces the cached one."""

@@ -22,9 +22,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from nmi.identity.address_evidence import Evidence, Kind
+from nmi.identity.address_evidence import Evidence, EvidenceKind
+from nmi.identity.container_starts import started_after
 from nmi.identity.pods import PodEntry
-from nmi.identity.starts import started_after
 from podidentity.kube.rates import TokenBucket
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Suspension:
 
     entry: PodEntry
     address: str
-    kind: Kind
+    kind: EvidenceKind
     since: float
     """Wall clock of the last evidence, seconds."""
     due: float
@@ -75,7 +75,7 @@ class Suspensions:
 
     def __init__(
         self,
-        claimants: Callable[[str], Sequence[PodEntry]],
+        candidates: Callable[[str], Sequence[PodEntry]],
         verify: Callable[[PodEntry, str], Awaitable[bool]],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -84,7 +84,7 @@ class Suspensions:
         """*claimants*: the pods that are known at an address. *verify*: whether a read made now shows that the address
         is that pod's alone; raises nothing.
         """
-        self._claimants = claimants
+        self._claimants = candidates
         self._verify = verify
         self._clock = clock
         self._wall_clock = wall_clock
@@ -95,7 +95,7 @@ class Suspensions:
         self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
         self._left_out = 0
         """Lines that were left out since the last one."""
-        self.counts = dict.fromkeys(Kind, 0)
+        self.counts = dict.fromkeys(EvidenceKind, 0)
         """Suspensions that have begun, by the evidence that began them."""
 
     @property

@@ -63,7 +63,7 @@ def token_request(query: str) -> TokenRequest | Refusal:
         selector=kind,
         selector_value=value,
         xms_cc=parameters.get("xms_cc", ""),
-        fetch_anew=_wants_fresh(parameters),
+        force_refresh=_wants_fresh(parameters),
     )
 
 

@@ -164,9 +164,9 @@ class Broker:
             raise UnsupportedTypeError
         source.check(identity)
         key = self.key_of(identity, request.resource, request.xms_cc, workload)
-        ask = Ask(key, request.fetch_anew, identity, request.resource, request.xms_cc, workload if key.pod else None)
+        ask = Ask(key, request.force_refresh, identity, request.resource, request.xms_cc, workload if key.pod else None)
         cached: CachedToken | None = None
-        if self._caching and not request.fetch_anew:
+        if self._caching and not request.force_refresh:
             now = self._clock()
             cached = self._tokens.find(key, now)
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
@@ -184,7 +184,7 @@ class Broker:
         except (AzureError, CongestedError) as error:
             # A Secret that has just changed leaves a token behind that is as good as on the day before.
             before = self._tokens.predecessor(key, self._clock())
-            if before is None or request.fetch_anew or isinstance(error, Refused):
+            if before is None or request.force_refresh or isinstance(error, Refused):
                 raise
             self._measures.stale_served += 1
             return before

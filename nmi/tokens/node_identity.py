@@ -37,7 +37,7 @@ class NodeIdentitySource:
             object_id=named.get("object_id", ""),
             resource_id=named.get("resource_id", ""),
             xms_cc=request.xms_cc,
-            bypass_cache=request.fetch_anew,
+            bypass_cache=request.force_refresh,
             within=within,
             slot=lambda: self._governor.token_slot(starter, within),
         )

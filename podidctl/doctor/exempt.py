@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from nmi.identity.exempting import Exemptions
+from nmi.identity.exemptions import Exemptions
 from nmi.settings import Settings
 from podidentity.resources import AzurePodIdentityException, Pod
 

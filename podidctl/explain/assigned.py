@@ -1,8 +1,8 @@
 """What MIC has made of bindings and identities for the pod, and whether NMI serves the pod by it. Pure."""
 
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import Grant, decide
-from nmi.identity.standard import Assigned, project
-from nmi.policies import hold_policy
+from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from podidctl.explain.shapes import Link, State, linked
 from podidctl.inquiry.asking import asked, may_allow_more
@@ -49,7 +49,7 @@ def _assigned(facts: Facts, pod: Pod, each: AzureAssignedIdentity) -> Link:
     return served(facts, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
 
 
-def served(facts: Facts, pod: Pod, about: str, assigned: Assigned, *, well: str, note: str = "") -> Link:
+def served(facts: Facts, pod: Pod, about: str, assigned: AssignedIdentity, *, well: str, note: str = "") -> Link:
     """Whether NMI serves the pod by *assigned*: `decide` says so, and then whether NMI asks Azure at all."""
     link = "assigned identity" if not is_managed(facts) else "served"
     if not serves(facts, pod, assigned):
@@ -65,12 +65,12 @@ def served(facts: Facts, pod: Pod, about: str, assigned: Assigned, *, well: str,
     return linked(link, about, State.OK, well)
 
 
-def serves(facts: Facts, pod: Pod, assigned: Assigned) -> bool:
+def serves(facts: Facts, pod: Pod, assigned: AssignedIdentity) -> bool:
     """Whether NMI lets the pod have a token of it, as far as that is its own to decide."""
-    return isinstance(decide(pod_facts(facts, pod), [assigned], ANY, hold_policy(facts.rules.settings), {}), Grant)
+    return isinstance(decide(pod_facts(facts, pod), [assigned], ANY, decision_policy(facts.rules.settings), {}), Grant)
 
 
-def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
+def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
     log = "see MIC's log, and kubectl describe on it"
     if assigned.deleting:
         return "it is being removed, and is served no more", log
@@ -90,7 +90,7 @@ def _why_not(pod: Pod, assigned: Assigned, note: str) -> tuple[str, str]:
     return _in_another_namespace(pod, assigned)
 
 
-def _in_another_namespace(pod: Pod, assigned: Assigned) -> tuple[str, str]:
+def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:
     namespace = pod.metadata.namespace
     if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
         says = f"it or its binding is not in namespace {namespace}, from where alone a federated identity is served"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mic.claims import misconfigured
-from nmi.identity.managed import join
+from nmi.identity.managed_mode import join
 from podidctl.explain.assigned import left_over, made, served
 from podidctl.explain.shapes import Link, State, linked
 from podidctl.inquiry.asking import TYPES

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from nmi.identity.decide import MIRROR_POD
-from nmi.identity.exempting import MIC
+from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.explain.accounts import on_account
 from podidctl.explain.bound import bound

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from nmi.identity.standard import Assigned
+from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.refusal import Refusal
 from nmi.server.responses import refused
 from podidctl.explain.hosts import missing_on_azure
@@ -75,7 +75,7 @@ def _unanswered(facts: Facts, said: Verdict, why: str) -> Answer:
     )
 
 
-def _without_azure(assigned: Assigned, why: str) -> Answer:
+def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
     name = plain("/".join(assigned.identity.key))
     says = f"NMI asks Azure for a token of AzureIdentity {name}, and there is none: {why}"
     return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)

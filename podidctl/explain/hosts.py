@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mic.azure.identities import HostIdentities
 from mic.client_ids import mismatch
-from nmi.identity.standard import project
+from nmi.identity.assigned_identity import project
 from podidctl.explain.assigned import serves
 from podidctl.explain.shapes import Link, State, linked
 from podidctl.inquiry.answering import ELSEWHERE, NOWHERE

@@ -9,15 +9,15 @@ from enum import StrEnum
 from typing import Final
 
 from nmi.flag_table import OperationMode
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
-from nmi.identity.exempting import Exemptions
-from nmi.identity.managed import join
+from nmi.identity.exemptions import Exemptions
+from nmi.identity.managed_mode import join
 from nmi.identity.pods import facts as facts_of
 from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
-from nmi.identity.standard import Assigned, project
-from nmi.identity.stopped import stopping
-from nmi.policies import hold_policy
+from nmi.identity.stopped_pods import wait_if_stopped
+from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from podidctl.inquiry.facts import Facts
 from podidentity.resources import NODENAME_LABEL, AzureAssignedIdentity, Pod, nodename_label
@@ -47,7 +47,7 @@ class Verdict:
     """What NMI says."""
 
     outcome: Outcome
-    assigned: Assigned | None = None
+    assigned: AssignedIdentity | None = None
     """For GRANTED."""
     refusal: Refusal | None = None
     """For REFUSED, and for WAITS at its end."""
@@ -63,8 +63,10 @@ def verdict(facts: Facts, request: TokenRequest = ANY) -> Verdict:
     if why := unseen(facts):
         return Verdict(Outcome.UNSEEN, why=why)
     assert pod is not None  # noqa: S101 - `unseen` has said so
-    policy = hold_policy(facts.rules.settings)
-    match stopping(pod, named=False) or decide(pod_facts(facts, pod), assigned_of(facts, pod), request, policy, {}):
+    policy = decision_policy(facts.rules.settings)
+    match wait_if_stopped(pod, named=False) or decide(
+        pod_facts(facts, pod), assigned_of(facts, pod), request, policy, {}
+    ):
         case Grant(assigned):
             return Verdict(Outcome.GRANTED, assigned)
         case Exempt(why):
@@ -142,7 +144,7 @@ def pod_facts(facts: Facts, pod: Pod) -> PodFacts:
     return facts_of(pod, exemptions.why_given(pod, facts.exceptions))
 
 
-def assigned_of(facts: Facts, pod: Pod) -> tuple[Assigned, ...]:
+def assigned_of(facts: Facts, pod: Pod) -> tuple[AssignedIdentity, ...]:
     """What may be the pod's by the mode that NMI runs in."""
     if is_managed(facts):
         return tuple(_bound(facts, pod))
@@ -162,7 +164,7 @@ def watched(facts: Facts, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
     return not facts.rules.settings.scale_features or assigned.metadata.label(NODENAME_LABEL) == nodename_label(node)
 
 
-def _bound(facts: Facts, pod: Pod) -> Iterator[Assigned]:
+def _bound(facts: Facts, pod: Pod) -> Iterator[AssignedIdentity]:
     identities = {each.key: each for each in facts.identities}
     for binding in facts.bindings:
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))

@@ -35,6 +35,6 @@ class Bound:
             spec=PodSpec(node_name="any"),
         )
         wants = self._index.wants(pod)
-        # As nmi.identity.standard orders them.
+        # As nmi.identity.assigned_identity orders them.
         ordered = sorted(wants.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
         return self._told.setdefault((namespace, label), ordered)

@@ -5,7 +5,7 @@ which speaks HTTP and gives answers of its own. The server behind needs no knowl
 deciding when a fault comes; tests, demos and chaos runs switch it.
 """
 
-from podidentity_sandbox.faults.answers import Answer, StatusProxy
 from podidentity_sandbox.faults.connections import FaultProxy, Mode, Pace
+from podidentity_sandbox.faults.responses import FakeResponse, StatusProxy
 
-__all__ = ["Answer", "FaultProxy", "Mode", "Pace", "StatusProxy"]
+__all__ = ["FakeResponse", "FaultProxy", "Mode", "Pace", "StatusProxy"]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from podidentity_sandbox.kubeapi import admission, definitions, schemas, shapes
+from podidentity_sandbox.kubeapi import admission, definitions, field_types, schemas
 from podidentity_sandbox.kubeapi.history import History, Item, Key
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry, ResourceType
 from podidentity_sandbox.kubeapi.statuses import (
@@ -198,7 +198,7 @@ class Verbs:
                 f'{kind or resource.kind} in version "{version or resource.api_version}" cannot be handled as a '
                 f'{resource.kind}: no kind "{kind}" is registered for version "{version}" at this path'
             )
-        shapes.check(resource, document, patched=patched)
+        field_types.check(resource, document, patched=patched)
         # Metadata is copied too: the caller's document may share it with one that is stored.
         kept = {name: value for name, value in (document.get("metadata") or {}).items() if value is not None}
         kept.pop("managedFields", None)

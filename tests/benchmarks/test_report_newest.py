@@ -1,4 +1,4 @@
-"""README's part on speed is made from the newest accepted run, never typed."""
+"""The generated part of docs/performance.md equals the newest accepted run."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report.marks import END, put, standing
-from benchmarks.report.newest import MAKER, NONE, README, made, newest, renew
+from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest, renew
 from benchmarks.report.table import table, verdict
 from benchmarks.results import Results, write
 from tests.benchmarks.invented import FULL, control
@@ -31,16 +31,16 @@ def readme(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_readme_has_what_the_newest_accepted_run_makes() -> None:
-    assert standing(README, MAKER) == made(README)
+def test_the_page_has_what_the_newest_accepted_run_makes() -> None:
+    assert standing(DOCUMENT, MAKER) == made(DOCUMENT)
 
 
-def test_the_pictures_that_the_readme_shows_are_there() -> None:
+def test_the_pictures_that_the_page_shows_exist() -> None:
     run = newest()
-    shown = [line.partition("](")[2].removesuffix(")") for line in made(README).splitlines() if line.startswith("![")]
+    shown = [line.partition("](")[2].removesuffix(")") for line in made(DOCUMENT).splitlines() if line.startswith("![")]
     assert bool(shown) == bool(run)
     for picture in shown:
-        assert (README.parent / picture).read_bytes().startswith(b"\x89PNG")
+        assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_latest_full_run_that_nothing_speaks_against_is_taken(results: Path) -> None:

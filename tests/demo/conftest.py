@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_demo.rounds import go_round
+from podidentity_demo.loop import go_round
 from podidentity_demo.settings import Settings, parse
 from podidentity_demo.steps import Demo
 from tests.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure

@@ -3,7 +3,7 @@
 import dataclasses
 
 from podidentity_demo.settings import Settings
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.demo.conftest import one_round
 from tests.sandbox.azure.conftest import Azure
 
@@ -54,7 +54,7 @@ async def test_a_step_that_fails_is_told_and_the_others_are_tried(azure: Azure, 
 async def test_a_mishap_of_one_round_is_over_in_the_next(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    azure.imds.mishaps.order(Mishap(status=500, times=3, path=TOKEN))
+    azure.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
     failed = [line for line in await one_round(settings) if line.startswith("failed")]
     assert len(failed) == 3
     assert await one_round(settings) == four_lines(azure)

@@ -9,9 +9,9 @@ import pytest
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.programs
@@ -23,15 +23,15 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         yield running
 
 
-async def demo(sandbox: Sandbox, place: Place, client_id: str) -> tuple[int | None, list[str]]:
+async def demo(sandbox: Sandbox, context: ExecutionContext, client_id: str) -> tuple[int | None, list[str]]:
     """Run the program in the pod at *place* as the sandbox's kubelet does; its exit code and its lines."""
     environment: Mapping[str, str] = {
         **sandbox._pod_environment(int(sandbox.metadata_url(NODE).rpartition(":")[2]) if not sandbox.redirects else 0),
-        **place.environment,
+        **context.environment,
     }
     names = [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={client_id}", f"--resourcegroup={RESOURCE_GROUP}"]
     process = await asyncio.create_subprocess_exec(
-        *place.command([sys.executable, "-m", "podidentity_demo", *names, "--once", "--timeout=1", "--period=2"]),
+        *context.command([sys.executable, "-m", "podidentity_demo", *names, "--once", "--timeout=1", "--period=2"]),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=dict(environment),
@@ -51,8 +51,8 @@ async def declare(sandbox: Sandbox, name: str) -> ManagedIdentity:
 
 async def test_it_gets_its_tokens_though_the_identity_is_only_being_assigned(sandbox: Sandbox) -> None:
     known = await declare(sandbox, "one")
-    place = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
-    code, lines = await demo(sandbox, place, known.client_id)
+    context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
+    code, lines = await demo(sandbox, context, known.client_id)
     assert code == 0, lines
     endpoint = f"{sandbox.metadata_url(NODE)}/metadata/identity/oauth2/token"
     assert lines[1:] == [
@@ -65,8 +65,8 @@ async def test_it_gets_its_tokens_though_the_identity_is_only_being_assigned(san
 
 async def test_a_pod_without_the_label_is_told_about_it(sandbox: Sandbox) -> None:
     known = await declare(sandbox, "one")
-    place = await run_pod(sandbox, "app", {"app": "one"})
-    code, lines = await demo(sandbox, place, known.client_id)
+    context = await run_pod(sandbox, "app", {"app": "one"})
+    code, lines = await demo(sandbox, context, known.client_id)
     assert code == 1
     refused = [line for line in lines if line.startswith("failed to")]
     assert len(refused) >= 3
@@ -76,13 +76,13 @@ async def test_a_pod_without_the_label_is_told_about_it(sandbox: Sandbox) -> Non
 async def test_a_pod_of_two_identities_is_told_which_one_it_gets_without_a_name(sandbox: Sandbox) -> None:
     first, second = await declare(sandbox, "one"), await declare(sandbox, "two")
     await sandbox.cluster.apply({**binding("two", "one"), "metadata": {"name": "both", "namespace": "default"}})
-    place = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
+    context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
 
     async def both_are_assigned() -> bool:
         found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
         return [each.status.status for each in found] == [ASSIGNED] * 2
 
     await eventually(both_are_assigned)  # until then a request without a name gets the one that came first
-    lines = {known.client_id: (await demo(sandbox, place, known.client_id))[1] for known in (first, second)}
+    lines = {known.client_id: (await demo(sandbox, context, known.client_id))[1] for known in (first, second)}
     noticed = {client_id for client_id, said in lines.items() if any("bind only one" in line for line in said)}
     assert len(noticed) == 1

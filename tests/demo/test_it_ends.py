@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from podidentity_demo.rounds import run
+from podidentity_demo.loop import run
 from podidentity_demo.settings import Settings
 from podidentity_demo.steps import StepError
 from tests.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from podidentity_demo.asking import presentable
+from podidentity_demo.http_requests import presentable
 from podidentity_demo.settings import Settings
 from tests.demo.conftest import one_round
 from tests.sandbox.azure.conftest import Azure

@@ -6,7 +6,7 @@ import pytest
 
 from podidentity_demo.advice import Asked, advice
 from podidentity_demo.settings import Settings
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.demo.conftest import one_round
 from tests.sandbox.azure.conftest import Azure
 
@@ -27,7 +27,9 @@ async def test_an_unbound_pod_is_led_to_its_label(azure: Azure, settings: Settin
 async def test_a_group_that_does_not_exist_is_led_to_the_flags(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    azure.arm.mishaps.order(Mishap(status=404, document={"error": {"code": "ResourceGroupNotFound", "message": "m"}}))
+    azure.arm.faults.add(
+        ResponseFault(status=404, document={"error": {"code": "ResourceGroupNotFound", "message": "m"}})
+    )
     failed, *_ = await one_round(settings)
     assert "ResourceGroupNotFound: m; see that --subscriptionid and --resourcegroup are right" in failed
 

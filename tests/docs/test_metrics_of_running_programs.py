@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
 
 pytestmark = pytest.mark.programs

@@ -59,14 +59,14 @@ async def prometheus(here: Cluster) -> AsyncIterator[Prometheus]:
             f"--web.listen-address=127.0.0.1:{PORT}",
             "--log.level=warn",
         ],
-        place=here.sandbox.places[NODE],
+        context=here.sandbox.contexts[NODE],
         log=here.folder / "prometheus.log",
         environment=here.sandbox.inherited(),
     )
     made = Prometheus(here)
 
     async def knows_all() -> bool:
-        assert process.returncode is None, str(process.ended_too_early())
+        assert process.returncode is None, str(process.exit_error())
         try:
             up, rules = await made.values("up"), await made.rules()
         except AssertionError:

@@ -99,9 +99,9 @@ async def uninstalled(here: Cluster) -> None:
 
 
 async def gets_a_token(here: Cluster) -> None:
-    place = here.sandbox.cluster.kubelets[NODE].place("default", "demo")
-    assert place is not None
-    answer = await ask(here.sandbox, place)
+    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
+    assert context is not None
+    answer = await ask(here.sandbox, context)
     assert answer.status == 200, f"{answer.text}\n{here.said()}"
     assert answer.claims["appid"] == DEMO_CLIENT_ID
 

@@ -78,6 +78,6 @@ async def bound(here: Cluster, namespace: str) -> None:
 
 
 async def asked(here: Cluster, namespace: str) -> Answer:
-    place = here.sandbox.cluster.kubelets[NODE].place(namespace, "builder")
-    assert place is not None
-    return await ask(here.sandbox, place)
+    context = here.sandbox.cluster.kubelets[NODE].context(namespace, "builder")
+    assert context is not None
+    return await ask(here.sandbox, context)

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from _native.index import Index
 from mic.claims import Held
-from nmi.identity.decide import Grant, Policy, decide
-from nmi.identity.feed import Feed
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.cluster_cache import ClusterCache
+from nmi.identity.decide import DecisionPolicy, Grant, decide
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.secrets import SECRETS
 from podidentity.kube.decoding import Malformed, decode_event, decode_list, decode_meta, decode_object, split_list
@@ -185,8 +185,10 @@ class NmiObjects:
         assert time.process_time() - began < SECONDS_MOST
 
     def _run(self, several: list[Change], *, managed: bool) -> None:
-        feed = Feed(cast("Any", None), Index(), IdentityMeasures(CollectorRegistry()), node="n", managed=managed)
-        handlers = {name: each._handler for name, each in feed.watches.by_name.items()}
+        cluster_cache = ClusterCache(
+            cast("Any", None), Index(), IdentityMetrics(CollectorRegistry()), node="n", managed=managed
+        )
+        handlers = {name: each._handler for name, each in cluster_cache.watches.by_name.items()}
         handlers["pods"].upserted(None, shapes.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
         if managed:
             handlers["identities"].upserted(None, shapes.identity(namespace=BYSTANDER))
@@ -213,17 +215,17 @@ class NmiObjects:
             else:
                 handler.upserted(before, change.thing)
                 known[at] = change.thing
-            self._decide(feed, managed=managed)
+            self._decide(cluster_cache, managed=managed)
 
-    def _decide(self, feed: Feed, *, managed: bool) -> None:
-        for policy in (Policy(), Policy(force_namespaced=True)):
-            for entry in feed.roster:
+    def _decide(self, cluster_cache: ClusterCache, *, managed: bool) -> None:
+        for policy in (DecisionPolicy(), DecisionPolicy(force_namespaced=True)):
+            for entry in cluster_cache.pods:
                 for request in REQUESTS:
                     decide(entry.facts, entry.assigned, request, policy, {})
-        own = feed.roster.get(BYSTANDER, "web")
+        own = cluster_cache.pods.get(BYSTANDER, "web")
         assert own is not None
         assert own.addresses == (ADDRESS,)
-        decision = decide(own.facts, own.assigned, REQUESTS[0], Policy(force_namespaced=managed), {})
+        decision = decide(own.facts, own.assigned, REQUESTS[0], DecisionPolicy(force_namespaced=managed), {})
         assert isinstance(decision, Grant), decision
         assert decision.assigned.identity.metadata.namespace == BYSTANDER
 

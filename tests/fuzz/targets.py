@@ -102,7 +102,7 @@ class Query:
                 selector=cast("TokenRequest", general).selector,
                 selector_value=cast("TokenRequest", general).selector_value,
                 xms_cc=xms_cc.decode(),
-                fetch_anew=False,
+                force_refresh=False,
             )
             assert (general.selector.value, general.selector_value.lower()) == (kind, value.decode())
         head = b"GET /metadata/identity/oauth2/token?%s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % data
@@ -119,7 +119,7 @@ class Query:
 def said_by(request: TokenRequest) -> tuple[str, int, str, str, bool]:
     """What a request asks for, in the oracle's order."""
     selector = request.selector.value, request.selector_value.lower()
-    return request.resource, *selector, request.xms_cc, not request.fetch_anew
+    return request.resource, *selector, request.xms_cc, not request.force_refresh
 
 
 def said_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from podidentity.resources import PODS
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.cluster import read_documents
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.imds import Host, HostIdentities
+from podidentity_sandbox.imds import HostIdentities, ImdsVm
 from podidentity_sandbox.network import METADATA_ADDRESS
+from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.conftest import ROOT
 
 PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
@@ -99,7 +99,7 @@ class Asker:
 async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
     """A pod with an identity that asks from here on; IMDS knows requests of pods from those of the node."""
     everybody = sandbox.azure.imds.hosts
-    everybody.insert(0, Host("a pod", (PODS_OF_NODE_0,), HostIdentities))
+    everybody.insert(0, ImdsVm("a pod", (PODS_OF_NODE_0,), HostIdentities))
     for name in ("azureidentity", "azureidentitybinding"):
         for document in await asyncio.to_thread(read_documents, ROOT / "deploy" / "demo" / f"{name}.yaml"):
             await sandbox.cluster.apply(document)

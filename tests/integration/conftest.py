@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.testplane import up
 
 ROOT = Path(__file__).parents[2]

@@ -20,11 +20,11 @@ import msgspec
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import BINDING_LABEL, PODS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.integration.walking import AUDIENCE, NODE, attach, binding, identity
 

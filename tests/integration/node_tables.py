@@ -5,8 +5,8 @@ import re
 import signal
 import subprocess
 
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.sandbox import Sandbox
 
 JUMP = "-A PREROUTING -j aad-metadata"
 REDIRECT = (

@@ -7,7 +7,7 @@ import msgspec
 
 from podidentity.kube.client import object_path
 from podidentity.kube.events import EVENTS
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import ask, eventually, run_pod
 
 
@@ -21,9 +21,9 @@ async def test_a_refused_pod_has_an_event_that_says_what_to_do() -> None:
         async def somebody_was() -> bool:
             return bool(await told())
 
-        place = await run_pod(sandbox, "unlabelled", {})
+        context = await run_pod(sandbox, "unlabelled", {})
         for _ in range(3):
-            refused = await ask(sandbox, place)
+            refused = await ask(sandbox, context)
             assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
         await eventually(somebody_was)
         (event,) = [each for each in await told() if each["source"]["component"] == "aad-pod-identity-nmi"]

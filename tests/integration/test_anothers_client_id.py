@@ -15,9 +15,9 @@ from podidentity.resources import (
     MIRROR_ANNOTATION,
 )
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,9 +53,9 @@ def kubelets(sandbox: Sandbox) -> ManagedIdentity:
     return known
 
 
-async def never_the_kubelets(sandbox: Sandbox, place: Place, kubelet: ManagedIdentity) -> list[int]:
+async def never_the_kubelets(sandbox: Sandbox, context: ExecutionContext, kubelet: ManagedIdentity) -> list[int]:
     """The statuses of all ways to ask; none of them is the kubelet's token."""
-    answers = [await ask(sandbox, place), await ask(sandbox, place, client_id=kubelet.client_id)]
+    answers = [await ask(sandbox, context), await ask(sandbox, context, client_id=kubelet.client_id)]
     for answer in answers:
         assert answer.status != 200 or answer.claims["appid"] != kubelet.client_id
     return [answer.status for answer in answers]
@@ -65,36 +65,36 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected(stand
     kubelet, own = kubelets(standard), standard.azure.directory.add_identity(identity_id("own"))
     await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=kubelet.client_id))
     await standard.cluster.apply(binding("own", "own"))
-    place = await run_pod(standard, "web", {"aadpodidbinding": "own"})
+    context = await run_pod(standard, "web", {"aadpodidbinding": "own"})
 
     async def told() -> bool:
         found = await standard.cluster.client.list(ASSIGNED_IDENTITIES)
         messages = [each.metadata.annotation(MESSAGE_ANNOTATION) for each in found if each.spec.pod == "web"]
         return any(own.client_id in message and kubelet.client_id in message for message in messages)
 
-    assert await never_the_kubelets(standard, place, kubelet) == [404, 404]
+    assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
     await eventually(told)
-    assert await never_the_kubelets(standard, place, kubelet) == [404, 404]
+    assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
 
     await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))
 
     async def granted() -> bool:
-        return (await ask(standard, place)).status == 200
+        return (await ask(standard, context)).status == 200
 
     await eventually(granted)
-    assert (await ask(standard, place)).claims["appid"] == own.client_id
+    assert (await ask(standard, context)).claims["appid"] == own.client_id
 
 
 async def test_standard_mode_takes_back_what_was_assigned_to_an_object_that_turns(standard: Sandbox) -> None:
     kubelet = kubelets(standard)
-    own, place = await run_bound_pod(standard, "turns")
-    assert (await ask(standard, place)).claims["appid"] == own.client_id
+    own, context = await run_bound_pod(standard, "turns")
+    assert (await ask(standard, context)).claims["appid"] == own.client_id
     await standard.cluster.apply(
         identity("turns", type=0, resourceID=own.resource_id, clientID=kubelet.client_id.upper())
     )
 
     async def turned() -> bool:
-        return await never_the_kubelets(standard, place, kubelet) == [404, 404]
+        return await never_the_kubelets(standard, context, kubelet) == [404, 404]
 
     await eventually(turned)
 
@@ -104,18 +104,18 @@ async def test_managed_mode_refuses_and_serves_the_corrected_object(managed: San
     attach(managed, own)
     await managed.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=kubelet.client_id))
     await managed.cluster.apply(binding("own", "own"))
-    place = await run_pod(managed, "web", {"aadpodidbinding": "own"})
-    assert await never_the_kubelets(managed, place, kubelet) == [403, 403]
-    refused = await ask(managed, place)
+    context = await run_pod(managed, "web", {"aadpodidbinding": "own"})
+    assert await never_the_kubelets(managed, context, kubelet) == [403, 403]
+    refused = await ask(managed, context)
     assert "is not that of the identity on Azure (other_identity" in refused.body["error_description"]
     assert kubelet.client_id not in refused.text
     await managed.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))
 
     async def granted() -> bool:
-        return (await ask(managed, place)).status == 200
+        return (await ask(managed, context)).status == 200
 
     await eventually(granted)
-    assert (await ask(managed, place)).claims["appid"] == own.client_id
+    assert (await ask(managed, context)).claims["appid"] == own.client_id
 
 
 async def test_a_mirror_pod_gets_nothing_in_standard_mode(standard: Sandbox) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.conftest import ROOT, Kubectl
 
 ASSIGNED = "jsonpath={.status.status}=Assigned"

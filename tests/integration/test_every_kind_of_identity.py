@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from podidentity.resources import EXCEPTIONS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ServicePrincipal
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.integration.walking import (
     AUDIENCE,
@@ -56,10 +56,10 @@ async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbo
     await city.cluster.apply(secret("by-secret", {"clientSecret": principal.secret.encode()}))
     reference = {"name": "by-secret", "namespace": "default"}
     spec = of_principal(principal, 1, reference)
-    place = await run_pod(city, "by-secret", {"aadpodidbinding": "by-secret"})
+    context = await run_pod(city, "by-secret", {"aadpodidbinding": "by-secret"})
     await city.cluster.apply(identity("by-secret", **spec))
     await city.cluster.apply(binding("by-secret", "by-secret"))
-    answer = await ask(city, place)
+    answer = await ask(city, context)
     assert answer.status == 200, answer.text
     assert (answer.claims["appid"], answer.claims["aud"]) == (principal.client_id, AUDIENCE)
     assert answer.body["client_id"] == principal.client_id
@@ -67,7 +67,7 @@ async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbo
     assert application is not None
     application.secrets = {"another-secret-of-enough-length": float("-inf")}
     await city.cluster.apply(secret("by-secret", {"clientSecret": b"another-secret-of-enough-length"}))
-    anew = await ask(city, place, bypass_cache="true")
+    anew = await ask(city, context, bypass_cache="true")
     assert anew.status == 200, anew.text
 
 
@@ -78,10 +78,10 @@ async def test_a_service_principal_by_certificate(city: Sandbox) -> None:
     await city.cluster.apply(secret("by-certificate", {"certificate": pfx, "password": b"open sesame"}))
     reference = {"name": "by-certificate", "namespace": "default"}
     spec = of_principal(principal, 2, reference)
-    place = await run_pod(city, "by-certificate", {"aadpodidbinding": "by-certificate"})
+    context = await run_pod(city, "by-certificate", {"aadpodidbinding": "by-certificate"})
     await city.cluster.apply(identity("by-certificate", **spec))
     await city.cluster.apply(binding("by-certificate", "by-certificate"))
-    answer = await ask(city, place)
+    answer = await ask(city, context)
     assert answer.status == 200, answer.text
     assert answer.claims["appid"] == principal.client_id
 
@@ -103,8 +103,8 @@ async def test_several_tenants_are_an_array_with_the_primary_first(city: Sandbox
         )
     )
     await city.cluster.apply(binding("tenants", "tenants"))
-    place = await run_pod(city, "tenants", {"aadpodidbinding": "tenants"})
-    answer = await ask(city, place)
+    context = await run_pod(city, "tenants", {"aadpodidbinding": "tenants"})
+    answer = await ask(city, context)
     assert answer.status == 200, answer.text
     assert [read_claims(each["access_token"])["tid"] for each in answer.body] == [principal.tenant_id, other]
 
@@ -117,24 +117,24 @@ async def test_a_secret_of_another_namespace_is_not_read(city: Sandbox) -> None:
     spec = of_principal(principal, 1, reference)
     await city.cluster.apply(identity("foreign", **spec))
     await city.cluster.apply(binding("foreign", "foreign"))
-    place = await run_pod(city, "foreign", {"aadpodidbinding": "foreign"})
+    context = await run_pod(city, "foreign", {"aadpodidbinding": "foreign"})
     calls = len(city.azure.aad.calls)
-    answer = await ask(city, place)
+    answer = await ask(city, context)
     assert answer.status == 403
     assert "--allow-cross-namespace-secrets" in answer.body["error_description"]
     assert [call for call in city.azure.aad.calls[calls:] if call.client_id == principal.client_id] == []
 
 
 async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(city: Sandbox) -> None:
-    place = await run_pod(city, "exempt", {"team": "platform"})
+    context = await run_pod(city, "exempt", {"team": "platform"})
     own = city.azure.directory.add_identity(identity_id("nodes-own"))
     attach(city, own)
-    assert (await ask(city, place, client_id=own.client_id)).status == 400
+    assert (await ask(city, context, client_id=own.client_id)).status == 400
     await city.cluster.apply(exception("platform", {"team": "Platform"}))
     answers: list[Answer] = []
 
     async def granted() -> bool:
-        answers.append(await ask(city, place, client_id=own.client_id))
+        answers.append(await ask(city, context, client_id=own.client_id))
         return answers[-1].status == 200
 
     await eventually(granted)
@@ -142,28 +142,28 @@ async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(c
     await city.cluster.client.delete(EXCEPTIONS, "default", "platform")
 
     async def refused() -> bool:
-        return (await ask(city, place, client_id=own.client_id)).status == 400
+        return (await ask(city, context, client_id=own.client_id)).status == 400
 
     await eventually(refused)
 
 
 async def test_the_host_asks_for_a_pods_token_and_a_pod_cannot(city: Sandbox) -> None:
-    known, place = await run_bound_pod(city, "hosted")
+    known, context = await run_bound_pod(city, "hosted")
     target = f"/host/token/?resource={AUDIENCE}"
     named = {"podns": "default", "podname": "hosted"}
-    node = city.places["node-0"]
+    node = city.contexts["node-0"]
     answer = await ask_at(city, node, city.nmis["node-0"].url.removeprefix("http://"), target, named)
     assert answer.status == 200, answer.text
     assert answer.body["clientid"] == known.client_id
     assert read_claims(answer.body["token"]["access_token"])["appid"] == known.client_id
-    refused = await ask(city, place, path="/host/token/", headers=named, resource=AUDIENCE)
+    refused = await ask(city, context, path="/host/token/", headers=named, resource=AUDIENCE)
     assert refused.status == 403
     assert "access_token" not in refused.text
 
 
 async def test_a_refusal_is_told_as_an_event_on_its_pod(city: Sandbox) -> None:
-    place = await run_pod(city, "unbound", {})
-    assert (await ask(city, place)).status == 400
+    context = await run_pod(city, "unbound", {})
+    assert (await ask(city, context)).status == 400
 
     async def told() -> bool:
         found = await city.cluster.client.request("GET", "/api/v1/namespaces/default/events")

@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import ask, attach, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -45,32 +45,32 @@ async def known(town: Sandbox, name: str, namespace: str) -> ManagedIdentity:
 async def test_the_bindings_of_its_own_namespace_decide(town: Sandbox) -> None:
     own, foreign = await known(town, "web", "team-a"), await known(town, "web", "team-b")
     await town.cluster.apply(binding("web", "web", "team-a"))
-    place = await run_pod(town, "web", {"aadpodidbinding": "web"}, namespace="team-a")
-    granted = await ask(town, place)
+    context = await run_pod(town, "web", {"aadpodidbinding": "web"}, namespace="team-a")
+    granted = await ask(town, context)
     assert granted.status == 200, granted.text
     assert granted.claims["appid"] == own.client_id
-    assert (await ask(town, place, client_id=own.client_id.upper())).status == 200
-    assert (await ask(town, place, client_id=foreign.client_id)).status == 404
+    assert (await ask(town, context, client_id=own.client_id.upper())).status == 200
+    assert (await ask(town, context, client_id=foreign.client_id)).status == 404
     assert await town.cluster.client.list(ASSIGNED_IDENTITIES) == []
 
 
 async def test_a_deleted_binding_ends_it(town: Sandbox) -> None:
     await known(town, "ends", "team-a")
     await town.cluster.apply(binding("ends", "ends", "team-a"))
-    place = await run_pod(town, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
-    assert (await ask(town, place)).status == 200
+    context = await run_pod(town, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
+    assert (await ask(town, context)).status == 200
     await town.cluster.client.delete(BINDINGS, "team-a", "ends")
 
     async def refused() -> bool:
-        return (await ask(town, place)).status == 404
+        return (await ask(town, context)).status == 404
 
     await eventually(refused)
 
 
 async def test_a_binding_that_comes_while_a_request_is_held_answers_it(town: Sandbox) -> None:
     own = await known(town, "late", "team-b")
-    place = await run_pod(town, "late", {"aadpodidbinding": "late"}, namespace="team-b")
-    asked = asyncio.create_task(ask(town, place))
+    context = await run_pod(town, "late", {"aadpodidbinding": "late"}, namespace="team-b")
+    asked = asyncio.create_task(ask(town, context))
     await asyncio.sleep(0.5)
     assert not asked.done()
     await town.cluster.apply(binding("late", "late", "team-b"))
@@ -80,6 +80,6 @@ async def test_a_binding_that_comes_while_a_request_is_held_answers_it(town: San
 
 
 async def test_a_pod_without_the_label_is_refused_at_once(town: Sandbox) -> None:
-    place = await run_pod(town, "plain", {}, namespace="team-a")
-    refused = await ask(town, place)
+    context = await run_pod(town, "plain", {}, namespace="team-a")
+    refused = await ask(town, context)
     assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")

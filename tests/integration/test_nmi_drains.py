@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from podidentity.resources import PODS
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, ask, eventually, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
@@ -74,9 +74,9 @@ async def test_a_held_request_that_the_nat_rule_led_here_is_answered_though_the_
     async with Sandbox(
         Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=1s"])
     ) as sandbox:
-        place = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
+        context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
         nmi = sandbox.nmis[NODE]
-        held = asyncio.create_task(ask(sandbox, place))
+        held = asyncio.create_task(ask(sandbox, context))
 
         async def is_held() -> bool:
             seen = sandbox.network.call_on_node

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved
 
 pytestmark = pytest.mark.root
@@ -71,7 +71,7 @@ async def test_with_fail_closed_both_rules_stay_until_the_cleanup(closed: Sandbo
     during = saved(closed)
     assert await end(closed, signal.SIGTERM) == 0
     assert saved(closed) == during
-    assert "nmi --cleanup" in closed.nmis["node-0"].program.said()
+    assert "nmi --cleanup" in closed.nmis["node-0"].program.output()
     said = on_node(closed, sys.executable, "-m", "nmi", "--cleanup")
     assert said.count("removed") == 2
     assert not [line for line in saved(closed) if line in (JUMP, REDIRECT, REJECT)]
@@ -87,7 +87,7 @@ async def test_with_fail_closed_a_sigterm_in_the_middle_of_the_start_leaves_the_
     closed.nmis["node-0"].program.log.write_text("")
     await closed.start_nmi("node-0")
     async with asyncio.timeout(15):
-        while moment not in closed.nmis["node-0"].program.said():
+        while moment not in closed.nmis["node-0"].program.output():
             await asyncio.sleep(0.001)
     assert await end(closed, signal.SIGTERM) == 0
     assert saved(closed) == during

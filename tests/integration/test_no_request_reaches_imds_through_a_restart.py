@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.asking import asking
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again
 

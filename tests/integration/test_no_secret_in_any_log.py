@@ -20,8 +20,8 @@ from aiohttp import web
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
-from podidentity_sandbox.serving import HttpService, answer
+from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.serving import HttpService, json_response
 from tests.leaks import Ledger
 from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
 
@@ -152,7 +152,7 @@ def saying_back(service: HttpService, status: int, *known: str) -> Iterator[None
             "error_uri": f"https://login.invalid/?{said}",
         }
         headers = {"x-ms-request-id": said, "x-ms-client-request-id": said}
-        return answer(document, status=status, headers=headers)
+        return json_response(document, status=status, headers=headers)
 
     usual = service.handle
     service.handle = handle  # type: ignore[method-assign]

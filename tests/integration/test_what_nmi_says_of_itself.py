@@ -3,7 +3,7 @@
 import json
 import os
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, Answer, ask, ask_at, run_bound_pod
 
 
@@ -12,10 +12,10 @@ async def test_its_state_and_its_checks() -> None:
         port = sandbox.nmis[NODE].probe_port
 
         async def read(path: str) -> Answer:
-            return await ask_at(sandbox, sandbox.places[NODE], f"127.0.0.1:{port}", path)
+            return await ask_at(sandbox, sandbox.contexts[NODE], f"127.0.0.1:{port}", path)
 
-        known, place = await run_bound_pod(sandbox, "shown")
-        granted = await ask(sandbox, place)
+        known, context = await run_bound_pod(sandbox, "shown")
+        granted = await ask(sandbox, context)
         assert granted.status == 200, granted.text
 
         ready = await read("/readyz")

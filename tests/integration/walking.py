@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.machines import USER
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
 
 AUDIENCE = "https://management.azure.com/"
@@ -58,7 +58,7 @@ async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
 
 async def run_pod(
     sandbox: Sandbox, name: str, labels: Mapping[str, str], *, namespace: str = "default", **metadata: Any
-) -> Place:
+) -> ExecutionContext:
     """A pod on the first node; returns where it runs, once it does."""
     await sandbox.cluster.apply(
         {
@@ -73,19 +73,19 @@ async def run_pod(
         return (await sandbox.cluster.client.get(PODS, namespace, name)).status.phase == "Running"
 
     await eventually(running)
-    place = sandbox.cluster.kubelets[NODE].place(namespace, name)
-    assert place is not None
-    return place
+    context = sandbox.cluster.kubelets[NODE].context(namespace, name)
+    assert context is not None
+    return context
 
 
-async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, Place]:
+async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
     """An identity, its binding and a pod for it, all called *name*; returns once MIC has assigned it."""
     known = sandbox.azure.directory.add_identity(identity_id(name))
     await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
     await sandbox.cluster.apply(binding(name, name))
-    place = await run_pod(sandbox, name, {"aadpodidbinding": name})
+    context = await run_pod(sandbox, name, {"aadpodidbinding": name})
     await _assigned(sandbox, name)
-    return known, place
+    return known, context
 
 
 async def _assigned(sandbox: Sandbox, pod: str) -> None:
@@ -134,22 +134,27 @@ def _document(kind: str, name: str, namespace: str, spec: Mapping[str, Any]) -> 
 
 
 async def ask(
-    sandbox: Sandbox, place: Place, *, path: str = TOKEN, headers: Mapping[str, str] | None = None, **query: str
+    sandbox: Sandbox,
+    context: ExecutionContext,
+    *,
+    path: str = TOKEN,
+    headers: Mapping[str, str] | None = None,
+    **query: str,
 ) -> Answer:
     """What a program at *place* gets from where pods ask; the usual token request unless told otherwise."""
     asked = {"resource": AUDIENCE, **query} if path == TOKEN else query
     host = sandbox.metadata_url(NODE).removeprefix("http://")
-    return await ask_at(sandbox, place, host, f"{path}?{urlencode(asked)}" if asked else path, headers)
+    return await ask_at(sandbox, context, host, f"{path}?{urlencode(asked)}" if asked else path, headers)
 
 
 async def ask_at(
-    sandbox: Sandbox, place: Place, host: str, target: str, headers: Mapping[str, str] | None = None
+    sandbox: Sandbox, context: ExecutionContext, host: str, target: str, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """What a program at *place* gets from *host* for *target*."""
-    source = place.environment.get("SANDBOX_SOURCE_ADDRESS", "")
+    source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
     given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
     process = await asyncio.create_subprocess_exec(
-        *place.command([sys.executable, "-c", _ASK, given]), stdout=asyncio.subprocess.PIPE, env=sandbox.inherited()
+        *context.command([sys.executable, "-c", _ASK, given]), stdout=asyncio.subprocess.PIPE, env=sandbox.inherited()
     )
     output, _ = await process.communicate()
     assert process.returncode == 0

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud, Mic
 
@@ -65,7 +65,7 @@ async def test_a_leader_that_was_suspended_between_its_look_at_azure_and_the_cha
     cloud.node("n0")
     cloud.identity()
     # The look that precedes a change is answered late, and so in its sleep: what follows at once is the change.
-    slow = cloud.arm.mishaps.order(Mishap(delay_seconds=1.0, times=1, method="GET"))
+    slow = cloud.arm.faults.add(ResponseFault(delay_seconds=1.0, times=1, method="GET"))
     first = await cloud.mic(LEASE)
     cloud.pod("web", "n0")
     await cloud.until(lambda: slow.times == 0)

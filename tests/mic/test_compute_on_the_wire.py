@@ -26,7 +26,7 @@ from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.machines import no_such_identity
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
 
@@ -177,7 +177,7 @@ async def test_a_404_that_is_not_about_the_host_does_not_make_it_gone(
     on = host(vm_id())
     planned = change(await world.compute.get(on), [identity_id("one")], [])
     assert planned is not None
-    world.arm.mishaps.order(Mishap(status=404, path=path))
+    world.arm.faults.add(ResponseFault(status=404, path=path))
     with pytest.raises(AzureError) as failed:
         await world.compute.update(on, planned)
     assert type(failed.value) is kind
@@ -211,7 +211,7 @@ async def test_a_caller_whose_token_is_not_taken_has_a_problem_until_it_is(world
     assert "check the credentials" in str(world.compute.sign_in_problem)
     credential.token = good
     world.compute._clients.clear()  # the SDK keeps the token that it got
-    world.arm.mishaps.order(Mishap(status=403))
+    world.arm.faults.add(ResponseFault(status=403))
     with pytest.raises(Refused):
         await world.compute.get(host(vm_id()))
     assert world.compute.sign_in_problem is None, "that is about a role"
@@ -219,7 +219,7 @@ async def test_a_caller_whose_token_is_not_taken_has_a_problem_until_it_is(world
 
 async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
     world.compute.sign_in_problem = "still"
-    world.arm.mishaps.order(Mishap(delay_seconds=1.0))
+    world.arm.faults.add(ResponseFault(delay_seconds=1.0))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await world.compute.get(host(vm_id()))
@@ -228,7 +228,7 @@ async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
 
 
 async def test_throttling_is_reported_and_not_repeated(world: World) -> None:
-    world.arm.mishaps.order(Mishap(status=429, headers={"Retry-After": "7"}))
+    world.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "7"}))
     with pytest.raises(Throttled) as throttled:
         await world.compute.get(host(vm_id()))
     assert throttled.value.retry_after == 7.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, LittleCloud, little_cloud
 
@@ -31,8 +31,8 @@ def statuses(cloud: LittleCloud, status: str) -> set[str]:
 
 async def test_a_throttled_set_waits_as_told_and_delays_no_vm(cloud: LittleCloud) -> None:
     pause = 3.0
-    cloud.arm.mishaps.order(
-        Mishap(status=429, method="PATCH", path="/pool", headers={"Retry-After": str(int(pause))}, times=2)
+    cloud.arm.faults.add(
+        ResponseFault(status=429, method="PATCH", path="/pool", headers={"Retry-After": str(int(pause))}, times=2)
     )
     await cloud.mic()
     cloud.pod("slow", "s0")
@@ -46,7 +46,7 @@ async def test_a_throttled_set_waits_as_told_and_delays_no_vm(cloud: LittleCloud
 
 
 async def test_a_throttled_read_of_one_set_delays_no_vm(cloud: LittleCloud) -> None:
-    cloud.arm.mishaps.order(Mishap(status=429, method="GET", path="/pool", headers={"Retry-After": "3"}))
+    cloud.arm.faults.add(ResponseFault(status=429, method="GET", path="/pool", headers={"Retry-After": "3"}))
     await cloud.mic()
     cloud.pod("slow", "s0")
     await cloud.until(lambda: cloud.arm.reads(set_id()))
@@ -129,12 +129,12 @@ async def test_an_identity_is_kept_warm_for_the_next_pod(cloud: LittleCloud) -> 
 
 
 async def test_an_outage_of_one_host_is_its_own(cloud: LittleCloud) -> None:
-    outage = cloud.arm.mishaps.order(Mishap(status=500, path="/pool", times=1000))
+    outage = cloud.arm.faults.add(ResponseFault(status=500, path="/pool", times=1000))
     await cloud.mic()
     cloud.pod("slow", "s0")
     cloud.pod("fast", "n0")
     await cloud.until(lambda: statuses(cloud, "Assigned") == {"fast-default-demo"})
-    cloud.arm.mishaps.forget(outage)
+    cloud.arm.faults.remove(outage)
     await cloud.until(lambda: len(statuses(cloud, "Assigned")) == 2)
 
 

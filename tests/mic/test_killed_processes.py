@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.serving import Mishaps, answer
+from podidentity_sandbox.serving import ResponseFaults, json_response
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
 
@@ -35,7 +35,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
         yield made
 
 
-class _Killing(Mishaps):
+class _Killing(ResponseFaults):
     """Kills MIC when the call comes to Azure: it is not carried out, or (*done*) it is and nobody hears of it."""
 
     def __init__(self, mic: Mic, matches: Matches, *, done: bool) -> None:
@@ -43,11 +43,11 @@ class _Killing(Mishaps):
         self._mic, self._matches, self._done = mic, matches, done
 
     @override
-    async def meet(self, request: web.BaseRequest) -> web.Response | None:
+    async def apply(self, request: web.BaseRequest) -> web.Response | None:
         if self._mic.process.returncode is None and self._matches(request.method, request.path):
             self._mic.process.send_signal(signal.SIGKILL)
             await self._mic.process.wait()
-            return None if self._done else answer({}, status=503)
+            return None if self._done else json_response({}, status=503)
         return None
 
 
@@ -90,9 +90,9 @@ async def test_a_process_that_is_killed_while_it_assigns(cloud: LittleCloud, cal
         case "confirm":
             _kill_at_api_call(cloud, first, _object("PATCH"), done=done)
         case "update":
-            cloud.arm.mishaps = _Killing(first, _update, done=done)
+            cloud.arm.faults = _Killing(first, _update, done=done)
         case _:
-            cloud.arm.mishaps = _Killing(first, lambda method, _path: method == "GET", done=done)
+            cloud.arm.faults = _Killing(first, lambda method, _path: method == "GET", done=done)
     cloud.pod("web", "n0")
     await _followed(cloud, first)
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
@@ -115,7 +115,7 @@ async def test_a_process_that_is_killed_while_it_takes_off(cloud: LittleCloud, c
         case "release":
             _kill_at_api_call(cloud, first, _object("PATCH"), done=done)
         case _:
-            cloud.arm.mishaps = _Killing(first, _update, done=done)
+            cloud.arm.faults = _Killing(first, _update, done=done)
     cloud.remove_pod("web")
     await _followed(cloud, first)
     await cloud.until(lambda: cloud.assigned() == {"stays-default-demo": "Assigned"})

@@ -8,7 +8,7 @@ import urllib.error
 
 import pytest
 
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, Mic
 
@@ -111,7 +111,7 @@ async def test_five_hundred_names_make_no_series(cloud: LittleCloud) -> None:
         cloud.pod(name, "n0", label=name)
     refused = min(names)
     cloud.arm.marked.unauthorized.add(identity_id(refused).lower())
-    cloud.arm.mishaps.order(Mishap(status=429, method="PATCH", headers={"Retry-After": "1"}))
+    cloud.arm.faults.add(ResponseFault(status=429, method="PATCH", headers={"Retry-After": "1"}))
     for name in sorted(names)[WITH_IDENTITIES:]:
         cloud.pod(name, "n0")
     await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names), seconds=45)

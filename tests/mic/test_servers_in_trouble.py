@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from podidentity_sandbox.faults import Answer, FaultProxy, Mode, StatusProxy
+from podidentity_sandbox.faults import FakeResponse, FaultProxy, Mode, StatusProxy
 from tests.mic.cluster import vm_id
 from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
 
@@ -106,30 +106,30 @@ async def _awaited(result: object) -> None:
 
 def _requests(stage: Stage) -> int:
     return sum(
-        proxy.passed + sum(proxy.answered.values()) + cable.counts.accepted
+        proxy.passed + sum(proxy.responses.values()) + cable.counts.accepted
         for proxy, cable in ((stage.api, stage.cables["api"]), (stage.arm, stage.cables["arm"]))
     )
 
 
-def _refusal(status: int, retry_after: str = "") -> Answer:
+def _refusal(status: int, retry_after: str = "") -> FakeResponse:
     body = {"kind": "Status", "status": "Failure", "code": status, "error": {"code": "Trouble", "message": "ordered"}}
     headers = {"Content-Type": "application/json"} | ({"Retry-After": retry_after} if retry_after else {})
-    return Answer(status, json.dumps(body).encode(), headers)
+    return FakeResponse(status, json.dumps(body).encode(), headers)
 
 
 @pytest.mark.parametrize(
     "answer", [_refusal(500), _refusal(409), _refusal(429, "1"), _refusal(410)], ids=lambda a: a.status
 )
-async def test_an_api_server_that_answers_errors(stage: Stage, answer: Answer) -> None:
-    stage.api.answer(answer)
+async def test_an_api_server_that_answers_errors(stage: Stage, answer: FakeResponse) -> None:
+    stage.api.respond(answer)
     stage.cloud.api.compact()
     stage.cloud.api.drop_watches()
     await _endures(stage, stage.api.clear)
 
 
 @pytest.mark.parametrize("answer", [_refusal(500), _refusal(409), _refusal(429, "2")], ids=lambda a: a.status)
-async def test_a_resource_manager_that_answers_errors(stage: Stage, answer: Answer) -> None:
-    stage.arm.answer(answer)
+async def test_a_resource_manager_that_answers_errors(stage: Stage, answer: FakeResponse) -> None:
+    stage.arm.respond(answer)
     await _endures(stage, stage.arm.clear)
 
 

@@ -73,7 +73,7 @@ class Generous:
         said = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
         token = Token(said, FOR_EVER, 0, request.resource, "client")
         until = self.now_ns + FOR_EVER
-        return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.fetch_anew)
+        return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.force_refresh)
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Grant | Refusal:
         return await self.issue("", request)

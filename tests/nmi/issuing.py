@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from nmi.identity.decide import Policy
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.decide import DecisionPolicy
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued, Issuer
@@ -31,7 +31,7 @@ class Office:
     """Everything between a request and its token."""
 
     def __init__(
-        self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer, measures: IdentityMeasures
+        self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer, measures: IdentityMetrics
     ) -> None:
         self.cluster = cluster
         self.imds = imds
@@ -78,17 +78,17 @@ async def running_office(
     *,
     caching: bool = True,
     retry_delays: tuple[float, ...] = (),
-    policy: Policy | None = None,
+    policy: DecisionPolicy | None = None,
     sources: Mapping[int, TokenSource] | None = None,
     for_exempt: bool = True,
-    **feed: Any,
+    **cluster_cache: Any,
 ) -> AsyncIterator[Office]:
     """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
 
     *sources*: besides that of type 0. *for_exempt*: there is a source of the node's own identities.
     """
     async with (
-        running_cluster(**feed) as cluster,
+        running_cluster(**cluster_cache) as cluster,
         running_imds() as imds,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
@@ -97,19 +97,19 @@ async def running_office(
         source = ImdsSource(session, imds.url, retry_delays=retry_delays)
         governor = Governor()
         broker = Broker(
-            {0: UserAssignedSource(source, by_resource_id=bool(feed.get("managed"))), **(sources or {})},
+            {0: UserAssignedSource(source, by_resource_id=bool(cluster_cache.get("managed"))), **(sources or {})},
             governor,
             TokenMeasures(registry),
             caching=caching,
             clock=cluster.clock,
             wall_clock=imds.wall,
         )
-        cluster.feed.when_gone(lambda entry: broker.forget_pod(entry.uid))
-        measures = IdentityMeasures(CollectorRegistry())
+        cluster.cluster_cache.when_gone(lambda entry: broker.forget_pod(entry.uid))
+        measures = IdentityMetrics(CollectorRegistry())
         issuer = Issuer(
-            cluster.feed,
+            cluster.cluster_cache,
             broker,
-            policy or Policy(),
+            policy or DecisionPolicy(),
             measures,
             node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
             clock=cluster.clock,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.azure_sentence import REMOVED, for_pod
+from nmi.azure_error_text import REMOVED, for_pod
 from podidentity.azure.errors import MESSAGE_MAX, correlation_in, scrubbed, sentence_in
 
 CLIENT = "c11e0000-1111-2222-3333-00000000000a"

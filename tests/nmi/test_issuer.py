@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
 from nmi.tokens.source import PolicyError
@@ -20,7 +20,7 @@ from tests.nmi.issuing import ADDRESS, running_office
 from tests.nmi.tokens.fakes import FakeSource
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
-BRIEF = Policy(max_hold_seconds=0.2)
+BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 
 
 async def test_a_pod_gets_the_token_of_its_identity() -> None:
@@ -218,7 +218,7 @@ async def test_imds_lagging_behind_the_assignment_is_waited_out() -> None:
 
 
 async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
-    async with running_office(policy=Policy(max_hold_seconds=1.0)) as office:
+    async with running_office(policy=DecisionPolicy(max_hold_seconds=1.0)) as office:
         await office.with_pod()
         office.cluster.clock.ahead += 61.0
         office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50

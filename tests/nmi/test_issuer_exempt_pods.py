@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nmi.identity.decide import Policy
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.decide import DecisionPolicy
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued, Issuer
@@ -108,7 +108,7 @@ async def test_nothing_of_it_is_kept() -> None:
 
 
 async def test_imds_that_does_not_answer_is_a_refusal_within_the_budget() -> None:
-    async with running_office(policy=Policy(max_hold_seconds=0.2)) as office:
+    async with running_office(policy=DecisionPolicy(max_hold_seconds=0.2)) as office:
         await exempt(office)
         office.imds.script = [Answer(hang=True)]
         assert (await office.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
@@ -140,10 +140,10 @@ async def test_a_call_that_brings_no_answer_is_a_refusal_charged_to_the_pod(erro
         await exempt(office)
         source = Failing(error)
         issuer = Issuer(
-            office.cluster.feed,
+            office.cluster.cluster_cache,
             office.broker,
-            Policy(max_hold_seconds=20.0),
-            IdentityMeasures(CollectorRegistry()),
+            DecisionPolicy(max_hold_seconds=20.0),
+            IdentityMetrics(CollectorRegistry()),
             node_identities=source,
             clock=office.cluster.clock,
         )

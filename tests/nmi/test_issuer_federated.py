@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
@@ -40,7 +40,7 @@ async def test_the_pods_own_service_account_is_what_is_asked_with() -> None:
 
 async def test_what_is_not_all_of_the_pods_namespace_is_refused_and_nothing_is_asked() -> None:
     source = source_per_pod()
-    async with running_office(sources={3: source}, policy=Policy(max_hold_seconds=0.2)) as office:
+    async with running_office(sources={3: source}, policy=DecisionPolicy(max_hold_seconds=0.2)) as office:
         await bound(office, "default")
         assert (await office.refused()).reason is Reason.NO_MATCHING_IDENTITY
         assert source.workloads == []
@@ -80,7 +80,7 @@ async def test_nothing_is_fetched_for_a_pod_that_goes_while_a_read_is_asked_whet
             await gate.wait()
             return there
 
-        monkeypatch.setattr(office.cluster.feed._reads, "pod", answered_late)
+        monkeypatch.setattr(office.cluster.cluster_cache._reads, "pod", answered_late)
         asking = asyncio.create_task(office.issue())
         await asyncio.wait_for(asked.wait(), DEADLINE)
         office.cluster.delete_pod()
@@ -121,7 +121,9 @@ async def test_no_process_of_the_node_gets_one_for_a_pod() -> None:
 
 async def test_in_managed_mode_the_binding_is_enough() -> None:
     source = source_per_pod()
-    async with running_office(sources={3: source}, managed=True, policy=Policy(force_namespaced=True)) as office:
+    async with running_office(
+        sources={3: source}, managed=True, policy=DecisionPolicy(force_namespaced=True)
+    ) as office:
         office.cluster.put_pod(pod())
         office.cluster.put_identity(identity(type_=3))
         office.cluster.put_binding(binding())

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import SelectorKind
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
@@ -15,7 +15,7 @@ from tests.nmi.issuing import Office, running_office
 from tests.nmi.tokens.fakes import FakeSource
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
-BRIEF = Policy(max_hold_seconds=0.3)
+BRIEF = DecisionPolicy(max_hold_seconds=0.3)
 
 
 async def issued(office: Office, name: str = "web") -> Issued:
@@ -85,7 +85,7 @@ async def test_a_pod_that_does_not_run_here_is_unknown() -> None:
 
 
 async def test_only_types_that_the_policy_lists_are_given_out() -> None:
-    policy = Policy(host_token_types=frozenset((1,)))
+    policy = DecisionPolicy(host_token_types=frozenset((1,)))
     async with running_office(policy=policy, sources={1: FakeSource()}) as office:
         office.cluster.put_pod(pod(host_network=True))
         office.cluster.put_pod(pod("other", host_network=True))
@@ -106,7 +106,7 @@ async def test_a_type_that_nothing_serves_is_refused_however_it_is_asked_for() -
 
 
 async def test_no_types_at_all_switches_it_off_before_any_pod_is_looked_for() -> None:
-    async with running_office(policy=Policy(host_token_types=frozenset())) as office:
+    async with running_office(policy=DecisionPolicy(host_token_types=frozenset())) as office:
         office.cluster.put_pod(pod(host_network=True))
         assert (await refused(office)).reason is Reason.POLICY
         assert (await refused(office, "absent")).reason is Reason.POLICY
@@ -119,7 +119,9 @@ async def test_the_nodes_own_identities_are_never_had_this_way() -> None:
         office.cluster.put_pod(pod(host_network=True, labels={"app": "web"}))
         office.cluster.put_assigned(assigned_identity())
         await until(
-            lambda: bool(list(office.cluster.feed.entries())[0:1] and office.cluster.feed.state()["exceptions"])
+            lambda: bool(
+                list(office.cluster.cluster_cache.entries())[0:1] and office.cluster.cluster_cache.state()["exceptions"]
+            )
         )
         assert (await refused(office)).reason is Reason.NO_MATCHING_IDENTITY
         assert office.imds.calls == []

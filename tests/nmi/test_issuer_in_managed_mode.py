@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
@@ -16,9 +16,9 @@ from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE, binding, identity, po
 from tests.nmi.issuing import ADDRESS, Office, running_office
 from tests.nmi.tokens.fakes import FakeSource
 
-POLICY = Policy(force_namespaced=True)
+POLICY = DecisionPolicy(force_namespaced=True)
 ANOTHER = TokenRequest("https://storage.azure.com/")
-BRIEF = Policy(force_namespaced=True, max_hold_seconds=0.3)
+BRIEF = DecisionPolicy(force_namespaced=True, max_hold_seconds=0.3)
 
 
 async def bound(office: Office, type_: int = 0) -> None:
@@ -98,7 +98,7 @@ async def test_a_named_pod_on_the_hosts_network_has_its_identities_by_its_label(
 
 
 async def test_a_pod_that_nothing_is_bound_to_is_answered_within_two_seconds_on_both_paths() -> None:
-    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+    async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_pod(pod())
         began = time.monotonic()
         answers = await asyncio.gather(office.issue(), office.issue_for())
@@ -109,7 +109,7 @@ async def test_a_pod_that_nothing_is_bound_to_is_answered_within_two_seconds_on_
 
 
 async def test_a_binding_that_comes_within_that_time_is_in_time() -> None:
-    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+    async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_pod(pod())
         held = asyncio.create_task(office.issue())
         await until(lambda: office.issuer._measures.held == 1)

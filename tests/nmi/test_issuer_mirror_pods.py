@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import OwnerReference
@@ -39,7 +39,7 @@ async def test_what_is_assigned_to_it_is_not_served(mark: dict[str, Any]) -> Non
 
 @MARKS
 async def test_managed_mode_serves_it_no_bound_identity(mark: dict[str, Any]) -> None:
-    async with running_office(managed=True, policy=Policy(force_namespaced=True, managed=True)) as office:
+    async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_binding(binding())
         office.cluster.put_identity(identity())
         office.cluster.put_pod(pod(**mark))
@@ -52,7 +52,7 @@ async def test_no_exception_gives_it_the_nodes_own_identities(mark: dict[str, An
     async with running_office() as office:
         office.cluster.put_exception(exception(labels={"app": "web"}))
         await office.with_pod(assigned=False, labels={"app": "web"}, **mark)
-        await until(lambda: bool(office.cluster.feed.state()["exceptions"]))
+        await until(lambda: bool(office.cluster.cluster_cache.state()["exceptions"]))
         await refused_at_once(office)
 
 

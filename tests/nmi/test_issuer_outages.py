@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason
@@ -13,7 +13,7 @@ from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.issuing import running_office
 
-BRIEF = Policy(max_hold_seconds=0.4)
+BRIEF = DecisionPolicy(max_hold_seconds=0.4)
 
 
 def other(number: int) -> TokenRequest:

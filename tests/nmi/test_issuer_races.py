@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
@@ -15,7 +15,7 @@ from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
 
-ANEW = TokenRequest(RESOURCE, fetch_anew=True)
+ANEW = TokenRequest(RESOURCE, force_refresh=True)
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
@@ -35,7 +35,7 @@ async def while_fetching(office: Office, change: Callable[[], None]) -> "asyncio
 
 
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
-    async with running_office(policy=Policy(max_hold_seconds=0.5)) as office:
+    async with running_office(policy=DecisionPolicy(max_hold_seconds=0.5)) as office:
         await office.with_pod()
         request = await while_fetching(office, lambda: office.cluster.delete_assigned(assigned_identity()))
         answer = await asyncio.wait_for(request, DEADLINE)
@@ -168,7 +168,7 @@ async def doubtful_while_fetching(office: Office, ahead: float, **changes: Any) 
 @pytest.mark.parametrize("case", ENDS_MEANWHILE)
 @pytest.mark.parametrize("exempt", [False, True])
 async def test_what_a_read_vouched_for_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
-    async with running_office(policy=Policy(max_hold_seconds=2.0), watching=False) as office:
+    async with running_office(policy=DecisionPolicy(max_hold_seconds=2.0), watching=False) as office:
         if exempt:
             office.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
         office.cluster.put_assigned(assigned_identity())

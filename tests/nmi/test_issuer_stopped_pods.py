@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.pods import PodEntry
-from nmi.identity.stopped import HOLD_SECONDS, SANDBOX_DOWN, TERMINATED
+from nmi.identity.stopped_pods import HOLD_SECONDS, SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import exception, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
 
-BRIEF = Policy(max_hold_seconds=0.2)
+BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 """Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
 STOPPED: dict[str, tuple[dict[str, Any], Refusal]] = {
     "terminated": ({"terminated": True}, TERMINATED),
@@ -35,7 +35,7 @@ async def test_a_pod_that_is_being_deleted_and_stopped_gets_nothing_though_a_rea
     async with running_office(policy=BRIEF) as office:
         entry = await stopped(office, **changes)
         office.cluster.api.store.delete("pods", "web", "ns")  # 30 seconds of grace: the object stays, with its address
-        await office.cluster.seen(lambda: office.cluster.feed.roster.get("ns", "web") is entry and entry.ending)
+        await office.cluster.seen(lambda: office.cluster.cluster_cache.pods.get("ns", "web") is entry and entry.ending)
         assert ADDRESS in entry.addresses
         assert await office.refused() == refusal
         assert office.imds.calls == []
@@ -124,7 +124,7 @@ async def test_a_rival_that_was_started_later_wins_over_a_pod_whose_sandbox_is_d
     async with running_office() as office:
         await stopped(office, sandbox=False)
         office.cluster.put_pod(pod("rival", label="web", sandbox=True, started=60))
-        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
+        await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
         answer = await office.issue()
         assert isinstance(answer, Refusal)  # nothing is assigned to the rival, and it gets nothing of the other's
         entry = office.cluster.at(ADDRESS)

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from nmi.identity.decide import Policy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.pods import PodEntry
-from nmi.identity.stopped import SUSPENDED
+from nmi.identity.stopped_pods import SUSPENDED
 from nmi.identity.suspensions import VERIFY_SECONDS
 from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route
@@ -20,19 +20,19 @@ from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import assigned_identity, pod
 from tests.nmi.issuing import ADDRESS, Office, running_office
 
-BRIEF = Policy(max_hold_seconds=0.2)
+BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 VETH = Link(7, "veth7")
 ROUTE = Route(bytes((10, 0, 0, 1)), 32, 7, 0)
 OTHER_CLIENT = "c11e0000-0000-0000-0000-00000000000b"
 
 
 def evidence(office: Office) -> None:
-    office.cluster.feed.network_changed([Link(7, "veth7", gone=True)])
+    office.cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)])
 
 
 async def attached(office: Office) -> PodEntry:
     """A pod that is served, at an address behind an interface of its own."""
-    office.cluster.feed.network_listed([VETH, ROUTE])
+    office.cluster.cluster_cache.network_listed([VETH, ROUTE])
     entry = await office.with_pod()
     await office.issued()
     return entry
@@ -66,7 +66,7 @@ async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and
 
 async def test_a_token_that_is_being_fetched_at_that_moment_is_not_granted() -> None:
     async with running_office(policy=BRIEF) as office:
-        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         await office.with_pod()
         office.imds.gate.clear()
         request = asyncio.create_task(office.issue())
@@ -78,7 +78,7 @@ async def test_a_token_that_is_being_fetched_at_that_moment_is_not_granted() -> 
 
 async def test_without_the_api_server_it_is_not_served_on_while_a_pod_without_evidence_is() -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
-        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         office.cluster.told(pod())
         office.cluster.told(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
         for name in ("web", "alive"):
@@ -184,7 +184,7 @@ async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_
         office.cluster.put_assigned(
             assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
         )
-        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
+        await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
         answer = await office.issued()
         assert answer.pod == "ns/successor"
         assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
@@ -192,15 +192,15 @@ async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_
 
 async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_later_than_the_other() -> None:
     async with running_office(policy=BRIEF) as office:
-        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         entry = await office.with_pod(started=60)
         evidence(office)
         office.cluster.put_pod(pod("rival", started=30))
-        await until(lambda: len(office.cluster.feed._addresses.claimants(ADDRESS)) == 2)
-        await office.cluster.feed._ask_about(ADDRESS)
+        await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
+        await office.cluster.cluster_cache._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()
-        await office.cluster.feed._ask_about(ADDRESS)
+        await office.cluster.cluster_cache._ask_about(ADDRESS)
         assert office.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
@@ -208,7 +208,7 @@ async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_la
 async def test_one_whose_end_was_noticed_before_it_was_reported_gets_nothing_and_its_successor_does(order: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
         office.cluster.told(assigned_identity(), "assigned_identities")
-        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         before, after = time.time() - 60, time.time() + 2
         if order == "claimed and left":
             office.cluster.told(started(before))
@@ -263,7 +263,7 @@ async def test_a_read_that_finds_the_pod_gone_retires_it(change: str) -> None:
             office.cluster.delete_pod()
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
-        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
         assert entry.gone
 
 
@@ -277,15 +277,15 @@ NOT_CONFIRMING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", NOT_CONFIRMING)
 async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
-        office.cluster.feed.network_listed([VETH, ROUTE])
+        office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = office.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
         office.cluster.told(pod(uid=uid))
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         evidence(office)
-        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
         office.cluster.put_pod(pod())
-        assert await office.cluster.feed._still_has(entry, ADDRESS), "the neighbour that passes"
+        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "the neighbour that passes"
 
 
 async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> None:
@@ -295,13 +295,13 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         office.cluster.put_pod(pod("rival"))
-        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
         office.cluster.put_pod(pod(started=60))
-        assert await office.cluster.feed._still_has(entry, ADDRESS), "it was started later than the rival"
+        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "it was started later than the rival"
         office.cluster.put_pod(pod("rival", started=90))
-        assert not await office.cluster.feed._still_has(entry, ADDRESS)
+        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
         office.cluster.put_pod(pod("rival", phase="Succeeded"))
-        assert await office.cluster.feed._still_has(entry, ADDRESS)
+        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS)
 
 
 async def test_a_read_that_is_not_answered_lifts_nothing_and_is_tried_again() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nmi.identity.decide import Policy
-from nmi.policies import hold_policy, server_policy
+from nmi.identity.decide import DecisionPolicy
+from nmi.policies import decision_policy, server_policy
 from nmi.settings import parse
 
 
@@ -28,7 +28,7 @@ def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() ->
         "--max-hold=30s",
         "--host-token-types=1",
     ]
-    assert hold_policy(parse(["--node=n1", *given], {})) == Policy(
+    assert decision_policy(parse(["--node=n1", *given], {})) == DecisionPolicy(
         force_namespaced=True,
         created_attempts=3,
         assigned_attempts=2,
@@ -36,10 +36,10 @@ def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() ->
         max_hold_seconds=30.0,
         host_token_types=frozenset((1,)),
     )
-    assert hold_policy(parse(["--node=n1"], {})) == Policy(host_token_types=frozenset())
+    assert decision_policy(parse(["--node=n1"], {})) == DecisionPolicy(host_token_types=frozenset())
 
 
 def test_the_mode_decides_whether_anything_can_still_be_assigned() -> None:
     managed = parse(["--node=n1", "--operation-mode=managed", "--forceNamespaced"], {})
-    assert hold_policy(managed).managed
-    assert not hold_policy(parse(["--node=n1"], {})).managed
+    assert decision_policy(managed).managed
+    assert not decision_policy(parse(["--node=n1"], {})).managed

@@ -1,6 +1,6 @@
 """What a running NMI takes on a node of 250 pods, all of which ask, and what it has not loaded for it.
 
-The figures are those of docs/architecture.md; the limit is that of the design. Excluded: growth over time, which is the
+The figures are those of docs/performance.md; the limit is that of the design. Excluded: growth over time, which is the
 soak's to find.
 """
 

@@ -16,9 +16,9 @@ from urllib.request import urlopen
 
 import yaml
 
-from podidentity_sandbox.cloud import Sandbox, Settings
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import free_ports
 from tests.integration.walking import NODE, ask, run_bound_pod
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
@@ -144,7 +144,7 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
             f"--web.listen-address=127.0.0.1:{port}",
             "--log.level=warn",
         ],
-        place=Place("127.0.0.1"),
+        context=ExecutionContext("127.0.0.1"),
         log=folder / "prometheus.log",
         environment=sandbox.inherited(),
     )
@@ -165,7 +165,7 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
         prometheus(folder, sandbox) as server,
     ):
         await _ready(server)
-        places = await _use(sandbox, server, seen, enough)
+        contexts = await _use(sandbox, server, seen, enough)
         await _quiet(server, seen)
         for selector in {each for alert in alerts() for each in selectors(alert)}:
             seen.selected[selector] = await server.values(selector)
@@ -184,7 +184,7 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
         async def true_now(name: str) -> bool:
             return bool(await server.values(expressions[name]))
 
-        async for name, was_seen in noticed(sandbox, places, true_now):
+        async for name, was_seen in noticed(sandbox, contexts, true_now):
             seen.noticed[name] = was_seen
         await sandbox.nmis[NODE].program.stop()
         assert sandbox.mic is not None
@@ -228,8 +228,8 @@ async def _ready(server: Prometheus) -> None:
     """Wait until it answers and both programs have been scraped."""
     deadline = time.monotonic() + SECONDS
     while True:
-        assert server.process.returncode is None, str(server.process.ended_too_early())
-        assert time.monotonic() < deadline, f"not scraped in time; Prometheus says: {server.process.said()}"
+        assert server.process.returncode is None, str(server.process.exit_error())
+        assert time.monotonic() < deadline, f"not scraped in time; Prometheus says: {server.process.output()}"
         with contextlib.suppress(AssertionError):
             if await server.values("up") == [1.0, 1.0]:
                 return
@@ -249,20 +249,22 @@ async def _quiet(server: Prometheus, seen: Seen) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _use(sandbox: Sandbox, server: Prometheus, seen: Seen, enough: Callable[[Seen], bool]) -> list[Place]:
+async def _use(
+    sandbox: Sandbox, server: Prometheus, seen: Seen, enough: Callable[[Seen], bool]
+) -> list[ExecutionContext]:
     """Pods come and ask, for what they may have and for what nobody may, until it is *enough*; where they are."""
     asked = {(panel, letter): substituted(query) for panel, letter, query in queries()}
     deadline = time.monotonic() + SECONDS
-    places: list[Place] = []
-    while len(places) < 2 or (not enough(seen) and time.monotonic() < deadline):
-        _, place = await run_bound_pod(sandbox, f"pod-{len(places)}")
-        places.append(place)
+    contexts: list[ExecutionContext] = []
+    while len(contexts) < 2 or (not enough(seen) and time.monotonic() < deadline):
+        _, context = await run_bound_pod(sandbox, f"pod-{len(contexts)}")
+        contexts.append(context)
         for _ in range(3):
-            assert (await ask(sandbox, place)).status == 200
-        assert (await ask(sandbox, place, path="/metadata/identity/nothing")).status == 404
+            assert (await ask(sandbox, context)).status == 200
+        assert (await ask(sandbox, context, path="/metadata/identity/nothing")).status == 404
         for key, query in asked.items():
             seen.panels[key] = await server.graph(query)
-    return places
+    return contexts
 
 
 def substituted(query: str) -> str:

@@ -8,8 +8,8 @@ from mic import flag_table as mic_flags
 from mic.endpoints import WATCH_GRACE_SECONDS
 from nmi import flag_table as nmi_flags
 from nmi.identity.assignments import MicAssignments
-from nmi.identity.managed import BoundIdentities
-from nmi.identity.watching import GRACE_SECONDS
+from nmi.identity.managed_mode import BoundIdentities
+from nmi.identity.watches import GRACE_SECONDS
 from podidentity.kube.informer import SILENCE_SECONDS
 from tests.observability.pack import ROOT, RUNBOOKS, Alert, alerts
 

@@ -10,28 +10,28 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.imds import TOKEN_PATH
-from podidentity_sandbox.network import Place
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.serving import ResponseFault
 from tests.integration.walking import NODE, ask, binding, identity, run_bound_pod, run_pod
 
 CONNECTIONS_OF_ONE_POD = 8
 """What NMI is told to allow, so that few are too many."""
 SECONDS = 20.0
 
-Bring = Callable[[Sandbox, Sequence[Place]], Awaitable[None]]
+Bring = Callable[[Sandbox, Sequence[ExecutionContext]], Awaitable[None]]
 
 
-async def a_token_about_to_expire(sandbox: Sandbox, places: Sequence[Place]) -> None:
+async def a_token_about_to_expire(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """Azure gives a token of two hundred seconds to a pod that goes on asking for it."""
     sandbox.azure.imds.token_seconds = 200
-    _, place = await run_bound_pod(sandbox, "short")
+    _, context = await run_bound_pod(sandbox, "short")
     for _ in range(2):
-        assert (await ask(sandbox, place)).status == 200
+        assert (await ask(sandbox, context)).status == 200
 
 
-async def an_identity_that_azure_refuses(sandbox: Sandbox, places: Sequence[Place]) -> None:
+async def an_identity_that_azure_refuses(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """MIC may not assign it."""
     known = sandbox.azure.directory.add_identity(identity_id("forbidden"))
     sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
@@ -40,9 +40,9 @@ async def an_identity_that_azure_refuses(sandbox: Sandbox, places: Sequence[Plac
     await run_pod(sandbox, "forbidden", {"aadpodidbinding": "forbidden"})
 
 
-async def a_pod_with_too_many_connections(sandbox: Sandbox, places: Sequence[Place]) -> None:
+async def a_pod_with_too_many_connections(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """A hundred at once, which say nothing."""
-    source = places[0].environment["SANDBOX_SOURCE_ADDRESS"]
+    source = contexts[0].environment["SANDBOX_SOURCE_ADDRESS"]
     port = int(sandbox.nmis[NODE].url.rpartition(":")[2])
     opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)) for _ in range(100)]
     for _, writer in opened:
@@ -51,14 +51,16 @@ async def a_pod_with_too_many_connections(sandbox: Sandbox, places: Sequence[Pla
             await writer.wait_closed()
 
 
-async def an_imds_that_throttles(sandbox: Sandbox, places: Sequence[Place]) -> None:
+async def an_imds_that_throttles(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """Two pods want tokens for what is not in the cache; their first calls are answered with 429."""
-    await _asked_amid(sandbox, places, Mishap(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH))
+    await _asked_amid(
+        sandbox, contexts, ResponseFault(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH)
+    )
 
 
-async def an_imds_that_fails(sandbox: Sandbox, places: Sequence[Place]) -> None:
+async def an_imds_that_fails(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """The same with 500, until nothing is asked any more."""
-    await _asked_amid(sandbox, places, Mishap(status=500, times=math.inf, path=TOKEN_PATH))
+    await _asked_amid(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
 
 
 TROUBLES: dict[Bring, set[str]] = {
@@ -72,13 +74,13 @@ TROUBLES: dict[Bring, set[str]] = {
 
 
 async def noticed(
-    sandbox: Sandbox, places: Sequence[Place], true_now: Callable[[str], Awaitable[bool]]
+    sandbox: Sandbox, contexts: Sequence[ExecutionContext], true_now: Callable[[str], Awaitable[bool]]
 ) -> AsyncIterator[tuple[str, bool]]:
     """For each alert whether its expression, which *true_now* asks, has become true after its trouble (not before)."""
     for bring, names in TROUBLES.items():
         for name in names:
             assert not await true_now(name), f"{name} was true before there was any trouble"
-        await bring(sandbox, places)
+        await bring(sandbox, contexts)
         deadline = time.monotonic() + SECONDS
         for name in sorted(names):
             while not (seen := await true_now(name)) and time.monotonic() < deadline:
@@ -86,11 +88,11 @@ async def noticed(
             yield name, seen
 
 
-async def _asked_amid(sandbox: Sandbox, places: Sequence[Place], mishap: Mishap) -> None:
+async def _asked_amid(sandbox: Sandbox, contexts: Sequence[ExecutionContext], fault: ResponseFault) -> None:
     """Let *mishap* happen while two pods ask for eight tokens that nobody has asked for; it goes on afterwards."""
-    sandbox.azure.imds.mishaps.forget()
-    sandbox.azure.imds.mishaps.order(mishap)
-    some = f"https://{mishap.status}-"
+    sandbox.azure.imds.faults.clear()
+    sandbox.azure.imds.faults.add(fault)
+    some = f"https://{fault.status}-"
     await asyncio.gather(
-        *(ask(sandbox, place, resource=f"{some}{number}.example/") for place in places[:2] for number in range(4))
+        *(ask(sandbox, context, resource=f"{some}{number}.example/") for context in contexts[:2] for number in range(4))
     )

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from podidentity_sandbox.containers import Mount, command
-from podidentity_sandbox.pod_shapes import Capabilities, SecurityContext
+from podidentity_sandbox.pod_projection import Capabilities, SecurityContext
 
 pytestmark = pytest.mark.root
 

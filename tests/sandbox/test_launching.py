@@ -8,7 +8,7 @@ from podidentity_sandbox.launching import expanded, program_of
 @pytest.mark.parametrize(
     ("image", "program"),
     [
-        ("aad-pod-identity/nmi:0.1.0", "nmi"),
+        ("aad-pod-identity/nmi:1.0.0-rc.1", "nmi"),
         ("mcr.microsoft.com/oss/azure/aad-pod-identity/mic:v1.8.17", "mic"),
         ("registry.invalid/aad-pod-identity/demo@sha256:00", "demo"),
         ("aad-pod-identity/nmi-tools:1", ""),

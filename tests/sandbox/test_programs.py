@@ -8,21 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
 
-HERE = Place("127.0.0.1", environment={"PLACE": "here"})
+HERE = ExecutionContext("127.0.0.1", environment={"PLACE": "here"})
 
 
 async def start(tmp_path: Path, code: str) -> Program:
     argv = [sys.executable, "-u", "-c", code]
-    return await Program.start("it", argv, place=HERE, log=tmp_path / "log", environment={"A": "b"})
+    return await Program.start("it", argv, context=HERE, log=tmp_path / "log", environment={"A": "b"})
 
 
 async def heard(program: Program, word: str) -> None:
     async with asyncio.timeout(10):
         while True:
-            if word in await asyncio.to_thread(program.said):
+            if word in await asyncio.to_thread(program.output):
                 return
             await asyncio.sleep(0.01)
 
@@ -30,8 +30,8 @@ async def heard(program: Program, word: str) -> None:
 async def test_a_program_gets_its_environment_and_nothing_else_and_is_heard(tmp_path: Path) -> None:
     program = await start(tmp_path, "import os; print(os.environ['A'], os.environ['PLACE'], os.environ.get('HOME'))")
     assert await program.wait() == 0
-    assert program.said() == "b here None\n"
-    assert str(program.ended_too_early()) == "it ended with code 0: b here None"
+    assert program.output() == "b here None\n"
+    assert str(program.exit_error()) == "it ended with code 0: b here None"
 
 
 async def test_a_program_that_ends_in_order_keeps_its_code(tmp_path: Path) -> None:
@@ -51,21 +51,22 @@ async def test_a_program_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 
 
 async def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    program = await Program.start("it", ["/no/such"], place=HERE, log=tmp_path / "log", environment={})
+    program = await Program.start("it", ["/no/such"], context=HERE, log=tmp_path / "log", environment={})
     assert await program.wait() != 0
-    assert "/no/such" in str(program.ended_too_early())
+    assert "/no/such" in str(program.exit_error())
 
 
 def test_a_program_dies_with_its_killed_sandbox(tmp_path: Path) -> None:
     owner = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from podidentity_sandbox.network import Place\n"
+        "from podidentity_sandbox.network import ExecutionContext\n"
         "from podidentity_sandbox.processes import Program\n"
         "async def run():\n"
         f"    log = Path({str(tmp_path / 'log')!r})\n"
         "    paths = {'PATH': '/bin:/usr/bin'}\n"
-        "    it = await Program.start('it', ['sleep', '60'], place=Place(''), log=log, environment=paths)\n"
+        "    here = ExecutionContext('')\n"
+        "    it = await Program.start('it', ['sleep', '60'], context=here, log=log, environment=paths)\n"
         "    print(it.pid, flush=True)\n"
         "    await it.wait()\n"
         "asyncio.run(run())\n"

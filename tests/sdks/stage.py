@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, PODS, Kind, Resource
 from podidentity.telemetry.probes import EXPOSED_SECONDS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
 from tests.sdks.applications import Application
 from tests.sdks.relay import Relay
@@ -63,7 +63,7 @@ class Pod:
 
     name: str
     uid: str
-    place: Place
+    context: ExecutionContext
 
 
 class Stage:
@@ -103,9 +103,9 @@ class Stage:
                 await asyncio.sleep(POLL_SECONDS)
             while assigned and await self.assigned(name) != set(identities):
                 await asyncio.sleep(POLL_SECONDS)
-        place = self.sandbox.cluster.kubelets[NODE].place(name, name)
-        assert place is not None
-        return Pod(name, found.metadata.uid, place)
+        context = self.sandbox.cluster.kubelets[NODE].context(name, name)
+        assert context is not None
+        return Pod(name, found.metadata.uid, context)
 
     async def assigned(self, pod: str) -> set[str]:
         """The names of the AzureIdentities that MIC has assigned to the pod."""
@@ -145,19 +145,19 @@ class Stage:
         if self.sandbox.redirects:
             return await self._run(argv, pod, given)
         url = urlsplit(self.sandbox.nmis[NODE].url)
-        async with Relay(url.hostname or "", url.port or 0, pod.place.address) as relay:
+        async with Relay(url.hostname or "", url.port or 0, pod.context.address) as relay:
             return await self._run(argv, pod, {**given, "AZURE_POD_IDENTITY_AUTHORITY_HOST": relay.url})
 
     async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Said:
         began = time.monotonic()
         # Not asyncio's own, which has a thread wait for each process: some go on while other tests begin and end.
         with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
-            pod.place.command(argv),
+            pod.context.command(argv),
             stdin=subprocess.DEVNULL,
             # Not into a file: it holds tokens, as the program is asked for, and no log of the sandbox's may.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**environment, **pod.place.environment},
+            env={**environment, **pod.context.environment},
         ) as process:
             assert process.stdout is not None
             try:

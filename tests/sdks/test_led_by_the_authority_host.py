@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.sdks.applications import Application
 from tests.sdks.stage import Stage
 

@@ -238,7 +238,7 @@ async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, repor
                 if task.done():
                     await task
             if world.nmi.returncode is not None:
-                raise world.nmi.ended_too_early()
+                raise world.nmi.exit_error()
             report.samples.append(await sample(world, time.monotonic() - began))
     finally:
         for task in around:

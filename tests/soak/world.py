@@ -26,9 +26,9 @@ from podidentity_sandbox.imds import HostIdentities, Imds
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program, python
-from podidentity_sandbox.serving import Mishap, free_ports
+from podidentity_sandbox.serving import ResponseFault, free_ports
 from podidentity_sandbox.tokens import TokenMint
 
 NODE: Final = "node-0"
@@ -98,14 +98,14 @@ class World:
                 f"--metadata-port={self.imds.port}",
                 *self._flags,
             ),
-            place=Place("127.0.0.1"),
+            context=ExecutionContext("127.0.0.1"),
             log=self.folder / "nmi.log",
             environment={name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ},
         )
         async with asyncio.timeout(ACTIVE_SECONDS):
             while (await asyncio.to_thread(fetched, self.probe_port, "/healthz")).strip() != "Active":
                 if self.nmi.returncode is not None:
-                    raise self.nmi.ended_too_early()
+                    raise self.nmi.exit_error()
                 await asyncio.sleep(0.05)
         self.watches = self.api.watch_count()
 
@@ -171,21 +171,23 @@ class Faults:
     async def of_imds(self) -> None:
         """Run until cancelled."""
         imds = self._world.imds
-        mishaps = {
-            "imds 429": Mishap(status=429, headers={"Retry-After": "2"}, document={"error": "too_many_requests"}),
-            "imds 500": Mishap(status=500, document={"error": "internal_error"}),
-            "imds 410": Mishap(status=410, document={"error": "gone"}),
-            "imds hangs": Mishap(status=500, delay_seconds=30),
-            "imds is slow": Mishap(delay_seconds=0.7),
+        response_faults = {
+            "imds 429": ResponseFault(
+                status=429, headers={"Retry-After": "2"}, document={"error": "too_many_requests"}
+            ),
+            "imds 500": ResponseFault(status=500, document={"error": "internal_error"}),
+            "imds 410": ResponseFault(status=410, document={"error": "gone"}),
+            "imds hangs": ResponseFault(status=500, delay_seconds=30),
+            "imds is slow": ResponseFault(delay_seconds=0.7),
         }
         while True:
-            for name in self._draw.sample(list(mishaps), len(mishaps)):
+            for name in self._draw.sample(list(response_faults), len(response_faults)):
                 await asyncio.sleep(self._every * self._draw.uniform(0.5, 1.5))
                 self._note(name)
-                mishaps[name].times = math.inf
-                imds.mishaps.order(mishaps[name])
+                response_faults[name].times = math.inf
+                imds.faults.add(response_faults[name])
                 await asyncio.sleep(self._every * self._draw.uniform(0.3, 0.6))
-                imds.mishaps.forget()
+                imds.faults.clear()
 
     async def of_the_api_server(self) -> None:
         """Run until cancelled."""

@@ -16,8 +16,8 @@ from mic.endpoints import Endpoints
 from mic.measures import Measures as MicMeasures
 from mic.settings import Settings as MicSettings
 from nmi import app as nmi_app
-from nmi.identity.measures import PREFIX as NMI_PREFIX
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.metrics import PREFIX as NMI_PREFIX
+from nmi.identity.metrics import IdentityMetrics
 from nmi.node.measures import NodeMeasures
 from nmi.node.plumbing import Plumbing
 from nmi.node.route_netlink import Reports
@@ -70,7 +70,7 @@ def nmi_registry() -> CollectorRegistry:
     NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")), Reports())
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
     LoopLag(registry, NMI_PREFIX)
-    IdentityMeasures(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
+    IdentityMetrics(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
     TokenMeasures(registry).watch(tokens=int, governor=Governor())
     measures = Measures(registry)
     measures.watch(lane=lambda: dict.fromkeys(("open", *_LANE_COUNTERS), 0), pending=int)

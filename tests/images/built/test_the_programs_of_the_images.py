@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from podidentity.version import VERSION
-from podidentity_sandbox import cloud, launching
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox import launching
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import free_ports
 from tests.images.built.conftest import Image
 
@@ -102,7 +102,7 @@ async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monk
         command = Image(module).command(*arguments, user="0:0")
         return in_cluster(sandbox.cluster.api, sandbox.folder / "serviceaccount", command)
 
-    monkeypatch.setattr(cloud, "python", out_of_images)
+    monkeypatch.setattr("podidentity_sandbox.sandbox.python", out_of_images)
     monkeypatch.setattr(launching, "python", out_of_images)
     demo = Demo(sandbox)
     roots = set()

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from aiohttp import web
 
-from podidentity_sandbox.serving import answer
+from podidentity_sandbox.serving import json_response
 
 Server: TypeAlias = Literal["api", "arm"]
 Proper: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -78,11 +78,11 @@ class Fault:
     def answered(self, call: Call) -> web.Response:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if call.server == "arm":
-            return answer(
+            return json_response(
                 {"error": {"code": self.code, "message": "as a test ordered"}}, status=self.status, headers=headers
             )
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": self.code, "code": self.status}
-        return answer(status, status=self.status, headers=headers)
+        return json_response(status, status=self.status, headers=headers)
 
 
 @dataclass

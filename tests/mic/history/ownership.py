@@ -160,7 +160,7 @@ class Watcher:
         machine = self.machine(on[0])
         if machine is None:
             return  # somebody has taken the whole host
-        machine.settle()
+        machine.complete_operation()
         if (there := machine.user_assigned.get(on[1])) is not None and (named := _client(after)):
             before = change.before.document if change.before is not None else {}
             known = before.get("status", {}).get("status") == "Assigned" and _client(before) == named

@@ -305,7 +305,7 @@ class World:
     def _machine(self, host: str) -> Machine | None:
         machine = self.arm.find(host)
         if machine is not None:
-            machine.settle()
+            machine.complete_operation()
         return machine
 
     # What must be

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from _native.index import Index
 from nmi.app import COMPONENT
-from nmi.identity.feed import Feed
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.cluster_cache import ClusterCache
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
@@ -55,9 +55,11 @@ class Clock:
 class Cluster:
     """The API server's state as tests change it, and the feed that watches it."""
 
-    def __init__(self, api: KubeApi, feed: Feed, index: Index, clock: Clock, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, api: KubeApi, cluster_cache: ClusterCache, index: Index, clock: Clock, registry: CollectorRegistry
+    ) -> None:
         self.api = api
-        self.feed = feed
+        self.cluster_cache = cluster_cache
         self.index = index
         self.clock = clock
         self.registry = registry
@@ -121,11 +123,11 @@ class Cluster:
 
     def told(self, resource: Resource, watch: str = "pods") -> None:
         """The watch of that name has told of *resource*."""
-        self.feed.watches.by_name[watch]._handler.upserted(None, resource)
+        self.cluster_cache.watches.by_name[watch]._handler.upserted(None, resource)
 
     def told_gone(self, resource: Resource, watch: str = "pods") -> None:
         """The watch of that name has told that *resource* is gone."""
-        self.feed.watches.by_name[watch]._handler.deleted(resource)
+        self.cluster_cache.watches.by_name[watch]._handler.deleted(resource)
 
     def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)
@@ -186,22 +188,22 @@ async def running_cluster(
 
     client = Client(ClusterAccess(api.server, context, authorization), user_agent=f"{COMPONENT}/test")
     clock, index, registry = Clock(), Index(), CollectorRegistry()
-    feed = Feed(client, index, IdentityMeasures(registry), node=NODE, clock=clock, **settings)
-    cluster = Cluster(api, feed, index, clock, registry)
+    cluster_cache = ClusterCache(client, index, IdentityMetrics(registry), node=NODE, clock=clock, **settings)
+    cluster = Cluster(api, cluster_cache, index, clock, registry)
     api.store.create("namespaces", {"metadata": {"name": "ns"}})
     if prepare is not None:
         prepare(cluster)
-    task = asyncio.create_task(feed.run()) if watching else None
+    task = asyncio.create_task(cluster_cache.run()) if watching else None
     try:
         if watching:
             async with asyncio.timeout(DEADLINE):
-                await feed.synced()
+                await cluster_cache.synced()
         api.requests.clear()
         yield cluster
     finally:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await feed.aclose()
+        await cluster_cache.aclose()
         await client.aclose()
         await api.stop()

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import PodFacts
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.identity.standard import Assigned, project
 from podidentity.resources import (
     ASSIGNED,
     BINDING_LABEL,
@@ -162,7 +162,7 @@ def assigned_identity(
     )
 
 
-def assigned(name: str = "id", **changes: Any) -> Assigned:
+def assigned(name: str = "id", **changes: Any) -> AssignedIdentity:
     return project(assigned_identity(name, **changes))
 
 

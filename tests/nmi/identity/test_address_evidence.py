@@ -13,7 +13,7 @@ from nmi.identity.address_evidence import (
     ROUTES_MAX,
     AddressEvidence,
     Evidence,
-    Kind,
+    EvidenceKind,
 )
 from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route
 
@@ -59,7 +59,7 @@ def routed() -> AddressEvidence:
     return known(host_route())
 
 
-def kinds(found: Iterable[Evidence]) -> list[tuple[str, Kind]]:
+def kinds(found: Iterable[Evidence]) -> list[tuple[str, EvidenceKind]]:
     return [(each.address, each.kind) for each in found]
 
 
@@ -67,12 +67,12 @@ def of_claimed(found: Iterable[Evidence]) -> list[Evidence]:
     return [each for each in found if each.address == ADDRESS]
 
 
-BRIDGED_EVIDENCE: dict[str, tuple[Message, Kind, str]] = {
-    "port removed": (Link(VETH, "veth10", gone=True), Kind.INTERFACE_REMOVED, "veth10"),
-    "bridge removed": (Link(BRIDGE, "cni0", gone=True), Kind.INTERFACE_REMOVED, "cni0"),
-    "another link-layer address": (neighbour(B), Kind.LINK_LAYER_CHANGED, "cni0"),
-    "another one, not confirmed": (neighbour(B, confirmed=False), Kind.LINK_LAYER_CHANGED, "cni0"),
-    "another port": (behind(NEXT), Kind.PORT_MOVED, "veth10"),
+BRIDGED_EVIDENCE: dict[str, tuple[Message, EvidenceKind, str]] = {
+    "port removed": (Link(VETH, "veth10", gone=True), EvidenceKind.INTERFACE_REMOVED, "veth10"),
+    "bridge removed": (Link(BRIDGE, "cni0", gone=True), EvidenceKind.INTERFACE_REMOVED, "cni0"),
+    "another link-layer address": (neighbour(B), EvidenceKind.LINK_LAYER_CHANGED, "cni0"),
+    "another one, not confirmed": (neighbour(B, confirmed=False), EvidenceKind.LINK_LAYER_CHANGED, "cni0"),
+    "another port": (behind(NEXT), EvidenceKind.PORT_MOVED, "veth10"),
 }
 
 
@@ -117,13 +117,13 @@ def test_what_is_no_evidence_behind_a_bridge_and_what_is_still_is_afterwards(cas
     assert evidence.apply(BRIDGED_NOTHING[case]) == []
     name = "renamed" if case == "port changed" else "veth10"
     found = of_claimed(evidence.apply([Link(VETH, name, gone=True)]))
-    assert found == [Evidence(ADDRESS, Kind.INTERFACE_REMOVED, name)]
+    assert found == [Evidence(ADDRESS, EvidenceKind.INTERFACE_REMOVED, name)]
 
 
-ROUTED_EVIDENCE: dict[str, tuple[Message, Kind]] = {
-    "interface removed": (Link(VETH, "veth10", gone=True), Kind.INTERFACE_REMOVED),
-    "route removed": (host_route(gone=True), Kind.ROUTE_REMOVED),
-    "route to another interface": (host_route(NEXT), Kind.ROUTE_MOVED),
+ROUTED_EVIDENCE: dict[str, tuple[Message, EvidenceKind]] = {
+    "interface removed": (Link(VETH, "veth10", gone=True), EvidenceKind.INTERFACE_REMOVED),
+    "route removed": (host_route(gone=True), EvidenceKind.ROUTE_REMOVED),
+    "route to another interface": (host_route(NEXT), EvidenceKind.ROUTE_MOVED),
 }
 
 
@@ -135,8 +135,8 @@ def test_evidence_behind_a_host_route(case: str) -> None:
 
 def test_a_better_route_to_another_interface_is_evidence_and_a_worse_one_in_its_place_too() -> None:
     evidence = known(host_route(priority=100))
-    assert kinds(evidence.apply([host_route(NEXT, priority=50)])) == [(ADDRESS, Kind.ROUTE_MOVED)]
-    assert kinds(evidence.apply([host_route(NEXT, priority=50, gone=True)])) == [(ADDRESS, Kind.ROUTE_MOVED)]
+    assert kinds(evidence.apply([host_route(NEXT, priority=50)])) == [(ADDRESS, EvidenceKind.ROUTE_MOVED)]
+    assert kinds(evidence.apply([host_route(NEXT, priority=50, gone=True)])) == [(ADDRESS, EvidenceKind.ROUTE_MOVED)]
 
 
 ROUTED_NOTHING: dict[str, list[Message]] = {
@@ -157,27 +157,27 @@ def test_what_is_no_evidence_behind_a_host_route_and_what_is_still_is_afterwards
     evidence = routed()
     assert of_claimed(evidence.apply(ROUTED_NOTHING[case])) == []
     assert kinds(evidence.apply([host_route(gone=True)])) in (
-        [(ADDRESS, Kind.ROUTE_REMOVED)],
-        [(ADDRESS, Kind.ROUTE_MOVED)],
+        [(ADDRESS, EvidenceKind.ROUTE_REMOVED)],
+        [(ADDRESS, EvidenceKind.ROUTE_MOVED)],
     )
 
 
 def test_a_link_layer_address_behind_a_host_route_counts_too() -> None:
     evidence = known(host_route(), neighbour(interface=VETH))
-    assert kinds(evidence.apply([neighbour(B, interface=VETH)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+    assert kinds(evidence.apply([neighbour(B, interface=VETH)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
 def test_an_interface_that_many_addresses_share_is_evidence_for_all_of_them_once_it_is_removed() -> None:
     evidence = known(neighbour(A), neighbour(B, address=Y), claimed=(ADDRESS, OTHER))
     assert evidence.apply([Link(BRIDGE, "cni0")]) == []
     found = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
-    assert sorted(kinds(found)) == [(ADDRESS, Kind.INTERFACE_REMOVED), (OTHER, Kind.INTERFACE_REMOVED)]
+    assert sorted(kinds(found)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.INTERFACE_REMOVED)]
 
 
 def test_one_change_is_evidence_once() -> None:
     evidence = known(host_route(), neighbour(interface=VETH))
     gone: list[Message] = [Link(VETH, "veth10", gone=True), host_route(gone=True), neighbour(interface=VETH, gone=True)]
-    assert kinds(evidence.apply(gone)) == [(ADDRESS, Kind.INTERFACE_REMOVED)]
+    assert kinds(evidence.apply(gone)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)]
 
 
 @pytest.mark.parametrize("state", [True, False])
@@ -188,7 +188,7 @@ def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_nex
     evidence.claim(ADDRESS)
     reports: list[Message] = [neighbour(A, confirmed=False), behind(NEXT, B), neighbour(B, confirmed=False)]
     assert evidence.apply(reports) == []
-    assert kinds(evidence.apply([neighbour(A, confirmed=False)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+    assert kinds(evidence.apply([neighbour(A, confirmed=False)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
 def test_another_pods_claim_begins_with_what_is_there_then() -> None:
@@ -197,27 +197,31 @@ def test_another_pods_claim_begins_with_what_is_there_then() -> None:
     assert evidence.apply([neighbour(B, confirmed=False)]) == []
 
 
-UNCLAIMED: dict[str, tuple[list[Message], list[Message], list[tuple[str, Kind]]]] = {
+UNCLAIMED: dict[str, tuple[list[Message], list[Message], list[tuple[str, EvidenceKind]]]] = {
     "its host route's interface": (
         [host_route()],
         [Link(VETH, "veth10", gone=True), host_route(gone=True)],
-        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+        [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)],
     ),
     "its host route": (
         [host_route()],
         [host_route(gone=True), Link(VETH, "veth10", gone=True)],
-        [(ADDRESS, Kind.ROUTE_REMOVED)],
+        [(ADDRESS, EvidenceKind.ROUTE_REMOVED)],
     ),
-    "its port": ([neighbour(), behind()], [Link(VETH, "veth10", gone=True)], [(ADDRESS, Kind.INTERFACE_REMOVED)]),
+    "its port": (
+        [neighbour(), behind()],
+        [Link(VETH, "veth10", gone=True)],
+        [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)],
+    ),
     "its port, which the bridge forgot before": (
         [neighbour(), behind()],
         [behind(gone=True), Link(VETH, "veth10", gone=True), Link(VETH, "veth10", gone=True)],
-        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+        [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)],
     ),
     "its neighbour's interface": (
         [neighbour(interface=VETH)],
         [Link(VETH, "veth10", gone=True)],
-        [(ADDRESS, Kind.INTERFACE_REMOVED)],
+        [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)],
     ),
     "another interface": ([neighbour(), behind()], [Link(NEXT, "veth11", gone=True)], []),
     "a port that its link-layer address has left": (
@@ -252,7 +256,7 @@ def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str
 def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
     evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), claimed=())
     found = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
-    assert kinds(found) == [(ADDRESS, Kind.INTERFACE_REMOVED), (OTHER, Kind.ROUTE_REMOVED)]
+    assert kinds(found) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.ROUTE_REMOVED)]
     assert evidence.replace(present()) == []
 
 
@@ -273,24 +277,24 @@ def present(*, but: Iterable[Message] = (), more: Iterable[Message] = ()) -> lis
     return [each for each in everything if each not in left_out] + list(more)
 
 
-LISTED: dict[str, tuple[list[Message], list[tuple[str, Kind]]]] = {
+LISTED: dict[str, tuple[list[Message], list[tuple[str, EvidenceKind]]]] = {
     "the same": (present(), []),
     "neighbours forgotten": (present(but=[neighbour(), behind()]), []),
-    "the port is gone": (present(but=[LINKS[2], behind()]), [(ADDRESS, Kind.INTERFACE_REMOVED)]),
-    "the bridge is gone": (present(but=[LINKS[1], SUBNET]), [(ADDRESS, Kind.INTERFACE_REMOVED)]),
+    "the port is gone": (present(but=[LINKS[2], behind()]), [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)]),
+    "the bridge is gone": (present(but=[LINKS[1], SUBNET]), [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)]),
     "another link-layer address": (
         present(but=[neighbour()], more=[neighbour(B, confirmed=False)]),
-        [(ADDRESS, Kind.LINK_LAYER_CHANGED)],
+        [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)],
     ),
-    "another port": (present(but=[behind()], more=[behind(NEXT)]), [(ADDRESS, Kind.PORT_MOVED)]),
-    "the other's route is gone": (present(but=[host_route(NEXT, address=Y)]), [(OTHER, Kind.ROUTE_REMOVED)]),
+    "another port": (present(but=[behind()], more=[behind(NEXT)]), [(ADDRESS, EvidenceKind.PORT_MOVED)]),
+    "the other's route is gone": (present(but=[host_route(NEXT, address=Y)]), [(OTHER, EvidenceKind.ROUTE_REMOVED)]),
     "the other's route moved": (
         present(but=[host_route(NEXT, address=Y)], more=[host_route(VETH, address=Y)]),
-        [(OTHER, Kind.ROUTE_MOVED)],
+        [(OTHER, EvidenceKind.ROUTE_MOVED)],
     ),
     "the other's interface is gone": (
         present(but=[LINKS[3], host_route(NEXT, address=Y)]),
-        [(OTHER, Kind.INTERFACE_REMOVED)],
+        [(OTHER, EvidenceKind.INTERFACE_REMOVED)],
     ),
 }
 
@@ -316,7 +320,7 @@ def test_pods_that_send_arp_for_ever_new_addresses_fill_no_memory_and_push_out_n
     assert sizes["neighbours"] == NEIGHBOURS_MAX
     assert sizes["forwardings"] == FORWARDINGS_MAX
     assert sizes["routes"] == ROUTES_MAX
-    assert kinds(evidence.apply([neighbour(B)])) == [(ADDRESS, Kind.LINK_LAYER_CHANGED)]
+    assert kinds(evidence.apply([neighbour(B)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
 def test_250_pods_that_live_through_every_expiry_are_not_disturbed() -> None:

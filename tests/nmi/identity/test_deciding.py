@@ -7,33 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.decide import (
     MANAGED_HOLD_SECONDS,
     MIRROR_POD,
     Decision,
+    DecisionPolicy,
     Exempt,
     Grant,
     PodFacts,
-    Policy,
     Wait,
     decide,
 )
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.identity.standard import Assigned
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
 from tests.nmi.identity.shapes import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
 
-POLICY = Policy(max_hold_seconds=1000.0)
+POLICY = DecisionPolicy(max_hold_seconds=1000.0)
 UNLABELLED = PodFacts("ns", "web", "uid-1", "")
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
 def outcome(
-    *identities: Assigned,
+    *identities: AssignedIdentity,
     pod: PodFacts = POD,
     request: TokenRequest = REQUEST,
-    policy: Policy = POLICY,
+    policy: DecisionPolicy = POLICY,
     object_ids: dict[str, str] | None = None,
 ) -> Decision:
     return decide(pod, identities, request, policy, object_ids or {})
@@ -63,7 +63,9 @@ def test_a_pod_without_the_label_and_without_identities_is_refused_at_once() -> 
 
 @pytest.mark.parametrize("request_", [REQUEST, by(SelectorKind.CLIENT_ID, OTHER_ID)], ids=["unspecified", "named"])
 @pytest.mark.parametrize("identities", [(), (assigned(),), (assigned(status=CREATED),)], ids=["none", "one", "coming"])
-def test_an_exempt_pod_is_that_before_anything_else(identities: tuple[Assigned, ...], request_: TokenRequest) -> None:
+def test_an_exempt_pod_is_that_before_anything_else(
+    identities: tuple[AssignedIdentity, ...], request_: TokenRequest
+) -> None:
     for pod in (POD, UNLABELLED):
         exempt = dataclasses.replace(pod, exempt="exception ns/ex")
         assert outcome(*identities, pod=exempt, request=request_) == Exempt("exception ns/ex")
@@ -83,7 +85,7 @@ def test_a_pod_without_the_label_but_with_an_identity_is_worth_waiting_for() -> 
     [assigned(deleting=True), assigned(pod_uid="uid-0")],
     ids=["being-revoked", "its-namesake's"],
 )
-def test_a_pod_without_the_label_waits_for_nothing_that_cannot_come(left_over: Assigned) -> None:
+def test_a_pod_without_the_label_waits_for_nothing_that_cannot_come(left_over: AssignedIdentity) -> None:
     assert refused(outcome(left_over, pod=UNLABELLED)) is Reason.NOTHING_ASSIGNED
 
 
@@ -135,10 +137,10 @@ def test_a_created_identity_is_given_more_time() -> None:
 
 
 def test_no_hold_is_longer_than_the_longest() -> None:
-    policy = Policy(max_hold_seconds=45.0)
+    policy = DecisionPolicy(max_hold_seconds=45.0)
     assert waits(outcome(policy=policy))[0] == 45.0
     assert waits(outcome(assigned(status=CREATED), policy=policy))[0] == 45.0
-    brief = Policy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
+    brief = DecisionPolicy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
     assert waits(outcome(policy=brief))[0] == 6.0
     assert waits(outcome(assigned(status=CREATED), policy=brief))[0] == 9.0
 
@@ -203,7 +205,9 @@ def test_an_object_id_that_nothing_matches_is_refused_at_once() -> None:
     [((), 80.0), ((assigned(status=CREATED),), 100.0), ((assigned(), assigned("b", status=CREATED)), 100.0)],
     ids=["nothing-yet", "one-coming", "one-there-one-coming"],
 )
-def test_an_object_id_waits_while_anything_may_still_come(present: tuple[Assigned, ...], seconds: float) -> None:
+def test_an_object_id_waits_while_anything_may_still_come(
+    present: tuple[AssignedIdentity, ...], seconds: float
+) -> None:
     decision = outcome(*present, request=by(SelectorKind.OBJECT_ID, OBJECT_ID))
     assert waits(decision) == (seconds, Reason.UNKNOWN_OBJECT_ID)
 
@@ -211,14 +215,14 @@ def test_an_object_id_waits_while_anything_may_still_come(present: tuple[Assigne
 @pytest.mark.parametrize(
     ("policy", "annotations"),
     [
-        (Policy(force_namespaced=True), None),
+        (DecisionPolicy(force_namespaced=True), None),
         (POLICY, {BEHAVIOR_ANNOTATION: "namespaced"}),
         (POLICY, {BEHAVIOR_ANNOTATION: "Namespaced"}),
     ],
     ids=["by-flag", "by-annotation", "by-annotation-in-another-case"],
 )
 def test_a_namespaced_identity_serves_its_own_namespace_only(
-    policy: Policy, annotations: dict[str, str] | None
+    policy: DecisionPolicy, annotations: dict[str, str] | None
 ) -> None:
     own = assigned("own", binding="b", annotations=annotations)
     foreign = assigned("foreign", binding="a", namespace="elsewhere", annotations=annotations)
@@ -263,13 +267,17 @@ REQUESTS = st.one_of(
     ),
 )
 PODS = st.builds(PodFacts, st.just("ns"), st.just("web"), st.just("uid-1"), st.sampled_from(["web", "other", ""]))
-POLICIES = st.builds(Policy, force_namespaced=st.booleans(), max_hold_seconds=st.sampled_from([0.0, 45.0]))
+POLICIES = st.builds(DecisionPolicy, force_namespaced=st.booleans(), max_hold_seconds=st.sampled_from([0.0, 45.0]))
 OBJECT_IDS = st.sampled_from([{}, {CLIENT_ID: OBJECT_ID}, {OTHER_ID: OBJECT_ID}])
 
 
 @given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, OBJECT_IDS)
 def test_whatever_is_granted_is_the_pods_own(
-    pod: PodFacts, identities: list[Assigned], request: TokenRequest, policy: Policy, object_ids: dict[str, str]
+    pod: PodFacts,
+    identities: list[AssignedIdentity],
+    request: TokenRequest,
+    policy: DecisionPolicy,
+    object_ids: dict[str, str],
 ) -> None:
     decision = decide(pod, identities, request, policy, object_ids)
     if isinstance(decision, Wait):
@@ -307,9 +315,9 @@ def test_whatever_is_granted_is_the_pods_own(
 def test_the_order_in_which_identities_arrive_does_not_matter(
     *,
     pod: PodFacts,
-    identities: list[Assigned],
+    identities: list[AssignedIdentity],
     request: TokenRequest,
-    policy: Policy,
+    policy: DecisionPolicy,
     object_ids: dict[str, str],
     random: Any,
 ) -> None:
@@ -325,7 +333,11 @@ def test_the_order_in_which_identities_arrive_does_not_matter(
 
 @given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, IDENTITIES)
 def test_a_foreign_identity_changes_nothing_that_is_granted(
-    pod: PodFacts, identities: list[Assigned], request: TokenRequest, policy: Policy, other: Assigned
+    pod: PodFacts,
+    identities: list[AssignedIdentity],
+    request: TokenRequest,
+    policy: DecisionPolicy,
+    other: AssignedIdentity,
 ) -> None:
     if other.pod_uid in {"", pod.uid} and not other.deleting:
         return
@@ -333,10 +345,10 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
 
 
 def test_managed_mode_waits_for_the_watch_and_for_nothing_else() -> None:
-    seconds, reason = waits(outcome(policy=Policy(managed=True)))
+    seconds, reason = waits(outcome(policy=DecisionPolicy(managed=True)))
     assert (seconds, reason) == (MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY)
-    assert waits(outcome(policy=Policy(managed=True, max_hold_seconds=0.5)))[0] == 0.5
-    assert waits(outcome(policy=Policy(managed=False)))[0] == 45.0
+    assert waits(outcome(policy=DecisionPolicy(managed=True, max_hold_seconds=0.5)))[0] == 0.5
+    assert waits(outcome(policy=DecisionPolicy(managed=False)))[0] == 45.0
 
 
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
+from nmi.identity.cluster_cache import GONE, DecisionInput
 from nmi.identity.decide import Wait
-from nmi.identity.feed import GONE, Standing
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
@@ -39,8 +39,8 @@ def unavailable(_request: object) -> StatusError:
 async def test_without_doubt_nothing_is_read() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert standing == Standing(entry.facts, entry.assigned, certain=True)
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert decision_input == DecisionInput(entry.facts, entry.assigned, certain=True)
         assert cluster.reads() == []
 
 
@@ -48,14 +48,14 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> N
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         assert entry.record.suspended
-        standings = await asyncio.gather(*(cluster.feed.standing(entry, ADDRESS) for _ in range(20)))
-        assert {type(each) for each in standings} == {Standing}
-        assert not any(each.certain for each in standings if isinstance(each, Standing))
+        standings = await asyncio.gather(*(cluster.cluster_cache.decision_input(entry, ADDRESS) for _ in range(20)))
+        assert {type(each) for each in standings} == {DecisionInput}
+        assert not any(each.certain for each in standings if isinstance(each, DecisionInput))
         assert cluster.reads() == [POD_PATH]
-        await cluster.feed.standing(entry, ADDRESS)
+        await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert cluster.reads() == [POD_PATH]
         cluster.clock.ahead += 1.0
-        await cluster.feed.standing(entry, ADDRESS)
+        await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert cluster.reads() == [POD_PATH] * 2
 
 
@@ -64,7 +64,7 @@ async def test_a_pod_whose_containers_have_all_terminated_is_not_read_but_waits_
         entry = await with_pod(cluster)
         cluster.put_pod(pod(terminated=True))
         await cluster.seen(lambda: entry.doubtful)
-        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Wait)
+        assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), Wait)
         assert cluster.reads() == []
         cluster.put_pod(pod())
         await cluster.seen(lambda: not entry.doubtful)
@@ -77,7 +77,7 @@ async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
         cluster.told(ghost)
         entry = cluster.at("10.0.0.2")
         assert entry is not None
-        assert await cluster.feed.standing(entry, "10.0.0.2") is GONE
+        assert await cluster.cluster_cache.decision_input(entry, "10.0.0.2") is GONE
         assert cluster.at("10.0.0.2") is None
         assert entry.gone
 
@@ -88,7 +88,7 @@ async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
         cluster.put_pod(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        assert await cluster.feed.standing(entry, ADDRESS) is GONE
+        assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
         assert entry.gone
 
 
@@ -98,7 +98,7 @@ async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
         cluster.told(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        assert await cluster.feed.standing(entry, ADDRESS) is GONE
+        assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
 
 
 async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
@@ -107,20 +107,20 @@ async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
         cluster.told(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert isinstance(standing, Standing)
-        assert standing.pod.label == "relabelled"
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert isinstance(decision_input, DecisionInput)
+        assert decision_input.pod.label == "relabelled"
 
 
 async def test_what_the_watch_has_told_since_a_read_is_not_overlooked_for_the_second_that_it_is_good() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
-        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
+        assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), DecisionInput)
         cluster.api.store.patch("pods", "web", {"metadata": {"labels": {"aadpodidbinding": "other"}}}, "ns")
         await cluster.seen(lambda: entry.facts.label == "other")
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert isinstance(standing, Standing)
-        assert standing.pod.label == "other"
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert isinstance(decision_input, DecisionInput)
+        assert decision_input.pod.label == "other"
         assert cluster.reads() == [POD_PATH] * 2
 
 
@@ -128,19 +128,19 @@ async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.clock.ahead += 94.0
-        cluster.feed.check()
+        cluster.cluster_cache.check()
         states = [cluster.suspended]
         cluster.clock.ahead += 2.0
-        cluster.feed.check()
+        cluster.cluster_cache.check()
         states.append(cluster.suspended)
         assert states == [False, True]
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert isinstance(standing, Standing)
-        assert not standing.certain
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert isinstance(decision_input, DecisionInput)
+        assert not decision_input.certain
         assert POD_PATH in cluster.reads()
         cluster.api.send_bookmarks()
-        await cluster.seen(lambda: not cluster.feed.stale())
-        cluster.feed.check()
+        await cluster.seen(lambda: not cluster.cluster_cache.stale())
+        cluster.cluster_cache.check()
         assert not cluster.suspended
 
 
@@ -153,38 +153,38 @@ async def test_what_was_revoked_behind_a_silent_watch_is_not_granted() -> None:
         cluster.put_assigned(assigned_identity("another-pods", pod_name="other"))
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert isinstance(standing, Standing)
-        assert [each.identity.metadata.name for each in standing.assigned] == ["still-there"]
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert isinstance(decision_input, DecisionInput)
+        assert [each.identity.metadata.name for each in decision_input.assigned] == ["still-there"]
 
 
 async def test_without_an_answer_serving_goes_on_and_a_metric_says_so() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         cluster.api.intercept = unavailable
-        standing = await cluster.feed.standing(entry, ADDRESS)
-        assert standing == Standing(entry.facts, entry.assigned, certain=False)
+        decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        assert decision_input == DecisionInput(entry.facts, entry.assigned, certain=False)
         assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
         errors, labels = "aadpodidentity_kubernetes_api_operations_errors_count", {"operation_type": "get_pod_list"}
         assert cluster.registry.get_sample_value(errors, labels) == 1.0
         # It is left alone for a moment, and asked again after it.
         asked = len(cluster.reads())
         cluster.clock.ahead += 2.0
-        await cluster.feed.standing(entry, ADDRESS)
+        await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert len(cluster.reads()) == asked
         cluster.api.intercept = None
         cluster.clock.ahead += 4.0
-        await cluster.feed.standing(entry, ADDRESS)
+        await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert len(cluster.reads()) == asked + 1
 
 
 async def test_without_an_answer_the_strict_switch_refuses() -> None:
     async with running_cluster(refuse_stale=True) as cluster:
         entry = await ending(cluster)
-        assert isinstance(await cluster.feed.standing(entry, ADDRESS), Standing)
+        assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), DecisionInput)
         cluster.clock.ahead += 1.0
         cluster.api.intercept = unavailable
-        refusal = await cluster.feed.standing(entry, ADDRESS)
+        refusal = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert isinstance(refusal, Refusal)
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
 
@@ -193,11 +193,11 @@ async def test_a_waiter_that_gives_up_leaves_the_shared_read_to_the_others() -> 
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         cluster.api.pause()
-        first = asyncio.create_task(cluster.feed.standing(entry, ADDRESS))
-        second = asyncio.create_task(cluster.feed.standing(entry, ADDRESS))
+        first = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))
+        second = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))
         await cluster.seen(lambda: bool(cluster.reads()))
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         cluster.api.resume()
-        assert isinstance(await second, Standing)
+        assert isinstance(await second, DecisionInput)
         assert cluster.reads() == [POD_PATH]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.exempting import LINES_PER_MINUTE, Exemptions
+from nmi.identity.exemptions import LINES_PER_MINUTE, Exemptions
 from nmi.identity.pods import PodEntry
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.shapes import exception, pod
@@ -156,7 +156,7 @@ async def test_what_does_not_concern_a_pod_moves_nothing_of_it() -> None:
         before = entry.record.generation
         cluster.put_exception(exception("a", {"app": "other"}))
         cluster.put_exception(exception("b", {}))
-        await cluster.seen(lambda: len(cluster.feed.watches.by_name["exceptions"].store) == 2)
+        await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 2)
         assert entry.record.generation == before
 
 

@@ -20,14 +20,14 @@ async def two_pods(cluster: Cluster) -> None:
 
 def failing(cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pods' handler raises for the pod `web`, from now on."""
-    working: Any = getattr(cluster.feed.roster, method)
+    working: Any = getattr(cluster.cluster_cache.pods, method)
 
     def raising(*pods: Pod | None) -> None:
         if any(each is not None and each.metadata.name == "web" for each in pods):
             raise ValueError("a bug")
         working(*pods)
 
-    monkeypatch.setattr(cluster.feed.roster, method, raising)
+    monkeypatch.setattr(cluster.cluster_cache.pods, method, raising)
 
 
 async def test_a_pod_whose_change_cannot_be_taken_in_is_served_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,10 @@ async def test_a_pod_that_cannot_be_forgotten_suspends_all_ready_answers_until_i
         with monkeypatch.context() as broken:
             failing(cluster, "deleted", broken)
             cluster.delete_pod()
-            await cluster.seen(lambda: cluster.feed.silent() == ["pods"])
+            await cluster.seen(lambda: cluster.cluster_cache.silent() == ["pods"])
             assert cluster.suspended
-            lists = cluster.feed.watches.by_name["pods"].lists
-            await cluster.seen(lambda: cluster.feed.watches.by_name["pods"].lists > lists)
+            lists = cluster.cluster_cache.watches.by_name["pods"].lists
+            await cluster.seen(lambda: cluster.cluster_cache.watches.by_name["pods"].lists > lists)
             assert cluster.suspended
         await cluster.seen(lambda: not cluster.suspended)
         assert cluster.at(ADDRESS) is None

@@ -195,7 +195,7 @@ async def test_without_scale_features_unlabelled_identities_are_seen_too() -> No
 async def test_an_assignment_may_be_seen_before_its_pod() -> None:
     async with running_cluster() as cluster:
         cluster.put_assigned(assigned_identity())
-        await cluster.seen(lambda: bool(cluster.feed.watches.by_name["assigned_identities"].store))
+        await cluster.seen(lambda: bool(cluster.cluster_cache.watches.by_name["assigned_identities"].store))
         entry = await with_pod(cluster)
         assert len(entry.assigned) == 1
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import Grant, Policy, Wait, decide
+from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
@@ -15,7 +15,7 @@ from tests.nmi.identity.shapes import OBJECT_ID, REQUEST, assigned_identity, bin
 
 ADDRESS = "10.0.0.1"
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
-POLICY = Policy(force_namespaced=True)
+POLICY = DecisionPolicy(force_namespaced=True)
 
 
 async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
@@ -178,7 +178,7 @@ async def test_mics_objects_do_not_count_and_are_not_watched() -> None:
     async with running_cluster(prepare, managed=True) as cluster:
         entry = await with_pod(cluster)
         assert entry.assigned == ()
-        assert set(cluster.feed.watches.by_name) == {"pods", "bindings", "identities", "exceptions"}
+        assert set(cluster.cluster_cache.watches.by_name) == {"pods", "bindings", "identities", "exceptions"}
         assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
 
 
@@ -203,7 +203,7 @@ async def test_pods_share_what_is_joined_once_so_that_many_bindings_cost_little(
         for number in range(3):
             cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
             cluster.told(binding(f"b{number}"), "bindings")
-        entries = [entry for entry in cluster.feed.entries() if entry.assigned]
+        entries = [entry for entry in cluster.cluster_cache.entries() if entry.assigned]
         assert len(entries) == 3
         before = entries[0].assigned
         assert all(entry.assigned is before for entry in entries)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.identity.assignments import ASSIGNED_MAX
-from nmi.identity.limiting import LINES_PER_MINUTE, BeyondLimit, Limited
-from nmi.identity.managed import BINDINGS_MAX
+from nmi.identity.limited_map import LINES_PER_MINUTE, LimitedMap, OverLimitCount
+from nmi.identity.managed_mode import BINDINGS_MAX
 from podidentity.resources import AzureAssignedIdentity
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
@@ -95,7 +95,7 @@ async def test_an_identity_over_a_limit_is_given_to_nobody_in_managed_mode() -> 
 
 def test_each_place_is_told_once_and_a_flood_of_places_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    limits = BeyondLimit("too many", clock=lambda: now[0])
+    limits = OverLimitCount("too many", clock=lambda: now[0])
     for count in (1, 2, 1):
         limits.note(("ns", "a"), count)
     assert len(caplog.records) == 1
@@ -111,7 +111,7 @@ def test_each_place_is_told_once_and_a_flood_of_places_is_cut(caplog: pytest.Log
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), max_size=60), st.integers(0, 5))
 def test_the_first_in_order_count(changes: list[tuple[int, int, bool]], most: int) -> None:
-    limited: Limited[tuple[str], int] = Limited(most)
+    limited: LimitedMap[tuple[str], int] = LimitedMap(most)
     model: dict[tuple[str], tuple[int, int]] = {}
     for number, (key, order, put) in enumerate(changes):
         name = (str(key),)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.exempting import MIC, Exemptions
+from nmi.identity.exemptions import MIC, Exemptions
 from podidentity.resources import OwnerReference
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import exception, pod

@@ -15,7 +15,7 @@ async def test_a_host_network_pod_is_known_by_name_and_never_by_address() -> Non
     async with running_cluster() as cluster:
         cluster.put_pod(pod(host_network=True))
         cluster.put_assigned(assigned_identity())
-        entry = await cluster.feed.entry_named("ns", "web")
+        entry = await cluster.cluster_cache.entry_named("ns", "web")
         assert entry is not None
         await cluster.seen(lambda: len(entry.assigned) == 1)
         assert (entry.addresses, cluster.at(ADDRESS), len(cluster.index)) == ((), None, 0)
@@ -37,30 +37,30 @@ async def test_a_neighbour_at_the_nodes_address_does_not_contest_it() -> None:
 async def test_a_pod_with_an_address_is_known_by_name_as_well() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod())
-        assert await cluster.feed.entry_named("ns", "web") is not None
-        assert await cluster.feed.entry_named("ns", "web") is cluster.at(ADDRESS)
+        assert await cluster.cluster_cache.entry_named("ns", "web") is not None
+        assert await cluster.cluster_cache.entry_named("ns", "web") is cluster.at(ADDRESS)
 
 
 async def test_a_pod_that_has_no_address_yet_is_known_by_name() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod(addresses=(), phase="Pending"))
-        assert await cluster.feed.entry_named("ns", "web") is not None
+        assert await cluster.cluster_cache.entry_named("ns", "web") is not None
 
 
 async def test_a_finished_pod_is_not_known() -> None:
     async with running_cluster(park_seconds=0.5) as cluster:
         cluster.put_pod(pod(host_network=True))
-        entry = await cluster.feed.entry_named("ns", "web")
+        entry = await cluster.cluster_cache.entry_named("ns", "web")
         assert entry is not None
         cluster.put_pod(pod(host_network=True, phase="Succeeded"))
         await cluster.seen(lambda: entry.gone)
-        assert await cluster.feed.entry_named("ns", "web") is None
+        assert await cluster.cluster_cache.entry_named("ns", "web") is None
 
 
 async def test_the_watchs_event_ends_the_wait_for_a_name() -> None:
     async with running_cluster() as cluster:
-        finding = asyncio.create_task(cluster.feed.entry_named("ns", "web"))
-        await cluster.seen(lambda: cluster.feed.state()["parked"] == 1)
+        finding = asyncio.create_task(cluster.cluster_cache.entry_named("ns", "web"))
+        await cluster.seen(lambda: cluster.cluster_cache.state()["parked"] == 1)
         cluster.put_pod(pod(host_network=True))
         entry = await asyncio.wait_for(finding, DEADLINE)
         assert entry is not None
@@ -70,7 +70,7 @@ async def test_the_watchs_event_ends_the_wait_for_a_name() -> None:
 async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod(host_network=True))
-        entry = await cluster.feed.entry_named("ns", "web")
+        entry = await cluster.cluster_cache.entry_named("ns", "web")
         assert entry is not None
         assert entry.doubtful
         assert cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
@@ -84,7 +84,7 @@ async def test_no_other_pod_is_found(elsewhere: str) -> None:
         elif elsewhere == "unanswered":
             cluster.put_pod(pod(host_network=True))
             cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
-        assert await cluster.feed.entry_named("ns", "web") is None
+        assert await cluster.cluster_cache.entry_named("ns", "web") is None
         assert len(cluster.reads()) == 1
 
 
@@ -114,6 +114,6 @@ def on_another_node(cluster: Cluster) -> None:
 async def test_what_no_pod_can_be_called_is_not_looked_for(namespace: str, name: str) -> None:
     async with running_cluster(watching=False) as cluster:
         async with asyncio.timeout(0.2):
-            assert await cluster.feed.entry_named(namespace, name) is None
+            assert await cluster.cluster_cache.entry_named(namespace, name) is None
         assert cluster.reads() == []
-        assert "error" not in str(cluster.feed.state())
+        assert "error" not in str(cluster.cluster_cache.state())

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nmi.identity import reads as module
-from nmi.identity.reads import DoubtReads, UnansweredError
+from nmi.identity import verification_reads as module
+from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from podidentity.kube.client import MALFORMED
 from podidentity.kube.errors import ServerError, Unreachable
 
@@ -38,7 +38,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
 
 async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
     now = [0.0]
-    reads = DoubtReads(reader, lambda: now[0])
+    reads = VerificationReads(reader, lambda: now[0])
     with pytest.raises(UnansweredError):
         await reads.exceptions("full")
     assert await reads.exceptions("other") == []
@@ -54,7 +54,7 @@ async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
 
 
 async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> None:
-    reads = DoubtReads(reader, lambda: 0.0)
+    reads = VerificationReads(reader, lambda: 0.0)
     reader.away = True
     with pytest.raises(UnansweredError):
         await reads.exceptions("other")
@@ -64,7 +64,7 @@ async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> Non
 
 
 async def test_a_pod_that_cannot_be_read_is_no_server_that_is_away(reader: Reader) -> None:
-    reads = DoubtReads(reader, lambda: 0.0)
+    reads = VerificationReads(reader, lambda: 0.0)
     with pytest.raises(UnansweredError):
         await reads.pod("ns", "deep")
     assert await reads.exceptions("other") == []

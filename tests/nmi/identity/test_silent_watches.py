@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.feed import Standing
+from nmi.identity.cluster_cache import DecisionInput
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
@@ -21,7 +21,7 @@ def unavailable(_request: object) -> StatusError:
 
 def all_but(cluster: Cluster, *silent: str) -> None:
     """Every watch speaks at this moment but those that are *silent*."""
-    for name, informer in cluster.feed.watches.by_name.items():
+    for name, informer in cluster.cluster_cache.watches.by_name.items():
         informer._last_sign = cluster.clock() - (1000.0 if name in silent else 0.0)
 
 
@@ -33,9 +33,9 @@ def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
     return entry
 
 
-async def standing(cluster: Cluster, entry: PodEntry) -> Standing:
-    found = await cluster.feed.standing(entry, ADDRESS)
-    assert isinstance(found, Standing)
+async def decision_input(cluster: Cluster, entry: PodEntry) -> DecisionInput:
+    found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+    assert isinstance(found, DecisionInput)
     return found
 
 
@@ -49,14 +49,14 @@ async def standing(cluster: Cluster, entry: PodEntry) -> Standing:
 )
 async def test_each_watch_of_the_mode_is_named_when_it_is_silent(managed: bool, names: set[str]) -> None:
     async with running_cluster(managed=managed, watching=False) as cluster:
-        assert set(cluster.feed.silent()) == names
+        assert set(cluster.cluster_cache.silent()) == names
         for name in names:
             all_but(cluster, name)
-            assert cluster.feed.silent() == [name]
-            cluster.feed.check()
+            assert cluster.cluster_cache.silent() == [name]
+            cluster.cluster_cache.check()
             assert cluster.suspended
         all_but(cluster)
-        cluster.feed.check()
+        cluster.cluster_cache.check()
         assert not cluster.suspended
 
 
@@ -65,10 +65,10 @@ async def test_an_exception_that_is_gone_behind_a_silent_watch_exempts_nobody() 
         entry = with_pod(cluster, labels=APP)
         cluster.told(exception(labels=APP), "exceptions")
         all_but(cluster)
-        now = await standing(cluster, entry)
+        now = await decision_input(cluster, entry)
         assert (now.pod.exempt, now.certain) == ("exception ns/ex", True)
         all_but(cluster, "exceptions")
-        now = await standing(cluster, entry)
+        now = await decision_input(cluster, entry)
         assert (now.pod.exempt, now.certain) == ("", False)
 
 
@@ -77,7 +77,7 @@ async def test_an_exception_that_came_behind_a_silent_watch_counts() -> None:
         entry = with_pod(cluster, labels=APP)
         cluster.put_exception(exception("new", APP))
         all_but(cluster, "exceptions")
-        now = await standing(cluster, entry)
+        now = await decision_input(cluster, entry)
         assert (now.pod.exempt, now.certain) == ("exception ns/new", False)
 
 
@@ -90,7 +90,7 @@ async def test_a_label_that_is_gone_behind_the_pods_watch_exempts_no_longer() ->
         assert entry is not None
         assert entry.facts.exempt
         all_but(cluster, "pods")
-        assert (await standing(cluster, entry)).pod.exempt == ""
+        assert (await decision_input(cluster, entry)).pod.exempt == ""
 
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["serve", "refuse"])
@@ -100,12 +100,12 @@ async def test_an_exemption_that_nobody_confirms_is_served_no_longer_than_anythi
         cluster.told(exception(labels=APP), "exceptions")
         all_but(cluster, "exceptions")
         cluster.api.intercept = unavailable
-        found = await cluster.feed.standing(entry, ADDRESS)
+        found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         if refuse:
             assert isinstance(found, Refusal)
             assert found.reason is Reason.UPSTREAM_UNAVAILABLE
         else:
-            assert found == Standing(entry.facts, entry.assigned, certain=False)
+            assert found == DecisionInput(entry.facts, entry.assigned, certain=False)
             assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
 
 
@@ -120,9 +120,9 @@ async def test_managed_modes_identities_are_read_where_a_watch_of_theirs_is_sile
         cluster.put_binding(binding("to-nothing", "absent"))
         cluster.put_identity(identity("new"))
         all_but(cluster)
-        assert [each.binding for each in (await standing(cluster, entry)).assigned] == ["revoked"]
+        assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["revoked"]
         all_but(cluster, silent)
-        now = await standing(cluster, entry)
+        now = await decision_input(cluster, entry)
         assert [(each.binding, each.identity.metadata.name) for each in now.assigned] == [("present", "new")]
         assert not now.certain
 
@@ -137,7 +137,7 @@ async def test_managed_mode_goes_by_the_label_that_a_read_brings() -> None:
         entry = cluster.at(ADDRESS)
         assert entry is not None
         all_but(cluster, "pods")
-        assert [each.binding for each in (await standing(cluster, entry)).assigned] == ["later"]
+        assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["later"]
 
 
 async def test_pods_of_one_namespace_share_the_reads_of_a_second() -> None:
@@ -151,7 +151,7 @@ async def test_pods_of_one_namespace_share_the_reads_of_a_second() -> None:
             entries.append((entry, address))
         all_but(cluster, "bindings", "exceptions")
         for entry, address in entries:
-            assert isinstance(await cluster.feed.standing(entry, address), Standing)
+            assert isinstance(await cluster.cluster_cache.decision_input(entry, address), DecisionInput)
         kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
         for kind in kinds:
             paths = [each.path for each in cluster.api.requests if f"/namespaces/ns/{kind}" in each.path]

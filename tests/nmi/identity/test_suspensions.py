@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pytest
 
-from nmi.identity.address_evidence import Evidence, Kind
+from nmi.identity.address_evidence import Evidence, EvidenceKind
 from nmi.identity.pods import PodEntry
 from nmi.identity.suspensions import (
     GAP_SECONDS,
@@ -25,7 +25,7 @@ from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
 
 
-def evidence(number: int = 0, kind: Kind = Kind.INTERFACE_REMOVED) -> Evidence:
+def evidence(number: int = 0, kind: EvidenceKind = EvidenceKind.INTERFACE_REMOVED) -> Evidence:
     return Evidence(f"10.0.0.{number}", kind, "veth")
 
 
@@ -38,9 +38,9 @@ class Ward:
         self.confirms = True
         self.during_read: list[Evidence] = []
         self.wall = 2e9
-        self.suspensions = Suspensions(self.claimants, self.verify, clock=now, wall_clock=lambda: self.wall)
+        self.suspensions = Suspensions(self.candidates, self.verify, clock=now, wall_clock=lambda: self.wall)
 
-    def claimants(self, address: str) -> tuple[PodEntry, ...]:
+    def candidates(self, address: str) -> tuple[PodEntry, ...]:
         return (self.entries[address],) if address in self.entries else ()
 
     async def verify(self, entry: PodEntry, address: str) -> bool:
@@ -104,7 +104,7 @@ async def test_more_evidence_puts_it_off_and_makes_what_is_being_read_worthless(
         begun = now()
         ward.suspensions.begin([evidence()])
         await asyncio.sleep(6)
-        ward.suspensions.begin([evidence(kind=Kind.PORT_MOVED)])
+        ward.suspensions.begin([evidence(kind=EvidenceKind.PORT_MOVED)])
         ward.during_read = [evidence()]
         await asyncio.sleep(10.5)
         assert [round(when - begun) for when, _ in ward.reads] == [16]
@@ -112,8 +112,8 @@ async def test_more_evidence_puts_it_off_and_makes_what_is_being_read_worthless(
         ward.during_read = []
         await asyncio.sleep(10.5)
         assert not ward.is_suspended()
-        assert ward.suspensions.counts[Kind.INTERFACE_REMOVED] == 1
-        assert ward.suspensions.counts[Kind.PORT_MOVED] == 0, "it was suspended already"
+        assert ward.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1
+        assert ward.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
 
 
 @in_virtual_time
@@ -157,13 +157,13 @@ def moment(second: int) -> float:
     return datetime.fromisoformat(started_at(second)).timestamp()
 
 
-CLAIMS: dict[str, tuple[Kind, int, bool]] = {
-    "started before": (Kind.INTERFACE_REMOVED, 59, True),
-    "started in the same second": (Kind.ROUTE_REMOVED, 60, True),
-    "started after": (Kind.INTERFACE_REMOVED, 61, False),
-    "the next owner's own first packet": (Kind.LINK_LAYER_CHANGED, 59, False),
-    "the next owner's own port": (Kind.PORT_MOVED, 59, False),
-    "the next owner's own route": (Kind.ROUTE_MOVED, 59, False),
+CLAIMS: dict[str, tuple[EvidenceKind, int, bool]] = {
+    "started before": (EvidenceKind.INTERFACE_REMOVED, 59, True),
+    "started in the same second": (EvidenceKind.ROUTE_REMOVED, 60, True),
+    "started after": (EvidenceKind.INTERFACE_REMOVED, 61, False),
+    "the next owner's own first packet": (EvidenceKind.LINK_LAYER_CHANGED, 59, False),
+    "the next owner's own port": (EvidenceKind.PORT_MOVED, 59, False),
+    "the next owner's own route": (EvidenceKind.ROUTE_MOVED, 59, False),
 }
 
 
@@ -221,4 +221,4 @@ async def test_a_pod_that_is_suspended_without_end_fills_no_log(caplog: pytest.L
         )
         assert sum(each.left_out for each in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
         assert lines[-1].left_out > 10  # type: ignore[attr-defined]
-        assert ward.suspensions.counts[Kind.INTERFACE_REMOVED] == 1000
+        assert ward.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000

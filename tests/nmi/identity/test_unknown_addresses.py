@@ -7,7 +7,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from nmi.identity.parking import Parking
+from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
@@ -27,7 +27,7 @@ class Lot:
         self.reads: list[tuple[float, str]] = []
         self.crossed = 0
         """How many of the next reads are answered too late to be used."""
-        self.parking = Parking(
+        self.parking = LookupWait(
             lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
         )
 
@@ -157,7 +157,7 @@ async def test_who_gives_up_takes_the_read_along() -> None:
 async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
-        entry = await cluster.feed.entry_at(ADDRESS)
+        entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.uid == uid
         assert entry.record.suspended
@@ -173,13 +173,13 @@ async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
 async def test_a_pod_that_only_a_read_knew_of_does_not_keep_its_address() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod())
-        former = await cluster.feed.entry_at(ADDRESS)
+        former = await cluster.cluster_cache.entry_at(ADDRESS)
         assert former is not None
         # It goes, and another pod gets the address, before the watch has told of either.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
         cluster.told(pod("successor", uid=uid))
-        entry = await cluster.feed.entry_at(ADDRESS)
+        entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.name == "successor"
         assert former.gone
@@ -189,7 +189,7 @@ async def test_a_read_never_finds_a_pod_whose_address_is_not_its_own() -> None:
     async with running_cluster(watching=False, park_seconds=0.6) as cluster:
         cluster.put_pod(pod(host_network=True))
         cluster.put_pod(pod("finished", phase="Succeeded"))
-        assert await cluster.feed.entry_at(ADDRESS) is None
+        assert await cluster.cluster_cache.entry_at(ADDRESS) is None
         assert len(cluster.reads()) == 1
 
 
@@ -197,7 +197,7 @@ async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -
     async with running_cluster(watching=False, park_seconds=0.6) as cluster:
         cluster.put_pod(pod())
         cluster.api.pause()
-        assert await cluster.feed.entry_at(ADDRESS) is None
+        assert await cluster.cluster_cache.entry_at(ADDRESS) is None
         cluster.api.resume()
 
 
@@ -217,13 +217,13 @@ async def test_an_address_with_two_live_pods_answers_for_neither() -> None:
         assert cluster.at(ADDRESS) is None
         assert not former.gone
         cluster.put_pod(pod("former"))
-        assert await cluster.feed.entry_at(ADDRESS) is None
+        assert await cluster.cluster_cache.entry_at(ADDRESS) is None
 
 
 async def test_a_read_settles_whose_the_address_is() -> None:
     async with running_cluster(watching=False) as cluster:
         former = contest(cluster)
-        entry = await cluster.feed.entry_at(ADDRESS)
+        entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
         # A third claim asks the question anew.
@@ -237,7 +237,7 @@ async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | Non
     contest(cluster)
     cluster.put_pod(pod(started=web))
     cluster.put_pod(pod("former", started=former))
-    await cluster.feed._ask_about(ADDRESS)
+    await cluster.cluster_cache._ask_about(ADDRESS)
     return cluster.at(ADDRESS)
 
 
@@ -265,11 +265,11 @@ async def test_that_the_next_owner_is_ending_gives_the_address_to_the_former_own
             cluster.api.store.delete("pods", "web", "ns")
         else:
             cluster.put_pod(ended(pod(), 90))
-        await cluster.feed._ask_about(ADDRESS)
+        await cluster.cluster_cache._ask_about(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is None or entry.key == "ns/web"
         cluster.put_pod(pod("former", started=120))
-        await cluster.feed._ask_about(ADDRESS)
+        await cluster.cluster_cache._ask_about(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/former", "it has been made again since"
@@ -284,15 +284,15 @@ def ended(of: Pod, second: int) -> Pod:
 
 async def overtaken(cluster: Cluster, change: Callable[[], object]) -> bool:
     """Whether a read about the address is to be repeated, where *change* happens after its answer was made."""
-    list_pods = cluster.feed._reads.at_address
+    list_pods = cluster.cluster_cache._reads.at_address
 
     async def slow(address: str, node: str) -> Sequence[Pod]:
         answer = await list_pods(address, node)
         change()
         return answer
 
-    with patch.object(cluster.feed._reads, "at_address", slow):
-        return await cluster.feed._ask_about(ADDRESS)
+    with patch.object(cluster.cluster_cache._reads, "at_address", slow):
+        return await cluster.cluster_cache._ask_about(ADDRESS)
 
 
 async def contested(cluster: Cluster) -> tuple[str, str]:
@@ -308,11 +308,11 @@ async def contested(cluster: Cluster) -> tuple[str, str]:
 async def test_a_read_that_was_overtaken_settles_nothing(change: str) -> None:
     async with running_cluster(watching=False) as cluster:
         former, web = await contested(cluster)
-        cluster.feed.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
+        cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
         changes: dict[str, Callable[[], object]] = {
             "third claim": lambda: cluster.told(pod("third", uid="uid-third", started=95)),
             "started again": lambda: cluster.told(pod("former", uid=former, started=95)),
-            "evidence": lambda: cluster.feed.network_changed([Link(7, "veth7", gone=True)]),
+            "evidence": lambda: cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)]),
             "moved": lambda: cluster.told(pod(uid=web, addresses=("10.0.0.9",))),
             "none": lambda: None,
         }
@@ -338,7 +338,7 @@ async def test_a_read_that_was_overtaken_enters_and_retires_nobody() -> None:
 
         assert await overtaken(cluster, comes_and_goes)
         assert cluster.at(ADDRESS) is None
-        assert len(cluster.feed.roster) == 0
+        assert len(cluster.cluster_cache.pods) == 0
         assert not await overtaken(cluster, lambda: None)
         entry = cluster.at(ADDRESS)
         assert entry is not None
@@ -350,7 +350,7 @@ async def test_a_read_that_was_overtaken_enters_and_retires_nobody() -> None:
 async def test_a_claimant_that_is_made_again_reopens_what_was_settled() -> None:
     async with running_cluster(watching=False) as cluster:
         former, _ = await contested(cluster)
-        await cluster.feed._ask_about(ADDRESS)
+        await cluster.cluster_cache._ask_about(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
@@ -378,4 +378,4 @@ async def test_a_claim_moves_the_record_on_so_that_no_decision_outlives_it() -> 
         before = entry.record.generation
         cluster.told(pod("other", uid="uid-2"))
         assert entry.record.generation != before
-        assert not cluster.feed.is_at(ADDRESS, entry)
+        assert not cluster.cluster_cache.is_at(ADDRESS, entry)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from nmi.identity.address_evidence import AddressEvidence, Evidence, Kind, _Attachment
+from nmi.identity.address_evidence import AddressEvidence, Evidence, EvidenceKind, _Attachment
 from nmi.node.route_netlink import READS, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, RouteNetlink, Source
 from nmi.node.rtnetlink import Message
 from podidentity_sandbox.namespaces import Namespaces
@@ -226,13 +226,13 @@ async def test_250_pods_live_on_undisturbed_and_one_that_is_removed_is_noticed(t
     assert town.found == []
     await asyncio.to_thread(town.on_node, "link delete v42")
     await until(lambda: bool(town.found))
-    assert town.found == [Evidence(address(42), Kind.INTERFACE_REMOVED, "v42")]
+    assert town.found == [Evidence(address(42), EvidenceKind.INTERFACE_REMOVED, "v42")]
 
 
 async def test_an_interface_that_moves_to_another_namespace_is_noticed(town: Town) -> None:
     await asyncio.to_thread(town.on_node, f"link set v17 netns {town.namespaces.full_name(POD_ENDS)}")
     await until(lambda: bool(town.found))
-    assert town.found == [Evidence(address(17), Kind.INTERFACE_REMOVED, "v17")]
+    assert town.found == [Evidence(address(17), EvidenceKind.INTERFACE_REMOVED, "v17")]
 
 
 async def test_another_link_layer_address_is_noticed(town: Town) -> None:
@@ -241,7 +241,7 @@ async def test_another_link_layer_address_is_noticed(town: Town) -> None:
     await asyncio.to_thread(town.on_node, "neigh flush all")
     await asyncio.to_thread(town.talk, [23])
     await until(lambda: bool(town.found))
-    assert [(each.address, each.kind) for each in town.found] == [(address(23), Kind.LINK_LAYER_CHANGED)]
+    assert [(each.address, each.kind) for each in town.found] == [(address(23), EvidenceKind.LINK_LAYER_CHANGED)]
 
 
 @pytest.mark.parametrize("town", ["bridge"], indirect=True)
@@ -284,7 +284,7 @@ async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(to
     await until(lambda: town.attachment(42).settled)
     await asyncio.to_thread(forge, town, 5, 42, 40)
     await until(lambda: bool(town.found))
-    assert {(each.address, each.kind) for each in town.found} == {(address(42), Kind.LINK_LAYER_CHANGED)}
+    assert {(each.address, each.kind) for each in town.found} == {(address(42), EvidenceKind.LINK_LAYER_CHANGED)}
 
 
 def forge(town: Town, sender: int, victim: int, times: int) -> None:
@@ -327,4 +327,4 @@ async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespace
         finally:
             source.close()
 
-    assert await asyncio.to_thread(lose) == [Evidence(address(42), Kind.INTERFACE_REMOVED, "v42")]
+    assert await asyncio.to_thread(lose) == [Evidence(address(42), EvidenceKind.INTERFACE_REMOVED, "v42")]

@@ -61,7 +61,13 @@ def test_what_the_oracle_takes_for_a_token_request_is_one_and_nothing_else_is(da
         assert world.issuer.asked == []
         return
     (_, asked), *_ = world.issuer.asked
-    assert (asked.resource, asked.selector.value, asked.selector_value.lower(), asked.xms_cc, not asked.fetch_anew) == (
+    assert (
+        asked.resource,
+        asked.selector.value,
+        asked.selector_value.lower(),
+        asked.xms_cc,
+        not asked.force_refresh,
+    ) == (
         verdict.resource,
         verdict.selector_kind,
         verdict.selector_value,

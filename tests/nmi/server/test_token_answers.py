@@ -107,7 +107,7 @@ async def test_the_issuer_is_asked_for_the_connections_peer_and_what_the_query_s
     ((peer, asked),) = world.issuer.asked
 
     assert peer == PEER
-    assert (asked.resource, asked.selector, asked.selector_value, asked.fetch_anew) == (
+    assert (asked.resource, asked.selector, asked.selector_value, asked.force_refresh) == (
         "a",
         SelectorKind.RESOURCE_ID,
         "/x",

@@ -20,7 +20,7 @@ from tests.virtual_time import now
 
 RESOURCE = "https://vault.azure.net"
 REQUEST = TokenRequest(RESOURCE)
-ANEW = TokenRequest(RESOURCE, fetch_anew=True)
+ANEW = TokenRequest(RESOURCE, force_refresh=True)
 
 
 def identity(

@@ -32,7 +32,7 @@ async def run(events: list[Event], at_once: int) -> None:
     cancelled: set[int] = set()
     for what, first, second in events:
         if what.startswith("ask"):
-            request = TokenRequest(f"{RESOURCE}/{second}", fetch_anew=what == "ask anew")
+            request = TokenRequest(f"{RESOURCE}/{second}", force_refresh=what == "ask anew")
             asked = bench.broker.token(identity(), request, f"ns/{first}")
             waiters.append(asyncio.create_task(asked))
         elif what == "cancel" and first < len(waiters):

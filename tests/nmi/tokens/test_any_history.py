@@ -83,7 +83,7 @@ class History:
         owner, resource, capabilities, number = cached.token.access_token.split("|")
         assert (owner, resource, capabilities) == (client_id, request.resource, request.xms_cc)
         assert cached.left(now()) > 0.0
-        if request.fetch_anew:
+        if request.force_refresh:
             assert self.node.imds.calls[int(number) - 1][3]
             assert self.node.imds.begun[int(number) - 1] >= begun or cached.fetched_at >= begun
 
@@ -100,7 +100,7 @@ class History:
         if what == "ask":
             self._start(self.ask(first, second, request))
         elif what == "ask anew":
-            self._start(self.ask(first, second, TokenRequest(f"https://r{third}", fetch_anew=True)))
+            self._start(self.ask(first, second, TokenRequest(f"https://r{third}", force_refresh=True)))
         elif what == "ask with capabilities":
             self._start(self.ask(first, second, TokenRequest(f"https://r{third}", xms_cc="cp1")))
         elif what == "ask as node":

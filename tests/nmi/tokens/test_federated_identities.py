@@ -21,7 +21,7 @@ from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from podidentity_sandbox import issuing
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
 
@@ -204,7 +204,7 @@ async def test_what_is_no_matter_of_trust_is_not_tried_again(trust: Trust) -> No
 
 async def test_what_may_pass_is_tried_again(trust: Trust) -> None:
     trust.tell_azure()
-    trust.bench.aad.mishaps.order(Mishap(status=503))
+    trust.bench.aad.faults.add(ResponseFault(status=503))
     assert (await trust.fetch()).token.access_token
     assert len(trust.failures) == 1
 

@@ -38,7 +38,7 @@ async def test_the_request_is_built_anew_from_its_parameters(
     kind: SelectorKind, value: str, parameter: str | None
 ) -> None:
     async with running_imds() as imds:
-        answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", fetch_anew=True))
+        answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
         [call] = imds.calls
         expected = {"api-version": "2018-02-01", "resource": RESOURCE, "xms_cc": "cp1", "bypass_cache": "true"}
         assert call.query == expected | ({parameter: value} if parameter is not None else {})

@@ -78,7 +78,7 @@ async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_forgott
     first = await broker.token(identity, REQUEST, "team-a/one")
     key = broker.key_of(identity, RESOURCE, "")
     bench.put_secret(k=b"x")
-    second = await broker.token(identity, TokenRequest(RESOURCE, fetch_anew=True), "team-a/one")
+    second = await broker.token(identity, TokenRequest(RESOURCE, force_refresh=True), "team-a/one")
     assert first.token.access_token != second.token.access_token
     assert broker.key_of(identity, RESOURCE, "") != key
     assert (await broker.token(identity, REQUEST, "team-a/one")).token == second.token

@@ -19,7 +19,7 @@ from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import ServicePrincipal
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.nmi.tokens.signing_in import Bench, Hanging, running
 
 
@@ -48,28 +48,28 @@ ERROR = {
 
 
 @pytest.mark.parametrize(
-    ("mishap", "kind", "code", "reason"),
+    ("fault", "kind", "code", "reason"),
     [
-        (Mishap(status=503, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
-        (Mishap(status=500), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
-        (Mishap(status=400, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
-        (Mishap(status=429, headers={"Retry-After": "2"}), Throttled, "", Reason.UPSTREAM_THROTTLED),
-        (Mishap(status=408), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
-        (Mishap(status=200, document={"token": 1}), AzureError, "bad_answer", Reason.UPSTREAM_UNAVAILABLE),
+        (ResponseFault(status=503, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
+        (ResponseFault(status=500), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
+        (ResponseFault(status=400, document=ERROR), AzureError, "AADSTS90033", Reason.UPSTREAM_UNAVAILABLE),
+        (ResponseFault(status=429, headers={"Retry-After": "2"}), Throttled, "", Reason.UPSTREAM_THROTTLED),
+        (ResponseFault(status=408), AzureError, "", Reason.UPSTREAM_UNAVAILABLE),
+        (ResponseFault(status=200, document={"token": 1}), AzureError, "bad_answer", Reason.UPSTREAM_UNAVAILABLE),
         (
-            Mishap(status=200, document={"access_token": 5, "expires_in": 5}),
+            ResponseFault(status=200, document={"access_token": 5, "expires_in": 5}),
             AzureError,
             "bad_answer",
             Reason.UPSTREAM_UNAVAILABLE,
         ),
         (
-            Mishap(status=200, document={"access_token": "a\nb", "expires_in": 5}),
+            ResponseFault(status=200, document={"access_token": "a\nb", "expires_in": 5}),
             AzureError,
             "bad_answer",
             Reason.UPSTREAM_UNAVAILABLE,
         ),
         (
-            Mishap(status=200, document={"access_token": "a", "expires_in": "soon"}),
+            ResponseFault(status=200, document={"access_token": "a", "expires_in": "soon"}),
             AzureError,
             "bad_answer",
             Reason.UPSTREAM_UNAVAILABLE,
@@ -80,14 +80,14 @@ ERROR = {
 async def test_what_repeating_may_cure_is_tried_five_times(  # noqa: PLR0917
     bench: Bench,
     identity: AzureIdentity,
-    mishap: Mishap,
+    fault: ResponseFault,
     kind: type[AzureError],
     code: str,
     reason: Reason,
 ) -> None:
     retry_after = 2.0 if kind is Throttled else None
-    mishap.times = math.inf
-    bench.aad.mishaps.order(mishap)
+    fault.times = math.inf
+    bench.aad.faults.add(fault)
     error = await failure(bench, identity)
     assert (type(error), error.code, error.retry_after) == (kind, code, retry_after)
     assert refusal_of(error).reason is reason
@@ -95,12 +95,12 @@ async def test_what_repeating_may_cure_is_tried_five_times(  # noqa: PLR0917
     least = retry_after or 0.0
     expected = [max(each, least) for each in (1.0, 2.0, 4.0, 8.0)]
     assert bench.pauses == pytest.approx(expected, rel=0.11)
-    bench.aad.mishaps.forget()
+    bench.aad.faults.clear()
     await bench.fetch(identity)
 
 
 async def test_a_failure_that_passes_is_not_noticed(bench: Bench, identity: AzureIdentity) -> None:
-    bench.aad.mishaps.order(Mishap(status=503, times=2))
+    bench.aad.faults.add(ResponseFault(status=503, times=2))
     assert (await bench.fetch(identity)).token.access_token
     assert bench.secret_reads == 1
 
@@ -118,7 +118,7 @@ async def test_a_failure_that_passes_is_not_noticed(bench: Bench, identity: Azur
 async def test_a_refusal_is_told_at_once(
     bench: Bench, identity: AzureIdentity, status: int, document: dict[str, str], code: str
 ) -> None:
-    bench.aad.mishaps.order(Mishap(status=status, document=document, times=math.inf, headers={"Location": "/x"}))
+    bench.aad.faults.add(ResponseFault(status=status, document=document, times=math.inf, headers={"Location": "/x"}))
     error = await failure(bench, identity)
     assert (type(error), error.status, error.code) == (Refused, status, code)
     assert refusal_of(error).reason is Reason.UPSTREAM_REFUSED
@@ -203,7 +203,7 @@ async def test_a_new_secret_that_azure_has_not_heard_of_leaves_the_old_version_p
 async def test_the_pause_that_azure_asks_for_is_not_begun_if_it_outlasts_the_request(
     bench: Bench, identity: AzureIdentity
 ) -> None:
-    bench.aad.mishaps.order(Mishap(status=429, headers={"Retry-After": "60"}))
+    bench.aad.faults.add(ResponseFault(status=429, headers={"Retry-After": "60"}))
     error = await failure(bench, identity)
     assert (type(error), error.retry_after, bench.pauses) == (Throttled, 60.0, [])
 
@@ -315,7 +315,7 @@ async def test_connections_go_back_whatever_happened(
 ) -> None:
     bench.source = bench.new_source(retry_delays=())
     for status in (200, 401, 503):
-        bench.aad.mishaps.order(Mishap(status=status, document={"error": "x"}))
+        bench.aad.faults.add(ResponseFault(status=status, document={"error": "x"}))
         await failure(bench, identity)
     await bench.fetch(identity)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
-from podidentity_sandbox.network import Place
-from podidentity_sandbox.pod_shapes import NodePod
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.pod_projection import NodePod
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.conftest import ROOT
 from tests.sandbox.cloud.conftest import eventually, pod
 
@@ -26,21 +26,21 @@ def run(command: Sequence[str], **environment: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
 
 
-def examine(place: Place, kubeconfig: str) -> dict[str, Any]:
+def examine(context: ExecutionContext, kubeconfig: str) -> dict[str, Any]:
     """By check: level and text."""
     words = [sys.executable, "-m", "podidctl", "doctor", "--node=node-0", "--imds", "-o", "json"]
-    done = run(place.command(words), KUBECONFIG=kubeconfig)
+    done = run(context.command(words), KUBECONFIG=kubeconfig)
     assert done.stderr == ""
     return {each["check"]: (each["level"], each["says"]) for each in json.loads(done.stdout)["findings"]}
 
 
 async def test_the_rule_and_what_met_it_are_seen() -> None:
-    pods: list[Place] = []
+    pods: list[ExecutionContext] = []
 
-    def runs(node: str, started: NodePod, place: Place) -> None:
-        pods.append(place)
+    def runs(node: str, started: NodePod, context: ExecutionContext) -> None:
+        pods.append(context)
 
-    async with Sandbox(Settings(namespaces=True, environment=os.environ), running=runs) as sandbox:
+    async with Sandbox(Settings(namespaces=True, environment=os.environ), on_pod_running=runs) as sandbox:
         document = pod("bound")
         document["metadata"]["labels"] = {"aadpodidbinding": "demo"}
         await sandbox.cluster.apply(document)
@@ -49,7 +49,7 @@ async def test_the_rule_and_what_met_it_are_seen() -> None:
             return bool(pods)
 
         await eventually(running)
-        node, kubeconfig = sandbox.places["node-0"], str(sandbox.cluster.kubeconfig)
+        node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
         before = await asyncio.to_thread(examine, node, kubeconfig)
         assert before["nat rule"] == ("ok", "node node-0: in force, before every other rule")
         assert before["redirects"][0] == "warning"

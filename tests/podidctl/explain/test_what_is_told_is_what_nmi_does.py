@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
+from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
-from nmi.identity.feed import Feed
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
-from nmi.policies import hold_policy
+from nmi.policies import decision_policy
 from podidctl.explain.chain import explain
 from podidctl.explain.shapes import State
 from podidctl.inquiry.facts import Account, Facts, Rules
@@ -146,10 +146,10 @@ def as_nmi_has_it(cluster: Facts) -> Decision | None:
     What its watches select is the API server's work, and done here.
     """
     its = cluster.rules.settings
-    feed = Feed(
+    cluster_cache = ClusterCache(
         cast("Client", None),
         (index := Index()),
-        IdentityMeasures(CollectorRegistry()),
+        IdentityMetrics(CollectorRegistry()),
         node=NODE,
         managed=is_managed(cluster),
         scale_features=its.scale_features,
@@ -168,14 +168,14 @@ def as_nmi_has_it(cluster: Facts) -> Decision | None:
             if not its.scale_features or each.metadata.label(NODENAME_LABEL) == nodename_label(NODE)
         ],
     }
-    for name, informer in feed.watches.by_name.items():
+    for name, informer in cluster_cache.watches.by_name.items():
         for each in told[name]:
             informer._handler.upserted(None, each)
     records = [index.get(address) for address in cluster.pod.addresses if not cluster.pod.spec.host_network]
     owners = [record.owner for record in records if record is not None]
     for entry in owners:
         if isinstance(entry, PodEntry) and entry.uid == cluster.pod.metadata.uid:
-            return decide(entry.facts, entry.assigned, REQUEST, hold_policy(its), {})
+            return decide(entry.facts, entry.assigned, REQUEST, decision_policy(its), {})
     return None
 
 

@@ -1,7 +1,7 @@
 """How ARM answers requests as such: who may call, operations and polling, etags, throttling, the list and the log."""
 
 from podidentity_sandbox.machines import USER, ArmRefusalError
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.sandbox.azure.conftest import COMPUTE, GROUP, MINT, SET, VM, Azure, identity_id
 
 ADD = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1"): {}}}}
@@ -79,7 +79,7 @@ async def test_a_cloud_without_etags_gives_none(azure: Azure) -> None:
 
 
 async def test_throttling_says_when_to_come_back_for_writes_alone(azure: Azure) -> None:
-    azure.arm.mishaps.order(Mishap(status=429, headers={"Retry-After": "30"}, method="PATCH", path=VM))
+    azure.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "30"}, method="PATCH", path=VM))
     status, _, response = await azure.call_arm("PATCH", VM, ADD)
     assert (status, response.headers["Retry-After"]) == (429, "30")
     assert (await azure.call_arm("GET", VM))[0] == 200

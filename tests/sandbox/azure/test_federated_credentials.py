@@ -27,7 +27,7 @@ from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import rsa_key
 from tests.sandbox.azure.conftest import Azure
@@ -412,7 +412,7 @@ async def test_an_aad_that_reaches_no_issuer_says_so(federation: Federation) -> 
 async def test_a_mishap_meets_federated_clients_as_others(federation: Federation) -> None:
     federation.trust()
     old = {"error": "invalid_client", "error_description": "AADSTS70021: No matching …", "error_codes": [70021]}
-    federation.azure.aad.mishaps.order(Mishap(status=401, document=old, path="/oauth2/v2.0/token"))
+    federation.azure.aad.faults.add(ResponseFault(status=401, document=old, path="/oauth2/v2.0/token"))
     token = await federation.token()
     assert (await federation.refusal(token))[2] == 70021
     assert (await federation.ask(token))[0] == 200

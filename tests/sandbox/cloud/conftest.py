@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 
 SECONDS = 15.0  # for what takes a fraction of a second on a machine that does nothing else
 

@@ -7,7 +7,7 @@ import pytest
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.kube.errors import Conflict, Invalid, NotFound
 from podidentity.resources import NODES, PODS
-from podidentity_sandbox.cloud import Sandbox
+from podidentity_sandbox.sandbox import Sandbox
 from tests.sandbox.cloud.conftest import eventually, pod
 
 DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"
@@ -107,7 +107,7 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
 
     async def over() -> bool:
         phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
-        return phase == "Failed" and kubelet.place("default", "ended") is None
+        return phase == "Failed" and kubelet.context("default", "ended") is None
 
     await eventually(over)
     assert await said(follow=False)
@@ -129,7 +129,7 @@ async def test_a_pod_removed_by_force_is_forgotten(stage: Sandbox) -> None:
     )
 
     async def forgotten() -> bool:
-        return all(kubelet.place("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
+        return all(kubelet.context("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
 
     await eventually(forgotten)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidentity_sandbox.cloud import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox, Settings
 
 pytestmark = pytest.mark.root
 NODE = "node-0"
@@ -22,7 +22,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 async def saved(sandbox: Sandbox) -> list[str]:
     """The node's rules, without the comments and counters that tell the time and the traffic."""
     process = await asyncio.create_subprocess_exec(
-        *sandbox.places[NODE].command(["iptables-save"]), stdout=asyncio.subprocess.PIPE
+        *sandbox.contexts[NODE].command(["iptables-save"]), stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
@@ -36,7 +36,7 @@ async def begin(sandbox: Sandbox) -> None:
 
 async def test_an_ordered_end_leaves_the_tables_as_they_were(sandbox: Sandbox) -> None:
     for rule in (["-N", "theirs"], ["-A", "PREROUTING", "-j", "theirs"], ["-A", "theirs", "-p", "tcp", "-j", "RETURN"]):
-        command = sandbox.places[NODE].command(["iptables", "-t", "nat", *rule])
+        command = sandbox.contexts[NODE].command(["iptables", "-t", "nat", *rule])
         assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
     before = await saved(sandbox)
     await begin(sandbox)

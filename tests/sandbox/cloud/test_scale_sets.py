@@ -2,8 +2,8 @@
 
 import os
 
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.cluster import DEMO, read_documents
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.sandbox.cloud.conftest import eventually
 
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.cloud import EXCHANGE_AUDIENCE, Sandbox
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
+from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE, Sandbox
 from podidentity_sandbox.tokens import read_claims
 
 

@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, BINDINGS, GROUP, PODS, Kind
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.cloud import Sandbox, Settings
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
@@ -51,9 +51,9 @@ async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def assign(city: Sandbox, name: str) -> tuple[ManagedIdentity, Place]:
+async def assign(city: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
     """An identity, its binding and a pod for it, all called *name*; returns once MIC has assigned it."""
-    place = await place_of(city, pod(name), {"aadpodidbinding": name})
+    context = await place_of(city, pod(name), {"aadpodidbinding": name})
     identity = await bind(city, name)
 
     async def assigned() -> bool:
@@ -61,7 +61,7 @@ async def assign(city: Sandbox, name: str) -> tuple[ManagedIdentity, Place]:
         return any(found.spec.pod == name and found.status.status == ASSIGNED for found in objects)
 
     await eventually(assigned)
-    return identity, place
+    return identity, context
 
 
 async def bind(city: Sandbox, name: str) -> ManagedIdentity:
@@ -75,7 +75,7 @@ async def bind(city: Sandbox, name: str) -> ManagedIdentity:
     return identity
 
 
-async def place_of(city: Sandbox, document: dict[str, Any], labels: dict[str, str]) -> Place:
+async def place_of(city: Sandbox, document: dict[str, Any], labels: dict[str, str]) -> ExecutionContext:
     """Where the pod runs, once it does; it is on node-0."""
     document["metadata"]["labels"] = labels
     document["spec"]["nodeName"] = "node-0"
@@ -86,31 +86,31 @@ async def place_of(city: Sandbox, document: dict[str, Any], labels: dict[str, st
         return (await city.cluster.client.get(PODS, "default", name)).status.phase == "Running"
 
     await eventually(running)
-    place = city.cluster.kubelets["node-0"].place("default", name)
-    assert place is not None
-    return place
+    context = city.cluster.kubelets["node-0"].context("default", name)
+    assert context is not None
+    return context
 
 
-async def start(city: Sandbox, place: Place, code: str) -> asyncio.subprocess.Process:
+async def start(city: Sandbox, context: ExecutionContext, code: str) -> asyncio.subprocess.Process:
     asked = city.metadata_url("node-0").removeprefix("http://")
     return await asyncio.create_subprocess_exec(
-        *place.command([sys.executable, "-c", PRELUDE + code]),
+        *context.command([sys.executable, "-c", PRELUDE + code]),
         stdout=asyncio.subprocess.PIPE,
-        env={**city.inherited(), **place.environment, "ASK": asked},
+        env={**city.inherited(), **context.environment, "ASK": asked},
     )
 
 
-async def told(city: Sandbox, place: Place, code: str) -> Any:
+async def told(city: Sandbox, context: ExecutionContext, code: str) -> Any:
     """What the program says, run by Python inside the pod."""
-    process = await start(city, place, code)
+    process = await start(city, context, code)
     output, _ = await process.communicate()
     assert process.returncode == 0
     return json.loads(output)
 
 
 async def test_a_pod_gets_a_token_whose_claims_name_its_identity(city: Sandbox) -> None:
-    identity, place = await assign(city, "claims")
-    status, kind, body = await told(city, place, "say(ask(connect()))")
+    identity, context = await assign(city, "claims")
+    status, kind, body = await told(city, context, "say(ask(connect()))")
     assert (status, kind) == (200, "application/json")
     claims = read_claims(body["access_token"])
     assert (claims["appid"], claims["oid"]) == (identity.client_id, identity.object_id)
@@ -118,24 +118,24 @@ async def test_a_pod_gets_a_token_whose_claims_name_its_identity(city: Sandbox) 
 
 
 async def test_a_request_without_the_header_is_refused_at_once(city: Sandbox) -> None:
-    place = await place_of(city, pod("headerless"), {"aadpodidbinding": "nobody-binds-this"})
+    context = await place_of(city, pod("headerless"), {"aadpodidbinding": "nobody-binds-this"})
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
-    status, kind, body, seconds = await told(city, place, code)
+    status, kind, body, seconds = await told(city, context, code)
     assert (status, kind, body["error"]) == (400, "application/json", "invalid_request")
     assert seconds < 1
 
 
 async def test_a_pod_without_the_label_is_refused_at_once(city: Sandbox) -> None:
-    place = await place_of(city, pod("unlabelled"), {})
+    context = await place_of(city, pod("unlabelled"), {})
     code = "began = time.monotonic(); say([*ask(connect()), time.monotonic() - began])"
-    status, _, body, seconds = await told(city, place, code)
+    status, _, body, seconds = await told(city, context, code)
     assert (status, body["error_description"]) == (400, "Identity not found")
     assert seconds < 2  # the address is new to NMI, which may look it up once
 
 
 async def test_a_request_that_comes_too_early_is_held_until_the_identity_is_assigned(city: Sandbox) -> None:
-    place = await place_of(city, pod("early"), {"aadpodidbinding": "early"})
-    asking = await start(city, place, "say(ask(connect()))")
+    context = await place_of(city, pod("early"), {"aadpodidbinding": "early"})
+    asking = await start(city, context, "say(ask(connect()))")
     identity = await bind(city, "early")
     output, _ = await asking.communicate()
     status, _, body = json.loads(output)
@@ -143,7 +143,7 @@ async def test_a_request_that_comes_too_early_is_held_until_the_identity_is_assi
 
 
 async def test_a_hundred_first_requests_at_once_cause_one_call_to_imds(city: Sandbox) -> None:
-    identity, place = await assign(city, "hundred")
+    identity, context = await assign(city, "hundred")
     before = len(city.azure.imds.token_calls)
     code = """
 gate, statuses = threading.Barrier(100), []
@@ -157,7 +157,7 @@ threads = [threading.Thread(target=one) for _ in range(100)]
 [thread.join() for thread in threads]
 say(statuses)
 """
-    assert await told(city, place, code) == [200] * 100
+    assert await told(city, context, code) == [200] * 100
     calls = city.azure.imds.token_calls[before:]
     assert [call.query["client_id"] for call in calls] == [identity.client_id]
 
@@ -178,24 +178,24 @@ while status == 200:
 
 
 async def test_deleting_the_binding_ends_it_on_an_open_connection_before_azure_has_changed(city: Sandbox) -> None:
-    _, place = await assign(city, "unbound")
+    _, context = await assign(city, "unbound")
     machine = city.azure.arm.vm(city.vm_id("node-0"))
     machine.operation_seconds = 5.0
     try:
-        seconds = await _seconds_of_grants_after(city, place, BINDINGS, "unbound")
+        seconds = await _seconds_of_grants_after(city, context, BINDINGS, "unbound")
     finally:
         machine.operation_seconds = 0.2
     assert seconds < 1.0
 
 
 async def test_deleting_the_pod_ends_it_on_an_open_connection(city: Sandbox) -> None:
-    _, place = await assign(city, "removed")
-    assert await _seconds_of_grants_after(city, place, PODS, "removed") < 1.0
+    _, context = await assign(city, "removed")
+    assert await _seconds_of_grants_after(city, context, PODS, "removed") < 1.0
 
 
-async def _seconds_of_grants_after(city: Sandbox, place: Place, kind: Kind[Any], name: str) -> float:
+async def _seconds_of_grants_after(city: Sandbox, context: ExecutionContext, kind: Kind[Any], name: str) -> float:
     """How long after the deletion of an object the pod still got a token for what it asked then."""
-    process = await start(city, place, ASK_UNTIL_IT_ENDS)
+    process = await start(city, context, ASK_UNTIL_IT_ENDS)
     assert process.stdout is not None
     assert json.loads(await process.stdout.readline())[0] == 200
     began = time.monotonic()
@@ -208,13 +208,13 @@ async def _seconds_of_grants_after(city: Sandbox, place: Place, kind: Kind[Any],
 
 
 async def test_the_python_sdk_gets_its_token_with_no_override(city: Sandbox) -> None:
-    identity, place = await assign(city, "sdk")
+    identity, context = await assign(city, "sdk")
     if not city.redirects:
-        assert place.environment["SANDBOX_SOURCE_ADDRESS"] == place.address
+        assert context.environment["SANDBOX_SOURCE_ADDRESS"] == context.address
         return  # the SDK cannot be told which address to ask from
     code = (
         "from azure.identity import ManagedIdentityCredential\n"
         "say(ManagedIdentityCredential().get_token('https://management.azure.com/.default').token)\n"
     )
-    token = await told(city, place, code)
+    token = await told(city, context, code)
     assert read_claims(token)["appid"] == identity.client_id

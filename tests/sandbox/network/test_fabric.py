@@ -8,7 +8,7 @@ import pytest
 
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import NAMESPACES
-from podidentity_sandbox.network import METADATA_ADDRESS, Place
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 
 pytestmark = pytest.mark.root
 
@@ -24,10 +24,10 @@ def fabric() -> Iterator[Fabric]:
     assert not list(NAMESPACES.glob("*-f1-*"))
 
 
-def connect(place: Place, host: str, port: int) -> str:
+def connect(context: ExecutionContext, host: str, port: int) -> str:
     """The source address with which a program at *place* reaches *host*; empty when it does not."""
     asking = f"import socket; print(socket.create_connection(({host!r}, {port}), 1).getsockname()[0])"
-    done = subprocess.run(place.command([sys.executable, "-c", asking]), capture_output=True, text=True, check=False)
+    done = subprocess.run(context.command([sys.executable, "-c", asking]), capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
@@ -67,7 +67,7 @@ def test_a_removed_pods_address_is_free_for_the_next(fabric: Fabric) -> None:
 def test_a_node_hears_its_own_loopback_sockets(fabric: Fabric) -> None:
     (listener,) = fabric.node_sockets("node-0", 6443)
     with listener:
-        node = Place("", tuple(fabric.namespaces.command("node-0", ())))
+        node = ExecutionContext("", tuple(fabric.namespaces.command("node-0", ())))
         assert connect(node, "127.0.0.1", 6443) == "127.0.0.1"
-        assert connect(Place(""), "127.0.0.1", 6443) == ""
+        assert connect(ExecutionContext(""), "127.0.0.1", 6443) == ""
         assert fabric.call_on_node("node-0", lambda: listener.getsockname()[1]) == 6443

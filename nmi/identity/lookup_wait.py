@@ -24,7 +24,7 @@ NEGATIVE_SECONDS: Final = 1.0
 NEGATIVES_MAX: Final = 256
 
 
-class _Place:
+class _PendingLookup:
     """One address that somebody asks from."""
 
     def __init__(self, reader: asyncio.Task[None]) -> None:
@@ -33,7 +33,7 @@ class _Place:
         self.reader = reader
 
 
-class Parking:
+class LookupWait:
     """Places by address. A place's one read (or those that repeat it) is a task that ends with the last waiter."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Parking:
         self._park_seconds = park_seconds
         self._read_after_seconds = read_after_seconds
         self._clock = clock
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _PendingLookup] = {}
         self._readers: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._next_read = float("-inf")
@@ -82,7 +82,7 @@ class Parking:
             reader = asyncio.create_task(self._read_once(address), name="look up an unknown address")
             self._readers.add(reader)
             reader.add_done_callback(self._readers.discard)
-            place = self._places[address] = _Place(reader)
+            place = self._places[address] = _PendingLookup(reader)
         self._waiting += 1
         place.waiters += 1
         try:
@@ -118,13 +118,13 @@ class Parking:
     async def _read_once(self, address: str) -> None:
         """The read, when the watch has had its time and the node's rate allows it."""
         await asyncio.sleep(self._read_after_seconds)
-        crossed = True
-        while crossed:
+        outdated = True
+        while outdated:
             now = self._clock()
             at = max(now, self._next_read)
             self._next_read = at + READ_INTERVAL_SECONDS
             await asyncio.sleep(at - now)
-            crossed = await self._read(address)
+            outdated = await self._read(address)
 
     def _remember(self, address: str) -> None:
         self._negatives[address] = self._clock() + NEGATIVE_SECONDS

@@ -33,7 +33,7 @@ SUSPENDED: Final = Refusal(
 )
 
 
-class Reported(Protocol):
+class PodState(Protocol):
     """What is known of a pod: by the watch (`PodEntry`), or by a read (`Pod`)."""
 
     @property
@@ -43,14 +43,14 @@ class Reported(Protocol):
     def sandbox_down(self) -> bool: ...
 
 
-class Suspendable(Reported, Protocol):
+class EntryState(PodState, Protocol):
     """What is known of a pod besides by local evidence: `PodEntry`."""
 
     @property
     def suspended(self) -> bool: ...
 
 
-def stopping(pod: Reported, *, named: bool) -> Wait | None:
+def wait_if_stopped(pod: PodState, *, named: bool) -> Wait | None:
     """Why requests of *pod* are held and then refused, or None where its state is no reason.
 
     *named*: a process of the node named the pod, whose address plays no part then. The kubelet mounts volumes before
@@ -63,8 +63,8 @@ def stopping(pod: Reported, *, named: bool) -> Wait | None:
     return None
 
 
-def suspending(entry: Suspendable, *, named: bool) -> Wait | None:
+def wait_if_suspended(entry: EntryState, *, named: bool) -> Wait | None:
     """Likewise for a pod as the watch and the node's own network show it."""
     if entry.suspended and not named:
         return Wait(HOLD_SECONDS, SUSPENDED)
-    return stopping(entry, named=named)
+    return wait_if_stopped(entry, named=named)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index, PodRecord
-from nmi.identity.decide import Exempt, Grant, Policy, decide
-from nmi.identity.feed import Feed
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.cluster_cache import ClusterCache
+from nmi.identity.decide import DecisionPolicy, Exempt, Grant, decide
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind
 from podidentity.kube.client import Client
@@ -42,7 +42,7 @@ OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "fd00::1")
 STEPS = 250
 REQUESTS = (REQUEST, by(SelectorKind.CLIENT_ID, CLIENT_ID), by(SelectorKind.CLIENT_ID, OTHER_ID))
-POLICY = Policy(force_namespaced=True)
+POLICY = DecisionPolicy(force_namespaced=True)
 STANDARD = ("pods", "assigned_identities", "exceptions")
 MANAGED = ("pods", "bindings", "identities", "exceptions")
 
@@ -63,7 +63,7 @@ class World:
     def of(self, watch: str) -> Sequence[Any]:
         return list(self.objects.get(watch, {}).values())
 
-    def claimants(self, address: str) -> list[Pod]:
+    def candidates(self, address: str) -> list[Pod]:
         pods: Sequence[Pod] = self.of("pods")
         return [
             each
@@ -74,7 +74,7 @@ class World:
         ]
 
     def view(self, address: str) -> View:
-        there = self.claimants(address)
+        there = self.candidates(address)
         return self.view_of(there[0]) if len(there) == 1 else ()
 
     def view_of(self, each: Pod) -> View:
@@ -166,10 +166,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.index = Index()
-        self.feed = Feed(
+        self.cluster_cache = ClusterCache(
             cast("Client", Reader(self.world)),
             self.index,
-            IdentityMeasures(CollectorRegistry()),
+            IdentityMetrics(CollectorRegistry()),
             node=NODE,
             managed="bindings" in self.world.watches,
             mic_namespace="system",
@@ -193,7 +193,7 @@ class Run:
     def deliver(self, most: int) -> None:
         """Events arrive, those of one watch in their order."""
         for watch, key, present in self.on_the_way[:most]:
-            informer = self.feed.watches.by_name[watch]
+            informer = self.cluster_cache.watches.by_name[watch]
             if present is None:
                 informer._remove(key)
             else:
@@ -204,7 +204,7 @@ class Run:
         """Every event on its way is lost, and a list tells what there is: first what is gone, then the rest."""
         self.on_the_way.clear()
         for watch, known in self.world.objects.items():
-            informer = self.feed.watches.by_name[watch]
+            informer = self.cluster_cache.watches.by_name[watch]
             for key in [key for key in informer.store if key not in known]:
                 informer._remove(key)
             for present in known.values():
@@ -245,7 +245,7 @@ class Run:
         """Everything has been told: the feed is what the model says."""
         for address in ADDRESSES:
             view, record = self.answer(address)
-            several = self.world.claimants(address)
+            several = self.world.candidates(address)
             if len(several) > 1 and record is not None:
                 # A read has settled it, for one of them.
                 assert view in [self.world.view_of(each) for each in several]
@@ -256,7 +256,7 @@ class Run:
                 assert record.suspended is record.owner.ending
         pods: Mapping[Key, Resource] = self.world.objects["pods"]
         living = {key for key, each in pods.items() if isinstance(each, Pod) and not each.finished}
-        assert {(entry.namespace, entry.name) for entry in self.feed.entries()} == living
+        assert {(entry.namespace, entry.name) for entry in self.cluster_cache.entries()} == living
         exceptions: Sequence[AzurePodIdentityException] = self.world.of("exceptions")
         counting = [
             each
@@ -265,7 +265,7 @@ class Run:
             and each.metadata.deletion_timestamp is None
             and (not self.world.exception_namespaces or each.metadata.namespace in self.world.exception_namespaces)
         ]
-        assert self.feed.state()["exceptions"] == len(counting)
+        assert self.cluster_cache.state()["exceptions"] == len(counting)
 
 
 class Dice:
@@ -368,14 +368,14 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
                 run.list_anew()
         else:
             if chance < 0.1:
-                await run.feed._ask_about(dice.random.choice(ADDRESSES))
+                await run.cluster_cache._ask_about(dice.random.choice(ADDRESSES))
             run.deliver(dice.random.choice([0, 1, 1, 2, 100]))
         run.check_kept()
         if not run.on_the_way:
             run.check_equal()
     run.deliver(1000)
     run.check_equal()
-    await run.feed.aclose()
+    await run.cluster_cache.aclose()
 
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["events-and-reads", "lists-after-gaps"])

@@ -18,22 +18,22 @@ from typing import Final
 
 from _native.index import Index, PodRecord
 from nmi.identity.address_evidence import AddressEvidence, Evidence
-from nmi.identity.addresses import Addresses
-from nmi.identity.assignments import Assignments, MicAssignments
-from nmi.identity.crossings import Crossings
+from nmi.identity.address_owners import AddressOwners
+from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.assignments import IdentityAssignments, MicAssignments
+from nmi.identity.container_starts import owner_of
 from nmi.identity.decide import PodFacts, Wait
-from nmi.identity.exempting import Exemptions
-from nmi.identity.managed import BoundIdentities
-from nmi.identity.measures import IdentityMeasures
-from nmi.identity.parking import Parking
+from nmi.identity.exemptions import Exemptions
+from nmi.identity.lookup_wait import LookupWait
+from nmi.identity.managed_mode import BoundIdentities
+from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.pending_reads import PendingReads
+from nmi.identity.pod_registry import PodRegistry
 from nmi.identity.pods import PodEntry, facts, own_addresses
-from nmi.identity.reads import DoubtReads, UnansweredError
-from nmi.identity.roster import Roster
-from nmi.identity.standard import Assigned
-from nmi.identity.starts import owner_of
-from nmi.identity.stopped import stopping, suspending
+from nmi.identity.stopped_pods import wait_if_stopped, wait_if_suspended
 from nmi.identity.suspensions import Suspensions
-from nmi.identity.watching import Watches
+from nmi.identity.verification_reads import UnansweredError, VerificationReads
+from nmi.identity.watches import Watches
 from nmi.node.rtnetlink import Message
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
@@ -65,25 +65,25 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DecisionInput:
     """What a decision about one pod is made on."""
 
     pod: PodFacts
-    assigned: tuple[Assigned, ...]
+    assigned: tuple[AssignedIdentity, ...]
     certain: bool
     """Whether a ready answer may be made of it: the watches vouch for it, not a read or a hope."""
     verified: bool = False
     """Whether reads that were sent less than a second before vouch for it: it expires, and must be asked for again."""
 
 
-class Feed:
+class ClusterCache:
     """Owns the watches, the entries and the reads. `run()` is its task; `aclose()` ends what `run` does not."""
 
     def __init__(
         self,
         client: Client,
         index: Index,
-        measures: IdentityMeasures,
+        measures: IdentityMetrics,
         *,
         node: str,
         managed: bool = False,
@@ -113,19 +113,19 @@ class Feed:
         self._node = node
         self._refuse_stale = refuse_stale
         self._on_gone: Callable[[PodEntry], None] = lambda _entry: None
-        self._reads = DoubtReads(client, clock)
-        self._parking = Parking(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
-        self._by_name = Parking(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
-        self._crossings = Crossings()
+        self._reads = VerificationReads(client, clock)
+        self._address_waits = LookupWait(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
+        self._by_name = LookupWait(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
+        self._pending_reads = PendingReads()
         self._evidence = AddressEvidence()
-        self._addresses = Addresses(
+        self._addresses = AddressOwners(
             index,
-            self._parking.arrived,
+            self._address_waits.arrived,
             claimed=self._is_claimed,
             released=self._evidence.release,
-            changed=self._crossings.changed,
+            changed=self._pending_reads.changed,
         )
-        self._suspensions = Suspensions(self._addresses.claimants, self._still_has, clock=clock, wall_clock=wall_clock)
+        self._suspensions = Suspensions(self._addresses.candidates, self._still_has, clock=clock, wall_clock=wall_clock)
         self.watches = Watches(
             client,
             on_doubt=self.check,
@@ -137,30 +137,30 @@ class Feed:
         self._exemptions = Exemptions(
             self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
         )
-        self._assignments: Assignments = (
+        self._assignments: IdentityAssignments = (
             BoundIdentities(self.watches, self._reads, self._reassign, clock=clock)
             if managed
             else MicAssignments(
                 self.watches, self._reads, self._reassign, node=node, scale_features=scale_features, clock=clock
             )
         )
-        self.roster = Roster(
+        self.pods = PodRegistry(
             self._addresses,
             self._assignments.of,
             self._exemptions.why,
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
             reported=self._suspensions.changed,
-            heard=self._crossings.changed,
+            heard=self._pending_reads.changed,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
-        self.watches.add("pods", PODS, self.roster, field_selector=f"spec.nodeName={node}")
+        self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}")
         index.suspended = True
         measures.watch(
             self.watches.by_name,
             {
                 "index_size": lambda: len(index),
-                "parked": lambda: self._parking.waiting + self._by_name.waiting,
+                "parked": lambda: self._address_waits.waiting + self._by_name.waiting,
                 "stale": lambda: float(self.stale()),
                 "failed_reads": lambda: self._reads.failed,
                 "assignments_beyond_limit": lambda: self._assignments.beyond_limit,
@@ -191,7 +191,7 @@ class Feed:
 
     async def aclose(self) -> None:
         """End the reads that requests have begun."""
-        await self._parking.aclose()
+        await self._address_waits.aclose()
         await self._by_name.aclose()
         await self._reads.aclose()
 
@@ -215,7 +215,7 @@ class Feed:
                 extra={"node": self._node, "resource": ", ".join(silent)},
             )
         else:
-            log.info("the watches speak, nothing to do", extra={"node": self._node, "count": len(self.roster)})
+            log.info("the watches speak, nothing to do", extra={"node": self._node, "count": len(self.pods)})
 
     async def _watch_the_watches(self) -> None:
         while True:
@@ -225,11 +225,11 @@ class Feed:
     def state(self) -> dict[str, object]:
         """What is known now, for the debug page: bounded, without secrets and without client ids."""
         entries = [
-            _shown(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.roster, strict=False)
+            _shown(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
         ]
         return {
             "pods": entries,
-            "pods_left_out": len(self.roster) - len(entries),
+            "pods_left_out": len(self.pods) - len(entries),
             "addresses": len(self._index),
             "suspended": self._index.suspended,
             "watches": {
@@ -245,13 +245,13 @@ class Feed:
             "suspended_pods": self._suspensions.pods,
             "network": self._evidence.sizes() | {"remembered": self._suspensions.remembered},
             "held": self._measures.held,
-            "parked": self._parking.waiting + self._by_name.waiting,
+            "parked": self._address_waits.waiting + self._by_name.waiting,
         }
 
     @property
     def turned_away(self) -> int:
         """Requests from unknown addresses, or for unknown names, that found every place taken."""
-        return self._parking.turned_away + self._by_name.turned_away
+        return self._address_waits.turned_away + self._by_name.turned_away
 
     # What the node's own network shows.
 
@@ -269,14 +269,14 @@ class Feed:
 
     def _take_evidence(self, found: Sequence[Evidence]) -> None:
         for evidence in found:
-            self._crossings.changed(evidence.address)
+            self._pending_reads.changed(evidence.address)
         self._suspensions.begin(found)
 
     # What requests ask.
 
     def entries(self) -> Iterable[PodEntry]:
         """Every pod that may get a token."""
-        return self.roster
+        return self.pods
 
     def is_at(self, address: str, entry: PodEntry) -> bool:
         """Whether *address* answers for *entry* at this moment."""
@@ -284,7 +284,7 @@ class Feed:
 
     async def entry_at(self, address: str) -> PodEntry | None:
         """The pod at *address*; where there is none yet, it is waited for (`parking`, 5 s at most)."""
-        record = await self._parking.find(address)
+        record = await self._address_waits.find(address)
         return _owner(record) if record is not None else None
 
     async def entry_named(self, namespace: str, name: str) -> PodEntry | None:
@@ -297,7 +297,7 @@ class Feed:
         record = await self._by_name.find(f"{namespace}/{name}")
         return _owner(record) if record is not None else None
 
-    async def standing(self, entry: PodEntry, address: str = "") -> Standing | Wait | Refusal:
+    async def decision_input(self, entry: PodEntry, address: str = "") -> DecisionInput | Wait | Refusal:
         """What to decide on for *entry*, whom *address* answers for, or who was named (then *address* is empty).
 
         A Wait: by what is known, or by what a read says, the pod may have lost its address (`stopping`). Without doubt
@@ -306,8 +306,8 @@ class Feed:
         """
         silent = self.silent()
         if not (entry.doubtful or silent):
-            return Standing(entry.facts, entry.assigned, certain=True)
-        if (stopped := suspending(entry, named=not address)) is not None:
+            return DecisionInput(entry.facts, entry.assigned, certain=True)
+        if (stopped := wait_if_suspended(entry, named=not address)) is not None:
             return stopped
         try:
             pod = await self._verified(entry, address) if entry.doubtful or "pods" in silent else entry.pod
@@ -325,8 +325,8 @@ class Feed:
             if self._refuse_stale:
                 return _UNVERIFIED
             self._measures.unverified += 1
-            return Standing(entry.facts, entry.assigned, certain=False)
-        return Standing(now, assigned, certain=False, verified=True)
+            return DecisionInput(entry.facts, entry.assigned, certain=False)
+        return DecisionInput(now, assigned, certain=False, verified=True)
 
     # Behind them.
 
@@ -337,11 +337,11 @@ class Feed:
         read = await self._reads.pod(entry.namespace, entry.name, as_known)
         if read is None or read.metadata.uid != entry.uid or read.finished:
             self._measures.retired_by_read += 1
-            self.roster.retire(entry)
+            self.pods.retire(entry)
             return GONE
         if address and address not in own_addresses(read):
             return GONE
-        return stopping(read, named=not address) or read
+        return wait_if_stopped(read, named=not address) or read
 
     async def _still_has(self, entry: PodEntry, address: str) -> bool:
         """Whether reads made now show that *address* is the pod's, and no other pod there was started as late."""
@@ -353,21 +353,21 @@ class Feed:
         if read is None or read.metadata.uid != entry.uid or read.finished:
             if not entry.gone:
                 self._measures.retired_by_read += 1
-                self.roster.retire(entry)
+                self.pods.retire(entry)
             return False
         listed = [each for each in there if address in own_addresses(each)]
         rivals = any(each.metadata.uid != entry.uid and not each.finished for each in listed)
         owner = owner_of(listed) if rivals else read
         return (
             address in own_addresses(read)
-            and stopping(read, named=False) is None
+            and wait_if_stopped(read, named=False) is None
             and owner is not None
             and owner.metadata.uid == entry.uid
         )
 
     def _is_suspended(self, pod: Pod) -> bool:
         """Whether local evidence speaks against the pod that a read shows."""
-        entry = self.roster.get(*pod.key)
+        entry = self.pods.get(*pod.key)
         return entry is not None and entry.uid == pod.metadata.uid and entry.suspended
 
     def _has_gone(self, entry: PodEntry) -> None:
@@ -375,44 +375,44 @@ class Feed:
         self._on_gone(entry)
 
     def _reassign(self, namespace: str, name: str) -> None:
-        self.roster.reassign(namespace, name)
+        self.pods.reassign(namespace, name)
 
     def _reexempt(self, namespace: str) -> None:
-        self.roster.reexempt(namespace)
+        self.pods.reexempt(namespace)
 
     def _record_named(self, key: str) -> PodRecord | None:
-        entry = self.roster.get(*key.split("/", 1))
+        entry = self.pods.get(*key.split("/", 1))
         return entry.record if entry is not None else None
 
     async def _ask_for(self, key: str) -> bool:
         """One read for a pod that was named and is not known; whether it has to be asked again."""
         namespace, name = key.split("/", 1)
-        with self._crossings.read() as read:
+        with self._pending_reads.read() as read:
             try:
                 pod = await self._reads.pod(namespace, name)
             except UnansweredError:
                 return False
-            if read.crossed((namespace, name)):
+            if read.is_outdated((namespace, name)):
                 return True
-        there = self.roster.get(namespace, name)
+        there = self.pods.get(namespace, name)
         if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
-            self.roster.enter(pod, confirmed=False)
+            self.pods.enter(pod, confirmed=False)
         return False
 
     async def _ask_about(self, address: str) -> bool:
         """One read about an address that is unknown or contested; whether it has to be asked again."""
-        with self._crossings.read() as read:
+        with self._pending_reads.read() as read:
             try:
                 pods = await self._reads.at_address(address, self._node)
             except UnansweredError:
                 return False
-            if read.crossed(address, *(pod.key for pod in pods)):
+            if read.is_outdated(address, *(pod.key for pod in pods)):
                 return True
         there = {pod.metadata.uid for pod in pods}
-        for claimant in self._addresses.claimants(address):
+        for claimant in self._addresses.candidates(address):
             if not claimant.confirmed and claimant.uid not in there:
                 # A read knew of it once and the watch never has: no event will ever take it away.
-                self.roster.retire(claimant)
+                self.pods.retire(claimant)
         owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
         if owner is not None and not self._is_suspended(owner):
             self._settle(address, owner)
@@ -420,9 +420,9 @@ class Feed:
 
     def _settle(self, address: str, pod: Pod) -> None:
         """A read says that *address* is *pod*'s."""
-        entry = self.roster.get(*pod.key)
+        entry = self.pods.get(*pod.key)
         if entry is None:
-            entry = self.roster.enter(pod, confirmed=False)
+            entry = self.pods.enter(pod, confirmed=False)
         elif entry.uid != pod.metadata.uid:
             # Which of the two is the later one only the watch can tell.
             return

@@ -24,7 +24,7 @@ _HOP_BY_HOP: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FakeResponse:
     """What a request is answered with in place of the server's own answer."""
 
     status: int
@@ -44,7 +44,7 @@ class StatusProxy:
         serving_tls: ssl.SSLContext | None = None,
     ) -> None:
         self.upstream = upstream.rstrip("/")
-        self.answered: Counter[int] = Counter()
+        self.responses: Counter[int] = Counter()
         """Answers of its own, by status."""
         self.passed = 0
         """Requests passed on."""
@@ -64,9 +64,9 @@ class StatusProxy:
     def url(self) -> str:
         return f"http{'s' if self._serving_tls else ''}://{self._host}:{self._port}"
 
-    def answer(
+    def respond(
         self,
-        answer: Answer,
+        response: FakeResponse,
         *,
         times: int | None = None,
         matching: Callable[[str, str], bool] = lambda _method, _path: True,
@@ -75,7 +75,7 @@ class StatusProxy:
 
         The rule set first wins.
         """
-        self._rules.append(_Rule(answer, times, matching))
+        self._rules.append(_Rule(response, times, matching))
 
     def clear(self) -> None:
         """Pass everything on again."""
@@ -104,20 +104,20 @@ class StatusProxy:
             self._session = None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = self._take(request.method, request.path_qs)
-        if answer is None:
+        fake = self._take(request.method, request.path_qs)
+        if fake is None:
             return await self._pass(request)
         await request.read()
-        if answer.delay_seconds:
-            await asyncio.sleep(answer.delay_seconds)
-        self.answered[answer.status] += 1
-        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+        if fake.delay_seconds:
+            await asyncio.sleep(fake.delay_seconds)
+        self.responses[fake.status] += 1
+        return web.Response(status=fake.status, body=fake.body, headers=fake.headers)
 
-    def _take(self, method: str, path: str) -> Answer | None:
+    def _take(self, method: str, path: str) -> FakeResponse | None:
         for rule in self._rules:
             if rule.left != 0 and rule.matching(method, path):
                 rule.left = None if rule.left is None else rule.left - 1
-                return rule.answer
+                return rule.response
         return None
 
     async def _pass(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -151,6 +151,6 @@ class StatusProxy:
 
 @dataclass(eq=False)
 class _Rule:
-    answer: Answer
+    response: FakeResponse
     left: int | None
     matching: Callable[[str, str], bool]

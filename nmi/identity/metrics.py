@@ -7,13 +7,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from nmi.identity.address_evidence import Kind
+from nmi.identity.address_evidence import EvidenceKind
 from podidentity.telemetry.watches import Watch, WatchMeasures
 
 PREFIX: Final = "aadpodidentity_nmi_"
 
 
-class IdentityMeasures:
+class IdentityMetrics:
     """Counters of the feed and of held requests; registers itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -29,14 +29,14 @@ class IdentityMeasures:
         """Tokens of pods' service accounts that the API server did not make."""
         self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
-        self._suspensions: Mapping[Kind, int] = {}
+        self._suspensions: Mapping[EvidenceKind, int] = {}
         registry.register(self)
 
     def watch(
         self,
         watches: Mapping[str, Watch],
         gauges: Mapping[str, Callable[[], float]],
-        suspensions: Mapping[Kind, int] = MappingProxyType({}),
+        suspensions: Mapping[EvidenceKind, int] = MappingProxyType({}),
     ) -> None:
         """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions,
         assignments_beyond_limit, suspended_pods, and the counts failed_reads and exceptions_seen.
@@ -84,7 +84,7 @@ class IdentityMeasures:
             "Pods suspended by local evidence that their address changed hands.",
             labels=["evidence"],
         )
-        for kind in Kind:
+        for kind in EvidenceKind:
             suspensions.add_metric([kind], self._suspensions.get(kind, 0))
         yield suspensions
         yield GaugeMetricFamily(f"{PREFIX}held_requests", "Requests waiting for an assignment.", value=self.held)

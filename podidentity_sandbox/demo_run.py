@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from podidentity.resources import PODS
-from podidentity_sandbox.cloud import Sandbox
 from podidentity_sandbox.cluster import kind_of
-from podidentity_sandbox.network import Place
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
 
 Document = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class Step:
     seconds: float
 
 
-class Walk:
+class DemoRun:
     """The steps, in order, by `steps`. The sandbox is started and stopped by them: both are part of what is shown."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +65,9 @@ class Walk:
         if self._sandbox.redirects:
             return "nodes and pods are network namespaces; pods ask http://169.254.169.254, a nat rule leads to NMI"
         url = self._sandbox.metadata_url(self._sandbox.node_names[0])
-        return f"{self._sandbox.why_loopback}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
+        return (
+            f"{self._sandbox.loopback_reason}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
+        )
 
     async def _rule_present(self) -> str:
         if not self._sandbox.redirects:
@@ -112,7 +114,7 @@ class Walk:
 
     async def _rules(self) -> list[str]:
         """The lines of the node's nat table that speak of NMI's chain."""
-        saved = await _output(self._sandbox.places[self._sandbox.node_names[0]], "iptables-save", "-t", "nat")
+        saved = await _output(self._sandbox.contexts[self._sandbox.node_names[0]], "iptables-save", "-t", "nat")
         return [line for line in saved.splitlines() if CHAIN in line]
 
     def _last_words(self) -> str:
@@ -122,15 +124,15 @@ class Walk:
         programs += [nmi.program for nmi in sandbox.nmis.values()]
         words = []
         for program in programs:
-            last = (program.said().strip().splitlines() or ["nothing"])[-1]
+            last = (program.output().strip().splitlines() or ["nothing"])[-1]
             words.append(f"{program.name} said last: {last[-300:]}")
         return "; ".join(words)
 
 
-async def _output(place: Place, *argv: str) -> str:
+async def _output(context: ExecutionContext, *argv: str) -> str:
     """What the command prints, run at *place*. Raises DemoError when it fails."""
     process = await asyncio.create_subprocess_exec(
-        *place.command(argv), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *context.command(argv), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
     if process.returncode != 0:

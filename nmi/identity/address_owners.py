@@ -13,7 +13,7 @@ from nmi.identity.pods import PodEntry
 log = logging.getLogger(__name__)
 
 
-class Addresses:
+class AddressOwners:
     """Claims by address. Every change of whom an address answers for goes through `_point`."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Addresses:
         self._claims: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
-    def claimants(self, address: str) -> tuple[PodEntry, ...]:
+    def candidates(self, address: str) -> tuple[PodEntry, ...]:
         """Every pod that claims it."""
         return tuple(self._claims.get(address, ()))
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from nmi.identity.starts import owner_of, started_after
+from nmi.identity.container_starts import owner_of, started_after
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running, Terminated
 from tests.nmi.identity.shapes import pod, started_at
 

@@ -53,7 +53,7 @@ class UnansweredError(Exception):
     """The API server did not answer in time, or not to the point; the cause is chained."""
 
 
-class _Shared(Generic[V]):
+class _SharedReads(Generic[V]):
     """One read at a time for each key; its result serves whoever asks within VALID_SECONDS of its sending."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -86,17 +86,17 @@ class _Shared(Generic[V]):
                 del self._reads[key]
 
 
-class DoubtReads:
+class VerificationReads:
     """What the API server says right now: of a pod, of its identities, of the exceptions of its namespace."""
 
     def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
         self._clock = clock
-        self._pods: _Shared[Pod | None] = _Shared(clock)
-        self._assigned: _Shared[Sequence[AzureAssignedIdentity]] = _Shared(clock)
-        self._bindings: _Shared[Sequence[AzureIdentityBinding]] = _Shared(clock)
-        self._identities: _Shared[Sequence[AzureIdentity]] = _Shared(clock)
-        self._exceptions: _Shared[Sequence[AzurePodIdentityException]] = _Shared(clock)
+        self._pods: _SharedReads[Pod | None] = _SharedReads(clock)
+        self._assigned: _SharedReads[Sequence[AzureAssignedIdentity]] = _SharedReads(clock)
+        self._bindings: _SharedReads[Sequence[AzureIdentityBinding]] = _SharedReads(clock)
+        self._identities: _SharedReads[Sequence[AzureIdentity]] = _SharedReads(clock)
+        self._exceptions: _SharedReads[Sequence[AzurePodIdentityException]] = _SharedReads(clock)
         self._unanswered_until = float("-inf")
         self._slow_until: dict[str, float] = {}
         """By namespace: its tenant may have filled it with so much that reading it takes too long."""

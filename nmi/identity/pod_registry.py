@@ -6,24 +6,24 @@ nothing is decided on what was.
 
 from collections.abc import Callable, Iterator
 
-from nmi.identity.addresses import Addresses
+from nmi.identity.address_owners import AddressOwners
+from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.container_starts import newest_running
 from nmi.identity.decide import PodFacts
 from nmi.identity.pods import PodEntry
-from nmi.identity.standard import Assigned
-from nmi.identity.starts import newest_running
 from podidentity.resources import Pod
 
 PodKey = tuple[str, str]
 """Namespace and name."""
 
 
-class Roster:
+class PodRegistry:
     """Entries; none of a pod that has finished. Pods on the host's network are known by name and have no address."""
 
     def __init__(
         self,
-        addresses: Addresses,
-        assigned: Callable[[PodFacts], tuple[Assigned, ...]],
+        addresses: AddressOwners,
+        assigned: Callable[[PodFacts], tuple[AssignedIdentity, ...]],
         exempt: Callable[[Pod], str],
         entered: Callable[[PodEntry], None],
         left: Callable[[PodEntry], None],

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.faults import Answer, StatusProxy
+from podidentity_sandbox.faults import FakeResponse, StatusProxy
 
 
 async def echo(request: web.BaseRequest) -> web.StreamResponse:
@@ -49,17 +49,17 @@ async def test_without_a_rule_everything_passes(proxy: StatusProxy, session: aio
 
 
 async def test_a_status_is_answered_as_often_as_asked(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
-    proxy.answer(Answer(429, b"slow down", {"Retry-After": "3"}), times=2)
+    proxy.respond(FakeResponse(429, b"slow down", {"Retry-After": "3"}), times=2)
     seen = []
     for _ in range(3):
         async with session.get(f"{proxy.url}/x") as response:
             seen.append((response.status, response.headers.get("Retry-After")))
     assert seen == [(429, "3"), (429, "3"), (201, None)]
-    assert proxy.answered == {429: 2}
+    assert proxy.responses == {429: 2}
 
 
 async def test_a_rule_picks_its_requests(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
-    proxy.answer(Answer(500), matching=lambda method, path: method == "GET" and path.startswith("/bad"))
+    proxy.respond(FakeResponse(500), matching=lambda method, path: method == "GET" and path.startswith("/bad"))
     async with session.get(f"{proxy.url}/bad?x=1") as refused, session.get(f"{proxy.url}/good") as passed:
         assert (refused.status, passed.status) == (500, 201)
     proxy.clear()

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from nmi.identity.feed import Feed, Standing
-from nmi.identity.measures import IdentityMeasures
+from nmi.identity.cluster_cache import ClusterCache, DecisionInput
+from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
@@ -43,10 +43,10 @@ class RealCluster:
         self.node = f"{self.namespace}-{LONG_NODE}"
         self.index = Index()
         self.registry = CollectorRegistry()
-        self.feed = Feed(
+        self.cluster_cache = ClusterCache(
             client,
             self.index,
-            IdentityMeasures(self.registry),
+            IdentityMetrics(self.registry),
             node=self.node,
             managed=managed,
             mic_namespace=self.namespace,
@@ -111,7 +111,7 @@ async def real_cluster(plane: up.Plane, **settings: Any) -> AsyncIterator[RealCl
             while not await exists(made, account):
                 await asyncio.sleep(0.05)
         yield made
-        await made.feed.aclose()
+        await made.cluster_cache.aclose()
 
 
 @pytest.fixture
@@ -122,9 +122,9 @@ async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
 
 @asynccontextmanager
 async def following(cluster: RealCluster) -> AsyncIterator[None]:
-    task = asyncio.create_task(cluster.feed.run())
+    task = asyncio.create_task(cluster.cluster_cache.run())
     try:
-        await asyncio.wait_for(cluster.feed.synced(), 10)
+        await asyncio.wait_for(cluster.cluster_cache.synced(), 10)
         yield
     finally:
         task.cancel()
@@ -141,9 +141,9 @@ async def exists(cluster: RealCluster, path: str) -> bool:
 
 async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: RealCluster) -> None:
     await cluster.create_pod("before", "10.99.0.1")
-    task = asyncio.create_task(cluster.feed.run())
+    task = asyncio.create_task(cluster.cluster_cache.run())
     try:
-        await asyncio.wait_for(cluster.feed.synced(), 10)
+        await asyncio.wait_for(cluster.cluster_cache.synced(), 10)
         before = cluster.at("10.99.0.1")
         assert before is not None
         assert before.name == "before"
@@ -154,7 +154,9 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
         assert after is not None
         await until(lambda: bool(after.assigned))
         assert after.assigned[0].usable
-        assert await cluster.feed.standing(after, "10.99.0.2") == Standing(after.facts, after.assigned, certain=True)
+        assert await cluster.cluster_cache.decision_input(after, "10.99.0.2") == DecisionInput(
+            after.facts, after.assigned, certain=True
+        )
         generation = after.record.generation
         revoked = asyncio.create_task(after.changed(generation))
         await cluster.api("DELETE", path)
@@ -164,9 +166,9 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
         pods = f"/api/v1/namespaces/{cluster.namespace}/pods"
         await cluster.api("DELETE", f"{pods}/before")
         await until(lambda: before.ending)
-        standing = await cluster.feed.standing(before, "10.99.0.1")
-        assert isinstance(standing, Standing)
-        assert not standing.certain
+        decision_input = await cluster.cluster_cache.decision_input(before, "10.99.0.1")
+        assert isinstance(decision_input, DecisionInput)
+        assert not decision_input.certain
         await cluster.api("DELETE", f"{pods}/before?gracePeriodSeconds=0")
         await until(lambda: before.gone)
         assert cluster.at("10.99.0.1") is None
@@ -181,7 +183,7 @@ async def test_a_pod_of_another_node_is_not_known(cluster: RealCluster) -> None:
         await cluster.create_pod("here", "10.99.0.9")
         await until(lambda: cluster.at("10.99.0.9") is not None)
         assert cluster.at("10.99.0.8") is None
-        assert await cluster.feed.entry_named(cluster.namespace, "elsewhere") is None
+        assert await cluster.cluster_cache.entry_named(cluster.namespace, "elsewhere") is None
 
 
 async def test_an_exception_frees_its_pods_from_the_event_on_until_it_goes(cluster: RealCluster) -> None:
@@ -214,7 +216,7 @@ async def test_mics_pod_is_known_by_its_owner_as_the_server_keeps_it(cluster: Re
 
 async def test_a_host_network_pod_is_known_by_its_name_alone(cluster: RealCluster) -> None:
     async with following(cluster):
-        finding = asyncio.create_task(cluster.feed.entry_named(cluster.namespace, "host"))
+        finding = asyncio.create_task(cluster.cluster_cache.entry_named(cluster.namespace, "host"))
         await cluster.create_pod("host", "10.99.4.1", spec={"hostNetwork": True})
         entry = await asyncio.wait_for(finding, 10)
         assert entry is not None
@@ -250,22 +252,22 @@ async def test_the_reads_behind_silent_watches_say_what_the_watches_would(plane:
         await cluster.create(IDENTITIES, "id", {"type": 0, "clientID": "c", "resourceID": "r"})
         path = await cluster.create(EXCEPTIONS, "ex", {"podLabels": {"app": "web"}})
         # Nothing has been watched: the pod is found by a read, and so is all that decides about it.
-        entry = await cluster.feed.entry_at("10.99.6.1")
+        entry = await cluster.cluster_cache.entry_at("10.99.6.1")
         assert entry is not None
         assert (entry.facts.exempt, entry.assigned) == ("", ())
-        now = await cluster.feed.standing(entry, "10.99.6.1")
-        assert isinstance(now, Standing)
+        now = await cluster.cluster_cache.decision_input(entry, "10.99.6.1")
+        assert isinstance(now, DecisionInput)
         assert now.pod.exempt == f"exception {cluster.namespace}/ex"
         assert [each.identity.metadata.name for each in now.assigned] == ["id"]
         await cluster.api("DELETE", path)
         await asyncio.sleep(1.0)  # for so long a read is good for everybody who asks
-        later = await cluster.feed.standing(entry, "10.99.6.1")
-        assert isinstance(later, Standing)
+        later = await cluster.cluster_cache.decision_input(entry, "10.99.6.1")
+        assert isinstance(later, DecisionInput)
         assert (later.pod.exempt, later.certain) == ("", False)
 
 
 async def test_one_read_finds_a_pod_by_its_address(cluster: RealCluster) -> None:
     uid = await cluster.create_pod("quick", "10.99.1.1")
-    entry = await cluster.feed.entry_at("10.99.1.1")
+    entry = await cluster.cluster_cache.entry_at("10.99.1.1")
     assert entry is not None
     assert (entry.uid, entry.doubtful) == (uid, True)

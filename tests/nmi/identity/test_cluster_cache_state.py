@@ -2,7 +2,7 @@
 
 import json
 
-from nmi.identity.feed import SHOWN_MAX
+from nmi.identity.cluster_cache import SHOWN_MAX
 from tests.nmi.identity.cluster import running_cluster
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, exception, pod
 
@@ -13,7 +13,7 @@ async def test_it_shows_each_pod_with_what_decides_about_it() -> None:
         cluster.put_assigned(assigned_identity())
         cluster.put_exception(exception(labels={"app": "web"}))
         await cluster.seen(lambda: bool((it := cluster.at("10.0.0.1")) and it.assigned and it.facts.exempt))
-        state = cluster.feed.state()
+        state = cluster.cluster_cache.state()
         assert state["pods"] == [
             {
                 "pod": "ns/web",
@@ -35,7 +35,7 @@ async def test_it_shows_each_pod_with_what_decides_about_it() -> None:
 
 async def test_it_is_json_before_the_watches_have_spoken_too() -> None:
     async with running_cluster(watching=False) as cluster:
-        state = json.loads(json.dumps(cluster.feed.state(), allow_nan=False))
+        state = json.loads(json.dumps(cluster.cluster_cache.state(), allow_nan=False))
         assert state["watches"]["pods"] == {"silent_seconds": None, "restarts": 0, "objects": 0}
         assert sorted(state["silent"]) == ["assigned_identities", "exceptions", "pods"]
 
@@ -44,7 +44,7 @@ async def test_it_is_bounded() -> None:
     async with running_cluster(watching=False) as cluster:
         for number in range(SHOWN_MAX + 7):
             cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.1.{number // 250}.{number % 250}",)))
-        state = cluster.feed.state()
+        state = cluster.cluster_cache.state()
         shown = state["pods"]
         assert isinstance(shown, list)
         assert (len(shown), state["pods_left_out"]) == (SHOWN_MAX, 7)

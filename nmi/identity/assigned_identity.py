@@ -25,7 +25,7 @@ _READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
+class AssignedIdentity:
     """One identity that MIC has put, is putting, or is taking off, for one pod; or that a binding gives it."""
 
     binding: str
@@ -54,11 +54,11 @@ class Assigned:
         return self.binding, self.identity.metadata.name, self.identity.metadata.namespace
 
 
-def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> Assigned:
+def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> AssignedIdentity:
     """What of *assigned* a decision depends on."""
     spec = assigned.spec
     namespaces = {each.metadata.namespace for each in (assigned, spec.azure_identity_ref, spec.azure_binding_ref)}
-    return Assigned(
+    return AssignedIdentity(
         binding=spec.azure_binding_ref.metadata.name,
         selector=spec.azure_binding_ref.spec.selector,
         status=assigned.status.status,

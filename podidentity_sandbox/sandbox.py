@@ -22,15 +22,15 @@ from podidentity_sandbox.azure import (
     DEMO_IDENTITY,
     RESOURCE_GROUP,
     SUBSCRIPTION,
+    AzureEmulator,
     AzureFiles,
-    LittleAzure,
 )
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.cluster import Cluster
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.kubelet import Running
-from podidentity_sandbox.network import METADATA_ADDRESS, Loopback, Network, Place
+from podidentity_sandbox.kubelet import PodObserver
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.tokens import TokenMint
@@ -110,21 +110,21 @@ class NodeProgram:
 class Sandbox:
     """A little cloud. `async with` it, or call `start` and `stop`; `stop` also cleans up after a failed start."""
 
-    def __init__(self, settings: Settings | None = None, *, running: Running | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
         self.settings = settings or Settings()
         self.instance = uuid.uuid4().hex[:6]
         self.folder = Path()
         self.node_names = [f"node-{number}" for number in range(self.settings.nodes)]
         self.network: Network
-        self.azure: LittleAzure
+        self.azure: AzureEmulator
         self.cluster: Cluster
         self.files: AzureFiles
         self.mic: Program | None = None
         self.mic_probe_port = 0
         self.mic_metrics_port = 0
         self.nmis: dict[str, NodeProgram] = {}
-        self.places: dict[str, Place] = {}
-        self._running = running
+        self.contexts: dict[str, ExecutionContext] = {}
+        self._on_pod_running = on_pod_running
         self._vms: dict[str, str] = {}
         self._ports: dict[str, tuple[int, int, int]] = {}
 
@@ -134,7 +134,7 @@ class Sandbox:
         return self.network.redirects
 
     @property
-    def why_loopback(self) -> str:
+    def loopback_reason(self) -> str:
         """Why there are no network namespaces, where there are none."""
         if self.settings.namespaces is False:
             return "as asked"
@@ -163,12 +163,12 @@ class Sandbox:
         )
         self.network = Fabric(self.instance) if real else Loopback()
         await asyncio.to_thread(self.network.start)
-        self.azure = LittleAzure(mint, authority, self.network)
+        self.azure = AzureEmulator(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds
         await self.azure.start()
         self.files = await asyncio.to_thread(self.azure.write_files, self.folder)
         for node in self.node_names:
-            self.places[node] = await asyncio.to_thread(self.network.add_node, node)
+            self.contexts[node] = await asyncio.to_thread(self.network.add_node, node)
             self._vms[node] = await self.azure.add_vm(
                 node,
                 scale_set=SCALE_SET if self.settings.scale_set else "",
@@ -181,7 +181,7 @@ class Sandbox:
             kubeconfig=self.settings.kubeconfig,
             schedule=self.settings.schedule,
             run_pods=self.settings.run_pods,
-            running=self._running,
+            on_pod_running=self._on_pod_running,
             install_kinds=self.settings.kinds,
             node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
             trusted=self.files.certificates,
@@ -189,7 +189,7 @@ class Sandbox:
         )
         self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
         await self.cluster.start(
-            {node: (self.places[node], f"azure://{self._vms[node]}") for node in self.node_names},
+            {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
         )
         if self.settings.programs:
@@ -245,7 +245,7 @@ class Sandbox:
         programs += [nmi.program for nmi in self.nmis.values()]
         ended = next((program for program in programs if program.returncode is not None), None)
         if ended is not None:
-            return str(ended.ended_too_early())
+            return str(ended.exit_error())
         failure = self.cluster.failure()
         return f"the sandbox's kubelets ended: {failure!r}" if failure is not None else ""
 
@@ -263,7 +263,7 @@ class Sandbox:
                 "--leader-election-instance=sandbox",
                 *self.settings.mic_flags,
             ),
-            place=Place("127.0.0.1"),
+            context=ExecutionContext("127.0.0.1"),
             log=self.folder / "mic.log",
             environment={
                 **self.inherited(),
@@ -294,7 +294,7 @@ class Sandbox:
                 *redirected,
                 *self.settings.nmi_flags,
             ),
-            place=self.places[node],
+            context=self.contexts[node],
             log=self.folder / f"nmi-{node}.log",
             environment={
                 **self.inherited(),
@@ -328,12 +328,12 @@ class Sandbox:
             async with asyncio.timeout(ACTIVE_SECONDS):
                 while True:
                     if program.returncode is not None:
-                        raise program.ended_too_early()
+                        raise program.exit_error()
                     if await asyncio.to_thread(probe):
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as late:
-            last = (program.said().strip().splitlines() or ["it said nothing"])[-1][-300:]
+            last = (program.output().strip().splitlines() or ["it said nothing"])[-1][-300:]
             raise SandboxError(f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; it says: {last}") from late
 
     def _pod_environment(self, nmi_port: int) -> dict[str, str]:

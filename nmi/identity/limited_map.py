@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 LINES_PER_MINUTE: Final = 20
 
 
-class Limited(Generic[Key, V]):
+class LimitedMap(Generic[Key, V]):
     """Values by key, of which the first *most* count, by the order that each is put with."""
 
     __slots__ = ("_counted", "_most", "_order", "_values")
@@ -72,7 +72,7 @@ class Limited(Generic[Key, V]):
         del self._order[bisect_left(self._order, (order, key))]
 
 
-class BeyondLimit:
+class OverLimitCount:
     """How many are beyond limits in all, and a log line for each place that begins to have some."""
 
     def __init__(self, message: str, clock: Callable[[], float] = time.monotonic) -> None:

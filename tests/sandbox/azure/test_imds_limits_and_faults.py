@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from podidentity_sandbox.serving import Mishap
+from podidentity_sandbox.serving import ResponseFault
 from tests.sandbox.azure.conftest import Azure
 
 
@@ -17,10 +17,10 @@ async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure)
 
 async def test_more_than_five_requests_at_once_are_throttled(azure: Azure) -> None:
     azure.vm.attach(azure.one)
-    azure.imds.mishaps.order(Mishap(delay_seconds=0.3, times=math.inf))
+    azure.imds.faults.add(ResponseFault(delay_seconds=0.3, times=math.inf))
     answers = await asyncio.gather(*(azure.ask_imds() for _ in range(7)))
     assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 2
-    azure.imds.mishaps.forget()
+    azure.imds.faults.clear()
     assert (await azure.ask_imds())[0] == 200
 
 
@@ -40,7 +40,7 @@ async def test_an_identity_is_seen_only_after_the_lag(azure: Azure) -> None:
 
 async def test_a_mishap_happens_as_often_as_ordered_and_every_call_is_counted(azure: Azure) -> None:
     azure.vm.attach(azure.one)
-    azure.imds.mishaps.order(Mishap(status=503, document={"error": "x"}, headers={"Retry-After": "7"}, times=2))
+    azure.imds.faults.add(ResponseFault(status=503, document={"error": "x"}, headers={"Retry-After": "7"}, times=2))
     status, _, response = await azure.ask_imds()
     assert (status, response.headers["Retry-After"]) == (503, "7")
     await azure.ask_imds()

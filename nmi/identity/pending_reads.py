@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 
-class Read:
+class PendingRead:
     """One read on its way."""
 
     def __init__(self) -> None:
@@ -17,21 +17,21 @@ class Read:
     def note(self, subject: Hashable) -> None:
         self._changed.add(subject)
 
-    def crossed(self, *subjects: Hashable) -> bool:
+    def is_outdated(self, *subjects: Hashable) -> bool:
         """Whether one of *subjects* has changed since the read was sent."""
         return not self._changed.isdisjoint(subjects)
 
 
-class Crossings:
+class PendingReads:
     """The reads on their way. Subjects are addresses (strings) and the keys of pods (pairs)."""
 
     def __init__(self) -> None:
-        self._reads: set[Read] = set()
+        self._reads: set[PendingRead] = set()
 
     @contextmanager
-    def read(self) -> Iterator[Read]:
+    def read(self) -> Iterator[PendingRead]:
         """From the sending of a read to the use of its answer."""
-        read = Read()
+        read = PendingRead()
         self._reads.add(read)
         try:
             yield read

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from nmi.identity.assigned_identity import AssignedIdentity, trimmed
 from nmi.identity.assignments import Changed
 from nmi.identity.decide import PodFacts
-from nmi.identity.limiting import BeyondLimit, Limited
-from nmi.identity.reads import DoubtReads
-from nmi.identity.standard import Assigned, trimmed
-from nmi.identity.watching import Watches
+from nmi.identity.limited_map import LimitedMap, OverLimitCount
+from nmi.identity.verification_reads import VerificationReads
+from nmi.identity.watches import Watches
 from podidentity.object_limits import oversized
 from podidentity.resources import ASSIGNED, BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding
 
@@ -38,7 +38,7 @@ class BoundIdentities:
     def __init__(
         self,
         watches: Watches,
-        reads: DoubtReads,
+        reads: VerificationReads,
         changed: Changed,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -50,13 +50,13 @@ class BoundIdentities:
         """By namespace and name, with the time since when it is as it is: IMDS may lag behind a new one."""
         self._naming: dict[Key, dict[str, AzureIdentityBinding]] = {}
         """Bindings by the identity that they name, then by their own name."""
-        self._given: dict[Key, Limited[tuple[str], Assigned]] = {}
+        self._given: dict[Key, LimitedMap[tuple[str], AssignedIdentity]] = {}
         """By namespace and selector, then by the binding's name."""
-        self._beyond = BeyondLimit("a selector has more bindings than count in its namespace; delete some", clock)
+        self._beyond = OverLimitCount("a selector has more bindings than count in its namespace; delete some", clock)
         watches.add("bindings", BINDINGS, _BindingHandler(self))
         watches.add("identities", IDENTITIES, _IdentityHandler(self))
 
-    def of(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         found = self._given.get((pod.namespace, pod.label)) if pod.label else None
         return found.counted if found is not None else ()
 
@@ -64,12 +64,12 @@ class BoundIdentities:
     def beyond_limit(self) -> int:
         return self._beyond.count
 
-    async def read(self, pod: PodFacts) -> tuple[Assigned, ...]:
+    async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         if not pod.label:
             return ()
         bindings = await self._reads.bindings(pod.namespace)
         identities = {each.metadata.name: each for each in await self._reads.identities(pod.namespace)}
-        found: Limited[tuple[str], Assigned] = Limited(BINDINGS_MAX)
+        found: LimitedMap[tuple[str], AssignedIdentity] = LimitedMap(BINDINGS_MAX)
         for binding in bindings:
             identity = identities.get(binding.spec.azure_identity)
             if identity is not None and binding.spec.selector == pod.label and _fits(binding, identity):
@@ -123,7 +123,7 @@ class BoundIdentities:
         place, key = (binding.metadata.namespace, binding.spec.selector), (binding.metadata.name,)
         there = self._given.get(place)
         if there is None:
-            there = self._given[place] = Limited(BINDINGS_MAX)
+            there = self._given[place] = LimitedMap(BINDINGS_MAX)
         made = join(binding, identity, since)
         if there.get(key) != made:
             # Else the same object stays, which is quick to compare.
@@ -159,10 +159,10 @@ def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:
         nested.pop(place, None)
 
 
-def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: float = ALWAYS) -> Assigned:
+def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: float = ALWAYS) -> AssignedIdentity:
     """The identity as *binding* gives it to every pod that it selects; none any longer once either is being deleted."""
     deleting = [each.metadata.deletion_timestamp is not None for each in (binding, identity)]
-    return Assigned(
+    return AssignedIdentity(
         binding=binding.metadata.name,
         selector=binding.spec.selector,
         status=ASSIGNED,
