@@ -11,9 +11,9 @@ from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
-ROOMS = (
-    *("histogram", "scan", "query", "answers", "index"),
-    *("redirects", "connection", "limits", "places", "turns", "memory", "deadlines", "losses", "lane"),
+MODULES = (
+    *("histogram", "scan", "query", "answers", "index", "redirects", "connection", "limits"),
+    *("connection_slots", "fair_queue", "memory", "deadlines", "disconnects", "lane"),
 )
 ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]
@@ -29,9 +29,9 @@ setup(
     project_urls={"Repository": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {},
     ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython ships no types for its build part
         [
-            Extension(f"_native.{room}", [f"_native/{room}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)
-            for room in ROOMS
-            if ONLY in {None, room}
+            Extension(f"_native.{module}", [f"_native/{module}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)
+            for module in MODULES
+            if ONLY in {None, module}
         ],
         force=True,  # cythonize decides by file time, not by directives: a tracing build would reuse the release's C
         annotate=bool(os.environ.get("NATIVE_ANNOTATE")),

@@ -29,8 +29,8 @@ cdef class Peer:
     cdef int held            # those of them that are HELD
     cdef Connection first    # of them
     cdef list order          # (rank, serial, connection) of them, those first to go at the end; may be out of date
-    cdef Peer previous, next  # in Places.by_count, while listed
-    cdef bint listed
+    cdef Peer previous, next  # in ConnectionSlots.by_count, while listed
+    cdef bint linked
     cdef object queue        # deque of connections that wait for their turn, once one has
     cdef uint64_t arrived_in  # Owner.turn in which it last connected
     cdef int arrivals        # connections in that turn
@@ -43,7 +43,7 @@ cdef class Owner:
     cdef Index index
     cdef object general           # makes a connection's GeneralLane
     cdef int64_t first_byte_ns, head_ns, idle_ns, write_ns  # its Limits
-    cdef Py_ssize_t join_bytes    # of answers to pipelined requests that are sent together; ANSWER_MAX at most
+    cdef Py_ssize_t buffer_bytes    # of answers to pipelined requests that are sent together; ANSWER_MAX at most
     cdef Py_ssize_t part_bytes    # of what is sent, that a socket is given at a time
     cdef bint require_metadata
     cdef bint draining
@@ -51,14 +51,14 @@ cdef class Owner:
     cdef uint64_t turn            # a peer gets the general lane's work for one request in each
     cdef uint64_t fast_answers, handed_over
     cdef int64_t sent             # bytes that sockets have taken since `memory` measured last
-    cdef Py_ssize_t joined        # bytes in outbox; none while anything but one connection's consume() runs
+    cdef Py_ssize_t buffered        # bytes in outbox; none while anything but one connection's consume() runs
     cdef Connection first_due, last_due  # a list of those that have an answer due
     cdef unsigned char[READ_MAX] inbox
     cdef char[ANSWER_MAX] outbox
-    cdef int later(self, Connection connection) except -1
-    cdef int hold(self, Connection connection, bint held) except -1
-    cdef int forget(self, Connection connection) except -1
-    cdef int tell_lost(self, object general) except -1
+    cdef int enqueue(self, Connection connection) except -1
+    cdef int set_held(self, Connection connection, bint held) except -1
+    cdef int remove(self, Connection connection) except -1
+    cdef int queue_disconnect(self, object general) except -1
 
 cdef class Connection:
     cdef Owner owner
@@ -83,39 +83,39 @@ cdef class Connection:
     cdef int64_t deadline_ns        # of the present state; 0 if it has none
     cdef int64_t write_deadline_ns  # of unsent
     cdef uint32_t serial     # tells this connection from the one that had the slot before
-    cdef uint32_t slot
+    cdef uint32_t number
     cdef uint32_t armed      # the events asked of epoll
     cdef int fd
     cdef State state
     cdef bint registered
     cdef bint busy           # consume() is on the stack: it goes on by itself when the general lane is done
-    cdef bint peer_left      # the general lane was told
+    cdef bint peer_gone_notified      # the general lane was told
     cdef bint queued         # in its holder's queue
     cdef bint narrow         # memory is short and its peer has more than its share: it gets little at a time
     # What the owner calls.
-    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t slot, uint32_t serial) except -1
+    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t number, uint32_t serial) except -1
     cdef int on_events(self, uint32_t events) except -1
     cdef bint read(self) except -1
-    cdef int go_on(self) except -1
+    cdef int process_unread(self) except -1
     cdef int arm(self) except -1
     cdef int send_due(self) except -1
-    cdef int shut(self) except -1
-    cdef int cut(self) except -1
-    cdef bint has_taken_all(self) noexcept
+    cdef int close_now(self) except -1
+    cdef int reset(self) except -1
+    cdef bint has_acknowledged_all(self) noexcept
     # The rest is its own.
     cdef bint is_open(self) noexcept
-    cdef int leave_hold(self) except -1
+    cdef int end_hold(self) except -1
     cdef int consume(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1
-    cdef int owe(self, ReadyAnswer answer, int64_t since) except -1
-    cdef int answered(self, ReadyAnswer answer, int64_t since, bint close) except -1
+    cdef int send_later(self, ReadyAnswer answer, int64_t since) except -1
+    cdef int record_answer(self, ReadyAnswer answer, int64_t since, bint close) except -1
     cdef int hand_over(self) except -1
-    cdef int tell_peer_left(self) except -1
-    cdef int join(self, const char *data, Py_ssize_t size) except -1
-    cdef int flush_joined(self) except -1
+    cdef int notify_peer_gone(self) except -1
+    cdef int buffer_answer(self, const char *data, Py_ssize_t size) except -1
+    cdef int flush_buffered(self) except -1
     cdef int send_bytes(self, const char *data, Py_ssize_t size) except -1
-    cdef Py_ssize_t give(self, const char *data, Py_ssize_t size) except -2
+    cdef Py_ssize_t send_parts(self, const char *data, Py_ssize_t size) except -2
     cdef int send_rest(self) except -1
-    cdef int settle(self) except -1
-    cdef int leave(self) except -1
-    cdef int tell_general_lost(self) except -1
+    cdef int close_if_finished(self) except -1
+    cdef int close_when_acknowledged(self) except -1
+    cdef int queue_disconnect(self) except -1

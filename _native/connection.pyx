@@ -30,7 +30,7 @@ cdef enum:
     NARROW_READ = 2 * 1024     # bytes per recv of a connection that is narrow: a few requests
     NARROW_SEND = 2 * 1024
     NARROW_REQUESTS = 2        # in place of REQUESTS_PER_TURN
-    LEFT_MOST = 8 * 1024       # bytes of answers that may be on their way to a peer when its connection is closed
+    UNACKNOWLEDGED_MAX = 8 * 1024  # bytes of answers that may be on their way to a peer when its connection is closed
     LINGER_BYTES = 256 * 1024  # read and thrown away after the last answer, so that closing does not reset it away
 
 
@@ -41,19 +41,19 @@ class GeneralLane(Protocol):
 
 
 cdef class Owner:
-    cdef int later(self, Connection connection) except -1:
+    cdef int enqueue(self, Connection connection) except -1:
         """Call its go_on() when its peer's turn comes, if it has unread bytes or is FRESH."""
         raise NotImplementedError
 
-    cdef int hold(self, Connection connection, bint held) except -1:
+    cdef int set_held(self, Connection connection, bint held) except -1:
         """It is HELD from now on, or no longer."""
         raise NotImplementedError
 
-    cdef int forget(self, Connection connection) except -1:
+    cdef int remove(self, Connection connection) except -1:
         """It is closed: its place is free."""
         raise NotImplementedError
 
-    cdef int tell_lost(self, object general) except -1:
+    cdef int queue_disconnect(self, object general) except -1:
         """Call general.connection_lost() when no call into or out of a general lane is on the stack."""
         raise NotImplementedError
 
@@ -98,36 +98,36 @@ cdef class Connection:
     def finish(self):
         if not self.is_open():
             return
-        self.leave_hold()
+        self.end_hold()
         self.state = FINISHING
         self.deadline_ns = 0
         self.unread = None
         if not self.busy:
-            self.settle()
+            self.close_if_finished()
             self.arm()
 
     def pause(self):
         if self.state == HANDED_OVER:
             self.state = HELD
-            self.owner.hold(self, True)
+            self.owner.set_held(self, True)
             self.deadline_ns = 0
             self.arm()
 
     def resume(self):
         if self.state != HELD and self.state != HANDED_OVER:
             return
-        self.leave_hold()
+        self.end_hold()
         self.state = IDLE
         self.handed = 0
         self.deadline_ns = monotonic_ns() + self.owner.idle_ns
         if not self.busy:
-            self.owner.later(self)
-            self.settle()
+            self.owner.enqueue(self)
+            self.close_if_finished()
             self.arm()
 
-    cdef int leave_hold(self) except -1:
+    cdef int end_hold(self) except -1:
         if self.state == HELD:
-            self.owner.hold(self, False)
+            self.owner.set_held(self, False)
         return 0
 
     cdef bint is_open(self) noexcept:
@@ -135,12 +135,12 @@ cdef class Connection:
 
     # What the owner calls.
 
-    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t slot, uint32_t serial) except -1:
+    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t number, uint32_t serial) except -1:
         """Take over *fd*, which was accepted just now."""
         self.owner = owner
         self.fd = fd
         self.peer_key = peer_key
-        self.slot = slot
+        self.number = number
         self.serial = serial
         self.state = FRESH
         self.deadline_ns = monotonic_ns() + owner.first_byte_ns
@@ -148,13 +148,13 @@ cdef class Connection:
 
     cdef int on_events(self, uint32_t events) except -1:
         if events & EPOLLERR:  # reset: the kernel has dropped what it held
-            self.tell_peer_left()
-            return self.shut()
+            self.notify_peer_gone()
+            return self.close_now()
         if events & EPOLLHUP:  # both sides are shut: nothing more can be sent
-            self.tell_peer_left()
-            return self.leave()
+            self.notify_peer_gone()
+            return self.close_when_acknowledged()
         if events & EPOLLRDHUP and self.state == HELD:
-            self.tell_peer_left()
+            self.notify_peer_gone()
         if events & EPOLLOUT:
             self.send_rest()
         if events & EPOLLIN:
@@ -177,20 +177,20 @@ cdef class Connection:
             return 0
         if size <= 0:
             # An end here is an end between requests or in the midst of one: no answer is due in either case.
-            if self.sent <= LEFT_MOST:
-                self.shut()
+            if self.sent <= UNACKNOWLEDGED_MAX:
+                self.close_now()
             else:
-                self.leave()
+                self.close_when_acknowledged()
             return 0
         if self.state == LINGERING:
             self.thrown_away += size
             if self.thrown_away > LINGER_BYTES:
-                self.shut()
+                self.close_now()
         else:
             self.consume(self.owner.inbox, size)
         return size == most
 
-    cdef int go_on(self) except -1:
+    cdef int process_unread(self) except -1:
         """Look at what was left unread, if nothing is in the way any more, or for the first time."""
         cdef bytes data = self.unread
         if self.state == FRESH:
@@ -226,15 +226,15 @@ cdef class Connection:
                     count += 1
                     if not self.answer_fast(data, size, &at):
                         self.hand_over()
-            self.flush_joined()
+            self.flush_buffered()
         finally:
             self.busy = False
-            self.owner.joined = 0
+            self.owner.buffered = 0
         if at < size and self.is_open():
             self.unread = PyBytes_FromStringAndSize(<const char *>data + at, size - at)
             if self.unsent is None and self.state != HELD:
-                self.owner.later(self)
-        self.settle()
+                self.owner.enqueue(self)
+        self.close_if_finished()
         return 0
 
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
@@ -250,29 +250,29 @@ cdef class Connection:
         if scan_head(data + at[0], size - at[0], &head) != DONE or (owner.require_metadata and not head.metadata):
             return False
         if self.looked_up != owner.index.version:
-            self.record = owner.index.of(self.peer_key)
+            self.record = owner.index.record_of(self.peer_key)
             self.looked_up = owner.index.version
         record = self.record
         if record is None or record.suspended or owner.index.suspended:
             return False
-        answer = record.asked(data + at[0] + head.query.start, head.query.stop - head.query.start, begun)
+        answer = record.find_answer(data + at[0] + head.query.start, head.query.stop - head.query.start, begun)
         if answer is None:
             return False
         at[0] += head.size
         close = head.close or owner.draining
-        if at[0] >= size and owner.joined == 0 and not close:
+        if at[0] >= size and owner.buffered == 0 and not close:
             self.state = IDLE
-            self.owe(answer, begun)
+            self.send_later(answer, begun)
             return True
         text = answer.written(begun, close, &length)
-        if at[0] >= size and owner.joined == 0:
+        if at[0] >= size and owner.buffered == 0:
             self.send_bytes(text, length)
         else:
-            self.join(text, length)
-        self.answered(answer, begun, close)
+            self.buffer_answer(text, length)
+        self.record_answer(answer, begun, close)
         return True
 
-    cdef int owe(self, ReadyAnswer answer, int64_t since) except -1:
+    cdef int send_later(self, ReadyAnswer answer, int64_t since) except -1:
         """Send it at the end of the turn: reading and sending each keep the kernel's code for it in the cache."""
         cdef Owner owner = self.owner
         self.due = answer
@@ -293,11 +293,11 @@ cdef class Connection:
         self.due = None
         text = answer.written(self.due_since, False, &length)
         self.send_bytes(text, length)
-        self.answered(answer, self.due_since, False)
-        self.settle()
+        self.record_answer(answer, self.due_since, False)
+        self.close_if_finished()
         return self.arm()
 
-    cdef int answered(self, ReadyAnswer answer, int64_t since, bint close) except -1:
+    cdef int record_answer(self, ReadyAnswer answer, int64_t since, bint close) except -1:
         cdef int64_t done
         if self.state != CLOSED:
             done = monotonic_ns()
@@ -309,7 +309,7 @@ cdef class Connection:
         return 0
 
     cdef int hand_over(self) except -1:
-        self.flush_joined()  # the general lane's answer comes after these
+        self.flush_buffered()  # the general lane's answer comes after these
         if self.state == CLOSED:
             return 0
         self.state = HANDED_OVER
@@ -318,32 +318,32 @@ cdef class Connection:
         if self.general is None:
             general = self.owner.general(self)
             if self.state == CLOSED:  # while it was made
-                self.owner.tell_lost(general)
+                self.owner.queue_disconnect(general)
                 return 0
             self.general = general
         return 0
 
-    cdef int tell_peer_left(self) except -1:
-        if self.state == HELD and not self.peer_left:
-            self.peer_left = True
+    cdef int notify_peer_gone(self) except -1:
+        if self.state == HELD and not self.peer_gone_notified:
+            self.peer_gone_notified = True
             self.general.peer_gone()
         return 0
 
     # Sending.
 
-    cdef int join(self, const char *data, Py_ssize_t size) except -1:
+    cdef int buffer_answer(self, const char *data, Py_ssize_t size) except -1:
         """Send *data* together with the answers beside it: one segment, not one each."""
         cdef Owner owner = self.owner
-        if owner.joined + size > owner.join_bytes:
-            self.flush_joined()
+        if owner.buffered + size > owner.buffer_bytes:
+            self.flush_buffered()
         if self.state != CLOSED:
-            memcpy(owner.outbox + owner.joined, data, <size_t>size)
-            owner.joined += size
+            memcpy(owner.outbox + owner.buffered, data, <size_t>size)
+            owner.buffered += size
         return 0
 
-    cdef int flush_joined(self) except -1:
-        cdef Py_ssize_t size = self.owner.joined
-        self.owner.joined = 0
+    cdef int flush_buffered(self) except -1:
+        cdef Py_ssize_t size = self.owner.buffered
+        self.owner.buffered = 0
         if size and self.state != CLOSED:
             self.send_bytes(self.owner.outbox, size)
         return 0
@@ -365,11 +365,11 @@ cdef class Connection:
                 self.sent += sent
                 self.owner.sent += sent
             elif errno != EAGAIN and errno != EINTR:
-                return self.shut()
+                return self.close_now()
             else:
                 sent = 0
         else:
-            sent = self.give(data, size)
+            sent = self.send_parts(data, size)
             if sent == size or sent < 0:
                 return 0
         self.unsent = PyBytes_FromStringAndSize(data + sent, size - sent)
@@ -377,7 +377,7 @@ cdef class Connection:
         self.write_deadline_ns = monotonic_ns() + self.owner.write_ns
         return 0
 
-    cdef Py_ssize_t give(self, const char *data, Py_ssize_t size) except -2:
+    cdef Py_ssize_t send_parts(self, const char *data, Py_ssize_t size) except -2:
         """How much of it the socket takes now; -1 if the connection is closed.
 
         Part by part, each a record of its own (MSG_EOR): the kernel looks at what is in the send buffer for a new
@@ -392,7 +392,7 @@ cdef class Connection:
             sent = send(self.fd, data + done, <size_t>part, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_EOR)
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.shut()
+                    self.close_now()
                     return -1
                 break
             done += sent
@@ -409,19 +409,19 @@ cdef class Connection:
             return 0
         size = PyBytes_GET_SIZE(self.unsent) - self.unsent_from
         rest = PyBytes_AS_STRING(self.unsent) + self.unsent_from
-        sent = self.give(rest, size)
+        sent = self.send_parts(rest, size)
         if sent < 0:
             return 0
         self.unsent_from += sent
         if sent == size:
             self.unsent = None
-            self.settle()
-            self.go_on()
+            self.close_if_finished()
+            self.process_unread()
         return 0
 
     # Ending.
 
-    cdef int settle(self) except -1:
+    cdef int close_if_finished(self) except -1:
         """If this is finishing and all is sent, end it."""
         if self.state == IDLE and self.owner.draining and self.unread is None:
             self.state = FINISHING
@@ -429,7 +429,7 @@ cdef class Connection:
             return 0
         if self.general is None:
             # The fast lane reads whole requests only: nothing is left in the socket that would reset it.
-            return self.shut() if self.sent <= LEFT_MOST else self.leave()
+            return self.close_now() if self.sent <= UNACKNOWLEDGED_MAX else self.close_when_acknowledged()
         # Bytes that are unread when a socket is closed, or come later, reset it, and the peer may lose our last answer
         # (RFC 9112 §9.6). So shut our side, and read until the peer has shut its own.
         shutdown(self.fd, SHUT_WR)
@@ -437,20 +437,20 @@ cdef class Connection:
         self.deadline_ns = monotonic_ns() + LINGER_NS
         return 0
 
-    cdef bint has_taken_all(self) noexcept:
+    cdef bint has_acknowledged_all(self) noexcept:
         """Whether the peer has acknowledged all answers but what may be on its way."""
         cdef uint32_t[MEMINFO_VARS] values
-        return not kernel_memory(self.fd, values) or values[QUEUED] <= LEFT_MOST
+        return not kernel_memory(self.fd, values) or values[QUEUED] <= UNACKNOWLEDGED_MAX
 
-    cdef int leave(self) except -1:
+    cdef int close_when_acknowledged(self) except -1:
         """Close, but not before the peer has taken its answers: the kernel would hold them, on our account and for
         minutes, and the place would already be free for the next connection of that kind. `deadlines` sees to the rest.
         """
         if self.state == CLOSED or self.state == LEAVING:
             return 0
-        if self.sent <= LEFT_MOST or self.has_taken_all():
-            return self.shut()
-        self.leave_hold()
+        if self.sent <= UNACKNOWLEDGED_MAX or self.has_acknowledged_all():
+            return self.close_now()
+        self.end_hold()
         if self.registered:
             epoll_ctl(self.owner.epoll, EPOLL_CTL_DEL, self.fd, NULL)
         shutdown(self.fd, SHUT_WR)
@@ -459,7 +459,7 @@ cdef class Connection:
         self.unread = self.unsent = None
         self.record = None
         self.due = None
-        return self.tell_general_lost()
+        return self.queue_disconnect()
 
     cdef int arm(self) except -1:
         """Ask epoll for what this connection waits for now. Errors and full hang-ups are reported always.
@@ -475,45 +475,45 @@ cdef class Connection:
             wanted |= EPOLLOUT
         elif self.state != HELD and self.unread is None:
             wanted |= EPOLLIN | EPOLLRDHUP
-        if self.state == HELD and not self.peer_left:
+        if self.state == HELD and not self.peer_gone_notified:
             wanted |= EPOLLRDHUP
         if self.registered and wanted == self.armed:
             return 0
         event.events = wanted
-        event.data.u64 = (<uint64_t>self.serial << 32) | self.slot
+        event.data.u64 = (<uint64_t>self.serial << 32) | self.number
         if epoll_ctl(self.owner.epoll, EPOLL_CTL_MOD if self.registered else EPOLL_CTL_ADD, self.fd, &event) != 0:
-            self.shut()  # ENOMEM or ENOSPC: it could never be served again
+            self.close_now()  # ENOMEM or ENOSPC: it could never be served again
             return 0
         self.registered = True
         self.armed = wanted
         return 0
 
-    cdef int shut(self) except -1:
+    cdef int close_now(self) except -1:
         """Close the descriptor now. The general lane hears of it when the turn ends, never inside a call of its own."""
         if self.state == CLOSED:
             return 0
-        self.leave_hold()
+        self.end_hold()
         self.state = CLOSED
         close_fd(self.fd)
         self.fd = -1
         self.unread = self.unsent = None
         self.record = None
         self.due = None
-        self.owner.forget(self)
+        self.owner.remove(self)
         if self.general is not None:
-            self.tell_general_lost()
+            self.queue_disconnect()
         return 0
 
-    cdef int cut(self) except -1:
+    cdef int reset(self) except -1:
         """Close with a reset, so that the kernel drops what it holds for the connection."""
         cdef linger now
         now.l_onoff, now.l_linger = 1, 0
         if self.state != CLOSED:
             setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger))
-        return self.shut()
+        return self.close_now()
 
-    cdef int tell_general_lost(self) except -1:
+    cdef int queue_disconnect(self) except -1:
         if self.general is not None:
-            self.owner.tell_lost(self.general)
+            self.owner.queue_disconnect(self.general)
             self.general = None
         return 0

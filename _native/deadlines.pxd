@@ -5,5 +5,5 @@ from _native.connection cimport State
 cdef class Deadlines:
     cdef Py_ssize_t at           # where the next look begins
     cdef uint64_t first_byte, head, idle, write
-    cdef bint pass_over(self, list connections) except -1
+    cdef bint close_late(self, list connections) except -1
     cdef int count(self, State state) except -1

@@ -12,7 +12,7 @@ cdef enum:
     CLOSES_MAX = 128  # at 8 us each; a peer may have thousands of connections come to their deadline together
 
 
-cdef State late(Connection each, int64_t now_ns) noexcept:
+cdef State late_state(Connection each, int64_t now_ns) noexcept:
     """The state in which its peer was too slow, FINISHING if that is in reading its answers; CLOSED if none.
 
     No other deadline passes while bytes of the peer wait here: then it is we who are slow.
@@ -33,7 +33,7 @@ cdef class Deadlines:
             "timed_out_write": self.write,
         }
 
-    cdef bint pass_over(self, list connections) except -1:
+    cdef bint close_late(self, list connections) except -1:
         """Close what is late among *connections* (None is nobody), up to CLOSES_MAX; whether the walk came to its end.
 
         A walk over 8,192 takes 0.1 ms.
@@ -48,16 +48,16 @@ cdef class Deadlines:
             if each is None:
                 continue
             connection = <Connection>each
-            state = late(connection, now)
+            state = late_state(connection, now)
             if state == CLOSED:
-                if connection.state == LEAVING and connection.has_taken_all():
-                    connection.shut()
+                if connection.state == LEAVING and connection.has_acknowledged_all():
+                    connection.close_now()
                 continue
             self.count(state)
             if state == FINISHING or state == LEAVING or state == LINGERING:
-                connection.cut()  # it does not read, and what the kernel holds for it would stay
+                connection.reset()  # it does not read, and what the kernel holds for it would stay
             else:
-                connection.shut()
+                connection.close_now()
             closed += 1
             if closed == CLOSES_MAX:
                 return False

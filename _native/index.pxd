@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from _native.answers cimport ReadyAnswer
 from _native.query cimport Query
 
-cdef class _Kept:
+cdef class _CachedAnswer:
     cdef int selector_kind
     cdef bytes resource
     cdef bytes selector
@@ -11,21 +11,21 @@ cdef class _Kept:
     cdef ReadyAnswer answer
     cdef bytes spelled  # the query that it answered last, as it was sent; None if there was none, or a long one
     cdef uint64_t used  # the record's count of uses when this was last used: the least goes first
-    cdef bint was_asked(self, const unsigned char *text, Py_ssize_t length) noexcept
+    cdef bint is_spelled(self, const unsigned char *text, Py_ssize_t length) noexcept
     cdef bint answers(self, const Query *query) noexcept
 
 cdef class PodRecord:
     cdef readonly object owner
     cdef readonly int64_t generation
     cdef public bint suspended
-    cdef list _kept
+    cdef list _answers
     cdef uint64_t _uses
-    cdef ReadyAnswer asked(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns)
-    cdef _Kept kept_for(self, const Query *query)
-    cdef ReadyAnswer if_fresh(self, _Kept kept, int64_t now_ns)
+    cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns)
+    cdef _CachedAnswer find_cached(self, const Query *query)
+    cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns)
 
 cdef class Index:
     cdef public bint suspended
     cdef uint64_t version  # never 0; another one whenever an address has changed hands
     cdef dict _records  # sin_addr.s_addr as the kernel gives it, or an IPv6 address's 16 bytes -> record
-    cdef PodRecord of(self, object key)
+    cdef PodRecord record_of(self, object key)

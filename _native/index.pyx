@@ -19,17 +19,17 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(dict mapping, object key) except? NULL
 
 READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 60 kB
-cdef int KEPT_MAX = READY_ANSWERS_MAX
+cdef int ANSWERS_MAX = READY_ANSWERS_MAX
 
 cdef enum:
     SPELLING_MAX = 1024  # bytes of a query that is recognised without being decoded; SDKs' are under 900
 
 
 @cython.final
-cdef class _Kept:
+cdef class _CachedAnswer:
     """One ready answer and the request it answers."""
 
-    cdef bint was_asked(self, const unsigned char *text, Py_ssize_t length) noexcept:
+    cdef bint is_spelled(self, const unsigned char *text, Py_ssize_t length) noexcept:
         return (
             self.spelled is not None
             and PyBytes_GET_SIZE(self.spelled) == length
@@ -61,41 +61,41 @@ cdef void refer(Text *text, bytes to) noexcept:
 cdef class PodRecord:
     def __init__(self, owner):
         self.owner = owner
-        self._kept = []
+        self._answers = []
 
     def invalidate(self):
         self.generation += 1
-        self._kept.clear()
+        self._answers.clear()
         return self.generation
 
-    cdef ReadyAnswer asked(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
+    cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
         """The answer to the query *text* if one is kept and still fresh; None, too, if `query` cannot read it.
 
         Applications ask the same again and again. What it means depends on nothing but its bytes, so a query that is
         byte for byte one that was read before need not be decoded.
         """
-        cdef _Kept kept
+        cdef _CachedAnswer kept
         cdef Query query
-        for kept in self._kept:
-            if kept.was_asked(text, length):
+        for kept in self._answers:
+            if kept.is_spelled(text, length):
                 return self.if_fresh(kept, now_ns)
         if not read_query(text, length, &query):
             return None
-        kept = self.kept_for(&query)
+        kept = self.find_cached(&query)
         if kept is None:
             return None
         if length <= SPELLING_MAX:
             kept.spelled = PyBytes_FromStringAndSize(<const char *>text, length)
         return self.if_fresh(kept, now_ns)
 
-    cdef _Kept kept_for(self, const Query *query):
-        cdef _Kept kept
-        for kept in self._kept:
+    cdef _CachedAnswer find_cached(self, const Query *query):
+        cdef _CachedAnswer kept
+        for kept in self._answers:
             if kept.answers(query):
                 return kept
         return None
 
-    cdef ReadyAnswer if_fresh(self, _Kept kept, int64_t now_ns):
+    cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns):
         """Its answer, which counts as used, or None."""
         if now_ns >= kept.answer.fresh_until_ns or now_ns >= kept.answer.expires_ns:
             return None
@@ -107,7 +107,7 @@ cdef class PodRecord:
         self, int64_t generation, *, bytes resource not None, int selector_kind, bytes selector_value not None,
         bytes xms_cc not None, ReadyAnswer answer not None
     ):
-        cdef _Kept kept, oldest
+        cdef _CachedAnswer kept, oldest
         cdef Query query
         if generation != self.generation or len(resource) + len(selector_value) + len(xms_cc) > QUERY_MAX:
             return False
@@ -118,23 +118,23 @@ cdef class PodRecord:
         query.selector_kind = <SelectorKind>selector_kind
         self._uses += 1
         oldest = None
-        for kept in self._kept:
+        for kept in self._answers:
             if kept.answers(&query):
                 kept.answer = answer
                 kept.used = self._uses
                 return True
             if oldest is None or kept.used < oldest.used:
                 oldest = kept
-        kept = _Kept.__new__(_Kept)
+        kept = _CachedAnswer.__new__(_CachedAnswer)
         kept.selector_kind = selector_kind
         kept.resource = resource
         kept.selector = selector
         kept.xms_cc = xms_cc
         kept.answer = answer
         kept.used = self._uses
-        if len(self._kept) >= KEPT_MAX:
-            self._kept.remove(oldest)
-        self._kept.append(kept)
+        if len(self._answers) >= ANSWERS_MAX:
+            self._answers.remove(oldest)
+        self._answers.append(kept)
         return True
 
     def find(
@@ -142,7 +142,7 @@ cdef class PodRecord:
         int64_t now_ns
     ):
         cdef Query query
-        cdef _Kept kept
+        cdef _CachedAnswer kept
         if self.suspended:
             return None
         selector = selector_value.lower()
@@ -150,7 +150,7 @@ cdef class PodRecord:
         refer(&query.selector, selector)
         refer(&query.xms_cc, xms_cc)
         query.selector_kind = <SelectorKind>selector_kind
-        kept = self.kept_for(&query)
+        kept = self.find_cached(&query)
         return None if kept is None else self.if_fresh(kept, now_ns)
 
 
@@ -189,7 +189,7 @@ cdef class Index:
     def get(self, str address not None):
         return self._records.get(key_of(address))
 
-    cdef PodRecord of(self, object key):
+    cdef PodRecord record_of(self, object key):
         cdef PyObject *found = PyDict_GetItemWithError(self._records, key)
         return None if found == NULL else <PodRecord>found
 

@@ -17,15 +17,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from _native.answers cimport ANSWER_MAX
 from _native.clock cimport NANOSECONDS, monotonic_ns
 from _native.connection cimport FRESH, LEAVING, Connection, Owner, Peer
+from _native.connection_slots cimport ConnectionSlots, close_if_idle
 from _native.deadlines cimport Deadlines
+from _native.disconnects cimport Disconnects
+from _native.fair_queue cimport FairQueue
 from _native.index cimport Index
 from _native.limits cimport Limits as OurLimits
-from _native.losses cimport Losses
 from _native.memory cimport Memory
-from _native.places cimport Places, shut_if_idle
 from _native.redirects cimport Redirects
 from _native.sockets cimport *
-from _native.turns cimport Turns
 
 import os
 import socket
@@ -54,12 +54,12 @@ cdef class Lane(Owner):
     cdef object loop
     cdef object listener          # kept open as long as its descriptor is in our epoll set
     cdef int listener_fd
-    cdef list slots               # Connection or None
-    cdef list free_slots
-    cdef Places places
+    cdef list connections               # Connection or None
+    cdef list free_numbers
+    cdef ConnectionSlots connection_slots
     cdef Deadlines deadlines
-    cdef Turns turns
-    cdef Losses losses
+    cdef FairQueue fair_queue
+    cdef Disconnects disconnects
     cdef Memory memory
     cdef object sweeper           # TimerHandle while there are connections
     cdef object acceptor          # TimerHandle while out of descriptors
@@ -67,7 +67,7 @@ cdef class Lane(Owner):
     cdef uint32_t serial
     cdef Redirects redirects      # which alone may have fast answers; None: anybody
     cdef bint turning
-    cdef bint calling_later
+    cdef bint queue_scheduled
     cdef uint64_t accepted, refused_total, refused_peer
     cdef int open
 
@@ -86,16 +86,16 @@ cdef class Lane(Owner):
         self.first_byte_ns, self.head_ns = limits.first_byte_ns, limits.head_ns
         self.idle_ns, self.write_ns = limits.idle_ns, limits.write_ns
         self.part_bytes = max(PART_LEAST, limits.send_bytes // 4) if limits.send_bytes < PARTS_BELOW else ANSWER_MAX
-        self.join_bytes = ANSWER_MAX if self.part_bytes == ANSWER_MAX else 4 * self.part_bytes
+        self.buffer_bytes = ANSWER_MAX if self.part_bytes == ANSWER_MAX else 4 * self.part_bytes
         self.require_metadata = require_metadata
         if redirected_from is not None:
             self.redirects = Redirects(*redirected_from)
         self.turn = 1
-        self.slots = []
-        self.free_slots = []
-        self.places = Places(min(limits.connections, limits.connections_per_peer))
-        self.turns = Turns()
-        self.losses = Losses()
+        self.connections = []
+        self.free_numbers = []
+        self.connection_slots = ConnectionSlots(min(limits.connections, limits.connections_per_peer))
+        self.fair_queue = FairQueue()
+        self.disconnects = Disconnects()
         self.deadlines = Deadlines()
         self.memory = Memory(limits.memory_bytes, limits.send_bytes)
         shortest = min(self.first_byte_ns, self.head_ns, self.idle_ns, self.write_ns)
@@ -150,14 +150,14 @@ cdef class Lane(Owner):
         cdef Connection connection
         self.draining = True
         self.send_all_due()
-        for each in list(self.slots):
+        for each in list(self.connections):
             if each is not None:
                 connection = <Connection>each
                 if connection.state == LEAVING:
-                    connection.shut()
+                    connection.close_now()
                 else:
-                    shut_if_idle(connection)
-        self.deliver_losses_outside_turns()
+                    close_if_idle(connection)
+        self.notify_disconnects_outside_turns()
         return self.open
 
     def close(self):
@@ -170,14 +170,14 @@ cdef class Lane(Owner):
         if self.sweeper is not None:
             self.sweeper.cancel()
             self.sweeper = None
-        for each in list(self.slots):
+        for each in list(self.connections):
             if each is not None:
                 connection = <Connection>each
-                connection.shut()
-        self.turns.clear()
+                connection.close_now()
+        self.fair_queue.clear()
         close_fd(self.epoll)
         self.epoll = -1
-        self.deliver_losses_outside_turns()
+        self.notify_disconnects_outside_turns()
 
     def counters(self):
         return {
@@ -185,8 +185,8 @@ cdef class Lane(Owner):
             "open": self.open,
             "refused_total": self.refused_total,
             "refused_peer": self.refused_peer,
-            "evicted_idle": self.places.evicted_idle,
-            "evicted_slow": self.places.evicted_slow,
+            "evicted_idle": self.connection_slots.evicted_idle,
+            "evicted_slow": self.connection_slots.evicted_slow,
             "narrowed": self.memory.narrowed,
             "evicted_memory": self.memory.evicted,
             "refused_memory": self.memory.refused,
@@ -194,7 +194,7 @@ cdef class Lane(Owner):
             **self.deadlines.counters(),
             "fast_answers": self.fast_answers,
             "handed_over": self.handed_over,
-            "failed": self.losses.failed,
+            "failed": self.disconnects.failed,
         }
 
     # Called by the loop.
@@ -203,7 +203,7 @@ cdef class Lane(Owner):
         """Serve what is ready, up to EVENTS_PER_TURN; the loop calls again while there is more."""
         cdef epoll_event[EVENTS_PER_TURN] events
         cdef uint64_t which
-        cdef uint32_t slot
+        cdef uint32_t number
         cdef int count, at
         cdef Connection connection
         if self.epoll < 0:
@@ -214,11 +214,11 @@ cdef class Lane(Owner):
         try:
             for at in range(count):
                 which = events[at].data.u64
-                slot = <uint32_t>which
-                if slot == LISTENER:
-                    self.accept_some()
+                number = <uint32_t>which
+                if number == LISTENER:
+                    self.accept_waiting()
                     continue
-                each = self.slots[slot]
+                each = self.connections[number]
                 # An event may be about a connection that was closed, and its slot given away, earlier in this turn.
                 if each is None or (<Connection>each).serial != <uint32_t>(which >> 32):
                     continue
@@ -230,23 +230,23 @@ cdef class Lane(Owner):
         finally:
             self.send_all_due()
             if self.memory.must_measure(self.sent):
-                self.memory.measure(self, self.slots, self.places)
+                self.memory.measure(self, self.connections, self.connection_slots)
             self.turning = False
-            self.call_go_on()
-            self.deliver_losses()
+            self.schedule_queue()
+            self.notify_disconnects()
 
-    def _go_on(self):
+    def _serve_queue(self):
         """Let peers have their turns, one connection's share each time, for as long as TURN_NS."""
         cdef Connection connection
         cdef int64_t until = monotonic_ns() + TURN_NS
-        self.calling_later = False
+        self.queue_scheduled = False
         self.turning = True
         try:
-            while self.turns.any:
-                connection = self.turns.take()
+            while self.fair_queue.any:
+                connection = self.fair_queue.take()
                 self.turn += 1
                 try:
-                    connection.go_on()
+                    connection.process_unread()
                     connection.arm()
                 except BaseException as error:
                     self.handler_failed(connection, error)
@@ -255,56 +255,58 @@ cdef class Lane(Owner):
                     break
         finally:
             if self.memory.must_measure(self.sent):
-                self.memory.measure(self, self.slots, self.places)
+                self.memory.measure(self, self.connections, self.connection_slots)
             self.turning = False
-            self.call_go_on()
-            self.deliver_losses()
+            self.schedule_queue()
+            self.notify_disconnects()
 
     def _sweep(self):
         cdef bint done
         self.turning = True
         try:
-            done = self.deadlines.pass_over(self.slots)
+            done = self.deadlines.close_late(self.connections)
             if self.memory.is_due(self.open, self.sent):
-                self.memory.measure(self, self.slots, self.places)
+                self.memory.measure(self, self.connections, self.connection_slots)
         finally:
             self.turning = False
         self.sweeper = None
         if self.open:
             self.sweeper = self.loop.call_later(self.sweep_seconds if done else SWEEP_AGAIN_SECONDS, self._sweep)
-        self.deliver_losses()
+        self.notify_disconnects()
 
-    def _accept_again(self):
+    def _resume_accepting(self):
         self.acceptor = None
         if self.listener is None:
             return
         try:
             self.watch_listener()
         except OSError:
-            self.acceptor = self.loop.call_later(REST_SECONDS, self._accept_again)
+            self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
 
     # Called by connections.
 
-    cdef int later(self, Connection connection) except -1:
+    cdef int enqueue(self, Connection connection) except -1:
         if connection.unread is not None or connection.state == FRESH:
-            self.turns.put(connection)
+            self.fair_queue.put(connection)
             if not self.turning:
-                self.call_go_on()
+                self.schedule_queue()
         return 0
 
-    cdef int hold(self, Connection connection, bint held) except -1:
-        return self.places.hold(connection.holder, held)
+    cdef int set_held(self, Connection connection, bint held) except -1:
+        return self.connection_slots.set_held(connection.holder, held)
 
-    cdef int forget(self, Connection connection) except -1:
-        self.slots[connection.slot] = None
-        self.free_slots.append(connection.slot)
+    cdef int remove(self, Connection connection) except -1:
+        self.connections[connection.number] = None
+        self.free_numbers.append(connection.number)
         self.open -= 1
-        return self.places.leave(connection)
+        return self.connection_slots.release(connection)
 
-    cdef int tell_lost(self, object general) except -1:
-        self.losses.untold.append(general)
-        if not self.turning and not self.losses.telling and self.epoll >= 0 and len(self.losses.untold) == 1:
-            self.loop.call_soon(self._deliver_losses)
+    cdef int queue_disconnect(self, object general) except -1:
+        self.disconnects.pending.append(general)
+        if self.turning or self.disconnects.notifying:
+            return 0
+        if self.epoll >= 0 and len(self.disconnects.pending) == 1:
+            self.loop.call_soon(self._notify_disconnects)
         return 0
 
     # The rest is the lane's own.
@@ -323,10 +325,10 @@ cdef class Lane(Owner):
                 self.handler_failed(connection, error)
         return 0
 
-    cdef int call_go_on(self) except -1:
-        if self.turns.any and not self.calling_later:
-            self.calling_later = True
-            self.loop.call_soon(self._go_on)
+    cdef int schedule_queue(self) except -1:
+        if self.fair_queue.any and not self.queue_scheduled:
+            self.queue_scheduled = True
+            self.loop.call_soon(self._serve_queue)
         return 0
 
     cdef int watch_listener(self) except -1:
@@ -337,7 +339,7 @@ cdef class Lane(Owner):
             raise OSError(errno, os.strerror(errno))
         return 0
 
-    cdef int accept_some(self) except -1:
+    cdef int accept_waiting(self) except -1:
         cdef sockaddr_in address
         cdef socklen_t size
         cdef int fd
@@ -352,20 +354,20 @@ cdef class Lane(Owner):
                 if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
                     continue
                 if errno != EAGAIN:
-                    self.rest_from_accepting()
+                    self.pause_accepting()
                 return 0
             self.accepted += 1
             try:
                 connection = self.admit(fd, address.sin_addr.s_addr)
             except BaseException as error:
                 close_fd(fd)
-                self.losses.note_failure(dotted(address.sin_addr.s_addr), error)
+                self.disconnects.record_failure(dotted(address.sin_addr.s_addr), error)
                 continue
             if connection is None:
                 close_fd(fd)
                 continue
             try:
-                self.welcome(connection)
+                self.read_first(connection)
             except BaseException as error:
                 self.handler_failed(connection, error)
         return 0
@@ -384,37 +386,37 @@ cdef class Lane(Owner):
 
     cdef Connection admit(self, int fd, object address):
         """Take *fd* over; None if there is no place for it. Whatever raises does so before anything has changed."""
-        cdef Peer peer = self.places.peer_at(address)
+        cdef Peer peer = self.connection_slots.peer_of(address)
         cdef Connection connection
-        cdef uint32_t slot
+        cdef uint32_t number
         if peer.open >= self.limits.connections_per_peer:
             self.refused_peer += 1
             return None
-        if self.memory.short and self.memory.has_its_share(peer, self.places):
+        if self.memory.is_short and self.memory.exceeds_share(peer, self.connection_slots):
             self.memory.refused += 1
             return None
         if self.open >= self.limits.connections:
             self.send_all_due()  # whose answer is owed is not idle, but it may be as soon as that is sent
-            if not self.places.make_room(peer):
+            if not self.connection_slots.evict_for(peer):
                 self.refused_total += 1
                 return None
         if self.sweeper is None:
             self.sweeper = self.loop.call_later(self.sweep_seconds, self._sweep)
         connection = Connection.__new__(Connection)
-        if not self.free_slots:
-            self.slots.append(None)
-            self.free_slots.append(len(self.slots) - 1)
-        self.places.take(peer, connection)
-        slot = self.free_slots.pop()
-        self.slots[slot] = connection
+        if not self.free_numbers:
+            self.connections.append(None)
+            self.free_numbers.append(len(self.connections) - 1)
+        self.connection_slots.take(peer, connection)
+        number = self.free_numbers.pop()
+        self.connections[number] = connection
         self.open += 1
         self.serial += 1
-        if self.redirects is not None and not self.redirects.led(fd):
+        if self.redirects is not None and not self.redirects.matches(fd):
             address = None
-        connection.begin(self, fd, address, slot, self.serial)
+        connection.begin(self, fd, address, number, self.serial)
         return connection
 
-    cdef int welcome(self, Connection connection) except -1:
+    cdef int read_first(self, Connection connection) except -1:
         """Read at once, since most often the request is here already, unless its peer comes with too many."""
         cdef Peer peer = connection.holder
         if peer.arrived_in != self.turn:
@@ -422,36 +424,36 @@ cdef class Lane(Owner):
             peer.arrivals = 0
         peer.arrivals += 1
         if peer.arrivals > <int>ARRIVALS_PER_TURN:
-            return self.later(connection)
+            return self.enqueue(connection)
         connection.read()
         return connection.arm()
 
-    cdef int rest_from_accepting(self) except -1:
+    cdef int pause_accepting(self) except -1:
         """Out of descriptors or the like: the listener would be ready for ever, and the loop would spin on it."""
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listener_fd, NULL)
-        self.acceptor = self.loop.call_later(REST_SECONDS, self._accept_again)
+        self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
         return 0
 
-    def _deliver_losses(self):
-        self.deliver_losses()
+    def _notify_disconnects(self):
+        self.notify_disconnects()
 
-    cdef int deliver_losses_outside_turns(self) except -1:
+    cdef int notify_disconnects_outside_turns(self) except -1:
         if not self.turning:
-            self.deliver_losses()
+            self.notify_disconnects()
         return 0
 
-    cdef int deliver_losses(self) except -1:
-        if not self.losses.untold:
+    cdef int notify_disconnects(self) except -1:
+        if not self.disconnects.pending:
             return 0
         try:
-            self.losses.tell_all()
+            self.disconnects.notify_all()
         finally:
-            if self.losses.untold and not self.losses.telling:  # after an interrupt only
-                self.loop.call_soon(self._deliver_losses)
+            if self.disconnects.pending and not self.disconnects.notifying:  # after an interrupt only
+                self.loop.call_soon(self._notify_disconnects)
         return 0
 
     cdef int handler_failed(self, Connection connection, object error) except -1:
         """Whatever the general lane raises ends one connection and nothing else."""
         peer = connection.peer
-        connection.shut()
-        return self.losses.note_failure(peer, error)
+        connection.close_now()
+        return self.disconnects.record_failure(peer, error)

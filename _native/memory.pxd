@@ -1,24 +1,24 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.connection cimport Connection, Owner, Peer
-from _native.places cimport Places
+from _native.connection_slots cimport ConnectionSlots
 
 cdef class Memory:
-    cdef int64_t most            # bytes that all connections may hold together; 0 if there is no bound
+    cdef int64_t limit_bytes            # bytes that all connections may hold together; 0 if there is no bound
     cdef int send_bytes          # of a connection that is not narrow
     cdef int64_t used            # bytes, when it was measured last
     cdef int64_t measured_ns     # when that was
     cdef uint32_t passes
-    cdef bint short              # so much that peers with more than an equal share get no further connection
+    cdef bint is_short              # so much that peers with more than an equal share get no further connection
     cdef uint64_t narrowed, evicted, refused
     cdef bint is_due(self, int open, int64_t sent) noexcept
     cdef bint must_measure(self, int64_t sent) noexcept
-    cdef int measure(self, Owner owner, list slots, Places places) except -1
-    cdef bint has_its_share(self, Peer peer, Places places) noexcept
+    cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1
+    cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept
     # The rest is its own.
     cdef int64_t bytes_of(self, Connection each, bint again) noexcept
-    cdef int64_t share(self, Places places) noexcept
-    cdef int narrow_greedy(self, list slots, int64_t share) except -1
-    cdef int widen_all(self, list slots) except -1
-    cdef int evict(self, Places places) except -1
+    cdef int64_t share(self, ConnectionSlots connection_slots) noexcept
+    cdef int narrow_greedy(self, list connections, int64_t share) except -1
+    cdef int restore_buffers(self, list connections) except -1
+    cdef int evict(self, ConnectionSlots connection_slots) except -1
     cdef list order_of(self, Peer peer)

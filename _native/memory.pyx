@@ -23,7 +23,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from _native.connection cimport CLOSED, HANDED_OVER, HELD, LEAVING, Connection, Owner, Peer
 from _native.clock cimport monotonic_ns
-from _native.places cimport Places
+from _native.connection_slots cimport ConnectionSlots
 from _native.sockets cimport *
 
 import heapq
@@ -48,51 +48,54 @@ cdef bint held_last(Connection each) noexcept:
 
 @cython.final
 cdef class Memory:
-    def __init__(self, int64_t most, int send_bytes):
-        self.most = most
+    def __init__(self, int64_t limit_bytes, int send_bytes):
+        self.limit_bytes = limit_bytes
         self.send_bytes = send_bytes
 
     cdef bint is_due(self, int open, int64_t sent) noexcept:
         """Whether so much may be in use that a sweep should measure it."""
-        return self.most != 0 and self.used + sent + open * <int64_t>(EACH_BYTES + ARRIVING_BYTES) > self.most // 8
+        cdef int64_t most = self.used + sent + open * <int64_t>(EACH_BYTES + ARRIVING_BYTES)
+        return self.limit_bytes != 0 and most > self.limit_bytes // 8
 
     cdef bint must_measure(self, int64_t sent) noexcept:
         """Whether so much was sent since the last pass that it cannot wait for a sweep."""
-        return self.most != 0 and sent > self.most // 16 and monotonic_ns() - self.measured_ns > <int>PASS_NS
+        if self.limit_bytes == 0 or sent <= self.limit_bytes // 16:
+            return False
+        return monotonic_ns() - self.measured_ns > <int>PASS_NS
 
-    cdef int64_t share(self, Places places) noexcept:
+    cdef int64_t share(self, ConnectionSlots connection_slots) noexcept:
         """What a peer may hold where memory is short: an equal part of half of the bound."""
-        return self.most // 2 // max(1, len(places.peers))
+        return self.limit_bytes // 2 // max(1, len(connection_slots.peers))
 
-    cdef bint has_its_share(self, Peer peer, Places places) noexcept:
-        return peer.bytes > self.share(places)
+    cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept:
+        return peer.bytes > self.share(connection_slots)
 
-    cdef int measure(self, Owner owner, list slots, Places places) except -1:
+    cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1:
         """One pass: measure, and do what follows from it."""
         cdef bint again = self.passes % <int>AGAIN_PASSES == 0
         cdef Connection connection
         cdef Peer peer
-        for each in places.peers.values():
+        for each in connection_slots.peers.values():
             peer = <Peer>each
             peer.bytes = 0
         self.used = 0
         self.passes += 1
         self.measured_ns = monotonic_ns()
         owner.sent = 0
-        for each in slots:
+        for each in connections:
             if each is None:
                 continue
             connection = <Connection>each
             connection.bytes = self.bytes_of(connection, again)
             connection.holder.bytes += connection.bytes
             self.used += connection.bytes
-        if self.used > self.most // 2:
-            self.narrow_greedy(slots, self.share(places))
-        elif self.used < self.most // 4:
-            self.widen_all(slots)
-        if self.used > self.most:
-            self.evict(places)
-        self.short = self.used > self.most // 4 * 3
+        if self.used > self.limit_bytes // 2:
+            self.narrow_greedy(connections, self.share(connection_slots))
+        elif self.used < self.limit_bytes // 4:
+            self.restore_buffers(connections)
+        if self.used > self.limit_bytes:
+            self.evict(connection_slots)
+        self.is_short = self.used > self.limit_bytes // 4 * 3
         return 0
 
     cdef int64_t bytes_of(self, Connection each, bint again) noexcept:
@@ -114,11 +117,11 @@ cdef class Memory:
             each.sent_when_measured = each.sent
         return bytes + each.kernel_bytes
 
-    cdef int narrow_greedy(self, list slots, int64_t share) except -1:
+    cdef int narrow_greedy(self, list connections, int64_t share) except -1:
         """Give little at a time to connections of peers that hold more than *share*."""
         cdef Connection connection
         cdef int size = NARROW_BYTES
-        for each in slots:
+        for each in connections:
             if each is None:
                 continue
             connection = <Connection>each
@@ -129,9 +132,9 @@ cdef class Memory:
             self.narrowed += 1
         return 0
 
-    cdef int widen_all(self, list slots) except -1:
+    cdef int restore_buffers(self, list connections) except -1:
         cdef Connection connection
-        for each in slots:
+        for each in connections:
             if each is None or not (<Connection>each).narrow:
                 continue
             connection = <Connection>each
@@ -139,12 +142,13 @@ cdef class Memory:
             connection.narrow = False
         return 0
 
-    cdef int evict(self, Places places) except -1:
+    cdef int evict(self, ConnectionSlots connection_slots) except -1:
         """Close until an eighth of the bound is free, CLOSES_MAX at most."""
         cdef Peer peer
         cdef Connection connection
-        cdef int64_t enough = self.most - self.most // 8
-        cdef list greediest = [(-(<Peer>each).bytes, number, each) for number, each in enumerate(places.peers.values())]
+        cdef int64_t enough = self.limit_bytes - self.limit_bytes // 8
+        cdef list peers = list(connection_slots.peers.values())
+        cdef list greediest = [(-(<Peer>each).bytes, number, each) for number, each in enumerate(peers)]
         cdef dict orders = {}
         cdef int closed = 0
         heapq.heapify(greediest)
@@ -161,7 +165,7 @@ cdef class Memory:
             peer.bytes -= connection.bytes
             self.used -= connection.bytes
             if connection.state != CLOSED:
-                connection.cut()
+                connection.reset()
                 closed += 1
                 self.evicted += 1
             heapq.heapreplace(greediest, (-peer.bytes, number, peer))

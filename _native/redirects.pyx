@@ -19,7 +19,7 @@ cdef class Redirects:
         (self.address,) = struct.unpack("=I", socket.inet_aton(address))
         self.port = htons(port)
 
-    cdef bint led(self, int fd) noexcept:
+    cdef bint matches(self, int fd) noexcept:
         """Whether the peer of *fd* meant this address and port. One system call."""
         cdef sockaddr_in meant
         cdef socklen_t size = sizeof(sockaddr_in)

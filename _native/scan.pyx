@@ -172,7 +172,7 @@ cdef bint plain_host(const unsigned char *value, Py_ssize_t length) noexcept nog
     return True
 
 
-cdef bint judge_field(
+cdef bint check_field(
     const unsigned char *name, Py_ssize_t name_length, const unsigned char *value, Py_ssize_t length,
     Head *head, Seen *seen
 ) noexcept nogil:
@@ -250,7 +250,7 @@ cdef Step scan_fields(Cursor *c, Head *head) noexcept nogil:
         seen.fields += 1
         if seen.fields > FIELDS_MAX:
             return REFUSED
-        if not judge_field(c.base + name, name_length, c.base + value, stop - value, head, &seen):
+        if not check_field(c.base + name, name_length, c.base + value, stop - value, head, &seen):
             return REFUSED
 
 

@@ -15,22 +15,22 @@ import socket
 
 from prometheus_client import CollectorRegistry
 
-from mic.apply import Applier
 from mic.azure.compute import REQUEST_SECONDS, Compute
-from mic.claims import misconfigured
-from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
+from mic.cluster.ignored_objects import IgnoredObjects
+from mic.cluster.mirror_pods import MirrorPods
+from mic.cluster.view import View
+from mic.decisions.assignments import misconfigured
+from mic.decisions.plan import Policy
 from mic.endpoints import Endpoints
-from mic.ignoring import IgnoredObjects
-from mic.leading import LeaderClient
-from mic.measures import Measures
-from mic.mirror_pods import MirrorPods
-from mic.plan import Policy
-from mic.reconcile import Reconciler
-from mic.settings import Settings
-from mic.startup_taint import StartupTaint
-from mic.upgrade import Record, TypeUpgrade
-from mic.view import View
-from mic.writing import Writer
+from mic.leader_client import LeaderClient
+from mic.metrics import Measures
+from mic.reconciliation.controller import Reconciler
+from mic.reconciliation.host_reconciler import Applier
+from mic.reconciliation.writer import Writer
+from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
+from mic.startup.settings import Settings
+from mic.startup.startup_taint import StartupTaint
+from mic.startup.type_upgrade import Record, TypeUpgrade
 from podidentity.azure.clouds import Cloud
 from podidentity.exits import StartError
 from podidentity.kube import access

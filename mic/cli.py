@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from mic.flag_table import PlanOutput
-from mic.settings import Settings, parse
+from mic.startup.flag_table import PlanOutput
+from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.kube.locks import LeadershipLost
 from podidentity.version import VERSION
@@ -73,7 +73,7 @@ def _read(path: Path) -> bytes:
 
 def _plan(settings: Settings) -> int:
     """Print what would be done. Raises StartError, also where Azure did not tell all of it: then after printing."""
-    from mic.preview.shapes import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
+    from mic.preview.schema import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.text import lines, unanswered  # noqa: PLC0415  not for a MIC that runs
     from podidentity.telemetry.logs import configure  # noqa: PLC0415  not for a MIC that runs

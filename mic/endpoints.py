@@ -10,12 +10,12 @@ from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from mic.apply import Applier
 from mic.azure.compute import Compute
-from mic.measures import Measures
-from mic.reconcile import Reconciler
-from mic.settings import Settings
-from mic.view import View
+from mic.cluster.view import View
+from mic.metrics import Measures
+from mic.reconciliation.controller import Reconciler
+from mic.reconciliation.host_reconciler import Applier
+from mic.startup.settings import Settings
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import SILENCE_SECONDS

@@ -27,6 +27,7 @@ from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.measures import NodeMeasures
 from nmi.node.memory_limit import memory_limit
+from nmi.node.neighbour_discovery import NeighbourDiscovery
 from nmi.node.plumbing import Plumbing
 from nmi.node.route_netlink import Reports
 from nmi.node.rules import RedirectError
@@ -177,6 +178,8 @@ class App:
         )
         if settings.address_evidence:
             tasks.create_task(self._reports.run(cluster_cache), name="listen to the node's network")
+            discovery = NeighbourDiscovery(cluster_cache.unresolved_addresses)
+            tasks.create_task(discovery.run(), name="resolve pod addresses")
         tasks.create_task(cluster_cache.run(), name="watch pods and identities")
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())

@@ -15,7 +15,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import survey
 from mic.preview.text import unanswered
 from podidctl import plan as plans

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import typer
 
-from mic.settings import Settings
+from mic.startup.settings import Settings
 from podidctl.reaching import Surroundings, reach
 from podidentity.exits import StartError
 from podidentity.resources import PODS, Kind, Resource

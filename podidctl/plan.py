@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape as unstyled
 from rich.table import Table
 
-from mic.preview.shapes import HostPreview, Preview
+from mic.preview.schema import HostPreview, Preview
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, summary, title
-from mic.settings import Settings, parse
+from mic.startup.settings import Settings, parse
 from podidctl.printing import Output, plain, print_document
 
 COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from mic.preview.survey import advice
-from mic.settings import Settings
+from mic.startup.settings import Settings
 from podidctl.plan import settings
 from podidentity.exits import StartError
 from podidentity.flags import UsageError

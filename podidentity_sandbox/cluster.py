@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 DEFINITIONS: Final = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", Resource, "apiextensions.k8s.io", namespaced=False
 )
-CRDS: Final = Path(__file__).parents[1] / "deploy" / "crds"
-DEMO: Final = Path(__file__).parents[1] / "deploy" / "demo"
+MANIFESTS: Final = Path(__file__).parent / "manifests"
+"""Package data. In a checkout these folders are links to those of `deploy`."""
+CRDS: Final = MANIFESTS / "crds"
+DEMO: Final = MANIFESTS / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
@@ -233,7 +235,7 @@ class Cluster:
     async def _install_kinds(self) -> None:
         definitions = await asyncio.to_thread(read_documents, CRDS)
         if not definitions:
-            raise ClusterError(f"there are no definitions in {CRDS}: run podidctl from a checkout of the project")
+            raise ClusterError(f"no custom resource definitions in {CRDS}; install the package again")
         for definition in definitions:
             await self.apply(definition)
         try:

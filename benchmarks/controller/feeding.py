@@ -25,7 +25,7 @@ from typing_extensions import override
 from benchmarks.controller import stream
 from benchmarks.controller.looking import calls_of_an_interval
 from benchmarks.controller.stream import Size
-from mic.view import View
+from mic.cluster.view import View
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import PAGE_SIZE, Client
 from podidentity.kube.decoding import RawPage, split_list

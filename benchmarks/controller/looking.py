@@ -1,5 +1,5 @@
-"""What MIC asks of Azure in one interval while nothing changes: a round for each host, by the real `mic.apply`, with a
-stand-in for Azure that has on each host what the cluster says it should have.
+"""What MIC asks of Azure in one interval while nothing changes: a reconcile pass for each host, by the real
+`mic.reconciliation.host_reconciler`, with a fake Azure that has on each host what the cluster says it should have.
 """
 
 import time
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from mic.apply import Applier
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.measures import Measures
-from mic.plan import Policy
-from mic.view import View
-from mic.writing import Writer
+from mic.cluster.view import View
+from mic.decisions.plan import Policy
+from mic.metrics import Measures
+from mic.reconciliation.host_reconciler import Applier
+from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -35,7 +35,8 @@ class _Settled:
 
 
 async def calls_of_an_interval(view: View, client: Client) -> int:
-    """Compare every host in *view* with Azure once, as `mic.reconcile` does in each interval; the calls to Azure.
+    """Compare every host in *view* with Azure once, as `mic.reconciliation.controller` does in each interval.
+    Return the calls to Azure.
 
     Raises AssertionError if a round changes Azure or fails, as it does where it has to write and *client* cannot.
     """

@@ -101,7 +101,7 @@ def find_pod(Index index not None, list keys not None, int times):
     cdef int64_t begun = cpu_ns()
     for _ in range(times):
         for key in keys:
-            taken += index.of(key) is not None
+            taken += index.record_of(key) is not None
     return cpu_ns() - begun, taken
 
 
@@ -115,7 +115,7 @@ def find_answer(PodRecord record not None, list given not None, int64_t now_ns, 
     begun = cpu_ns()
     for _ in range(times):
         for at in range(texts.count):
-            taken += record.asked(texts.start[at], texts.length[at], now_ns) is not None
+            taken += record.find_answer(texts.start[at], texts.length[at], now_ns) is not None
     return cpu_ns() - begun, taken
 
 

@@ -34,7 +34,7 @@ from mic.azure.errors import (
     translated,
 )
 from mic.azure.identities import GONE, Change, HostIdentities, read
-from mic.leading import LeaderConnector
+from mic.leader_client import LeaderConnector
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
 

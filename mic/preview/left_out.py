@@ -3,11 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from mic.bindings import BindingIndex, indexed
-from mic.claims import Held, Key, misconfigured
-from mic.mirror_pods import WHY
-from mic.preview.rehearsal import Snapshot
-from mic.preview.shapes import MESSAGE_MAX, LeftOut, cut
+from mic.cluster.bindings import BindingIndex, indexed
+from mic.cluster.mirror_pods import WHY
+from mic.decisions.assignments import Held, Key, misconfigured
+from mic.preview.dry_run import Snapshot
+from mic.preview.schema import MESSAGE_MAX, LeftOut, cut
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.object_limits import oversized
 from podidentity.resources import Pod

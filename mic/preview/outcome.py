@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mic import client_ids, plan
 from mic.azure.identities import HostIdentities
-from mic.claims import Held, Key, Want, settled
-from mic.places import Place
+from mic.cluster.host_state import Place
+from mic.cluster.view import NODE_PREFIX
+from mic.decisions import client_ids, plan
+from mic.decisions.assignments import Held, Key, Want, settled
+from mic.preview.dry_run import Course, Rehearsal, Snapshot, Step, key_of
 from mic.preview.left_out import bound, left_out
-from mic.preview.rehearsal import Course, Rehearsal, Snapshot, Step, key_of
-from mic.preview.shapes import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
-from mic.view import NODE_PREFIX
+from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.resources import FINALIZER, MESSAGE_ANNOTATION, POD_UID_ANNOTATION, BareMeta
 

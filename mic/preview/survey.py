@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from mic.azure.identities import HostIdentities
-from mic.flag_table import FLAG_OF
-from mic.plan import Policy
+from mic.decisions.plan import Policy
+from mic.preview.dry_run import NoRestError, Rehearsal, Snapshot
 from mic.preview.outcome import Asked, preview
-from mic.preview.rehearsal import NoRestError, Rehearsal, Snapshot
-from mic.preview.shapes import Preview
+from mic.preview.schema import Preview
 from mic.preview.text import counted
-from mic.settings import Settings
+from mic.startup.flag_table import FLAG_OF
+from mic.startup.settings import Settings
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host
 from podidentity.exits import StartError
@@ -92,7 +92,7 @@ async def reached(settings: Settings) -> AsyncIterator[tuple[str, Hosts]]:
     """The cluster's own identity, or an empty string, and Azure, to be asked. Raises StartError."""
     # Half a second of imports, which a survey without Azure does not need.
     from mic.azure.compute import Compute  # noqa: PLC0415  see above
-    from mic.cloud_config import ConfigError, cloud_of, credential_for, read  # noqa: PLC0415  see above
+    from mic.startup.cloud_config import ConfigError, cloud_of, credential_for, read  # noqa: PLC0415  see above
 
     # A sign-in that fails is told with the hosts that it keeps from us, and needs no lines of the library beside that.
     logging.getLogger("azure").setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from mic.preview.shapes import VERBS, HostPreview, ObjectChange, Preview, Summary, verb_of
+from mic.preview.schema import VERBS, HostPreview, ObjectChange, Preview, Summary, verb_of
 
 HOSTS_MOST: Final = 50
 """How many of the hosts where something happens are listed, unless all are asked for."""

@@ -21,7 +21,7 @@ from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final, TypeVar
 
-from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route
+from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route, Unresolved
 
 NEIGHBOURS_MAX: Final = 4096
 FORWARDINGS_MAX: Final = 4096
@@ -122,6 +122,19 @@ class AddressEvidence:
         attachment = self._attachments.pop(packed, None) if packed is not None else None
         if packed is not None and attachment is not None:
             self._unlearn(packed, attachment)
+
+    def unresolved(self) -> list[Unresolved]:
+        """Return the claimed addresses that would end without evidence: no host route, no current link-layer address.
+
+        Addresses that only the default route leads to are left out: they are not on this node's network.
+        """
+        found = []
+        for packed, attachment in self._attachments.items():
+            if not attachment.host and not attachment.settled:
+                interface = self._output(packed, default=False)
+                if interface:
+                    found.append(Unresolved(packed, interface))
+        return found
 
     # Reports.
 
@@ -277,11 +290,13 @@ class AddressEvidence:
         kind = EvidenceKind.ROUTE_MOVED if now else EvidenceKind.ROUTE_REMOVED
         return [Evidence(attachment.address, kind, self._links.get(before, ""))]
 
-    def _output(self, packed: bytes, *, only_length: int | None = None) -> int:
+    def _output(self, packed: bytes, *, only_length: int | None = None, default: bool = True) -> int:
         """The output interface of the most specific route to the address, 0 where there is none."""
         number = int.from_bytes(packed, "big")
         lengths = sorted(self._routes, reverse=True) if only_length is None else [only_length]
         for length in lengths:
+            if not length and not default:
+                continue
             by_priority = self._routes.get(length, {}).get(number >> (_BITS - length))
             if by_priority:
                 return by_priority[min(by_priority)]

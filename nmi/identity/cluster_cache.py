@@ -34,7 +34,7 @@ from nmi.identity.stopped_pods import wait_if_stopped, wait_if_suspended
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from nmi.identity.watches import Watches
-from nmi.node.rtnetlink import Message
+from nmi.node.rtnetlink import Message, Unresolved
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS
@@ -262,6 +262,10 @@ class ClusterCache:
     def network_listed(self, messages: Iterable[Message]) -> None:
         """Everything that there is now: at first, and where reports were lost."""
         self._take_evidence(self._evidence.replace(messages))
+
+    def unresolved_addresses(self) -> list[Unresolved]:
+        """Return the pod addresses whose end local evidence would not show (`nmi.node.neighbour_discovery`)."""
+        return self._evidence.unresolved()
 
     def _is_claimed(self, address: str, entry: PodEntry) -> None:
         self._evidence.claim(address)

@@ -1,4 +1,4 @@
-"""Decoder of rtnetlink messages about links, neighbours and IPv4 routes: bytes to values. Pure.
+"""Decoder of rtnetlink messages about links, neighbours and IPv4 routes, and encoder of requests. Pure.
 
 A datagram is a sequence of messages, each padded to 4 bytes: `struct nlmsghdr` (16 bytes: u32 length with the header,
 u16 type, u16 flags, u32 sequence, u32 port; linux/netlink.h), a fixed part by type, then attributes. An attribute is
@@ -40,13 +40,13 @@ _NLMSG_OVERRUN: Final = 4
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
-_F_REQUEST, _F_DUMP_INTERRUPTED, _F_DUMP = 0x1, 0x10, 0x300
+_F_REQUEST, _F_DUMP_INTERRUPTED, _F_DUMP, _F_CREATE = 0x1, 0x10, 0x300, 0x400
 
 _AF_UNSPEC, _AF_INET, _AF_BRIDGE = 0, 2, 7
 _IFLA_IFNAME: Final = 3
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_MASTER = 1, 2, 5, 9
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 6, 15
-_NTF_PROXY: Final = 0x08
+_NTF_USE, _NTF_PROXY = 0x01, 0x08
 _NUD_REACHABLE, _NUD_NOARP, _NUD_PERMANENT = 0x02, 0x40, 0x80
 _RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST: Final = 1
@@ -109,6 +109,14 @@ class Route:
     gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A pod address without a known link-layer address, and the index of the interface that it is routed to."""
+
+    address: bytes
+    interface: int
+
+
 Message = Link | Neighbour | Forwarding | Route
 
 
@@ -169,6 +177,21 @@ def dump_requests(first_sequence: int) -> list[tuple[int, bytes]]:
         (sequence, _HEADER.pack(_HEADER.size + len(body), kind, _F_REQUEST | _F_DUMP, sequence, 0) + body)
         for sequence, (kind, body) in enumerate(bodies, first_sequence)
     ]
+
+
+def resolve_request(address: bytes, interface: int) -> bytes:
+    """Return the request that has the kernel resolve *address* (4 bytes) on *interface*, by ARP if it has to."""
+    body = _NDMSG.pack(_AF_INET, 0, interface, 0, _NTF_USE, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + _IPV4_BYTES, _NDA_DST) + address
+    return _HEADER.pack(_HEADER.size + len(body), _NEWNEIGH, _F_REQUEST | _F_CREATE, 1, 0) + body
+
+
+def request_result(datagram: bytes) -> int:
+    """Return the error number in a reply to a request that is no dump, 0 if there is none. Raises MalformedError."""
+    for kind, _, _, start, end in _messages(datagram):
+        if kind == _NLMSG_ERROR:
+            return -_signed(datagram, start, end)
+    return 0
 
 
 def _messages(datagram: bytes) -> list[tuple[int, int, int, int, int]]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.bindings import indexed
-from mic.claims import ClaimKey, Held, Want
+from mic.cluster.bindings import indexed
+from mic.decisions.assignments import ClaimKey, Held, Want
 from podidctl.doctor.objects import live
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.doctor.state import Objects, Which

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.shapes import SOMETHING_TO_DO
-from mic.settings import Settings as Reaching
+from mic.preview.schema import SOMETHING_TO_DO
+from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.doctor.gather import gather
 from podidctl.doctor.node import look

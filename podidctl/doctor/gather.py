@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
-from mic.settings import Settings as MicSettings
-from mic.spellings import KINDS, respelled
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.spellings import KINDS, respelled
 from podidctl.doctor.ages import DATED_PODS, created, of_pods
 from podidctl.doctor.federation import federation
 from podidctl.doctor.programs import is_managed, mic_settings

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed
 from podidctl.doctor.state import Definition, Seen
 from podidctl.inquiry.facts import Unread

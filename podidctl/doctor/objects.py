@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
-from mic.preview.rehearsal import Snapshot
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.doctor.shapes import Finding, Level, counted, found, listed

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from mic.settings import Settings as MicSettings
-from mic.settings import parse as parse_mic
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings as NmiSettings
 from podidctl.doctor.exempt import exempting

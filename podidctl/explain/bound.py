@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
-from mic.claims import misconfigured
+from mic.decisions.assignments import misconfigured
 from nmi.identity.managed_mode import join
 from podidctl.explain.assigned import left_over, made, served
 from podidctl.explain.shapes import Link, State, linked

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import reached
-from mic.settings import Settings
+from mic.startup.settings import Settings
 from podidctl.completion import Names
 from podidctl.explain.chain import explain
 from podidctl.explain.shapes import Explanation

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mic.azure.identities import HostIdentities
-from mic.client_ids import mismatch
+from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
 from podidctl.explain.assigned import serves
 from podidctl.explain.shapes import Link, State, linked

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from mic.bindings import indexed
-from mic.claims import Want
+from mic.cluster.bindings import indexed
+from mic.decisions.assignments import Want
 from podidctl.migration.workloads import Workload
 from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
 

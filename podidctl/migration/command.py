@@ -11,7 +11,7 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.migration import documents, findings, installed, manifests, show, survey
 from podidctl.migration.federation import command as federating
 from podidctl.migration.findings import Finding, Level

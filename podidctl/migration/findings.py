@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from mic.claims import misconfigured
-from mic.spellings import respelled
+from mic.decisions.assignments import misconfigured
+from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.migration.spelling import told

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import mic.settings
+import mic.startup.settings
 import nmi.settings
 from podidctl.migration.findings import Finding, Level
 from podidentity.flags import UsageError
@@ -39,7 +39,7 @@ class Program:
         return any(each.lstrip("-").partition("=")[0] == flag for each in self.flags)
 
 
-def mic_settings(programs: Sequence[Program]) -> mic.settings.Settings | None:
+def mic_settings(programs: Sequence[Program]) -> mic.startup.settings.Settings | None:
     """What the installed MIC was told, as ours reads it; None where there is none, or ours cannot."""
     for program in programs:
         if program.name == "mic":
@@ -103,9 +103,9 @@ def _nmi(program: Program) -> nmi.settings.Settings:
     return nmi.settings.parse(program.argv, program.environ)
 
 
-def _mic(program: Program) -> mic.settings.Settings:
+def _mic(program: Program) -> mic.startup.settings.Settings:
     environ = {"MIC_POD_NAMESPACE": program.namespace, **program.environ}
-    return mic.settings.parse(program.argv, environ)
+    return mic.startup.settings.parse(program.argv, environ)
 
 
 def _of_nmi(program: Program, settings: nmi.settings.Settings, mics: Sequence[str]) -> Iterator[Finding]:
@@ -134,10 +134,10 @@ def _of_nmi(program: Program, settings: nmi.settings.Settings, mics: Sequence[st
         )
 
 
-def _of_mic(program: Program, settings: mic.settings.Settings) -> Iterator[Finding]:
+def _of_mic(program: Program, settings: mic.startup.settings.Settings) -> Iterator[Finding]:
     if (
         program.says("clientQps")
-        and settings.writes_per_second < mic.settings.Settings(namespace="n").writes_per_second
+        and settings.writes_per_second < mic.startup.settings.Settings(namespace="n").writes_per_second
     ):
         yield Finding(
             Level.LOOK,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from mic.spellings import KINDS, respelled
+from mic.startup.spellings import KINDS, respelled
 from podidentity.resources import GROUP, Kind, fold
 
 DEPTH_MAX: Final = 12

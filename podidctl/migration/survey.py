@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from mic.settings import Settings
-from mic.spellings import KINDS, dropping
-from mic.upgrade import Record
+from mic.startup.settings import Settings
+from mic.startup.spellings import KINDS, dropping
+from mic.startup.type_upgrade import Record
 from podidctl.migration.findings import Found
 from podidctl.migration.installed import Program, is_namespaced, mic_settings
 from podidctl.migration.shapes import (

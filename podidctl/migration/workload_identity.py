@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.claims import Want
+from mic.decisions.assignments import Want
 from podidctl.migration.bound import Bound
 from podidctl.migration.shapes import ServiceAccount
 from podidctl.migration.workloads import DEFAULT, Key, Makers, Workload

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.completion import Names
 from podidctl.explain.command import NMI_FLAGS_HELP, facts_about, rules
 from podidctl.explain.show import OUTCOMES

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-import mic.settings
+import mic.startup.settings
 import nmi.settings
-from mic.flag_table import FLAGS as MIC_FLAGS
+from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.flag_table import OperationMode, RouteLocalnetMode
 from podidentity.telemetry.logs import LogFormat
 from tools.chart.rendering import GOLDEN, HELMS, Object, golden_sets, render
 
-PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.settings.parse}
+PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.startup.settings.parse}
 GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
 """What the kubelet puts into the variables that come from the pod's own fields."""
 
@@ -63,7 +63,7 @@ def test_managed_mode_is_namespaced() -> None:
 def test_an_admin_secret_stands_in_for_azure_json() -> None:
     found = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
     assert found.cloud_config == ""
-    assert set(found.environment) == set(mic.settings.CLOUD_VARIABLES)
+    assert set(found.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
 
 
 NMI: Mapping[str, Any] = {

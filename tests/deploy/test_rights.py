@@ -1,6 +1,7 @@
 """What the chart lets each program do is exactly what the program calls, as the real API server sees it.
 
-The calls: mic/app.py (watches), mic/writing.py, mic/upgrade.py, podidentity/kube/{locks,events}.py for MIC;
+The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
+podidentity/kube/{locks,events}.py for MIC;
 nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py, nmi/tokens/secrets.py and
 podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that it is enough.
 """

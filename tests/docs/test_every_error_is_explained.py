@@ -15,10 +15,10 @@ ANSWERS = {
 }
 SENTENCES = refusals()
 MICS = [
-    *returned("mic/telling.py", "advice", "refusal", "delay"),
-    *returned("mic/claims.py", "misconfigured"),
-    *returned("mic/bindings.py", "beyond_limit"),
-    *returned("mic/apply.py", "_lost"),
+    *returned("mic/reconciliation/events.py", "advice", "refusal", "delay"),
+    *returned("mic/decisions/assignments.py", "misconfigured"),
+    *returned("mic/cluster/bindings.py", "beyond_limit"),
+    *returned("mic/reconciliation/host_reconciler.py", "_lost"),
 ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mic.flag_table import FLAGS as MIC_FLAGS
+from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from tests.docs.sentences import ROOT
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-import mic.settings
+import mic.startup.settings
 import nmi.settings
 from benchmarks.report.marks import standing
 from tools.handbook import known
@@ -59,7 +59,7 @@ def test_every_variable_that_is_read_is_in_the_page_and_no_other() -> None:
     }
     nmis, mics = Read(), Read(MIC_POD_NAMESPACE="default")
     nmi.settings.parse(["--node=n"], nmis)
-    mic.settings.parse([], mics)
+    mic.startup.settings.parse([], mics)
     assert nmis.asked == listed["NMI"]
     assert mics.asked == listed["MIC"]
 

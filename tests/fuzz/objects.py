@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from mic.claims import Held
+from mic.decisions.assignments import Held
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import DecisionPolicy, Grant, decide
 from nmi.identity.metrics import IdentityMetrics

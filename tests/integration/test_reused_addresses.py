@@ -60,6 +60,22 @@ async def test_the_successor_never_gets_its_predecessors_token_and_its_own_once_
     assert (await node.ask("successor")).client_id == own.client_id
 
 
+async def test_the_end_of_a_pod_that_has_never_sent_a_packet_is_noticed(node: Node) -> None:
+    former = await node.identity("former")
+    await node.create("former", "former")
+    await node.add("former", ADDRESS)
+    await node.report("former", ADDRESS)
+
+    async def attached() -> bool:
+        return bool((await node.state())["feed"]["network"]["attached"])
+
+    await eventually(attached)
+    await hand_over(node, "former", "successor")
+    answers = await asyncio.to_thread(node.net.ask_often, "successor", 3.0)
+    assert former.client_id not in {each.client_id for each in answers}
+    assert {each.status for each in answers} == {404}
+
+
 async def test_a_sandbox_made_again_elsewhere_keeps_its_identity_and_loses_its_former_address(node: Node) -> None:
     own = await served(node, "moved", ADDRESS)
     await node.remove("moved")

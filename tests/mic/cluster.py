@@ -1,7 +1,7 @@
 """A small cluster for tests of MIC's pure rooms: objects with short names, and a stand-in for what `apply` does.
 
 It knows as much of the API server as an AzureAssignedIdentity needs: names, versions, finalizers, JSON patches. The
-real order of writes, their limits and failures are tested with `mic.apply` against a server.
+real order of writes, their limits and failures are tested with `mic.reconciliation.host_reconciler` against a server.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mic import documents, plan
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.claims import Held, Key
-from mic.plan import Policy, Restraint
-from mic.view import View
+from mic.cluster.view import View
+from mic.decisions import documents, plan
+from mic.decisions.assignments import Held, Key
+from mic.decisions.plan import Policy, Restraint
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from mic.app import COMPONENT
-from mic.apply import Applier
 from mic.azure.errors import AzureError, Conflict
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.leading import LeaderClient
-from mic.measures import Measures
-from mic.plan import Policy
-from mic.queueing import Done
-from mic.view import View
-from mic.writing import Writer
+from mic.cluster.view import View
+from mic.decisions.plan import Policy
+from mic.leader_client import LeaderClient
+from mic.metrics import Measures
+from mic.reconciliation.host_reconciler import Applier
+from mic.reconciliation.work_queue import Done
+from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client

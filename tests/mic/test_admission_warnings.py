@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mic.claims import misconfigured
+from mic.decisions.assignments import misconfigured
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT

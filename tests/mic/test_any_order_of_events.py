@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from typing_extensions import override
 
-from mic.view import View
+from mic.cluster.view import View
 from podidentity.resources import AzureAssignedIdentity
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic.bindings import COUNTED_MAX
-from mic.claims import ClaimKey, Key
-from mic.view import View
+from mic.cluster.bindings import COUNTED_MAX
+from mic.cluster.view import View
+from mic.decisions.assignments import ClaimKey, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 import yaml
 
-from mic import documents
-from mic.claims import Held
-from mic.spellings import KINDS, respelled
+from mic.decisions import documents
+from mic.decisions.assignments import Held
+from mic.startup.spellings import KINDS, respelled
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, MESSAGE_ANNOTATION, Kind
 from tests.conftest import NewPlane, apply_definitions

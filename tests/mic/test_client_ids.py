@@ -10,13 +10,13 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from mic.apply import DOUBT_SECONDS, FAULTY
 from mic.azure.identities import Attached, HostIdentities
-from mic.client_ids import SHOWN_MAX, mismatch
-from mic.documents import MESSAGE_MAX
+from mic.decisions.client_ids import SHOWN_MAX, mismatch
+from mic.decisions.documents import MESSAGE_MAX
+from mic.preview.dry_run import Rehearsal, Snapshot
 from mic.preview.outcome import Asked, preview
-from mic.preview.rehearsal import Rehearsal, Snapshot
-from mic.queueing import Done
+from mic.reconciliation.host_reconciler import DOUBT_SECONDS, FAULTY
+from mic.reconciliation.work_queue import Done
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id

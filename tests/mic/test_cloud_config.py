@@ -12,7 +12,7 @@ from azure.core.credentials_async import AsyncTokenCredential
 from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
 from typing_extensions import override
 
-from mic.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, credential_for, read
+from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, credential_for, read
 from podidentity.azure.clouds import PUBLIC, Cloud
 from tests.mic.cluster import identity_id
 

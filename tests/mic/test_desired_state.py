@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from mic import documents
-from mic.claims import Want
+from mic.decisions import documents
+from mic.decisions.assignments import Want
 from podidentity.resources import AzureAssignedIdentity
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, vm_id
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mic.azure.memory import HostMemory
-from mic.queueing import Done
+from mic.reconciliation.work_queue import Done
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
 from tests.mic.little_cloud import ASSIGNED
 from tests.mic.stage import VM, Stage, a_stage

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mic.claims import misconfigured
+from mic.decisions.assignments import misconfigured
 from podidentity_sandbox.kubeapi.history import Change
 from tests.mic.cluster import identity, identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, IDENTITIES, LittleCloud

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from mic.claims import Held
-from mic.view import View
+from mic.cluster.view import View
+from mic.decisions.assignments import Held
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
 

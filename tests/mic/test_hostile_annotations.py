@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mic.claims import DEBTS_MAX, DEBTS_TEXT_MAX, DETACH_PENDING_ANNOTATION, Debt, Held, write_debts
+from mic.decisions.assignments import DEBTS_MAX, DEBTS_TEXT_MAX, DETACH_PENDING_ANNOTATION, Debt, Held, write_debts
 from podidentity.resources import AzureAssignedIdentity, Meta
 from tests.mic.cluster import identity_id, set_id, vm_id
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from mic.ignoring import NAMESPACE_BURST, NAMESPACES_MAX, REPORTS_BURST, IgnoredObjects
+from mic.cluster.ignored_objects import NAMESPACE_BURST, NAMESPACES_MAX, REPORTS_BURST, IgnoredObjects
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import Kind, Resource
 from tests.mic.cluster import binding, identity

@@ -6,7 +6,7 @@ import pytest
 
 from mic.azure.errors import AzureError
 from mic.azure.identities import Change, HostIdentities
-from mic.queueing import Done
+from mic.reconciliation.work_queue import Done
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, vm_id
 from tests.mic.stage import VM, Stage, a_stage

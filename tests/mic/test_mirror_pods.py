@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from mic.mirror_pods import IGNORED, LINES_BURST, MirrorPods
+from mic.cluster.mirror_pods import IGNORED, LINES_BURST, MirrorPods
+from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
-from mic.preview.rehearsal import Snapshot
 from podidentity.resources import Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.stage import a_stage

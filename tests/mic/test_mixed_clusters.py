@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mic.plan import Policy
+from mic.decisions.plan import Policy
 from tests.mic.cluster import (
     GROUP,
     Cluster,

@@ -11,7 +11,7 @@ from typing_extensions import override
 from mic.azure.compute import Compute
 from mic.azure.errors import Unreachable as AzureUnreachable
 from mic.azure.identities import HostIdentities, change
-from mic.leading import LeaderClient
+from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess

@@ -1,7 +1,7 @@
 """Names of AzureAssignedIdentities that would be ambiguous or too long (reference: one object for both, #1065)."""
 
-from mic.claims import ClaimKey
-from mic.documents import NAME_MAX, distinct_name, plain_name
+from mic.decisions.assignments import ClaimKey
+from mic.decisions.documents import NAME_MAX, distinct_name, plain_name
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
 
 

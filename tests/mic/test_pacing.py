@@ -2,7 +2,7 @@
 
 import asyncio
 
-from mic.pacing import LEAST_SHARE, Pace, Urgency
+from mic.reconciliation.write_limiter import LEAST_SHARE, Pace, Urgency
 
 BUSY = 40
 """Requests of one host that wait before anybody else asks."""

@@ -4,10 +4,10 @@ import json
 
 from prometheus_client import CollectorRegistry
 
-from mic.claims import DETACH_PENDING_ANNOTATION, Debt
-from mic.measures import Measures
-from mic.plan import Settle
-from mic.writing import Writer, Written
+from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, Debt
+from mic.decisions.plan import Settle
+from mic.metrics import Measures
+from mic.reconciliation.writer import Writer, Written
 from podidentity.resources import ASSIGNED_IDENTITIES
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import ASSIGNED

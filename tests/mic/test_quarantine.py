@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from mic.apply import REFUSED
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.azure.memory import BARRED_MOST_SECONDS, HostMemory
-from mic.telling import TOLD_MOST
+from mic.reconciliation.events import TOLD_MOST
+from mic.reconciliation.host_reconciler import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
 from tests.mic.stage import VM, Stage, a_stage

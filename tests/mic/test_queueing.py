@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from mic.queueing import Done, KeyedQueue
+from mic.reconciliation.work_queue import Done, KeyedQueue
 
 WAIT_SECONDS = 5.0
 

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from mic.queueing import Done
-from mic.reconcile import Reconciler
-from mic.view import View
+from mic.cluster.view import View
+from mic.reconciliation.controller import Reconciler
+from mic.reconciliation.work_queue import Done
 from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
 
 

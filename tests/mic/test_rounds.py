@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mic.apply import REFUSED_SECONDS, STALE_SECONDS
 from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled, Unreachable
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.documents import MESSAGE_MAX
-from mic.queueing import Done
+from mic.decisions.documents import MESSAGE_MAX
+from mic.reconciliation.host_reconciler import REFUSED_SECONDS, STALE_SECONDS
+from mic.reconciliation.work_queue import Done
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity.telemetry.metrics import expose

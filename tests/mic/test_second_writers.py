@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import pytest
 
 from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
-from mic.queueing import Done
+from mic.reconciliation.work_queue import Done
 from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.machines import SYSTEM as OWN

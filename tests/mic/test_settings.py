@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.flag_table import FLAGS, PlanOutput
-from mic.settings import Settings, parse
+from mic.startup.flag_table import FLAGS, PlanOutput
+from mic.startup.settings import Settings, parse
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat
 

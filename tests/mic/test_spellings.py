@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mic.spellings import KINDS, dropping, respelled
+from mic.startup.spellings import KINDS, dropping, respelled
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mic.startup_taint import without
+from mic.startup.startup_taint import without
 from tests.mic.little_cloud import LittleCloud
 
 KEY = "aadpodidentity.k8s.io/nmi-not-ready"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mic import plan
-from mic.plan import Policy
+from mic.decisions import plan
+from mic.decisions.plan import Policy
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 

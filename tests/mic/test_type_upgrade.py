@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import mic.upgrade
+import mic.startup.type_upgrade
 from mic.app import COMPONENT
-from mic.upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
+from mic.startup.type_upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
@@ -134,7 +134,7 @@ async def test_kinds_whose_definitions_drop_old_spellings_are_named_once_and_not
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(Path(__file__).parent / "reference", tmp_path) as cluster:
-        with caplog.at_level(logging.INFO, "mic.upgrade"):
+        with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
             await cluster.start()
             await cluster.start()
         assert cluster.asked("GET", f"{GROUP}/v1/") == 0
@@ -255,7 +255,7 @@ async def test_a_bad_object_is_told_and_the_others_go_on(cluster: Cluster, caplo
     cluster.create(BINDINGS, "bad", {"Selector": "x", "Weight": "a lot"})
     cluster.create(BINDINGS, "good", {"Selector": "x", "Weight": 1})
     cluster.create(IDENTITIES, "demo", {"ClientID": "c"})
-    with caplog.at_level(logging.INFO, "mic.upgrade"):
+    with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
         await cluster.start()
     assert cluster.spec(BINDINGS, "good") == {"selector": "x", "weight": 1}
     assert cluster.spec(BINDINGS, "bad") == {"Selector": "x", "Weight": "a lot"}
@@ -280,7 +280,7 @@ async def test_a_bad_object_is_told_and_the_others_go_on(cluster: Cluster, caplo
 async def test_a_thousand_bad_objects_do_not_fill_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(TOLD_MAX + 30):
         cluster.create(BINDINGS, f"b{number}", {"Weight": "x"})
-    with caplog.at_level(logging.INFO, "mic.upgrade"):
+    with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
         await cluster.start()
     assert sum("cannot be rewritten" in each.message for each in caplog.records) == TOLD_MAX
     assert any(f"0 rewritten, {TOLD_MAX + 30} left" in str(each.__dict__.get("outcome")) for each in caplog.records)
@@ -407,14 +407,14 @@ async def test_an_unexpected_exception_ends_nothing(
     """About one object it leaves that one out; anywhere else it leaves the upgrade for the next start."""
     for name in ("bad", "good"):
         cluster.create(IDENTITIES, name, {"ClientID": name})
-    real = getattr(mic.upgrade, what)
+    real = getattr(mic.startup.type_upgrade, what)
 
     def fails(*given: Any) -> Any:
         if b"bad" in bytes(given[-1]) if what == "decode_meta" else given[-1].get("metadata", {}).get("name") == "bad":
             raise LookupError("odd")
         return real(*given)
 
-    monkeypatch.setattr(mic.upgrade, what, fails)
+    monkeypatch.setattr(mic.startup.type_upgrade, what, fails)
     await cluster.start()
     assert cluster.recorded() is None
     if what == "respelled":

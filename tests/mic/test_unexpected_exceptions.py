@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from mic import documents, plan
 from mic.azure.identities import GONE
-from mic.claims import Held, Want
-from mic.measures import FAULTS
-from mic.queueing import Done, KeyedQueue
-from mic.skipping import FAULT_SECONDS
+from mic.decisions import documents, plan
+from mic.decisions.assignments import Held, Want
+from mic.metrics import FAULTS
+from mic.reconciliation.left_out import FAULT_SECONDS
+from mic.reconciliation.work_queue import Done, KeyedQueue
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.stage import Stage, a_stage
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from mic.upgrade import Record, TypeUpgrade
+from mic.startup.type_upgrade import Record, TypeUpgrade
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -84,7 +84,7 @@ async def test_list_and_update_are_enough_for_objects_and_get_create_update_for_
 ) -> None:
     allow(real, "", GROUP, KINDS, ["list", "update"])
     allow(real, "namespaces/default/", "", ["configmaps"], ["get", "create", "update"])
-    with caplog.at_level(logging.WARNING, "mic.upgrade"):
+    with caplog.at_level(logging.WARNING, "mic.startup.type_upgrade"):
         await upgraded(real)
     assert [each.message for each in caplog.records] == []
     record = real.api("GET", "/api/v1/namespaces/default/configmaps/aad-pod-identity-config")

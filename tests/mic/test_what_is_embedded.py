@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 
-from mic.claims import Held, Want, misconfigured, unchanged
-from mic.documents import embedded, new_document
+from mic.decisions.assignments import Held, Want, misconfigured, unchanged
+from mic.decisions.documents import embedded, new_document
 from podidentity import object_limits
 from podidentity.object_limits import oversized
 from podidentity.resources import (

@@ -9,14 +9,14 @@ import pytest
 from azure.core.credentials_async import AsyncTokenCredential
 from prometheus_client import CollectorRegistry
 
-import mic.apply
+import mic.reconciliation.host_reconciler
 from mic.azure.compute import Compute
 from mic.azure.errors import BadIdentities, Throttled
 from mic.azure.identities import HostIdentities
 from mic.endpoints import Endpoints
-from mic.measures import Measures
-from mic.reconcile import Reconciler
-from mic.settings import Settings
+from mic.metrics import Measures
+from mic.reconciliation.controller import Reconciler
+from mic.startup.settings import Settings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
 from tests.mic.cluster import identity_id, pod
@@ -191,7 +191,7 @@ async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
     stage.hosts.failures = [error]
     await stage.round()
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
-    monkeypatch.setattr(mic.apply, "HELD_BACK_MOST", 2)
+    monkeypatch.setattr(mic.reconciliation.host_reconciler, "HELD_BACK_MOST", 2)
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 2.0, "the third one's; a second went by in the round"
 
 

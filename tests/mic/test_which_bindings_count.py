@@ -9,9 +9,9 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mic.bindings
-from mic.bindings import BindingIndex, Concern
-from mic.claims import ClaimKey, Held, Key, Want
+import mic.cluster.bindings
+from mic.cluster.bindings import BindingIndex, Concern
+from mic.decisions.assignments import ClaimKey, Held, Key, Want
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureAssignedIdentitySpec,
@@ -99,7 +99,7 @@ def covered(claim: ClaimKey, of: Pod, concerns: Iterable[Concern]) -> bool:
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_any_changes(data: st.DataObject) -> None:
-    with patch.object(mic.bindings, "COUNTED_MAX", LIMIT):
+    with patch.object(mic.cluster.bindings, "COUNTED_MAX", LIMIT):
         rule = SlowReader(forced=data.draw(st.booleans()))
         index = BindingIndex(force_namespaced=rule.forced)
         for _ in range(data.draw(st.integers(1, 30))):

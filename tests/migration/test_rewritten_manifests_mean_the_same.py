@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mic.spellings import respelled
+from mic.startup.spellings import respelled
 from podidctl.migration.spelling import rewrite
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind

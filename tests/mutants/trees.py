@@ -18,7 +18,7 @@ from typing import Final
 from tests.docs.threat_tables import ROOT
 from tests.mutants.entries import Mutant, MutantError, tracked
 
-PACKAGES: Final = ("_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_demo")
+PACKAGES: Final = ("_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_demo", "podidentity_sandbox")
 ENDING_SECONDS: Final = 30
 """How long pytest may take to end its tests' programs after the time limit."""
 

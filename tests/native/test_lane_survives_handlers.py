@@ -52,7 +52,7 @@ async def test_a_failing_handler_ends_its_connection_only(
         await lane.generals[0].until("lost")
         assert b" 200 " in await other.ask()
         assert lane.count("failed") == 1
-    (record,) = [each for each in caplog.records if each.name == "_native.losses"]
+    (record,) = [each for each in caplog.records if each.name == "_native.disconnects"]
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is not None
@@ -136,7 +136,7 @@ async def test_an_interrupt_leaves_nobody_waiting_for_their_next_turn() -> None:
             lane.turn()
             assert lane.count("fast_answers") == 64, "one share each"
             with pytest.raises(KeyboardInterrupt):
-                lane.lane._go_on()  # type: ignore[attr-defined]  # private, and so not in the stub
+                lane.lane._serve_queue()  # type: ignore[attr-defined]  # private, and so not in the stub
             await lane.until(lambda: lane.count("fast_answers") == 96)
 
 
@@ -207,4 +207,4 @@ async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.Lo
             peer.send(OTHER_REQUEST)
             await peer.ending()
         assert lane.count("failed") == 20
-    assert len([each for each in caplog.records if each.name == "_native.losses"]) == 1
+    assert len([each for each in caplog.records if each.name == "_native.disconnects"]) == 1

@@ -1,4 +1,4 @@
-"""The .pyi describe what was compiled, and the compiled rooms import nothing of ours: no linter reads a .pyx."""
+"""The .pyi describe what was compiled, and the compiled modules import nothing of ours: no linter reads a .pyx."""
 
 import re
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = [
+MODULES = [
     *("histogram", "scan", "query", "answers", "index"),
-    *("redirects", "connection", "limits", "places", "turns", "memory", "deadlines", "losses", "lane"),
+    *("redirects", "connection", "limits", "connection_slots"),
+    *("fair_queue", "memory", "deadlines", "disconnects", "lane"),
 ]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
@@ -24,11 +25,11 @@ BELOW = {
     "redirects": {"sockets"},
     "connection": {"answers", "clock", "index", "query", "redirects", "scan", "sockets"},
     "limits": {"clock"},
-    "places": {"connection", "sockets"},
-    "memory": {"clock", "connection", "places", "sockets"},
-    "turns": {"connection"},
+    "connection_slots": {"connection", "sockets"},
+    "memory": {"clock", "connection", "connection_slots", "sockets"},
+    "fair_queue": {"connection"},
     "deadlines": {"clock", "connection"},
-    "losses": {"clock"},
+    "disconnects": {"clock"},
     "lane": {
         "answers",
         "clock",
@@ -36,15 +37,15 @@ BELOW = {
         "deadlines",
         "index",
         "limits",
-        "losses",
+        "disconnects",
         "memory",
-        "places",
+        "connection_slots",
         "redirects",
         "sockets",
-        "turns",
+        "fair_queue",
     },
 }
-"""What each room may import of its own package."""
+"""What each module may import of its own package."""
 
 
 def imported(source: Path) -> set[str]:
@@ -68,13 +69,13 @@ def test_the_check_of_imports_sees_an_import_that_goes_up(tmp_path: Path) -> Non
     assert imported(source) == {"cython", "nmi.server", "podidentity.azure"}
 
 
-def test_every_room_is_compiled_and_described() -> None:
-    assert {path.stem for path in ROOT.glob("_native/*.pyx")} == set(ROOMS)
-    assert {path.stem for path in ROOT.glob("_native/*.pyi")} == set(ROOMS)
+def test_every_module_is_compiled_and_described() -> None:
+    assert {path.stem for path in ROOT.glob("_native/*.pyx")} == set(MODULES)
+    assert {path.stem for path in ROOT.glob("_native/*.pyi")} == set(MODULES)
 
 
 def test_the_stubs_say_what_was_compiled() -> None:
     allowed = ["--allowlist", "tests/native/stubtest_allowlist.txt"]
-    command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{room}" for room in ROOMS)]
+    command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{module}" for module in MODULES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from mic import flag_table as mic_flags
 from mic.endpoints import WATCH_GRACE_SECONDS
+from mic.startup import flag_table as mic_flags
 from nmi import flag_table as nmi_flags
 from nmi.identity.assignments import MicAssignments
 from nmi.identity.managed_mode import BoundIdentities

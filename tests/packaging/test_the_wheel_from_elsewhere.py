@@ -12,23 +12,6 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("answers", "histogram", "index", "lane", "query", "scan")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, from a copy without what git ignores: no compiled module of this tree gets in."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    sources = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    ).stdout
-    for name in filter(None, sources.decode().split("\0")):
-        if not name.startswith("tests/") and (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)]
-    subprocess.run(build, check=True, capture_output=True, timeout=150)
-    (made,) = out.glob("*.whl")
-    return made
-
-
 @pytest.mark.timeout(180)
 def test_it_holds_the_compiled_rooms_their_sources_and_their_stubs_but_no_generated_c(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.doctor.report import report
 from podidctl.doctor.shapes import Finding, Level, Report
 from podidctl.doctor.state import Definition, DefinitionSpec, DefinitionStatus, Locks, Objects, Seen, Server, Version

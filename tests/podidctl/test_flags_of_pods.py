@@ -2,7 +2,7 @@
 
 import pytest
 
-from mic.settings import Settings as MicSettings
+from mic.startup.settings import Settings as MicSettings
 from podidctl.doctor.programs import mic_settings
 from podidctl.inquiry.daemons import Container, Daemon, DaemonSpec, Variable, flags_of, nmi_settings
 from podidctl.inquiry.facts import NmiThere, Unread

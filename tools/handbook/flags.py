@@ -9,10 +9,10 @@ from enum import StrEnum
 from types import ModuleType
 from typing import Any, Final
 
-import mic.settings
+import mic.startup.settings
 import nmi.settings
-from mic.flag_table import FLAGS as MIC_FLAGS
-from mic.settings import _RANGES as MIC_RANGES
+from mic.startup.flag_table import FLAGS as MIC_FLAGS
+from mic.startup.settings import _RANGES as MIC_RANGES
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.settings import _RANGES as NMI_RANGES
 from podidentity.flags import Flag, go_duration
@@ -37,7 +37,7 @@ class Program:
 
 PROGRAMS: Final = (
     Program("nmi", NMI_FLAGS, nmi.settings, known.NMI_FLAGS, NMI_RANGES),
-    Program("mic", MIC_FLAGS, mic.settings, known.MIC_FLAGS, MIC_RANGES),
+    Program("mic", MIC_FLAGS, mic.startup.settings, known.MIC_FLAGS, MIC_RANGES),
 )
 
 

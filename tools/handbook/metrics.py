@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mic import app as mic_app
 from mic.endpoints import Endpoints
-from mic.measures import Measures as MicMeasures
-from mic.settings import Settings as MicSettings
+from mic.metrics import Measures as MicMeasures
+from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
 from nmi.identity.metrics import IdentityMetrics

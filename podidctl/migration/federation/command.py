@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from mic.preview.shapes import SOMETHING_TO_DO
+from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.text import printable
 from podidctl.migration.federation import documents, show
 from podidctl.migration.federation.choosing import chosen

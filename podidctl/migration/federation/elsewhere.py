@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mic.claims import Want
+from mic.decisions.assignments import Want
 from podidctl.migration.bound import Bound
 from podidctl.migration.workload_identity import Situation
 from podidctl.migration.workloads import Key

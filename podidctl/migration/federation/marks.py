@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mic.spellings import respelled
+from mic.startup.spellings import respelled
 from podidentity.resources import IDENTITIES, IdentityType
 
 FORMER: Final = "aadpodidentity.k8s.io/migrated-from"

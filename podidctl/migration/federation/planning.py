@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from mic.claims import misconfigured
+from mic.decisions.assignments import misconfigured
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from mic.apply import Applier
-from mic.measures import Measures
-from mic.plan import Policy
-from mic.reconcile import Reconciler
-from mic.view import View
-from mic.writing import Writer
+from mic.cluster.view import View
+from mic.decisions.plan import Policy
+from mic.metrics import Measures
+from mic.reconciliation.controller import Reconciler
+from mic.reconciliation.host_reconciler import Applier
+from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS, AzureIdentity

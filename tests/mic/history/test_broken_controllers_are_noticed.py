@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from mic import apply, claims, client_ids, plan
 from mic.azure import compute, identities, memory
 from mic.azure.identities import HostIdentities
-from mic.claims import Want
-from mic.queueing import Done
-from mic.stakes import Picture, Stake
+from mic.decisions import assignments, client_ids, plan
+from mic.decisions.assignments import Want
+from mic.decisions.identity_usage import Picture, Stake
+from mic.reconciliation import host_reconciler
+from mic.reconciliation.work_queue import Done
 from podidentity.resources import AzureIdentity, Pod
 from tests.mic.history.test_any_history import AnyHistory
 
@@ -37,7 +38,7 @@ def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(plan, "azure_change", eager)
     monkeypatch.setattr(plan, "revocations", lambda _picture: [])
-    monkeypatch.setattr(apply.Applier, "revoke", late)
+    monkeypatch.setattr(host_reconciler.Applier, "revoke", late)
 
 
 def takes_everything_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,16 +88,18 @@ def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = apply.Applier._failed
+    before = host_reconciler.Applier._failed
 
-    async def blind(self: apply.Applier, host: Any, known: memory.HostMemory, change: Any, *rest: Any) -> bool:
+    async def blind(
+        self: host_reconciler.Applier, host: Any, known: memory.HostMemory, change: Any, *rest: Any
+    ) -> bool:
         again = await before(self, host, known, change, *rest)
         if known.known is not None:
             attached = {text.lower(): identities.Attached(text) for text in change.adds}
             known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
         return again
 
-    monkeypatch.setattr(apply.Applier, "_failed", blind)
+    monkeypatch.setattr(host_reconciler.Applier, "_failed", blind)
 
 
 def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,7 @@ def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply.Applier, "look_again", lambda *_: None)
+    monkeypatch.setattr(host_reconciler.Applier, "look_again", lambda *_: None)
 
 
 def gives_refused_identities_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +161,12 @@ def ignores_namespaced_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_a_recreated_pod_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = claims.unchanged
+    before = assignments.unchanged
 
     def lenient(want: Want, held: Any) -> bool:
         return before(want, held) or (held.claim == want.claim and held.node == want.node)
 
-    monkeypatch.setattr(claims, "unchanged", lenient)
+    monkeypatch.setattr(assignments, "unchanged", lenient)
     monkeypatch.setattr(plan, "unchanged", lenient)
 
 

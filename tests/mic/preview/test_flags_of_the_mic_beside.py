@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from mic.settings import parse
+from mic.startup.settings import parse
 from podidentity_sandbox.serving import free_ports
 from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
 

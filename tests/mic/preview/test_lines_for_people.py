@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from mic.azure.identities import Attached, HostIdentities
-from mic.claims import misconfigured
-from mic.plan import Policy
+from mic.decisions.assignments import misconfigured
+from mic.decisions.plan import Policy
+from mic.preview.dry_run import Rehearsal, Snapshot
 from mic.preview.outcome import Asked, preview
-from mic.preview.rehearsal import Rehearsal, Snapshot
-from mic.preview.shapes import LeftOut, Preview
+from mic.preview.schema import LeftOut, Preview
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from podidctl.plan import show
 from podidctl.printing import Output

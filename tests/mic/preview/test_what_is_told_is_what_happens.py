@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from typing_extensions import override
 
-from mic import plan
 from mic.azure.identities import GONE, Attached, HostIdentities
-from mic.claims import Held
-from mic.plan import Policy
+from mic.cluster.view import View
+from mic.decisions import plan
+from mic.decisions.assignments import Held
+from mic.decisions.plan import Policy
+from mic.preview.dry_run import Rehearsal, Snapshot, Step
 from mic.preview.outcome import STEP_NAMES, Asked, preview
-from mic.preview.rehearsal import Rehearsal, Snapshot, Step
-from mic.preview.shapes import Preview
-from mic.view import View
+from mic.preview.schema import Preview
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Node, Pod
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id

@@ -15,7 +15,7 @@ from nmi.identity.address_evidence import (
     Evidence,
     EvidenceKind,
 )
-from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route
+from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route, Unresolved
 
 ADDRESS, OTHER = "10.1.0.5", "10.1.0.6"
 X, Y = bytes((10, 1, 0, 5)), bytes((10, 1, 0, 6))
@@ -426,3 +426,36 @@ def test_after_any_history_what_expires_is_no_evidence(steps: list[Step]) -> Non
         for (link_layer, bridge), (vlan, port) in evidence._forwardings.items()
     ]
     assert evidence.apply(forgotten) == []
+
+
+UNRESOLVED = {
+    "a pod behind a bridge that has sent nothing": (known(), [Unresolved(X, BRIDGE)]),
+    "one whose link-layer address the kernel has confirmed": (known(neighbour()), []),
+    "one whose confirmed entry has become stale": (known(neighbour(), neighbour(confirmed=False)), []),
+    "one behind a host route": (routed(), []),
+    "one that only the default route leads to": (known(claimed=["192.0.2.1"]), []),
+    "an address that is no IPv4 address": (known(claimed=["fd00::1"]), []),
+}
+
+
+@pytest.mark.parametrize("case", UNRESOLVED)
+def test_the_addresses_whose_end_would_not_show_are_unresolved(case: str) -> None:
+    evidence, expected = UNRESOLVED[case]
+    assert evidence.unresolved() == expected
+
+
+def test_an_entry_that_a_former_owner_left_is_unresolved_until_the_kernel_confirms_it() -> None:
+    evidence = known(claimed=())
+    evidence.apply([neighbour()])
+    evidence.claim(ADDRESS)
+    assert evidence.unresolved() == [Unresolved(X, BRIDGE)]
+    assert evidence.apply([neighbour()]) == []
+    assert evidence.unresolved() == []
+
+
+def test_what_the_kernel_forgets_stays_resolved_and_the_end_of_a_sandbox_is_unresolved_again() -> None:
+    evidence = bridged()
+    evidence.apply([neighbour(b"", gone=True), behind(gone=True)])
+    assert evidence.unresolved() == []
+    assert kinds(evidence.apply([Link(VETH, "veth10", gone=True)])) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)]
+    assert evidence.unresolved() == [Unresolved(X, BRIDGE)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mic.spellings import KINDS
+from mic.startup.spellings import KINDS
 from podidctl.doctor.gather import clocked
 from podidctl.doctor.shapes import Level
 from podidctl.doctor.state import Locks, Right, Rights, Server, Stored

@@ -1,0 +1,50 @@
+"""Telling general lanes that their connection has ended, and the log that something of ours failed on one."""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+from _native.clock cimport NANOSECONDS, monotonic_ns
+
+import logging
+
+log = logging.getLogger(__name__)
+
+cdef int64_t QUIET_NS = 60 * <int64_t>NANOSECONDS  # between two log lines: a peer may cause many
+
+
+@cython.final
+cdef class Disconnects:
+    def __init__(self):
+        self.pending = []
+
+    cdef int notify_all(self) except -1:
+        """Tell everybody, one after the other and never within each other."""
+        if not self.pending or self.notifying:
+            return 0
+        self.notifying = True
+        try:
+            while self.pending:
+                general = self.pending.pop()
+                try:
+                    general.connection_lost()
+                except BaseException as error:
+                    self.record_failure("", error)
+        finally:
+            self.notifying = False
+        return 0
+
+    cdef int record_failure(self, str peer, object error) except -1:
+        """Count it and, if the log has been quiet for a while, tell of it. Raises what is meant for the program."""
+        cdef int64_t now = monotonic_ns()
+        self.failed += 1
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        if self.logged_ns and now - self.logged_ns < QUIET_NS:
+            return 0
+        self.logged_ns = now
+        log.error(
+            "closed a connection because its handler failed; this is a defect of ours, please report the traceback",
+            exc_info=error,
+            extra={"peer": peer, "count": self.failed},
+        )
+        return 0

@@ -1,0 +1,45 @@
+"""Who is served next: each peer has a queue of connections that wait, and peers take turns, one connection each.
+
+So whoever has many connections here, or asks what takes long, delays their own.
+"""
+
+cimport cython
+
+from _native.connection cimport Connection, Peer
+
+from collections import deque
+
+
+@cython.final
+cdef class FairQueue:
+    def __init__(self):
+        self.ring = deque()
+
+    cdef int put(self, Connection connection) except -1:
+        """It waits from now on, unless it does already."""
+        cdef Peer peer = connection.holder
+        if connection.queued:
+            return 0
+        if peer.queue is None:
+            peer.queue = deque()
+        peer.queue.append(connection)
+        connection.queued = True
+        if len(peer.queue) == 1:
+            self.ring.append(peer)
+            self.any = True
+        return 0
+
+    cdef Connection take(self):
+        """The next one; there must be any."""
+        cdef Peer peer = <Peer>self.ring.popleft()
+        cdef Connection connection = <Connection>peer.queue.popleft()
+        connection.queued = False
+        if peer.queue:
+            self.ring.append(peer)
+        self.any = len(self.ring) > 0
+        return connection
+
+    cdef int clear(self) except -1:
+        self.ring.clear()
+        self.any = False
+        return 0

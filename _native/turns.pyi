@@ -1,7 +1,0 @@
-from typing import final
-
-@final
-class Turns:
-    """Who waits for a turn in a lane; made and used by the lane only."""
-
-    def __init__(self) -> None: ...

@@ -1,0 +1,72 @@
+"""Index of the pods that may have identities (`claims.may_claim`). No I/O."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from mic.decisions.assignments import Key, may_claim
+from podidentity.resources import Pod
+
+
+class PodIndex:
+    """Pods by name, by node, and by label value and namespace."""
+
+    def __init__(self) -> None:
+        self._pods: dict[Key, Pod] = {}
+        self._by_node: defaultdict[str, set[Key]] = defaultdict(set)
+        self._by_selector: defaultdict[str, dict[str, dict[Key, None]]] = defaultdict(dict)
+        """By label value, then by namespace."""
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def get(self, key: Key) -> Pod | None:
+        return self._pods.get(key)
+
+    def on_node(self, node: str) -> Iterable[Key]:
+        return self._by_node.get(node, ())
+
+    def selected(self, selector: str, namespace: str) -> list[Key]:
+        """The pods with this label value in *namespace*, or in every namespace if that is empty."""
+        by_namespace = self._by_selector.get(selector)
+        if by_namespace is None:
+            return []
+        if namespace:
+            return list(by_namespace.get(namespace, ()))
+        return [key for pods in by_namespace.values() for key in pods]
+
+    def replace(self, key: Key, new: Pod | None) -> tuple[Pod | None, Pod | None]:
+        """The pod is now like *new*, or does not exist: what is in the index before and afterwards."""
+        before = self._pods.get(key)
+        now = new if new is not None and may_claim(new) else None
+        if before is not None and now is not None and same_claims(before, now):
+            self._pods[key] = now
+            return before, now
+        if before is not None:
+            self._remove(key, before)
+        if now is not None:
+            self._pods[key] = now
+            self._by_node[now.spec.node_name].add(key)
+            self._by_selector[now.binding_label].setdefault(key[0], {})[key] = None
+        return before, now
+
+    def _remove(self, key: Key, pod: Pod) -> None:
+        del self._pods[key]
+        on_node = self._by_node[pod.spec.node_name]
+        on_node.discard(key)
+        if not on_node:
+            del self._by_node[pod.spec.node_name]
+        by_namespace = self._by_selector[pod.binding_label]
+        del by_namespace[key[0]][key]
+        if not by_namespace[key[0]]:
+            del by_namespace[key[0]]
+        if not by_namespace:
+            del self._by_selector[pod.binding_label]
+
+
+def same_claims(first: Pod, second: Pod) -> bool:
+    """Whether two states of a pod, both in the index, make the same claims."""
+    return (first.metadata.uid, first.spec.node_name, first.binding_label) == (
+        second.metadata.uid,
+        second.spec.node_name,
+        second.binding_label,
+    )

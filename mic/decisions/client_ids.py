@@ -1,0 +1,78 @@
+"""Whether AzureIdentities name the client id that Azure reports for their resource id. Pure.
+
+In standard mode NMI asks IMDS by client id. An AzureIdentity with its author's own resource id and the client id of
+another identity on the VM (the kubelet's, say) would get that identity's tokens, so it is not assigned to any pod.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from mic.azure.identities import Attached, HostIdentities
+from mic.decisions.assignments import Held, Want
+from mic.decisions.documents import MESSAGE_MAX
+from mic.decisions.identity_usage import Picture
+from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION, AzureIdentity
+
+SHOWN_MAX: Final = 64
+"""Characters of a clientID that are quoted: a client id has 36, and an object may hold a megabyte of anything."""
+
+
+def mismatch(identity: AzureIdentity, attached: Attached | None) -> str:
+    """Why *identity*, whose resource id is *attached* on a host, is not assigned; empty where nothing is against it.
+
+    Nothing is where *identity* names no client id, or Azure reports none (yet, or never in this cloud). At most
+    MESSAGE_MAX characters.
+    """
+    named, reported = _plain(identity.spec.client_id), _plain(attached.client_id if attached is not None else "")
+    if attached is None or not named or not reported or named == reported:
+        return ""
+    return (
+        f"AzureIdentity {'/'.join(identity.key)} names clientID {identity.spec.client_id.strip()[:SHOWN_MAX]!r}, "
+        f"and Azure reports client id {attached.client_id[:SHOWN_MAX]!r} for its resourceID: set its clientID to that "
+        "one, or correct its resourceID (az identity show)"
+    )[:MESSAGE_MAX]
+
+
+def fault(want: Want, azure: HostIdentities | None) -> str:
+    """The mismatch of the identity that is wanted, by what *azure* says; empty where nothing is known."""
+    if want.identity_id is None or azure is None:
+        return ""
+    return mismatch(want.identity, azure.attached.get(want.identity_id.key))
+
+
+def faulty(picture: Picture, azure: HostIdentities) -> Iterator[tuple[Held, str]]:
+    """The Assigned objects of an identity with a mismatch, and the mismatch.
+
+    Each identity of the host costs a comparison; its objects are read only where some of them names another client id.
+    """
+    for key, stake in picture.stakes.items():
+        attached = azure.attached.get(key)
+        if attached is None or not attached.client_id or stake.client_ids.keys() <= {_plain(attached.client_id)}:
+            continue
+        for held in stake.holders.values():
+            why = mismatch(held.object.spec.azure_identity_ref, attached)
+            if why and held.object.status.status == ASSIGNED:
+                yield held, why
+
+
+def is_news(picture: Picture, azure: HostIdentities) -> bool:
+    """Whether *azure* shows a mismatch that no object tells yet. Worth a fresh look: the identity may have been deleted
+    and created again under its name since."""
+    return any(
+        want is not None and (why := fault(want, azure)) and not any(tells(held, why) for held in living)
+        for want, living in picture.open_claims()
+    )
+
+
+def tells(held: Held, why: str) -> bool:
+    """Whether the object is Created, and its message is *why*."""
+    return held.object.status.status == CREATED and held.object.metadata.annotation(MESSAGE_ANNOTATION) == why
+
+
+def same(first: AzureIdentity, second: AzureIdentity) -> bool:
+    """Whether both name the same client id."""
+    return _plain(first.spec.client_id) == _plain(second.spec.client_id)
+
+
+def _plain(client_id: str) -> str:
+    return client_id.strip().lower()

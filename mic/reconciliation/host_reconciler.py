@@ -1,0 +1,434 @@
+"""One round for one VM or scale set: look, write, change Azure, write again, each planned from the picture of then.
+
+The order is `plan`'s; here are the calls, what is remembered between rounds, and what a failure means for the next.
+A round that is cut short anywhere, by an error or by the end of the process, leaves nothing that the next cannot mend.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Final, Protocol
+
+from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
+from mic.azure.identities import Change, HostIdentities
+from mic.azure.memory import HostMemory
+from mic.cluster.view import View
+from mic.decisions import client_ids, plan
+from mic.decisions.assignments import Want
+from mic.decisions.identity_usage import Picture
+from mic.decisions.plan import Policy, Restraint
+from mic.metrics import Measures
+from mic.reconciliation.events import Teller, advice, delay, refusal
+from mic.reconciliation.left_out import FAULT_SECONDS, Skipped
+from mic.reconciliation.work_queue import Done
+from mic.reconciliation.writer import Writer
+from podidentity.azure.resource_ids import Host
+from podidentity.kube.events import EventRecorder
+
+log = logging.getLogger(__name__)
+
+REFUSED: Final = (
+    "Azure refuses an identity, which is left out and tried again later; see that it exists and MIC may assign it"
+)
+FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
+HELD_BACK_MOST: Final = 5000
+"""Claims passed over at one scrape, which must not hold up the loop: some milliseconds' worth."""
+SHOWN_MOST: Final = 100
+"""Hosts that /debug/state tells of."""
+DOUBT_SECONDS: Final = 30.0
+"""Age of an answer from which on it is asked for again before an AzureIdentity is found at fault by it."""
+STALE_SECONDS: Final = 0.05
+"""Pause before a round is repeated because an object was other than thought."""
+CONFLICTS_MOST: Final = 3
+"""How often in one round a host is read again because somebody else changed it."""
+LEASE_WAIT_SECONDS: Final = 30.0
+REFUSED_SECONDS: Final = 15.0
+"""Pause before an object that the API server refused is tried again; events of the host try it too."""
+IDLE_SECONDS: Final = 30.0
+"""Pause of a host that waits for something else: the news of that is an event, and this only in case it is missed."""
+
+
+class Hosts(Protocol):
+    """What Azure is asked: `mic.azure.compute.Compute`, or a stand-in."""
+
+    async def get(self, host: Host) -> HostIdentities:
+        """What is on the host; `GONE` where there is no such host. Raises AzureError."""
+
+    async def update(self, host: Host, change: Change) -> HostIdentities:
+        """Carry out the change; what is there afterwards. Raises AzureError."""
+
+
+class Applier:
+    """Rounds for all hosts; one at a time for each, which the queue sees to."""
+
+    def __init__(
+        self,
+        view: View,
+        writer: Writer,
+        hosts: Hosts,
+        recorder: EventRecorder,
+        measures: Measures,
+        *,
+        policy: Policy,
+        max_retries: int,
+        retry_seconds: float,
+        gone_seconds: float,
+        lease_needed_seconds: float,
+        lease_remaining: Callable[[], float],
+        grace_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """*grace_seconds*: how long an identity that nobody needs stays on its host; a new leader counts anew.
+        *gone_seconds*: pause between looks at a host that Azure does not know. A change of Azure is only begun while
+        *lease_remaining* is more than *lease_needed_seconds*."""
+        self._view = view
+        self._writer = writer
+        self._hosts = hosts
+        self._recorder = recorder
+        self._measures = measures
+        self._policy = policy
+        self._max_retries = max_retries
+        self._retry_seconds = retry_seconds
+        self._grace_seconds = grace_seconds
+        self._gone_seconds = gone_seconds
+        self._lease_needed = lease_needed_seconds
+        self._lease_remaining = lease_remaining
+        self._clock = clock
+        self._sleep = sleep
+        self._memories: dict[str, HostMemory] = {}
+        self._looks: set[str] = set()
+
+    def look_again(self, key: str) -> None:
+        """Have the next round ask Azure even where the cluster gives no reason to."""
+        self._looks.add(key)
+
+    def protect(self, identity: str) -> None:
+        """Never take the identity with this client id or resource id off any host from now on."""
+        self._policy = replace(self._policy, immutable=self._policy.immutable | {identity.lower()})
+
+    def forgive(self, identity_key: str) -> list[str]:
+        """The identity was changed: try it again everywhere, apart from others; the hosts where it had been refused."""
+        return [key for key, memory in self._memories.items() if memory.try_again(identity_key)]
+
+    def barred(self) -> int:
+        """How many identities are held back on how many hosts, for a metric."""
+        return sum(len(memory.barred()) for memory in self._memories.values())
+
+    def oldest_pending_seconds(self) -> float:
+        """Age of the oldest claim that waits for its assignment and is not held back by a refused identity, or one
+        whose AzureIdentity has to be corrected.
+
+        Where very many are held back, the next one is taken for one that is not.
+        """
+        now = self._clock()
+        for number, (key, since) in enumerate(self._view.waiting.items()):
+            if number >= HELD_BACK_MOST:
+                return max(0.0, now - since)
+            claim = self._view.claim(key)
+            want = claim.want if claim is not None else None
+            if claim is None or want is None:
+                continue
+            memories = [self._memories[place] for place in claim.open_at if place in self._memories]
+            if not any(_held_back(want, each) for each in memories):
+                return max(0.0, now - since)
+        return 0.0
+
+    def state(self) -> dict[str, object]:
+        """For /debug/state: the hosts of which there is something to say, the first of them if there are many."""
+        told = {key: said for key, memory in self._memories.items() if (said := memory.state())}
+        return {"known": len(self._memories), "noted": len(told), "first": dict(islice(told.items(), SHOWN_MOST))}
+
+    async def round(self, key: str) -> Done:
+        """Bring the place a step nearer to what it should be; how, and when, to go on."""
+        began = self._clock()
+        picture = self._view.place(key)
+        if picture.empty:
+            self._memories.pop(key, None)
+            self._looks.discard(key)
+            return Done()
+        try:
+            return await self._round(key, picture)
+        finally:
+            self._measures.round_done(self._clock() - began)
+
+    async def revoke(self, key: str) -> Done:
+        """Revoke what nobody wants any more. Beside the rounds, since those may be waiting for Azure."""
+        written = await self._writer.carry_out(plan.revocations(self._view.place(key)))
+        again = STALE_SECONDS if written.stale else REFUSED_SECONDS if written.refused else None
+        return Done(failed=written.error is not None, again_after=again)
+
+    async def assign(self, key: str) -> Done:
+        """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
+        the API server refuses is left to them."""
+        skipped = Skipped(key, self._measures)
+        written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy, skipped.note))
+        again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
+        return Done(failed=written.error is not None, again_after=again)
+
+    async def _round(self, key: str, picture: Picture) -> Done:
+        memory = self._memories.setdefault(key, HostMemory(self._clock))
+        asked = await self._look(key, picture, memory)
+        if asked and memory.known is not None and memory.known.gone:
+            self._tell_lost(self._view.place(key))
+        skipped = Skipped(key, self._measures)
+        before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy, skipped.note))
+        failed: dict[str, str] = {}
+        if asked:
+            # Also where some write failed: what has no record is not added, and what still stands is not taken off.
+            failed = await self._change(key, memory)
+        picture = self._view.place(key)
+        outcomes = plan.settle(picture, memory.known, self._policy, self._reasons(picture, memory), skipped.note)
+        self._tell_failed(picture, failed, outcomes)
+        after = await self._writer.carry_out(outcomes)
+        error = before.error or after.error
+        if error is not None:
+            return Done(failed=True)
+        if before.stale or after.stale:
+            return Done(again_after=STALE_SECONDS)
+        again = self._next_try(key, memory, asked=asked)
+        if before.refused or after.refused:
+            again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
+        if skipped:
+            again = FAULT_SECONDS if again is None else max(again, FAULT_SECONDS)
+        return Done(again_after=again)
+
+    async def _look(self, key: str, picture: Picture, memory: HostMemory) -> bool:
+        """Ask Azure if there is reason to and the time has come; whether `memory.known` is fresh."""
+        host = picture.host
+        due = key in self._looks or self._asks(picture, memory) or self._doubts(picture, memory)
+        if host is None or not due or memory.reads.until > self._clock():
+            return False
+        if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
+            return False  # nothing could be done about the answer yet
+        self._looks.discard(key)
+        return await self._read(host, memory)
+
+    async def _read(self, host: Host, memory: HostMemory) -> bool:
+        """Ask Azure what is on the host; whether the answer can be relied on."""
+        try:
+            found = await self._hosts.get(host)
+        except AzureError as error:
+            memory.unanswered(error, refusal(host, error))
+            self._warn("Azure did not say what is on the host; trying again", host, error)
+            return False
+        memory.learn(found, self._gone_seconds)
+        if found.gone:
+            log.warning(
+                "Azure knows no such host, while the cluster has a node there; asking again, then its objects go",
+                extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},
+            )
+        return memory.known is not None
+
+    async def _change(self, key: str, memory: HostMemory) -> dict[str, str]:
+        """One merged update of the host, and another without what Azure refuses in it. Which identities (keys) an
+        update left out or failed to put there, and why."""
+        failed: dict[str, str] = {}
+        conflicts = retries = 0
+        while (ready := await self._next_change(key, memory)) is not None:
+            host, change = ready
+            try:
+                after = await self._hosts.update(host, change)
+            except AzureError as error:
+                again = await self._failed(host, memory, change, error, failed)
+                match error:
+                    case BadIdentities() if again and retries < self._max_retries:
+                        retries += 1
+                        await self._sleep(self._retry_seconds)
+                    case Refused() if again and not isinstance(error, BadIdentities):
+                        pass  # a part of it, at once: it is known how many parts there are
+                    case Conflict() if again and conflicts < CONFLICTS_MOST:
+                        conflicts += 1
+                    case _:
+                        break
+                continue
+            memory.learn(after, self._gone_seconds)
+            if after.gone:
+                break
+            if not after.shows(change):
+                idle = AzureError("Azure took the update, and the host does not show it")
+                memory.had_no_effect(idle)
+                self._warn("an update had no effect; trying again", host, idle)
+                break
+            memory.accepted([text.lower() for text in (*change.adds, *change.removes)])
+            log.info(
+                "identities on the host changed",
+                extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
+            )
+            break
+        return failed
+
+    async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
+        """What is to be sent now, if anything: from the newest picture, and from Azure's newest answer where a second
+        writer's change could be lost."""
+        host = self._view.place(key).host
+        if host is None or memory.writes.until > self._clock() or self._planned(key, memory) is None:
+            return None
+        if not await self._may_write(host, memory):
+            return None
+        change = self._planned(key, memory)  # anew: waiting for the lease or for Azure took its time
+        if change is not None and change.retypes and not change.etag:
+            change = self._planned(key, memory) if await self._read(host, memory) else None
+        return None if change is None else (host, change)
+
+    def _planned(self, key: str, memory: HostMemory) -> Change | None:
+        if memory.known is None or memory.known.gone:
+            return None
+        picture = self._view.place(key)
+        return plan.azure_change(picture, memory.known, self._policy, self._restraint(picture, memory))
+
+    def _restraint(self, picture: Picture, memory: HostMemory) -> Restraint:
+        warm = memory.warm(plan.idle(picture), self._grace_seconds)
+        return Restraint(memory.barred(), memory.on_trial(), warm, memory.most)
+
+    async def _may_write(self, host: Host, memory: HostMemory) -> bool:
+        """Wait until the lease is sure to last for the request, and an earlier leader's operation is over."""
+        try:
+            async with asyncio.timeout(LEASE_WAIT_SECONDS):
+                while self._lease_remaining() <= self._lease_needed:
+                    await self._sleep(0.1)
+        except TimeoutError:
+            log.warning("the leader lease is not renewed in time, so Azure is left alone", extra={"vm": host.text})
+            return False
+        await self._operation_ends(host, memory)
+        return memory.known is not None and not memory.known.gone
+
+    async def _operation_ends(self, host: Host, memory: HostMemory) -> None:
+        """Wait for an operation that an earlier leader may have begun, or ourselves before our connection broke: what
+        Azure shows until then is only what it is to lead to."""
+        while memory.doubtful:
+            await self._sleep(memory.next_poll())
+            await self._read(host, memory)
+
+    async def _failed(
+        self, host: Host, memory: HostMemory, change: Change, error: AzureError, failed: dict[str, str]
+    ) -> bool:
+        """Draw the lesson of a failed update, tell it to *failed*, and look at what it has left; whether to try again
+        within this round."""
+        texts = {text.lower(): text for text in (*change.adds, *change.removes)}
+        adds = {text.lower() for text in change.adds}
+        on_host = memory.known.attached.keys() if memory.known is not None else set()
+        again, about, why = True, [*texts], ""
+        memory.over = False
+        match error:
+            case BadIdentities() if bad := [key for key in texts if key in error.ids]:
+                for key in bad:
+                    memory.bar(key, advice(texts[key], error), adding=key in adds)
+                    self._warn(REFUSED, host, error, texts[key])
+                about = bad
+            case Refused() if _narrows(error, on_host) and len(texts) > 1:
+                memory.refused_together(texts.keys())
+                about = []
+                self._warn("Azure refuses identities without saying which; trying with a part of them", host, error)
+            case Refused() if _narrows(error, on_host):
+                (key,) = about
+                memory.refused_alone(key, advice(texts[key], error), adding=key in adds)
+                self._warn(REFUSED, host, error, texts[key])
+            case Conflict() if error.status == 412:
+                about = []
+            case LooksThrottled():
+                memory.unanswered(error, "")
+                self._warn("Azure does not say for now how an update went; looking again later", host, error)
+                return False
+            case _:
+                again, why = False, refusal(host, error)
+                memory.writes.failed(error, self._clock(), why)
+                self._warn("Azure did not change the host; trying again", host, error)
+        if not isinstance(error, Conflict):
+            failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
+        return await self._read(host, memory) and again
+
+    def _tell_failed(self, picture: Picture, failed: Mapping[str, str], outcomes: Iterable[plan.After]) -> None:
+        """Say why identities are not on the host: to those who wait for one that has just failed, and to whoever has
+        not been told yet."""
+        teller = Teller(self._recorder)
+        for key, why in failed.items():
+            stake = picture.stakes.get(key)
+            teller.not_applied(stake.holders.values() if stake else (), why)
+        for step in outcomes:
+            if not isinstance(step, plan.Explain) or step.held.identity_id is None:
+                continue
+            if step.held.identity_id.key not in failed or step.identity_at_fault:
+                teller.not_applied([step.held], step.message)
+            if step.identity_at_fault:
+                teller.at_fault(step.held, step.message)
+                identity = "/".join(step.held.object.spec.azure_identity_ref.key)
+                log.warning(FAULTY, extra={"identity": identity, "error": step.message})
+
+    def _tell_lost(self, picture: Picture) -> None:
+        """Say to those who wait on a host that Azure knows no longer that it is in vain."""
+        if picture.host is None:
+            return
+        why, teller = _lost(picture.host), Teller(self._recorder)
+        teller.not_applied((held for stake in picture.stakes.values() for held in stake.holders.values()), why)
+        claims = picture.open_claims()
+        teller.not_made((want for want, living in claims if want and want.identity_id and not living), why)
+
+    def _reasons(self, picture: Picture, memory: HostMemory) -> dict[str, str]:
+        """Why identities are not on the host, for the objects that wait for them."""
+        if memory.missing_since is not None and picture.host is not None:
+            return dict.fromkeys(picture.stakes, _lost(picture.host))
+        if why := memory.reads.refusal or memory.writes.refusal:
+            return dict.fromkeys(picture.stakes, why) | memory.barred()
+        if memory.delayed() and picture.host is not None:
+            return dict.fromkeys(picture.stakes, delay(picture.host)) | memory.barred()
+        return memory.barred()
+
+    def _next_try(self, key: str, memory: HostMemory, *, asked: bool) -> float | None:
+        """Seconds until this host is worth another round by itself; None where only an event can make it so."""
+        picture = self._view.place(key)
+        if picture.host is None:
+            return None
+        if not self._asks(picture, memory):
+            return self._next_trial(picture, memory)
+        wait = max(memory.reads.until, memory.writes.until) - self._clock()
+        if wait > 0:
+            return wait
+        if not asked or self._planned(key, memory) is not None:
+            return STALE_SECONDS
+        return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
+
+    def _next_trial(self, picture: Picture, memory: HostMemory) -> float | None:
+        """Seconds until a refused identity is to be tried again, or one that nobody needs has had its grace."""
+        if memory.known is None:
+            return None
+        attached, trials = memory.known.attached, []
+        for key, stake in picture.stakes.items():
+            if (stake.wanted > 0) != (key in attached) and (trial := memory.next_trial(key)) is not None:
+                trials.append(trial)
+        warm = memory.warm(plan.idle(picture), self._grace_seconds)
+        return min([*trials, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
+
+    def _doubts(self, picture: Picture, memory: HostMemory) -> bool:
+        """Whether to ask Azure again before an AzureIdentity is found at fault. Not soon after the last answer: a
+        client that writes AzureIdentities without end must not cause calls without end."""
+        old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
+        return old and memory.known is not None and client_ids.is_news(picture, memory.known)
+
+    def _asks(self, picture: Picture, memory: HostMemory) -> bool:
+        return plan.asks_azure(picture, memory.known, self._policy, self._restraint(picture, memory))
+
+    def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
+        about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
+        log.warning(message, extra=about)
+
+
+def _held_back(want: Want, memory: HostMemory) -> bool:
+    """Whether the identity has to be corrected before *want* can be assigned on this host."""
+    key = want.identity_id.key if want.identity_id is not None else ""
+    return memory.has_barred(key) or bool(client_ids.fault(want, memory.known))
+
+
+def _narrows(error: Refused, on_host: Collection[str]) -> bool:
+    """Whether the refusal is about what the update asks for, so that a part of it may be taken. It is not where it
+    names only what is on the host already."""
+    if isinstance(error, BadIdentities):
+        return error.ids.isdisjoint(on_host)
+    return isinstance(error, Missing) or (error.status == 400 and not isinstance(error, SignInFailed))
+
+
+def _lost(host: Host) -> str:
+    return f"Azure knows no {host.text}: see whether it still exists and MIC may read it, or delete its node"

@@ -1,0 +1,35 @@
+"""Pods and objects that one reconcile pass leaves out, because planning for them raised an exception."""
+
+import logging
+from typing import Final
+
+from mic.decisions.assignments import Key
+from mic.metrics import Measures
+
+log = logging.getLogger(__name__)
+
+FAULT_SECONDS: Final = 30.0
+"""Pause before a host is worked on again by itself after something on it was left out."""
+
+
+class Skipped:
+    """Those of one pass. `note` is a `plan.OnFault`."""
+
+    def __init__(self, place: str, measures: Measures) -> None:
+        self._place = place
+        self._measures = measures
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def note(self, about: Key, error: Exception) -> None:
+        """Count it. The log has the first one of the pass, with its traceback."""
+        self._measures.faulted("plan")
+        self._count += 1
+        if self._count == 1:
+            log.error(
+                "a pod or an object is left out, as planning for it failed unexpectedly; report this as a bug",
+                extra={"resource": "/".join(about), "vm": self._place},
+                exc_info=error,
+            )

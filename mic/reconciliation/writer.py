@@ -1,0 +1,281 @@
+"""Carries out the steps that concern AzureAssignedIdentities: one request each, within the limits the operator set.
+
+What the API server answers goes into the view at once. A step that fails is no error of the round: the object is read
+again where it turned out to be other than thought, and the next round plans from what is then known.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from mic.cluster.view import View
+from mic.decisions import documents, plan
+from mic.decisions.assignments import Held
+from mic.metrics import Measures
+from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
+from mic.reconciliation.write_limiter import Pace, Urgency
+from podidentity.kube.client import Client
+from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.events import EventRecorder
+from podidentity.resources import (
+    ASSIGNED,
+    ASSIGNED_IDENTITIES,
+    ATTACHED_BY_ANNOTATION,
+    BINDINGS,
+    MESSAGE_ANNOTATION,
+    PODS,
+    UNASSIGNED,
+    AzureAssignedIdentity,
+)
+
+log = logging.getLogger(__name__)
+
+Step = plan.Before | plan.After
+
+REFUSALS: Final = frozenset({400, 403, 413, 422})
+"""Statuses by which the API server says that it is the object, or our role, and not the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How the steps went."""
+
+    stale: bool = False
+    """Some object was not as thought; it has been read again, so that planning once more makes sense at once."""
+    error: ApiError | None = None
+    """The last failure that only time can cure."""
+    refused: bool = False
+    """The API server does not take some object as it is (a quota, an admission rule, its size): that one's own matter,
+    and no reason to hold back others."""
+
+
+class Writer:
+    """The one place that writes AzureAssignedIdentities.
+
+    At most *batch* requests are in flight, for all hosts together, and *per_second* are begun each second in the long
+    run: what a quiet time left unused, up to *burst* requests, may be begun at once.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        recorder: EventRecorder,
+        measures: Measures,
+        *,
+        batch: int,
+        per_second: float,
+        burst: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._recorder = recorder
+        self._measures = measures
+        self._pace = Pace(in_flight=batch, per_second=per_second, burst=burst, clock=clock)
+        self._under_way: dict[tuple[object, ...], asyncio.Task[Written]] = {}
+        self._clock = clock
+
+    async def carry_out(self, steps: Iterable[Step]) -> Written:
+        """Do all *steps*, in no particular order among them but for what is urgent; failures are told in the result."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [self._begun(tasks, step) for step in steps]
+        if running:
+            await asyncio.wait(running)  # for those that another round has begun
+        # Cancelled is only what that other round left behind when it failed: planned anew, it is sent.
+        outcomes = [Written(stale=True) if task.cancelled() else task.result() for task in running]
+        return Written(
+            stale=any(outcome.stale for outcome in outcomes),
+            error=next((outcome.error for outcome in outcomes if outcome.error is not None), None),
+            refused=any(outcome.refused for outcome in outcomes),
+        )
+
+    def _begun(self, tasks: asyncio.TaskGroup, step: Step) -> asyncio.Task[Written]:
+        """The step's task. A round and what goes on beside it may both ask for one write: that is sent once."""
+        shared = _shared(step)
+        if shared in self._under_way:
+            return self._under_way[shared]
+        task = tasks.create_task(self._one(step), name=f"write {type(step).__name__}")
+        if shared:
+            self._under_way[shared] = task
+            task.add_done_callback(lambda _task: self._under_way.pop(shared))
+        return task
+
+    async def _one(self, step: Step) -> Written:
+        async with self._pace.turn(_URGENCIES.get(type(step), Urgency.ASSIGN), self._place_of(step)):
+            operation, began = _OPERATIONS[type(step)], self._clock()
+            try:
+                await self._request(step)
+            except ApiError as error:
+                self._measures.failed(operation)
+                return await self._failed(step, error)
+            except Exception:
+                # Cancelled with the other writes of its host, those of other pods would fail with it.
+                self._measures.faulted("write")
+                log.exception(
+                    "a write failed unexpectedly and is left out for now; report this as a bug", extra=_about(step)
+                )
+                return Written(refused=True)
+            self._measures.wrote(operation, self._clock() - began)
+        return Written()
+
+    def _place_of(self, step: Step) -> str:
+        return self._view.place_of_node(step.want.node if isinstance(step, plan.Create) else step.held.node)
+
+    async def _request(self, step: Step) -> None:
+        match step:
+            case plan.Create(want, name, status, record):
+                document = documents.new_document(want, name, status, record)
+                self._view.wrote(await self._client.create(ASSIGNED_IDENTITIES, want.namespace, document))
+                log.info("assigned identity created", extra=_about(step) | {"status": status})
+                if status == ASSIGNED:
+                    self._told_applied(want.pod.spec.node_name, self._view.held((want.namespace, name)))
+            case plan.Update(held, want, status, record, debts):
+                await self._patch(held, documents.update_operations(held, want, status, record, debts))
+                log.info("assigned identity updated in place", extra=_about(step) | {"status": status})
+            case plan.Mark(held, record):
+                await self._patch(held, documents.annotation_operations(held, {ATTACHED_BY_ANNOTATION: record}))
+            case plan.Revoke(held):
+                await self._client.delete(ASSIGNED_IDENTITIES, *held.key, uid=held.object.metadata.uid)
+                self._view.revoked(held)
+                log.info("assigned identity revoked", extra=_about(step))
+            case plan.Confirm(held):
+                await self._patch(held, documents.status_operations(held, ASSIGNED, {MESSAGE_ANNOTATION: None}))
+                log.info("identity assigned", extra=_about(step) | {"status": ASSIGNED})
+                self._told_applied(held.node, held)
+            case plan.Explain(held, message):
+                await self._patch(held, documents.explain_operations(held, message))
+            case plan.Settle(held):
+                await self._patch(held, documents.debt_operations(held, step.left))
+            case plan.Release(held):
+                await self._release(held)
+                log.info("assigned identity removed", extra=_about(step))
+
+    async def _release(self, held: Held) -> None:
+        operations = documents.release_operations(held, UNASSIGNED)
+        left = await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations)
+        if left.metadata.finalizers:
+            self._view.wrote(left)  # somebody else's finalizer holds it on
+        else:
+            self._view.gone(held)
+        spec = held.object.spec
+        message = f"Binding {spec.azure_binding_ref.metadata.name} removed from node {held.node} for pod {_pod(held)}"
+        self._recorder.record(spec.azure_binding_ref, BINDINGS, "Normal", REMOVED, message)
+
+    async def _patch(self, held: Held, operations: documents.Operations) -> None:
+        self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations))
+
+    async def _failed(self, step: Step, error: ApiError) -> Written:
+        held = getattr(step, "held", None)
+        key = (
+            held.key
+            if isinstance(held, Held)
+            else (step.want.namespace, step.name)
+            if isinstance(step, plan.Create)
+            else None
+        )
+        match error:
+            case NotFound() if isinstance(held, Held):
+                self._view.gone(held)
+                return Written(stale=True)
+            case Conflict() | Invalid() if key is not None and await self._read_again(key, held):
+                return Written(stale=True)
+            case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):  # as what cannot be read
+                log.warning(
+                    "an assigned identity is refused by the API server; see what its namespace and our role allow",
+                    extra=_about(step) | {"error": error},
+                )
+                self._told_refused(step, error)
+                return Written(refused=True)
+            case _:
+                log.warning(
+                    "an assigned identity could not be written; trying again", extra=_about(step) | {"error": error}
+                )
+                return Written(error=error)
+
+    async def _read_again(self, key: tuple[str, str], thought: Held | None) -> bool:
+        """Whether the view now has the object as it is stored, and that differs from what it, or *thought*, was."""
+        before = thought or self._view.held(key)
+        try:
+            stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
+        except NotFound:
+            if before is not None:
+                self._view.gone(before)
+            return before is not None
+        except ApiError:
+            return False
+        self._view.wrote(stored)
+        return before is None or before.object != stored
+
+    def _told_refused(self, step: Step, error: ApiError) -> None:
+        if isinstance(step, plan.Create | plan.Update):
+            want = step.want
+            message = (
+                f"Binding {want.binding.metadata.name} not applied on node {want.node} "
+                f"for pod {'/'.join(want.pod.key)}: the API server refuses its AzureAssignedIdentity: {error.message}"
+            )
+            self._recorder.record(want.binding, BINDINGS, "Warning", APPLY_ERROR, message)
+            self._recorder.record(want.pod, PODS, "Warning", APPLY_ERROR, message)
+
+    def _told_applied(self, node: str, held: Held | None) -> None:
+        if held is not None:
+            binding = held.object.spec.azure_binding_ref
+            message = f"Binding {binding.metadata.name} applied on node {node} for pod {_pod(held)}"
+            self._recorder.record(binding, BINDINGS, "Normal", APPLIED, message)
+
+
+_OPERATIONS: Final[dict[type, str]] = {
+    plan.Create: "assigned_identity_addition",
+    plan.Update: "assigned_identity_update",
+    plan.Mark: "assigned_identity_update",
+    plan.Revoke: "assigned_identity_deletion",
+    plan.Confirm: "update_azure_assigned_identity_status",
+    plan.Explain: "update_azure_assigned_identity_status",
+    plan.Settle: "assigned_identity_update",
+    plan.Release: "update_azure_assigned_identity_status",
+}
+
+
+_URGENCIES: Final[dict[type, Urgency]] = {
+    plan.Revoke: Urgency.REVOKE,
+    plan.Settle: Urgency.TIDY,
+    plan.Release: Urgency.TIDY,
+}
+
+
+def _shared(step: Step) -> tuple[object, ...]:
+    """By what a write is known that is asked for twice; empty for what only rounds ask for, each for its own host.
+
+    Where the two differ in what they would write, the later one finds so in the answer to the first.
+    """
+    match step:
+        case plan.Create(want, name):
+            return "create", want.namespace, name, want.claim
+        case plan.Update(held):
+            return "update", held.object.metadata.uid
+        case plan.Revoke(held):
+            return "revoke", held.object.metadata.uid
+        case _:
+            return ()
+
+
+def _pod(held: Held) -> str:
+    return f"{held.claim.pod_namespace}/{held.claim.pod}"
+
+
+def _about(step: Step) -> dict[str, object]:
+    """The log fields that tell which object a step is about."""
+    if isinstance(step, plan.Create):
+        pod, node, identity, binding = (
+            "/".join(step.want.pod.key),
+            step.want.node,
+            step.want.identity.metadata.name,
+            step.want.binding.metadata.name,
+        )
+    else:
+        pod, node, identity = _pod(step.held), step.held.node, step.held.claim.identity
+        binding = step.held.object.spec.azure_binding_ref.metadata.name
+    return {"pod": pod, "node": node, "identity": identity, "binding": binding}

@@ -1,0 +1,82 @@
+"""The flags of MIC: the reference's, spelled as it spells them, and ours beside them, each with the setting it fills.
+
+Only names and how a value is read. Defaults, meanings and what must hold together are in `mic.startup.settings`.
+"""
+
+import argparse
+from enum import StrEnum
+from typing import Final
+
+from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of, quoted
+from podidentity.telemetry.logs import LogFormat
+
+
+class PlanOutput(StrEnum):
+    """How `--plan` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
+
+
+def _client_ids(text: str) -> tuple[str, ...]:
+    return comma_list(text.lower())
+
+
+FLAGS: Final[tuple[Flag, ...]] = (
+    Flag("cloudconfig", "cloud_config", str, "path of azure.json; without it the environment is used"),
+    Flag("kubeconfig", "kubeconfig", str, "path of a kubeconfig; without it the pod's service account"),
+    Flag(
+        "forceNamespaced",
+        "force_namespaced",
+        go_bool,
+        "identity, binding and pod in one namespace (env FORCENAMESPACED)",
+    ),
+    Flag("immutable-user-msis", "immutable_client_ids", _client_ids, "client ids never taken off a host, by comma"),
+    Flag("adopt-existing", "adopt_existing", go_bool, "take off also what was on a host before MIC"),
+    Flag("detach-grace", "detach_grace_seconds", go_duration, "how long an identity nobody needs stays on its host"),
+    Flag(
+        "identity-assignment-reconcile-interval", "look_seconds", go_duration, "how often hosts are compared with Azure"
+    ),
+    Flag("syncRetryDuration", "resync_seconds", go_duration, "how often everything unfinished is tried again"),
+    Flag("createDeleteBatch", "write_batch", go_int, "requests to the API server in flight at once"),
+    Flag("clientQps", "writes_per_second", _number, "writes to the API server begun each second, in the long run"),
+    Flag("client-burst", "burst_writes", go_int, "writes begun at once after a quiet time; 0: 30 s of clientQps"),
+    Flag("update-user-msi-max-retry", "update_retries", go_int, "tries without the identities that Azure refused"),
+    Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a try"),
+    Flag("arm-api-version", "arm_api_version", str, "api-version of the Compute API; pinned for each cloud if empty"),
+    Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
+    Flag("leader-election-instance", "lease_holder", str, "name of this process in the lease; the host name if empty"),
+    Flag("leader-election-namespace", "lease_namespace", str, "namespace of the lease"),
+    Flag("leader-election-name", "lease_name", str, "name of the lease"),
+    Flag("leader-election-duration", "lease_seconds", go_duration, "how long a lease is held without a renewal"),
+    Flag("enable-type-upgrade", "type_upgrade", go_bool, "rewrite objects in the old field spellings"),
+    Flag("config-map-name", "upgrade_config_map", str, "ConfigMap that records the type upgrade"),
+    Flag("type-upgrade-status-key", "upgrade_key", str, "key in that ConfigMap"),
+    Flag("enableScaleFeatures", "scale_features", go_bool, "deprecated, always on"),
+    Flag("startup-taint", "startup_taint", str, "taint (its key) to take off a node when its NMI is Ready"),
+    Flag("startup-taint-nmi-selector", "nmi_selector", str, "labels of NMI's pods, which are in MIC's namespace"),
+    Flag("http-probe-port", "probe_port", go_int, "port of /healthz, /readyz and, on loopback, /debug/state"),
+    Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
+    Flag("enableProfile", "profile", go_bool, "serve profiles of the running program on loopback"),
+    Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
+    Flag("logtostderr", "log_to_stderr", go_bool, "deprecated, always so"),
+    Flag("v", "verbosity", go_int, "how much is logged, as klog counts", ("--verbosity",)),
+    Flag(
+        "plan",
+        "plan",
+        go_bool,
+        "print what would be done, do nothing, and exit: 0 nothing to do, 3 something to do, 1 not (wholly) known",
+    ),
+    Flag("plan-output", "plan_output", one_of(PlanOutput), "text or json"),
+    Flag("plan-all", "plan_all", go_bool, "print also what stays as it is, and every object"),
+    Flag("version", "version", go_bool, "print the version, and exit"),
+)
+
+FLAG_OF: Final = {flag.field: flag.name for flag in FLAGS}

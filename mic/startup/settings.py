@@ -1,0 +1,264 @@
+"""Every setting of MIC as one frozen value. Which flag fills which of them: `mic.startup.flag_table`.
+
+Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
+it; what is checked here is that the settings make sense, each alone and all together.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mic.startup.flag_table import FLAG_OF, FLAGS, PlanOutput
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.telemetry.logs import LogFormat, redacted
+
+BURST_SECONDS: Final = 30.0
+"""How many seconds' worth of unused writes may be begun at once, where no flag says otherwise: with it 2,000 pods that
+come after a quiet time have their identities 10 s after their host's own operation, at 50 writes a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What MIC was told. Making one checks it: raises UsageError with one line that says what to change."""
+
+    namespace: str
+    """The namespace MIC runs in (environment MIC_POD_NAMESPACE); required."""
+
+    # Azure.
+    cloud_config: str = ""
+    """Path of azure.json, read again when it changes; empty means that the environment has the same facts."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
+    """The part of the environment that stands in for azure.json."""
+    azure_environment_file: Path | None = None
+    """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    arm_api_version: str = ""
+    """Version of the Compute API; empty means the one that is pinned for the cloud."""
+    custom_user_agent: str = ""
+    """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
+
+    # Which identity, and taking it off again.
+    force_namespaced: bool = False
+    """Identity, binding and pod must be in one namespace."""
+    immutable_client_ids: tuple[str, ...] = ()
+    """Client ids, lower-case, of identities that are never taken off a host."""
+    adopt_existing: bool = False
+    """Treat what was on a host before MIC as put there by MIC: take it off when no pod needs it."""
+    detach_grace_seconds: float = 0.0
+    """How long an identity that nobody needs any more stays on its host, though no pod is served it; counted anew by
+    a new leader."""
+
+    # Pace.
+    look_seconds: float = 180.0
+    """How often each VM or scale set is compared with what Azure has."""
+    resync_seconds: float = 3600.0
+    """How often everything unfinished is tried again whether or not anything happened."""
+    write_batch: int = 20
+    """Requests to the API server that create, change or delete assigned identities, in flight at once."""
+    writes_per_second: float = 50.0
+    """Such requests begun each second, in the long run."""
+    burst_writes: int = 0
+    """How many of them that were left unused may be begun at once; 0: thirty seconds' worth."""
+    update_retries: int = 2
+    """How often within one round an update is tried again without the identities that Azure refused."""
+    update_retry_seconds: float = 1.0
+    """Pause before such a try."""
+
+    # Leadership.
+    lease_holder: str = ""
+    """This process's name in the lease, to which it adds what makes it its own; empty means the host's name."""
+    lease_namespace: str = "default"
+    """Namespace of the lease."""
+    lease_name: str = "aad-pod-identity-mic"
+    """Name of the lease."""
+    lease_seconds: float = 15.0
+    """How long others wait for a leader that has gone silent; it gives up itself after half of that."""
+
+    # Type upgrade.
+    type_upgrade: bool = True
+    """Rewrite objects whose fields are spelled as before 1.6.0, once."""
+    upgrade_config_map: str = "aad-pod-identity-config"
+    """ConfigMap, in MIC's namespace, that records the upgrade."""
+    upgrade_key: str = "type-upgrade-status"
+    """Key in it."""
+
+    # Start-up taint.
+    startup_taint: str = ""
+    """Key of a taint that is taken off a node when its NMI is Ready; empty means that taints are nobody's business."""
+    nmi_selector: str = "app.kubernetes.io/component=nmi"
+    """Label selector of NMI's pods, in MIC's namespace."""
+
+    # Operation.
+    probe_port: int = 8080
+    """/healthz and /readyz on every address, /debug/state on loopback."""
+    metrics_port: int = 8888
+    """/metrics, on every address."""
+    profile: bool = False
+    """Serve profiles of the running program on loopback."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Lines for people, or one JSON object a line."""
+    verbosity: int = 0
+    """klog's scale: 0 what was done, 4 and more for debugging."""
+    kubeconfig: str = ""
+    """Path of a kubeconfig; empty means the service account of this pod."""
+    service_host: str = ""
+    """Host of the API server as seen in a pod (environment KUBERNETES_SERVICE_HOST)."""
+    service_port: str = ""
+    """Its port (environment KUBERNETES_SERVICE_PORT)."""
+
+    # Accepted for old command lines; nothing is left to switch.
+    scale_features: bool = True
+    """Deprecated: always on."""
+    log_to_stderr: bool = True
+    """Deprecated: always so."""
+
+    # Instead of running.
+    plan: bool = False
+    """Print what MIC would do, do nothing, and exit."""
+    plan_output: PlanOutput = PlanOutput.TEXT
+    """How the plan is printed: lines for people, or one JSON object."""
+    plan_all: bool = False
+    """Print also what stays as it is, and every object."""
+    version: bool = False
+    """Print the version, and exit."""
+
+    def __post_init__(self) -> None:
+        if self.version:
+            return
+        _demand(
+            self.namespace != "" or self.plan,
+            "MIC_POD_NAMESPACE is not set: set it to the namespace MIC runs in, in a pod from metadata.namespace",
+        )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            unit = "s" if name.endswith("_seconds") else ""
+            told = f"--{FLAG_OF[name]} is {value:g}{unit}; it may be {least:g}{unit} to {most:.12g}{unit}"
+            _demand(least <= value <= most, told)
+        _demand(
+            self.probe_port != self.metrics_port,
+            f"--http-probe-port and --prometheus-port are both {self.probe_port}; give each its own",
+        )
+        for name in ("lease_namespace", "lease_name", "upgrade_config_map"):
+            text = getattr(self, name)
+            _demand(
+                _DNS.fullmatch(text) is not None,
+                f"--{FLAG_OF[name]} is {quoted(text)}; it must be a Kubernetes name (a-z, 0-9, - and .)",
+            )
+        _demand(
+            self.arm_api_version == ""
+            or re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview)?", self.arm_api_version) is not None,
+            f"--arm-api-version is {quoted(self.arm_api_version)}; write one like 2024-07-01",
+        )
+        _demand(
+            re.fullmatch(r"[A-Za-z0-9._-]{1,253}", self.upgrade_key) is not None,
+            f"--type-upgrade-status-key is {quoted(self.upgrade_key)}; it must be a ConfigMap's key (letters, digits, "
+            "-, _ and .)",
+        )
+        _demand(
+            self.startup_taint == "" or _QUALIFIED.fullmatch(self.startup_taint) is not None,
+            f"--startup-taint is {quoted(self.startup_taint)}; it must be a taint's key alone, like "
+            "aadpodidentity.k8s.io/nmi-not-ready, without value and effect",
+        )
+        _demand(
+            self.startup_taint == "" or _SELECTOR.fullmatch(self.nmi_selector) is not None,
+            f"--startup-taint-nmi-selector is {quoted(self.nmi_selector)}; write labels as name=value, by comma",
+        )
+        agent = self.custom_user_agent
+        _demand(
+            len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
+            "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
+        )
+
+    @property
+    def writes_at_once(self) -> float:
+        """Writes that may be begun at once after a quiet time."""
+        return self.burst_writes or BURST_SECONDS * self.writes_per_second
+
+    @property
+    def cluster_environment(self) -> Mapping[str, str]:
+        """The part of the environment by which a pod finds its API server."""
+        found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in found.items() if value}
+
+    def describe(self) -> dict[str, str]:
+        """Every setting that differs from its default, for the one log line at the start; secrets as ***, client ids
+        cut."""
+        shown = {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+            if value != default:
+                shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
+        return shown
+
+
+def _words(value: object) -> str:
+    return ",".join(map(redacted, value)) if isinstance(value, tuple) else str(value)  # only client ids are several
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+_DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+_NAME: Final = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_QUALIFIED: Final = re.compile(rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_NAME}")
+_SELECTOR: Final = re.compile(rf"({_QUALIFIED.pattern})=({_NAME})?(,({_QUALIFIED.pattern})=({_NAME})?)*")
+
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "detach_grace_seconds": (0, 86_400),
+    "look_seconds": (10, 86_400),
+    "resync_seconds": (10, 604_800),
+    "write_batch": (1, 1000),
+    "writes_per_second": (0.1, 10_000),
+    "burst_writes": (0, 1_000_000),
+    "update_retries": (0, 100),
+    "update_retry_seconds": (0, 3600),
+    "lease_seconds": (2, 3600),
+    "probe_port": (1, 65_535),
+    "metrics_port": (1, 65_535),
+    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
+}
+
+CLOUD_VARIABLES: Final = (
+    "CLOUD",
+    "TENANT_ID",
+    "CLIENT_ID",
+    "CLIENT_SECRET",
+    "SUBSCRIPTION_ID",
+    "RESOURCE_GROUP",
+    "VM_TYPE",
+    "USE_MSI",
+    "USER_ASSIGNED_MSI_CLIENT_ID",
+)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
+
+    FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
+    SystemExit(0) after printing --help.
+    """
+    given = read_flags(
+        FLAGS, argv, prog="mic", description="Puts the Azure identities that pods are bound to on their VMs."
+    )
+    values = _from_environment(environ) | given
+    values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
+    return Settings(**values)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "namespace": environ.get("MIC_POD_NAMESPACE", ""),
+        "kubeconfig": environ.get("KUBECONFIG", ""),
+        "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
+        "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
+        "environment": {name: environ[name] for name in CLOUD_VARIABLES if name in environ},
+    }
+    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
+        found["azure_environment_file"] = Path(file)
+    return found

@@ -1,0 +1,360 @@
+"""The type upgrade: objects with the field spellings from before v1.6.0 are rewritten in the present ones, once.
+
+Our programs read every spelling, so no pod depends on this. It is done so that people, kubectl's columns and programs
+that know only the present spelling find what they look for; the reference, after a way back to it, is one of those.
+
+Done once means: a ConfigMap says so. Any value under its key counts, also one from the reference, which wrote its own
+version there after the same work; then no object is even listed. To have it done again, delete the key.
+
+Nothing here keeps MIC from assigning identities. A request that fails for the moment is tried again a few times, and an
+object that cannot be rewritten is told about, by name, in the log and as an Event, while the others go on. Then nothing
+is recorded, so that the next start tries again what was left: the log names it at each start until it is corrected.
+Where not even the record can be read, nothing is listed and nothing written, since it may all have been done.
+
+The rights it needs are those of the reference: list and update on the four kinds; get, create and update on
+ConfigMaps in MIC's own namespace.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mic.startup.spellings import KINDS, dropping, respelled
+from podidentity.kube.backoff import Backoff
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
+from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError, Throttled, Unreachable
+from podidentity.kube.events import EventRecorder
+from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
+from podidentity.version import VERSION
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Resource)
+
+TRIES: Final = 5
+"""Of what fails for the moment, with pauses that grow from 1 to 8 s; and of a write that loses against another's."""
+LIMIT_SECONDS: Final = 600.0
+"""After so long MIC goes on without; the next start carries on, since what is rewritten stays so."""
+REWRITTEN_MAX: Final = 256 * 1024
+"""Bytes of an object that is rewritten; decoding a larger one as a whole would stop the loop for too long."""
+TOLD_MAX: Final = 20
+"""Objects of one kind that are named in the log; the rest is counted."""
+REASON: Final = "type upgrade failed"
+
+_PASSING: Final = (Unreachable, ServerError, Throttled)
+_DOCUMENT: Final = msgspec.json.Decoder(Document)
+
+
+class Record:
+    """The note in the ConfigMap that the upgrade is done."""
+
+    def __init__(self, client: Client, namespace: str, name: str, key: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._key = key
+
+    @property
+    def told(self) -> str:
+        """Where it is, for people."""
+        return f"key {self._key} of ConfigMap {self._namespace}/{self._name}"
+
+    async def read(self) -> str | None:
+        """The version that is noted, None if there is none. Raises ApiError."""
+        return _noted(await self._stored()).get(self._key)
+
+    async def write(self, version: str) -> None:
+        """Note *version* unless something is noted; the ConfigMap's other keys stay. Raises ApiError.
+
+        Somebody else's change in between is read again, so that it is not lost.
+        """
+        for left in reversed(range(TRIES)):
+            stored = await self._stored()
+            if self._key in _noted(stored):
+                return
+            data = {**_noted(stored), self._key: version}
+            try:
+                if stored is None:
+                    document = {"metadata": {"name": self._name}, "data": data}
+                    await self._client.create(CONFIG_MAPS, self._namespace, document)
+                else:
+                    await self._client.replace(CONFIG_MAPS, self._namespace, self._name, {**stored, "data": data})
+            except Conflict:
+                if not left:
+                    raise
+            else:
+                return
+
+    async def _stored(self) -> Document | None:
+        try:
+            answer = await self._client.request("GET", object_path(CONFIG_MAPS, self._namespace, self._name))
+        except NotFound:
+            return None
+        try:
+            return _DOCUMENT.decode(answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ServerError(502, "Malformed", f"the answer about {self.told} cannot be read: {error}") from error
+
+
+def _noted(config_map: Document | None) -> dict[str, str]:
+    return (config_map or {}).get("data") or {}
+
+
+class TypeUpgrade:
+    """`run` is awaited once, by the leader, before anything else that it does."""
+
+    def __init__(
+        self,
+        client: Client,
+        recorder: EventRecorder,
+        record: Record,
+        *,
+        in_flight: int,
+        limit_seconds: float = LIMIT_SECONDS,
+        pauses: Callable[[], Backoff] = lambda: Backoff(random.random, most_seconds=8.0),
+    ) -> None:
+        """*client* refuses to write once another leads; *in_flight* objects are written at once, at most."""
+        self._client = client
+        self._recorder = recorder
+        self._record = record
+        self._slots = asyncio.Semaphore(in_flight)
+        self._limit_seconds = limit_seconds
+        self._pauses = pauses
+
+    async def run(self) -> None:
+        """Rewrite whatever is left to rewrite, unless that is recorded as done. What fails is told, never raised."""
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                await self._run()
+        except TimeoutError:
+            log.warning(
+                "the type upgrade takes too long and is left for the next start; see how the API server does",
+                extra={"seconds": self._limit_seconds},
+            )
+        except Exception:
+            log.exception("the type upgrade failed unexpectedly and is left for the next start; report this as a bug")
+
+    async def _run(self) -> None:
+        try:
+            recorded = await self._again_and_again(self._record.read)
+        except ApiError as error:
+            log.warning(
+                "whether the type upgrade is done cannot be read, so it is left for the next start; grant MIC's role "
+                "get, create and update on ConfigMaps in its namespace, or set --enable-type-upgrade=false",
+                extra={"resource": self._record.told, "error": error},
+            )
+            return
+        if recorded is not None:
+            log.debug("the type upgrade is done", extra={"resource": self._record.told, "version": recorded})
+            return
+        dropped = await self._dropped()
+        if dropped:
+            log.info(
+                "the installed CustomResourceDefinitions drop fields in the spellings from before v1.6.0, so there is "
+                "nothing of these kinds to upgrade; should storage still hold such fields, apply ours (deploy/crds), "
+                "delete the record and restart MIC",
+                extra={"resource": ", ".join(kind.plural for kind in dropped), "path": self._record.told},
+            )
+        complete = True
+        for kind in KINDS:
+            if kind not in dropped:
+                complete = await self._upgrade(kind) and complete
+        if not complete:
+            log.warning(
+                "the type upgrade is not complete, and the next start tries the rest again; until then these objects "
+                "are read as they are",
+                extra={"resource": self._record.told},
+            )
+            return
+        try:
+            await self._again_and_again(lambda: self._record.write(VERSION))
+        except ApiError as error:
+            log.warning(
+                "the type upgrade is done but cannot be recorded, so each start looks at every object; grant MIC's "
+                "role create and update on ConfigMaps in its namespace",
+                extra={"resource": self._record.told, "error": error},
+            )
+        else:
+            log.info("the type upgrade is done and recorded", extra={"resource": self._record.told, "version": VERSION})
+
+    async def _dropped(self) -> list[Kind[Any]]:
+        """Kinds of whose old spellings there is nothing to read. Everybody may read the description of a group."""
+        try:
+            return dropping(await self._client.request("GET", f"/openapi/v3/apis/{GROUP}/v1"))
+        except ApiError as error:
+            log.debug("which fields the API server keeps is not known", extra={"error": error})
+            return []
+
+    async def _upgrade(self, kind: Kind[Any]) -> bool:
+        """Whether no object of *kind* is left in an old spelling."""
+        work = _Work(self._client, kind, self._slots)
+        try:
+            await self._again_and_again(work.once)
+        except NotFound:
+            return True  # the kind is not served, so there are no objects of it
+        except Forbidden as error:
+            log.warning(
+                "objects in old spellings cannot be looked for; grant MIC's role list and update on them",
+                extra={"resource": kind.plural, "error": error},
+            )
+        except ApiError as error:
+            log.warning(
+                "the API server fails again and again, so objects are left in old spellings; see how it does",
+                extra={"resource": kind.plural, "error": error},
+            )
+        for number, (meta, reason) in enumerate(work.failed.values()):
+            if number < TOLD_MAX:
+                log.warning(
+                    "an object in an old spelling cannot be rewritten; correct it, or see what our role and admission "
+                    "rules allow",
+                    extra={"resource": f"{kind.name} {meta.namespace}/{meta.name}", "reason": reason},
+                )
+            message = f"The fields of this object are spelled as before v1.6.0 and cannot be rewritten: {reason}"
+            self._recorder.record(Resource(metadata=meta), kind, "Warning", REASON, message)
+        if work.rewritten or work.failed:
+            log.info(
+                "objects in old spellings",
+                extra={
+                    "resource": kind.plural,
+                    "outcome": f"{work.rewritten} rewritten, {len(work.failed)} left",
+                    "count": work.seen,
+                },
+            )
+        return work.complete
+
+    async def _again_and_again(self, call: Callable[[], Awaitable[T]]) -> T:
+        """*call*'s result. Raises ApiError where it fails for good, or for the moment TRIES times."""
+        pauses = self._pauses()
+        for left in reversed(range(TRIES)):
+            try:
+                return await call()
+            except _PASSING as error:
+                if not left:
+                    raise
+                await asyncio.sleep(max(pauses.next(), error.retry_after or 0.0))
+        raise AssertionError("not reached")
+
+
+class _Work:
+    """All objects of one kind."""
+
+    def __init__(self, client: Client, kind: Kind[Any], slots: asyncio.Semaphore) -> None:
+        self._client = client
+        self._kind = kind
+        self._slots = slots
+        self.seen = 0
+        self.rewritten = 0
+        self.failed: dict[tuple[str, str], tuple[BareMeta, str]] = {}
+        """What could not be rewritten in the last pass, and why."""
+        self.complete = False
+        """Every object has been looked at, and none is left."""
+
+    async def once(self) -> None:
+        """Look at every object, a page at a time. What an earlier pass has rewritten costs its listing alone.
+
+        Raises ApiError where the list fails or the API server is away, and where some objects failed for the moment:
+        a webhook that is down, for one, fails all that it is asked about.
+        """
+        self.complete = False
+        passing: list[ApiError] = []
+        async for page in self._client.pages(self._kind):
+            if page.first:
+                self.seen = 0
+                self.failed.clear()
+                passing.clear()
+            self.seen += len(page.items) + len(page.skipped)
+            for each in page.skipped:
+                self._fail(each.meta, str(each.error))
+            async with asyncio.TaskGroup() as tasks:
+                for raw in page.items:
+                    await asyncio.sleep(0)  # reading a large object takes long enough
+                    if (document := self._to_do(raw)) is None:
+                        continue
+                    work = self._one(decode_meta(raw), document, passing, cut=page.cut)
+                    if len(memoryview(raw)) > WHOLE_MAX:
+                        await work  # one at a time: in Python it is many times as large
+                    else:
+                        tasks.create_task(work, name=f"upgrade {self._kind.name}")
+            del page
+            if away := [error for error in passing if isinstance(error, Unreachable)]:
+                raise away[0]
+        if passing:
+            raise passing[0]
+        self.complete = not self.failed
+
+    def _to_do(self, raw: msgspec.Raw) -> Document | None:
+        """The object as stored, if it has to be rewritten."""
+        size = len(memoryview(raw))
+        try:
+            if size > WHOLE_MAX and not self._is_old(raw):
+                return None
+            if size > REWRITTEN_MAX:
+                self._fail(decode_meta(raw), f"it has {size} bytes, and the limit is {REWRITTEN_MAX}")
+                return None
+            document = _DOCUMENT.decode(raw)
+            return document if respelled(self._kind, document) is not None else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this object
+            self._fail(decode_meta(raw), f"it cannot be read ({type(error).__name__}: {error})")
+            return None
+
+    def _is_old(self, raw: msgspec.Raw) -> bool:
+        named = outline(self._kind, raw)
+        return fold(named, self._kind.shape) != named
+
+    async def _one(self, meta: BareMeta, document: Document, passing: list[ApiError], *, cut: bool) -> None:
+        if not meta.name:
+            self._fail(meta, "its metadata cannot be read")
+            return
+        async with self._slots:
+            if any(isinstance(error, Unreachable) for error in passing):
+                return  # it would be the same for each that waits here
+            try:
+                await self._rewrite(meta, document if not cut else await self._stored(meta))
+            except ApiError as error:
+                if isinstance(error, _PASSING):
+                    passing.append(error)
+                self._fail(meta, str(error))
+            except RecursionError:  # also in writing, which needs more of the stack than reading
+                self._fail(meta, "something in it is nested too deep")
+            except Exception as error:  # noqa: BLE001 - as in `_to_do`
+                self._fail(meta, f"unexpected {type(error).__name__}")
+
+    async def _rewrite(self, meta: BareMeta, document: Document | None) -> None:
+        """Write *document* in the present spelling; where somebody was faster, what they have written."""
+        for left in reversed(range(TRIES)):
+            present = respelled(self._kind, document) if document is not None else None
+            if present is None:
+                return
+            try:
+                # PUT, which the reference's role allows, with the resourceVersion that was read.
+                await self._client.replace(self._kind, meta.namespace, meta.name, present)
+            except NotFound:
+                return
+            except Conflict:
+                if not left:
+                    raise
+                document = await self._stored(meta)
+            else:
+                self.rewritten += 1
+                return
+
+    async def _stored(self, meta: BareMeta) -> Document | None:
+        """The object as it is now, None if it is gone; by way of a list, since the reference's role has no get for
+        every kind. Raises RecursionError rather than return a part of it."""
+        found: Document | None = None
+        async for page in self._client.pages(self._kind, meta.namespace, field_selector=f"metadata.name={meta.name}"):
+            if page.cut or page.skipped:
+                raise RecursionError
+            found = next((_DOCUMENT.decode(raw) for raw in page.items), None)
+        return found
+
+    def _fail(self, meta: BareMeta, reason: str) -> None:
+        self.failed[meta.namespace, meta.name] = (meta, reason)

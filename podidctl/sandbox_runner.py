@@ -1,0 +1,218 @@
+"""The implementation of `podidctl sandbox …`. Only this module of podidctl imports the sandbox."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from mic.startup.settings import Settings as ClusterSettings
+from podidctl.printing import complain
+from podidctl.reaching import reach
+from podidentity.exits import StartError
+from podidentity.kube.errors import AccessError, ApiError
+from podidentity.resources import PODS
+from podidentity_sandbox.cluster import DEMO, ClusterError
+from podidentity_sandbox.demo import Demo
+from podidentity_sandbox.demo_run import DemoError, DemoRun
+from podidentity_sandbox.directory import DirectoryError
+from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
+from podidentity_sandbox.federated_demo import FederatedDemo
+from podidentity_sandbox.issuing import IssuerError
+from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.pod_projection import NodePod
+from podidentity_sandbox.processes import ProgramError
+from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings
+
+TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
+FAILURES = (
+    SandboxError,
+    ClusterError,
+    NamespaceError,
+    ProgramError,
+    AccessError,
+    ApiError,
+    DemoError,
+    DirectoryError,
+    IssuerError,
+    OSError,
+)
+
+
+def up(
+    environment: Mapping[str, str],
+    *,
+    nodes: int,
+    kubeconfig: Path | None,
+    loopback: bool,
+    scale_set: bool,
+    operation_seconds: float,
+    chart_values: Path | None,
+) -> int:
+    """Run a sandbox until SIGINT or SIGTERM. Return the exit code."""
+    settings = Settings(
+        nodes=nodes,
+        scale_set=scale_set,
+        kubeconfig=kubeconfig,
+        namespaces=False if loopback else None,
+        operation_seconds=operation_seconds,
+        environment=environment,
+    )
+    if chart_values is not None:
+        _write_values(chart_values)
+        settings = replace(settings, programs=False, kinds=False, schedule=False, namespaces=True)
+    return asyncio.run(_up(settings, Console(highlight=False), chart_values))
+
+
+def demo(
+    environment: Mapping[str, str], *, kubeconfig: Path | None, loopback: bool, federated: bool, as_json: bool
+) -> int:
+    """Run a demo, print its steps, and return the exit code."""
+    settings = Settings(
+        kubeconfig=kubeconfig,
+        namespaces=False if loopback else None,
+        environment=environment,
+        nmi_flags=FEDERATED_NMI_FLAGS if federated else (),
+    )
+    run = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
+    return asyncio.run(_demo(run, as_json=as_json))
+
+
+def run_in_pod(settings: ClusterSettings, pod: tuple[str, str], command: Sequence[str]) -> int:
+    """Run a command in the network namespace of the pod (namespace, name). Return its exit code.
+
+    Raise StartError if the pod has no network namespace on this machine.
+    """
+    namespace = asyncio.run(_namespace_of_pod(settings, *pod))
+    line = ["ip", "netns", "exec", namespace, *command]
+    return subprocess.run(line, check=False).returncode
+
+
+def _write_values(path: Path) -> None:
+    try:
+        path.write_text(yaml.safe_dump(CHART_VALUES, sort_keys=False))
+    except OSError as error:
+        raise typer.BadParameter(
+            f"--chart-values: cannot write {path} ({error.strerror}); name a file in an existing folder"
+        ) from error
+
+
+async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
+    async with reach(settings) as client:
+        found = await client.get(PODS, namespace, name)
+    network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
+    if not network_namespace:
+        raise StartError(
+            f"pod {namespace}/{name} has no network namespace on this machine; "
+            "run podidctl sandbox up as root, and without --loopback"
+        )
+    return network_namespace
+
+
+async def _up(settings: Settings, console: Console, chart_values: Path | None) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def pod_runs(node: str, pod: NodePod, context: ExecutionContext) -> None:
+        if pod.spec.host_network:
+            return
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        console.print(f"pod {escape(name)} runs on {node} at {context.address}; to ask for its token:", soft_wrap=True)
+        inside = f"podidctl sandbox exec {name} -- curl" if context.prefix else f"curl --interface {context.address}"
+        url = f"{sandbox.metadata_url(node)}/metadata/identity/oauth2/token?{TOKEN_QUERY}"
+        command = f"{inside} -s -H Metadata:true '{url}'"
+        console.print(f"  {escape(command)}", soft_wrap=True)
+
+    sandbox = Sandbox(settings, on_pod_running=pod_runs)
+    try:
+        starting = asyncio.create_task(sandbox.start())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return 0
+        starting.result()
+        _introduce(sandbox, console, chart_values)
+        while not stop.is_set():
+            failure = sandbox.failure()
+            if failure:
+                return complain(failure)
+            await asyncio.wait({stopping}, timeout=1.0)
+        console.print("stopping")
+    except FAILURES as failure:
+        return complain(str(failure))
+    finally:
+        await sandbox.stop()
+    return 0
+
+
+def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) -> None:
+    """Say where everything is, in lines that can be copied into a shell."""
+    node = sandbox.node_names[0]
+    azure = sandbox.azure
+    lines = [
+        f"export KUBECONFIG={sandbox.cluster.kubeconfig}",
+        f"# ARM and AAD show certificates of the authority in {sandbox.files.certificates}",
+        f"# ARM {azure.arm.url}  AAD {azure.aad.url}  IMDS {azure.imds.url}",
+        f"# logs and configuration: {sandbox.folder}",
+    ]
+    if sandbox.redirects:
+        lines += [
+            f"# {name}: {' '.join(context.prefix)} iptables-save -t nat" for name, context in sandbox.contexts.items()
+        ]
+    else:
+        lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
+    if chart_values is not None:
+        lines.append(f"# nothing of ours runs yet; what the chart is to be told: {chart_values}")
+    lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
+    console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")
+    for line in lines:
+        console.print(f"  {escape(line)}", soft_wrap=True)
+
+
+async def _demo(demo: DemoRun, *, as_json: bool) -> int:
+    console = Console(highlight=False)
+    this, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if this is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, this.cancel)
+    began = time.monotonic()
+    failure = ""
+    try:
+        with console.status("under way") if not as_json else contextlib.nullcontext():
+            async for step in demo.steps():
+                if as_json:
+                    _emit({"step": step.name, "answer": step.answer, "seconds": round(step.seconds, 3), "ok": True})
+                    continue
+                console.print(f"[green]✓[/] {escape(step.name)} [dim]{step.seconds:.1f} s[/]", soft_wrap=True)
+                for line in step.answer.splitlines():
+                    console.print(f"    {escape(line)}", soft_wrap=True)
+    except asyncio.CancelledError:
+        return 130
+    except FAILURES as error:
+        failure = f"{demo.doing}: {error}" if not isinstance(error, DemoError) else str(error)
+    seconds = time.monotonic() - began
+    if as_json:
+        _emit({"ok": not failure, "seconds": round(seconds, 3), "lines": demo.lines, "error": failure or None})
+    if failure:
+        return complain(failure)
+    if not as_json:
+        console.print(f"The demo went well, in {seconds:.1f} s.")
+    return 0
+
+
+def _emit(document: object) -> None:
+    print(json.dumps(document, ensure_ascii=False), flush=True)
