@@ -49,6 +49,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    for name, text in selection.MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m deselects tests by the markers that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     collected = config.stash.setdefault(selection.COLLECTED, [])

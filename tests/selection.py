@@ -19,8 +19,19 @@ from tests.testplane import up
 COLLECTED: Final = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
 """The id and the markers of each collected test, also of those that -m deselects."""
 TESTS: Final = Path(__file__).parent
-RUNS: Final = ("run_check", "run_test", "run_test_all")
-"""The markers of the targets, set on every test."""
+MARKERS: Final = {
+    "root": "needs root, for network namespaces and NAT rules",
+    "plane": "needs the real control plane of tests/testplane",
+    "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
+    "programs": "runs MIC, NMI or podidctl as processes on the emulators",
+    "measures": "measures delays, memory or CPU time, and runs alone",
+    "images": "needs the images of `make local-images`",
+    "model": "needs the model checker spin",
+    "sdks": "needs the applications of tests/sdks",
+    "run_check": "runs in `make check`; set here on every test",
+    "run_test": "runs in `make test`; set here on every test",
+    "run_test_all": "runs in `make test-all`; set here on every test",
+}
 
 PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server"})
 PROGRAM_FIXTURES: Final = frozenset({"cloud", "sandbox"})
@@ -31,6 +42,7 @@ DIRECTORIES: Final = {
     "integration": "programs",
     "model": "model",
     "observability": "tools",
+    "packaging": "tools",
     "sdks": "sdks",
     "soak": "programs",
 }
