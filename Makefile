@@ -80,6 +80,8 @@ lint: .venv/.built ## Check style, types, import contracts, stubs and language
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint _native/*.pyx _native/*.pxd
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m tools.language
 	$(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
 		$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
 
