@@ -18,19 +18,19 @@ from prometheus_client import CollectorRegistry
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.cluster.ignored_objects import IgnoredObjects
 from mic.cluster.mirror_pods import MirrorPods
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions.assignments import misconfigured
 from mic.decisions.plan import Policy
 from mic.endpoints import Endpoints
 from mic.leader_client import LeaderClient
-from mic.metrics import Measures
-from mic.reconciliation.controller import Reconciler
-from mic.reconciliation.host_reconciler import Applier
+from mic.metrics import MicMetrics
+from mic.reconciliation.controller import Controller
+from mic.reconciliation.host_reconciler import HostReconciler
 from mic.reconciliation.writer import Writer
 from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
 from mic.startup.settings import Settings
 from mic.startup.startup_taint import StartupTaint
-from mic.startup.type_upgrade import Record, TypeUpgrade
+from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
 from podidentity.azure.clouds import Cloud
 from podidentity.exits import StartError
 from podidentity.kube import access
@@ -130,7 +130,7 @@ class App:
         host = socket.gethostname()
         limit = LogLimit()
         self._contact = FirstContact(client.access, user_agent=f"{COMPONENT}/{VERSION}", log_limit=limit)
-        self._measures = Measures(registry)
+        self._metrics = MicMetrics(registry)
         self._elector = Elector(
             client,
             namespace=settings.lease_namespace,
@@ -147,7 +147,7 @@ class App:
         self._client.skipped.record_with(self._recorder.record)
         SkippedMetrics(registry, PREFIX, READ_KINDS).watch(self._client.skipped.counts)
         self._lag = LoopLag(registry, PREFIX)
-        self._ignored = IgnoredObjects(self._recorder, self._measures.ignored)
+        self._ignored = IgnoredObjects(self._recorder, self._metrics.ignored)
         # A request to Azure must be over, one way or the other, while the lease is certainly ours.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
@@ -157,11 +157,11 @@ class App:
             api_version=settings.arm_api_version,
             request_seconds=request_seconds,
             may_write=lambda: self._elector.remaining_seconds() > request_seconds,
-            observe=self._measures.called_cloud,
+            observe=self._metrics.called_cloud,
         )
         self._known = False
         """Whether the view is complete."""
-        self._view = view = View(
+        self._view = view = ClusterView(
             force_namespaced=settings.force_namespaced,
             on_dirty=self._dirty,
             on_identity=self._identity_changed,
@@ -171,18 +171,18 @@ class App:
             self._client,
             view,
             self._recorder,
-            self._measures,
+            self._metrics,
             batch=settings.write_batch,
             per_second=settings.writes_per_second,
             burst=settings.writes_at_once,
         )
         immutable = {*settings.immutable_client_ids, config.user_assigned_identity.lower()} - {""}
-        self._applier = Applier(
+        self._host_reconciler = HostReconciler(
             view,
             writer,
             self._compute,
             self._recorder,
-            self._measures,
+            self._metrics,
             policy=Policy(frozenset(immutable), settings.adopt_existing),
             max_retries=settings.update_retries,
             retry_seconds=settings.update_retry_seconds,
@@ -191,14 +191,14 @@ class App:
             lease_needed_seconds=request_seconds,
             lease_remaining=self._elector.remaining_seconds,
         )
-        self._reconciler = Reconciler(
+        self._controller = Controller(
             view,
-            self._applier,
+            self._host_reconciler,
             look_seconds=settings.look_seconds,
             resync_seconds=settings.resync_seconds,
-            on_fault=lambda: self._measures.faulted("pass"),
+            on_fault=lambda: self._metrics.faulted("pass"),
         )
-        record = Record(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+        record = UpgradeRecord(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
         self._upgrade = (
             TypeUpgrade(self._client, self._recorder, record, in_flight=settings.write_batch)
             if settings.type_upgrade
@@ -224,7 +224,7 @@ class App:
                 settings.startup_taint,
                 namespace=settings.namespace,
                 selector=settings.nmi_selector,
-                on_fault=lambda: self._measures.faulted("pass"),
+                on_fault=lambda: self._metrics.faulted("pass"),
             )
             if settings.startup_taint
             else None
@@ -232,7 +232,7 @@ class App:
         self._endpoints = Endpoints(
             settings,
             registry,
-            self._measures,
+            self._metrics,
             lease_client=client,
             lease=self._elector,
             contact=self._contact,
@@ -245,8 +245,8 @@ class App:
                 **({"startup_taint_nodes": self._taint.nodes, "nmi_pods": self._taint.pods} if self._taint else {}),
             },
             view=view,
-            applier=self._applier,
-            reconciler=self._reconciler,
+            host_reconciler=self._host_reconciler,
+            controller=self._controller,
             compute=self._compute,
             recorder=self._recorder,
         )
@@ -287,7 +287,7 @@ class App:
 
     async def _lead(self) -> None:
         await self._elector.acquired()
-        self._measures.became_leader()
+        self._metrics.became_leader()
         informers = (self._pods, self._nodes, self._identities, self._bindings, self._assigned)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="events")
@@ -304,28 +304,28 @@ class App:
             tasks.create_task(self._assigned.run(), name="watch assigned identities")
             await self._contact.first_lists(self._client, informers)
             self._known = True
-            unfinished = [place.key for place in self._view.places() if place.has_work]
-            for place in unfinished:
-                self._dirty(place)
+            unfinished = [host_key.key for host_key in self._view.host_states() if host_key.has_work]
+            for host_key in unfinished:
+                self._dirty(host_key)
             # What is there now mostly stays: each full collection would look at all of it again, and stop the loop.
             gc.collect()
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
-            tasks.create_task(self._reconciler.run(), name="rounds")
+            tasks.create_task(self._controller.run(), name="rounds")
 
     def _protect(self, config: CloudConfig) -> None:
         if config.user_assigned_identity:
-            self._applier.protect(config.user_assigned_identity)
+            self._host_reconciler.protect(config.user_assigned_identity)
 
-    def _dirty(self, place: str) -> None:
+    def _dirty(self, host_key: str) -> None:
         if self._known:  # until then everything seems unfinished once: five lists do not come in one moment
-            self._reconciler.dirty(place)
+            self._controller.dirty(host_key)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:
         why = misconfigured(identity)
         if why:
             self._ignored.identity(identity, why)
-        self._reconciler.identity_changed(identity)
+        self._controller.identity_changed(identity)
 
 
 def candidate(name: str) -> str:

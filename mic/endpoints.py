@@ -11,10 +11,10 @@ from typing import Final, Protocol
 from prometheus_client import CollectorRegistry
 
 from mic.azure.compute import Compute
-from mic.cluster.view import View
-from mic.metrics import Measures
-from mic.reconciliation.controller import Reconciler
-from mic.reconciliation.host_reconciler import Applier
+from mic.cluster.view import ClusterView
+from mic.metrics import MicMetrics
+from mic.reconciliation.controller import Controller
+from mic.reconciliation.host_reconciler import HostReconciler
 from mic.startup.settings import Settings
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -52,15 +52,15 @@ class Endpoints:
         self,
         settings: Settings,
         registry: CollectorRegistry,
-        measures: Measures,
+        metrics: MicMetrics,
         *,
         lease_client: Client,
         lease: Lease,
         contact: Contact,
         watches: Mapping[str, Watch],
-        view: View,
-        applier: Applier,
-        reconciler: Reconciler,
+        view: ClusterView,
+        host_reconciler: HostReconciler,
+        controller: Controller,
         compute: Compute,
         recorder: EventRecorder,
     ) -> None:
@@ -70,8 +70,8 @@ class Endpoints:
         self._contact = contact
         self._watches = watches
         self._view = view
-        self._applier = applier
-        self._reconciler = reconciler
+        self._host_reconciler = host_reconciler
+        self._controller = controller
         self._compute = compute
         # Half a lease's duration may pass between two renewals that succeed.
         self._silent_seconds = max(SILENT_SECONDS, settings.lease_seconds)
@@ -84,37 +84,39 @@ class Endpoints:
             profile=Profiler().sample if settings.profile else None,
             flag="--http-probe-port",
         )
-        self._metrics = HttpEndpoints(EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port")
+        self._metrics_server = HttpEndpoints(
+            EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port"
+        )
         WatchMeasures(registry, "aadpodidentity_mic_").watch(watches)
-        measures.watch("mic_events_dropped", "Events left out, being too many", lambda: recorder.dropped)
-        measures.watch("mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(reconciler))
-        measures.watch(
+        metrics.watch("mic_events_dropped", "Events left out, being too many", lambda: recorder.dropped)
+        metrics.watch("mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(controller))
+        metrics.watch(
             "mic_bindings_beyond_limit",
             "Identities that bindings give to a selector and that its pods do not get, being beyond the limit",
             lambda: view.beyond_limit,
         )
-        measures.watch("mic_quarantined_identities", "Identities held back after a refusal", applier.barred)
-        measures.watch(
+        metrics.watch("mic_quarantined_identities", "Identities held back after a refusal", host_reconciler.quarantined)
+        metrics.watch(
             "mic_oldest_pending_assignment_age_seconds",
             "Age of the oldest assignment that is wanted, not there, and not held back after a refusal",
-            applier.oldest_pending_seconds,
+            host_reconciler.oldest_pending_seconds,
         )
-        measures.watch(
+        metrics.watch(
             "mic_lease_held", "Whether this process is the leader", lambda: float(lease.remaining_seconds() > 0)
         )
 
     async def start(self) -> None:
         """Listen. Raises PortInUse."""
         await self._probes.start()
-        await self._metrics.start()
+        await self._metrics_server.start()
 
     async def stop(self) -> None:
-        await self._metrics.stop()
+        await self._metrics_server.stop()
         await self._probes.stop()
 
     def health(self) -> str:
         """What /healthz says: the reference's words."""
-        return "Active" if self._reconciler.running else "Not Active"
+        return "Active" if self._controller.running else "Not Active"
 
     def checks(self) -> dict[str, str | None]:
         """What /readyz says: name of the check -> why it fails."""
@@ -127,9 +129,9 @@ class Endpoints:
             "health": self.health(),
             "lease": {"seconds": round(self._lease.remaining_seconds(), 1)},
             "cluster": self._view.state(),
-            "oldest pending": round(self._applier.oldest_pending_seconds(), 1),
-            "queue": self._reconciler.state(),
-            "hosts": self._applier.state(),
+            "oldest pending": round(self._host_reconciler.oldest_pending_seconds(), 1),
+            "queue": self._controller.state(),
+            "hosts": self._host_reconciler.state(),
         }
 
     def _unanswered(self) -> str | None:

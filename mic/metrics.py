@@ -22,7 +22,7 @@ FAULTS: Final = ("plan", "write", "pass")
 STATUS_OPERATION: Final = "update_azure_assigned_identity_status"
 
 
-class Measures:
+class MicMetrics:
     """All of them, with one method for each thing that happens."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -84,7 +84,7 @@ class Measures:
         if outcome != "ok":
             self._cloud_errors[operation].inc()
 
-    def round_done(self, seconds: float) -> None:
+    def reconciled(self, seconds: float) -> None:
         """One round for one host ended."""
         self._cycle_seconds.observe(seconds)
         self._cycles.inc()

@@ -18,15 +18,15 @@ import typer
 from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import survey
 from mic.preview.text import unanswered
-from podidctl import plan as plans
+from podidctl import plan as plan_command
 from podidctl import printing
-from podidctl.doctor import command as examining
-from podidctl.explain import command as explaining
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
+from podidctl.doctor import command as doctor_command
+from podidctl.explain import command as explain_command
 from podidctl.migration.command import application as migrate_application
-from podidctl.printing import complain
-from podidctl.reaching import KUBECONFIG_HELP, Surroundings
+from podidctl.printing import print_error
 from podidctl.sandbox_command import application as sandbox_application
-from podidctl.token import command as telling
+from podidctl.token import command as token_command
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -45,12 +45,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-AROUND: Final = Surroundings(os.environ, Path.home)
-app.add_typer(sandbox_application(AROUND), name="sandbox")
+CONTEXT: Final = CliContext(os.environ, Path.home)
+app.add_typer(sandbox_application(CONTEXT), name="sandbox")
 app.add_typer(migrate_application(os.environ), name="migrate")
-explaining.add_to(app, AROUND)
-telling.add_to(app, AROUND)
-examining.add_to(app, AROUND)
+explain_command.add_to(app, CONTEXT)
+token_command.add_to(app, CONTEXT)
+doctor_command.add_to(app, CONTEXT)
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,15 +97,15 @@ def plan(
     configure(LogFormat.TEXT, 0)
     console = printing.console()
     try:
-        settings = plans.settings(flags.items(), os.environ, Path.home())
+        settings = plan_command.settings(flags.items(), os.environ, Path.home())
         preview = asyncio.run(survey(settings, ask_azure=not no_azure))
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     except StartError as error:
-        raise typer.Exit(complain(str(error))) from error
-    plans.show(preview, output, console, everything=everything)
+        raise typer.Exit(print_error(str(error))) from error
+    plan_command.show(preview, output, console, everything=everything)
     if preview.unanswered:
-        raise typer.Exit(complain(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
+        raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
     raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
 
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(message if helps else f"podidctl: {' '.join(message.split())} Try --help.", file=sys.stderr)
         return 2
     except StartError as error:
-        return complain(str(error))
+        return print_error(str(error))
     except (typer.Abort, KeyboardInterrupt):
         return 130
     return int(result or 0)

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from mic.startup.settings import Settings
-from podidctl.reaching import Surroundings, reach
+from podidctl.cluster_access import CliContext, connect
 from podidentity.exits import StartError
 from podidentity.resources import PODS, Kind, Resource
 
@@ -25,20 +25,20 @@ class _Meta(msgspec.Struct):
     namespace: str = ""
 
 
-class _Named(msgspec.Struct):
+class _Object(msgspec.Struct):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
 
 
-class _Names(msgspec.Struct):
-    items: list[_Named] = []
+class _ObjectList(msgspec.Struct):
+    items: list[_Object] = []
 
 
-class Names:
+class ClusterNames:
     """Completes from the cluster that the command line so far leads to."""
 
-    def __init__(self, around: Surroundings, *, seconds: float = SECONDS) -> None:
+    def __init__(self, context: CliContext, *, seconds: float = SECONDS) -> None:
         """*seconds* is how long a key may wait for the API server."""
-        self._around = around
+        self._context = context
         self._seconds = seconds
 
     def namespaces(self, ctx: typer.Context, incomplete: str) -> list[str]:
@@ -56,13 +56,13 @@ class Names:
 
     def _ask(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
         try:
-            settings = self._around.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
-            return asyncio.run(_names(settings, path, self._seconds))
+            settings = self._context.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
+            return asyncio.run(_list_names(settings, path, self._seconds))
         except (StartError, typer.BadParameter, TimeoutError, OSError, msgspec.DecodeError):
             return ()
 
 
-async def _names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
-    async with asyncio.timeout(seconds), reach(settings) as client:
+async def _list_names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
+    async with asyncio.timeout(seconds), connect(settings) as client:
         answer = await client.request("GET", path, params={"limit": NAMES_MAX})
-    return [each.metadata for each in msgspec.json.decode(answer, type=_Names).items]
+    return [each.metadata for each in msgspec.json.decode(answer, type=_ObjectList).items]

@@ -84,7 +84,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Conso
     to.print(table)
 
 
-def complain(line: str) -> int:
+def print_error(line: str) -> int:
     """One line on stderr; the exit code that goes with it."""
     print(f"podidctl: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return 1

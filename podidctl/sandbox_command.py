@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from podidctl.completion import Names
-from podidctl.reaching import KUBECONFIG_HELP, Surroundings, named
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, parse_pod_name
+from podidctl.completion import ClusterNames
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
@@ -23,9 +23,9 @@ Loopback = Annotated[
 ]
 
 
-def application(around: Surroundings) -> typer.Typer:
+def application(context: CliContext) -> typer.Typer:
     """Return the command group."""
-    names = Names(around)
+    names = ClusterNames(context)
     app = typer.Typer(
         help="An API server, IMDS, AAD and Azure Resource Manager on this machine, with MIC, NMI and pods.",
         no_args_is_help=True,
@@ -65,7 +65,7 @@ def application(around: Surroundings) -> typer.Typer:
         if chart_values is not None and (kubeconfig is None or loopback):
             raise typer.BadParameter("--chart-values requires --kubeconfig and excludes --loopback")
         code = sandbox_runner.up(
-            around.environ,
+            context.environ,
             nodes=nodes,
             kubeconfig=kubeconfig,
             loopback=loopback,
@@ -88,7 +88,7 @@ def application(around: Surroundings) -> typer.Typer:
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
         code = sandbox_runner.demo(
-            around.environ, kubeconfig=kubeconfig, loopback=loopback, federated=federated, as_json=as_json
+            context.environ, kubeconfig=kubeconfig, loopback=loopback, federated=federated, as_json=as_json
         )
         raise typer.Exit(code)
 
@@ -103,7 +103,30 @@ def application(around: Surroundings) -> typer.Typer:
         """Run a command of this machine in the network namespace of a sandbox pod. Needs root."""
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
-        key = named(pod, namespace, "default")
-        raise typer.Exit(sandbox_runner.run_in_pod(around.settings(kubeconfig=kubeconfig), key, command))
+        key = parse_pod_name(pod, namespace, "default")
+        raise typer.Exit(sandbox_runner.run_in_pod(context.settings(kubeconfig=kubeconfig), key, command))
+
+    @app.command("fault")
+    def sandbox_fault(
+        faults: Annotated[
+            list[str] | None,
+            typer.Argument(
+                help="SERVICE=VALUE, such as imds=500, arm=429, api=hang or aad=2s. SERVICE is imds, arm, aad or api; "
+                "VALUE is an HTTP status from 400 to 599, hang, or a delay. With --clear: SERVICE.",
+            ),
+        ] = None,
+        *,
+        clear: Annotated[bool, typer.Option("--clear", help="Remove the faults of these services, or all.")] = False,
+        sandbox: Annotated[
+            Path | None,
+            typer.Option(help="The folder of the sandbox; by default PODIDENTITY_SANDBOX, or the only one that runs."),
+        ] = None,
+    ) -> None:
+        """Make a service of a running sandbox fail; print the active faults."""
+        from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
+
+        given = context.environ.get("PODIDENTITY_SANDBOX", "")
+        folder = sandbox or (Path(given) if given else None)
+        raise typer.Exit(sandbox_runner.fault(folder, faults or (), clear=clear))
 
     return app

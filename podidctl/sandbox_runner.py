@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -16,11 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.startup.settings import Settings as ClusterSettings
-from podidctl.printing import complain
-from podidctl.reaching import reach
+from podidctl.cluster_access import connect
+from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
+from podidentity_sandbox import fault_control
 from podidentity_sandbox.cluster import DEMO, ClusterError
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.demo_run import DemoError, DemoRun
@@ -32,7 +34,7 @@ from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings
+from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings, running_folders
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
@@ -66,6 +68,7 @@ def up(
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         operation_seconds=operation_seconds,
+        daemon_pods=True,
         environment=environment,
     )
     if chart_values is not None:
@@ -98,6 +101,36 @@ def run_in_pod(settings: ClusterSettings, pod: tuple[str, str], command: Sequenc
     return subprocess.run(line, check=False).returncode
 
 
+def fault(folder: Path | None, faults: Sequence[str], *, clear: bool) -> int:
+    """Set or clear faults of the sandbox in *folder* (None: the only running one), and print the active faults.
+
+    Raise StartError.
+    """
+    try:
+        found = folder or _running_folder()
+        wanted = {} if clear else dict(map(fault_control.split, faults))
+        active = asyncio.run(
+            fault_control.call(found / fault_control.SOCKET_NAME, wanted=wanted, clear=faults if clear else None)
+        )
+    except fault_control.FaultError as error:
+        raise StartError(str(error)) from error
+    for service, value in active.items():
+        print(f"{service}={value}")
+    if not active:
+        print("no fault is active")
+    return 0
+
+
+def _running_folder() -> Path:
+    folders = running_folders()
+    if not folders:
+        raise StartError("no sandbox of this user runs on this machine; start one: podidctl sandbox up")
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders))
+        raise StartError(f"{len(folders)} sandboxes run; name one with --sandbox: {names}")
+    return folders[0]
+
+
 def _write_values(path: Path) -> None:
     try:
         path.write_text(yaml.safe_dump(CHART_VALUES, sort_keys=False))
@@ -108,7 +141,7 @@ def _write_values(path: Path) -> None:
 
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
-    async with reach(settings) as client:
+    async with connect(settings) as client:
         found = await client.get(PODS, namespace, name)
     network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
     if not network_namespace:
@@ -147,25 +180,27 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         starting.result()
         _introduce(sandbox, console, chart_values)
         while not stop.is_set():
+            for line in await sandbox.restart_ended():
+                console.print(f"{escape(line)}; started again", soft_wrap=True)
             failure = sandbox.failure()
             if failure:
-                return complain(failure)
+                return print_error(failure)
             await asyncio.wait({stopping}, timeout=1.0)
         console.print("stopping")
     except FAILURES as failure:
-        return complain(str(failure))
+        return print_error(str(failure))
     finally:
         await sandbox.stop()
     return 0
 
 
 def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) -> None:
-    """Say where everything is, in lines that can be copied into a shell."""
+    """Print the addresses, and the variables of the documented commands as lines for a shell."""
     node = sandbox.node_names[0]
     azure = sandbox.azure
     lines = [
-        f"export KUBECONFIG={sandbox.cluster.kubeconfig}",
-        f"# ARM and AAD show certificates of the authority in {sandbox.files.certificates}",
+        *(f"export {name}={shlex.quote(value)}" for name, value in sandbox.shell_environment().items()),
+        "# SSL_CERT_FILE is the authority of ARM and AAD; programs that read it trust no other HTTPS server",
         f"# ARM {azure.arm.url}  AAD {azure.aad.url}  IMDS {azure.imds.url}",
         f"# logs and configuration: {sandbox.folder}",
     ]
@@ -177,6 +212,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
     if chart_values is not None:
         lines.append(f"# nothing of ours runs yet; what the chart is to be told: {chart_values}")
+    lines.append("# try: podidctl plan; podidctl doctor; podidctl sandbox fault imds=500")
     lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")
     for line in lines:
@@ -208,7 +244,7 @@ async def _demo(demo: DemoRun, *, as_json: bool) -> int:
     if as_json:
         _emit({"ok": not failure, "seconds": round(seconds, 3), "lines": demo.lines, "error": failure or None})
     if failure:
-        return complain(failure)
+        return print_error(failure)
     if not as_json:
         console.print(f"The demo went well, in {seconds:.1f} s.")
     return 0

@@ -85,6 +85,8 @@ class Kubelet:
         )
         self._on_pod_running = on_pod_running
         self._clock = clock
+        self.static_logs: dict[tuple[str, str], Path] = {}
+        """The logs of pods, by namespace and name, whose programs something else runs."""
         self._managed: dict[str, _ManagedPod] = {}
         self._new_pods: asyncio.Queue[_ManagedPod] = asyncio.Queue()
         self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={node}")
@@ -94,7 +96,7 @@ class Kubelet:
         del old
         managed = self._managed.get(new.metadata.uid)
         if managed is None:
-            if new.finished:
+            if new.finished or new.key in self.static_logs:
                 return
             managed = self._managed[new.metadata.uid] = _ManagedPod(new)
             self._new_pods.put_nowait(managed)
@@ -125,6 +127,8 @@ class Kubelet:
 
     def log_file(self, namespace: str, name: str, container: str = "") -> Path | None:
         """The file with the output of the pod's container (the first, without *container*), or None without one."""
+        if (namespace, name) in self.static_logs:
+            return self.static_logs[namespace, name]
         for managed in self._managed.values():
             names = [known.name for known in managed.pod.spec.containers]
             if managed.pod.key == (namespace, name) and (container in names or (names and not container)):

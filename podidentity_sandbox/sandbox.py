@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from podidentity_sandbox import issuing, namespaces
+from podidentity_sandbox import fault_control, issuing, namespaces
 from podidentity_sandbox.azure import (
     DEMO_CLIENT_ID,
     DEMO_IDENTITY,
@@ -27,8 +27,10 @@ from podidentity_sandbox.azure import (
 )
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.cluster import Cluster
+from podidentity_sandbox.daemon_pods import NAMESPACE, DaemonPod, DaemonPods
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
 from podidentity_sandbox.processes import Program, python
@@ -85,6 +87,8 @@ class Settings:
     """Real network namespaces (True), loopback addresses (False), or whatever this process may make (None)."""
     programs: bool = True
     """Whether MIC and NMI run; False leaves the stage to whoever wants to start them, or to install a chart."""
+    daemon_pods: bool = False
+    """Whether the emulator has pod objects for the processes of MIC and NMI."""
     kinds: bool = True
     """Whether the custom resources are installed; False leaves also that to a chart."""
     operation_seconds: float = 0.2
@@ -119,12 +123,14 @@ class Sandbox:
         self.azure: AzureEmulator
         self.cluster: Cluster
         self.files: AzureFiles
+        self.faults: FaultControl
         self.mic: Program | None = None
         self.mic_probe_port = 0
         self.mic_metrics_port = 0
         self.nmis: dict[str, NodeProgram] = {}
         self.contexts: dict[str, ExecutionContext] = {}
         self._on_pod_running = on_pod_running
+        self._daemon_pods: asyncio.Task[None] | None = None
         self._vms: dict[str, str] = {}
         self._ports: dict[str, tuple[int, int, int]] = {}
 
@@ -197,9 +203,20 @@ class Sandbox:
             for node in self.node_names:
                 await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
+            if self.settings.daemon_pods and self.cluster.api is not None:
+                pods = DaemonPods(self.cluster, self._describe_daemons())
+                await pods.publish()
+                self._daemon_pods = asyncio.create_task(pods.run(), name="pods of MIC and NMI")
+        self.faults = FaultControl(self._services())
+        await self.faults.start(self.folder / SOCKET_NAME)
 
     async def stop(self) -> None:
         """Stop everything, programs first; safe after a failed start, and the second time."""
+        if hasattr(self, "faults"):
+            await self.faults.stop()
+        if self._daemon_pods is not None:
+            self._daemon_pods.cancel()
+            await asyncio.wait({self._daemon_pods})
         await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
         if self.mic is not None:
             await self.mic.stop()
@@ -249,60 +266,137 @@ class Sandbox:
         failure = self.cluster.failure()
         return f"the sandbox's kubelets ended: {failure!r}" if failure is not None else ""
 
+    async def restart_ended(self) -> list[str]:
+        """Start the programs that ended because of a fault, as a kubelet does. Return a line on each.
+
+        Do nothing if no fault was set: then an ended program is a failure of the sandbox.
+        """
+        if not self.faults.used:
+            return []
+        lines = []
+        if self.mic is not None and self.mic.returncode is not None:
+            lines.append(str(self.mic.exit_error()))
+            await self.start_mic()
+        for node, nmi in tuple(self.nmis.items()):
+            if nmi.program.returncode is not None:
+                lines.append(str(nmi.program.exit_error()))
+                await self.start_nmi(node)
+        return lines
+
     async def start_mic(self) -> None:
-        """Start the real MIC on this machine."""
-        self.mic_probe_port, self.mic_metrics_port = free_ports(2)
+        """Start the real MIC on this machine, also after it ended; the ports stay the same."""
+        if not self.mic_probe_port:
+            self.mic_probe_port, self.mic_metrics_port = free_ports(2)
         self.mic = await Program.start(
             "mic",
-            python(
-                "mic",
-                f"--kubeconfig={self.cluster.kubeconfig}",
-                f"--cloudconfig={self.files.cloud_config}",
-                f"--http-probe-port={self.mic_probe_port}",
-                f"--prometheus-port={self.mic_metrics_port}",
-                "--leader-election-instance=sandbox",
-                *self.settings.mic_flags,
-            ),
+            python("mic", *self._mic_flags()),
             context=ExecutionContext("127.0.0.1"),
             log=self.folder / "mic.log",
-            environment={
-                **self.inherited(),
-                "MIC_POD_NAMESPACE": "default",
-                "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
-                "SSL_CERT_FILE": str(self.files.certificates),
-            },
+            environment={**self.inherited(), **self._mic_environment()},
         )
 
     async def start_nmi(self, node: str) -> None:
-        """Start the real NMI on the node, for the first time or after it was stopped or killed; the ports stay."""
+        """Start the real NMI on the node, also after it was stopped or killed; the ports stay the same."""
+        port, probe_port, metrics_port = self._ports[node]
+        program = await Program.start(
+            f"nmi on {node}",
+            python("nmi", *self._nmi_flags(node)),
+            context=self.contexts[node],
+            log=self.folder / f"nmi-{node}.log",
+            environment={**self.inherited(), **self._cloud_environment()},
+        )
+        self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{port}", probe_port, metrics_port)
+
+    def _mic_flags(self) -> list[str]:
+        return [
+            f"--kubeconfig={self.cluster.kubeconfig}",
+            f"--cloudconfig={self.files.cloud_config}",
+            f"--http-probe-port={self.mic_probe_port}",
+            f"--prometheus-port={self.mic_metrics_port}",
+            "--leader-election-instance=sandbox",
+            *self.settings.mic_flags,
+        ]
+
+    def _nmi_flags(self, node: str) -> list[str]:
         port, probe_port, metrics_port = self._ports[node]
         redirected = (
             ["--redirect=nat"]
             if self.redirects
             else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
         )
-        program = await Program.start(
-            f"nmi on {node}",
-            python(
-                "nmi",
-                f"--node={node}",
-                f"--kubeconfig={self.cluster.kubeconfig}",
-                "--nmi-listen-address=127.0.0.1",
-                f"--nmi-port={port}",
-                f"--http-probe-port={probe_port}",
-                f"--prometheus-port={metrics_port}",
-                *redirected,
-                *self.settings.nmi_flags,
-            ),
-            context=self.contexts[node],
-            log=self.folder / f"nmi-{node}.log",
-            environment={
-                **self.inherited(),
-                "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
-                "SSL_CERT_FILE": str(self.files.certificates),
-            },
+        return [
+            f"--node={node}",
+            f"--kubeconfig={self.cluster.kubeconfig}",
+            "--nmi-listen-address=127.0.0.1",
+            f"--nmi-port={port}",
+            f"--http-probe-port={probe_port}",
+            f"--prometheus-port={metrics_port}",
+            *redirected,
+            *self.settings.nmi_flags,
+        ]
+
+    def _cloud_environment(self) -> dict[str, str]:
+        """Return the variables that describe the sandbox's cloud to a program."""
+        return {
+            "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
+            "SSL_CERT_FILE": str(self.files.certificates),
+        }
+
+    def _mic_environment(self) -> dict[str, str]:
+        return {**self._cloud_environment(), "MIC_POD_NAMESPACE": NAMESPACE}
+
+    def _describe_daemons(self) -> list[DaemonPod]:
+        """Return the pods of MIC, which is on no node and is shown on the first one, and of each NMI."""
+        first = self.node_names[0]
+        mic_log = self.folder / "mic.log"
+        mic = DaemonPod(
+            name="mic",
+            program="mic",
+            node=first,
+            address=self.contexts[first].address,
+            flags=self._mic_flags(),
+            environment=self._mic_environment(),
+            log=mic_log,
+            is_ready=lambda: _probe(self.mic_probe_port),
         )
-        self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{port}", probe_port, metrics_port)
+        return [mic, *(self._describe_nmi(node) for node in self.node_names)]
+
+    def _describe_nmi(self, node: str) -> DaemonPod:
+        return DaemonPod(
+            name=f"nmi-{node}",
+            program="nmi",
+            node=node,
+            address=self.contexts[node].address,
+            flags=self._nmi_flags(node),
+            environment=self._cloud_environment(),
+            log=self.folder / f"nmi-{node}.log",
+            is_ready=lambda: self.network.call_on_node(node, lambda: _probe(self._ports[node][1])),
+        )
+
+    def _services(self) -> dict[str, Service]:
+        """Return the services whose responses `podidctl sandbox fault` replaces."""
+        services = {
+            "imds": Service(self.azure.imds.faults, fault_control.imds_error),
+            "arm": Service(self.azure.arm.faults, fault_control.azure_error),
+            "aad": Service(self.azure.aad.faults, fault_control.aad_error),
+        }
+        if self.cluster.api is not None:
+            api = self.cluster.api
+            services["api"] = Service(api.faults, fault_control.api_error, on_change=api.drop_watches)
+        return services
+
+    def shell_environment(self) -> dict[str, str]:
+        """Return the variables by which kubectl and the commands of podidctl find this sandbox."""
+        directory, controller = self.azure.directory, self.azure.controller
+        return {
+            "KUBECONFIG": str(self.cluster.kubeconfig),
+            "PODIDENTITY_SANDBOX": str(self.folder),
+            **self._cloud_environment(),
+            "CLOUD": "AzureStackCloud",
+            "TENANT_ID": directory.tenant_id,
+            "CLIENT_ID": controller.client_id,
+            "CLIENT_SECRET": controller.secret,
+        }
 
     async def mic_active(self) -> None:
         """Wait until MIC leads and its loop runs. Raises SandboxError or ProgramError."""
@@ -365,11 +459,22 @@ class Sandbox:
         return self.settings.namespaces
 
 
+def running_folders() -> list[Path]:
+    """Return the folders of this user's running sandboxes that accept faults. Blocks."""
+    return [
+        folder for folder in _own_folders() if (folder / SOCKET_NAME).exists() and not namespaces.orphaned(folder.name)
+    ]
+
+
+def _own_folders() -> list[Path]:
+    found = sorted(Path(tempfile.gettempdir()).glob(f"{namespaces.PREFIX}-*"))
+    return [folder for folder in found if folder.is_dir() and folder.stat().st_uid == os.geteuid()]
+
+
 def _new_folder() -> Path:
-    """A folder for this user alone. Those that killed sandboxes of this user left, with their secrets, are removed."""
-    common = Path(tempfile.gettempdir())
-    for left in common.glob(f"{namespaces.PREFIX}-*"):
-        if namespaces.orphaned(left.name) and left.is_dir() and left.stat().st_uid == os.geteuid():
+    """Create a folder for this user alone. Remove the folders, with secrets, of this user's killed sandboxes."""
+    for left in _own_folders():
+        if namespaces.orphaned(left.name):
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{namespaces.owner()}-"))
 

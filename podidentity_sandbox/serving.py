@@ -30,12 +30,15 @@ class ResponseFault:
     document: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
+    hold: bool = False
+    """Whether a request waits until the fault is removed; then it is answered properly."""
     times: float = 1
     """How many requests it meets; `math.inf` for all until it is taken away."""
     method: str = ""
     """Only requests of this method; empty: any."""
     path: str = ""
     """Only requests whose path contains this, letter case aside; empty: any."""
+    removed: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
 
     def matches(self, request: web.BaseRequest) -> bool:
         return (
@@ -59,10 +62,12 @@ class ResponseFaults:
     def remove(self, fault: ResponseFault) -> None:
         """Remove one fault. A fault that is not in the list is no error."""
         self._faults = [other for other in self._faults if other is not fault]
+        fault.removed.set()
 
     def clear(self) -> None:
         """Remove all faults."""
-        self._faults = []
+        for fault in tuple(self._faults):
+            self.remove(fault)
 
     async def apply(self, request: web.BaseRequest) -> web.Response | None:
         """Suffer the first mishap that concerns *request*: the answer to give, or None to answer properly."""
@@ -70,6 +75,9 @@ class ResponseFaults:
         if fault is None:
             return None
         fault.times -= 1
+        if fault.hold:
+            await fault.removed.wait()
+            return None
         if fault.delay_seconds:
             await asyncio.sleep(fault.delay_seconds)
         if fault.status is None:

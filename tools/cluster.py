@@ -1,6 +1,6 @@
-"""A real control plane with one empty node beside an emulated Azure, to install the chart into: `make cluster`.
+"""A real control plane with one empty node and an emulated Azure, to install the chart into: `make cluster`.
 
-Until Ctrl-C. `build/cluster` has the kubeconfig, the values that the chart is to be told, and the programs, in `bin`.
+It runs until Ctrl-C. `build/cluster` contains the kubeconfig, the chart's values, and the programs in `bin`.
 """
 
 import os
@@ -16,7 +16,7 @@ FOLDER = ROOT / "build" / "cluster"
 
 
 def offer_programs(folder: Path) -> None:
-    """Make *folder* one that a shell's PATH may have: kubectl, both helms, and ours."""
+    """Create *folder* for a shell's PATH, with links to kubectl, both versions of helm, and this project's programs."""
     folder.mkdir(parents=True)
     ours = [Path(sys.executable).with_name(name) for name in ("podidctl", "kubectl-podidentity")]
     for program in (*map(up.tool, ("kubectl", "helm", "helm3")), *ours):

@@ -1,8 +1,9 @@
-"""Writes the Grafana dashboard of the chart: `python -m tools.dashboard` (a test holds the file equal to this).
+"""Generator of the chart's Grafana dashboard: `python -m tools.dashboard`. A test compares the file with its output.
 
-Nodes may be a thousand, so that a panel shows sums, quantiles and the ten nodes that are worst. Two labels come from
-how the targets are scraped: `node`, and `exported_namespace`, which is what Prometheus makes of our `namespace`, the
-pod's that asks, where the target has one of its own. Where there is none of them, "All" shows everything.
+A cluster can have a thousand nodes, so a panel shows sums, quantiles and the ten nodes with the highest values. Two
+labels depend on the scrape configuration: `node`, and `exported_namespace`. The latter is Prometheus's name for a
+metric's label `namespace` (the requesting pod's) if the target has a label `namespace` too. Without these labels, "All"
+shows all series.
 """
 
 import json
@@ -24,28 +25,29 @@ CALLS: Final = "aadpodidentity_imds_operations_duration_seconds"
 LEADER: Final = "on (job, instance) (aadpodidentity_mic_lease_held == 1)"
 MANAGED: Final = 'on () aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}'
 OURS: Final = "on (job, instance) aadpodidentity_build_info"
-PLACE: Final = "{{node}} {{instance}}"
+NODE_LEGEND: Final = "{{node}} {{instance}}"
 
 
 def rate(metric: str, by: str = "", where: str = NODE) -> str:
-    """How often a second, in all or for each value of *by*."""
+    """Return the query of the rate per second, in total or for each value of *by*."""
     grouped = f" by ({by})" if by else ""
     chosen = f"{{{where}}}" if where else ""
     return f"sum{grouped} (rate({metric}{chosen}[$__rate_interval]))"
 
 
 def quantile(share: float, metric: str, by: str = "", where: str = NODE) -> str:
-    """The time within which *share* of them end."""
+    """Return the query of the time within which *share* of the observations end."""
     return f"histogram_quantile({share}, {rate(metric + '_bucket', f'le, {by}' if by else 'le', where)})"
 
 
 def quantiles(metric: str, where: str = NODE) -> list[Query]:
+    """Return the queries of three quantiles of *metric*."""
     return [Query(quantile(share, metric, where=where), f"p{share * 100:g}") for share in (0.5, 0.9, 0.99)]
 
 
 def worst(metric: str) -> Query:
-    """The ten nodes with the highest values."""
-    return Query(f"topk(10, {metric}{{{NODE}}})", PLACE)
+    """Return the query of the ten nodes with the highest values."""
+    return Query(f"topk(10, {metric}{{{NODE}}})", NODE_LEGEND)
 
 
 GLANCE = Row(
@@ -59,10 +61,10 @@ GLANCE = Row(
             alarm=1,
             stat=True,
         ),
-        Panel("Requests", "What pods ask NMI.", [Query(rate(ALL))], "reqps", width=3, stat=True),
+        Panel("Requests", "Requests of pods to NMI.", [Query(rate(ALL))], "reqps", width=3, stat=True),
         Panel(
             "Failed",
-            "Share of the requests that are answered with 5xx.",
+            "Share of the requests that NMI answers with 5xx.",
             [Query(f"({rate(ALL, where=FAILED)} or vector(0)) / {rate(ALL)}")],
             "percentunit",
             width=3,
@@ -71,7 +73,7 @@ GLANCE = Row(
         ),
         Panel(
             "p99",
-            "Time from a whole request to its answer, for 99 of 100.",
+            "Time from the end of a request to its response, for 99 of 100 requests.",
             [Query(quantile(0.99, REQUESTS))],
             "s",
             width=3,
@@ -80,7 +82,7 @@ GLANCE = Row(
         ),
         Panel(
             "Nodes without redirect",
-            "Nodes whose pods are not led to NMI.",
+            "Nodes that do not redirect the requests of their pods to NMI.",
             [Query(f"count(aadpodidentity_nmi_redirect_in_force{{{NODE}}} == 0) or vector(0)")],
             width=3,
             alarm=1,
@@ -88,7 +90,7 @@ GLANCE = Row(
         ),
         Panel(
             "MIC leads",
-            "Replicas that hold the lease: one, and never two. Nothing in managed mode, where there is no MIC.",
+            "Replicas that hold the lease: must be one. Empty in managed mode, which has no MIC.",
             [Query(f"count(max by (instance) (aadpodidentity_mic_lease_held == 1)) or (vector(0) unless {MANAGED})")],
             width=3,
             least=1,
@@ -97,7 +99,7 @@ GLANCE = Row(
         ),
         Panel(
             "Oldest pending",
-            "Age of the oldest assignment that is wanted and not there.",
+            "Age of the oldest desired assignment that is not Assigned.",
             [Query(f"max(aadpodidentity_mic_oldest_pending_assignment_age_seconds and {LEADER})")],
             "s",
             width=3,
@@ -106,7 +108,7 @@ GLANCE = Row(
         ),
         Panel(
             "Quarantined",
-            "Identities that Azure refuses to assign, each counted on each host.",
+            "Identities that Azure refuses to attach, counted once per host.",
             [Query(f"max(aadpodidentity_mic_quarantined_identities and {LEADER})")],
             width=3,
             alarm=1,
@@ -120,20 +122,20 @@ ASKED = Row(
     [
         Panel(
             "Requests by status",
-            "Answers of NMI, by status code.",
+            "Responses of NMI, by status code.",
             [Query(rate(ALL, "status_code", POD), "{{status_code}}")],
             "reqps",
             stacked=True,
         ),
         Panel(
             "Latency",
-            "Time from a whole request to its answer. Ready answers take microseconds, IMDS a second, holds up to 45.",
+            "Time from request to response. Ready answers take microseconds, IMDS a second, holds up to 45 s.",
             quantiles(REQUESTS, POD),
             "s",
         ),
         Panel(
             "Fast-lane share",
-            "Share of the requests that were answered from ready answers, without the general lane.",
+            "Share of the requests that the fast lane answered with a ready answer.",
             [
                 Query(
                     f"{rate('aadpodidentity_nmi_lane_fast_answers_total')} / "
@@ -146,7 +148,7 @@ ASKED = Row(
         ),
         Panel(
             "Requests by namespace",
-            "The ten namespaces whose pods ask most.",
+            "The ten namespaces with the highest request rates.",
             [Query(f"topk(10, {rate(ALL, 'exported_namespace', POD)})", "{{exported_namespace}}")],
             "reqps",
         ),
@@ -158,13 +160,13 @@ ASKED = Row(
         ),
         Panel(
             "Limits",
-            "How often a limit bit, by limit. Nothing here is good news.",
+            "Requests and connections that reached a limit, by limit. Normally empty.",
             [Query(f"{rate('aadpodidentity_nmi_limits_hit_total', 'limit')} > 0", "{{limit}}")],
             "ops",
         ),
         Panel(
             "Connections",
-            "Open connections and requests that wait for their answer, over all nodes.",
+            "Open connections and requests without a response yet, over all nodes.",
             [
                 Query(f"sum(aadpodidentity_nmi_connections_open{{{NODE}}})", "open"),
                 Query(f"sum(aadpodidentity_nmi_pending_requests{{{NODE}}})", "waiting"),
@@ -172,7 +174,7 @@ ASKED = Row(
         ),
         Panel(
             "Held requests",
-            "Requests that wait for their identity to be assigned, and those of addresses that no pod is known at.",
+            "Requests that wait for an assignment, and requests from addresses without a known pod.",
             [
                 Query(f"sum(aadpodidentity_nmi_held_requests{{{NODE}}})", "held"),
                 Query(f"sum(aadpodidentity_nmi_parked{{{NODE}}})", "from unknown addresses"),
@@ -201,7 +203,7 @@ AZURE = Row(
     [
         Panel(
             "Calls",
-            "Calls for tokens: to IMDS by an identity (…userassignedid), to IMDS for the node's own, to Azure AD.",
+            "Calls for tokens: to IMDS for an identity (…userassignedid), to IMDS for the node's own, to Azure AD.",
             [
                 Query(
                     rate(f"{CALLS}_count", "operation_type"),
@@ -212,7 +214,7 @@ AZURE = Row(
         ),
         Panel(
             "Failed and throttled calls",
-            "Calls that brought no token, and those of them that were answered with 429.",
+            "Calls that returned no token, and the part of them that returned 429.",
             [
                 Query(
                     rate("aadpodidentity_imds_operations_errors_count", "operation_type"), "{{operation_type}} failed"
@@ -226,7 +228,7 @@ AZURE = Row(
         ),
         Panel(
             "Time of a call",
-            "Nine of ten calls end within.",
+            "Time within which nine of ten calls end.",
             [
                 Query(
                     quantile(0.9, CALLS, "operation_type"),
@@ -236,22 +238,22 @@ AZURE = Row(
             "s",
         ),
         Panel(
-            "Wait for a turn",
-            "How long calls to IMDS wait for their turn: a flood, or a pause that IMDS asked for.",
+            "Wait for a permit",
+            "Time that calls to IMDS wait for a permit: long with many requests or in a pause that IMDS requested.",
             quantiles("aadpodidentity_nmi_governor_wait_seconds"),
             "s",
         ),
         Panel(
-            "Calls in the air",
-            "Calls to IMDS that are under way, and that wait for their turn.",
+            "Running calls",
+            "Calls to IMDS that are running, and that wait for a permit.",
             [
-                Query(f"sum(aadpodidentity_nmi_upstream_in_flight{{{NODE}}})", "under way"),
+                Query(f"sum(aadpodidentity_nmi_upstream_in_flight{{{NODE}}})", "running"),
                 Query(f"sum(aadpodidentity_nmi_governor_waiting{{{NODE}}})", "waiting"),
             ],
         ),
         Panel(
             "Breakers that are not closed",
-            "Nodes whose IMDS fails so that NMI leaves it alone, and calls that were not made because of it.",
+            "Nodes on which NMI does not call IMDS because it fails, and calls that NMI did not make for this reason.",
             [
                 Query(
                     f'count(aadpodidentity_nmi_imds_breaker_state{{{NODE}, state="closed"}} == 0) or vector(0)', "nodes"
@@ -261,8 +263,8 @@ AZURE = Row(
         ),
         Panel(
             "Token cache",
-            "Requests answered from the cache of tokens and requests that waited for a fetch (ready answers are in "
-            "neither), renewals ahead of need, and fetches that failed.",
+            "Requests answered from the token cache and requests that waited for a fetch (both without ready "
+            "answers), early renewals, and failed fetches.",
             [
                 Query(rate("aadpodidentity_nmi_token_cache_hits_total"), "from the cache"),
                 Query(rate("aadpodidentity_nmi_token_cache_misses_total"), "waited for a fetch"),
@@ -273,14 +275,14 @@ AZURE = Row(
         ),
         Panel(
             "Next token to expire",
-            "What is left to the token in use that expires first, on the ten nodes with the least. Under 5 minutes: it "
-            "could not be renewed.",
-            [Query(f"bottomk(10, aadpodidentity_nmi_token_soonest_expiry_seconds{{{NODE}}} < +Inf)", PLACE)],
+            "Remaining time of the token in use that expires first, for the ten nodes with the least. Under 5 minutes: "
+            "NMI could not renew it.",
+            [Query(f"bottomk(10, aadpodidentity_nmi_token_soonest_expiry_seconds{{{NODE}}} < +Inf)", NODE_LEGEND)],
             "s",
         ),
         Panel(
             "Served near their end",
-            "Requests answered with a token of under five minutes' life, for want of a fresher one.",
+            "Requests answered with a token that is valid for less than five minutes, because NMI could not renew it.",
             [Query(rate("aadpodidentity_nmi_token_stale_served_total"), "served")],
             "reqps",
         ),
@@ -292,16 +294,16 @@ NODES = Row(
     [
         Panel(
             "Redirect in force",
-            "Nodes whose pods are led to NMI, of all that are scraped; and those that would fail closed.",
+            "Scraped nodes that redirect requests to NMI, all scraped nodes, and nodes with --fail-closed.",
             [
                 Query(f"sum(aadpodidentity_nmi_redirect_in_force{{{NODE}}})", "in force"),
                 Query(f"count(aadpodidentity_nmi_redirect_in_force{{{NODE}}})", "nodes"),
-                Query(f"sum(aadpodidentity_nmi_fail_closed{{{NODE}}})", "closed if NMI went away"),
+                Query(f"sum(aadpodidentity_nmi_fail_closed{{{NODE}}})", "fail closed"),
             ],
         ),
         Panel(
             "Repairs of the rules",
-            "Rules found changed and put back, and verifications that failed, in an hour.",
+            "Changed rules that NMI restored, and verifications that failed, in an hour.",
             [
                 Query(f"sum(increase(aadpodidentity_nmi_iptables_repairs_total{{{NODE}}}[1h]))", "repairs"),
                 Query(f"sum(increase(aadpodidentity_nmi_iptables_failures_total{{{NODE}}}[1h]))", "failures"),
@@ -309,19 +311,19 @@ NODES = Row(
         ),
         Panel(
             "Age of the watches",
-            "The longest silence of each watch, over all nodes. A living watch says something each minute.",
+            "Longest silence of each watch, over all nodes. A working watch receives an event each minute.",
             [Query(f"max by (watch) (aadpodidentity_nmi_watch_staleness_seconds{{{NODE}}})", "{{watch}}")],
             "s",
         ),
         Panel(
-            "Watches begun anew",
-            "How often a watch failed or broke off.",
+            "Watch restarts",
+            "Watches that failed or ended.",
             [Query(rate("aadpodidentity_nmi_watch_restarts_total", "watch"), "{{watch}}")],
             "ops",
         ),
         Panel(
             "Unverified grants",
-            "Grants that neither the watch nor the API server could confirm, and reads that the API server refused.",
+            "Grants that neither the watch nor the API server confirmed, and reads that the API server refused.",
             [
                 Query(rate("aadpodidentity_nmi_unverified_grants_total"), "unverified grants"),
                 Query(
@@ -335,7 +337,7 @@ NODES = Row(
             ],
             "ops",
         ),
-        Panel("Addresses known", "Addresses that answer for a pod.", [worst("aadpodidentity_nmi_index_size")]),
+        Panel("Addresses known", "Addresses that NMI maps to a pod.", [worst("aadpodidentity_nmi_index_size")]),
     ],
 )
 
@@ -349,37 +351,40 @@ CONTROLLER = Row(
         ),
         Panel(
             "Elections",
-            "How often a replica became the leader, in an hour.",
+            "Leader elections in an hour.",
             [Query("sum(increase(aadpodidentity_mic_new_leader_election_count[1h]))", "elections")],
         ),
         Panel(
             "Queue depth",
-            "VMs and scale sets that wait for a round or have one.",
+            "VMs and scale sets that wait for a reconcile pass or are in one.",
             [Query(f"aadpodidentity_mic_queue_depth and {LEADER}", "{{pod}} {{instance}}")],
         ),
         Panel(
             "Oldest pending assignment",
-            "Age of the oldest assignment that is wanted, not there, and not refused.",
+            "Age of the oldest desired assignment that is neither Assigned nor refused.",
             [Query(f"aadpodidentity_mic_oldest_pending_assignment_age_seconds and {LEADER}", "{{pod}} {{instance}}")],
             "s",
         ),
         Panel(
             "Quarantined identities",
-            "Identities held back after Azure refused them.",
+            "Identities that MIC does not retry yet after Azure refused them.",
             [Query(f"aadpodidentity_mic_quarantined_identities and {LEADER}", "{{pod}} {{instance}}")],
         ),
         Panel(
-            "Rounds",
-            "Rounds, each for one VM or scale set.",
-            [Query(rate("aadpodidentity_mic_cycle_count", where=""), "rounds")],
+            "Reconcile passes",
+            "Reconcile passes, each for one VM or scale set.",
+            [Query(rate("aadpodidentity_mic_cycle_count", where=""), "passes")],
             "ops",
         ),
         Panel(
-            "Time of a round", "With all its calls.", quantiles("aadpodidentity_mic_cycle_duration_seconds", ""), "s"
+            "Time of a reconcile pass",
+            "Duration including all calls.",
+            quantiles("aadpodidentity_mic_cycle_duration_seconds", ""),
+            "s",
         ),
         Panel(
             "Calls to Resource Manager",
-            "By kind and outcome. operation_get is a look at how an update goes.",
+            "Calls by kind and outcome. operation_get polls the state of an update.",
             [
                 Query(
                     f"{rate('aadpodidentity_mic_arm_calls_count', 'operation_type, outcome', '')} > 0",
@@ -390,7 +395,7 @@ CONTROLLER = Row(
         ),
         Panel(
             "Time of a call to Resource Manager",
-            "Nine of ten end within; an update with its whole operation.",
+            "Time within which nine of ten calls end; for an update including its operation.",
             [
                 Query(
                     quantile(0.9, "aadpodidentity_cloud_provider_operations_duration_seconds", "operation_type", ""),
@@ -401,10 +406,10 @@ CONTROLLER = Row(
         ),
         Panel(
             "Writes of AzureAssignedIdentities",
-            "Objects made, removed and updated, and writes that failed.",
+            "Created, deleted and updated objects, and failed writes.",
             [
-                Query(rate("aadpodidentity_assigned_identity_addition_count", where=""), "made"),
-                Query(rate("aadpodidentity_assigned_identity_deletion_count", where=""), "removed"),
+                Query(rate("aadpodidentity_assigned_identity_addition_count", where=""), "created"),
+                Query(rate("aadpodidentity_assigned_identity_deletion_count", where=""), "deleted"),
                 Query(rate("aadpodidentity_assigned_identity_update_count", where=""), "updated"),
                 Query(
                     rate(
@@ -419,14 +424,14 @@ CONTROLLER = Row(
         ),
         Panel(
             "Age of MIC's watches",
-            "Of the leader; the others watch nothing.",
+            "Longest silence of each watch of the leader. Other replicas watch nothing.",
             [Query(f"max by (watch) (aadpodidentity_mic_watch_staleness_seconds and {LEADER})", "{{watch}}")],
             "s",
         ),
         Panel(
-            "Events left out",
-            "Kubernetes Events that were too many to be written.",
-            [Query("sum(aadpodidentity_mic_events_dropped)", "left out")],
+            "Dropped Events",
+            "Kubernetes Events that MIC did not write because of its limit.",
+            [Query("sum(aadpodidentity_mic_events_dropped)", "dropped")],
         ),
     ],
 )
@@ -436,30 +441,30 @@ PROCESSES = Row(
     [
         Panel(
             "Memory",
-            "Resident memory of the ten largest.",
+            "Resident memory of the ten largest processes.",
             [Query(f"topk(10, process_resident_memory_bytes and {OURS})", "{{pod}} {{instance}}")],
             "bytes",
         ),
         Panel(
             "CPU",
-            "Cores taken by the ten busiest.",
+            "Cores used by the ten busiest processes.",
             [Query(f"topk(10, rate(process_cpu_seconds_total[$__rate_interval]) and {OURS})", "{{pod}} {{instance}}")],
         ),
         Panel(
             "Open files",
-            "Share of what a process may have open, of the ten with the highest.",
+            "Open files as a share of the process's limit, for the ten highest.",
             [Query(f"topk(10, process_open_fds / process_max_fds and {OURS})", "{{pod}} {{instance}}")],
             "percentunit",
         ),
         Panel(
             "Versions",
-            "Programs by version: more than one for long is a rollout that hangs.",
+            "Programs by version. Several versions for a long time mean that a rollout does not finish.",
             [Query("count by (version, python) (aadpodidentity_build_info)", "{{version}}, Python {{python}}")],
             width=12,
         ),
         Panel(
             "Uptime",
-            "Of the ten that were started last.",
+            "Uptime of the ten processes that were started last.",
             [Query(f"bottomk(10, time() - (process_start_time_seconds and {OURS}))", "{{pod}} {{instance}}")],
             "s",
             width=12,
@@ -471,7 +476,7 @@ ROWS: Final = (GLANCE, ASKED, AZURE, NODES, CONTROLLER, PROCESSES)
 
 
 def text() -> str:
-    """What stands in the file."""
+    """Return the content of the dashboard's file."""
     variables = [
         variable("node", "Node", "aadpodidentity_nmi_redirect_in_force", "node"),
         variable("namespace", "Pods' namespace", ALL, "exported_namespace"),

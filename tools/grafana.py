@@ -1,4 +1,4 @@
-"""A dashboard in the words of Grafana's JSON (schema 37: Grafana 9 and newer), from what a reader wants to know."""
+"""Grafana dashboards (JSON schema 37: Grafana 9 and newer), generated from rows of panels."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Any, Final
 DATA_SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS: Final = 24
 SCRAPE_INTERVAL: Final = "1m"
-"""How seldom targets may be scraped. Grafana's $__rate_interval is four times that, and a rate needs two samples.
+"""Longest supported scrape interval. Grafana's $__rate_interval is four times this value, and a rate needs two samples.
 
-Else it goes by its data source's interval, 15 s where nobody has set it.
+Without it, Grafana uses the interval of the data source, 15 s by default.
 """
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query of a panel, and how its series are called."""
+    """One query of a panel, and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -23,7 +23,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: a graph, or a number (*stat*) that is red from *alarm* on, and below *least*."""
+    """One panel: a graph, or a number (*stat*) that is red from *alarm* up and below *least*."""
 
     title: str
     text: str
@@ -38,16 +38,18 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
+    """A row of panels with a title."""
+
     title: str
     panels: Sequence[Panel]
 
 
 def dashboard(rows: Sequence[Row], variables: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The whole of it, with *variables* besides the one for the data source."""
+    """Return the dashboard with *variables* and the variable of the data source."""
     return {
         "uid": "aad-pod-identity",
         "title": "Pod identity",
-        "description": "Tokens for pods: NMI on every node, MIC, and what Azure answers them.",
+        "description": "Tokens for pods: NMI on every node, MIC, and the responses of Azure.",
         "tags": ["aad-pod-identity"],
         "schemaVersion": 37,
         "version": 1,
@@ -71,12 +73,12 @@ def dashboard(rows: Sequence[Row], variables: Sequence[dict[str, Any]]) -> dict[
                 *variables,
             ]
         },
-        "panels": list(laid_out(rows)),
+        "panels": list(positioned(rows)),
     }
 
 
 def variable(name: str, label: str, metric: str, values_of: str) -> dict[str, Any]:
-    """A choice of the values that *metric* has of the label *values_of*; All also takes what has no such label."""
+    """Return a variable with the values of *metric*'s label *values_of*. All includes series without this label."""
     query = f"label_values({metric}, {values_of})"
     return {
         "name": name,
@@ -94,8 +96,8 @@ def variable(name: str, label: str, metric: str, values_of: str) -> dict[str, An
     }
 
 
-def laid_out(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The panels at their places: row by row, from the left, and further down where a row is full."""
+def positioned(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Yield the panels with their positions: row by row, from the left, in several lines if a row is full."""
     number, top = 0, 0
     for row in rows:
         number += 1
@@ -114,14 +116,14 @@ def laid_out(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                 left, top = 0, top + height
             number += 1
             height = 4 if panel.stat else 8
-            place = {"h": height, "w": panel.width, "x": left, "y": top}
-            yield {"id": number, "gridPos": place, **shown(panel)}
+            position = {"h": height, "w": panel.width, "x": left, "y": top}
+            yield {"id": number, "gridPos": position, **panel_json(panel)}
             left += panel.width
         top += height
 
 
-def shown(panel: Panel) -> dict[str, Any]:
-    """A panel, but for its place."""
+def panel_json(panel: Panel) -> dict[str, Any]:
+    """Return *panel* without its position."""
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if panel.least is not None:
         steps = [{"color": "red", "value": None}, {"color": "green", "value": panel.least}]

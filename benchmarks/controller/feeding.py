@@ -25,7 +25,7 @@ from typing_extensions import override
 from benchmarks.controller import stream
 from benchmarks.controller.looking import calls_of_an_interval
 from benchmarks.controller.stream import Size
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import PAGE_SIZE, Client
 from podidentity.kube.decoding import RawPage, split_list
@@ -113,7 +113,7 @@ class Mirror:
         self.size = size
         self.client = Recorded(size)
         self.dirty: list[str] = []
-        self.view = View(on_dirty=self.dirty.append)
+        self.view = ClusterView(on_dirty=self.dirty.append)
         self.informers: list[Informer[Any]] = [
             Informer(self.client, PODS, self.view.pods),
             Informer(self.client, NODES, self.view.nodes),
@@ -161,7 +161,9 @@ async def feed(size: Size) -> Fed:
 async def _measured(mirror: Mirror, size: Size) -> Fed:
     cpu = await mirror.synced()
     after = _rss_mib()
-    assert not any(place.has_work for place in mirror.view.places()), "everything is assigned, and yet there is work"
+    assert not any(place.has_work for place in mirror.view.host_states()), (
+        "everything is assigned, and yet there is work"
+    )
     mirror.dirty.clear()
     assert sum(len(each.store) for each in mirror.informers) == sum(size.counts().values())
     step = max(1, size.pods // EVENTS)

@@ -1,9 +1,9 @@
-"""Writes images' bills of materials, CycloneDX JSON: Python, its packages and Debian's. Run by the Dockerfile.
+"""Write the images' bills of materials in CycloneDX JSON: Python, its packages and Debian's. The Dockerfile runs this.
 
 usage: bill_of_materials.py PROGRAM...
 
-An image's files are under /images/PROGRAM; the bill becomes /sbom/PROGRAM.cdx.json. It holds no time and no random
-number, so that the same image has the same bill, and it is held against CycloneDX's schema before it is written.
+The image's files are in /images/PROGRAM; the bill is written to /sbom/PROGRAM.cdx.json. It contains no time and no
+random number, so that equal images have equal bills, and is validated with CycloneDX's schema.
 """
 
 import json
@@ -19,7 +19,7 @@ IMAGES, SBOM = Path("/images"), Path("/sbom")
 
 
 def debian_packages(root: Path) -> Iterator[dict[str, Any]]:
-    """The installed packages of dpkg's status file, each as a component."""
+    """Yield a component for each installed package in dpkg's status file."""
     lines = (root / "usr/lib/os-release").read_text().replace('"', "").splitlines()
     release = dict(line.split("=", 1) for line in lines if "=" in line)
     distribution = f"{release['ID']}-{release.get('VERSION_ID', 'unstable')}"
@@ -32,7 +32,7 @@ def debian_packages(root: Path) -> Iterator[dict[str, Any]]:
 
 
 def python_of_the_base(root: Path) -> Iterator[dict[str, Any]]:
-    """The base's Python and what is installed for it, where it is none of Debian's packages, each as a component."""
+    """Yield components for the base's Python and its packages, if Debian's packages do not include them."""
     lines = (root / "opt/podidentity/pyvenv.cfg").read_text().splitlines()
     settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
     home = Path(settings["home"]).relative_to("/")
@@ -44,18 +44,18 @@ def python_of_the_base(root: Path) -> Iterator[dict[str, Any]]:
         for each in metadata.distributions(path=[str(site)]):
             name, version = each.metadata["Name"], each.version
             purl = f"pkg:pypi/{name.lower()}@{quote(version, '')}"
-            # The program may have the same package in its own environment, so this is not to be its reference.
+            # The program's environment can contain the same package, so the reference must differ.
             yield {"type": "library", "bom-ref": f"base-{purl}", "name": name, "version": version, "purl": purl}
 
 
 def bill(program: str) -> dict[str, Any]:
-    """The bill of the image of *program*. Raises CalledProcessError."""
+    """Return the bill of the image of *program*. Raise CalledProcessError."""
     root = IMAGES / program
     (site,) = (root / "opt/podidentity/lib").glob("python3*/site-packages")
-    # The interpreter is this stage's: the image's has its place in the image only.
+    # Use the interpreter of this stage: the image's runs only at its path in the image.
     listed = subprocess.run(
         [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--spec-version=1.6",
-         "--output-format=JSON", "--output-file=-", str(look_alike(site, program))],
+         "--output-format=JSON", "--output-file=-", str(runnable_environment(site, program))],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     document: dict[str, Any] = json.loads(listed.stdout)
@@ -69,9 +69,9 @@ def bill(program: str) -> dict[str, Any]:
     return document
 
 
-def look_alike(site: Path, program: str) -> Path:
-    """An environment whose interpreter runs here and whose packages are those at *site*."""
-    environment = Path("/tmp") / program  # noqa: S108 - a build stage of our own
+def runnable_environment(site: Path, program: str) -> Path:
+    """Return an environment with an interpreter of this stage and the packages at *site*."""
+    environment = Path("/tmp") / program  # noqa: S108 - private to this build stage
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (own,) = environment.glob("lib/python3*/site-packages")
     own.rmdir()
@@ -80,7 +80,8 @@ def look_alike(site: Path, program: str) -> Path:
 
 
 def main() -> None:
-    # Only the stage of the bills has this library.
+    """Write the bill of each program that the arguments name. Exit if a bill is not valid."""
+    # Only the stage sbom-files has this library.
     from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
     from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
 

@@ -1,10 +1,10 @@
-"""Installs one program, and nothing that it does not need, into /opt/podidentity. Run by the Dockerfile, offline.
+"""Install one program with its dependencies into /opt/podidentity. The Dockerfile runs this offline.
 
 usage: install_program.py nmi|mic|demo
 
-Dependencies are what the built wheel says of the program's extra; /wheels holds exactly one version of each, that of
-requirements.lock. The wheel holds all programs: the packages and commands of the others are taken out again, also from
-the list of installed files. Bytecode carries no times, so that the same sources give the same files.
+The dependencies are those of the program's extra in the wheel; /wheels contains exactly one version of each, that of
+requirements.lock. The wheel contains all programs: this script removes the packages and commands of the others, also
+from the list of installed files. Bytecode contains no times, so that the same sources give the same files.
 """
 
 import csv
@@ -25,12 +25,12 @@ PACKAGES = {
     "demo": {"podidentity_demo"},
 }
 COMMANDS = {"nmi": "nmi", "mic": "mic", "demo": "podidentity-demo"}
-# The demo imports nothing of ours, so what all our programs stand on is not needed either.
+# The demo imports nothing of this project, so it does not need the common dependencies either.
 OWN_EXTRA_ONLY = {"demo"}
 
 
 def requirements(program: str, metadata: bytes) -> list[str]:
-    """What the program needs by the wheel's METADATA, as requirements without the mark of the extra."""
+    """Return the program's requirements in the wheel's METADATA, without the marker of the extra."""
     needed = []
     for line in message_from_bytes(metadata).get_all("Requires-Dist", []):
         of_extra = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
@@ -40,7 +40,7 @@ def requirements(program: str, metadata: bytes) -> list[str]:
     return needed
 
 
-def take_out(site: Path, program: str) -> None:
+def remove_other_programs(site: Path, program: str) -> None:
     """Remove the other programs' packages and commands, and their lines in RECORD."""
     (record,) = site.glob("aad_pod_identity-*.dist-info/RECORD")
     kept = []
@@ -62,6 +62,7 @@ def take_out(site: Path, program: str) -> None:
 
 
 def main() -> None:
+    """Install the program that the first argument names."""
     program = sys.argv[1]
     (wheel,) = DIST.glob("aad_pod_identity-*.whl")
     with zipfile.ZipFile(wheel) as opened:
@@ -74,7 +75,7 @@ def main() -> None:
     subprocess.run([*pip, f"--find-links={WHEELS}", *needed], check=True)
     subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
     (site,) = TARGET.glob("lib/python3*/site-packages")
-    take_out(site, program)
+    remove_other_programs(site, program)
     for script in (TARGET / "bin").glob("[Aa]ctivate*"):
         script.unlink()
     (TARGET / ".gitignore").unlink(missing_ok=True)  # venv's, from Python 3.13 on

@@ -10,8 +10,8 @@ from typing import Final
 from mic.azure.errors import AzureError
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, HostIdentities
 
-BARRED_FIRST_SECONDS: Final = 30.0
-BARRED_MOST_SECONDS: Final = 30 * 60.0
+QUARANTINE_FIRST_SECONDS: Final = 30.0
+QUARANTINE_MOST_SECONDS: Final = 30 * 60.0
 """A role that is granted takes effect within minutes; a mistake that stays costs one call in half an hour."""
 
 WAIT_FIRST_SECONDS: Final = 0.5
@@ -32,7 +32,7 @@ CULPRITS_MOST: Final = 2
 
 
 @dataclass(slots=True)
-class _Barred:
+class _Quarantine:
     until: float
     seconds: float
     reason: str
@@ -92,7 +92,7 @@ class HostMemory:
     """How many of the last refused batch may still be the one that is meant."""
     _culprits: int = 0
     """Found one by one since the last update that Azure took."""
-    _barred: dict[str, _Barred] = field(default_factory=dict)
+    _quarantined: dict[str, _Quarantine] = field(default_factory=dict)
     _idle_since: dict[str, float] = field(default_factory=dict)
 
     def learn(self, found: HostIdentities, look_seconds: float) -> None:
@@ -105,7 +105,9 @@ class HostMemory:
             self._rest(found)
             self.known = replace(found, steady=self._steady) if found.updating else found
             if not found.updating:  # until its end, what an operation is to lead to is shown, and it may fail
-                self.forgive([key for key, each in self._barred.items() if (key in found.attached) is each.adding])
+                self.end_quarantine(
+                    [key for key, each in self._quarantined.items() if (key in found.attached) is each.adding]
+                )
             return
         now = self.clock()
         if self.missing_since is None:
@@ -155,7 +157,7 @@ class HostMemory:
 
     def refused_alone(self, key: str, reason: str, *, adding: bool) -> None:
         """It was this one."""
-        self.bar(key, reason, adding=adding)
+        self.quarantine(key, reason, adding=adding)
         self._suspects = 0
         self._culprits += 1
         self.most = MOST_IN_ONE_UPDATE if self._culprits < CULPRITS_MOST else 1
@@ -171,50 +173,52 @@ class HostMemory:
         """Azure took an update of these. The rest of a refused batch has the one that is meant."""
         self.writes.succeeded()
         self._undone = False
-        self.forgive(keys)
+        self.end_quarantine(keys)
         self._culprits = 0
         self._suspects = max(0, self._suspects - len(keys))
         self.most = max(1, self._suspects // 2) if self._suspects else MOST_IN_ONE_UPDATE
 
-    def bar(self, key: str, reason: str, *, adding: bool = True) -> None:
+    def quarantine(self, key: str, reason: str, *, adding: bool = True) -> None:
         """Do not try this identity again for a while, longer each time. Those that nobody has tried for long after
         their time are forgotten."""
         now = self.clock()
-        for each in [each for each, barred in self._barred.items() if barred.until < now - BARRED_MOST_SECONDS]:
-            del self._barred[each]
-        before = self._barred.get(key)
-        seconds = min(before.seconds * 2, BARRED_MOST_SECONDS) if before else BARRED_FIRST_SECONDS
-        self._barred[key] = _Barred(now + seconds, seconds, reason, adding)
+        for each in [
+            each for each, quarantined in self._quarantined.items() if quarantined.until < now - QUARANTINE_MOST_SECONDS
+        ]:
+            del self._quarantined[each]
+        before = self._quarantined.get(key)
+        seconds = min(before.seconds * 2, QUARANTINE_MOST_SECONDS) if before else QUARANTINE_FIRST_SECONDS
+        self._quarantined[key] = _Quarantine(now + seconds, seconds, reason, adding)
 
-    def forgive(self, keys: Iterable[str]) -> bool:
+    def end_quarantine(self, keys: Iterable[str]) -> bool:
         """Try these again as if nothing had been; whether any of them was barred."""
-        return sum(self._barred.pop(key, None) is not None for key in keys) > 0
+        return sum(self._quarantined.pop(key, None) is not None for key in keys) > 0
 
-    def try_again(self, key: str) -> bool:
+    def retry_now(self, key: str) -> bool:
         """Try this one again now, though apart from others, as it may be as bad as before; whether it was barred."""
-        barred = self._barred.get(key)
-        if barred is not None:
-            barred.until = self.clock()
-        return barred is not None
+        quarantined = self._quarantined.get(key)
+        if quarantined is not None:
+            quarantined.until = self.clock()
+        return quarantined is not None
 
-    def barred(self) -> dict[str, str]:
+    def quarantined(self) -> dict[str, str]:
         """The identities not to be tried now, and why. One whose time is up keeps its count until it succeeds."""
         now = self.clock()
-        return {key: each.reason for key, each in self._barred.items() if each.until > now}
+        return {key: each.reason for key, each in self._quarantined.items() if each.until > now}
 
-    def on_trial(self) -> set[str]:
+    def retry_due(self) -> set[str]:
         """The identities that were refused and may be tried again now."""
         now = self.clock()
-        return {key for key, each in self._barred.items() if each.until <= now}
+        return {key for key, each in self._quarantined.items() if each.until <= now}
 
-    def has_barred(self, key: str) -> bool:
+    def was_refused(self, key: str) -> bool:
         """Whether Azure refused this identity when it was tried last, be its time up or not."""
-        return key in self._barred
+        return key in self._quarantined
 
-    def next_trial(self, key: str) -> float | None:
+    def next_retry(self, key: str) -> float | None:
         """Seconds until this identity is to be tried again; None where it is not barred."""
-        barred = self._barred.get(key)
-        return None if barred is None else max(0.0, barred.until - self.clock())
+        quarantined = self._quarantined.get(key)
+        return None if quarantined is None else max(0.0, quarantined.until - self.clock())
 
     def warm(self, idle: Iterable[str], grace_seconds: float) -> dict[str, float]:
         """Which of the *idle* identities may not be taken off yet, and for how many seconds. Whatever is not idle now
@@ -230,7 +234,7 @@ class HostMemory:
         """What is out of the ordinary here, for a person to read; empty where nothing is. Seconds are from now."""
         now = self.clock()
         noted: dict[str, object] = {
-            "quarantined": {key: round(each.until - now, 1) for key, each in self._barred.items()},
+            "quarantined": {key: round(each.until - now, 1) for key, each in self._quarantined.items()},
             "kept warm": len(self._idle_since),
             "no read for": round(max(0.0, self.reads.until - now), 1),
             "no write for": round(max(0.0, self.writes.until - now), 1),

@@ -16,7 +16,14 @@ from enum import Enum
 from heapq import nsmallest
 from typing import Final, NamedTuple
 
-from mic.decisions.assignments import ClaimKey, Held, Key, Want, may_claim, misconfigured
+from mic.decisions.assignments import (
+    AssignmentKey,
+    DesiredAssignment,
+    ExistingAssignment,
+    Key,
+    may_have_identities,
+    misconfigured,
+)
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
 from podidentity.object_limits import oversized
 from podidentity.resources import BEHAVIOR_ANNOTATION, AzureIdentity, AzureIdentityBinding, IdentityType, Pod
@@ -171,7 +178,7 @@ class _Bucket:
         return kept
 
 
-class _Record:
+class _NamedIdentity:
     """An identity by its name, as long as it exists or a binding names it."""
 
     __slots__ = ("groups", "identity", "identity_id", "reach")
@@ -191,7 +198,7 @@ class BindingIndex:
     def __init__(self, *, force_namespaced: bool = False, on_ignored: Ignored = lambda _binding, _why: None) -> None:
         self._force_namespaced = force_namespaced
         self._on_ignored = on_ignored
-        self._records: dict[Key, _Record] = {}
+        self._named: dict[Key, _NamedIdentity] = {}
         self._bindings: dict[Key, AzureIdentityBinding] = {}
         self._own: dict[tuple[str, str], _Bucket] = {}
         """By namespace and selector."""
@@ -206,7 +213,7 @@ class BindingIndex:
     @property
     def identities(self) -> int:
         """How many AzureIdentities exist."""
-        return sum(record.identity is not None for record in self._records.values())
+        return sum(named.identity is not None for named in self._named.values())
 
     @property
     def beyond_limit(self) -> int:
@@ -215,8 +222,8 @@ class BindingIndex:
 
     def identity(self, key: Key) -> AzureIdentity | None:
         """The identity, if it exists."""
-        record = self._records.get(key)
-        return record.identity if record is not None else None
+        named = self._named.get(key)
+        return named.identity if named is not None else None
 
     def beyond(self) -> Iterator[tuple[AzureIdentityBinding, str]]:
         """The bindings that do not count because others do, and why."""
@@ -234,40 +241,40 @@ class BindingIndex:
             return tuple((own or shared or _NOTHING).counted)
         return own.counted.keys() | shared.counted.keys()
 
-    def want(self, pod: Pod, identity: Key, embedded: Collection[Key]) -> Want | None:
+    def desired(self, pod: Pod, identity: Key, embedded: Collection[Key]) -> DesiredAssignment | None:
         """What *pod*, which has a label, wants of one identity; *embedded*: bindings that the claim's objects embed."""
         namespace, selector = pod.metadata.namespace, pod.binding_label
         for bucket in (self._own.get((namespace, selector)), self._shared.get(selector)):
             if bucket is not None and (group := bucket.counted.get(identity)) is not None:
-                record = self._records[identity]
-                if record.identity is None:
+                named = self._named[identity]
+                if named.identity is None:
                     return None
-                return Want(
+                return DesiredAssignment(
                     pod,
                     group.through(embedded),
-                    record.identity,
-                    record.identity_id,
-                    record.reach is Reach.NAMESPACE,
+                    named.identity,
+                    named.identity_id,
+                    named.reach is Reach.NAMESPACE,
                 )
         return None
 
-    def wants(self, pod: Pod, embedded: Collection[Key] = ()) -> dict[ClaimKey, Want]:
-        """All that *pod* wants: nothing unless it may have identities (`may_claim`)."""
-        if not may_claim(pod):
+    def all_desired(self, pod: Pod, embedded: Collection[Key] = ()) -> dict[AssignmentKey, DesiredAssignment]:
+        """All that *pod* wants: nothing unless it may have identities (`may_have_identities`)."""
+        if not may_have_identities(pod):
             return {}
         namespace, selector = pod.metadata.namespace, pod.binding_label
-        every = (self.want(pod, identity, embedded) for identity in sorted(self.offered(namespace, selector)))
-        return {want.claim: want for want in every if want is not None}
+        every = (self.desired(pod, identity, embedded) for identity in sorted(self.offered(namespace, selector)))
+        return {desired.assignment_key: desired for desired in every if desired is not None}
 
-    def current(self, want: Want) -> Want:
+    def current(self, desired: DesiredAssignment) -> DesiredAssignment:
         """*want* with binding and identity as they are now. Versions of them that differ in nothing that MIC compares
         are no concern of any claim."""
-        binding = self._bindings.get(want.binding.key, want.binding)
-        record = self._records.get(want.identity.key)
-        identity = (record.identity if record else None) or want.identity
-        if binding is want.binding and identity is want.identity:
-            return want
-        return replace(want, binding=binding, identity=identity)
+        binding = self._bindings.get(desired.binding.key, desired.binding)
+        named = self._named.get(desired.identity.key)
+        identity = (named.identity if named else None) or desired.identity
+        if binding is desired.binding and identity is desired.identity:
+            return desired
+        return replace(desired, binding=binding, identity=identity)
 
     # Changes
 
@@ -277,7 +284,7 @@ class BindingIndex:
             self._on_ignored(new, why)
             return self.remove_binding(new)
         old = self._bindings.get(new.key)
-        if old is not None and _place(old) != _place(new):
+        if old is not None and _group_key(old) != _group_key(new):
             concerns = self.remove_binding(old)
         elif old is not None and (old.metadata.uid, old.spec) == (new.metadata.uid, new.spec):
             self._bindings[new.key] = new
@@ -286,60 +293,60 @@ class BindingIndex:
         else:
             concerns = []
         self._bindings[new.key] = new
-        identity, selector = _place(new)
-        record = self._records.setdefault(identity, _Record())
-        group = record.groups.get(selector)
+        identity, selector = _group_key(new)
+        named = self._named.setdefault(identity, _NamedIdentity())
+        group = named.groups.get(selector)
         if group is not None:
             group.put(new)
-            self._report_left_out(record, group, new)
-            return concerns + self._chosen(record, group, new.metadata.name)
-        group = record.groups[selector] = Group(identity, selector)
+            self._report_left_out(named, group, new)
+            return concerns + self._chosen(named, group, new.metadata.name)
+        group = named.groups[selector] = Group(identity, selector)
         group.put(new)
-        return concerns + self._enter(record, group)
+        return concerns + self._enter(named, group)
 
     def remove_binding(self, old: AzureIdentityBinding) -> list[Concern]:
         """The binding does not exist any more."""
         known = self._bindings.pop(old.key, None)
         if known is None:
             return []
-        identity, selector = _place(known)
-        record = self._records[identity]
-        group = record.groups[selector]
+        identity, selector = _group_key(known)
+        named = self._named[identity]
+        group = named.groups[selector]
         if len(group.members) == 1:
-            concerns = self._leave(record, group)
-            del record.groups[selector]
-            self._tidy(identity, record)
+            concerns = self._leave(named, group)
+            del named.groups[selector]
+            self._tidy(identity, named)
             return concerns
-        concerns = self._chosen(record, group, known.metadata.name)
+        concerns = self._chosen(named, group, known.metadata.name)
         group.remove(known.metadata.name)
         return concerns
 
     def put_identity(self, new: AzureIdentity) -> list[Concern]:
         """The identity exists and is like *new*."""
-        record = self._records.setdefault(new.key, _Record())
-        old, record.identity = record.identity, new
+        named = self._named.setdefault(new.key, _NamedIdentity())
+        old, named.identity = named.identity, new
         reach = self._reach(new)
-        if old is not None and reach is record.reach and _substance(old) == _substance(new):
+        if old is not None and reach is named.reach and _substance(old) == _substance(new):
             return []
-        record.identity_id = parse_user_assigned(new.spec.resource_id) if _on_hosts(new) else None
-        return self._moved(new.key, record, reach)
+        named.identity_id = parse_user_assigned(new.spec.resource_id) if _on_hosts(new) else None
+        return self._moved(new.key, named, reach)
 
     def remove_identity(self, key: Key) -> list[Concern]:
         """The identity does not exist any more."""
-        record = self._records.get(key)
-        if record is None or record.identity is None:
+        named = self._named.get(key)
+        if named is None or named.identity is None:
             return []
-        concerns = self._moved(key, record, Reach.NONE)
-        record.identity, record.identity_id = None, None
-        self._tidy(key, record)
+        concerns = self._moved(key, named, Reach.NONE)
+        named.identity, named.identity_id = None, None
+        self._tidy(key, named)
         return concerns
 
-    def embeds(self, held: Held, by: int) -> list[Concern]:
+    def embeds(self, existing: ExistingAssignment, by: int) -> list[Concern]:
         """A living assigned identity embeds a binding (*by* 1), or does so no longer (-1)."""
-        spec = held.object.spec
+        spec = existing.object.spec
         identity, binding = spec.azure_identity_ref.key, spec.azure_binding_ref
-        place = (identity, binding.spec.selector)
-        names = self._embedding.setdefault(place, {})
+        group_key = (identity, binding.spec.selector)
+        names = self._embedding.setdefault(group_key, {})
         before = bool(names)
         count = names.get(binding.metadata.name, 0) + by
         if count > 0:
@@ -347,12 +354,12 @@ class BindingIndex:
         else:
             names.pop(binding.metadata.name, None)
         if not names:
-            del self._embedding[place]
-        record = self._records.get(identity)
-        group = record.groups.get(binding.spec.selector) if record is not None else None
-        if record is None or group is None or before == bool(names) or not self._crowded:
+            del self._embedding[group_key]
+        named = self._named.get(identity)
+        group = named.groups.get(binding.spec.selector) if named is not None else None
+        if named is None or group is None or before == bool(names) or not self._crowded:
             return []
-        return self._changed(record.reach, group, lambda bucket: bucket.embedding_changed(group, embedded=bool(names)))
+        return self._changed(named.reach, group, lambda bucket: bucket.embedding_changed(group, embedded=bool(names)))
 
     # Parts
 
@@ -362,59 +369,59 @@ class BindingIndex:
         return Reach.NAMESPACE if self._force_namespaced or identity.namespaced else Reach.CLUSTER
 
     def _group(self, binding: AzureIdentityBinding) -> Group:
-        identity, selector = _place(binding)
-        return self._records[identity].groups[selector]
+        identity, selector = _group_key(binding)
+        return self._named[identity].groups[selector]
 
-    def _tidy(self, key: Key, record: _Record) -> None:
-        if record.identity is None and not record.groups:
-            del self._records[key]
+    def _tidy(self, key: Key, named: _NamedIdentity) -> None:
+        if named.identity is None and not named.groups:
+            del self._named[key]
 
-    def _moved(self, key: Key, record: _Record, reach: Reach) -> list[Concern]:
+    def _moved(self, key: Key, named: _NamedIdentity, reach: Reach) -> list[Concern]:
         """Give the identity another *reach*, or the same one where its content has changed."""
         concerns: dict[Concern, None] = {}
-        before = record.reach
-        for group in record.groups.values():
+        before = named.reach
+        for group in named.groups.values():
             if before is not reach:
-                concerns |= dict.fromkeys(self._leave(record, group))
-        record.reach = reach
-        for group in record.groups.values():
+                concerns |= dict.fromkeys(self._leave(named, group))
+        named.reach = reach
+        for group in named.groups.values():
             if before is not reach:
-                concerns |= dict.fromkeys(self._enter(record, group))
+                concerns |= dict.fromkeys(self._enter(named, group))
             elif reach is not Reach.NONE:
-                concerns |= dict.fromkeys(self._concerned(record, group, key))
+                concerns |= dict.fromkeys(self._concerned(named, group, key))
         return list(concerns)
 
-    def _chosen(self, record: _Record, group: Group, name: str) -> list[Concern]:
+    def _chosen(self, named: _NamedIdentity, group: Group, name: str) -> list[Concern]:
         """The claims that the binding *name* of the group decides: none if pods have the identity through others."""
         if name != group.names[0] and name not in self._embedding.get((group.identity, group.selector), ()):
             return []
-        return self._concerned(record, group, group.identity)
+        return self._concerned(named, group, group.identity)
 
-    def _concerned(self, record: _Record, group: Group, identity: Key) -> list[Concern]:
+    def _concerned(self, named: _NamedIdentity, group: Group, identity: Key) -> list[Concern]:
         return [
             Concern(group.selector, namespace, identity)
-            for bucket, namespace in self._buckets(record.reach, group)
+            for bucket, namespace in self._buckets(named.reach, group)
             if identity in bucket.counted
         ]
 
-    def _enter(self, record: _Record, group: Group) -> list[Concern]:
-        if record.reach is Reach.NONE:
+    def _enter(self, named: _NamedIdentity, group: Group) -> list[Concern]:
+        if named.reach is Reach.NONE:
             return []
         namespace, selector = group.identity[0], group.selector
         self._own.setdefault((namespace, selector), _Bucket())
-        if record.reach is Reach.CLUSTER:
+        if named.reach is Reach.CLUSTER:
             self._shared.setdefault(selector, _Bucket())
-        concerns = self._changed(record.reach, group, lambda bucket: bucket.add(group, self._is_embedded))
-        self._report_left_out(record, group, group.members[group.names[0]])
+        concerns = self._changed(named.reach, group, lambda bucket: bucket.add(group, self._is_embedded))
+        self._report_left_out(named, group, group.members[group.names[0]])
         return concerns
 
-    def _leave(self, record: _Record, group: Group) -> list[Concern]:
+    def _leave(self, named: _NamedIdentity, group: Group) -> list[Concern]:
         embedded = self._is_embedded(group)
-        concerns = self._changed(record.reach, group, lambda bucket: bucket.remove(group, embedded=embedded))
+        concerns = self._changed(named.reach, group, lambda bucket: bucket.remove(group, embedded=embedded))
         namespace, selector = group.identity[0], group.selector
-        if record.reach is not Reach.NONE and not self._own[namespace, selector]:
+        if named.reach is not Reach.NONE and not self._own[namespace, selector]:
             del self._own[namespace, selector]
-        if record.reach is Reach.CLUSTER and not self._shared[selector]:
+        if named.reach is Reach.CLUSTER and not self._shared[selector]:
             del self._shared[selector]
         return concerns
 
@@ -440,8 +447,8 @@ class BindingIndex:
         if reach is Reach.CLUSTER:
             yield self._shared[group.selector], ""
 
-    def _report_left_out(self, record: _Record, group: Group, binding: AzureIdentityBinding) -> None:
-        for bucket, namespace in self._buckets(record.reach, group):
+    def _report_left_out(self, named: _NamedIdentity, group: Group, binding: AzureIdentityBinding) -> None:
+        for bucket, namespace in self._buckets(named.reach, group):
             if group.identity not in bucket.counted:
                 self._on_ignored(binding, beyond_limit(group.selector, namespace))
 
@@ -455,7 +462,7 @@ _NOTHING: Final = _Bucket()
 def indexed(
     identities: Iterable[AzureIdentity],
     bindings: Iterable[AzureIdentityBinding],
-    assigned: Iterable[Held] = (),
+    assigned: Iterable[ExistingAssignment] = (),
     *,
     force_namespaced: bool,
 ) -> BindingIndex:
@@ -463,14 +470,14 @@ def indexed(
     index = BindingIndex(force_namespaced=force_namespaced)
     for identity in identities:
         index.put_identity(identity)
-    for held in assigned:
-        index.embeds(held, 1)
+    for existing in assigned:
+        index.embeds(existing, 1)
     for binding in bindings:
         index.put_binding(binding)
     return index
 
 
-def _place(binding: AzureIdentityBinding) -> tuple[Key, str]:
+def _group_key(binding: AzureIdentityBinding) -> tuple[Key, str]:
     return (binding.metadata.namespace, binding.spec.azure_identity), binding.spec.selector
 
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mic.decisions.assignments import Key, may_claim
+from mic.decisions.assignments import Key, may_have_identities
 from podidentity.resources import Pod
 
 
@@ -37,8 +37,8 @@ class PodIndex:
     def replace(self, key: Key, new: Pod | None) -> tuple[Pod | None, Pod | None]:
         """The pod is now like *new*, or does not exist: what is in the index before and afterwards."""
         before = self._pods.get(key)
-        now = new if new is not None and may_claim(new) else None
-        if before is not None and now is not None and same_claims(before, now):
+        now = new if new is not None and may_have_identities(new) else None
+        if before is not None and now is not None and same_assignments(before, now):
             self._pods[key] = now
             return before, now
         if before is not None:
@@ -63,7 +63,7 @@ class PodIndex:
             del self._by_selector[pod.binding_label]
 
 
-def same_claims(first: Pod, second: Pod) -> bool:
+def same_assignments(first: Pod, second: Pod) -> bool:
     """Whether two states of a pod, both in the index, make the same claims."""
     return (first.metadata.uid, first.spec.node_name, first.binding_label) == (
         second.metadata.uid,

@@ -14,10 +14,18 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from mic.cluster.bindings import BindingIndex, Concern, Ignored
-from mic.cluster.host_state import Claim, Place
-from mic.cluster.pods import PodIndex, same_claims
-from mic.decisions.assignments import ClaimKey, Debt, Held, Key, Want, misconfigured, settled
-from mic.decisions.identity_usage import Stake
+from mic.cluster.host_state import Assignment, HostState
+from mic.cluster.pods import PodIndex, same_assignments
+from mic.decisions.assignments import (
+    AssignmentKey,
+    DesiredAssignment,
+    ExistingAssignment,
+    Key,
+    PendingDetach,
+    in_sync,
+    misconfigured,
+)
+from mic.decisions.identity_usage import IdentityUsage
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, Pod, Resource
 
@@ -55,7 +63,7 @@ class _Handler(Generic[R_contra]):
         self._change(old, None)
 
 
-class View:
+class ClusterView:
     """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each
     identity that is new or whose spec has changed, `on_ignored` a binding that pods do not get, and why."""
 
@@ -71,19 +79,19 @@ class View:
         self._on_dirty = on_dirty
         self._on_identity = on_identity
         self._touched: set[str] = set()
-        self._places: dict[str, Place] = {}
+        self._host_states: dict[str, HostState] = {}
         self._hosts_of_nodes: dict[str, Host | None] = {}
         self._departed: dict[str, Host] = {}
         self._pods = PodIndex()
         self._bindings = BindingIndex(force_namespaced=force_namespaced, on_ignored=on_ignored)
-        self._wants: dict[Key, dict[ClaimKey, Want]] = {}
-        self._claims: defaultdict[ClaimKey, Claim] = defaultdict(Claim)
-        self._held: dict[Key, Held] = {}
-        self._held_by_node: defaultdict[str, set[Key]] = defaultdict(set)
+        self._desired: dict[Key, dict[AssignmentKey, DesiredAssignment]] = {}
+        self._assignments: defaultdict[AssignmentKey, Assignment] = defaultdict(Assignment)
+        self._existing: dict[Key, ExistingAssignment] = {}
+        self._existing_by_node: defaultdict[str, set[Key]] = defaultdict(set)
         self._released: dict[str, None] = {}
         self._clock = clock
-        self._waiting: dict[ClaimKey, float] = {}
-        self.waiting: Mapping[ClaimKey, float] = MappingProxyType(self._waiting)
+        self._waiting: dict[AssignmentKey, float] = {}
+        self.waiting: Mapping[AssignmentKey, float] = MappingProxyType(self._waiting)
         """The wanted claims that are not settled, and since when (by *clock*): the oldest first."""
         self.pods: Changes[Pod] = _Handler(self._pod)
         self.nodes: Changes[Node] = _Handler(self._node)
@@ -93,33 +101,33 @@ class View:
 
     # What others read
 
-    def place(self, key: str) -> Place:
+    def host_state(self, key: str) -> HostState:
         """The place by its key; an empty one where nothing is known of it."""
-        return self._places.get(key) or Place(key, self)
+        return self._host_states.get(key) or HostState(key, self)
 
-    def places(self) -> Iterable[Place]:
-        return self._places.values()
+    def host_states(self) -> Iterable[HostState]:
+        return self._host_states.values()
 
-    def claim(self, key: ClaimKey) -> Claim | None:
-        claim = self._claims.get(key)
-        if claim is not None and claim.want is not None:
-            claim.want = self._bindings.current(claim.want)
-        return claim
+    def assignment(self, key: AssignmentKey) -> Assignment | None:
+        assignment = self._assignments.get(key)
+        if assignment is not None and assignment.desired is not None:
+            assignment.desired = self._bindings.current(assignment.desired)
+        return assignment
 
     @property
     def beyond_limit(self) -> int:
         """How many identities do not count for a selector, as others fill its limit."""
         return self._bindings.beyond_limit
 
-    def held(self, key: Key) -> Held | None:
-        return self._held.get(key)
+    def existing(self, key: Key) -> ExistingAssignment | None:
+        return self._existing.get(key)
 
-    def place_of(self, held: Held) -> str:
-        return self._place_key(held.node)
+    def host_key_of(self, existing: ExistingAssignment) -> str:
+        return self._host_key(existing.node)
 
-    def place_of_node(self, node: str) -> str:
+    def host_key_of_node(self, node: str) -> str:
         """The key of the place that the node belongs to."""
-        return self._place_key(node)
+        return self._host_key(node)
 
     def state(self) -> dict[str, object]:
         """For /debug/state: how much of everything there is."""
@@ -127,8 +135,8 @@ class View:
             "nodes": len(self._hosts_of_nodes),
             "bound pods": len(self._pods),
             "identities": self._bindings.identities,
-            "assigned identities": len(self._held),
-            "hosts": len(self._places),
+            "assigned identities": len(self._existing),
+            "hosts": len(self._host_states),
             "waiting": len(self._waiting),
         }
 
@@ -139,23 +147,23 @@ class View:
         self._assigned(None, written)
         self._report()
 
-    def revoked(self, held: Held) -> None:
+    def revoked(self, existing: ExistingAssignment) -> None:
         """Our DELETE of *held* was accepted: from now on it only waits for its finalizer to come off."""
-        present = self._held.get(held.key)
-        if present is None or present.dying or present.object.metadata.uid != held.object.metadata.uid:
+        present = self._existing.get(existing.key)
+        if present is None or present.terminating or present.object.metadata.uid != existing.object.metadata.uid:
             return
         meta = msgspec.structs.replace(present.object.metadata, deletion_timestamp=REVOKED_JUST_NOW)
-        self._replace_held(present, Held(msgspec.structs.replace(present.object, metadata=meta)))
+        self._replace_existing(present, ExistingAssignment(msgspec.structs.replace(present.object, metadata=meta)))
         self._report()
 
-    def gone(self, held: Held) -> None:
+    def gone(self, existing: ExistingAssignment) -> None:
         """The object is known to be gone, whatever older news of it the watch still brings."""
-        present = self._held.get(held.key)
-        if present is not None and present.object.metadata.uid == held.object.metadata.uid:
-            self._released[held.object.metadata.uid] = None
+        present = self._existing.get(existing.key)
+        if present is not None and present.object.metadata.uid == existing.object.metadata.uid:
+            self._released[existing.object.metadata.uid] = None
             if len(self._released) > RELEASED_MAX:
                 del self._released[next(iter(self._released))]
-            self._replace_held(present, None)
+            self._replace_existing(present, None)
             self._report()
 
     # Events
@@ -163,17 +171,17 @@ class View:
     def _pod(self, _old: Pod | None, new: Pod | None) -> None:
         key = (new or _old or Pod()).key
         before, now = self._pods.replace(key, new)
-        if before is not None and now is not None and same_claims(before, now):
+        if before is not None and now is not None and same_assignments(before, now):
             self._renew(key, now)
         elif before is not None or now is not None:
-            self._want_again(key)
+            self._update_all_desired(key)
         self._report()
 
     def _renew(self, key: Key, pod: Pod) -> None:
         """Replace the pod in its claims, which differs in nothing that they depend on: the older one is not kept."""
-        wants = self._wants.get(key, {})
-        for claim, want in wants.items():
-            self._claims[claim].want = wants[claim] = replace(want, pod=pod)
+        all_desired = self._desired.get(key, {})
+        for assignment, desired in all_desired.items():
+            self._assignments[assignment].desired = all_desired[assignment] = replace(desired, pod=pod)
 
     def _binding(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding | None) -> None:
         if new is not None:
@@ -196,7 +204,7 @@ class View:
         """Work out again what the concerns say may have changed."""
         for selector, namespace, identity in concerns:
             for pod in self._pods.selected(selector, namespace):
-                self._want_one_again(pod, identity)
+                self._update_desired(pod, identity)
 
     def _node(self, old: Node | None, new: Node | None) -> None:
         name = (new or old or Node()).metadata.name
@@ -214,174 +222,180 @@ class View:
         if new is None:
             if _old is not None:
                 self._released.pop(_old.metadata.uid, None)
-                present = self._held.get(_old.key)
+                present = self._existing.get(_old.key)
                 if present is not None and present.object.metadata.uid == _old.metadata.uid:
-                    self._replace_held(present, None)
+                    self._replace_existing(present, None)
         elif new.metadata.uid not in self._released or not new.metadata.uid:
-            present = self._held.get(new.key)
+            present = self._existing.get(new.key)
             if present is None or not _stale(present.object, new):
-                self._replace_held(present, Held(new))
+                self._replace_existing(present, ExistingAssignment(new))
         self._report()
 
     # Indices
 
-    def _want_again(self, pod_key: Key) -> None:
+    def _update_all_desired(self, pod_key: Key) -> None:
         """Work out again all that one pod wants, and change its claims and stakes accordingly."""
         pod = self._pods.get(pod_key)
-        before = self._wants.get(pod_key, {}).keys()
-        claims = {ClaimKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
-        for key in before | claims:
-            self._want_one_again(pod_key, (key.identity_namespace, key.identity))
+        before = self._desired.get(pod_key, {}).keys()
+        keys = {AssignmentKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
+        for key in before | keys:
+            self._update_desired(pod_key, (key.identity_namespace, key.identity))
 
     def _offered(self, pod: Pod) -> Iterable[Key]:
         if pod.spec.node_name not in self._hosts_of_nodes:
             return ()
         return self._bindings.offered(pod.metadata.namespace, pod.binding_label)
 
-    def _want_one_again(self, pod_key: Key, identity: Key) -> None:
+    def _update_desired(self, pod_key: Key, identity: Key) -> None:
         """The same for one identity."""
-        key = ClaimKey(*pod_key, *identity)
-        wants = self._wants.get(pod_key)
-        before = wants.get(key) if wants is not None else None
-        now = self._wanted(pod_key, key, identity)
+        key = AssignmentKey(*pod_key, *identity)
+        all_desired = self._desired.get(pod_key)
+        before = all_desired.get(key) if all_desired is not None else None
+        now = self._desired_now(pod_key, key, identity)
         if before is None and now is None:
             return
         if now is not None:
-            self._wants.setdefault(pod_key, {})[key] = now
-        elif wants is not None:
-            del wants[key]
-            if not wants:
-                del self._wants[pod_key]
-        self._set_want(key, before, now)
+            self._desired.setdefault(pod_key, {})[key] = now
+        elif all_desired is not None:
+            del all_desired[key]
+            if not all_desired:
+                del self._desired[pod_key]
+        self._set_desired(key, before, now)
 
-    def _wanted(self, pod_key: Key, key: ClaimKey, identity: Key) -> Want | None:
+    def _desired_now(self, pod_key: Key, key: AssignmentKey, identity: Key) -> DesiredAssignment | None:
         pod = self._pods.get(pod_key)
         if pod is None or pod.spec.node_name not in self._hosts_of_nodes:
             return None
-        claim = self._claims.get(key)
-        embedded = {held.object.spec.azure_binding_ref.key for held in claim.living.values()} if claim else ()
-        want = self._bindings.want(pod, identity, embedded)
-        if want is not None and want.identity_id is not None and self._hosts_of_nodes[pod.spec.node_name] is None:
+        assignment = self._assignments.get(key)
+        embedded = (
+            {existing.object.spec.azure_binding_ref.key for existing in assignment.active.values()}
+            if assignment
+            else ()
+        )
+        desired = self._bindings.desired(pod, identity, embedded)
+        if desired is not None and desired.identity_id is not None and self._hosts_of_nodes[pod.spec.node_name] is None:
             return None
-        return want
+        return desired
 
-    def _set_want(self, key: ClaimKey, before: Want | None, now: Want | None) -> None:
+    def _set_desired(self, key: AssignmentKey, before: DesiredAssignment | None, now: DesiredAssignment | None) -> None:
         if before is not None and before.identity_id is not None:
-            self._want_at(before.node, before.identity_id, -1)
+            self._count_needed(before.node, before.identity_id, -1)
         if now is not None and now.identity_id is not None:
-            self._want_at(now.node, now.identity_id, 1)
-        self._claims[key].want = now
+            self._count_needed(now.node, now.identity_id, 1)
+        self._assignments[key].desired = now
         self._judge(key)
 
-    def _want_at(self, node: str, identity_id: UserAssignedIdentity, by: int) -> None:
-        place = self._place_key(node)
-        self._stake(place, identity_id).wanted += by
-        self._tidy(place, identity_id)
+    def _count_needed(self, node: str, identity_id: UserAssignedIdentity, by: int) -> None:
+        host_key = self._host_key(node)
+        self._usage(host_key, identity_id).needed += by
+        self._tidy(host_key, identity_id)
 
-    def _replace_held(self, before: Held | None, now: Held | None) -> None:
-        claims = set()
+    def _replace_existing(self, before: ExistingAssignment | None, now: ExistingAssignment | None) -> None:
+        keys = set()
         concerns: list[Concern] = []
-        for held, by in ((before, -1), (now, 1)):
-            if held is None:
+        for existing, by in ((before, -1), (now, 1)):
+            if existing is None:
                 continue
-            claims.add(held.claim)
-            self._index_held(held, by)
-            if not held.dying:
-                concerns += self._bindings.embeds(held, by)
-        if before is not None and before.node not in self._held_by_node:
+            keys.add(existing.assignment_key)
+            self._index_existing(existing, by)
+            if not existing.terminating:
+                concerns += self._bindings.embeds(existing, by)
+        if before is not None and before.node not in self._existing_by_node:
             self._departed.pop(before.node, None)
-        for key in claims:
-            want = self._claims[key].want
-            if want is not None and now is not None and now.object.spec.azure_binding_ref.key != want.binding.key:
+        for key in keys:
+            desired = self._assignments[key].desired
+            if desired is not None and now is not None and now.object.spec.azure_binding_ref.key != desired.binding.key:
                 # Two bindings may lead to this identity, and the object that stands decides which of them it is.
-                self._want_one_again(want.pod.key, want.identity.key)
+                self._update_desired(desired.pod.key, desired.identity.key)
             else:
                 self._judge(key)
         self._look_into(concerns)
 
-    def _index_held(self, held: Held, by: int) -> None:
-        place = self._place_key(held.node)
+    def _index_existing(self, existing: ExistingAssignment, by: int) -> None:
+        host_key = self._host_key(existing.node)
         if by > 0:
-            self._held[held.key] = held
-            self._held_by_node[held.node].add(held.key)
+            self._existing[existing.key] = existing
+            self._existing_by_node[existing.node].add(existing.key)
         else:
-            self._held.pop(held.key, None)
-            _discard(self._held_by_node, held.node, held.key)
-        self._count_held(held, place, by)
-        claim = self._claims[held.claim]
-        if held.dying:
-            dying = self._place_at(place).dying
+            self._existing.pop(existing.key, None)
+            _discard(self._existing_by_node, existing.node, existing.key)
+        self._count_existing(existing, host_key, by)
+        assignment = self._assignments[existing.assignment_key]
+        if existing.terminating:
+            terminating = self._host_state_at(host_key).terminating
             if by > 0:
-                dying[held.key] = held
+                terminating[existing.key] = existing
             else:
-                dying.pop(held.key, None)
+                terminating.pop(existing.key, None)
         elif by > 0:
-            claim.living[held.key] = held
+            assignment.active[existing.key] = existing
         else:
-            claim.living.pop(held.key, None)
-        for debt in held.debts:
-            self._owe(held, debt, by)
-        self._touched.add(place)
+            assignment.active.pop(existing.key, None)
+        for pending_detach in existing.pending_detaches:
+            self._count_pending_detach(existing, pending_detach, by)
+        self._touched.add(host_key)
 
-    def _count_held(self, held: Held, place: str, by: int) -> None:
-        if held.identity_id is not None:
-            self._stake(place, held.identity_id).count(held, by)
-            self._tidy(place, held.identity_id)
+    def _count_existing(self, existing: ExistingAssignment, host_key: str, by: int) -> None:
+        if existing.identity_id is not None:
+            self._usage(host_key, existing.identity_id).count(existing, by)
+            self._tidy(host_key, existing.identity_id)
 
-    def _owe(self, held: Held, debt: Debt, by: int) -> None:
-        identity_id = parse_user_assigned(debt.identity)
+    def _count_pending_detach(self, existing: ExistingAssignment, pending_detach: PendingDetach, by: int) -> None:
+        identity_id = parse_user_assigned(pending_detach.identity)
         if identity_id is None:
             return
-        place = self._place_at(debt.host.lower())
-        place.debts += by
-        self._stake(place.key, identity_id).owe(held, debt, by)
-        self._tidy(place.key, identity_id)
-        self._touched.add(place.key)
+        host_state = self._host_state_at(pending_detach.host.lower())
+        host_state.pending_detaches += by
+        self._usage(host_state.key, identity_id).count_pending_detach(existing, pending_detach, by)
+        self._tidy(host_state.key, identity_id)
+        self._touched.add(host_state.key)
 
-    def _judge(self, key: ClaimKey) -> None:
-        claim = self._claims[key]
-        for place in claim.open_at:
-            self._place_at(place).open.pop(key, None)
-            self._touched.add(place)
-        claim.open_at = ()
-        if not settled(claim.want, claim.living.values()):
-            if claim.want is not None:
-                claim.open_at = (self._place_key(claim.want.node),)
+    def _judge(self, key: AssignmentKey) -> None:
+        assignment = self._assignments[key]
+        for host_key in assignment.out_of_sync_at:
+            self._host_state_at(host_key).out_of_sync.pop(key, None)
+            self._touched.add(host_key)
+        assignment.out_of_sync_at = ()
+        if not in_sync(assignment.desired, assignment.active.values()):
+            if assignment.desired is not None:
+                assignment.out_of_sync_at = (self._host_key(assignment.desired.node),)
             else:
-                claim.open_at = tuple({self.place_of(held) for held in claim.living.values()})
-            for place in claim.open_at:
-                self._place_at(place).open[key] = None
-                self._touched.add(place)
-        if claim.want is not None and claim.open_at:
+                assignment.out_of_sync_at = tuple(
+                    {self.host_key_of(existing) for existing in assignment.active.values()}
+                )
+            for host_key in assignment.out_of_sync_at:
+                self._host_state_at(host_key).out_of_sync[key] = None
+                self._touched.add(host_key)
+        if assignment.desired is not None and assignment.out_of_sync_at:
             self._waiting.setdefault(key, self._clock())
         else:
             self._waiting.pop(key, None)
-        if claim.want is None and not claim.living:
-            del self._claims[key]
+        if assignment.desired is None and not assignment.active:
+            del self._assignments[key]
 
     # Places
 
-    def _place_key(self, node: str) -> str:
+    def _host_key(self, node: str) -> str:
         host = self._hosts_of_nodes.get(node) or self._departed.get(node)
         return host.key if host is not None else NODE_PREFIX + node
 
-    def _place_at(self, key: str) -> Place:
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = Place(key, self)
-        return place
+    def _host_state_at(self, key: str) -> HostState:
+        host_state = self._host_states.get(key)
+        if host_state is None:
+            host_state = self._host_states[key] = HostState(key, self)
+        return host_state
 
-    def _stake(self, place: str, identity_id: UserAssignedIdentity) -> Stake:
-        stakes = self._place_at(place).stakes
-        stake = stakes.get(identity_id.key)
-        if stake is None:
-            stake = stakes[identity_id.key] = Stake(identity_id)
-        return stake
+    def _usage(self, host_key: str, identity_id: UserAssignedIdentity) -> IdentityUsage:
+        usages = self._host_state_at(host_key).usages
+        usage = usages.get(identity_id.key)
+        if usage is None:
+            usage = usages[identity_id.key] = IdentityUsage(identity_id)
+        return usage
 
-    def _tidy(self, place: str, identity_id: UserAssignedIdentity) -> None:
-        self._touched.add(place)
-        if self._places[place].stakes[identity_id.key].empty:
-            del self._places[place].stakes[identity_id.key]
+    def _tidy(self, host_key: str, identity_id: UserAssignedIdentity) -> None:
+        self._touched.add(host_key)
+        if self._host_states[host_key].usages[identity_id.key].empty:
+            del self._host_states[host_key].usages[identity_id.key]
 
     def _move_node(self, name: str, *, known: bool, host: Host | None, departed: Host | None) -> None:
         """Let *name* belong to *host*, or to nobody, and carry over the claims and objects of its pods.
@@ -390,50 +404,50 @@ class View:
         the set for the node's pods still has to come off when nobody else needs it.
         """
         pods = tuple(self._pods.on_node(name))
-        objects = tuple(self._held[key] for key in self._held_by_node.get(name, ()))
+        objects = tuple(self._existing[key] for key in self._existing_by_node.get(name, ()))
         for pod in pods:
-            for key, want in self._wants.pop(pod, {}).items():
-                self._set_want(key, want, None)
-        for held in objects:
-            self._index_held(held, -1)
+            for key, desired in self._desired.pop(pod, {}).items():
+                self._set_desired(key, desired, None)
+        for existing in objects:
+            self._index_existing(existing, -1)
         old = self._hosts_of_nodes.pop(name, None)
         self._departed.pop(name, None)
         if old is not None:
-            place = self._place_at(old.key)
-            place.nodes.discard(name)
-            if not place.nodes:
-                self._abandon(place)
+            host_state = self._host_state_at(old.key)
+            host_state.nodes.discard(name)
+            if not host_state.nodes:
+                self._abandon(host_state)
             elif departed is not None and objects:
                 self._departed[name] = departed
         if known:
             self._hosts_of_nodes[name] = host
             if host is not None:
-                place = self._place_at(host.key)
-                place.nodes.add(name)
-                place.host = host
-        for held in objects:
-            self._index_held(held, 1)
-        for held in objects:
-            self._judge(held.claim)
+                host_state = self._host_state_at(host.key)
+                host_state.nodes.add(name)
+                host_state.host = host
+        for existing in objects:
+            self._index_existing(existing, 1)
+        for existing in objects:
+            self._judge(existing.assignment_key)
         for pod in pods:
-            self._want_again(pod)
+            self._update_all_desired(pod)
 
-    def _abandon(self, place: Place) -> None:
+    def _abandon(self, host_state: HostState) -> None:
         """The last node of a host is gone: whatever stood there is each node's own remnant now."""
-        place.host = None
-        self._touched.add(place.key)
-        for name in [name for name, host in self._departed.items() if host.key == place.key]:
+        host_state.host = None
+        self._touched.add(host_state.key)
+        for name in [name for name, host in self._departed.items() if host.key == host_state.key]:
             self._move_node(name, known=False, host=None, departed=None)
 
     def _report(self) -> None:
         touched, self._touched = self._touched, set()
         for key in touched:
-            place = self._places.get(key)
-            if place is None:
+            host_state = self._host_states.get(key)
+            if host_state is None:
                 continue
-            if place.empty:
-                del self._places[key]
-            elif place.has_work:
+            if host_state.empty:
+                del self._host_states[key]
+            elif host_state.has_work:
                 self._on_dirty(key)
 
 

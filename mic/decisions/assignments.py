@@ -1,8 +1,8 @@
-"""Who wants which identity, what already stands for it, and whether the two agree. Values and judgements only; pure.
+"""Desired and existing assignments, and their comparison. Pure.
 
-A *claim* is one pod's need of one identity. A `Want` is the claim as pods, bindings and identities have it; a `Held`
-is an AzureAssignedIdentity that stands for it. A claim is settled when exactly one living object says what is wanted
-and is Assigned.
+An *assignment* is one pod's use of one identity. Pods, bindings and identities define the `DesiredAssignment`; an
+`ExistingAssignment` is an AzureAssignedIdentity. An assignment is in sync when exactly one active object agrees with
+the desired assignment and its status is Assigned.
 """
 
 import json
@@ -36,22 +36,22 @@ DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
 """Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
 place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
 
-DEBTS_MAX: Final = 64
+PENDING_DETACHES_MAX: Final = 64
 """Entries of that annotation that are read. MIC adds one when a pod moves or an identity changes, and removes it when
 the host is clean."""
-DEBTS_TEXT_MAX: Final = 64 * 1024
+PENDING_DETACHES_TEXT_MAX: Final = 64 * 1024
 """Characters of that annotation; a longer one, which MIC does not write, is ignored. An entry has about 350."""
 
 _JSON: Final = msgspec.json.Decoder()
 
-Record: TypeAlias = Literal["mic", "foreign", ""]
+AttachedBy: TypeAlias = Literal["mic", "foreign", ""]
 """Who put the identity on the host, or empty: not decided yet."""
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of an object."""
 
 
-class ClaimKey(NamedTuple):
+class AssignmentKey(NamedTuple):
     """The four parts that tell one claim from every other."""
 
     pod_namespace: str
@@ -60,7 +60,7 @@ class ClaimKey(NamedTuple):
     identity: str
 
 
-class Debt(NamedTuple):
+class PendingDetach(NamedTuple):
     """An identity that MIC put on a host and that the object naming it no longer stands for. Both ids as spelled."""
 
     host: str
@@ -68,7 +68,7 @@ class Debt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class DesiredAssignment:
     """A live, scheduled pod's need of one identity, through one binding."""
 
     pod: Pod
@@ -79,9 +79,9 @@ class Want:
     namespaced: bool
 
     @property
-    def claim(self) -> ClaimKey:
+    def assignment_key(self) -> AssignmentKey:
         pod, identity = self.pod.metadata, self.identity.metadata
-        return ClaimKey(pod.namespace, pod.name, identity.namespace, identity.name)
+        return AssignmentKey(pod.namespace, pod.name, identity.namespace, identity.name)
 
     @property
     def node(self) -> str:
@@ -94,7 +94,7 @@ class Want:
 
 
 @dataclass(frozen=True)
-class Held:
+class ExistingAssignment:
     """An AzureAssignedIdentity with what it says, read once."""
 
     object: AzureAssignedIdentity
@@ -104,10 +104,10 @@ class Held:
         return self.object.key
 
     @cached_property
-    def claim(self) -> ClaimKey:
+    def assignment_key(self) -> AssignmentKey:
         spec = self.object.spec
         identity = spec.azure_identity_ref.metadata
-        return ClaimKey(spec.pod_namespace, spec.pod, identity.namespace, identity.name)
+        return AssignmentKey(spec.pod_namespace, spec.pod, identity.namespace, identity.name)
 
     @cached_property
     def identity_id(self) -> UserAssignedIdentity | None:
@@ -120,17 +120,17 @@ class Held:
         return self.object.spec.nodename
 
     @property
-    def dying(self) -> bool:
+    def terminating(self) -> bool:
         """Whether it has been revoked: NMI serves it no more, and only our finalizer holds it."""
         return self.object.metadata.deletion_timestamp is not None
 
     @property
     def released(self) -> bool:
         """Whether it is dying and ours no more: another's finalizer holds it, and what it stood for is settled."""
-        return self.dying and FINALIZER not in (self.object.metadata.finalizers or ())
+        return self.terminating and FINALIZER not in (self.object.metadata.finalizers or ())
 
     @property
-    def record(self) -> Record:
+    def attached_by(self) -> AttachedBy:
         """Who put the identity there. The reference wrote no such annotation: what it left Assigned counts as MIC's."""
         written = self.object.metadata.annotation(ATTACHED_BY_ANNOTATION)
         if written == "mic":
@@ -140,30 +140,30 @@ class Held:
         return "mic" if self.object.status.status in {ASSIGNED, ""} else ""
 
     @cached_property
-    def debts(self) -> tuple[Debt, ...]:
+    def pending_detaches(self) -> tuple[PendingDetach, ...]:
         written = self.object.metadata.annotation(DETACH_PENDING_ANNOTATION)
-        return tuple(_read_debts(written)) if written else ()
+        return tuple(_decode_pending_detaches(written)) if written else ()
 
 
-def _read_debts(written: str) -> Iterable[Debt]:
+def _decode_pending_detaches(written: str) -> Iterable[PendingDetach]:
     """The first DEBTS_MAX debts in the annotation; entries that are no pair of ids are ignored."""
-    if len(written) > DEBTS_TEXT_MAX:
+    if len(written) > PENDING_DETACHES_TEXT_MAX:
         return
     try:
         entries: Any = _JSON.decode(written)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return
-    for entry in entries[:DEBTS_MAX] if isinstance(entries, list) else ():
+    for entry in entries[:PENDING_DETACHES_MAX] if isinstance(entries, list) else ():
         match entry:
             case [str(host), str(identity)] if parse_provider_id(host) and parse_user_assigned(identity):
-                yield Debt(host, identity)
+                yield PendingDetach(host, identity)
             case _:
                 continue
 
 
-def write_debts(debts: Iterable[Debt]) -> str:
+def encode_pending_detaches(pending_detaches: Iterable[PendingDetach]) -> str:
     """What `Held.debts` reads."""
-    return json.dumps([list(debt) for debt in debts], separators=(",", ":"))
+    return json.dumps([list(pending_detach) for pending_detach in pending_detaches], separators=(",", ":"))
 
 
 def misconfigured(identity: AzureIdentity) -> str:
@@ -182,32 +182,33 @@ def misconfigured(identity: AzureIdentity) -> str:
     return ""
 
 
-def may_claim(pod: Pod) -> bool:
+def may_have_identities(pod: Pod) -> bool:
     """Whether *pod* may have identities: it has the label, is on a node, has not finished and is no mirror pod."""
     return bool(pod.binding_label and pod.spec.node_name) and not pod.finished and not pod.mirror
 
 
-def unchanged(want: Want, held: Held) -> bool:
+def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
     """Whether the object still says what is wanted, its status aside.
 
     resourceVersion plays no part, so that no status or annotation that is written makes MIC act on itself. What the
     reference did not write (the pod's uid) is taken to agree.
     """
-    meta, spec = held.object.metadata, held.object.spec
+    meta, spec = existing.object.metadata, existing.object.spec
     identity, binding = spec.azure_identity_ref, spec.azure_binding_ref
     return (
-        held.claim == want.claim
-        and meta.namespace == want.namespace
-        and meta.annotation(POD_UID_ANNOTATION) in {"", want.pod.metadata.uid}
-        and spec.nodename == want.node
-        and meta.label(NODENAME_LABEL) == nodename_label(want.node)
+        existing.assignment_key == desired.assignment_key
+        and meta.namespace == desired.namespace
+        and meta.annotation(POD_UID_ANNOTATION) in {"", desired.pod.metadata.uid}
+        and spec.nodename == desired.node
+        and meta.label(NODENAME_LABEL) == nodename_label(desired.node)
         and FINALIZER in (meta.finalizers or ())
-        and identity.metadata.uid in {"", want.identity.metadata.uid}
-        and _substance(identity.spec) == _substance(want.identity.spec)
-        and identity.metadata.annotation(BEHAVIOR_ANNOTATION) == want.identity.metadata.annotation(BEHAVIOR_ANNOTATION)
-        and binding.key == want.binding.key
-        and binding.metadata.uid in {"", want.binding.metadata.uid}
-        and binding.spec == want.binding.spec
+        and identity.metadata.uid in {"", desired.identity.metadata.uid}
+        and _substance(identity.spec) == _substance(desired.identity.spec)
+        and identity.metadata.annotation(BEHAVIOR_ANNOTATION)
+        == desired.identity.metadata.annotation(BEHAVIOR_ANNOTATION)
+        and binding.key == desired.binding.key
+        and binding.metadata.uid in {"", desired.binding.metadata.uid}
+        and binding.spec == desired.binding.spec
     )
 
 
@@ -220,15 +221,15 @@ def _substance(spec: AzureIdentitySpec) -> AzureIdentitySpec:
     )
 
 
-def settled(want: Want | None, living: Collection[Held]) -> bool:
+def in_sync(desired: DesiredAssignment | None, active: Collection[ExistingAssignment]) -> bool:
     """Whether nothing is left to do for a claim, given the objects that stand for it and are not being deleted."""
-    if want is None or not living:
-        return want is None and not living
-    if len(living) > 1:
+    if desired is None or not active:
+        return desired is None and not active
+    if len(active) > 1:
         return False
-    (held,) = living
+    (existing,) = active
     return (
-        held.object.status.status == ASSIGNED
-        and (want.identity_id is None or held.record != "")
-        and unchanged(want, held)
+        existing.object.status.status == ASSIGNED
+        and (desired.identity_id is None or existing.attached_by != "")
+        and unchanged(desired, existing)
     )

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from mic.azure.identities import Attached, HostIdentities
-from mic.decisions.assignments import Held, Want
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.decisions.documents import MESSAGE_MAX
-from mic.decisions.identity_usage import Picture
+from mic.decisions.identity_usage import HostView
 from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION, AzureIdentity
 
 SHOWN_MAX: Final = 64
@@ -33,40 +33,40 @@ def mismatch(identity: AzureIdentity, attached: Attached | None) -> str:
     )[:MESSAGE_MAX]
 
 
-def fault(want: Want, azure: HostIdentities | None) -> str:
+def fault(desired: DesiredAssignment, azure: HostIdentities | None) -> str:
     """The mismatch of the identity that is wanted, by what *azure* says; empty where nothing is known."""
-    if want.identity_id is None or azure is None:
+    if desired.identity_id is None or azure is None:
         return ""
-    return mismatch(want.identity, azure.attached.get(want.identity_id.key))
+    return mismatch(desired.identity, azure.attached.get(desired.identity_id.key))
 
 
-def faulty(picture: Picture, azure: HostIdentities) -> Iterator[tuple[Held, str]]:
+def faulty(host_view: HostView, azure: HostIdentities) -> Iterator[tuple[ExistingAssignment, str]]:
     """The Assigned objects of an identity with a mismatch, and the mismatch.
 
     Each identity of the host costs a comparison; its objects are read only where some of them names another client id.
     """
-    for key, stake in picture.stakes.items():
+    for key, usage in host_view.usages.items():
         attached = azure.attached.get(key)
-        if attached is None or not attached.client_id or stake.client_ids.keys() <= {_plain(attached.client_id)}:
+        if attached is None or not attached.client_id or usage.client_ids.keys() <= {_plain(attached.client_id)}:
             continue
-        for held in stake.holders.values():
-            why = mismatch(held.object.spec.azure_identity_ref, attached)
-            if why and held.object.status.status == ASSIGNED:
-                yield held, why
+        for existing in usage.active.values():
+            why = mismatch(existing.object.spec.azure_identity_ref, attached)
+            if why and existing.object.status.status == ASSIGNED:
+                yield existing, why
 
 
-def is_news(picture: Picture, azure: HostIdentities) -> bool:
+def is_news(host_view: HostView, azure: HostIdentities) -> bool:
     """Whether *azure* shows a mismatch that no object tells yet. Worth a fresh look: the identity may have been deleted
     and created again under its name since."""
     return any(
-        want is not None and (why := fault(want, azure)) and not any(tells(held, why) for held in living)
-        for want, living in picture.open_claims()
+        desired is not None and (why := fault(desired, azure)) and not any(tells(existing, why) for existing in active)
+        for desired, active in host_view.out_of_sync_assignments()
     )
 
 
-def tells(held: Held, why: str) -> bool:
+def tells(existing: ExistingAssignment, why: str) -> bool:
     """Whether the object is Created, and its message is *why*."""
-    return held.object.status.status == CREATED and held.object.metadata.annotation(MESSAGE_ANNOTATION) == why
+    return existing.object.status.status == CREATED and existing.object.metadata.annotation(MESSAGE_ANNOTATION) == why
 
 
 def same(first: AzureIdentity, second: AzureIdentity) -> bool:

@@ -7,7 +7,16 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, ClaimKey, Debt, Held, Key, Record, Want, write_debts
+from mic.decisions.assignments import (
+    DETACH_PENDING_ANNOTATION,
+    AssignmentKey,
+    AttachedBy,
+    DesiredAssignment,
+    ExistingAssignment,
+    Key,
+    PendingDetach,
+    encode_pending_detaches,
+)
 from podidentity.object_limits import READ_ANNOTATIONS
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -34,28 +43,30 @@ MESSAGE_MAX: Final = 1024
 """Messages quote Azure; all annotations of an object together may hold 256 KiB, and people read the first line."""
 
 
-def plain_name(claim: ClaimKey) -> str:
+def plain_name(key: AssignmentKey) -> str:
     """The reference's name for the claim's object: ambiguous, and sometimes longer than the API server takes."""
-    return f"{claim.pod}-{claim.pod_namespace}-{claim.identity}"
+    return f"{key.pod}-{key.pod_namespace}-{key.identity}"
 
 
-def distinct_name(claim: ClaimKey, again: int = 0) -> str:
+def distinct_name(key: AssignmentKey, again: int = 0) -> str:
     """A name that is the claim's alone: the plain one, cut where needed, and ten hex digits of the four parts. With
     *again* another one, for a claim whose earlier objects still have it."""
-    parts = (claim.pod, claim.pod_namespace, claim.identity, claim.identity_namespace, *([str(again)] if again else ()))
+    parts = (key.pod, key.pod_namespace, key.identity, key.identity_namespace, *([str(again)] if again else ()))
     # No part can contain the separator, so no two claims are hashed alike.
     digest = sha256("/".join(parts).encode()).hexdigest()[:10]
-    return f"{plain_name(claim)[: NAME_MAX - len(digest) - 1].rstrip('-.')}-{digest}"
+    return f"{plain_name(key)[: NAME_MAX - len(digest) - 1].rstrip('-.')}-{digest}"
 
 
-def free_name(want: Want, taken: Callable[[Key], bool]) -> str:
+def free_name(desired: DesiredAssignment, taken: Callable[[Key], bool]) -> str:
     """The name for a new object, given which names are *taken* (by another claim, or by an object still going).
 
     There is always one: an object that goes may be the record by which MIC knows the identity on the host for its own,
     and stay until another object has that record.
     """
-    candidates = chain([plain_name(want.claim)], (distinct_name(want.claim, again) for again in count()))
-    return next(name for name in candidates if len(name) <= NAME_MAX and not taken((want.namespace, name)))
+    candidates = chain(
+        [plain_name(desired.assignment_key)], (distinct_name(desired.assignment_key, again) for again in count())
+    )
+    return next(name for name in candidates if len(name) <= NAME_MAX and not taken((desired.namespace, name)))
 
 
 def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) -> Document:
@@ -79,48 +90,56 @@ def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) ->
     return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec}
 
 
-def spec_for(want: Want) -> Document:
+def spec_for(desired: DesiredAssignment) -> Document:
     """The spec of the object that stands for *want*."""
     return {
-        "azureIdentityRef": embedded(IDENTITIES, want.identity),
-        "azureBindingRef": embedded(BINDINGS, want.binding),
-        "pod": want.pod.metadata.name,
-        "podNamespace": want.pod.metadata.namespace,
-        "nodename": want.node,
+        "azureIdentityRef": embedded(IDENTITIES, desired.identity),
+        "azureBindingRef": embedded(BINDINGS, desired.binding),
+        "pod": desired.pod.metadata.name,
+        "podNamespace": desired.pod.metadata.namespace,
+        "nodename": desired.node,
     }
 
 
-def annotations_for(want: Want, record: Record, debts: Iterable[Debt] = ()) -> dict[str, str]:
+def annotations_for(
+    desired: DesiredAssignment, attached_by: AttachedBy, pending_detaches: Iterable[PendingDetach] = ()
+) -> dict[str, str]:
     """Ours, without those that would be empty."""
-    debts = tuple(debts)
+    pending_detaches = tuple(pending_detaches)
     ours = {
-        POD_UID_ANNOTATION: want.pod.metadata.uid,
-        ATTACHED_BY_ANNOTATION: record,
-        DETACH_PENDING_ANNOTATION: write_debts(debts) if debts else "",
+        POD_UID_ANNOTATION: desired.pod.metadata.uid,
+        ATTACHED_BY_ANNOTATION: attached_by,
+        DETACH_PENDING_ANNOTATION: encode_pending_detaches(pending_detaches) if pending_detaches else "",
     }
     return {key: value for key, value in ours.items() if value}
 
 
-def new_document(want: Want, name: str, status: str, record: Record) -> Document:
+def new_document(desired: DesiredAssignment, name: str, status: str, attached_by: AttachedBy) -> Document:
     """The whole object for *want*, as it is created."""
     return {
         "apiVersion": ASSIGNED_IDENTITIES.api_version,
         "kind": ASSIGNED_IDENTITIES.name,
         "metadata": {
             "name": name,
-            "namespace": want.namespace,
-            "labels": {NODENAME_LABEL: nodename_label(want.node)},
-            "annotations": annotations_for(want, record),
+            "namespace": desired.namespace,
+            "labels": {NODENAME_LABEL: nodename_label(desired.node)},
+            "annotations": annotations_for(desired, attached_by),
             "finalizers": [FINALIZER],
         },
-        "spec": spec_for(want),
+        "spec": spec_for(desired),
         "status": _status(status),
     }
 
 
-def update_operations(held: Held, want: Want, status: str, record: Record, debts: Iterable[Debt]) -> Operations:
+def update_operations(
+    existing: ExistingAssignment,
+    desired: DesiredAssignment,
+    status: str,
+    attached_by: AttachedBy,
+    pending_detaches: Iterable[PendingDetach],
+) -> Operations:
     """The JSON patch that makes *held* stand for *want*; refused where the object has changed meanwhile."""
-    meta = held.object.metadata
+    meta = existing.object.metadata
     ours = (POD_UID_ANNOTATION, ATTACHED_BY_ANNOTATION, DETACH_PENDING_ANNOTATION, MESSAGE_ANNOTATION)
     others = {key: value for key, value in (meta.annotations or {}).items() if key not in ours}
     finalizers = list(dict.fromkeys([*(meta.finalizers or ()), FINALIZER]))
@@ -129,55 +148,59 @@ def update_operations(held: Held, want: Want, status: str, record: Record, debts
         {
             "op": "add",
             "path": "/metadata/labels",
-            "value": {**(meta.labels or {}), NODENAME_LABEL: nodename_label(want.node)},
+            "value": {**(meta.labels or {}), NODENAME_LABEL: nodename_label(desired.node)},
         },
-        {"op": "add", "path": "/metadata/annotations", "value": others | annotations_for(want, record, debts)},
+        {
+            "op": "add",
+            "path": "/metadata/annotations",
+            "value": others | annotations_for(desired, attached_by, pending_detaches),
+        },
         {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
         # Whole, so that nothing of the older spec (a secret's name, an old spelling) stays behind.
-        {"op": "add", "path": "/spec", "value": spec_for(want)},
+        {"op": "add", "path": "/spec", "value": spec_for(desired)},
         {"op": "add", "path": "/status", "value": _status(status)},
     ]
 
 
-def status_operations(held: Held, status: str, annotations: Mapping[str, str | None]) -> Operations:
+def status_operations(existing: ExistingAssignment, status: str, annotations: Mapping[str, str | None]) -> Operations:
     """The JSON patch that sets the status and changes *annotations* (None removes one)."""
-    return [*_same(held), _status_operation(held, status), *_annotation_operations(held, annotations)]
+    return [*_same(existing), _status_operation(existing, status), *_annotation_operations(existing, annotations)]
 
 
-def annotation_operations(held: Held, annotations: Mapping[str, str | None]) -> Operations:
+def annotation_operations(existing: ExistingAssignment, annotations: Mapping[str, str | None]) -> Operations:
     """The JSON patch that changes *annotations* alone."""
-    return [*_same(held), *_annotation_operations(held, annotations)]
+    return [*_same(existing), *_annotation_operations(existing, annotations)]
 
 
-def explain_operations(held: Held, message: str) -> Operations:
+def explain_operations(existing: ExistingAssignment, message: str) -> Operations:
     """The JSON patch that says why *held* is, or is again, only Created."""
-    return status_operations(held, CREATED, {MESSAGE_ANNOTATION: message})
+    return status_operations(existing, CREATED, {MESSAGE_ANNOTATION: message})
 
 
-def debt_operations(held: Held, debts: Collection[Debt]) -> Operations:
+def pending_detach_operations(existing: ExistingAssignment, pending_detaches: Collection[PendingDetach]) -> Operations:
     """The JSON patch that leaves exactly *debts* owed; refused where others have been written down meanwhile."""
     path = f"/metadata/annotations/{_pointer(DETACH_PENDING_ANNOTATION)}"
-    owed = {DETACH_PENDING_ANNOTATION: write_debts(debts) if debts else None}
+    owed = {DETACH_PENDING_ANNOTATION: encode_pending_detaches(pending_detaches) if pending_detaches else None}
     return [
-        *_same(held),
-        {"op": "test", "path": path, "value": held.object.metadata.annotation(DETACH_PENDING_ANNOTATION)},
-        *_annotation_operations(held, owed),
+        *_same(existing),
+        {"op": "test", "path": path, "value": existing.object.metadata.annotation(DETACH_PENDING_ANNOTATION)},
+        *_annotation_operations(existing, owed),
     ]
 
 
-def release_operations(held: Held, status: str) -> Operations:
+def release_operations(existing: ExistingAssignment, status: str) -> Operations:
     """The JSON patch that says it is over and takes our finalizer off: with it, the object goes."""
-    rest = [name for name in held.object.metadata.finalizers or () if name != FINALIZER]
+    rest = [name for name in existing.object.metadata.finalizers or () if name != FINALIZER]
     return [
-        *_same(held),
-        {"op": "test", "path": "/metadata/finalizers", "value": held.object.metadata.finalizers or []},
-        _status_operation(held, status),
+        *_same(existing),
+        {"op": "test", "path": "/metadata/finalizers", "value": existing.object.metadata.finalizers or []},
+        _status_operation(existing, status),
         {"op": "replace", "path": "/metadata/finalizers", "value": rest},
     ]
 
 
-def _same(held: Held) -> Operations:
-    return [{"op": "test", "path": "/metadata/uid", "value": held.object.metadata.uid}]
+def _same(existing: ExistingAssignment) -> Operations:
+    return [{"op": "test", "path": "/metadata/uid", "value": existing.object.metadata.uid}]
 
 
 def _status(status: str) -> Document:
@@ -185,16 +208,16 @@ def _status(status: str) -> Document:
     return {"status": status, "availableReplicas": 1}
 
 
-def _status_operation(held: Held, status: str) -> dict[str, Any]:
-    before = held.object.status
+def _status_operation(existing: ExistingAssignment, status: str) -> dict[str, Any]:
+    before = existing.object.status
     if before.status:
         return {"op": "replace", "path": "/status/status", "value": status}
     # An object that somebody wrote without any status has no /status to replace a part of.
     return {"op": "add", "path": "/status", "value": _status(status)}
 
 
-def _annotation_operations(held: Held, annotations: Mapping[str, str | None]) -> Operations:
-    before = held.object.metadata.annotations
+def _annotation_operations(existing: ExistingAssignment, annotations: Mapping[str, str | None]) -> Operations:
+    before = existing.object.metadata.annotations
     set_ = {key: value for key, value in annotations.items() if value is not None}
     gone = [key for key, value in annotations.items() if value is None and before and key in before]
     if before is None:

@@ -13,9 +13,9 @@ from typing import Final, TypeAlias
 
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, Change, HostIdentities, change
 from mic.decisions import client_ids
-from mic.decisions.assignments import Debt, Held, Key, Record, Want, unchanged
+from mic.decisions.assignments import AttachedBy, DesiredAssignment, ExistingAssignment, Key, PendingDetach, unchanged
 from mic.decisions.documents import MESSAGE_MAX, distinct_name, free_name, plain_name
-from mic.decisions.identity_usage import Picture, Stake
+from mic.decisions.identity_usage import HostView, IdentityUsage
 from podidentity.resources import ASSIGNED, CREATED, FINALIZER
 
 
@@ -36,7 +36,7 @@ class Restraint:
 
     quarantined: Collection[str] = ()
     """Not to be added or taken off: Azure has just refused that."""
-    on_trial: Collection[str] = ()
+    retry_due: Collection[str] = ()
     """To be tried when nothing else is: Azure has refused them before, and nobody else's update is to fail again."""
     warm: Collection[str] = ()
     """Not to be taken off: the grace since they were needed last goes on."""
@@ -51,50 +51,50 @@ UNRESTRAINED: Final = Restraint()
 class Create:
     """Write a new object for *want*."""
 
-    want: Want
+    desired: DesiredAssignment
     name: str
     status: str
-    record: Record
+    attached_by: AttachedBy
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """Make *held* stand for *want* in place."""
 
-    held: Held
-    want: Want
+    existing: ExistingAssignment
+    desired: DesiredAssignment
     status: str
-    record: Record
-    debts: tuple[Debt, ...]
+    attached_by: AttachedBy
+    pending_detaches: tuple[PendingDetach, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SetAttachedBy:
     """Write down who put the identity on the host."""
 
-    held: Held
-    record: Record
+    existing: ExistingAssignment
+    attached_by: AttachedBy
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
     """Delete *held*: NMI stops serving it at once, our finalizer keeps the object until the host is clean."""
 
-    held: Held
+    existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
     """The identity is there: status Assigned."""
 
-    held: Held
+    existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
 class Explain:
     """Say on *held* why it is still, or again, Created."""
 
-    held: Held
+    existing: ExistingAssignment
     message: str
     identity_at_fault: bool = False
     """Whether its AzureIdentity has to be corrected, so that people are told there too."""
@@ -104,24 +104,28 @@ class Explain:
 class Release:
     """Status Unassigned and the finalizer off: the object goes."""
 
-    held: Held
+    existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class CompleteDetaches:
     """*debts* are paid: take them off the object's list."""
 
-    held: Held
-    debts: frozenset[Debt]
+    existing: ExistingAssignment
+    pending_detaches: frozenset[PendingDetach]
 
     @property
-    def left(self) -> tuple[Debt, ...]:
+    def remaining(self) -> tuple[PendingDetach, ...]:
         """What is owed still."""
-        return tuple(debt for debt in self.held.debts if debt not in self.debts)
+        return tuple(
+            pending_detach
+            for pending_detach in self.existing.pending_detaches
+            if pending_detach not in self.pending_detaches
+        )
 
 
-Before: TypeAlias = Create | Update | Mark | Revoke
-After: TypeAlias = Confirm | Explain | Release | Settle
+PrepareStep: TypeAlias = Create | Update | SetAttachedBy | Revoke
+FinishStep: TypeAlias = Confirm | Explain | Release | CompleteDetaches
 
 
 OnFault: TypeAlias = Callable[[Key, Exception], None]
@@ -135,360 +139,393 @@ def raised(_about: Key, error: Exception) -> None:
 
 
 def asks_azure(
-    picture: Picture, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
+    host_view: HostView, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
     """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
 
     Whose an identity without any record is, is always asked anew: where nothing of the cluster was on the host, the
     last look may be old.
     """
-    if picture.host is None:
+    if host_view.host is None:
         return False
     if known is None:
-        return bool(picture.stakes)
-    if known.updating and _waits(picture, known):
+        return bool(host_view.usages)
+    if known.updating and _waits(host_view, known):
         return True
-    return any(_questionable(key, stake, known, policy, restraint) for key, stake in picture.stakes.items())
+    return any(_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
 
 
-def _waits(picture: Picture, known: HostIdentities) -> bool:
+def _waits(host_view: HostView, known: HostIdentities) -> bool:
     """Whether anything here may be said or let go of only when an operation has ended."""
-    owed = any(stake.debtors for stake in picture.stakes.values())
+    owed = any(usage.pending_detaches for usage in host_view.usages.values())
     waiting = (
-        want is None or (want.identity_id is not None and not client_ids.fault(want, known))
-        for want, _ in picture.open_claims()
+        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known))
+        for desired, _ in host_view.out_of_sync_assignments()
     )
-    return owed or bool(picture.dying) or any(waiting)
+    return owed or bool(host_view.terminating) or any(waiting)
 
 
-def _questionable(key: str, stake: Stake, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
+def _needs_read(key: str, usage: IdentityUsage, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
     if key in restraint.quarantined:
         return False
     there = key in known.attached
-    if stake.wanted > 0:
-        decided = stake.claimed_by_mic or stake.foreign > 0
+    if usage.needed > 0:
+        decided = usage.attached_by_mic or usage.foreign > 0
         return not (there and decided)
-    return there and key not in restraint.warm and (_ours(stake, policy) or stake.undecided > 0)
+    return there and key not in restraint.warm and (_ours(usage, policy) or usage.undecided > 0)
 
 
-def idle(picture: Picture) -> list[str]:
+def idle(host_view: HostView) -> list[str]:
     """The identities (keys) that nobody here is served any more: for these a grace is counted."""
-    return [key for key, stake in picture.stakes.items() if stake.wanted == 0 and not stake.holders]
+    return [key for key, usage in host_view.usages.items() if usage.needed == 0 and not usage.active]
 
 
-def independent(picture: Picture, policy: Policy, on_fault: OnFault = raised) -> list[Before]:
+def independent(host_view: HostView, policy: Policy, on_fault: OnFault = raised) -> list[PrepareStep]:
     """What is to be written for pods whose identities no host has to have: service principals and federated ones. Part
     of `prepare` too, but it needs nothing of Azure and never waits for it."""
-    steps: list[Before] = []
+    steps: list[PrepareStep] = []
     names: set[Key] = set()
-    for want, living in picture.open_claims():
-        if want is not None and want.identity_id is None:
+    for desired, active in host_view.out_of_sync_assignments():
+        if desired is not None and desired.identity_id is None:
             try:
-                steps.extend(_objects_for(picture, want, living, None, policy, names=names))
+                steps.extend(_objects_for(host_view, desired, active, None, policy, names=names))
             except Exception as error:  # noqa: BLE001 - one object must not keep others from their identities
-                on_fault(want.pod.key, error)
+                on_fault(desired.pod.key, error)
     return steps
 
 
-def revocations(picture: Picture) -> list[Revoke]:
+def revocations(host_view: HostView) -> list[Revoke]:
     """The objects that stand for nothing any more. Part of `prepare` too, but these need nothing of Azure and never
     wait for it."""
-    return [Revoke(held) for want, living in picture.open_claims() if want is None for held in living]
+    return [
+        Revoke(existing)
+        for desired, active in host_view.out_of_sync_assignments()
+        if desired is None
+        for existing in active
+    ]
 
 
-def left_on(picture: Picture, azure: HostIdentities, policy: Policy) -> dict[str, bool]:
+def left_on(host_view: HostView, azure: HostIdentities, policy: Policy) -> dict[str, bool]:
     """The identities (keys) on the host that the objects here stood for, nobody needs any more and are never taken off.
 
     True where MIC put them there: then they are immutable. False: they are somebody else's.
     """
     return {
-        key: _ours(stake, policy)
-        for key, stake in picture.stakes.items()
-        if stake.wanted == 0
-        and not stake.holders
+        key: _ours(usage, policy)
+        for key, usage in host_view.usages.items()
+        if usage.needed == 0
+        and not usage.active
         and key in azure.attached
-        and not _removable(key, stake, azure, policy)
+        and not _removable(key, usage, azure, policy)
     }
 
 
-def prepare(picture: Picture, azure: HostIdentities | None, policy: Policy, on_fault: OnFault = raised) -> list[Before]:
+def prepare(
+    host_view: HostView, azure: HostIdentities | None, policy: Policy, on_fault: OnFault = raised
+) -> list[PrepareStep]:
     """What to write before Azure is changed. Without an answer from Azure (None) nobody's ownership is decided."""
-    steps: list[Before] = []
-    marked: set[str] = set()
+    steps: list[PrepareStep] = []
+    recorded: set[str] = set()
     names: set[Key] = set()
-    if picture.host is None:
+    if host_view.host is None:
         azure = GONE
-    steps.extend(revocations(picture))
-    lost = picture.host is not None and azure is not None and azure.gone
+    steps.extend(revocations(host_view))
+    lost = host_view.host is not None and azure is not None and azure.gone
     if lost:
-        steps.extend(_forsaken(picture))
-    for want, living in picture.open_claims():
-        if want is None or (lost and want.identity_id is not None):
+        steps.extend(_revocations_of_lost_host(host_view))
+    for desired, active in host_view.out_of_sync_assignments():
+        if desired is None or (lost and desired.identity_id is not None):
             continue
         try:
-            planned = [*_objects_for(picture, want, living, azure, policy, names=names)]
+            planned = [*_objects_for(host_view, desired, active, azure, policy, names=names)]
         except Exception as error:  # noqa: BLE001 - as in `independent`
-            on_fault(want.pod.key, error)
+            on_fault(desired.pod.key, error)
             continue
         for step in planned:
             steps.append(step)
-            if not isinstance(step, Revoke) and step.record == "mic" and want.identity_id:
-                marked.add(want.identity_id.key)
+            if not isinstance(step, Revoke) and step.attached_by == "mic" and desired.identity_id:
+                recorded.add(desired.identity_id.key)
     if azure is not None and not azure.gone:
-        steps.extend(_marks(picture, azure, policy, marked))
+        steps.extend(_attached_by_updates(host_view, azure, policy, recorded))
     return steps
 
 
 def _objects_for(
-    picture: Picture,
-    want: Want,
-    living: tuple[Held, ...],
+    host_view: HostView,
+    desired: DesiredAssignment,
+    active: tuple[ExistingAssignment, ...],
     azure: HostIdentities | None,
     policy: Policy,
     *,
     names: set[Key],
-) -> Iterator[Before]:
+) -> Iterator[PrepareStep]:
     """What makes one object, and no other, stand for *want*. *names*: those of the objects that are to be created.
 
     What cannot go on standing for it (an identity that serves only its own namespace now has its objects there) is
     revoked when the new object is there, and not before: the pod is not to be without.
     """
-    stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
-    record = _record(stake, azure, policy)
-    keeper = _keeper(want, living)
-    if keeper is None and (creation := _creation(picture, want, record, azure, names)) is not None:
+    usage = host_view.usages.get(desired.identity_id.key) if desired.identity_id else None
+    attached_by = _attached_by(usage, azure, policy)
+    keeper = _keeper(desired, active)
+    if keeper is None and (creation := _creation(host_view, desired, attached_by, azure, names)) is not None:
         yield creation
         return
-    yield from (Revoke(held) for held in living if held is not keeper)
+    yield from (Revoke(existing) for existing in active if existing is not keeper)
     if keeper is None:
         return
-    if not unchanged(want, keeper):
-        yield _update(picture, want, keeper, azure, policy)
-    elif want.identity_id is not None and keeper.record == "" and record:
-        yield Mark(keeper, record)
+    if not unchanged(desired, keeper):
+        yield _update(host_view, desired, keeper, azure, policy)
+    elif desired.identity_id is not None and keeper.attached_by == "" and attached_by:
+        yield SetAttachedBy(keeper, attached_by)
 
 
 def azure_change(
-    picture: Picture, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
+    host_view: HostView, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> Change | None:
     """The one merged change that the host needs now, as far as *restraint* lets it be made."""
-    if picture.host is None or azure.gone:
+    if host_view.host is None or azure.gone:
         return None
     adds: list[str] = []
     removes: list[str] = []
-    for key, stake in sorted(picture.stakes.items()):
+    for key, usage in sorted(host_view.usages.items()):
         if key in restraint.quarantined:
             continue
-        if stake.wanted > 0:
-            if key not in azure.attached and stake.owned > 0:
-                adds.append(stake.identity_id.text)
-        elif key in azure.attached and key not in restraint.warm and _removable(key, stake, azure, policy):
+        if usage.needed > 0:
+            if key not in azure.attached and usage.owned > 0:
+                adds.append(usage.identity_id.text)
+        elif key in azure.attached and key not in restraint.warm and _removable(key, usage, azure, policy):
             removes.append(key)
-    untried = [[text for text in each if text.lower() not in restraint.on_trial] for each in (adds, removes)]
+    untried = [[text for text in each if text.lower() not in restraint.retry_due] for each in (adds, removes)]
     adds, removes = untried if any(untried) else (adds, removes)
     return change(azure, adds, removes, most=restraint.most)
 
 
-def settle(
-    picture: Picture,
+def finish(
+    host_view: HostView,
     azure: HostIdentities | None,
     policy: Policy,
     failures: Mapping[str, str] | None = None,
     on_fault: OnFault = raised,
-) -> list[After]:
+) -> list[FinishStep]:
     """What may be said and let go of, by what is really there. *failures*: why an identity (key) is not."""
     failures = failures or {}
-    if picture.host is None:
+    if host_view.host is None:
         azure = GONE
-    steps: list[After] = []
-    for want, living in picture.open_claims():
-        if want is None or len(living) != 1:
+    steps: list[FinishStep] = []
+    for desired, active in host_view.out_of_sync_assignments():
+        if desired is None or len(active) != 1:
             continue
         try:
-            step = _outcome(want, living[0], azure, failures) if unchanged(want, living[0]) else None
+            step = _outcome(desired, active[0], azure, failures) if unchanged(desired, active[0]) else None
         except Exception as error:  # noqa: BLE001 - as in `independent`
-            on_fault(want.pod.key, error)
+            on_fault(desired.pod.key, error)
             continue
         if step is not None:
             steps.append(step)
-    steps.extend(_withdrawals(picture, azure, failures))
+    steps.extend(_withdrawals(host_view, azure, failures))
     if azure is not None:
-        steps.extend(Explain(held, why, identity_at_fault=True) for held, why in client_ids.faulty(picture, azure))
-    for held in picture.dying.values():
+        steps.extend(
+            Explain(existing, why, identity_at_fault=True) for existing, why in client_ids.faulty(host_view, azure)
+        )
+    for existing in host_view.terminating.values():
         try:
-            if _releasable(held, picture, azure, policy):
-                steps.append(Release(held))
+            if _releasable(existing, host_view, azure, policy):
+                steps.append(Release(existing))
         except Exception as error:  # noqa: BLE001 - as in `independent`
-            on_fault(held.key, error)
-    steps.extend(_settlements(picture, azure, policy))
+            on_fault(existing.key, error)
+    steps.extend(_completed_detaches(host_view, azure, policy))
     return steps
 
 
-def _settlements(picture: Picture, azure: HostIdentities | None, policy: Policy) -> Iterator[Settle]:
+def _completed_detaches(
+    host_view: HostView, azure: HostIdentities | None, policy: Policy
+) -> Iterator[CompleteDetaches]:
     """One step for each object, whatever it owes here: each is written as a whole list."""
-    paid: dict[Key, tuple[Held, set[Debt]]] = {}
-    for key, stake in picture.stakes.items():
-        if stake.debtors and _paid(key, stake, azure, policy):
-            for held, debt in stake.debtors.values():
-                paid.setdefault(held.key, (held, set()))[1].add(debt)
-    return (Settle(held, frozenset(debts)) for held, debts in paid.values())
+    paid: dict[Key, tuple[ExistingAssignment, set[PendingDetach]]] = {}
+    for key, usage in host_view.usages.items():
+        if usage.pending_detaches and _is_detached(key, usage, azure, policy):
+            for existing, pending_detach in usage.pending_detaches.values():
+                paid.setdefault(existing.key, (existing, set()))[1].add(pending_detach)
+    return (CompleteDetaches(existing, frozenset(pending_detaches)) for existing, pending_detaches in paid.values())
 
 
-def _forsaken(picture: Picture) -> list[Revoke]:
+def _revocations_of_lost_host(host_view: HostView) -> list[Revoke]:
     """What stands for identities on a host that Azure has lost. The node may live on, but no pod can run there; its
     pods get new objects when the host is back."""
-    standing = {held.key: held for stake in picture.stakes.values() for held in stake.holders.values()}
-    for want, living in picture.open_claims():
-        if want is None or want.identity_id is None:
-            for held in living:
-                standing.pop(held.key, None)  # revoked in any case, or made to stand for what needs no host
+    standing = {existing.key: existing for usage in host_view.usages.values() for existing in usage.active.values()}
+    for desired, active in host_view.out_of_sync_assignments():
+        if desired is None or desired.identity_id is None:
+            for existing in active:
+                standing.pop(existing.key, None)  # revoked in any case, or made to stand for what needs no host
         else:
-            standing |= {held.key: held for held in living}
-    return [Revoke(held) for held in standing.values()]
+            standing |= {existing.key: existing for existing in active}
+    return [Revoke(existing) for existing in standing.values()]
 
 
-def _record(stake: Stake | None, azure: HostIdentities | None, policy: Policy) -> Record:
+def _attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, policy: Policy) -> AttachedBy:
     """Who put, or will have put, the identity on the host: decided before the first update, from what is there."""
-    if stake is None:
+    if usage is None:
         return ""
-    if stake.claimed_by_mic or policy.adopt_existing:
+    if usage.attached_by_mic or policy.adopt_existing:
         return "mic"
     if azure is None or azure.gone:
-        return "foreign" if stake.foreign else ""
-    return "foreign" if stake.identity_id.key in azure.attached else "mic"
+        return "foreign" if usage.foreign else ""
+    return "foreign" if usage.identity_id.key in azure.attached else "mic"
 
 
-def _keeper(want: Want, living: tuple[Held, ...]) -> Held | None:
+def _keeper(desired: DesiredAssignment, active: tuple[ExistingAssignment, ...]) -> ExistingAssignment | None:
     """Which of the objects goes on standing for *want*: the first that can, names of ours before others."""
-    names = (plain_name(want.claim), distinct_name(want.claim))
-    usable = [held for held in living if held.object.metadata.namespace == want.namespace]
-    return min(usable, key=lambda held: (held.key[1] not in names, held.key), default=None)
+    names = (plain_name(desired.assignment_key), distinct_name(desired.assignment_key))
+    usable = [existing for existing in active if existing.object.metadata.namespace == desired.namespace]
+    return min(usable, key=lambda existing: (existing.key[1] not in names, existing.key), default=None)
 
 
 def _creation(
-    picture: Picture, want: Want, record: Record, azure: HostIdentities | None, names: set[Key]
+    host_view: HostView,
+    desired: DesiredAssignment,
+    attached_by: AttachedBy,
+    azure: HostIdentities | None,
+    names: set[Key],
 ) -> Create | None:
-    if azure is not None and azure.gone and want.identity_id is not None:
+    if azure is not None and azure.gone and desired.identity_id is not None:
         return None
-    name = free_name(want, lambda key: key in names or picture.taken(key, want))
-    names.add((want.namespace, name))
-    return Create(want, name, ASSIGNED if _present(want, record, azure) else CREATED, record)
+    name = free_name(desired, lambda key: key in names or host_view.taken(key, desired))
+    names.add((desired.namespace, name))
+    return Create(desired, name, ASSIGNED if _present(desired, attached_by, azure) else CREATED, attached_by)
 
 
-def _update(picture: Picture, want: Want, held: Held, azure: HostIdentities | None, policy: Policy) -> Update:
-    host = picture.host
+def _update(
+    host_view: HostView,
+    desired: DesiredAssignment,
+    existing: ExistingAssignment,
+    azure: HostIdentities | None,
+    policy: Policy,
+) -> Update:
+    host = host_view.host
     stays = (
-        want.identity_id is not None
-        and held.identity_id is not None
-        and want.identity_id.key == held.identity_id.key
-        and picture.holds(held)
+        desired.identity_id is not None
+        and existing.identity_id is not None
+        and desired.identity_id.key == existing.identity_id.key
+        and host_view.holds(existing)
     )
-    stake = picture.stakes.get(want.identity_id.key) if want.identity_id else None
-    record = (held.record if stays else "") or _record(stake, azure, policy)
-    debts = list(held.debts)
-    if not stays and (held.record == "mic" or policy.adopt_existing):
-        debts.extend(debt for debt in picture.debts_of(held) if debt not in debts)
-    if host is not None and want.identity_id is not None:
+    usage = host_view.usages.get(desired.identity_id.key) if desired.identity_id else None
+    attached_by = (existing.attached_by if stays else "") or _attached_by(usage, azure, policy)
+    pending_detaches = list(existing.pending_detaches)
+    if not stays and (existing.attached_by == "mic" or policy.adopt_existing):
+        pending_detaches.extend(
+            pending_detach
+            for pending_detach in host_view.pending_detaches_of(existing)
+            if pending_detach not in pending_detaches
+        )
+    if host is not None and desired.identity_id is not None:
         # What is owed to the very place where it is wanted again is owed no more.
-        here = (host.key, want.identity_id.key)
-        debts = [debt for debt in debts if (debt.host.lower(), debt.identity.lower()) != here]
+        here = (host.key, desired.identity_id.key)
+        pending_detaches = [
+            pending_detach
+            for pending_detach in pending_detaches
+            if (pending_detach.host.lower(), pending_detach.identity.lower()) != here
+        ]
     # A client id that is new is believed only where Azure tells whose it is.
-    same_client = client_ids.same(held.object.spec.azure_identity_ref, want.identity)
-    was_true = stays and same_client and held.object.status.status == ASSIGNED and azure is None
-    status = ASSIGNED if was_true or _present(want, record, azure) else CREATED
-    return Update(held, want, status, record, tuple(debts))
+    same_client = client_ids.same(existing.object.spec.azure_identity_ref, desired.identity)
+    was_true = stays and same_client and existing.object.status.status == ASSIGNED and azure is None
+    status = ASSIGNED if was_true or _present(desired, attached_by, azure) else CREATED
+    return Update(existing, desired, status, attached_by, tuple(pending_detaches))
 
 
-def _present(want: Want, record: Record, azure: HostIdentities | None) -> bool:
+def _present(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIdentities | None) -> bool:
     """Whether what is wanted needs nothing of Azure, or is known to be there and whose it is."""
-    if want.identity_id is None:
+    if desired.identity_id is None:
         return True
-    if azure is None or client_ids.fault(want, azure):
+    if azure is None or client_ids.fault(desired, azure):
         return False
-    return bool(record) and azure.certain(want.identity_id.key)
+    return bool(attached_by) and azure.certain(desired.identity_id.key)
 
 
-def _marks(picture: Picture, azure: HostIdentities, policy: Policy, marked: Collection[str]) -> list[Mark]:
+def _attached_by_updates(
+    host_view: HostView, azure: HostIdentities, policy: Policy, recorded: Collection[str]
+) -> list[SetAttachedBy]:
     """Records to pass on, so that what MIC put or is about to put on the host never goes without one.
 
     Needed where somebody took off what was there before us and we put it back, and where the last object that has the
     record goes while others still need the identity. One holder of it is enough.
     """
-    marks = []
-    for key, stake in picture.stakes.items():
-        if stake.wanted == 0 or stake.owned > 0 or key in marked or not stake.holders:
+    updates = []
+    for key, usage in host_view.usages.items():
+        if usage.needed == 0 or usage.owned > 0 or key in recorded or not usage.active:
             continue
-        if stake.owned_leaving > 0 or key not in azure.attached or policy.adopt_existing:
-            marks.append(Mark(next(iter(stake.holders.values())), "mic"))
-    return marks
+        if usage.owned_terminating > 0 or key not in azure.attached or policy.adopt_existing:
+            updates.append(SetAttachedBy(next(iter(usage.active.values())), "mic"))
+    return updates
 
 
-def _ours(stake: Stake, policy: Policy) -> bool:
-    return stake.claimed_by_mic or (policy.adopt_existing and bool(stake.holders or stake.leaving))
+def _ours(usage: IdentityUsage, policy: Policy) -> bool:
+    return usage.attached_by_mic or (policy.adopt_existing and bool(usage.active or usage.terminating))
 
 
-def _immutable(key: str, stake: Stake, azure: HostIdentities, policy: Policy) -> bool:
+def _immutable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
     """Whether the identity goes by an id that must stay, in any object's words or in Azure's own."""
     attached = azure.attached.get(key)
-    names = stake.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
+    names = usage.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
     return not policy.immutable.isdisjoint(names)
 
 
-def _removable(key: str, stake: Stake, azure: HostIdentities, policy: Policy) -> bool:
+def _removable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
     """Whether nobody is served it any more, MIC put it there, and it may go."""
-    leaving = stake.owned_leaving > 0 or (policy.adopt_existing and stake.leaving > 0)
-    return stake.wanted == 0 and not stake.holders and leaving and not _immutable(key, stake, azure, policy)
+    terminating = usage.owned_terminating > 0 or (policy.adopt_existing and usage.terminating > 0)
+    return usage.needed == 0 and not usage.active and terminating and not _immutable(key, usage, azure, policy)
 
 
-def _stays(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy) -> bool | None:
+def _stays(key: str, usage: IdentityUsage, azure: HostIdentities | None, policy: Policy) -> bool | None:
     """Whether a record that goes may go: the identity is off, or stays for good, or another object keeps the record.
 
     None where that cannot be told without Azure.
     """
-    if stake.owned > 0:
+    if usage.owned > 0:
         return True
     if azure is None:
         return None
-    if stake.wanted == 0 and _immutable(key, stake, azure, policy):
+    if usage.needed == 0 and _immutable(key, usage, azure, policy):
         return True
     return azure.gone or (key not in azure.attached and not azure.updating)
 
 
-def _releasable(held: Held, picture: Picture, azure: HostIdentities | None, policy: Policy) -> bool:
-    if held.debts or FINALIZER not in (held.object.metadata.finalizers or ()):
+def _releasable(
+    existing: ExistingAssignment, host_view: HostView, azure: HostIdentities | None, policy: Policy
+) -> bool:
+    if existing.pending_detaches or FINALIZER not in (existing.object.metadata.finalizers or ()):
         return False
-    if held.identity_id is None or picture.host is None:
+    if existing.identity_id is None or host_view.host is None:
         return True
-    if held.record != "mic" and not policy.adopt_existing:
+    if existing.attached_by != "mic" and not policy.adopt_existing:
         return True
-    stake = picture.stakes.get(held.identity_id.key)
-    return stake is None or _stays(held.identity_id.key, stake, azure, policy) is True
+    usage = host_view.usages.get(existing.identity_id.key)
+    return usage is None or _stays(existing.identity_id.key, usage, azure, policy) is True
 
 
-def _withdrawals(picture: Picture, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
+def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
     """What says Assigned of an identity that somebody has taken off, where Azure does not take it again."""
     if azure is None or azure.gone or azure.updating:
         return
     for key, why in failures.items():
-        stake = picture.stakes.get(key)
-        if stake is not None and stake.wanted > 0 and key not in azure.attached:
-            assigned = (held for held in stake.holders.values() if held.object.status.status == ASSIGNED)
-            yield from (Explain(held, why[:MESSAGE_MAX]) for held in assigned)
+        usage = host_view.usages.get(key)
+        if usage is not None and usage.needed > 0 and key not in azure.attached:
+            assigned = (existing for existing in usage.active.values() if existing.object.status.status == ASSIGNED)
+            yield from (Explain(existing, why[:MESSAGE_MAX]) for existing in assigned)
 
 
-def _paid(key: str, stake: Stake, azure: HostIdentities | None, policy: Policy) -> bool:
-    return _stays(key, stake, azure, policy) is True
+def _is_detached(key: str, usage: IdentityUsage, azure: HostIdentities | None, policy: Policy) -> bool:
+    return _stays(key, usage, azure, policy) is True
 
 
 def _outcome(
-    want: Want, held: Held, azure: HostIdentities | None, failures: Mapping[str, str]
+    desired: DesiredAssignment, existing: ExistingAssignment, azure: HostIdentities | None, failures: Mapping[str, str]
 ) -> Confirm | Explain | None:
-    if held.object.status.status != ASSIGNED and _present(want, held.record, azure):
-        return Confirm(held)
-    if want.identity_id is None or held.object.status.status == ASSIGNED:
+    if existing.object.status.status != ASSIGNED and _present(desired, existing.attached_by, azure):
+        return Confirm(existing)
+    if desired.identity_id is None or existing.object.status.status == ASSIGNED:
         return None
-    fault = client_ids.fault(want, azure)
-    why = fault or failures.get(want.identity_id.key, "")[:MESSAGE_MAX]
-    if not why or client_ids.tells(held, why):
+    fault = client_ids.fault(desired, azure)
+    why = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
+    if not why or client_ids.tells(existing, why):
         return None
-    return Explain(held, why, identity_at_fault=bool(fault))
+    return Explain(existing, why, identity_at_fault=bool(fault))

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from mic.azure.identities import Change, HostIdentities, applied
-from mic.cluster.host_state import Place
-from mic.cluster.view import View
+from mic.cluster.host_state import HostState
+from mic.cluster.view import ClusterView
 from mic.decisions import documents, plan
-from mic.decisions.assignments import Held, Key
+from mic.decisions.assignments import ExistingAssignment, Key
 from mic.decisions.plan import Policy
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import (
@@ -32,13 +32,13 @@ from podidentity.resources import (
     Pod,
 )
 
-Step: TypeAlias = plan.Before | plan.After
+Step: TypeAlias = plan.PrepareStep | plan.FinishStep
 
-ROUNDS_MOST: Final = 1000
+PASSES_MOST: Final = 1000
 """Each round of a host takes at most 150 identities; a host's own limit is far below a thousand times that."""
 
 
-class NoRestError(Exception):
+class DryRunError(Exception):
     """The rounds did not come to an end: a defect of ours, and the message names the places."""
 
 
@@ -54,7 +54,7 @@ class Snapshot:
 
 
 @dataclass(slots=True)
-class Course:
+class HostActions:
     """What was done for one place, in order."""
 
     steps: list[Step] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Course:
     """Identities that stay though nobody needs them, as `plan.left_on` tells."""
 
 
-class Rehearsal:
+class DryRun:
     """A picture of the cluster, and the rounds on it. Used once: `run` changes the picture for good."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy, *, force_namespaced: bool = False) -> None:
@@ -71,10 +71,10 @@ class Rehearsal:
         self._policy = policy
         self._touched: set[str] = set()
         self._writes = itertools.count(1)
-        self.view = View(force_namespaced=force_namespaced, on_dirty=self._touched.add)
+        self.view = ClusterView(force_namespaced=force_namespaced, on_dirty=self._touched.add)
         self.azure: dict[str, HostIdentities] = {}
         """What is on each host, by its key, after the rounds so far."""
-        self.courses: dict[str, Course] = {}
+        self.actions: dict[str, HostActions] = {}
         """By the place's key; places where nothing was done or to be told have none."""
         self._take_in(self.view.nodes, snapshot.nodes)
         self._take_in(self.view.identities, snapshot.identities)
@@ -84,7 +84,11 @@ class Rehearsal:
 
     def hosts(self) -> list[Host]:
         """The VMs and scale sets of which MIC asks Azure what is on them."""
-        found = [place.host for place in self.view.places() if place.host is not None and place.stakes]
+        found = [
+            host_state.host
+            for host_state in self.view.host_states()
+            if host_state.host is not None and host_state.usages
+        ]
         return sorted(found, key=lambda host: host.key)
 
     def run(self, azure: Mapping[str, HostIdentities]) -> None:
@@ -95,15 +99,15 @@ class Rehearsal:
         """
         self.azure = dict(azure)
         lost = {key for key, known in azure.items() if known.gone}
-        waiting = {place.key for place in self.view.places()}
-        for _ in range(ROUNDS_MOST):
+        waiting = {host_state.key for host_state in self.view.host_states()}
+        for _ in range(PASSES_MOST):
             self._touched.clear()
             waiting = {
                 key for key in sorted(waiting, key=lambda key: (key in lost, key)) if self._round(key)
             } | self._touched
             if not waiting:
                 return
-        raise NoRestError(f"the rounds for {', '.join(sorted(waiting)[:3])} do not end; report this as a bug")
+        raise DryRunError(f"the rounds for {', '.join(sorted(waiting)[:3])} do not end; report this as a bug")
 
     def _take_in(self, changes: Any, objects: Iterable[Any]) -> None:
         for each in objects:
@@ -111,53 +115,57 @@ class Rehearsal:
 
     def _round(self, key: str) -> bool:
         """One round as `mic.reconciliation.host_reconciler` gives it; whether it did anything."""
-        place, known = self.view.place(key), self.azure.get(key)
-        course = self.courses.get(key) or Course()
-        before = plan.prepare(place, known, self._policy)
+        host_state, known = self.view.host_state(key), self.azure.get(key)
+        host_actions = self.actions.get(key) or HostActions()
+        before = plan.prepare(host_state, known, self._policy)
         for step in before:
             self._do(step)
-        change = plan.azure_change(self.view.place(key), known, self._policy) if known is not None else None
+        change = plan.azure_change(self.view.host_state(key), known, self._policy) if known is not None else None
         if change is not None and known is not None:
             self.azure[key] = known = applied(known, change)
-            course.changes.append(change)
-        place = self.view.place(key)
-        if known is not None and not known.gone and place.host is not None:
-            course.left_on |= plan.left_on(place, known, self._policy)
-        after = plan.settle(place, known, self._policy, _reasons(place, known))
+            host_actions.changes.append(change)
+        host_state = self.view.host_state(key)
+        if known is not None and not known.gone and host_state.host is not None:
+            host_actions.left_on |= plan.left_on(host_state, known, self._policy)
+        after = plan.finish(host_state, known, self._policy, _reasons(host_state, known))
         for late in after:
             self._do(late)
-        course.steps += [*before, *after]
-        if course.steps or course.changes or course.left_on:
-            self.courses[key] = course
+        host_actions.steps += [*before, *after]
+        if host_actions.steps or host_actions.changes or host_actions.left_on:
+            self.actions[key] = host_actions
         return bool(before or change or after)
 
     def _do(self, step: Step) -> None:
         match step:
-            case plan.Create(want, name, status, record):
-                self._wrote(documents.new_document(want, name, status, record), uid=f"rehearsed-{next(self._writes)}")
-            case plan.Update(held, want, status, record, debts):
-                self._patch(held, documents.update_operations(held, want, status, record, debts))
-            case plan.Mark(held, record):
-                self._patch(held, documents.annotation_operations(held, {ATTACHED_BY_ANNOTATION: record}))
-            case plan.Revoke(held):
-                if held.object.metadata.finalizers:
-                    self.view.revoked(held)
+            case plan.Create(desired, name, status, attached_by):
+                self._wrote(
+                    documents.new_document(desired, name, status, attached_by), uid=f"rehearsed-{next(self._writes)}"
+                )
+            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+                self._patch(
+                    existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
+                )
+            case plan.SetAttachedBy(existing, attached_by):
+                self._patch(existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by}))
+            case plan.Revoke(existing):
+                if existing.object.metadata.finalizers:
+                    self.view.revoked(existing)
                 else:
-                    self.view.gone(held)
-            case plan.Confirm(held):
-                self._patch(held, documents.status_operations(held, ASSIGNED, {MESSAGE_ANNOTATION: None}))
-            case plan.Explain(held, message):
-                self._patch(held, documents.explain_operations(held, message))
-            case plan.Settle(held):
-                self._patch(held, documents.debt_operations(held, step.left))
-            case plan.Release(held):
-                if held.object.metadata.finalizers == [FINALIZER]:
-                    self.view.gone(held)
+                    self.view.gone(existing)
+            case plan.Confirm(existing):
+                self._patch(existing, documents.status_operations(existing, ASSIGNED, {MESSAGE_ANNOTATION: None}))
+            case plan.Explain(existing, message):
+                self._patch(existing, documents.explain_operations(existing, message))
+            case plan.CompleteDetaches(existing):
+                self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
+            case plan.Release(existing):
+                if existing.object.metadata.finalizers == [FINALIZER]:
+                    self.view.gone(existing)
                 else:
-                    self._patch(held, documents.release_operations(held, UNASSIGNED))
+                    self._patch(existing, documents.release_operations(existing, UNASSIGNED))
 
-    def _patch(self, held: Held, operations: documents.Operations) -> None:
-        present = self.view.held(held.key) or held
+    def _patch(self, existing: ExistingAssignment, operations: documents.Operations) -> None:
+        present = self.view.existing(existing.key) or existing
         document = msgspec.to_builtins(present.object)
         for operation in operations:
             _patched(document, operation)
@@ -171,13 +179,13 @@ class Rehearsal:
 
 def key_of(step: Step) -> Key:
     """Namespace and name of the object that the step is about."""
-    return (step.want.namespace, step.name) if isinstance(step, plan.Create) else step.held.key
+    return (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
 
 
-def _reasons(place: Place, known: HostIdentities | None) -> dict[str, str]:
-    if known is None or not known.gone or place.host is None:
+def _reasons(host_state: HostState, known: HostIdentities | None) -> dict[str, str]:
+    if known is None or not known.gone or host_state.host is None:
         return {}
-    return dict.fromkeys(place.stakes, f"Azure knows no {place.host.text}")
+    return dict.fromkeys(host_state.usages, f"Azure knows no {host_state.host.text}")
 
 
 def _patched(document: documents.Document, operation: Mapping[str, Any]) -> None:

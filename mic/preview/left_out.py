@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.cluster.mirror_pods import WHY
-from mic.decisions.assignments import Held, Key, misconfigured
+from mic.decisions.assignments import ExistingAssignment, Key, misconfigured
 from mic.preview.dry_run import Snapshot
 from mic.preview.schema import MESSAGE_MAX, LeftOut, cut
 from podidentity.azure.resource_ids import parse_provider_id
@@ -56,8 +56,10 @@ def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
         spelled = nodes.get(pod.spec.node_name)
         if spelled is not None and parse_provider_id(spelled) is not None:
             continue
-        wants = index.wants(pod)
-        pods[pod.spec.node_name] += any(spelled is None or want.identity_id is not None for want in wants.values())
+        all_desired = index.all_desired(pod)
+        pods[pod.spec.node_name] += any(
+            spelled is None or desired.identity_id is not None for desired in all_desired.values()
+        )
     for name, count in pods.items():
         if name not in nodes:
             why = "the cluster has no such node, so nothing is assigned to its pods"
@@ -70,7 +72,7 @@ def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
 
 
 def _index(snapshot: Snapshot, *, force_namespaced: bool) -> BindingIndex:
-    standing = (held for held in map(Held, snapshot.assigned) if not held.dying)
+    standing = (existing for existing in map(ExistingAssignment, snapshot.assigned) if not existing.terminating)
     return indexed(snapshot.identities, snapshot.bindings, standing, force_namespaced=force_namespaced)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mic.azure.identities import HostIdentities
-from mic.cluster.host_state import Place
+from mic.cluster.host_state import HostState
 from mic.cluster.view import NODE_PREFIX
 from mic.decisions import client_ids, plan
-from mic.decisions.assignments import Held, Key, Want, settled
-from mic.preview.dry_run import Course, Rehearsal, Snapshot, Step, key_of
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key, in_sync
+from mic.preview.dry_run import DryRun, HostActions, Snapshot, Step, key_of
 from mic.preview.left_out import bound, left_out
 from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
 from podidentity.azure.errors import AzureError, Refused, Throttled
@@ -19,17 +19,17 @@ from podidentity.resources import FINALIZER, MESSAGE_ANNOTATION, POD_UID_ANNOTAT
 STEP_NAMES: Final[Mapping[type, str]] = {
     plan.Create: "create",
     plan.Update: "update",
-    plan.Mark: "record",
+    plan.SetAttachedBy: "record",
     plan.Revoke: "revoke",
     plan.Confirm: "assign",
     plan.Explain: "explain",
-    plan.Settle: "settle",
+    plan.CompleteDetaches: "settle",
     plan.Release: "release",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AzureReads:
     """What Azure was asked, and what it said."""
 
     answers: Mapping[str, HostIdentities | AzureError] | None
@@ -58,78 +58,86 @@ class Asked:
         return cut(": ".join(filter(None, (advice, status, told.message))))
 
 
-def preview(snapshot: Snapshot, rehearsal: Rehearsal, asked: Asked, settings: Mapping[str, str]) -> Preview:
+def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Mapping[str, str]) -> Preview:
     """Run *rehearsal*, a new one of *snapshot*, and tell what came of it. Raises NoRestError."""
-    view = rehearsal.view
-    stored = {each.key: Held(each) for each in snapshot.assigned}
-    standing = {key: view.place_of(held) for key, held in stored.items()}
-    places = {place.key: _Before(place) for place in view.places()}
-    rehearsal.run({key: known for key in places if (known := asked.identities(key)) is not None})
-    touched = {key_of(step) for course in rehearsal.courses.values() for step in course.steps}
-    fine = {key for key, held in stored.items() if key not in touched and _settled(rehearsal, held)}
+    view = dry_run.view
+    stored = {each.key: ExistingAssignment(each) for each in snapshot.assigned}
+    standing = {key: view.host_key_of(existing) for key, existing in stored.items()}
+    host_states = {host_state.key: _HostBefore(host_state) for host_state in view.host_states()}
+    dry_run.run({key: known for key in host_states if (known := reads.identities(key)) is not None})
+    touched = {key_of(step) for host_actions in dry_run.actions.values() for step in host_actions.steps}
+    fine = {key for key, existing in stored.items() if key not in touched and _is_in_sync(dry_run, existing)}
     fine_at = Counter(standing[key] for key in fine)
     hosts = []
-    for key, before in sorted(places.items()):
-        course = rehearsal.courses.get(key, Course())
-        after = rehearsal.azure.get(key)
-        now = asked.identities(key) or HostIdentities()
+    for key, before in sorted(host_states.items()):
+        host_actions = dry_run.actions.get(key, HostActions())
+        after = dry_run.azure.get(key)
+        now = reads.identities(key) or HostIdentities()
         hosts.append(
             HostPreview(
                 host=before.name,
                 nodes=before.nodes,
-                problem=asked.problem(key),
+                problem=reads.problem(key),
                 add=sorted(each.text for lower, each in (after or now).attached.items() if lower not in now.attached),
                 remove=sorted(
                     each.text for lower, each in now.attached.items() if after and lower not in after.attached
                 ),
                 type=now.type,
                 new_type=(after or now).type,
-                updates=len(course.changes),
-                objects=_objects(course.steps, rehearsal, stored),
-                kept=sorted(_kept(course, before, now, asked), key=lambda each: each.identity),
-                waiting=sorted(_waiting(view.place(key), after), key=lambda each: (each.pod, each.identity)),
+                updates=len(host_actions.changes),
+                objects=_objects(host_actions.steps, dry_run, stored),
+                kept=sorted(_kept(host_actions, before, now, reads), key=lambda each: each.identity),
+                waiting=sorted(_waiting(view.host_state(key), after), key=lambda each: (each.pod, each.identity)),
                 as_it_should_be=fine_at[key],
             )
         )
     return Preview(
         settings=dict(settings),
-        asked_azure=asked.answers is not None,
-        summary=_summary(hosts, snapshot, {(stored[key].claim.pod_namespace, stored[key].claim.pod) for key in fine}),
+        asked_azure=reads.answers is not None,
+        summary=_summary(
+            hosts,
+            snapshot,
+            {(stored[key].assignment_key.pod_namespace, stored[key].assignment_key.pod) for key in fine},
+        ),
         hosts=[host for host in hosts if host.notable or host.as_it_should_be],
-        left_out=left_out(snapshot, force_namespaced=rehearsal.force_namespaced),
+        left_out=left_out(snapshot, force_namespaced=dry_run.force_namespaced),
     )
 
 
-class _Before:
+class _HostBefore:
     """What is to be known of a place that the rounds may change."""
 
-    def __init__(self, place: Place) -> None:
-        self.name = place.host.text if place.host is not None else place.key
-        self.nodes = sorted(place.nodes)
-        self.client_ids = {key: set(stake.client_ids) for key, stake in place.stakes.items()}
+    def __init__(self, host_state: HostState) -> None:
+        self.name = host_state.host.text if host_state.host is not None else host_state.key
+        self.nodes = sorted(host_state.nodes)
+        self.client_ids = {key: set(usage.client_ids) for key, usage in host_state.usages.items()}
 
 
-def _settled(rehearsal: Rehearsal, held: Held) -> bool:
-    claim = rehearsal.view.claim(held.claim)
-    return claim is not None and claim.want is not None and settled(claim.want, claim.living.values())
+def _is_in_sync(dry_run: DryRun, existing: ExistingAssignment) -> bool:
+    assignment = dry_run.view.assignment(existing.assignment_key)
+    return (
+        assignment is not None
+        and assignment.desired is not None
+        and in_sync(assignment.desired, assignment.active.values())
+    )
 
 
-def _objects(steps: Iterable[Step], rehearsal: Rehearsal, stored: Mapping[Key, Held]) -> list[ObjectChange]:
+def _objects(steps: Iterable[Step], dry_run: DryRun, stored: Mapping[Key, ExistingAssignment]) -> list[ObjectChange]:
     by_object: dict[Key, list[Step]] = {}
     for step in steps:
         by_object.setdefault(key_of(step), []).append(step)
     changes = []
     for key, taken in sorted(by_object.items()):
-        first, before, after = taken[0], stored.get(key), rehearsal.view.held(key)
-        claim = first.want.claim if isinstance(first, plan.Create) else first.held.claim
-        want = next((step.want for step in reversed(taken) if isinstance(step, plan.Create | plan.Update)), None)
+        first, before, after = taken[0], stored.get(key), dry_run.view.existing(key)
+        assignment = first.desired.assignment_key if isinstance(first, plan.Create) else first.existing.assignment_key
+        desired = next((step.desired for step in reversed(taken) if isinstance(step, plan.Create | plan.Update)), None)
         changes.append(
             ObjectChange(
                 namespace=key[0],
                 name=key[1],
-                pod=f"{claim.pod_namespace}/{claim.pod}",
-                identity=f"{claim.identity_namespace}/{claim.identity}",
-                node=want.node if want else before.node if before else "",
+                pod=f"{assignment.pod_namespace}/{assignment.pod}",
+                identity=f"{assignment.identity_namespace}/{assignment.identity}",
+                node=desired.node if desired else before.node if before else "",
                 steps=[STEP_NAMES[type(step)] for step in taken],
                 was=before.object.status.status if before else "",
                 becomes=after.object.status.status if after else "",
@@ -142,58 +150,61 @@ def _objects(steps: Iterable[Step], rehearsal: Rehearsal, stored: Mapping[Key, H
 def _detail(steps: Iterable[Step]) -> str:
     for step in steps:
         match step:
-            case plan.Update(held, want):
-                return "; ".join(_differences(held, want)) or "its copies of the identity and the binding are renewed"
+            case plan.Update(existing, desired):
+                return (
+                    "; ".join(_differences(existing, desired))
+                    or "its copies of the identity and the binding are renewed"
+                )
             case plan.Explain(message=message):
                 return cut(message)
-            case plan.Confirm(held) if message := held.object.metadata.annotation(MESSAGE_ANNOTATION):
+            case plan.Confirm(existing) if message := existing.object.metadata.annotation(MESSAGE_ANNOTATION):
                 return cut(f"until now: {message}")
     return ""
 
 
-def _differences(held: Held, want: Want) -> Iterator[str]:
-    if held.node != want.node:
-        yield f"node {held.node} → {want.node}"
-    before, now = held.identity_id, want.identity_id
+def _differences(existing: ExistingAssignment, desired: DesiredAssignment) -> Iterator[str]:
+    if existing.node != desired.node:
+        yield f"node {existing.node} → {desired.node}"
+    before, now = existing.identity_id, desired.identity_id
     if before and now and before.key != now.key:
         yield f"identity {before.text} → {now.text}"
-    if held.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", want.pod.metadata.uid}:
+    if existing.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", desired.pod.metadata.uid}:
         yield "another pod of that name"
-    if held.object.spec.azure_binding_ref.key != want.binding.key:
-        yield f"binding {held.object.spec.azure_binding_ref.metadata.name} → {want.binding.metadata.name}"
+    if existing.object.spec.azure_binding_ref.key != desired.binding.key:
+        yield f"binding {existing.object.spec.azure_binding_ref.metadata.name} → {desired.binding.metadata.name}"
 
 
-def _kept(course: Course, before: _Before, now: HostIdentities, asked: Asked) -> Iterator[Kept]:
-    for key, ours in course.left_on.items():
+def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, reads: AzureReads) -> Iterator[Kept]:
+    for key, ours in host_actions.left_on.items():
         attached = now.attached.get(key)
         text = attached.text if attached else key
         if not ours:
             why = "it was on the host before MIC; --adopt-existing would have MIC take it off"
         else:
             names = before.client_ids.get(key, set()) | ({attached.client_id.lower()} if attached else set())
-            own = asked.own_identity.lower()
+            own = reads.own_identity.lower()
             why = "it is the cluster's own identity" if own in names | {key} else "--immutable-user-msis names it"
         yield Kept(identity=text, why=why)
 
 
-def _waiting(place: Place, known: HostIdentities | None) -> Iterator[Waiting]:
+def _waiting(host_state: HostState, known: HostIdentities | None) -> Iterator[Waiting]:
     """What is still open after the last round, and why."""
     unknown = "it is not known what is on the host"
-    for want, _ in place.open_claims():
-        if want is None:
+    for desired, _ in host_state.out_of_sync_assignments():
+        if desired is None:
             continue
-        if known is None and want.identity_id is not None:
+        if known is None and desired.identity_id is not None:
             why = unknown
-        elif fault := client_ids.fault(want, known):
+        elif fault := client_ids.fault(desired, known):
             why = cut(fault)
-        elif known is not None and known.gone and place.host is not None:
-            why = f"Azure knows no {place.host.text}: check the node's providerID and MIC's rights there"
+        elif known is not None and known.gone and host_state.host is not None:
+            why = f"Azure knows no {host_state.host.text}: check the node's providerID and MIC's rights there"
         else:
             why = "an object of its name is still there, held by a finalizer that is not MIC's"
-        yield _wait(want.pod.metadata, want.identity.metadata, why)
-    for held in place.dying.values():
-        if FINALIZER in (held.object.metadata.finalizers or ()):
-            spec = held.object.spec
+        yield _wait(desired.pod.metadata, desired.identity.metadata, why)
+    for existing in host_state.terminating.values():
+        if FINALIZER in (existing.object.metadata.finalizers or ()):
+            spec = existing.object.spec
             pod = BareMeta(namespace=spec.pod_namespace, name=spec.pod)
             why = f"revoked, and goes when its identity is off its host, of which {unknown}"
             yield _wait(pod, spec.azure_identity_ref.metadata, why)

@@ -20,11 +20,11 @@ VERBS: Final = ("create", "update", "remove", "assign", "note")
 annotation of MIC's own."""
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What every part of the preview has in common: the names of its fields in JSON."""
 
 
-class ObjectChange(Shown, frozen=True):
+class ObjectChange(ReportModel, frozen=True):
     """What happens to one AzureAssignedIdentity at one place."""
 
     namespace: str
@@ -43,14 +43,14 @@ class ObjectChange(Shown, frozen=True):
     """What differs, for an update in place; why it is still Created, where Azure refused it lately."""
 
 
-class Kept(Shown, frozen=True):
+class Kept(ReportModel, frozen=True):
     """An identity that nobody needs any more and that stays on its host."""
 
     identity: str
     why: str
 
 
-class Waiting(Shown, frozen=True):
+class Waiting(ReportModel, frozen=True):
     """What does not become as it should be."""
 
     pod: str
@@ -58,7 +58,7 @@ class Waiting(Shown, frozen=True):
     why: str
 
 
-class HostPreview(Shown, frozen=True):
+class HostPreview(ReportModel, frozen=True):
     """One VM or scale set, or one node that has neither."""
 
     host: str
@@ -91,7 +91,7 @@ class HostPreview(Shown, frozen=True):
         return self.changes or bool(self.kept or self.waiting or self.problem)
 
 
-class LeftOut(Shown, frozen=True):
+class LeftOut(ReportModel, frozen=True):
     """An object that MIC cannot act on, and of how many pods that keeps an identity."""
 
     kind: str
@@ -100,7 +100,7 @@ class LeftOut(Shown, frozen=True):
     pods: int
 
 
-class Summary(Shown, frozen=True):
+class Summary(ReportModel, frozen=True):
     """The whole in numbers."""
 
     objects: dict[str, int]
@@ -116,7 +116,7 @@ class Summary(Shown, frozen=True):
     """Of those: they have all that MIC can give them already. Pods that nothing is bound to are not among them."""
 
 
-class Preview(Shown, frozen=True):
+class Preview(ReportModel, frozen=True):
     """All of it. `hosts` are in the order of their ids, what is in them in the order of names."""
 
     settings: dict[str, str]

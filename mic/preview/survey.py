@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from mic.azure.identities import HostIdentities
 from mic.decisions.plan import Policy
-from mic.preview.dry_run import NoRestError, Rehearsal, Snapshot
-from mic.preview.outcome import Asked, preview
+from mic.preview.dry_run import DryRun, DryRunError, Snapshot
+from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview
 from mic.preview.text import counted
 from mic.startup.flag_table import FLAG_OF
@@ -56,7 +56,7 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
         raise StartError(advice(error)) from error
     try:
         return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
-    except NoRestError as error:
+    except DryRunError as error:
         raise StartError(str(error)) from error
 
 
@@ -82,9 +82,9 @@ async def read_cluster(client: Client) -> Snapshot:
 
 async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     async with reached(settings) as (own, compute):
-        rehearsal = Rehearsal(snapshot, _policy(settings, own), force_namespaced=settings.force_namespaced)
-        answers = await ask(compute, rehearsal.hosts())
-    return preview(snapshot, rehearsal, Asked(answers=answers, own_identity=own), _shown(settings))
+        dry_run = DryRun(snapshot, _policy(settings, own), force_namespaced=settings.force_namespaced)
+        answers = await ask(compute, dry_run.hosts())
+    return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), _shown(settings))
 
 
 @asynccontextmanager
@@ -123,8 +123,8 @@ class Closing(Protocol):
 
 
 def _told(settings: Settings, snapshot: Snapshot) -> Preview:
-    rehearsal = Rehearsal(snapshot, _policy(settings), force_namespaced=settings.force_namespaced)
-    return preview(snapshot, rehearsal, Asked(answers=None), _shown(settings))
+    dry_run = DryRun(snapshot, _policy(settings), force_namespaced=settings.force_namespaced)
+    return preview(snapshot, dry_run, AzureReads(answers=None), _shown(settings))
 
 
 async def ask(

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
-from mic.decisions.assignments import Held, Want
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
@@ -31,36 +31,36 @@ APPLY_ERROR: Final = "binding apply error"
 INVALID_IDENTITY: Final = "invalid identity"
 """Reasons of Events as the reference words them: people's alerts look for them."""
 
-TOLD_MOST: Final = 10
+EVENTS_PER_IDENTITY_MAX: Final = 10
 """Of how many pods Events tell that one identity is not on their host."""
-TOLD_IN_ALL: Final = 30
+EVENTS_PER_PASS_MAX: Final = 30
 """The same, for one host at one time: its identities may all be refused at once."""
 
 
-class Teller:
+class AssignmentEvents:
     """Tells of one host's round: make one for each."""
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder
-        self._left = TOLD_IN_ALL
+        self._left = EVENTS_PER_PASS_MAX
 
-    def not_applied(self, waiting: Iterable[Held], why: str) -> None:
+    def not_applied(self, waiting: Iterable[ExistingAssignment], why: str) -> None:
         """Say for the first few of *waiting*, objects of one identity, why it is not on their host."""
-        for held in islice(waiting, min(TOLD_MOST, self._left)):
-            spec = held.object.spec
-            message = self._say(spec.azure_binding_ref, _pod_of(held), held.node, why)
-            self._recorder.record(held.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
+        for existing in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
+            spec = existing.object.spec
+            message = self._say(spec.azure_binding_ref, _pod_of(existing), existing.node, why)
+            self._recorder.record(existing.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
 
-    def at_fault(self, held: Held, why: str) -> None:
+    def invalid_identity(self, existing: ExistingAssignment, why: str) -> None:
         """Say why it is not on its host on the AzureIdentity too, which has to be corrected. Its repeats for other pods
         and hosts are counted on one Event."""
-        identity = held.object.spec.azure_identity_ref
+        identity = existing.object.spec.azure_identity_ref
         self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
 
-    def not_made(self, wanted: Iterable[Want], why: str) -> None:
+    def not_created(self, wanted: Iterable[DesiredAssignment], why: str) -> None:
         """Say for the first few of *wanted* why there is not even an object for them."""
-        for want in islice(wanted, min(TOLD_MOST, self._left)):
-            self._say(want.binding, want.pod, want.node, why)
+        for desired in islice(wanted, min(EVENTS_PER_IDENTITY_MAX, self._left)):
+            self._say(desired.binding, desired.pod, desired.node, why)
 
     def _say(self, binding: AzureIdentityBinding, pod: Pod, node: str, why: str) -> str:
         self._left -= 1
@@ -71,10 +71,10 @@ class Teller:
         return message
 
 
-def _pod_of(held: Held) -> Pod:
-    claim = held.claim
-    uid = held.object.metadata.annotation(POD_UID_ANNOTATION)
-    return Pod(metadata=PodMeta(namespace=claim.pod_namespace, name=claim.pod, uid=uid))
+def _pod_of(existing: ExistingAssignment) -> Pod:
+    key = existing.assignment_key
+    uid = existing.object.metadata.annotation(POD_UID_ANNOTATION)
+    return Pod(metadata=PodMeta(namespace=key.pod_namespace, name=key.pod, uid=uid))
 
 
 def advice(identity_id: str, error: AzureError) -> str:

@@ -15,15 +15,15 @@ from typing import Final, Protocol
 from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
 from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions import client_ids, plan
-from mic.decisions.assignments import Want
-from mic.decisions.identity_usage import Picture
+from mic.decisions.assignments import DesiredAssignment
+from mic.decisions.identity_usage import HostView
 from mic.decisions.plan import Policy, Restraint
-from mic.metrics import Measures
-from mic.reconciliation.events import Teller, advice, delay, refusal
+from mic.metrics import MicMetrics
+from mic.reconciliation.events import AssignmentEvents, advice, delay, refusal
 from mic.reconciliation.left_out import FAULT_SECONDS, Skipped
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
@@ -34,7 +34,7 @@ REFUSED: Final = (
     "Azure refuses an identity, which is left out and tried again later; see that it exists and MIC may assign it"
 )
 FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
-HELD_BACK_MOST: Final = 5000
+BLOCKED_SCAN_MAX: Final = 5000
 """Claims passed over at one scrape, which must not hold up the loop: some milliseconds' worth."""
 SHOWN_MOST: Final = 100
 """Hosts that /debug/state tells of."""
@@ -61,16 +61,16 @@ class Hosts(Protocol):
         """Carry out the change; what is there afterwards. Raises AzureError."""
 
 
-class Applier:
+class HostReconciler:
     """Rounds for all hosts; one at a time for each, which the queue sees to."""
 
     def __init__(
         self,
-        view: View,
+        view: ClusterView,
         writer: Writer,
         hosts: Hosts,
         recorder: EventRecorder,
-        measures: Measures,
+        metrics: MicMetrics,
         *,
         policy: Policy,
         max_retries: int,
@@ -89,7 +89,7 @@ class Applier:
         self._writer = writer
         self._hosts = hosts
         self._recorder = recorder
-        self._measures = measures
+        self._metrics = metrics
         self._policy = policy
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
@@ -110,13 +110,13 @@ class Applier:
         """Never take the identity with this client id or resource id off any host from now on."""
         self._policy = replace(self._policy, immutable=self._policy.immutable | {identity.lower()})
 
-    def forgive(self, identity_key: str) -> list[str]:
+    def retry_identity(self, identity_key: str) -> list[str]:
         """The identity was changed: try it again everywhere, apart from others; the hosts where it had been refused."""
-        return [key for key, memory in self._memories.items() if memory.try_again(identity_key)]
+        return [key for key, memory in self._memories.items() if memory.retry_now(identity_key)]
 
-    def barred(self) -> int:
+    def quarantined(self) -> int:
         """How many identities are held back on how many hosts, for a metric."""
-        return sum(len(memory.barred()) for memory in self._memories.values())
+        return sum(len(memory.quarantined()) for memory in self._memories.values())
 
     def oldest_pending_seconds(self) -> float:
         """Age of the oldest claim that waits for its assignment and is not held back by a refused identity, or one
@@ -126,14 +126,16 @@ class Applier:
         """
         now = self._clock()
         for number, (key, since) in enumerate(self._view.waiting.items()):
-            if number >= HELD_BACK_MOST:
+            if number >= BLOCKED_SCAN_MAX:
                 return max(0.0, now - since)
-            claim = self._view.claim(key)
-            want = claim.want if claim is not None else None
-            if claim is None or want is None:
+            assignment = self._view.assignment(key)
+            desired = assignment.desired if assignment is not None else None
+            if assignment is None or desired is None:
                 continue
-            memories = [self._memories[place] for place in claim.open_at if place in self._memories]
-            if not any(_held_back(want, each) for each in memories):
+            memories = [
+                self._memories[host_key] for host_key in assignment.out_of_sync_at if host_key in self._memories
+            ]
+            if not any(_is_blocked(desired, each) for each in memories):
                 return max(0.0, now - since)
         return 0.0
 
@@ -142,64 +144,64 @@ class Applier:
         told = {key: said for key, memory in self._memories.items() if (said := memory.state())}
         return {"known": len(self._memories), "noted": len(told), "first": dict(islice(told.items(), SHOWN_MOST))}
 
-    async def round(self, key: str) -> Done:
+    async def reconcile(self, key: str) -> PassResult:
         """Bring the place a step nearer to what it should be; how, and when, to go on."""
         began = self._clock()
-        picture = self._view.place(key)
-        if picture.empty:
+        host_view = self._view.host_state(key)
+        if host_view.empty:
             self._memories.pop(key, None)
             self._looks.discard(key)
-            return Done()
+            return PassResult()
         try:
-            return await self._round(key, picture)
+            return await self._reconcile(key, host_view)
         finally:
-            self._measures.round_done(self._clock() - began)
+            self._metrics.reconciled(self._clock() - began)
 
-    async def revoke(self, key: str) -> Done:
+    async def revoke(self, key: str) -> PassResult:
         """Revoke what nobody wants any more. Beside the rounds, since those may be waiting for Azure."""
-        written = await self._writer.carry_out(plan.revocations(self._view.place(key)))
+        written = await self._writer.carry_out(plan.revocations(self._view.host_state(key)))
         again = STALE_SECONDS if written.stale else REFUSED_SECONDS if written.refused else None
-        return Done(failed=written.error is not None, again_after=again)
+        return PassResult(failed=written.error is not None, again_after=again)
 
-    async def assign(self, key: str) -> Done:
+    async def assign(self, key: str) -> PassResult:
         """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
         the API server refuses is left to them."""
-        skipped = Skipped(key, self._measures)
-        written = await self._writer.carry_out(plan.independent(self._view.place(key), self._policy, skipped.note))
+        skipped = Skipped(key, self._metrics)
+        written = await self._writer.carry_out(plan.independent(self._view.host_state(key), self._policy, skipped.note))
         again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
-        return Done(failed=written.error is not None, again_after=again)
+        return PassResult(failed=written.error is not None, again_after=again)
 
-    async def _round(self, key: str, picture: Picture) -> Done:
+    async def _reconcile(self, key: str, host_view: HostView) -> PassResult:
         memory = self._memories.setdefault(key, HostMemory(self._clock))
-        asked = await self._look(key, picture, memory)
+        asked = await self._look(key, host_view, memory)
         if asked and memory.known is not None and memory.known.gone:
-            self._tell_lost(self._view.place(key))
-        skipped = Skipped(key, self._measures)
-        before = await self._writer.carry_out(plan.prepare(picture, memory.known, self._policy, skipped.note))
+            self._report_lost(self._view.host_state(key))
+        skipped = Skipped(key, self._metrics)
+        before = await self._writer.carry_out(plan.prepare(host_view, memory.known, self._policy, skipped.note))
         failed: dict[str, str] = {}
         if asked:
             # Also where some write failed: what has no record is not added, and what still stands is not taken off.
             failed = await self._change(key, memory)
-        picture = self._view.place(key)
-        outcomes = plan.settle(picture, memory.known, self._policy, self._reasons(picture, memory), skipped.note)
-        self._tell_failed(picture, failed, outcomes)
+        host_view = self._view.host_state(key)
+        outcomes = plan.finish(host_view, memory.known, self._policy, self._reasons(host_view, memory), skipped.note)
+        self._report_failed(host_view, failed, outcomes)
         after = await self._writer.carry_out(outcomes)
         error = before.error or after.error
         if error is not None:
-            return Done(failed=True)
+            return PassResult(failed=True)
         if before.stale or after.stale:
-            return Done(again_after=STALE_SECONDS)
+            return PassResult(again_after=STALE_SECONDS)
         again = self._next_try(key, memory, asked=asked)
         if before.refused or after.refused:
             again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
         if skipped:
             again = FAULT_SECONDS if again is None else max(again, FAULT_SECONDS)
-        return Done(again_after=again)
+        return PassResult(again_after=again)
 
-    async def _look(self, key: str, picture: Picture, memory: HostMemory) -> bool:
+    async def _look(self, key: str, host_view: HostView, memory: HostMemory) -> bool:
         """Ask Azure if there is reason to and the time has come; whether `memory.known` is fresh."""
-        host = picture.host
-        due = key in self._looks or self._asks(picture, memory) or self._doubts(picture, memory)
+        host = host_view.host
+        due = key in self._looks or self._asks(host_view, memory) or self._doubts(host_view, memory)
         if host is None or not due or memory.reads.until > self._clock():
             return False
         if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
@@ -264,7 +266,7 @@ class Applier:
     async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
         """What is to be sent now, if anything: from the newest picture, and from Azure's newest answer where a second
         writer's change could be lost."""
-        host = self._view.place(key).host
+        host = self._view.host_state(key).host
         if host is None or memory.writes.until > self._clock() or self._planned(key, memory) is None:
             return None
         if not await self._may_write(host, memory):
@@ -277,12 +279,12 @@ class Applier:
     def _planned(self, key: str, memory: HostMemory) -> Change | None:
         if memory.known is None or memory.known.gone:
             return None
-        picture = self._view.place(key)
-        return plan.azure_change(picture, memory.known, self._policy, self._restraint(picture, memory))
+        host_view = self._view.host_state(key)
+        return plan.azure_change(host_view, memory.known, self._policy, self._restraint(host_view, memory))
 
-    def _restraint(self, picture: Picture, memory: HostMemory) -> Restraint:
-        warm = memory.warm(plan.idle(picture), self._grace_seconds)
-        return Restraint(memory.barred(), memory.on_trial(), warm, memory.most)
+    def _restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
+        warm = memory.warm(plan.idle(host_view), self._grace_seconds)
+        return Restraint(memory.quarantined(), memory.retry_due(), warm, memory.most)
 
     async def _may_write(self, host: Host, memory: HostMemory) -> bool:
         """Wait until the lease is sure to last for the request, and an earlier leader's operation is over."""
@@ -316,7 +318,7 @@ class Applier:
         match error:
             case BadIdentities() if bad := [key for key in texts if key in error.ids]:
                 for key in bad:
-                    memory.bar(key, advice(texts[key], error), adding=key in adds)
+                    memory.quarantine(key, advice(texts[key], error), adding=key in adds)
                     self._warn(REFUSED, host, error, texts[key])
                 about = bad
             case Refused() if _narrows(error, on_host) and len(texts) > 1:
@@ -341,49 +343,53 @@ class Applier:
             failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
         return await self._read(host, memory) and again
 
-    def _tell_failed(self, picture: Picture, failed: Mapping[str, str], outcomes: Iterable[plan.After]) -> None:
+    def _report_failed(
+        self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[plan.FinishStep]
+    ) -> None:
         """Say why identities are not on the host: to those who wait for one that has just failed, and to whoever has
         not been told yet."""
-        teller = Teller(self._recorder)
+        events = AssignmentEvents(self._recorder)
         for key, why in failed.items():
-            stake = picture.stakes.get(key)
-            teller.not_applied(stake.holders.values() if stake else (), why)
+            usage = host_view.usages.get(key)
+            events.not_applied(usage.active.values() if usage else (), why)
         for step in outcomes:
-            if not isinstance(step, plan.Explain) or step.held.identity_id is None:
+            if not isinstance(step, plan.Explain) or step.existing.identity_id is None:
                 continue
-            if step.held.identity_id.key not in failed or step.identity_at_fault:
-                teller.not_applied([step.held], step.message)
+            if step.existing.identity_id.key not in failed or step.identity_at_fault:
+                events.not_applied([step.existing], step.message)
             if step.identity_at_fault:
-                teller.at_fault(step.held, step.message)
-                identity = "/".join(step.held.object.spec.azure_identity_ref.key)
+                events.invalid_identity(step.existing, step.message)
+                identity = "/".join(step.existing.object.spec.azure_identity_ref.key)
                 log.warning(FAULTY, extra={"identity": identity, "error": step.message})
 
-    def _tell_lost(self, picture: Picture) -> None:
+    def _report_lost(self, host_view: HostView) -> None:
         """Say to those who wait on a host that Azure knows no longer that it is in vain."""
-        if picture.host is None:
+        if host_view.host is None:
             return
-        why, teller = _lost(picture.host), Teller(self._recorder)
-        teller.not_applied((held for stake in picture.stakes.values() for held in stake.holders.values()), why)
-        claims = picture.open_claims()
-        teller.not_made((want for want, living in claims if want and want.identity_id and not living), why)
+        why, events = _lost(host_view.host), AssignmentEvents(self._recorder)
+        events.not_applied((existing for usage in host_view.usages.values() for existing in usage.active.values()), why)
+        out_of_sync = host_view.out_of_sync_assignments()
+        events.not_created(
+            (desired for desired, active in out_of_sync if desired and desired.identity_id and not active), why
+        )
 
-    def _reasons(self, picture: Picture, memory: HostMemory) -> dict[str, str]:
+    def _reasons(self, host_view: HostView, memory: HostMemory) -> dict[str, str]:
         """Why identities are not on the host, for the objects that wait for them."""
-        if memory.missing_since is not None and picture.host is not None:
-            return dict.fromkeys(picture.stakes, _lost(picture.host))
+        if memory.missing_since is not None and host_view.host is not None:
+            return dict.fromkeys(host_view.usages, _lost(host_view.host))
         if why := memory.reads.refusal or memory.writes.refusal:
-            return dict.fromkeys(picture.stakes, why) | memory.barred()
-        if memory.delayed() and picture.host is not None:
-            return dict.fromkeys(picture.stakes, delay(picture.host)) | memory.barred()
-        return memory.barred()
+            return dict.fromkeys(host_view.usages, why) | memory.quarantined()
+        if memory.delayed() and host_view.host is not None:
+            return dict.fromkeys(host_view.usages, delay(host_view.host)) | memory.quarantined()
+        return memory.quarantined()
 
     def _next_try(self, key: str, memory: HostMemory, *, asked: bool) -> float | None:
         """Seconds until this host is worth another round by itself; None where only an event can make it so."""
-        picture = self._view.place(key)
-        if picture.host is None:
+        host_view = self._view.host_state(key)
+        if host_view.host is None:
             return None
-        if not self._asks(picture, memory):
-            return self._next_trial(picture, memory)
+        if not self._asks(host_view, memory):
+            return self._next_retry(host_view, memory)
         wait = max(memory.reads.until, memory.writes.until) - self._clock()
         if wait > 0:
             return wait
@@ -391,35 +397,35 @@ class Applier:
             return STALE_SECONDS
         return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
 
-    def _next_trial(self, picture: Picture, memory: HostMemory) -> float | None:
+    def _next_retry(self, host_view: HostView, memory: HostMemory) -> float | None:
         """Seconds until a refused identity is to be tried again, or one that nobody needs has had its grace."""
         if memory.known is None:
             return None
-        attached, trials = memory.known.attached, []
-        for key, stake in picture.stakes.items():
-            if (stake.wanted > 0) != (key in attached) and (trial := memory.next_trial(key)) is not None:
-                trials.append(trial)
-        warm = memory.warm(plan.idle(picture), self._grace_seconds)
-        return min([*trials, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
+        attached, retries = memory.known.attached, []
+        for key, usage in host_view.usages.items():
+            if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
+                retries.append(retry)
+        warm = memory.warm(plan.idle(host_view), self._grace_seconds)
+        return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
-    def _doubts(self, picture: Picture, memory: HostMemory) -> bool:
+    def _doubts(self, host_view: HostView, memory: HostMemory) -> bool:
         """Whether to ask Azure again before an AzureIdentity is found at fault. Not soon after the last answer: a
         client that writes AzureIdentities without end must not cause calls without end."""
         old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
-        return old and memory.known is not None and client_ids.is_news(picture, memory.known)
+        return old and memory.known is not None and client_ids.is_news(host_view, memory.known)
 
-    def _asks(self, picture: Picture, memory: HostMemory) -> bool:
-        return plan.asks_azure(picture, memory.known, self._policy, self._restraint(picture, memory))
+    def _asks(self, host_view: HostView, memory: HostMemory) -> bool:
+        return plan.asks_azure(host_view, memory.known, self._policy, self._restraint(host_view, memory))
 
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
         about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
         log.warning(message, extra=about)
 
 
-def _held_back(want: Want, memory: HostMemory) -> bool:
+def _is_blocked(desired: DesiredAssignment, memory: HostMemory) -> bool:
     """Whether the identity has to be corrected before *want* can be assigned on this host."""
-    key = want.identity_id.key if want.identity_id is not None else ""
-    return memory.has_barred(key) or bool(client_ids.fault(want, memory.known))
+    key = desired.identity_id.key if desired.identity_id is not None else ""
+    return memory.was_refused(key) or bool(client_ids.fault(desired, memory.known))
 
 
 def _narrows(error: Refused, on_host: Collection[str]) -> bool:

@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 from mic.decisions.assignments import Key
-from mic.metrics import Measures
+from mic.metrics import MicMetrics
 
 log = logging.getLogger(__name__)
 
@@ -15,9 +15,9 @@ FAULT_SECONDS: Final = 30.0
 class Skipped:
     """Those of one pass. `note` is a `plan.OnFault`."""
 
-    def __init__(self, place: str, measures: Measures) -> None:
-        self._place = place
-        self._measures = measures
+    def __init__(self, host_key: str, metrics: MicMetrics) -> None:
+        self._host_key = host_key
+        self._metrics = metrics
         self._count = 0
 
     def __bool__(self) -> bool:
@@ -25,11 +25,11 @@ class Skipped:
 
     def note(self, about: Key, error: Exception) -> None:
         """Count it. The log has the first one of the pass, with its traceback."""
-        self._measures.faulted("plan")
+        self._metrics.faulted("plan")
         self._count += 1
         if self._count == 1:
             log.error(
                 "a pod or an object is left out, as planning for it failed unexpectedly; report this as a bug",
-                extra={"resource": "/".join(about), "vm": self._place},
+                extra={"resource": "/".join(about), "vm": self._host_key},
                 exc_info=error,
             )

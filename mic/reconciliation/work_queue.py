@@ -32,7 +32,7 @@ SHOWN_MOST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class PassResult:
     """How a turn ended."""
 
     again_after: float | None = None
@@ -41,7 +41,7 @@ class Done:
     """The turn did not get through: another one after a pause that grows with each failure in a row."""
 
 
-class KeyedQueue:
+class WorkQueue:
     """The queue. `add` may be called from anywhere in the loop, also from inside a turn."""
 
     def __init__(
@@ -106,7 +106,7 @@ class KeyedQueue:
         heapq.heappush(self._heap, (when, key))
         self._news.set()
 
-    async def run(self, turn: Callable[[str], Awaitable[Done]]) -> NoReturn:
+    async def run(self, turn: Callable[[str], Awaitable[PassResult]]) -> NoReturn:
         """Give turns until cancelled. An exception out of *turn* is logged and counts as a failed turn."""
         async with asyncio.TaskGroup() as turns:
             while True:
@@ -118,7 +118,7 @@ class KeyedQueue:
                 except TimeoutError:
                     continue
 
-    def _start_due(self, turns: asyncio.TaskGroup, turn: Callable[[str], Awaitable[Done]]) -> float | None:
+    def _start_due(self, turns: asyncio.TaskGroup, turn: Callable[[str], Awaitable[PassResult]]) -> float | None:
         """Start what is due; seconds until the next is, None where only news can say."""
         now = self._clock()
         while self._heap:
@@ -137,13 +137,13 @@ class KeyedQueue:
             turns.create_task(self._turn(key, turn), name=f"round for {key}")
         return None
 
-    async def _turn(self, key: str, turn: Callable[[str], Awaitable[Done]]) -> None:
+    async def _turn(self, key: str, turn: Callable[[str], Awaitable[PassResult]]) -> None:
         try:
             done = await turn(key)
         except Exception:
             self._on_fault()
             log.exception("a round failed unexpectedly and is repeated; report this as a bug", extra={"vm": key})
-            done = Done(failed=True)
+            done = PassResult(failed=True)
         finally:
             self._running.discard(key)
             self._news.set()

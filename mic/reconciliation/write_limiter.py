@@ -29,7 +29,7 @@ class Urgency(IntEnum):
     """Nobody waits: objects whose host is clean, and their debts."""
 
 
-class Pace:
+class WriteLimiter:
     """Turns to send one request each: *in_flight* at once, *per_second* in the long run, *burst* after a quiet time.
 
     Within one urgency, hosts take turns. Belongs to one event loop.
@@ -45,7 +45,7 @@ class Pace:
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def turn(self, urgency: Urgency, host: str) -> AsyncIterator[None]:
+    async def permit(self, urgency: Urgency, host: str) -> AsyncIterator[None]:
         """Wait for a turn and have it."""
         mine = asyncio.get_running_loop().create_future()
         self._lines[urgency].setdefault(host, deque()).append(mine)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions import documents, plan
-from mic.decisions.assignments import Held
-from mic.metrics import Measures
+from mic.decisions.assignments import ExistingAssignment
+from mic.metrics import MicMetrics
 from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
-from mic.reconciliation.write_limiter import Pace, Urgency
+from mic.reconciliation.write_limiter import Urgency, WriteLimiter
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from podidentity.kube.events import EventRecorder
@@ -33,7 +33,7 @@ from podidentity.resources import (
 
 log = logging.getLogger(__name__)
 
-Step = plan.Before | plan.After
+Step = plan.PrepareStep | plan.FinishStep
 
 REFUSALS: Final = frozenset({400, 403, 413, 422})
 """Statuses by which the API server says that it is the object, or our role, and not the moment."""
@@ -62,9 +62,9 @@ class Writer:
     def __init__(
         self,
         client: Client,
-        view: View,
+        view: ClusterView,
         recorder: EventRecorder,
-        measures: Measures,
+        metrics: MicMetrics,
         *,
         batch: int,
         per_second: float,
@@ -74,8 +74,8 @@ class Writer:
         self._client = client
         self._view = view
         self._recorder = recorder
-        self._measures = measures
-        self._pace = Pace(in_flight=batch, per_second=per_second, burst=burst, clock=clock)
+        self._metrics = metrics
+        self._limiter = WriteLimiter(in_flight=batch, per_second=per_second, burst=burst, clock=clock)
         self._under_way: dict[tuple[object, ...], asyncio.Task[Written]] = {}
         self._clock = clock
 
@@ -105,90 +105,90 @@ class Writer:
         return task
 
     async def _one(self, step: Step) -> Written:
-        async with self._pace.turn(_URGENCIES.get(type(step), Urgency.ASSIGN), self._place_of(step)):
+        async with self._limiter.permit(_URGENCIES.get(type(step), Urgency.ASSIGN), self._host_key_of(step)):
             operation, began = _OPERATIONS[type(step)], self._clock()
             try:
                 await self._request(step)
             except ApiError as error:
-                self._measures.failed(operation)
+                self._metrics.failed(operation)
                 return await self._failed(step, error)
             except Exception:
                 # Cancelled with the other writes of its host, those of other pods would fail with it.
-                self._measures.faulted("write")
+                self._metrics.faulted("write")
                 log.exception(
                     "a write failed unexpectedly and is left out for now; report this as a bug", extra=_about(step)
                 )
                 return Written(refused=True)
-            self._measures.wrote(operation, self._clock() - began)
+            self._metrics.wrote(operation, self._clock() - began)
         return Written()
 
-    def _place_of(self, step: Step) -> str:
-        return self._view.place_of_node(step.want.node if isinstance(step, plan.Create) else step.held.node)
+    def _host_key_of(self, step: Step) -> str:
+        return self._view.host_key_of_node(step.desired.node if isinstance(step, plan.Create) else step.existing.node)
 
     async def _request(self, step: Step) -> None:
         match step:
-            case plan.Create(want, name, status, record):
-                document = documents.new_document(want, name, status, record)
-                self._view.wrote(await self._client.create(ASSIGNED_IDENTITIES, want.namespace, document))
+            case plan.Create(desired, name, status, attached_by):
+                document = documents.new_document(desired, name, status, attached_by)
+                self._view.wrote(await self._client.create(ASSIGNED_IDENTITIES, desired.namespace, document))
                 log.info("assigned identity created", extra=_about(step) | {"status": status})
                 if status == ASSIGNED:
-                    self._told_applied(want.pod.spec.node_name, self._view.held((want.namespace, name)))
-            case plan.Update(held, want, status, record, debts):
-                await self._patch(held, documents.update_operations(held, want, status, record, debts))
+                    self._record_applied(desired.pod.spec.node_name, self._view.existing((desired.namespace, name)))
+            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+                await self._patch(
+                    existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
+                )
                 log.info("assigned identity updated in place", extra=_about(step) | {"status": status})
-            case plan.Mark(held, record):
-                await self._patch(held, documents.annotation_operations(held, {ATTACHED_BY_ANNOTATION: record}))
-            case plan.Revoke(held):
-                await self._client.delete(ASSIGNED_IDENTITIES, *held.key, uid=held.object.metadata.uid)
-                self._view.revoked(held)
+            case plan.SetAttachedBy(existing, attached_by):
+                await self._patch(
+                    existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by})
+                )
+            case plan.Revoke(existing):
+                await self._client.delete(ASSIGNED_IDENTITIES, *existing.key, uid=existing.object.metadata.uid)
+                self._view.revoked(existing)
                 log.info("assigned identity revoked", extra=_about(step))
-            case plan.Confirm(held):
-                await self._patch(held, documents.status_operations(held, ASSIGNED, {MESSAGE_ANNOTATION: None}))
+            case plan.Confirm(existing):
+                await self._patch(existing, documents.status_operations(existing, ASSIGNED, {MESSAGE_ANNOTATION: None}))
                 log.info("identity assigned", extra=_about(step) | {"status": ASSIGNED})
-                self._told_applied(held.node, held)
-            case plan.Explain(held, message):
-                await self._patch(held, documents.explain_operations(held, message))
-            case plan.Settle(held):
-                await self._patch(held, documents.debt_operations(held, step.left))
-            case plan.Release(held):
-                await self._release(held)
+                self._record_applied(existing.node, existing)
+            case plan.Explain(existing, message):
+                await self._patch(existing, documents.explain_operations(existing, message))
+            case plan.CompleteDetaches(existing):
+                await self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
+            case plan.Release(existing):
+                await self._release(existing)
                 log.info("assigned identity removed", extra=_about(step))
 
-    async def _release(self, held: Held) -> None:
-        operations = documents.release_operations(held, UNASSIGNED)
-        left = await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations)
+    async def _release(self, existing: ExistingAssignment) -> None:
+        operations = documents.release_operations(existing, UNASSIGNED)
+        left = await self._client.patch_json(ASSIGNED_IDENTITIES, *existing.key, operations)
         if left.metadata.finalizers:
             self._view.wrote(left)  # somebody else's finalizer holds it on
         else:
-            self._view.gone(held)
-        spec = held.object.spec
-        message = f"Binding {spec.azure_binding_ref.metadata.name} removed from node {held.node} for pod {_pod(held)}"
+            self._view.gone(existing)
+        spec = existing.object.spec
+        message = (
+            f"Binding {spec.azure_binding_ref.metadata.name} removed from node {existing.node} for pod {_pod(existing)}"
+        )
         self._recorder.record(spec.azure_binding_ref, BINDINGS, "Normal", REMOVED, message)
 
-    async def _patch(self, held: Held, operations: documents.Operations) -> None:
-        self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *held.key, operations))
+    async def _patch(self, existing: ExistingAssignment, operations: documents.Operations) -> None:
+        self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *existing.key, operations))
 
     async def _failed(self, step: Step, error: ApiError) -> Written:
-        held = getattr(step, "held", None)
-        key = (
-            held.key
-            if isinstance(held, Held)
-            else (step.want.namespace, step.name)
-            if isinstance(step, plan.Create)
-            else None
-        )
+        existing = None if isinstance(step, plan.Create) else step.existing
+        key = (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
         match error:
-            case NotFound() if isinstance(held, Held):
-                self._view.gone(held)
+            case NotFound() if existing is not None:
+                self._view.gone(existing)
                 return Written(stale=True)
-            case Conflict() | Invalid() if key is not None and await self._read_again(key, held):
+            case Conflict() | Invalid() if await self._read_again(key, existing):
                 return Written(stale=True)
             case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):  # as what cannot be read
                 log.warning(
                     "an assigned identity is refused by the API server; see what its namespace and our role allow",
                     extra=_about(step) | {"error": error},
                 )
-                self._told_refused(step, error)
+                self._record_refused(step, error)
                 return Written(refused=True)
             case _:
                 log.warning(
@@ -196,9 +196,9 @@ class Writer:
                 )
                 return Written(error=error)
 
-    async def _read_again(self, key: tuple[str, str], thought: Held | None) -> bool:
+    async def _read_again(self, key: tuple[str, str], thought: ExistingAssignment | None) -> bool:
         """Whether the view now has the object as it is stored, and that differs from what it, or *thought*, was."""
-        before = thought or self._view.held(key)
+        before = thought or self._view.existing(key)
         try:
             stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
         except NotFound:
@@ -210,38 +210,39 @@ class Writer:
         self._view.wrote(stored)
         return before is None or before.object != stored
 
-    def _told_refused(self, step: Step, error: ApiError) -> None:
+    def _record_refused(self, step: Step, error: ApiError) -> None:
         if isinstance(step, plan.Create | plan.Update):
-            want = step.want
+            desired = step.desired
             message = (
-                f"Binding {want.binding.metadata.name} not applied on node {want.node} "
-                f"for pod {'/'.join(want.pod.key)}: the API server refuses its AzureAssignedIdentity: {error.message}"
+                f"Binding {desired.binding.metadata.name} not applied on node {desired.node} "
+                f"for pod {'/'.join(desired.pod.key)}: the API server refuses its AzureAssignedIdentity: "
+                f"{error.message}"
             )
-            self._recorder.record(want.binding, BINDINGS, "Warning", APPLY_ERROR, message)
-            self._recorder.record(want.pod, PODS, "Warning", APPLY_ERROR, message)
+            self._recorder.record(desired.binding, BINDINGS, "Warning", APPLY_ERROR, message)
+            self._recorder.record(desired.pod, PODS, "Warning", APPLY_ERROR, message)
 
-    def _told_applied(self, node: str, held: Held | None) -> None:
-        if held is not None:
-            binding = held.object.spec.azure_binding_ref
-            message = f"Binding {binding.metadata.name} applied on node {node} for pod {_pod(held)}"
+    def _record_applied(self, node: str, existing: ExistingAssignment | None) -> None:
+        if existing is not None:
+            binding = existing.object.spec.azure_binding_ref
+            message = f"Binding {binding.metadata.name} applied on node {node} for pod {_pod(existing)}"
             self._recorder.record(binding, BINDINGS, "Normal", APPLIED, message)
 
 
 _OPERATIONS: Final[dict[type, str]] = {
     plan.Create: "assigned_identity_addition",
     plan.Update: "assigned_identity_update",
-    plan.Mark: "assigned_identity_update",
+    plan.SetAttachedBy: "assigned_identity_update",
     plan.Revoke: "assigned_identity_deletion",
     plan.Confirm: "update_azure_assigned_identity_status",
     plan.Explain: "update_azure_assigned_identity_status",
-    plan.Settle: "assigned_identity_update",
+    plan.CompleteDetaches: "assigned_identity_update",
     plan.Release: "update_azure_assigned_identity_status",
 }
 
 
 _URGENCIES: Final[dict[type, Urgency]] = {
     plan.Revoke: Urgency.REVOKE,
-    plan.Settle: Urgency.TIDY,
+    plan.CompleteDetaches: Urgency.TIDY,
     plan.Release: Urgency.TIDY,
 }
 
@@ -252,30 +253,30 @@ def _shared(step: Step) -> tuple[object, ...]:
     Where the two differ in what they would write, the later one finds so in the answer to the first.
     """
     match step:
-        case plan.Create(want, name):
-            return "create", want.namespace, name, want.claim
-        case plan.Update(held):
-            return "update", held.object.metadata.uid
-        case plan.Revoke(held):
-            return "revoke", held.object.metadata.uid
+        case plan.Create(desired, name):
+            return "create", desired.namespace, name, desired.assignment_key
+        case plan.Update(existing):
+            return "update", existing.object.metadata.uid
+        case plan.Revoke(existing):
+            return "revoke", existing.object.metadata.uid
         case _:
             return ()
 
 
-def _pod(held: Held) -> str:
-    return f"{held.claim.pod_namespace}/{held.claim.pod}"
+def _pod(existing: ExistingAssignment) -> str:
+    return f"{existing.assignment_key.pod_namespace}/{existing.assignment_key.pod}"
 
 
 def _about(step: Step) -> dict[str, object]:
     """The log fields that tell which object a step is about."""
     if isinstance(step, plan.Create):
         pod, node, identity, binding = (
-            "/".join(step.want.pod.key),
-            step.want.node,
-            step.want.identity.metadata.name,
-            step.want.binding.metadata.name,
+            "/".join(step.desired.pod.key),
+            step.desired.node,
+            step.desired.identity.metadata.name,
+            step.desired.binding.metadata.name,
         )
     else:
-        pod, node, identity = _pod(step.held), step.held.node, step.held.claim.identity
-        binding = step.held.object.spec.azure_binding_ref.metadata.name
+        pod, node, identity = _pod(step.existing), step.existing.node, step.existing.assignment_key.identity
+        binding = step.existing.object.spec.azure_binding_ref.metadata.name
     return {"pod": pod, "node": node, "identity": identity, "binding": binding}

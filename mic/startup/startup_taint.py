@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from mic.reconciliation.work_queue import Done, KeyedQueue
+from mic.reconciliation.work_queue import PassResult, WorkQueue
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
 from podidentity.kube.informer import Informer
@@ -80,7 +80,7 @@ class StartupTaint:
         called when the work on one node has raised an exception."""
         self._client = client
         self._key = key
-        self._queue = KeyedQueue(on_fault=on_fault)
+        self._queue = WorkQueue(on_fault=on_fault)
         self._ready = _Ready(self._queue)
         self._forbidden = False
         self.nodes = Informer(client, TAINTED_NODES, _Tainted(key, self._queue))
@@ -92,12 +92,12 @@ class StartupTaint:
         await self.pods.synced()
         await self._queue.run(self._turn)
 
-    async def _turn(self, name: str) -> Done:
+    async def _turn(self, name: str) -> PassResult:
         node = self.nodes.store.get(("", name))
         if node is None or not self._ready.on(name):
-            return Done()
+            return PassResult()
         left = without(node.spec.taints, self._key)
-        return Done(failed=len(left) < len(node.spec.taints) and not await self._leave(node, left))
+        return PassResult(failed=len(left) < len(node.spec.taints) and not await self._leave(node, left))
 
     async def _leave(self, node: TaintedNode, taints: list[dict[str, Any]]) -> bool:
         """Leave only *taints* on the node, unless it is not as the watch told; whether there is nothing more to do."""
@@ -137,7 +137,7 @@ class StartupTaint:
 class _Tainted:
     """Nodes: those with the taint get a turn."""
 
-    def __init__(self, key: str, queue: KeyedQueue) -> None:
+    def __init__(self, key: str, queue: WorkQueue) -> None:
         self._key = key
         self._queue = queue
 
@@ -152,7 +152,7 @@ class _Tainted:
 class _Ready:
     """NMI's pods: how many of each node are Ready, two for a moment while one takes over from the other."""
 
-    def __init__(self, queue: KeyedQueue) -> None:
+    def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
         self._nodes: Counter[str] = Counter()
 

@@ -53,7 +53,7 @@ _PASSING: Final = (Unreachable, ServerError, Throttled)
 _DOCUMENT: Final = msgspec.json.Decoder(Document)
 
 
-class Record:
+class UpgradeRecord:
     """The note in the ConfigMap that the upgrade is done."""
 
     def __init__(self, client: Client, namespace: str, name: str, key: str) -> None:
@@ -115,7 +115,7 @@ class TypeUpgrade:
         self,
         client: Client,
         recorder: EventRecorder,
-        record: Record,
+        record: UpgradeRecord,
         *,
         in_flight: int,
         limit_seconds: float = LIMIT_SECONDS,

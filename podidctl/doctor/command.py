@@ -10,24 +10,24 @@ from rich.markup import escape
 from mic.preview.schema import SOMETHING_TO_DO
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect
+from podidctl.diagnosis.daemons import nmi_settings
+from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.gather import gather
-from podidctl.doctor.node import look
-from podidctl.doctor.objects import live
-from podidctl.doctor.redirects import NodeSeen
+from podidctl.doctor.node_checks import NodeState
+from podidctl.doctor.node_reader import read_node
+from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.shapes import Level, Report, listed
-from podidctl.doctor.state import Objects, Seen
-from podidctl.inquiry.daemons import nmi_settings
-from podidctl.inquiry.facts import Unread
+from podidctl.doctor.schema import Level, Report, listed
+from podidctl.doctor.state import ClusterState, Objects
 from podidctl.printing import Output, console, plain, print_document, print_table
-from podidctl.reaching import KUBECONFIG_HELP, Surroundings, reach
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 
 COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
 
 
-def add_to(app: typer.Typer, around: Surroundings) -> None:
+def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
     @app.command("doctor")
@@ -48,54 +48,54 @@ def add_to(app: typer.Typer, around: Surroundings) -> None:
         configure(LogFormat.TEXT, 0)
         if imds and not node:
             raise typer.BadParameter("--imds asks from this machine: name it as a node with --node")
-        told = asyncio.run(_told(around.settings(kubeconfig=kubeconfig), node, imds=imds))
+        report = asyncio.run(_examine(context.settings(kubeconfig=kubeconfig), node, imds=imds))
         to = console()
         if output is Output.TABLE:
-            show(told, to)
+            show(report, to)
         else:
-            print_document(told, output, to)
-        raise typer.Exit(SOMETHING_TO_DO if told.anything else int(told.unknown))
+            print_document(report, output, to)
+        raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
 
 
-async def _told(settings: Reaching, node: str, *, imds: bool) -> Report:
-    async with reach(settings) as client:
-        seen = await gather(client)
-    return report(seen, await _looked(seen, node, imds=imds) if node else None)
+async def _examine(settings: Reaching, node: str, *, imds: bool) -> Report:
+    async with connect(settings) as client:
+        state = await gather(client)
+    return report(state, await _read_node(state, node, imds=imds) if node else None)
 
 
-async def _looked(seen: Seen, node: str, *, imds: bool) -> NodeSeen:
+async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState:
     """This machine, as the node of that name. Raises typer.BadParameter for what no node is called."""
     try:
         settings = Settings(node_name=node)
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
-    here = _here(seen.objects, node) if isinstance(seen.objects, Objects) else None
-    for each in () if isinstance(seen.nmi, Unread) else seen.nmi:
+    here = _labelled_pods(state.objects, node) if isinstance(state.objects, Objects) else None
+    for each in () if isinstance(state.nmi, ReadFailure) else state.nmi:
         if each.spec.node_name == node:
             try:
                 settings = nmi_settings(each)
             except UsageError:
                 continue  # told by the check of flags
-    return await look(settings, pods=here, ask_imds=imds)
+    return await read_node(settings, pods=here, ask_imds=imds)
 
 
-def _here(objects: Objects, node: str) -> int:
+def _labelled_pods(objects: Objects, node: str) -> int:
     """How many pods with a label run on *node*. Raises typer.BadParameter where the cluster has no such node."""
     names = {each.metadata.name for each in objects.nodes}
     if node not in names:
         raise typer.BadParameter(
             f"the cluster has no node {node}; its nodes are called {plain(listed(names)) or '(none)'}"
         )
-    return sum(each.spec.node_name == node and not each.spec.host_network for each in live(objects))
+    return sum(each.spec.node_name == node and not each.spec.host_network for each in live_pods(objects))
 
 
-def show(told: Report, to: Console) -> None:
+def show(report: Report, to: Console) -> None:
     """Print a line for each finding, and what to do about each that needs it."""
     print_table(
         ("", "check", ""),
-        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in told.findings),
+        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in report.findings),
         to,
     )
-    for each in told.findings:
+    for each in report.findings:
         if each.next and each.level is not Level.OK:
             to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)

@@ -14,16 +14,26 @@ import msgspec
 
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
-from podidctl.doctor.ages import DATED_PODS, created, of_pods
-from podidctl.doctor.federation import federation
+from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
+from podidctl.diagnosis.daemons import Daemon, list_daemons
+from podidctl.diagnosis.gather import or_failure
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
+from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings
-from podidctl.doctor.rights import of_mic, of_nmi
+from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.secret_access import secret_access
-from podidctl.doctor.state import Definition, Locks, Objects, Right, Rights, Seen, Server, Stored, Which
-from podidctl.inquiry.daemons import Daemon, daemons
-from podidctl.inquiry.facts import Unread
-from podidctl.inquiry.gather import or_unread
-from podidctl.inquiry.reviews import account_of, allowed
+from podidctl.doctor.state import (
+    ClusterState,
+    Definition,
+    Locks,
+    ObjectReference,
+    Objects,
+    Right,
+    Rights,
+    ServerState,
+    StoredObjects,
+)
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
@@ -53,36 +63,36 @@ VERSION_SECONDS: Final = 10.0
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-async def gather(client: Client) -> Seen:
+async def gather(client: Client) -> ClusterState:
     """All of it. Raises ApiError where the API server does not answer, or not to us."""
-    server = await or_unread(_server(client))
-    nmi = await or_unread(_sorted(client, "nmi"))
-    mic = await or_unread(_sorted(client, "mic"))
+    server = await or_failure(_server(client))
+    nmi = await or_failure(_daemons(client, "nmi"))
+    mic = await or_failure(_daemons(client, "mic"))
     objects, stored = await _objects(client)
-    return Seen(
+    return ClusterState(
         now=datetime.now(UTC),
         server=server,
-        definitions={each.plural: await or_unread(_definition(client, each)) for each in KINDS},
+        definitions={each.plural: await or_failure(_definition(client, each)) for each in KINDS},
         stored=stored,
         objects=objects,
         nmi=nmi,
         mic=mic,
-        locks=await or_unread(_locks(client, () if isinstance(mic, Unread) else mic)),
-        rights=await or_unread(_rights(client, nmi, mic)),
-        secrets=await or_unread(secret_access(client, objects, nmi)),
-        federation=await federation(client, objects, nmi),
+        locks=await or_failure(_locks(client, () if isinstance(mic, ReadFailure) else mic)),
+        rights=await or_failure(_rights(client, nmi, mic)),
+        secrets=await or_failure(secret_access(client, objects, nmi)),
+        federation=await read_federated_access(client, objects, nmi),
     )
 
 
-async def _sorted(client: Client, component: str) -> tuple[Daemon, ...]:
-    return tuple(await daemons(client, component))
+async def _daemons(client: Client, component: str) -> tuple[Daemon, ...]:
+    return tuple(await list_daemons(client, component))
 
 
-class _Told(msgspec.Struct):
+class _Version(msgspec.Struct):
     git_version: str = msgspec.field(name="gitVersion", default="")
 
 
-async def _server(client: Client) -> Server:
+async def _server(client: Client) -> ServerState:
     """The version, and the clock by the answer's Date. Raises Unreachable."""
     access = client.access
     authorization = await access.authorization()
@@ -106,23 +116,23 @@ async def _server(client: Client) -> Server:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         raise Unreachable(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
     try:
-        version = msgspec.json.decode(body, type=_Told).git_version
+        version = msgspec.json.decode(body, type=_Version).git_version
     except (msgspec.DecodeError, UnicodeDecodeError):
         version = ""
-    return clocked(version, told, sent, seconds)
+    return server_clock(version, told, sent, seconds)
 
 
-def clocked(version: str, date: str, sent: datetime, seconds: float) -> Server:
+def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
     """What an answer with this Date, to a request *sent* and answered within so many *seconds*, says of the clocks."""
     try:
         theirs = parsedate_to_datetime(date)
     except ValueError:
-        return Server(version)
+        return ServerState(version)
     if theirs.tzinfo is None:
         theirs = theirs.replace(tzinfo=UTC)
     # The header tells whole seconds, cut off.
     ahead = theirs + timedelta(seconds=0.5) - (sent + timedelta(seconds=seconds / 2))
-    return Server(version, ahead.total_seconds(), seconds / 2 + 0.5)
+    return ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
 
 
 async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
@@ -132,31 +142,31 @@ async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
         return None
 
 
-async def _objects(client: Client) -> tuple[Objects | Unread, dict[str, Stored]]:
+async def _objects(client: Client) -> tuple[Objects | ReadFailure, dict[str, StoredObjects]]:
     """Our objects, and how they are stored. A kind that is not installed has none: its definition's check says so."""
-    stored: dict[str, Stored] = {}
-    made: dict[Which, datetime] = {}
-    assigned = await _kind(client, ASSIGNED_IDENTITIES, stored, made)
-    identities = await _kind(client, IDENTITIES, stored, made)
-    bindings = await _kind(client, BINDINGS, stored, made)
-    exceptions = await _kind(client, EXCEPTIONS, stored, made)
-    pods = await or_unread(client.list(DATED_PODS, label_selector=BINDING_LABEL))
-    nodes = await or_unread(client.list(NODES))
+    stored: dict[str, StoredObjects] = {}
+    made: dict[ObjectReference, datetime] = {}
+    assigned = await _read_kind(client, ASSIGNED_IDENTITIES, stored, made)
+    identities = await _read_kind(client, IDENTITIES, stored, made)
+    bindings = await _read_kind(client, BINDINGS, stored, made)
+    exceptions = await _read_kind(client, EXCEPTIONS, stored, made)
+    pods = await or_failure(client.list(DATED_PODS, label_selector=BINDING_LABEL))
+    nodes = await or_failure(client.list(NODES))
     for each in (assigned, identities, bindings, exceptions, pods, nodes):
-        if isinstance(each, Unread):
+        if isinstance(each, ReadFailure):
             return each, stored
-    dates = made | (of_pods(pods) if not isinstance(pods, Unread) else {})
+    dates = made | (pod_times(pods) if not isinstance(pods, ReadFailure) else {})
     there = Objects(*map(_tuple, (identities, bindings, exceptions, assigned, pods, nodes)))
-    return replace(there, made=dates), stored
+    return replace(there, created_at=dates), stored
 
 
 def _tuple(several: Any) -> Any:
     return tuple(several)
 
 
-async def _kind(
-    client: Client, kind: Kind[R], stored: dict[str, Stored], made: dict[Which, datetime]
-) -> list[R] | Unread:
+async def _read_kind(
+    client: Client, kind: Kind[R], stored: dict[str, StoredObjects], made: dict[ObjectReference, datetime]
+) -> list[R] | ReadFailure:
     items: list[R] = []
     old: list[str] = []
     unreadable: list[str] = []
@@ -171,8 +181,8 @@ async def _kind(
                 except Malformed:
                     unreadable.append("/".join(_key(raw)))
                     continue
-                if (since := created(raw)) is not None:
-                    made[Which(kind.plural, *items[-1].key)] = since
+                if (since := creation_time(raw)) is not None:
+                    made[ObjectReference(kind.plural, *items[-1].key)] = since
                 if respelled(kind, _document(raw)) is not None:
                     old.append("/".join(items[-1].key))
     except NotFound:
@@ -180,8 +190,8 @@ async def _kind(
     except Unreachable:
         raise
     except ApiError as error:
-        return Unread(f"{kind.plural}: {error.message}")
-    stored[kind.plural] = Stored(tuple(old), tuple(unreadable))
+        return ReadFailure(f"{kind.plural}: {error.message}")
+    stored[kind.plural] = StoredObjects(tuple(old), tuple(unreadable))
     return items
 
 
@@ -203,8 +213,8 @@ async def _locks(client: Client, mic: Sequence[Daemon]) -> tuple[Locks, ...]:
     names = {(each.lease_namespace, each.lease_name): None for each in _settings(mic)}
     found = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
-        lease = await _lock(client, InLease(), LEASES, namespace, name)
-        endpoints = await _lock(client, InAnnotation(), ENDPOINTS, namespace, name)
+        lease = await _lock_record(client, InLease(), LEASES, namespace, name)
+        endpoints = await _lock_record(client, InAnnotation(), ENDPOINTS, namespace, name)
         found.append(Locks(namespace, name, lease, endpoints))
     return tuple(found)
 
@@ -219,34 +229,36 @@ def _settings(mic: Sequence[Daemon]) -> list[MicSettings]:
     return read
 
 
-async def _lock(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> Record | None:
+async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> Record | None:
     try:
         return by.read(_document(msgspec.Raw(await client.request("GET", object_path(kind, namespace, name)))))
     except NotFound:
         return None
 
 
-async def _rights(client: Client, nmi: Sequence[Daemon] | Unread, mic: Sequence[Daemon] | Unread) -> tuple[Rights, ...]:
+async def _rights(
+    client: Client, nmi: Sequence[Daemon] | ReadFailure, mic: Sequence[Daemon] | ReadFailure
+) -> tuple[Rights, ...]:
     asked: dict[tuple[str, str], tuple[Right, ...]] = {}
-    for each in () if isinstance(nmi, Unread) else nmi:
-        asked["NMI", account_of(each)] = of_nmi(managed=is_managed([each]))
-    for each in () if isinstance(mic, Unread) else mic:
+    for each in () if isinstance(nmi, ReadFailure) else nmi:
+        asked["NMI", service_account_of(each)] = nmi_rights(managed=is_managed([each]))
+    for each in () if isinstance(mic, ReadFailure) else mic:
         settings = next(iter(_settings([each])), MicSettings(namespace=each.metadata.namespace))
-        asked["MIC", account_of(each)] = of_mic(
+        asked["MIC", service_account_of(each)] = mic_rights(
             namespace=each.metadata.namespace,
             lease_namespace=settings.lease_namespace,
             lease=settings.lease_name,
             config_map=settings.upgrade_config_map,
             taint=bool(settings.startup_taint),
         )
-    return tuple([await _lacking(client, program, account, want) for (program, account), want in asked.items()])
+    return tuple([await _missing_rights(client, program, account, want) for (program, account), want in asked.items()])
 
 
-async def _lacking(client: Client, program: str, account: str, wanted: Sequence[Right]) -> Rights:
+async def _missing_rights(client: Client, program: str, account: str, wanted: Sequence[Right]) -> Rights:
     lacking = [
         right
         for right in wanted
-        if not await allowed(
+        if not await is_allowed(
             client,
             account,
             verb=right.verb,

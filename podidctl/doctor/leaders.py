@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from podidctl.doctor.shapes import Finding, Level, found, listed
+from podidctl.doctor.schema import Finding, Level, listed, make_finding
 from podidctl.doctor.state import Locks
 from podidentity.kube.lease import REFERENCE_SECONDS
 from podidentity.kube.lock_records import Record
@@ -12,7 +12,7 @@ GRACE_SECONDS = 60.0
 """On top of a lock's duration: clocks of several machines need not agree, and a leader may just be changing."""
 
 
-def leaders(locks: Sequence[Locks], now: datetime, *, needed: bool) -> Iterator[Finding]:
+def check_leaders(locks: Sequence[Locks], now: datetime, *, needed: bool) -> Iterator[Finding]:
     """Who holds the lock; *needed*: somebody has to."""
     if len(locks) > 1:
         names = listed(f"{each.namespace}/{each.name}" for each in locks)
@@ -20,29 +20,31 @@ def leaders(locks: Sequence[Locks], now: datetime, *, needed: bool) -> Iterator[
         then = (
             "give all MICs the same --leader-election-namespace and --leader-election-name, or delete one installation"
         )
-        yield found("leader", Level.PROBLEM, says, then)
+        yield make_finding("leader", Level.PROBLEM, says, then)
     for each in locks:
         yield _leader(each, now, needed=needed)
 
 
 def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     about = f"{locks.namespace}/{locks.name}"
-    lease, endpoints = _held(locks.lease, now), _held(locks.endpoints, now)
+    lease, endpoints = _holder(locks.lease, now), _holder(locks.endpoints, now)
     if lease and endpoints and lease != endpoints:
         says = f"{endpoints} holds the reference's lock (Endpoints {about}) beside {lease}, who holds the Lease"
-        return found("leader", Level.PROBLEM, says, "scale one of the two MICs to 0: they undo each other's work")
+        return make_finding(
+            "leader", Level.PROBLEM, says, "scale one of the two MICs to 0: they undo each other's work"
+        )
     if lease:
-        return found(
+        return make_finding(
             "leader", Level.OK, f"{lease} holds Lease {about}" + (" and the reference's lock" if endpoints else "")
         )
     if endpoints:
         says = f"{endpoints} holds Endpoints {about} and nobody the Lease: the reference's MIC leads"
-        return found("leader", Level.OK, says)
+        return make_finding("leader", Level.OK, says)
     if not needed:
-        return found("leader", Level.OK, f"nobody holds {about}, as it is in managed mode")
+        return make_finding("leader", Level.OK, f"nobody holds {about}, as it is in managed mode")
     last = locks.lease.holder if locks.lease is not None and locks.lease.holder else ""
     said = f"; the last was {last}" if last else ""
-    return found(
+    return make_finding(
         "leader",
         Level.PROBLEM,
         f"nobody leads: neither Lease nor Endpoints {about} is held{said}",
@@ -50,7 +52,7 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     )
 
 
-def _held(record: Record | None, now: datetime) -> str:
+def _holder(record: Record | None, now: datetime) -> str:
     """Who holds it at the moment, or an empty string."""
     if record is None or not record.holder:
         return ""

@@ -8,21 +8,23 @@ from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
 from nmi.refusal import Refusal
 from nmi.settings import Settings
-from podidctl.doctor.shapes import Finding, Level, counted, found, listed
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE
+from podidctl.diagnosis.gather import NO_NODE
+from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.diagnosis.token_source import SIGN_IN_TYPES, describe_token_source, unknown_cloud_note
+from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
 from podidctl.doctor.state import Objects
-from podidctl.inquiry.asking import SIGNING_IN, asked, may_allow_more
-from podidctl.inquiry.facts import Rules
-from podidctl.inquiry.gather import NOWHERE
-from podidctl.inquiry.verdict import MANAGEMENT
 from podidentity.resources import AzureIdentityBinding, Pod
 
 
-def live(objects: Objects) -> list[Pod]:
+def live_pods(objects: Objects) -> list[Pod]:
     """Pods with a label that have not finished."""
     return [each for each in objects.pods if each.binding_label and not each.finished]
 
 
-def nobody_can_use(objects: Objects, rules: Iterable[Rules] = (), *, force_namespaced: bool) -> Iterator[Finding]:
+def unusable_objects(
+    objects: Objects, rules: Iterable[NmiConfiguration] = (), *, force_namespaced: bool
+) -> Iterator[Finding]:
     """Bindings without an identity, malformed identities, nodes without a host: as MIC judges them.
 
     And service principals and federated identities that an NMI with these *rules* asks nobody for.
@@ -38,38 +40,40 @@ def nobody_can_use(objects: Objects, rules: Iterable[Rules] = (), *, force_names
     for each in faults:
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
-        yield found("unusable", level, says, _cure(each.kind, each.name))
+        yield make_finding("unusable", level, says, _correction(each.kind, each.name))
     refused = list(_principals(objects, list(rules)))
     yield from refused
     if not faults and not refused:
-        yield found("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+        yield make_finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
 
 
-def _principals(objects: Objects, rules: Sequence[Rules]) -> Iterator[Finding]:
+def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
     # Of all the NMIs of a cluster few differ in what decides here.
     distinct = {
-        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.own_cloud): each
-        for each in rules or [Rules(Settings(node_name=NOWHERE), "NMI's defaults")]
+        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
+        for each in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
     }
-    labels = Counter(each.binding_label for each in live(objects))
+    labels = Counter(each.binding_label for each in live_pods(objects))
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for binding in objects.bindings:
         selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
     for identity in objects.identities:
-        if identity.spec.type not in SIGNING_IN:
+        if identity.spec.type not in SIGN_IN_TYPES:
             continue
         for each in distinct.values():
             # Whether NMI serves type 3 at all is told once, and not by each identity.
-            refusal = asked(replace(each.settings, federated_identities=True), identity, MANAGEMENT)
+            refusal = describe_token_source(
+                replace(each.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
+            )
             if isinstance(refusal, Refusal):
                 pods = sum(labels[one] for one in selectors[identity.key])
                 says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
-                then = "; ".join(filter(None, (refusal.detail, may_allow_more(each, identity))))
-                yield found("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(each, identity))))
+                yield make_finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
                 break
 
 
-def _cure(kind: str, name: str) -> str:
+def _correction(kind: str, name: str) -> str:
     match kind:
         case "AzureIdentityBinding":
             return f"create that AzureIdentity in the same namespace, or correct spec.azureIdentity of binding {name}"
@@ -82,7 +86,7 @@ def _cure(kind: str, name: str) -> str:
 
 def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:
     """Bindings that select nobody, and pods that nothing selects. *namespaced*: all are for their own namespace."""
-    pods = live(objects)
+    pods = live_pods(objects)
     labels = {each.binding_label for each in pods}
     idle = [each for each in objects.bindings if each.spec.selector not in labels]
     if idle:
@@ -90,20 +94,22 @@ def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding
             f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding, or leave it if its pods come and go"
-        yield found("selectors", Level.WARNING, says, then)
+        yield make_finding("selectors", Level.WARNING, says, then)
     lost, others = _unserved(objects, pods, namespaced=namespaced)
     if lost:
         says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield found("selectors", Level.PROBLEM, says, "podidctl explain pod tells which binding was meant")
+        yield make_finding("selectors", Level.PROBLEM, says, "podidctl explain pod tells which binding was meant")
     if others:
         says = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
             f"which are for their own: {_labels(others)}"
         )
         then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod tells more"
-        yield found("selectors", Level.PROBLEM, says, then)
+        yield make_finding("selectors", Level.PROBLEM, says, then)
     if not idle and not lost and not others:
-        yield found("selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}")
+        yield make_finding(
+            "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"
+        )
 
 
 def by_selector(objects: Objects) -> dict[str, list[AzureIdentityBinding]]:
@@ -152,26 +158,28 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
     for what, names in twice:
         then = "delete all but one, so that taking it away takes it away"
-        yield found("duplicates", Level.WARNING, f"{what} that say the same: {listed(names)}", then)
+        yield make_finding("duplicates", Level.WARNING, f"{what} that say the same: {listed(names)}", then)
     if not twice:
-        yield found("duplicates", Level.OK, "no binding and no identity is there twice")
+        yield make_finding("duplicates", Level.OK, "no binding and no identity is there twice")
 
 
-def beside_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
+def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
     """Pods with a label that get the node's own identities: on the host's network, or under an exception."""
-    host = [each for each in live(objects) if each.spec.host_network]
+    host = [each for each in live_pods(objects) if each.spec.host_network]
     if host:
         says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
             "/".join(each.key) for each in host
         )
         then = "take hostNetwork out of their spec: IMDS itself answers them, with the node's own identities"
-        yield found("host network", Level.PROBLEM, says, then)
-    under = [each for each in live(objects) if not each.spec.host_network and exempt(each)]
+        yield make_finding("host network", Level.PROBLEM, says, then)
+    under = [each for each in live_pods(objects) if not each.spec.host_network and exempt(each)]
     if under:
         says = f"{counted(len(under), 'pod')} with a label and under an exception, which wins: " + listed(
             "/".join(each.key) for each in under
         )
-        yield found("exceptions", Level.WARNING, says, "take off the label that the exception names, or narrow it")
+        yield make_finding(
+            "exceptions", Level.WARNING, says, "take off the label that the exception names, or narrow it"
+        )
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
-        yield found("exceptions", Level.OK, f"{count}; no pod with a label is under one")
+        yield make_finding("exceptions", Level.OK, f"{count}; no pod with a label is under one")

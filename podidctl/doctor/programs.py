@@ -7,10 +7,10 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings as NmiSettings
-from podidctl.doctor.exempt import exempting
-from podidctl.doctor.shapes import Finding, Level, counted, found, listed
-from podidctl.inquiry.daemons import Daemon, environment_of, nmi_settings, served_flags
-from podidctl.inquiry.facts import Rules
+from podidctl.diagnosis.daemons import Daemon, environment_of, nmi_settings, parseable_flags
+from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.doctor.exemptions import exemption_reasons
+from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
 from podidentity.flags import UsageError
 from podidentity.resources import AzurePodIdentityException, Node, Pod, PodSpec
 
@@ -26,14 +26,14 @@ def mic_settings(daemon: Daemon) -> MicSettings:
     environ = environment_of(daemon, "mic")
     kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
     kept["MIC_POD_NAMESPACE"] = daemon.metadata.namespace
-    return parse_mic(served_flags(daemon, "mic"), kept)
+    return parse_mic(parseable_flags(daemon, "mic"), kept)
 
 
 def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether every node that can has an NMI that is ready."""
     if not nmi:
         then = "install NMI; where it runs otherwise than as a pod with its label, ask its /readyz on each node"
-        yield found(
+        yield make_finding(
             "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
         )
         return
@@ -48,15 +48,15 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
     if without:
         says = f"{counted(len(without), 'node')} without NMI, where IMDS itself answers pods: {listed(without)}"
         then = "see the DaemonSet's nodeSelector and tolerations, and kubectl describe daemonset"
-        yield found("NMI", Level.PROBLEM, says, then)
+        yield make_finding("NMI", Level.PROBLEM, says, then)
     unready = [each for each in nmi if not each.ready]
     if unready:
         says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
-            f"{each.name} on {each.spec.node_name} ({each.trouble})" for each in unready
+            f"{each.name} on {each.spec.node_name} ({each.not_ready_reason})" for each in unready
         )
-        yield found("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
+        yield make_finding("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
     if not without and not unready:
-        yield found("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
+        yield make_finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
 
 
 def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
@@ -64,15 +64,15 @@ def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
     ready = [each for each in mic if each.ready]
     if managed and mic:
         says = f"NMI runs in managed mode, where nobody needs MIC: {listed(each.name for each in mic)}"
-        yield found("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
+        yield make_finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
-        says = f"no MIC is ready: {listed(f'{each.name} ({each.trouble})' for each in mic)}"
-        yield found("MIC", Level.PROBLEM, says, "see kubectl logs of these pods: nothing is assigned meanwhile")
+        says = f"no MIC is ready: {listed(f'{each.name} ({each.not_ready_reason})' for each in mic)}"
+        yield make_finding("MIC", Level.PROBLEM, says, "see kubectl logs of these pods: nothing is assigned meanwhile")
     elif mic:
-        yield found("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
+        yield make_finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not managed:
         then = "install MIC; where it runs otherwise than as a pod with its label, see the check of its leader"
-        yield found(
+        yield make_finding(
             "MIC", Level.UNKNOWN, "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then
         )
 
@@ -84,13 +84,13 @@ def versions(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> Iterator[Finding]:
         images = {container.image for each in pods if (container := each.container(program)) is not None}
         if len(images) > 1:
             says = f"{program} runs from {len(images)} images: {listed(images)}"
-            yield found("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
+            yield make_finding("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
         elif images:
-            yield found("versions", Level.OK, f"{program} runs from {listed(images)}")
+            yield make_finding("versions", Level.OK, f"{program} runs from {listed(images)}")
             tags += filter(None, map(_tag, images))
     if len(tags) == 2 and len(set(tags)) == 2:
         says = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
-        yield found(
+        yield make_finding(
             "versions", Level.WARNING, says, "bring both to one version: helm upgrade, or the manifests' images"
         )
 
@@ -104,19 +104,19 @@ def flags(
 ) -> Iterator[Finding]:
     """Whether the programs' flags can be read, and agree where they have to."""
     check = "flags"
-    nmis, unread_nmi = _all(nmi, nmi_settings)
-    mics, unread_mic = _all(mic, mic_settings)
+    nmis, unread_nmi = _read_settings(nmi, nmi_settings)
+    mics, unread_mic = _read_settings(mic, mic_settings)
     unread = [*unread_nmi, *unread_mic]
     for why in unread:
-        yield found(check, Level.WARNING, why, "correct it: our programs refuse to start with such a flag")
-    faults = [*_disagreements(nmis, mics), *_locked_out(nmis, mic, exceptions)]
+        yield make_finding(check, Level.WARNING, why, "correct it: our programs refuse to start with such a flag")
+    faults = [*_disagreements(nmis, mics), *_mic_not_exempt(nmis, mic, exceptions)]
     for says, then in faults:
-        yield found(check, Level.WARNING, says, then)
+        yield make_finding(check, Level.WARNING, says, then)
     if (nmis or mics) and not faults and not unread:
-        yield found(check, Level.OK, "they can be read and fit together")
+        yield make_finding(check, Level.OK, "they can be read and fit together")
 
 
-def _all(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
+def _read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
     """The settings of those that can be read, and of the others a line for each reason."""
     settings: list[T] = []
     unread: dict[str, str] = {}
@@ -145,11 +145,11 @@ def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> 
         )
 
 
-def _locked_out(
+def _mic_not_exempt(
     nmis: Sequence[NmiSettings], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
 ) -> Iterator[tuple[str, str]]:
     """Whether NMI would keep MIC itself from the node's identities: as NMI judges it."""
-    exempt = exempting(nmis, exceptions)
+    exempt = exemption_reasons(nmis, exceptions)
     where = {
         each.metadata.namespace
         for each in mic
@@ -169,26 +169,26 @@ def _locked_out(
         yield says, then
 
 
-def rules(nmi: Sequence[Daemon]) -> list[Rules]:
-    """By which those NMIs decide whose flags can be read."""
+def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
+    """By which those NMIs decide source flags can be read."""
     read = []
     for each in nmi:
         try:
             cloud = environment_of(each, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
-            read.append(Rules(nmi_settings(each), f"the flags of pod {each.name}", cloud))
+            read.append(NmiConfiguration(nmi_settings(each), f"the flags of pod {each.name}", cloud))
         except UsageError:
             continue  # told by the check of flags
     return read
 
 
 def is_managed(nmi: Sequence[Daemon]) -> bool:
-    """Whether the NMIs whose flags can be read run in managed mode."""
-    settings, _ = _all(nmi, nmi_settings)
+    """Whether the NMIs source flags can be read run in managed mode."""
+    settings, _ = _read_settings(nmi, nmi_settings)
     return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
 
 
 def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
     """Whether one of them keeps identities to their own namespace by its flag."""
-    nmis, _ = _all(nmi, nmi_settings)
-    mics, _ = _all(mic, mic_settings)
+    nmis, _ = _read_settings(nmi, nmi_settings)
+    mics, _ = _read_settings(mic, mic_settings)
     return any(each.force_namespaced for each in nmis) or any(each.force_namespaced for each in mics)

@@ -7,18 +7,18 @@ is documented is used.
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.doctor.shapes import Finding, Level, found, listed
+from podidctl.doctor.schema import Finding, Level, listed, make_finding
 from podidctl.doctor.state import Right, Rights
 from podidentity.resources import GROUP
 
 READ: Final = ("get", "list", "watch")
 
 
-def _each(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, ...]:
+def _rights(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, ...]:
     return tuple(Right(verb, group, resource) for resource in resources for verb in verbs)
 
 
-def of_nmi(*, managed: bool) -> tuple[Right, ...]:
+def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
     """What NMI needs; Secrets, which depend on the identities, have a check of their own."""
     ours = ("azureidentitybindings", "azureidentities") if managed else ("azureassignedidentities",)
     told = (
@@ -26,13 +26,13 @@ def of_nmi(*, managed: bool) -> tuple[Right, ...]:
         Right("patch", "", "events", needed=False, purpose="Events about refused pods"),
     )
     return (
-        *_each(READ, "", "pods"),
-        *_each(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
+        *_rights(READ, "", "pods"),
+        *_rights(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
         *told,
     )
 
 
-def of_mic(
+def mic_rights(
     *, namespace: str, lease_namespace: str, lease: str, config_map: str, taint: bool = False
 ) -> tuple[Right, ...]:
     """What MIC needs, which runs in *namespace*, locks by Lease *lease_namespace*/*lease*, and notes in *config_map*
@@ -40,9 +40,9 @@ def of_mic(
     upgrade = "the rewriting of old spellings"
     leading = "coordination.k8s.io"
     return (
-        *_each(("list", "watch"), "", "pods", "nodes"),
-        *_each(("list", "watch"), GROUP, "azureidentities", "azureidentitybindings"),
-        *_each(("list", "watch", "create", "patch", "delete"), GROUP, "azureassignedidentities"),
+        *_rights(("list", "watch"), "", "pods", "nodes"),
+        *_rights(("list", "watch"), GROUP, "azureidentities", "azureidentitybindings"),
+        *_rights(("list", "watch", "create", "patch", "delete"), GROUP, "azureassignedidentities"),
         *((Right("patch", "", "nodes"),) if taint else ()),
         Right("create", leading, "leases", lease_namespace),
         Right("get", leading, "leases", lease_namespace, lease),
@@ -67,18 +67,20 @@ def of_mic(
     )
 
 
-def rights(checked: Sequence[Rights]) -> Iterator[Finding]:
+def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
     """Whether each service account may do what its program does."""
     for each in checked:
         needed = [right for right in each.lacking if right.needed]
         others = [right for right in each.lacking if not right.needed]
         who = f"{each.program}'s service account {each.account}"
         if needed:
-            says = f"{who} may not: {listed(right.told for right in needed)}"
-            yield found("rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests")
+            says = f"{who} may not: {listed(right.description for right in needed)}"
+            yield make_finding(
+                "rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests"
+            )
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
-            says = f"{who} may not: {listed(right.told for right in others)}; without: {what}"
-            yield found("rights", Level.WARNING, says, "grant it, or do without")
+            says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
+            yield make_finding("rights", Level.WARNING, says, "grant it, or do without")
         if not each.lacking:
-            yield found("rights", Level.OK, f"{who} may do all that it does")
+            yield make_finding("rights", Level.OK, f"{who} may do all that it does")

@@ -2,26 +2,26 @@
 
 from collections.abc import Sequence
 
-from podidctl.doctor.programs import rules
+from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.programs import readable_configurations
 from podidctl.doctor.secrets import namespaces_of
 from podidctl.doctor.state import Objects, SecretAccess
-from podidctl.inquiry.daemons import Daemon
-from podidctl.inquiry.facts import Unread
-from podidctl.inquiry.reviews import account_of, allowed
 from podidentity.kube.client import Client
 
 
 async def secret_access(
-    client: Client, objects: Objects | Unread, nmi: Sequence[Daemon] | Unread
+    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
 ) -> tuple[SecretAccess, ...]:
     """One value for each service account of NMI; none where the identities could not be read. Raises ApiError."""
-    if isinstance(objects, Unread) or isinstance(nmi, Unread):
+    if isinstance(objects, ReadFailure) or isinstance(nmi, ReadFailure):
         return ()
     needed: dict[str, set[str]] = {}
     for each in nmi:
-        cross = any(one.settings.allow_cross_namespace_secrets for one in rules([each]))
+        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
         own = namespaces_of(objects.identities, cross_namespace=cross)
-        needed.setdefault(account_of(each), set()).update(own)
+        needed.setdefault(service_account_of(each), set()).update(own)
     found = []
     for account, namespaces in needed.items():
         everywhere = await _may_get(client, account, "")
@@ -32,4 +32,4 @@ async def secret_access(
 
 
 async def _may_get(client: Client, account: str, namespace: str) -> bool:
-    return await allowed(client, account, verb="get", group="", resource="secrets", namespace=namespace)
+    return await is_allowed(client, account, verb="get", group="", resource="secrets", namespace=namespace)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from podidctl.doctor.shapes import Finding, Level, found, listed
+from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
+from podidctl.doctor.schema import Finding, Level, listed, make_finding
 from podidctl.doctor.state import SecretAccess
-from podidctl.inquiry.asking import PRINCIPALS
 from podidentity.resources import AzureIdentity
 
 CHECK: Final = "secrets"
@@ -23,25 +23,25 @@ def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool)
     names = set()
     for each in identities:
         own, reference = each.metadata.namespace, each.spec.client_password
-        if each.spec.type in PRINCIPALS and reference is not None:
+        if each.spec.type in SERVICE_PRINCIPAL_TYPES and reference is not None:
             names.add(reference.namespace if cross_namespace and reference.namespace else own)
     return tuple(sorted(names))
 
 
-def secrets(access: Sequence[SecretAccess], identities: Iterable[AzureIdentity]) -> Iterator[Finding]:
+def check_secrets(access: Sequence[SecretAccess], identities: Iterable[AzureIdentity]) -> Iterator[Finding]:
     """Whether NMI may read the Secrets that it needs, and whether it needs those that it may read."""
-    needed = any(each.spec.type in PRINCIPALS for each in identities)
+    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in identities)
     for each in access:
         who = f"NMI's service account {each.account}"
         if each.forbidden:
             says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(each.forbidden)}"
-            yield found(CHECK, Level.PROBLEM, says, GRANT)
+            yield make_finding(CHECK, Level.PROBLEM, says, GRANT)
         elif each.everywhere and not needed:
             says = f"{who} may get every Secret of the cluster, and no AzureIdentity is of type 1 or 2"
             then = "remove the right: rbac.allowAccessToSecrets=false in the chart's values"
-            yield found(CHECK, Level.WARNING, says, then)
+            yield make_finding(CHECK, Level.WARNING, says, then)
         elif each.everywhere:
             says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
-            yield found(CHECK, Level.OK, says + listed(each.needed))
+            yield make_finding(CHECK, Level.OK, says + listed(each.needed))
         elif needed:
-            yield found(CHECK, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
+            yield make_finding(CHECK, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from podidctl.inquiry.daemons import Daemon
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import ReadFailure
 from podidentity.kube.lock_records import Record
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -23,7 +23,7 @@ from podidentity.resources import (
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerState:
     """What the API server says of itself."""
 
     version: str
@@ -69,7 +69,7 @@ class Definition(Resource, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObjects:
     """How the objects of one kind are stored."""
 
     old: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Stored:
     unreadable: tuple[str, ...] = ()
 
 
-class Which(NamedTuple):
+class ObjectReference(NamedTuple):
     """One object of any kind."""
 
     plural: str
@@ -96,7 +96,7 @@ class Objects:
     pods: tuple[Pod, ...] = ()
     """Those with the label of a binding."""
     nodes: tuple[Node, ...] = ()
-    made: Mapping[Which, datetime] = field(default_factory=dict)
+    created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
     """Since when they are there; pods, since when they are on their node. What is not in it counts as old."""
 
 
@@ -124,7 +124,7 @@ class Right:
     purpose: str = ""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         where = f" in namespace {self.namespace}" if self.namespace else ""
         return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}{where}"
 
@@ -153,35 +153,35 @@ class SecretAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class Federation:
+class FederatedAccess:
     """What federated identities need beside themselves."""
 
-    accounts: Mapping[str, frozenset[str] | Unread] = field(default_factory=dict)
+    accounts: Mapping[str, frozenset[str] | ReadFailure] = field(default_factory=dict)
     """The names of the service accounts that are there, by namespace."""
-    forbidden: Mapping[str, tuple[str, ...]] | Unread = field(default_factory=dict)
+    forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
     """By NMI's own service account (`namespace/name`), the others of whose tokens it may not ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ClusterState:
     """All that was read of the cluster."""
 
     now: datetime
-    server: Server | Unread
-    definitions: Mapping[str, Definition | Unread | None] = field(default_factory=dict)
+    server: ServerState | ReadFailure
+    definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
     """By plural; None: not installed."""
-    stored: Mapping[str, Stored] = field(default_factory=dict)
+    stored: Mapping[str, StoredObjects] = field(default_factory=dict)
     """By plural."""
-    objects: Objects | Unread = field(default_factory=Objects)
-    nmi: tuple[Daemon, ...] | Unread = ()
-    mic: tuple[Daemon, ...] | Unread = ()
-    locks: tuple[Locks, ...] | Unread = ()
-    rights: tuple[Rights, ...] | Unread = ()
-    secrets: tuple[SecretAccess, ...] | Unread = ()
-    federation: Federation = field(default_factory=Federation)
+    objects: Objects | ReadFailure = field(default_factory=Objects)
+    nmi: tuple[Daemon, ...] | ReadFailure = ()
+    mic: tuple[Daemon, ...] | ReadFailure = ()
+    locks: tuple[Locks, ...] | ReadFailure = ()
+    rights: tuple[Rights, ...] | ReadFailure = ()
+    secrets: tuple[SecretAccess, ...] | ReadFailure = ()
+    federation: FederatedAccess = field(default_factory=FederatedAccess)
 
     @property
-    def servers_now(self) -> datetime:
+    def server_time(self) -> datetime:
         """The same moment by the API server's clock, which dates what is made."""
-        ahead = self.server.ahead_seconds if isinstance(self.server, Server) else None
+        ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
         return self.now + timedelta(seconds=ahead or 0.0)

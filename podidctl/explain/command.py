@@ -9,23 +9,23 @@ import typer
 from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import reached
 from mic.startup.settings import Settings
-from podidctl.completion import Names
-from podidctl.explain.chain import explain
-from podidctl.explain.shapes import Explanation
+from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
+from podidctl.completion import ClusterNames
+from podidctl.diagnosis.gather import gather, given_configuration
+from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration
+from podidctl.explain.explanation import explain
+from podidctl.explain.schema import Explanation
 from podidctl.explain.show import show
-from podidctl.inquiry.facts import Facts, Rules
-from podidctl.inquiry.gather import gather, given_rules
 from podidctl.printing import Output, console, print_document
-from podidctl.reaching import CLOUDCONFIG_HELP, KUBECONFIG_HELP, Surroundings, named, reach
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 
 NMI_FLAGS_HELP = "NMI's flags, in one word, where they are not to be read from its pod on the node."
 
 
-def add_to(app: typer.Typer, around: Surroundings) -> None:
+def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command group to *app*."""
-    names = Names(around)
+    names = ClusterNames(context)
     group = typer.Typer(help="Why something is as it is.", no_args_is_help=True, rich_markup_mode=None)
 
     @group.callback()
@@ -49,42 +49,42 @@ def add_to(app: typer.Typer, around: Surroundings) -> None:
         It ends with 0 where no link is broken, with 3 where one is, and with 1 where it could not look.
         """
         configure(LogFormat.TEXT, 0)
-        settings = around.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
-        given = rules(nmi_flags)
-        told = asyncio.run(_explained(settings, name, namespace, given, ask_azure=bool(cloudconfig)))
+        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        given = nmi_configuration_from(nmi_flags)
+        report = asyncio.run(_explain(settings, name, namespace, given, ask_azure=bool(cloudconfig)))
         to = console()
         if output is Output.TABLE:
-            show(told, to)
+            show(report, to)
         else:
-            print_document(told, output, to)
-        raise typer.Exit(SOMETHING_TO_DO if told.broken else 0)
+            print_document(report, output, to)
+        raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
 
     app.add_typer(group, name="explain")
 
 
-def rules(nmi_flags: str) -> Rules | None:
+def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
     """What --nmi-flags gives. Raises typer.BadParameter."""
     if not nmi_flags:
         return None
     try:
-        return given_rules(shlex.split(nmi_flags), "--nmi-flags")
+        return given_configuration(shlex.split(nmi_flags), "--nmi-flags")
     except (UsageError, ValueError) as wrong:
         raise typer.BadParameter(f"--nmi-flags: {wrong}") from wrong
 
 
-async def facts_about(
-    settings: Settings, name: str, namespace: str, given: Rules | None, *, ask_azure: bool = False
-) -> Facts:
+async def read_input(
+    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
+) -> DiagnosisInput:
     """What is known of the pod that is called so on the command line. Raises StartError and typer.BadParameter."""
-    async with reach(settings) as client:
-        place, bare = named(name, namespace, client.access.namespace or "default")
+    async with connect(settings) as client:
+        place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
         if not ask_azure:
             return await gather(client, place, bare, given=given, azure=None)
         async with reached(settings) as (_, azure):
             return await gather(client, place, bare, given=given, azure=azure)
 
 
-async def _explained(
-    settings: Settings, name: str, namespace: str, given: Rules | None, *, ask_azure: bool
+async def _explain(
+    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool
 ) -> Explanation:
-    return explain(await facts_about(settings, name, namespace, given, ask_azure=ask_azure))
+    return explain(await read_input(settings, name, namespace, given, ask_azure=ask_azure))

@@ -3,11 +3,11 @@
 from rich.console import Console
 from rich.markup import escape
 
-from podidctl.explain.shapes import Explanation, State
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
+from podidctl.explain.schema import Explanation, LinkState
 from podidctl.printing import print_table
 
-COLORS = {State.OK: "green", State.BROKEN: "red", State.UNKNOWN: "yellow"}
+COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
 OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 
 
@@ -52,6 +52,6 @@ def show(explanation: Explanation, console: Console) -> None:
     if explanation.next:
         console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
     for each in explanation.links:
-        if each.state is State.UNKNOWN and each.next:
+        if each.state is LinkState.UNKNOWN and each.next:
             console.print(f"[yellow]not known:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
     console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

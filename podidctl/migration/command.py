@@ -12,16 +12,22 @@ import yaml
 from msgspec.structs import replace
 
 from mic.preview.schema import SOMETHING_TO_DO
-from podidctl.migration import documents, findings, installed, manifests, show, survey
+from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
+from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating
-from podidctl.migration.findings import Finding, Level
-from podidctl.migration.spelling import Change
-from podidctl.migration.workload_identity import AUDIENCE, Plan, is_public, plan, unreachable_issuer
+from podidctl.migration.field_spellings import Change
+from podidctl.migration.workload_identity import (
+    AUDIENCE,
+    WorkloadIdentityPlan,
+    is_public,
+    plan_workload_identity,
+    unreachable_issuer,
+)
 from podidctl.printing import Output, console, print_document
 from podidentity.exits import StartError
 
 
-class Made(StrEnum):
+class WorkloadIdentityOutput(StrEnum):
     """How what workload identity needs is printed."""
 
     TABLE = "table"
@@ -85,7 +91,7 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
             _end(error)
         rewrote = bool(files) and output is Output.YAML
         show.report(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
-        raise typer.Exit(SOMETHING_TO_DO if any(each.level is not Level.BY_ITSELF for each in found) else 0)
+        raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
 
     @app.command("to-workload-identity")
     def to_workload_identity(
@@ -102,8 +108,9 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
         ] = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
-            Made, typer.Option("-o", "--output", help="yaml has what is new, kubectl and az are scripts of commands.")
-        ] = Made.TABLE,
+            WorkloadIdentityOutput,
+            typer.Option("-o", "--output", help="yaml has what is new, kubectl and az are scripts of commands."),
+        ] = WorkloadIdentityOutput.TABLE,
     ) -> None:
         """Make what workload identity needs, out of what is bound to workloads now; change nothing.
 
@@ -115,18 +122,18 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
             made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
         except StartError as error:
             _end(error)
-        if output in {Made.AZ, Made.JSON} and not known:
+        if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
             _end(StartError(NO_ISSUER))
         match output:
-            case Made.TABLE:
+            case WorkloadIdentityOutput.TABLE:
                 show.workload_identity(made, known, audience, console())
-            case Made.YAML:
+            case WorkloadIdentityOutput.YAML:
                 sys.stdout.write(documents.manifests(made))
-            case Made.KUBECTL:
+            case WorkloadIdentityOutput.KUBECTL:
                 sys.stdout.write(documents.changes(made))
-            case Made.AZ:
+            case WorkloadIdentityOutput.AZ:
                 sys.stdout.write(documents.commands(made, known, audience))
-            case Made.JSON:
+            case WorkloadIdentityOutput.JSON:
                 print_document(documents.everything(made, known, audience), Output.JSON, console())
         sys.stdout.flush()
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
@@ -137,21 +144,21 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
 
 async def _plan(
     kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
-) -> tuple[Plan, str]:
+) -> tuple[WorkloadIdentityPlan, str]:
     """The plan, and the issuer as far as it is known."""
-    async with survey.cluster(kubeconfig, environ, Path.home()) as client:
-        situation = await survey.situation(client, force_namespaced=force_namespaced)
-        known = issuer or await survey.issuer(client)
+    async with cluster_reader.connect(kubeconfig, environ, Path.home()) as client:
+        situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
+        known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
         raise StartError(f"the issuer {known!a} is no address: give --issuer")
-    made = plan(situation, namespace=namespace)
+    made = plan_workload_identity(situation, namespace=namespace)
     if known and not is_public(known):
         made = replace(made, by_hand=[unreachable_issuer(known), *made.by_hand])
     return made, known
 
 
-def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Finding]:
-    read = manifests.read(files)
+def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
+    read = manifests.read_manifests(files)
     if not any("kind" in each.before for each in read):  # as every object of Kubernetes has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no object of Kubernetes: name manifests, or folders of them")
@@ -161,19 +168,19 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Find
             if each.done.text != each.before:
                 each.path.write_bytes(each.done.text.encode())  # not as text, which would change the ends of lines
     if output is Output.YAML:
-        sys.stdout.write(manifests.joined(read))
+        sys.stdout.write(manifests.join_manifests(read))
         sys.stdout.flush()
     done = in_place or output is Output.YAML
     rewriting = [
-        Finding(
-            Level.BY_ITSELF if done and not change.lost else Level.LOOK,
+        Difference(
+            DifferenceLevel.NO_ACTION if done and not change.lost else DifferenceLevel.REVIEW,
             change.about,
             "fields spelled as before v1.6.0: " + ", ".join(before for before, _ in change.fields),
             _rewriting(change, done=done),
         )
         for change in changes
     ]
-    return rewriting + findings.in_manifests(thing for each in read for thing in each.done.objects)
+    return rewriting + differences.manifest_differences(thing for each in read for thing in each.done.objects)
 
 
 def _rewriting(change: Change, *, done: bool) -> str:
@@ -185,7 +192,7 @@ def _rewriting(change: Change, *, done: bool) -> str:
     return f"rewrite it with -o yaml or --in-place{f'; what that does not keep: {lost}' if lost else ''}"
 
 
-def _of_values(values: Path | None) -> list[Finding]:
+def _of_values(values: Path | None) -> list[Difference]:
     if values is None:
         return []
     try:
@@ -200,14 +207,14 @@ def _of_values(values: Path | None) -> list[Finding]:
         return []
     if not isinstance(document, dict):
         raise StartError(f"{values} holds no values: it has to be a map, as `helm get values -o yaml` prints it")
-    return installed.check_values(document)
+    return installed_programs.check_values(document)
 
 
-async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Finding]:
-    async with survey.cluster(kubeconfig, environ, Path.home()) as client:
-        found, programs = await survey.look(client)
-    every = [*findings.findings(found), *installed.check(programs)]
-    return sorted(every, key=lambda each: list(Level).index(each.level))
+async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Difference]:
+    async with cluster_reader.connect(kubeconfig, environ, Path.home()) as client:
+        found, programs = await cluster_reader.read_installation(client)
+    every = [*differences.find_differences(found), *installed_programs.check_programs(programs)]
+    return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
 
 
 def _end(error: StartError) -> NoReturn:

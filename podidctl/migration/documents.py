@@ -16,21 +16,21 @@ import msgspec
 import yaml
 
 from mic.preview.text import printable
-from podidctl.migration.shapes import CRON_JOBS
+from podidctl.migration.projections import CRON_JOBS
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
     TENANT_ID,
     USE_LABEL,
-    Account,
-    ByHand,
-    Credential,
-    Patch,
-    Plan,
+    FederatedCredential,
+    ManualStep,
+    PlannedAccount,
+    WorkloadIdentityPlan,
+    WorkloadPatch,
 )
 from podidctl.printing import printable_json
 
 
-def manifests(made: Plan) -> str:
+def manifests(made: WorkloadIdentityPlan) -> str:
     """The ServiceAccounts that are new, for `kubectl apply -f`."""
     head = "# kubectl apply -f this: what is new. What changes in what is there: -o kubectl.\n"
     documents = [_account(each) for each in made.accounts if each.is_new]
@@ -38,7 +38,7 @@ def manifests(made: Plan) -> str:
     return f"{head}{''.join(_remarks(made.by_hand))}{body}"
 
 
-def changes(made: Plan) -> str:
+def changes(made: WorkloadIdentityPlan) -> str:
     """A shell script that changes what is there, for whom kubectl is somebody who may; it ends at the first failure."""
     lines = ["#!/bin/sh", "# What is new comes first: kubectl apply -f what -o yaml prints.", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
@@ -46,7 +46,7 @@ def changes(made: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def patching(made: Plan) -> Iterator[list[str]]:
+def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
     """The commands that change what is there, accounts before what is to use them. All else in it stays."""
     for account in made.accounts:
         if not account.is_new:
@@ -59,7 +59,7 @@ def patching(made: Plan) -> Iterator[list[str]]:
         yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
 
 
-def commands(made: Plan, issuer: str, audience: str) -> str:
+def commands(made: WorkloadIdentityPlan, issuer: str, audience: str) -> str:
     """A shell script that makes the federated credentials, a command for each; it ends at the first that fails."""
     lines = ["#!/bin/sh", "# Sign in to the tenant of the identities before: az login --tenant …", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
@@ -68,7 +68,7 @@ def commands(made: Plan, issuer: str, audience: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(credential: Credential, issuer: str, audience: str) -> str:
+def command(credential: FederatedCredential, issuer: str, audience: str) -> str:
     """The command that makes one federated credential."""
     if credential.identity_name:
         words = ["az", "identity", "federated-credential", "create"]
@@ -81,12 +81,12 @@ def command(credential: Credential, issuer: str, audience: str) -> str:
     return _shell(words)
 
 
-def parameters(credential: Credential, issuer: str, audience: str) -> dict[str, Any]:
+def parameters(credential: FederatedCredential, issuer: str, audience: str) -> dict[str, Any]:
     """A federated credential as Azure's own interfaces take it."""
     return {"name": credential.name, "issuer": issuer, "subject": credential.subject, "audiences": [audience]}
 
 
-def everything(made: Plan, issuer: str, audience: str) -> dict[str, Any]:
+def everything(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
     """The plan and the documents in it, for programs."""
     document: dict[str, Any] = msgspec.to_builtins(made)
     document["issuer"] = issuer
@@ -98,11 +98,11 @@ def everything(made: Plan, issuer: str, audience: str) -> dict[str, Any]:
     return document
 
 
-def _annotations(account: Account) -> dict[str, str]:
+def _annotations(account: PlannedAccount) -> dict[str, str]:
     return {CLIENT_ID: account.client_id} | ({TENANT_ID: account.tenant_id} if account.tenant_id else {})
 
 
-def _account(account: Account) -> dict[str, Any]:
+def _account(account: PlannedAccount) -> dict[str, Any]:
     document: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -115,7 +115,7 @@ def _account(account: Account) -> dict[str, Any]:
     return document
 
 
-def _change(patch: Patch) -> dict[str, Any]:
+def _change(patch: WorkloadPatch) -> dict[str, Any]:
     """A strategic merge patch."""
     spec: dict[str, Any] = {
         "template": {
@@ -136,7 +136,7 @@ def _shell(words: list[str]) -> str:
     return command if command.isprintable() else f"# left out, since not all of it is printable: {printable(command)}"
 
 
-def _remarks(by_hand: list[ByHand]) -> Iterator[str]:
+def _remarks(by_hand: list[ManualStep]) -> Iterator[str]:
     if by_hand:
         yield "# By hand:\n"
     for each in by_hand:

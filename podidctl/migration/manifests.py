@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from podidctl.migration.spelling import Rewritten, UnreadableError, rewrite
+from podidctl.migration.field_spellings import Rewritten, UnreadableError, rewrite
 from podidentity.exits import StartError
 
 STDIN: Final = Path("-")
-ENDINGS: Final = frozenset({".yaml", ".yml", ".json"})
+SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Manifest:
     done: Rewritten
 
 
-def read(paths: Sequence[Path]) -> list[Manifest]:
+def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
     """The manifests at *paths*; of a folder all files that end like one, in order. Raises StartError."""
     return [_one(file) for path in paths for file in _files(path)]
 
 
-def joined(manifests: Sequence[Manifest]) -> str:
+def join_manifests(manifests: Sequence[Manifest]) -> str:
     """All of them as one stream of documents. A file that is JSON stays so, which YAML allows."""
     parts = []
     for each in manifests:
@@ -41,10 +41,10 @@ def joined(manifests: Sequence[Manifest]) -> str:
 def _files(path: Path) -> list[Path]:
     if path == STDIN or not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS and file.is_file())
+    found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not found:
         raise StartError(
-            f"{path} holds no file that ends in {', '.join(sorted(ENDINGS))}: name the manifests themselves"
+            f"{path} holds no file that ends in {', '.join(sorted(SUFFIXES))}: name the manifests themselves"
         )
     return found
 

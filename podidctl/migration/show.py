@@ -7,26 +7,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.preview.text import printable
-from podidctl.migration.findings import Finding, Level
-from podidctl.migration.workload_identity import USE_LABEL, Plan
+from podidctl.migration.differences import Difference, DifferenceLevel
+from podidctl.migration.workload_identity import USE_LABEL, WorkloadIdentityPlan
 from podidctl.printing import Output, print_document, print_table
 
-COLORS: Final = {Level.MEND: "red", Level.LOOK: "yellow", Level.BY_ITSELF: "dim"}
+COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
 TITLES: Final = {
-    Level.MEND: "to be mended",
-    Level.LOOK: "to be looked at",
-    Level.BY_ITSELF: "changes by itself, or stays as it is",
+    DifferenceLevel.FIX: "to be mended",
+    DifferenceLevel.REVIEW: "to be looked at",
+    DifferenceLevel.NO_ACTION: "changes by itself, or stays as it is",
 }
 
 
-def report(found: Sequence[Finding], output: Output, where: Console) -> None:
+def report(found: Sequence[Difference], output: Output, where: Console) -> None:
     """What is different, by what it asks of the reader."""
     if output is not Output.TABLE:
         print_document({"findings": found}, output, where)
         return
     if not found:
         where.print("Nothing is different here for what was looked at.")
-    for level in Level:
+    for level in DifferenceLevel:
         listed = [each for each in found if each.level is level]
         if not listed:
             continue
@@ -35,7 +35,7 @@ def report(found: Sequence[Finding], output: Output, where: Console) -> None:
         print_table(("about", "what", "what to do"), rows, where)
 
 
-def workload_identity(made: Plan, issuer: str, audience: str, where: Console) -> None:
+def workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, where: Console) -> None:
     """What would be made, what is there already, and what somebody has to do by hand."""
     where.print("What workload identity needs in place of what is bound now; nothing has been done.")
     for title, columns, rows in (

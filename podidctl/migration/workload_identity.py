@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.decisions.assignments import Want
-from podidctl.migration.bound import Bound
-from podidctl.migration.shapes import ServiceAccount
-from podidctl.migration.workloads import DEFAULT, Key, Makers, Workload
+from mic.decisions.assignments import DesiredAssignment
+from podidctl.migration.bindings import BindingIndex
+from podidctl.migration.projections import ServiceAccount
+from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import (
     BINDING_LABEL,
@@ -33,13 +33,13 @@ CLIENT_ID: Final = "azure.workload.identity/client-id"
 TENANT_ID: Final = "azure.workload.identity/tenant-id"
 AUDIENCE: Final = "api://AzureADTokenExchange"
 """Of the public cloud; the others have names of their own."""
-CREDENTIALS_MOST: Final = 20
+CREDENTIALS_MAX: Final = 20
 """Federated credentials that Azure allows one identity."""
-_NAME_MOST: Final = 120
+_NAME_MAX: Final = 120
 """Characters of a federated credential's name."""
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+_INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
-_WHENCE: Final = {
+_FIELD_COMMANDS: Final = {
     "clientID": "az identity show --query clientId",
     "tenantID": "az account show --query tenantId",
     "resourceID": "az identity show --query id",
@@ -47,21 +47,21 @@ _WHENCE: Final = {
 
 
 @dataclass(frozen=True)
-class Situation:
+class WorkloadState:
     """What was read of the cluster."""
 
     identities: Sequence[AzureIdentity]
     bindings: Sequence[AzureIdentityBinding]
-    makers: Makers
+    inventory: WorkloadInventory
     accounts: Sequence[ServiceAccount]
     force_namespaced: bool = False
 
-    def bound(self) -> Bound:
+    def bound(self) -> BindingIndex:
         """Who has which identity."""
-        return Bound(self.identities, self.bindings, force_namespaced=self.force_namespaced)
+        return BindingIndex(self.identities, self.bindings, force_namespaced=self.force_namespaced)
 
 
-class Account(Wire, frozen=True):
+class PlannedAccount(Wire, frozen=True):
     """A ServiceAccount as it has to be."""
 
     namespace: str
@@ -75,7 +75,7 @@ class Account(Wire, frozen=True):
     """These two as the account has them that the workload uses now, for a new one."""
 
 
-class Patch(Wire, frozen=True):
+class WorkloadPatch(Wire, frozen=True):
     """What changes in one workload: the label of its pods, and their service account."""
 
     api_version: str
@@ -85,7 +85,7 @@ class Patch(Wire, frozen=True):
     service_account: str
 
 
-class Credential(Wire, frozen=True):
+class FederatedCredential(Wire, frozen=True):
     """A federated credential to be made in Azure."""
 
     identity: str
@@ -99,7 +99,7 @@ class Credential(Wire, frozen=True):
     """Of the user-assigned identity; the three are empty for a service principal."""
 
 
-class ByHand(Wire, frozen=True):
+class ManualStep(Wire, frozen=True):
     """What cannot be done by the documents of the plan, or not by them alone."""
 
     about: str
@@ -107,62 +107,62 @@ class ByHand(Wire, frozen=True):
     do: str
 
 
-class Plan(Wire, frozen=True):
+class WorkloadIdentityPlan(Wire, frozen=True):
     """All that is to be done."""
 
-    accounts: list[Account]
-    patches: list[Patch]
-    credentials: list[Credential]
-    by_hand: list[ByHand]
+    accounts: list[PlannedAccount]
+    patches: list[WorkloadPatch]
+    credentials: list[FederatedCredential]
+    by_hand: list[ManualStep]
     done: list[str]
     """Workloads that have what they need."""
 
 
-def plan(situation: Situation, *, namespace: str = "") -> Plan:
+def plan_workload_identity(state: WorkloadState, *, namespace: str = "") -> WorkloadIdentityPlan:
     """What to do for all workloads, or for those of one namespace, to which an identity is bound."""
-    made = _Planning(situation).run(namespace)
+    made = _Planner(state).run(namespace)
     # Azure counts what other namespaces need as well.
-    everywhere = _Planning(situation).run("").credentials if namespace else made.credentials
+    everywhere = _Planner(state).run("").credentials if namespace else made.credentials
     counted = Counter(each.identity for each in everywhere)
     too_many = [
-        ByHand(
+        ManualStep(
             about=f"AzureIdentity {identity}",
-            why=f"would need {counted[identity]} federated credentials, and Azure allows it {CREDENTIALS_MOST}",
+            why=f"would need {counted[identity]} federated credentials, and Azure allows it {CREDENTIALS_MAX}",
             do="let workloads share service accounts, or give them identities of their own",
         )
         for identity in sorted({each.identity for each in made.credentials})
-        if counted[identity] > CREDENTIALS_MOST
+        if counted[identity] > CREDENTIALS_MAX
     ]
     return replace(made, by_hand=[*made.by_hand, *too_many])
 
 
-class _Planning:
-    def __init__(self, situation: Situation) -> None:
-        self._situation = situation
-        self._bound = situation.bound()
-        self._accounts = {each.key: each for each in situation.accounts}
-        self._workloads = list(situation.makers.workloads())
+class _Planner:
+    def __init__(self, state: WorkloadState) -> None:
+        self._state = state
+        self._bound = state.bound()
+        self._accounts = {each.key: each for each in state.accounts}
+        self._workloads = list(state.inventory.workloads())
         self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
         for workload in self._workloads:
             self._users[workload.account_key].append(workload)
-        self._planned: dict[Key, Account] = {}
-        self._patches: list[Patch] = []
-        self._credentials: dict[tuple[str, str], Credential] = {}
-        self._by_hand: list[ByHand] = []
+        self._planned: dict[Key, PlannedAccount] = {}
+        self._patches: list[WorkloadPatch] = []
+        self._credentials: dict[tuple[str, str], FederatedCredential] = {}
+        self._by_hand: list[ManualStep] = []
         self._done: list[str] = []
 
-    def run(self, namespace: str) -> Plan:
+    def run(self, namespace: str) -> WorkloadIdentityPlan:
         for workload in sorted(self._workloads, key=lambda each: (each.namespace, each.kind, each.name)):
             if workload.labels.get(BINDING_LABEL) and namespace in {"", workload.namespace}:
                 self._one(workload)
-        for pod in self._situation.makers.labelled_by_hand():
+        for pod in self._state.inventory.manually_labelled_pods():
             if namespace in {"", pod.metadata.namespace}:
                 self._say(
                     f"Pod {'/'.join(pod.key)}",
                     f"its label {BINDING_LABEL} is not that of its template, so it was set on the pod alone",
                     "set the label in the template (or in what changes pods as they come), then run this again",
                 )
-        return Plan(
+        return WorkloadIdentityPlan(
             accounts=list(self._planned.values()),
             patches=self._patches,
             credentials=list(self._credentials.values()),
@@ -175,18 +175,18 @@ class _Planning:
         if not wants:
             label = workload.labels[BINDING_LABEL]
             self._say(
-                workload.told,
+                workload.description,
                 f"no usable AzureIdentity is bound to its label {label!r}",
                 "bind one, or take the label off",
             )
             return
         usable = self._usable(workload)
         for want in wants:
-            if fault := unusable(want.identity):
+            if fault := unusable_field(want.identity):
                 self._say(
-                    workload.told,
+                    workload.description,
                     f"AzureIdentity {_name(want.identity)} has no usable {fault}",
-                    f"set it ({_WHENCE[fault]}), then run this again",
+                    f"set it ({_FIELD_COMMANDS[fault]}), then run this again",
                 )
         if not usable:
             return
@@ -199,22 +199,22 @@ class _Planning:
         if others:
             names = ", ".join(f"{_name(each)} ({each.spec.client_id.strip()})" for each in others)
             self._say(
-                workload.told,
+                workload.description,
                 f"several identities are bound to it, and a service account is for one, {_name(first)}; also {names}",
                 "have the application name the client id of each of the others; their federated credentials are here",
             )
         if workload.unpatchable:
             self._say(
-                workload.told,
+                workload.description,
                 workload.unpatchable,
                 f'in its own manifest, set the label {USE_LABEL}: "true" and serviceAccountName: {account.name}',
             )
         elif workload.account == account.name and workload.labels.get(USE_LABEL) == "true":
             if self._annotated(account):
-                self._done.append(workload.told)
+                self._done.append(workload.description)
         else:
             self._patches.append(
-                Patch(
+                WorkloadPatch(
                     api_version=workload.api_version,
                     kind=workload.kind,
                     namespace=workload.namespace,
@@ -223,31 +223,35 @@ class _Planning:
                 )
             )
 
-    def _wants(self, workload: Workload) -> list[Want]:
-        return self._bound.wants(workload)
+    def _wants(self, workload: Workload) -> list[DesiredAssignment]:
+        return self._bound.desired(workload)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
-        return [each.identity for each in self._wants(workload) if not unusable(each.identity)]
+        return [each.identity for each in self._wants(workload) if not unusable_field(each.identity)]
 
-    def _account(self, workload: Workload, identity: AzureIdentity) -> Account | None:
+    def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
         """The service account for *workload* to use; None where somebody has to decide first."""
         mine = identity.spec.client_id.strip().lower()
         others = [each for each in self._users[workload.account_key] if each is not workload]
-        strangers = [each for each in others if workload.account == DEFAULT or self._client_of(each) != mine]
+        strangers = [each for each in others if workload.account == DEFAULT_ACCOUNT or self._client_of(each) != mine]
         annotated = _client_of_account(self._accounts.get(workload.account_key))
-        if workload.account != DEFAULT and not strangers:
+        if workload.account != DEFAULT_ACCOUNT and not strangers:
             if annotated in {"", mine}:
                 return self._use(workload, workload.account, identity)
             self._say(
                 f"ServiceAccount {workload.namespace}/{workload.account}",
-                f"is annotated with another client id than that of {_name(identity)}, which {workload.told} has",
+                f"is annotated with another client id than that of {_name(identity)}, which {workload.description} has",
                 "correct the annotation, or give the workload a service account of its own",
             )
             return None
         name = self._free_name(workload, mine)
-        used = "every pod that names none has, too" if workload.account == DEFAULT else f"{_few(strangers)} has, too"
+        used = (
+            "every pod that names none has, too"
+            if workload.account == DEFAULT_ACCOUNT
+            else f"{_few(strangers)} has, too"
+        )
         self._say(
-            workload.told,
+            workload.description,
             f"its service account is {workload.account}, which {used}; "
             f"so that they do not get the identity, {name} is made",
             f"bind what roles {workload.account} has to {name} as well, as far as the workload needs them",
@@ -265,21 +269,21 @@ class _Planning:
             name = f"{workload.name[: 253 - len(suffix)]}{suffix}"
             key = (workload.namespace, name)
             users = [each for each in self._users[key] if each is not workload]
-            standing = self._accounts.get(key)
+            existing = self._accounts.get(key)
             if (
                 key not in self._planned
                 and not users
-                and (standing is None or _client_of_account(standing) == client_id)
+                and (existing is None or _client_of_account(existing) == client_id)
             ):
                 return name
             number += 1
 
-    def _use(self, workload: Workload, name: str, identity: AzureIdentity) -> Account:
+    def _use(self, workload: Workload, name: str, identity: AzureIdentity) -> PlannedAccount:
         key = (workload.namespace, name)
         if key not in self._planned:
             is_new = key not in self._accounts
             former = self._accounts.get(workload.account_key) if is_new else None
-            self._planned[key] = Account(
+            self._planned[key] = PlannedAccount(
                 namespace=workload.namespace,
                 name=name,
                 client_id=identity.spec.client_id.strip(),
@@ -290,32 +294,32 @@ class _Planning:
             )
         if identity.spec.auxiliary_tenant_ids:
             self._say(
-                workload.told,
+                workload.description,
                 f"AzureIdentity {_name(identity)} has auxiliary tenants, and a service account has one tenant",
                 "have the application ask for a token in each of the others",
             )
         return self._planned[key]
 
-    def _annotated(self, account: Account) -> bool:
+    def _annotated(self, account: PlannedAccount) -> bool:
         """Whether the account in the cluster says what it has to."""
-        standing = self._accounts.get((account.namespace, account.name))
-        return _client_of_account(standing) == account.client_id.lower()
+        existing = self._accounts.get((account.namespace, account.name))
+        return _client_of_account(existing) == account.client_id.lower()
 
-    def _credential(self, identity: AzureIdentity, account: Account) -> None:
+    def _credential(self, identity: AzureIdentity, account: PlannedAccount) -> None:
         made = credential_of(identity, account.namespace, account.name)
         self._credentials.setdefault((made.identity, made.subject), made)
 
     def _say(self, about: str, why: str, do: str) -> None:
-        said = ByHand(about=about, why=why, do=do)
+        said = ManualStep(about=about, why=why, do=do)
         if said not in self._by_hand:
             self._by_hand.append(said)
 
 
-def credential_of(identity: AzureIdentity, namespace: str, account: str) -> Credential:
+def credential_of(identity: AzureIdentity, namespace: str, account: str) -> FederatedCredential:
     """The federated credential by which Azure trusts this service account for *identity*."""
     managed = identity.spec.type in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}
     azures = parse_user_assigned(identity.spec.resource_id) if managed else None
-    return Credential(
+    return FederatedCredential(
         identity=_name(identity),
         name=credential_name(namespace, account),
         subject=f"system:serviceaccount:{namespace}:{account}",
@@ -329,13 +333,13 @@ def credential_of(identity: AzureIdentity, namespace: str, account: str) -> Cred
 def credential_name(namespace: str, account: str) -> str:
     """A name that Azure takes: of no two service accounts the same."""
     plain = f"{namespace}-{account}"
-    if not _UNFIT.search(plain) and len(plain) <= _NAME_MOST and "-" not in namespace:
+    if not _INVALID_CHARACTER.search(plain) and len(plain) <= _NAME_MAX and "-" not in namespace:
         return plain
     digest = sha256(f"{namespace}/{account}".encode()).hexdigest()[:8]
-    return f"{_UNFIT.sub('-', plain)[: _NAME_MOST - 9]}-{digest}"
+    return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - 9]}-{digest}"
 
 
-def unusable(identity: AzureIdentity) -> str:
+def unusable_field(identity: AzureIdentity) -> str:
     """The field of *identity* out of which nothing can be made, or an empty string."""
     spec = identity.spec
     if not _ID.fullmatch(spec.client_id.strip()):
@@ -354,7 +358,7 @@ def _name(identity: AzureIdentity) -> str:
 
 
 def _few(workloads: Iterable[Workload]) -> str:
-    names = sorted(each.told for each in workloads)
+    names = sorted(each.description for each in workloads)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -372,9 +376,9 @@ def is_public(issuer: str) -> bool:
     return where.scheme == "https" and reachable
 
 
-def unreachable_issuer(issuer: str) -> ByHand:
+def unreachable_issuer(issuer: str) -> ManualStep:
     """What is to be said of an issuer that is none of Azure's to reach."""
-    return ByHand(
+    return ManualStep(
         about=f"issuer {issuer}",
         why="Azure has to read its keys, and it is not a public https address",
         do="enable the cluster's OIDC issuer (az aks update --enable-oidc-issuer), or give --issuer",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podidctl.migration.shapes import (
+from podidctl.migration.projections import (
     CRON_JOBS,
     DAEMON_SETS,
     DEPLOYMENTS,
@@ -15,24 +15,24 @@ from podidctl.migration.shapes import (
     REPLICA_SETS,
     STATEFUL_SETS,
     CronJob,
-    Owned,
+    OwnedObject,
+    PodTemplate,
     RunningPod,
-    Template,
     WorkloadObject,
 )
 from podidentity.resources import BINDING_LABEL, Kind
 
-DEFAULT: Final = "default"
+DEFAULT_ACCOUNT: Final = "default"
 """The service account of whoever names none."""
 
-ABOVE_MOST: Final = 3
+OWNERS_MAX: Final = 3
 """Owners of an owner; a CronJob's pod has one. Owners can be written in a circle."""
 TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
 """Kinds that have a template of pods. Of the last two each object is of one life, and mostly somebody else's."""
 
 Key = tuple[str, str]
 """Namespace and name."""
-Place = tuple[str, str, str]
+ObjectKey = tuple[str, str, str]
 """Kind, namespace and name: of kinds of Kubernetes' own."""
 
 
@@ -52,7 +52,7 @@ class Workload:
     host_network: bool = False
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
 
     @property
@@ -61,7 +61,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Makers:
+class WorkloadInventory:
     """What was read of the cluster."""
 
     objects: Mapping[str, Sequence[WorkloadObject | CronJob]]
@@ -70,26 +70,26 @@ class Makers:
 
     def workloads(self) -> Iterator[Workload]:
         """Whatever makes pods, and pods and sets that nothing of Kubernetes' own makes."""
-        standing = self._standing()
-        for (kind, namespace, _), each in standing.items():
-            if _owner(each, standing) is not None:
+        existing = self._existing()
+        for (kind, namespace, _), each in existing.items():
+            if _owner(each, existing) is not None:
                 continue
             if kind == JOBS.name and isinstance(each, WorkloadObject) and each.status.ended:
                 continue
-            why = _foreign(each)
+            why = _unknown_owner_note(each)
             if kind == JOBS.name:
                 why = why or "the template of a Job cannot be changed"
             yield _from_template(kind, namespace, each, why)
-        yield from self._pods(standing)
+        yield from self._pods(existing)
 
-    def _pods(self, standing: Mapping[Place, object]) -> Iterator[Workload]:
+    def _pods(self, existing: Mapping[ObjectKey, object]) -> Iterator[Workload]:
         """Pods that nothing of Kubernetes' own makes; those that are made by one thing, and are alike, are one."""
         alike: set[tuple[str, ...]] = set()
         for pod in self.pods:
-            if _owner(pod, standing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
+            if _owner(pod, existing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
                 continue
             meta, owner = pod.metadata, pod.metadata.controller
-            account, labels = pod.spec.service_account_name or DEFAULT, meta.labels or {}
+            account, labels = pod.spec.service_account_name or DEFAULT_ACCOUNT, meta.labels or {}
             if owner is None:
                 why = "it is a pod by itself, which cannot be changed"
                 yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why, pod.spec.host_network)
@@ -98,45 +98,45 @@ class Makers:
             one = (*maker, account, meta.label(BINDING_LABEL))
             if one not in alike:
                 alike.add(one)
-                yield Workload(*maker, labels, account, _foreign(pod), pod.spec.host_network)
+                yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
 
-    def labelled_by_hand(self) -> Iterator[RunningPod]:
+    def manually_labelled_pods(self) -> Iterator[RunningPod]:
         """Pods with another label than their template."""
-        standing = self._standing()
+        existing = self._existing()
         for pod in self.pods:
-            label, top = pod.metadata.label(BINDING_LABEL), _owner(pod, standing)
+            label, top = pod.metadata.label(BINDING_LABEL), _owner(pod, existing)
             if not label or not isinstance(top, WorkloadObject | CronJob):
                 continue
-            for _ in range(ABOVE_MOST):
-                above = _owner(top, standing)
+            for _ in range(OWNERS_MAX):
+                above = _owner(top, existing)
                 top = above if isinstance(above, WorkloadObject | CronJob) else top
             if _template(top).metadata.label(BINDING_LABEL) != label:
                 yield pod
 
-    def _standing(self) -> dict[Place, WorkloadObject | CronJob]:
+    def _existing(self) -> dict[ObjectKey, WorkloadObject | CronJob]:
         return {(kind.name, *each.key): each for kind in TEMPLATED for each in self.objects.get(kind.name, ())}
 
 
-def _template(each: WorkloadObject | CronJob) -> Template:
+def _template(each: WorkloadObject | CronJob) -> PodTemplate:
     return (each.spec.job_template.spec if isinstance(each, CronJob) else each.spec).template
 
 
 def _from_template(kind: str, namespace: str, each: WorkloadObject | CronJob, why: str) -> Workload:
     template = _template(each)
     group = next(one for one in TEMPLATED if one.name == kind)
-    account = template.spec.service_account_name or DEFAULT
+    account = template.spec.service_account_name or DEFAULT_ACCOUNT
     labels, host_network = template.metadata.labels or {}, template.spec.host_network
     return Workload(group.api_version, kind, namespace, each.metadata.name, labels, account, why, host_network)
 
 
-def _owner(each: Owned, standing: Mapping[Place, object]) -> object | None:
+def _owner(each: OwnedObject, existing: Mapping[ObjectKey, object]) -> object | None:
     """The object of Kubernetes' own that *each* was made by, if that is there."""
     owner = each.metadata.controller
     if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
         return None
-    return standing.get((owner.kind, each.metadata.namespace, owner.name))
+    return existing.get((owner.kind, each.metadata.namespace, owner.name))
 
 
-def _foreign(each: Owned) -> str:
+def _unknown_owner_note(each: OwnedObject) -> str:
     owner = each.metadata.controller
     return f"it is made by {owner.kind} {owner.name} ({owner.api_version}), which is not known here" if owner else ""

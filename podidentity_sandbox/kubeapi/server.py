@@ -26,11 +26,15 @@ from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
 from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
+from podidentity_sandbox.serving import ResponseFaults
 
 log = logging.getLogger(__name__)
 
 FIRST_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-system")
 REQUESTS_KEPT: Final = 10_000
+OWN_USER_AGENT: Final = "podidctl-sandbox/"
+"""The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
+ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 STOP_SECONDS: Final = 2.0
 """How long a stop waits for answers that are being written."""
 
@@ -73,6 +77,7 @@ class KubeApi:
         self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
         self.intercept: Callable[[Recorded], StatusError | None] | None = None
         """Asked before each request is answered: a StatusError is the answer, None lets it pass."""
+        self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
         self._now = now
@@ -224,13 +229,13 @@ class KubeApi:
         self.heard(recorded)
         await self._flowing.wait()
         try:
+            own = recorded.user_agent.startswith(OWN_USER_AGENT)
+            if not own and (fault := await self.faults.apply(request)) is not None:
+                return fault
             if self.intercept is not None and (refusal := self.intercept(recorded)) is not None:
                 return responses.refusal(refusal)
             self._authenticate(request)
-            target = requests.target(self._registry, request.path)
-            if target is not None:
-                return await self._handler.answer(request, target)
-            return await self._outside(request)
+            return await self._route(request)
         except StatusError as error:
             return responses.refusal(error)
         except ConnectionError:
@@ -251,6 +256,19 @@ class KubeApi:
         transport = request.transport
         if transport is None or not transport.get_extra_info("peercert"):
             raise unauthorized()
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        target = requests.target(self._registry, request.path)
+        if target is not None:
+            return await self._handler.answer(request, target)
+        if (request.method, request.path) == ("POST", ACCESS_REVIEWS):
+            return await self._review_access(request)
+        return await self._outside(request)
+
+    async def _review_access(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Allow the access: this server has no authorizer and allows every authenticated request."""
+        review = await requests.document(request, "SubjectAccessReview")
+        return responses.document({**review, "status": {"allowed": True}}, 201)
 
     async def _outside(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "a namespace twice": (
         {"enabled": True, "namespaces": [{"name": "shop"}, {"name": "shop", "serviceAccounts": ["web"]}]},
         (),
-        r"federated\.namespaces has shop twice: write one entry",
+        r"federated\.namespaces lists shop twice: write one entry",
     ),
     "no service account where some are to be listed": (
         {"enabled": True, "namespaces": [{"name": "shop", "serviceAccounts": []}]},
@@ -175,7 +175,7 @@ def test_each_message_of_the_policy_is_another_and_says_what_to_do(tmp_path: Pat
     messages = [each["message"] for each in policy["spec"]["validations"]]
     assert len(set(messages)) == len(messages)
     for message in messages:
-        assert "find out who" in message or "set that value" in message, message
+        assert "find the client" in message or "set that value" in message, message
 
 
 @pytest.mark.parametrize(

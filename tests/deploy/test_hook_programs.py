@@ -224,7 +224,7 @@ def test_a_cleanup_that_is_not_there_is_no_reason_to_wait(plane: up.Plane, tmp_p
     finally:
         cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, name))
     assert done.returncode == 1
-    assert f"GET of DaemonSet default/{name} answers 404 Not Found: kubectl" in done.stderr
+    assert f"GET of DaemonSet default/{name} returns 404 Not Found: kubectl" in done.stderr
 
 
 @pytest.mark.plane
@@ -244,7 +244,7 @@ def test_whoever_may_not_delete_the_cleanup_is_told_to(plane: up.Plane, tmp_path
     finally:
         cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
     assert done.returncode == 1
-    assert f"answers 403 (let this service account get and delete DaemonSet {name})" in done.stderr
+    assert f"returns 403 (give this service account permission to get and delete DaemonSet {name})" in done.stderr
     assert f"all nodes are clean, so kubectl -n default delete daemonset {name}" in done.stderr
 
 

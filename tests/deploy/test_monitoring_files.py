@@ -76,13 +76,19 @@ def test_a_managed_cluster_has_no_mic_whose_leader_could_be_missing() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://wiki.example/on-call", "https://wiki.example/on-call/"])
-def test_the_runbooks_may_be_elsewhere(url: str) -> None:
+def test_the_runbooks_are_at_the_url_of_the_values(url: str) -> None:
     found = alerts(render(options=[*OPTIONS, f"--set=prometheusRule.runbookBaseURL={url}"]))
     pages = {name: rule["annotations"]["runbook_url"] for name, rule in found.items()}
     assert pages == {name: f"https://wiki.example/on-call/{name}.md" for name in found}
 
 
-# What the values ask for, and what the monitors get.
+def test_without_a_url_the_alerts_name_the_runbooks_in_the_repository() -> None:
+    found = alerts(render(options=OPTIONS))
+    pages = {name: rule["annotations"]["runbook_url"] for name, rule in found.items()}
+    assert pages == {name: f"docs/runbooks/{name}.md" for name in found}
+
+
+# The values, and the resulting intervals of the monitors.
 INTERVALS = {
     "podMonitor.enabled=true": "5m",
     "podMonitor.enabled=true,podMonitor.interval=1h30m": "1h30m",
@@ -104,12 +110,12 @@ def test_metrics_are_read_often_enough_for_the_alerts(asked: str) -> None:
     assert {each["spec"][kinds[each["kind"]]][0].get("interval") for each in found} == {INTERVALS[asked]}
 
 
-# What the values ask for, and what is said of it.
+# The values, and the resulting errors.
 USELESS = {
-    "prometheusRule.enabled=true,podMonitor.interval=61s": "podMonitor.interval is 61s, too rare .* to 1m or less",
-    "prometheusRule.enabled=true,podMonitor.interval=1m1ms": "podMonitor.interval is 1m1ms, too rare",
-    "prometheusRule.enabled=true,podMonitor.interval=2h": "podMonitor.interval is 2h, too rare",
-    "prometheusRule.enabled=true,serviceMonitor.interval=5m": "serviceMonitor.interval is 5m, too rare",
+    "prometheusRule.enabled=true,podMonitor.interval=61s": "podMonitor.interval is 61s, too long .* to 1m or less",
+    "prometheusRule.enabled=true,podMonitor.interval=1m1ms": "podMonitor.interval is 1m1ms, too long",
+    "prometheusRule.enabled=true,podMonitor.interval=2h": "podMonitor.interval is 2h, too long",
+    "prometheusRule.enabled=true,serviceMonitor.interval=5m": "serviceMonitor.interval is 5m, too long",
     "podMonitor.interval=20s": "podMonitor.scrapeTimeout is 30s, longer than .* set it to 20s or less",
     "serviceMonitor.scrapeTimeout=1m30s": "serviceMonitor.scrapeTimeout is 1m30s, longer than the interval of 1m",
     "prometheusRule.enabled=true,podMonitor.scrapeTimeout=2m": "scrapeTimeout is 2m, longer than the interval of 1m",

@@ -130,7 +130,7 @@ def test_what_stands_in_for_missing_values_is_what_values_yaml_says() -> None:
 def test_the_references_images_are_refused(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(RenderError, match=told) as refused:
         render(given(tmp_path, reference(**changed)))
-    assert "take image.repository, mic.tag and nmi.tag out of your values" in str(refused.value)
+    assert "remove image.repository, mic.tag and nmi.tag from your values" in str(refused.value)
 
 
 def nmi_and_cleanup(objects: list[Object]) -> list[Any]:

@@ -14,11 +14,11 @@ import yaml
 from kubernetes_validate import utils
 
 from tools.chart.manifests import MANIFESTS
-from tools.chart.rendering import CHART, golden_sets, rendered_beside
+from tools.chart.rendering import CHART, golden_file, golden_sets
 
 VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
 FILES = [
-    *map(rendered_beside, golden_sets()),
+    *map(golden_file, golden_sets()),
     *sorted(MANIFESTS.rglob("*.yaml")),
     *sorted((CHART / "crds").iterdir()),
 ]

@@ -115,7 +115,7 @@ MISSING = {
     "selector: s}}}": "clientPassword has no name",
     "test: {selector: demo}": "test.subscriptionID is missing",
     "rbac: {pspEnabled: true}": "no PodSecurityPolicy",
-    "{operationMode: managed, mic: {startupTaint: a/b}}": "mic.startupTaint is a/b, but in managed mode",
+    "{operationMode: managed, mic: {startupTaint: a/b}}": "mic.startupTaint is a/b, but managed mode has no MIC",
 }
 
 

@@ -32,6 +32,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["sandbox", "up"],
     ["sandbox", "demo"],
     ["sandbox", "exec"],
+    ["sandbox", "fault"],
     ["migrate", "from-reference"],
     ["migrate", "to-workload-identity"],
     ["migrate", "plan"],

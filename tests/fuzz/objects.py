@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from mic.decisions.assignments import Held
+from mic.decisions.assignments import ExistingAssignment
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import DecisionPolicy, Grant, decide
 from nmi.identity.metrics import IdentityMetrics
@@ -103,16 +103,16 @@ class MicObjects:
             if not self._is_about_bystander(change.thing, own):
                 self._take(cluster, change, known)
         for _ in range(3):
-            for place in [each.key for each in cluster.view.places()]:
-                cluster.round(place)
+            for place in [each.key for each in cluster.view.host_states()]:
+                cluster.reconcile(place)
         view = cluster.view
         view.state()
-        held = view.held(own)
+        held = view.existing(own)
         assert held is not None, "the bystander has lost its assigned identity"
-        assert (held.object.status.status, held.dying) == ("Assigned", False)
+        assert (held.object.status.status, held.terminating) == ("Assigned", False)
         for (plural, _), thing in known.items():
             self._handler(cluster, plural).deleted(thing)
-        assert not [place.key for place in view.places() if NAMES.isdisjoint(place.nodes) and place.nodes]
+        assert not [place.key for place in view.host_states() if NAMES.isdisjoint(place.nodes) and place.nodes]
         assert time.process_time() - began < SECONDS_MOST
 
     def _cluster(self) -> tuple[Cluster, tuple[str, str]]:
@@ -124,13 +124,13 @@ class MicObjects:
             binding("own", namespace=BYSTANDER, identity="own", selector="own"),
             pod("web", namespace=BYSTANDER, node=BYSTANDER, label="own"),
         )
-        cluster.rounds(vm_id(BYSTANDER))
+        cluster.reconcile_until_in_sync(vm_id(BYSTANDER))
         (own,) = cluster.objects
         return cluster, own
 
     def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
         """Anyone who may write there may take its identity away."""
-        claim = Held(thing).claim if isinstance(thing, AzureAssignedIdentity) else None
+        claim = ExistingAssignment(thing).assignment_key if isinstance(thing, AzureAssignedIdentity) else None
         return (
             thing.metadata.namespace == BYSTANDER
             or thing.key in {own, ("", BYSTANDER)}

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.docker import install_program
-from deploy.docker.install_program import COMMANDS, PACKAGES, requirements, take_out
+from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, requirements
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -146,7 +146,7 @@ def test_the_other_programs_are_taken_out_also_of_the_list_of_files(
     record = site / info[1]
     record.write_text("".join(f"{name},sha256=x,1\n" for name in [*files, *info, *commands]))
 
-    take_out(site, "nmi")
+    remove_other_programs(site, "nmi")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     prefix = "lib/python3.11/site-packages"
     kept = [files[0], files[1], files[4], *info]

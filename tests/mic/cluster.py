@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions import documents, plan
-from mic.decisions.assignments import Held, Key
+from mic.decisions.assignments import ExistingAssignment, Key
 from mic.decisions.plan import Policy, Restraint
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
@@ -124,7 +124,7 @@ class Cluster:
 
     def __init__(self, *, force_namespaced: bool = False, policy: Policy | None = None) -> None:
         self.dirty: list[str] = []
-        self.view = View(force_namespaced=force_namespaced, on_dirty=self.dirty.append)
+        self.view = ClusterView(force_namespaced=force_namespaced, on_dirty=self.dirty.append)
         self.policy = policy or Policy()
         self.objects: dict[Key, AzureAssignedIdentity] = {}
         self.azure: dict[str, HostIdentities] = {}
@@ -171,11 +171,11 @@ class Cluster:
         for stored in [*self.objects.values()]:
             self.view.assigned.upserted(None, stored)
 
-    def delete(self, held: Held) -> None:
+    def delete(self, existing: ExistingAssignment) -> None:
         """What the API server stores of a DELETE: the time of it, while finalizers hold the object."""
-        document = msgspec.to_builtins(self.objects[held.key])
+        document = msgspec.to_builtins(self.objects[existing.key])
         document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-        self.view.wrote(self._store(document, uid=held.object.metadata.uid))
+        self.view.wrote(self._store(document, uid=existing.object.metadata.uid))
 
     def write(self, document: Mapping[str, Any]) -> AzureAssignedIdentity:
         """Put an object there as another client would, and let the watch tell of it."""
@@ -183,27 +183,27 @@ class Cluster:
         self.view.assigned.upserted(None, written)
         return written
 
-    def round(
-        self, place: str, *, refused: Mapping[str, str] | None = None, warm: Collection[str] = (), look: bool = True
+    def reconcile(
+        self, host_key: str, *, refused: Mapping[str, str] | None = None, warm: Collection[str] = (), look: bool = True
     ) -> list[str]:
         """One round for the place: the names of the steps taken. *refused* identities (keys) Azure does not take;
         *warm* ones are still in their grace."""
-        key = place.lower()
+        key = host_key.lower()
         known = self.azure.get(key) if look else None
-        steps = [self._before(step) for step in plan.prepare(self.view.place(key), known, self.policy)]
+        steps = [self._before(step) for step in plan.prepare(self.view.host_state(key), known, self.policy)]
         restraint = Restraint(quarantined=refused or (), warm=warm)
-        change = plan.azure_change(self.view.place(key), known, self.policy, restraint) if known else None
+        change = plan.azure_change(self.view.host_state(key), known, self.policy, restraint) if known else None
         if change is not None:
             self.changes.append(change)
             self.azure[key] = known = _after(self.azure[key], change, reports=self.reports_new_clients)
             steps.append("change")
-        steps += [self._after(step) for step in plan.settle(self.view.place(key), known, self.policy, refused)]
+        steps += [self._after(step) for step in plan.finish(self.view.host_state(key), known, self.policy, refused)]
         return steps
 
-    def rounds(self, *places: str) -> None:
+    def reconcile_until_in_sync(self, *host_states: str) -> None:
         """Rounds for the places until there is nothing more to do."""
         for _ in range(6):
-            if not sum(len(self.round(place)) for place in places):
+            if not sum(len(self.reconcile(host_key)) for host_key in host_states):
                 return
         raise AssertionError("six rounds did not settle it")
 
@@ -222,36 +222,41 @@ class Cluster:
             case _:
                 return self.view.bindings
 
-    def _before(self, step: plan.Before) -> str:
+    def _before(self, step: plan.PrepareStep) -> str:
         self.writes += 1
         match step:
-            case plan.Create(want, name, status, record):
-                self.write(documents.new_document(want, name, status, record))
-            case plan.Update(held, want, status, record, debts):
-                self._patch(held, documents.update_operations(held, want, status, record, debts))
-            case plan.Mark(held, record):
-                self._patch(held, documents.annotation_operations(held, {"aadpodidentity.k8s.io/attached-by": record}))
-            case plan.Revoke(held):
-                self.view.revoked(held)
-                self.delete(held)
+            case plan.Create(desired, name, status, attached_by):
+                self.write(documents.new_document(desired, name, status, attached_by))
+            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+                self._patch(
+                    existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
+                )
+            case plan.SetAttachedBy(existing, attached_by):
+                self._patch(
+                    existing,
+                    documents.annotation_operations(existing, {"aadpodidentity.k8s.io/attached-by": attached_by}),
+                )
+            case plan.Revoke(existing):
+                self.view.revoked(existing)
+                self.delete(existing)
         return type(step).__name__.lower()
 
-    def _after(self, step: plan.After) -> str:
+    def _after(self, step: plan.FinishStep) -> str:
         self.writes += 1
         match step:
-            case plan.Confirm(held):
-                self._patch(held, documents.status_operations(held, "Assigned", {MESSAGE_ANNOTATION: None}))
-            case plan.Explain(held, message):
-                self._patch(held, documents.explain_operations(held, message))
-            case plan.Release(held):
-                del self.objects[held.key]
-                self.view.gone(held)
-            case plan.Settle(held):
-                self._patch(held, documents.debt_operations(held, step.left))
+            case plan.Confirm(existing):
+                self._patch(existing, documents.status_operations(existing, "Assigned", {MESSAGE_ANNOTATION: None}))
+            case plan.Explain(existing, message):
+                self._patch(existing, documents.explain_operations(existing, message))
+            case plan.Release(existing):
+                del self.objects[existing.key]
+                self.view.gone(existing)
+            case plan.CompleteDetaches(existing):
+                self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
         return type(step).__name__.lower()
 
-    def _patch(self, held: Held, operations: Sequence[Mapping[str, Any]]) -> None:
-        document = msgspec.to_builtins(self.objects[held.key])
+    def _patch(self, existing: ExistingAssignment, operations: Sequence[Mapping[str, Any]]) -> None:
+        document = msgspec.to_builtins(self.objects[existing.key])
         for operation in operations:
             *path, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
             target = document
@@ -267,7 +272,7 @@ class Cluster:
                     target[last] = operation["value"]
                 case _:
                     target[last] = operation["value"]
-        self.view.wrote(self._store(document, uid=held.object.metadata.uid))
+        self.view.wrote(self._store(document, uid=existing.object.metadata.uid))
 
     def _store(self, document: Mapping[str, Any], uid: str) -> AzureAssignedIdentity:
         version = {"uid": uid, "resourceVersion": str(next(self._versions))}

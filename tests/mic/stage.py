@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry
 from mic.app import COMPONENT
 from mic.azure.errors import AzureError, Conflict
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions.plan import Policy
 from mic.leader_client import LeaderClient
-from mic.metrics import Measures
-from mic.reconciliation.host_reconciler import Applier
-from mic.reconciliation.work_queue import Done
+from mic.metrics import MicMetrics
+from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.access import ClusterAccess
@@ -78,16 +78,16 @@ class Time:
 class Stage:
     api: KubeApi
     client: Client
-    view: View
+    view: ClusterView
     hosts: Hosts
     time: Time
-    applier: Applier
+    host_reconciler: HostReconciler
     recorder: EventRecorder
     registry: CollectorRegistry
     lease: list[float]
 
-    async def round(self) -> Done:
-        return await self.applier.round(VM)
+    async def reconcile(self) -> PassResult:
+        return await self.host_reconciler.reconcile(VM)
 
     def bind(self, name: str = "demo") -> None:
         """A pod with this identity."""
@@ -128,14 +128,14 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
     access = ClusterAccess(api.server, trust, token)
     client = LeaderClient(access, user_agent=f"{COMPONENT}/test", clock=time, remaining_seconds=lambda: lease[0])
     recorder = EventRecorder(client, "mic", "host")
-    view, measures = View(clock=time), Measures(registry)
+    view, metrics = ClusterView(clock=time), MicMetrics(registry)
     view.nodes.upserted(None, node("n0"))
-    applier = Applier(
+    host_reconciler = HostReconciler(
         view,
-        Writer(client, view, recorder, measures, batch=4, per_second=1000.0, burst=1000.0),
+        Writer(client, view, recorder, metrics, batch=4, per_second=1000.0, burst=1000.0),
         hosts,
         recorder,
-        measures,
+        metrics,
         policy=Policy(),
         max_retries=2,
         retry_seconds=1.0,
@@ -148,7 +148,7 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
     )
     events = asyncio.create_task(recorder.run())
     try:
-        yield Stage(api, client, view, hosts, time, applier, recorder, registry, lease)
+        yield Stage(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)
     finally:
         events.cancel()
         with suppress(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from typing_extensions import override
 
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from podidentity.resources import AzureAssignedIdentity
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
@@ -91,17 +91,17 @@ class Lives(RuleBasedStateMachine):
     @rule(host=st.sampled_from(HOSTS))
     def revoke_early(self, host: str) -> None:
         """What is done beside the rounds."""
-        place = self.cluster.view.place(host.lower())
-        for want, living in list(place.open_claims()):
-            for held in living if want is None else ():
-                self.cluster.view.revoked(held)
-                self.cluster.delete(held)
+        host_state = self.cluster.view.host_state(host.lower())
+        for desired, active in list(host_state.out_of_sync_assignments()):
+            for existing in active if desired is None else ():
+                self.cluster.view.revoked(existing)
+                self.cluster.delete(existing)
 
     @rule()
     def lose_the_process(self) -> None:
         """A new process knows only what the API server has stored."""
         old = self.cluster.view
-        self.cluster.view = View(on_dirty=self.cluster.dirty.append)
+        self.cluster.view = ClusterView(on_dirty=self.cluster.dirty.append)
         del old
         self.cluster.replay()
 
@@ -114,11 +114,11 @@ class Lives(RuleBasedStateMachine):
 
     def checked_round(self, host: str, refused: dict[str, str], *, look: bool) -> None:
         before = self.cluster.on(host)
-        self.cluster.round(host, refused=refused, look=look)
+        self.cluster.reconcile(host, refused=refused, look=look)
         lost = before - self.cluster.on(host)
-        assert not lost & self.wanted(host), "an identity in use was taken off"
+        assert not lost & self.needed(host), "an identity in use was taken off"
 
-    def wanted(self, host: str) -> set[str]:
+    def needed(self, host: str) -> set[str]:
         return {
             self.resource[label]
             for where, label in self.pods.values()
@@ -128,7 +128,7 @@ class Lives(RuleBasedStateMachine):
     def check_rest(self) -> None:
         for host in HOSTS:
             foreign = {FOREIGN} if host == HOSTS[0] else set()
-            assert self.cluster.on(host) == self.wanted(host) | foreign, host
+            assert self.cluster.on(host) == self.needed(host) | foreign, host
         expected = {name for name, (_, label) in self.pods.items() if label in self.bindings}
         assert sorted(each.spec.pod for each in self.cluster.objects.values()) == sorted(expected)
         for each in self.cluster.objects.values():

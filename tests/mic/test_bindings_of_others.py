@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mic.cluster.bindings import COUNTED_MAX
-from mic.cluster.view import View
-from mic.decisions.assignments import ClaimKey, Key
+from mic.cluster.view import ClusterView
+from mic.decisions.assignments import AssignmentKey, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod
 
@@ -114,7 +114,7 @@ def test_an_event_of_a_hostile_identity_costs_at_most_a_millisecond(crowd: tuple
 
     tenants = iter(range(1000))
     made.add(one())
-    assert made.view.claim(ClaimKey("victim", "p0", "evil", name)) is None
+    assert made.view.assignment(AssignmentKey("victim", "p0", "evil", name)) is None
     assert seconds(lambda: made.add(one())) < BUDGET_SECONDS
     assert seconds(lambda: made.add(one(tenant_id=f"t{next(tenants)}"))) < BUDGET_SECONDS
 
@@ -139,7 +139,7 @@ def test_bindings_of_another_namespace_take_no_quadratic_time(number: int, force
     assert halves[1] < 1.5 * halves[0] + 0.01
 
 
-def wanted(view: View, name: str = "web", namespace: str = "default") -> list[str]:
+def wanted(view: ClusterView, name: str = "web", namespace: str = "default") -> list[str]:
     """The identities (namespace/name) that a pod wants now."""
     return sorted(
         f"{key.identity_namespace}/{key.identity}"
@@ -155,7 +155,7 @@ class Crowd:
         self.told: list[tuple[Key, str]] = []
         self.forced = force_namespaced
         self.cluster = Cluster()
-        self.cluster.view = View(
+        self.cluster.view = ClusterView(
             on_dirty=self.cluster.dirty.append,
             on_ignored=lambda binding, why: self.told.append((binding.key, why)),
             force_namespaced=self.forced,
@@ -233,20 +233,20 @@ def test_each_namespace_has_its_first_ones_before_any_has_more() -> None:
 def test_what_an_assigned_identity_embeds_stays_when_others_come_and_after_a_restart() -> None:
     crowd = Crowd()
     cluster = crowd.cluster
-    place = cluster.view.place_of_node("n0")
-    cluster.host(place)
+    host_key = cluster.view.host_key_of_node("n0")
+    cluster.host(host_key)
     for number in range(COUNTED_MAX):
         crowd.give(f"m{number:03}", namespaced=True)
-    cluster.rounds(place)
+    cluster.reconcile_until_in_sync(host_key)
     assigned = {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()}
     assert len(assigned) == COUNTED_MAX
     for number in range(COUNTED_MAX):
         crowd.give(f"a{number:03}", namespaced=True)  # before all others by name
-    cluster.rounds(place)
+    cluster.reconcile_until_in_sync(host_key)
     assert {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()} == assigned
-    cluster.view = View(on_dirty=cluster.dirty.append)
+    cluster.view = ClusterView(on_dirty=cluster.dirty.append)
     cluster.replay()
-    cluster.rounds(place)
+    cluster.reconcile_until_in_sync(host_key)
     assert {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()} == assigned
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mic.decisions import documents
-from mic.decisions.assignments import Held
+from mic.decisions.assignments import ExistingAssignment
 from mic.startup.spellings import KINDS, respelled
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, MESSAGE_ANNOTATION, Kind
@@ -36,7 +36,7 @@ def taken_over(case: Documents) -> tuple[Cluster, list[str]]:
     assigned = read(ASSIGNED_IDENTITIES, case["AzureAssignedIdentity"])
     cluster.objects[assigned.key] = assigned
     cluster.view.assigned.upserted(None, assigned)
-    return cluster, cluster.round(vm_id("n0"))
+    return cluster, cluster.reconcile(vm_id("n0"))
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
@@ -80,11 +80,11 @@ def written() -> dict[str, Any]:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node(), pod(), identity(namespaced=True), binding())
-    claim = next(iter(cluster.view.place(vm_id("n0").lower()).open))
-    found = cluster.view.claim(claim)
+    key = next(iter(cluster.view.host_state(vm_id("n0").lower()).out_of_sync))
+    found = cluster.view.assignment(key)
     assert found is not None
-    assert found.want is not None
-    return documents.new_document(found.want, "web-default-demo", "Created", "mic")
+    assert found.desired is not None
+    return documents.new_document(found.desired, "web-default-demo", "Created", "mic")
 
 
 def test_the_reference_finds_each_field_where_it_looks_for_it() -> None:
@@ -140,8 +140,8 @@ def test_our_status_patch_works_on_what_the_reference_wrote(plane: Plane, case: 
     path = ASSIGNED_IDENTITIES.path(namespace)
     document = load(case)["AzureAssignedIdentity"]
     stored = plane.api("POST", path, cleared(document, namespace))
-    held = Held(read(ASSIGNED_IDENTITIES, stored))
-    operations = documents.status_operations(held, "Created", {MESSAGE_ANNOTATION: "why"})
+    existing = ExistingAssignment(read(ASSIGNED_IDENTITIES, stored))
+    operations = documents.status_operations(existing, "Created", {MESSAGE_ANNOTATION: "why"})
     after = plane.api("PATCH", f"{path}/web-default-demo", operations, content_type=PATCH)
     assert after["status"]["status"] == "Created"
     upgraded = respelled(ASSIGNED_IDENTITIES, after)

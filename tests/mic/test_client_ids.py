@@ -13,10 +13,10 @@ import pytest
 from mic.azure.identities import Attached, HostIdentities
 from mic.decisions.client_ids import SHOWN_MAX, mismatch
 from mic.decisions.documents import MESSAGE_MAX
-from mic.preview.dry_run import Rehearsal, Snapshot
-from mic.preview.outcome import Asked, preview
+from mic.preview.dry_run import DryRun, Snapshot
+from mic.preview.outcome import AzureReads, preview
 from mic.reconciliation.host_reconciler import DOUBT_SECONDS, FAULTY
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
@@ -62,7 +62,7 @@ async def test_it_stays_created_and_both_ids_are_named_on_the_object_and_in_even
 ) -> None:
     with caplog.at_level(logging.WARNING):
         bind(stage, DISHONEST)
-        await stage.round()
+        await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Created"}
     message = stage.message("web-default-own")
     assert OWN in message
@@ -81,7 +81,7 @@ async def test_it_stays_created_and_both_ids_are_named_on_the_object_and_in_even
 @pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
 async def test_its_neighbour_is_assigned(stage: Stage, given: AzureIdentity) -> None:
     bind(stage, given)
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
     assert await told_in_events(stage) == set()
 
@@ -89,7 +89,7 @@ async def test_its_neighbour_is_assigned(stage: Stage, given: AzureIdentity) -> 
 async def test_where_azure_reports_no_client_id_it_is_assigned_as_before(stage: Stage) -> None:
     stage.hosts.state = HostIdentities()
     bind(stage, DISHONEST)
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
@@ -98,11 +98,11 @@ async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Sta
     known = stage.hosts.state
     stage.hosts.state = HostIdentities()
     bind(stage, DISHONEST)
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
     stage.hosts.state = known
-    stage.applier.look_again(VM)
-    assert await stage.round() == Done()
+    stage.host_reconciler.look_again(VM)
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"web-default-own": "Created"}
     assert KUBELETS in stage.message("web-default-own")
     assert ("AzureIdentity", "invalid identity") in await told_in_events(stage)
@@ -110,7 +110,9 @@ async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Sta
 
 async def test_it_costs_no_call_and_no_write_while_it_stays_so(stage: Stage) -> None:
     bind(stage, DISHONEST, pod(), pod("second"))
-    assert await stage.round() == Done(), "nothing but an event, or the ordinary read, makes another round worth while"
+    assert await stage.reconcile() == PassResult(), (
+        "nothing but an event, or the ordinary read, makes another round worth while"
+    )
     calls = list(stage.hosts.calls)
     await stage.recorder.flushed()
     writes: list[str] = []
@@ -122,29 +124,31 @@ async def test_it_costs_no_call_and_no_write_while_it_stays_so(stage: Stage) -> 
     stage.api.intercept = note
     for _ in range(10):
         stage.time.now += DOUBT_SECONDS + 1
-        assert await stage.round() == Done()
+        assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == calls
     for _ in range(3):
-        stage.applier.look_again(VM)
-        await stage.round()
+        stage.host_reconciler.look_again(VM)
+        await stage.reconcile()
     assert stage.hosts.calls == [*calls, "get", "get", "get"]
     await stage.recorder.flushed()
     assert writes == []
-    assert stage.applier.oldest_pending_seconds() == 0.0, "no alert for what only the identity's owner can correct"
+    assert stage.host_reconciler.oldest_pending_seconds() == 0.0, (
+        "no alert for what only the identity's owner can correct"
+    )
 
 
 async def test_the_corrected_object_is_assigned_at_once_and_says_nothing_any_more(stage: Stage) -> None:
     bind(stage, DISHONEST)
-    await stage.round()
+    await stage.reconcile()
     stage.view.identities.upserted(DISHONEST, HONEST)
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
     assert stage.message("web-default-own") == ""
 
 
 async def test_an_identity_that_was_made_again_is_read_before_its_object_is_blamed(stage: Stage) -> None:
     bind(stage, HONEST)
-    await stage.round()
+    await stage.reconcile()
     key = identity_id("own").lower()
     anew = "0c000000-0000-0000-0000-000000000003"
     stage.hosts.state = replace(
@@ -152,22 +156,22 @@ async def test_an_identity_that_was_made_again_is_read_before_its_object_is_blam
     )
     stage.time.now += DOUBT_SECONDS + 1
     stage.view.identities.upserted(HONEST, identity("own", client_id=anew))
-    await stage.round()
-    await stage.round()
+    await stage.reconcile()
+    await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
 async def test_an_object_that_changes_without_end_has_azure_asked_twice_a_minute_at_most(stage: Stage) -> None:
     bind(stage, DISHONEST)
     before, began = DISHONEST, stage.time.now
-    await stage.round()
+    await stage.reconcile()
     calls = len(stage.hosts.calls)
     for number in range(200):
         stage.time.now += 1.0
         after = identity("own", client_id=f"{KUBELETS[:-3]}{number:03}")
         stage.view.identities.upserted(before, after)
         before = after
-        await stage.round()
+        await stage.reconcile()
     assert len(stage.hosts.calls) - calls <= (stage.time.now - began) / DOUBT_SECONDS
 
 
@@ -175,10 +179,10 @@ def test_a_client_id_that_changes_while_azure_is_away_does_not_stay_assigned() -
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), HONEST, binding(identity="own"))
-    cluster.rounds(HOST)
+    cluster.reconcile_until_in_sync(HOST)
     assert cluster.statuses() == {"web-default-own": "Assigned"}
     cluster.add(DISHONEST)
-    cluster.round(HOST, look=False)
+    cluster.reconcile(HOST, look=False)
     assert cluster.statuses() == {"web-default-own": "Created"}
 
 
@@ -188,7 +192,7 @@ def test_an_honest_object_for_the_same_resource_id_is_not_affected() -> None:
     honest = identity("honest", resource_id=identity_id("own"), client_id=OWN)
     cluster.add(node(), honest, binding("b1", identity="honest", selector="honest"), pod("good", label="honest"))
     cluster.add(DISHONEST, binding("b2", identity="own", selector="dishonest"), pod("bad", label="dishonest"))
-    cluster.rounds(HOST)
+    cluster.reconcile_until_in_sync(HOST)
     assert cluster.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
 
 
@@ -197,7 +201,7 @@ def test_one_pod_with_both_has_the_honest_one() -> None:
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), DISHONEST, identity("fine", resource_id=identity_id("own"), client_id=OWN))
     cluster.add(binding("b1", identity="own"), binding("b2", identity="fine"))
-    cluster.rounds(HOST)
+    cluster.reconcile_until_in_sync(HOST)
     assert cluster.statuses() == {"web-default-own": "Created", "web-default-fine": "Assigned"}
 
 
@@ -205,7 +209,7 @@ def test_the_plan_tells_it_of_what_is_assigned_and_of_what_waits() -> None:
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), HONEST, binding(identity="own"))
-    cluster.rounds(HOST)
+    cluster.reconcile_until_in_sync(HOST)
     (written,) = cluster.objects.values()
     document = msgspec.to_builtins(written)
     document["spec"]["azureIdentityRef"]["spec"]["clientID"] = KUBELETS
@@ -216,7 +220,7 @@ def test_the_plan_tells_it_of_what_is_assigned_and_of_what_waits() -> None:
         bindings=(binding(identity="own"),),
         assigned=(msgspec.convert(document, AzureAssignedIdentity),),
     )
-    told = preview(snapshot, Rehearsal(snapshot, cluster.policy), Asked(answers=dict(cluster.azure)), {})
+    told = preview(snapshot, DryRun(snapshot, cluster.policy), AzureReads(answers=dict(cluster.azure)), {})
     (host,) = told.hosts
     changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
     assert changes["default/web"][:2] == ("Assigned", "Created")

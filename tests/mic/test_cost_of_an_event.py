@@ -28,13 +28,13 @@ def cluster(pods: int) -> Cluster:
     for number in range(pods // 10):
         made.add(a_node(number))
         labels = (a_pod(number * 10 + each, pods).binding_label for each in range(10))
-        on[made.view.place_of_node(f"n{number}")].update(labels)
+        on[made.view.host_key_of_node(f"n{number}")].update(labels)
     for host, names in on.items():
         made.host(host, *names)
     for number in range(pods):
         made.add(a_pod(number, pods))
-    for place in [*made.view.places()]:
-        made.rounds(place.key)
+    for host_state in [*made.view.host_states()]:
+        made.reconcile_until_in_sync(host_state.key)
     made.dirty.clear()
     return made
 
@@ -80,8 +80,8 @@ def heartbeat_of_a_node(made: Cluster, pods: int) -> int:
 
 
 def own_write_seen_again(made: Cluster, pods: int) -> int:
-    (held,) = (each for each in made.objects.values() if each.spec.pod == "pod-7")
-    return calls(lambda: made.view.assigned.upserted(held, held))
+    (existing,) = (each for each in made.objects.values() if each.spec.pod == "pod-7")
+    return calls(lambda: made.view.assigned.upserted(existing, existing))
 
 
 def a_pod_that_finishes_and_runs_again(made: Cluster, pods: int) -> int:
@@ -120,9 +120,9 @@ def test_a_round_costs_its_host_and_not_the_cluster(sizes: dict[int, Cluster]) -
         newcomer = pod("newcomer", node="n2", label=a_pod(20, size).binding_label)
         made.add(newcomer)
         try:
-            return calls(lambda: made.rounds(vm_id("n2").lower()))
+            return calls(lambda: made.reconcile_until_in_sync(vm_id("n2").lower()))
         finally:
             made.remove(newcomer)
-            made.rounds(vm_id("n2").lower())
+            made.reconcile_until_in_sync(vm_id("n2").lower())
 
     assert one(LARGE) <= one(SMALL) * 1.2

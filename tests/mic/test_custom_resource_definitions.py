@@ -93,8 +93,8 @@ async def test_wide_columns_say_why_an_identity_is_not_assigned_yet(kubectl: Kub
         "aadpodidentity.k8s.io/message": WHY,
         "aadpodidentity.k8s.io/attached-by": "mic",
     }
-    settled = document("AzureAssignedIdentity", "b-settled", spec, status={"status": "Assigned"})
-    for each in (waiting, settled):
+    in_sync = document("AzureAssignedIdentity", "b-settled", spec, status={"status": "Assigned"})
+    for each in (waiting, in_sync):
         await kubectl("create", "-f", "-", document=each)
     header, first, second = cells(await kubectl("get", "azureassignedidentity"))
     assert header == ["NAME", "STATUS", "POD", "POD NAMESPACE", "NODE", "AGE"]
@@ -121,11 +121,11 @@ async def test_old_spellings_survive_storage_in_every_place(kubectl: Kubectl) ->
         field: document(kind, "old", OLD[kind])
         for field, kind in (("azureIdentityRef", "AzureIdentity"), ("azureBindingRef", "AzureIdentityBinding"))
     }
-    places: dict[str, dict[str, Any]] = {
+    host_states: dict[str, dict[str, Any]] = {
         "old-fields": {**embedded, "Pod": "web", "podnamespace": "ns"},
         "old-names": {"AzureIdentityRef": embedded["azureIdentityRef"], "azurebindingref": embedded["azureBindingRef"]},
     }
-    for name, place in places.items():
+    for name, place in host_states.items():
         whole = document("AzureAssignedIdentity", name, place, status={"Status": "Created"})
         await kubectl("create", "-f", "-", document=whole)
         stored = json.loads(await kubectl("get", "azureassignedidentity", name, "-o", "json"))

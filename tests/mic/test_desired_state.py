@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from mic.decisions import documents
-from mic.decisions.assignments import Want
+from mic.decisions.assignments import DesiredAssignment
 from podidentity.resources import AzureAssignedIdentity
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, vm_id
 
@@ -12,7 +12,7 @@ from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, no
 def assigned_to(cluster: Cluster) -> list[tuple[str, str]]:
     """Namespace and name of each object after all is done."""
     cluster.host(vm_id("n0"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     return sorted(cluster.objects)
 
 
@@ -26,7 +26,7 @@ def test_the_object_holds_what_the_reference_reads_of_it() -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(), binding())
     cluster.host(vm_id("n0"))
-    cluster.round(vm_id("n0"))
+    cluster.reconcile(vm_id("n0"))
     document = msgspec.to_builtins(cluster.objects["default", "web-default-demo"])
     assert document["spec"]["pod"] == "web"
     assert document["spec"]["podNamespace"] == "default"
@@ -42,13 +42,13 @@ def test_the_object_holds_what_the_reference_reads_of_it() -> None:
 
 
 def test_embedded_objects_are_complete_by_themselves() -> None:
-    want = Want(pod(), binding(), identity(type_=0), None, namespaced=False)
-    spec = documents.spec_for(want)
+    desired = DesiredAssignment(pod(), binding(), identity(type_=0), None, namespaced=False)
+    spec = documents.spec_for(desired)
     for reference, kind in (("azureIdentityRef", "AzureIdentity"), ("azureBindingRef", "AzureIdentityBinding")):
         assert spec[reference]["apiVersion"] == "aadpodidentity.k8s.io/v1"
         assert spec[reference]["kind"] == kind
     assert spec["azureIdentityRef"]["spec"]["type"] == 0
-    assert msgspec.convert({"spec": spec}, AzureAssignedIdentity).spec.azure_identity_ref == want.identity
+    assert msgspec.convert({"spec": spec}, AzureAssignedIdentity).spec.azure_identity_ref == desired.identity
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_finished_pod_gives_its_identity_back() -> None:
     cluster.add(node(), pod(), identity(), binding())
     assert assigned_to(cluster)
     cluster.add(pod(phase="Succeeded"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert not cluster.objects
     assert cluster.on(vm_id("n0")) == set()
 
@@ -132,7 +132,7 @@ def test_a_service_principal_works_on_a_node_of_no_azure_host_and_a_managed_iden
     cluster = Cluster()
     cluster.add(node(provider_id="kind://docker/kind/n0"), pod(), pod("managed", label="msi"))
     cluster.add(identity(type_=1), binding(), identity("msi"), binding("msi", identity="msi", selector="msi"))
-    cluster.rounds("node:n0")
+    cluster.reconcile_until_in_sync("node:n0")
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
@@ -141,8 +141,8 @@ def test_two_bindings_to_one_identity_make_one_object_that_stays_with_its_bindin
     cluster.add(node(), pod(), identity(), binding("later"))
     assert assigned_to(cluster) == [("default", "web-default-demo")]
     cluster.add(binding("earlier"))
-    assert cluster.round(vm_id("n0")) == []
+    assert cluster.reconcile(vm_id("n0")) == []
     cluster.remove(binding("later"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.objects["default", "web-default-demo"].spec.azure_binding_ref.metadata.name == "earlier"
     assert len(cluster.changes) == 1

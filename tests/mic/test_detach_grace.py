@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mic.azure.memory import HostMemory
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
 from tests.mic.little_cloud import ASSIGNED
 from tests.mic.stage import VM, Stage, a_stage
@@ -21,32 +21,32 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_the_object_is_revoked_at_once_and_the_identity_goes_after_the_grace(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    done = await stage.round()
+    done = await stage.reconcile()
     stored = stage.api.store.get(ASSIGNED, "demo-default-demo", "default")
     assert stored["metadata"]["deletionTimestamp"], "NMI serves it no more"
     assert stored["metadata"]["finalizers"], "the record of whose it is outlives the detach"
     assert done.again_after == pytest.approx(100.0)
     calls = list(stage.hosts.calls)
     stage.time.now += 99.0
-    assert (await stage.round()).again_after == pytest.approx(1.0)
+    assert (await stage.reconcile()).again_after == pytest.approx(1.0)
     assert stage.hosts.calls == calls, "nobody is asked meanwhile"
     stage.time.now += 1.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.state.attached == {}
     assert stage.statuses() == {}
 
 
 async def test_a_pod_that_comes_within_the_grace_is_assigned_without_azure(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    await stage.round()
+    await stage.reconcile()
     calls = list(stage.hosts.calls)
     stage.time.now += 50.0
     stage.view.pods.upserted(None, pod("next", label="demo"))
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == calls
     assert stage.statuses() == {"next-default-demo": "Assigned"}, "and the old object is gone"
     record = stage.api.store.get(ASSIGNED, "next-default-demo", "default")["metadata"]["annotations"]
@@ -55,55 +55,55 @@ async def test_a_pod_that_comes_within_the_grace_is_assigned_without_azure(stage
 
 async def test_the_grace_begins_anew_when_the_next_pod_ends(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 60.0
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    assert (await stage.round()).again_after == pytest.approx(100.0)
+    assert (await stage.reconcile()).again_after == pytest.approx(100.0)
     stage.time.now += 60.0
-    await stage.round()
+    await stage.reconcile()
     assert DEMO in stage.hosts.state.attached
 
 
 async def test_an_update_that_is_made_anyway_does_not_take_it_along(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
     stage.bind("other")
-    await stage.round()
+    await stage.reconcile()
     assert [(len(change.adds), len(change.removes)) for change in stage.hosts.changes] == [(1, 0), (1, 0)]
     stage.time.now += 100.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.changes[-1].removes == (identity_id("demo"),)
     assert stage.statuses() == {"other-default-other": "Assigned"}
 
 
 async def test_a_new_leader_counts_from_when_it_first_looks(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 90.0
-    stage.applier._memories.clear()  # what a process remembers
-    done = await stage.round()
+    stage.host_reconciler._memories.clear()  # what a process remembers
+    done = await stage.reconcile()
     assert done.again_after == pytest.approx(100.0)
     assert DEMO in stage.hosts.state.attached
     stage.time.now += 100.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.state.attached == {}
 
 
 async def test_what_somebody_else_took_off_holds_no_object(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    await stage.round()
+    await stage.reconcile()
     stage.hosts.state = type(stage.hosts.state)(etag='"9"')
-    stage.applier.look_again(VM)
-    assert await stage.round() == Done()
+    stage.host_reconciler.look_again(VM)
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {}
 
 
@@ -112,12 +112,12 @@ def test_what_an_updated_object_owes_waits_too() -> None:
     cluster.host(vm_id("n0"))
     cluster.host(vm_id("n1"))
     cluster.add(node("n0"), node("n1"), identity(), binding(), pod(uid="first"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(pod(node="n1", uid="second"))
-    cluster.rounds(vm_id("n1"))
-    assert cluster.round(vm_id("n0"), warm=[DEMO]) == []
+    cluster.reconcile_until_in_sync(vm_id("n1"))
+    assert cluster.reconcile(vm_id("n0"), warm=[DEMO]) == []
     assert cluster.on(vm_id("n0")) == {"demo"}
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
 
 

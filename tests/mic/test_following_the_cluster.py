@@ -2,8 +2,8 @@
 
 import msgspec
 
-from mic.cluster.view import View
-from mic.decisions.assignments import Held
+from mic.cluster.view import ClusterView
+from mic.decisions.assignments import ExistingAssignment
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
 
@@ -12,7 +12,7 @@ def assigned() -> tuple[Cluster, AzureAssignedIdentity]:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), node("n1"), identity(), binding(), pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.dirty.clear()
     return cluster, cluster.objects["default", "web-default-demo"]
 
@@ -43,31 +43,31 @@ def test_what_the_watch_brings_late_does_not_undo_what_was_written() -> None:
         status=msgspec.structs.replace(stored.status, status="Created"),
     )
     cluster.view.assigned.upserted(None, older)
-    held = cluster.view.held(stored.key)
-    assert held is not None
-    assert held.object == stored
+    existing = cluster.view.existing(stored.key)
+    assert existing is not None
+    assert existing.object == stored
     assert cluster.dirty == []
 
 
 def test_an_object_known_to_be_gone_does_not_come_back_with_old_news() -> None:
     cluster, stored = assigned()
-    cluster.view.gone(Held(stored))
+    cluster.view.gone(ExistingAssignment(stored))
     cluster.view.assigned.upserted(stored, stored)
-    assert cluster.view.held(stored.key) is None
+    assert cluster.view.existing(stored.key) is None
     cluster.view.assigned.deleted(stored)
     fresh = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, uid="another"))
     cluster.view.assigned.upserted(None, fresh)
-    assert cluster.view.held(stored.key) is not None
+    assert cluster.view.existing(stored.key) is not None
 
 
 def test_a_revocation_stands_until_the_watch_brings_it() -> None:
     cluster, stored = assigned()
     cluster.remove(pod())
-    cluster.view.revoked(Held(stored))
+    cluster.view.revoked(ExistingAssignment(stored))
     cluster.view.assigned.upserted(stored, stored)
-    held = cluster.view.held(stored.key)
-    assert held is not None
-    assert held.dying
+    existing = cluster.view.existing(stored.key)
+    assert existing is not None
+    assert existing.terminating
 
 
 def test_a_node_that_appears_after_its_pods_brings_them_in() -> None:
@@ -82,7 +82,7 @@ def test_a_node_that_gets_another_host_takes_its_pods_along() -> None:
     cluster, _ = assigned()
     cluster.host(vm_id("new"))
     cluster.add(node("n0", f"azure://{vm_id('new')}"))
-    cluster.rounds(vm_id("new"))
+    cluster.reconcile_until_in_sync(vm_id("new"))
     assert cluster.on(vm_id("new")) == {"demo"}
 
 
@@ -91,19 +91,19 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
     cluster.host(set_id())
     things: list[Thing] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
     cluster.add(*things)
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     cluster.remove(things[3])
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     cluster.remove(*things[:3])
     view = cluster.view
-    assert list(view.places()) == []
+    assert list(view.host_states()) == []
     left = {name: kept for name, kept in vars(view).items() if name.startswith("_") and hasattr(kept, "__len__")}
     assert {name for name, kept in left.items() if kept} == {"_released"}, "which waits for the watch to say so too"
 
 
 def test_an_identity_is_news_when_its_spec_or_the_object_is_another_and_not_when_it_is_touched() -> None:
     told: list[AzureIdentity] = []
-    view = View(on_identity=told.append)
+    view = ClusterView(on_identity=told.append)
     first = identity()
     view.identities.upserted(None, first)
     touched = msgspec.structs.replace(first.metadata, resource_version="2", annotations={"touched": "again"})

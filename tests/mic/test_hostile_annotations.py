@@ -7,15 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mic.decisions.assignments import DEBTS_MAX, DEBTS_TEXT_MAX, DETACH_PENDING_ANNOTATION, Debt, Held, write_debts
+from mic.decisions.assignments import (
+    DETACH_PENDING_ANNOTATION,
+    PENDING_DETACHES_MAX,
+    PENDING_DETACHES_TEXT_MAX,
+    ExistingAssignment,
+    PendingDetach,
+    encode_pending_detaches,
+)
 from podidentity.resources import AzureAssignedIdentity, Meta
 from tests.mic.cluster import identity_id, set_id, vm_id
 
-ONE = Debt(vm_id(), identity_id("one"))
+ONE = PendingDetach(vm_id(), identity_id("one"))
 
 
-def debts(text: str) -> tuple[Debt, ...]:
-    return Held(AzureAssignedIdentity(metadata=Meta(annotations={DETACH_PENDING_ANNOTATION: text}))).debts
+def pending_detaches(text: str) -> tuple[PendingDetach, ...]:
+    return ExistingAssignment(
+        AzureAssignedIdentity(metadata=Meta(annotations={DETACH_PENDING_ANNOTATION: text}))
+    ).pending_detaches
 
 
 @pytest.mark.parametrize(
@@ -37,7 +46,7 @@ def debts(text: str) -> tuple[Debt, ...]:
 )
 def test_what_is_no_list_of_debts_is_none_and_costs_little(text: str) -> None:
     began = time.process_time()
-    assert debts(text) == ()
+    assert pending_detaches(text) == ()
     assert time.process_time() - began < 0.1
 
 
@@ -57,20 +66,20 @@ def test_what_is_no_list_of_debts_is_none_and_costs_little(text: str) -> None:
     ids=repr,
 )
 def test_an_entry_that_is_none_hides_none_beside_it(entry: object) -> None:
-    assert debts(json.dumps([entry, list(ONE), entry])) == (ONE,)
+    assert pending_detaches(json.dumps([entry, list(ONE), entry])) == (ONE,)
 
 
 def test_what_is_written_is_read() -> None:
-    several = (ONE, Debt(set_id(), identity_id("two")))
-    assert debts(write_debts(several)) == several
+    several = (ONE, PendingDetach(set_id(), identity_id("two")))
+    assert pending_detaches(encode_pending_detaches(several)) == several
 
 
 def test_the_number_of_entries_and_the_length_are_limited() -> None:
-    many = [Debt(vm_id(f"n{number}"), identity_id("one")) for number in range(DEBTS_MAX + 10)]
-    assert debts(write_debts(many)) == tuple(many[:DEBTS_MAX])
-    assert debts(write_debts([ONE]) + " " * DEBTS_TEXT_MAX) == ()
+    many = [PendingDetach(vm_id(f"n{number}"), identity_id("one")) for number in range(PENDING_DETACHES_MAX + 10)]
+    assert pending_detaches(encode_pending_detaches(many)) == tuple(many[:PENDING_DETACHES_MAX])
+    assert pending_detaches(encode_pending_detaches([ONE]) + " " * PENDING_DETACHES_TEXT_MAX) == ()
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=30).map(json.dumps))
 def test_no_text_is_a_fault(text: str) -> None:
-    assert all(isinstance(each, Debt) for each in debts(text))
+    assert all(isinstance(each, PendingDetach) for each in pending_detaches(text))

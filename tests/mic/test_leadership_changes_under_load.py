@@ -35,7 +35,7 @@ class Watched:
     """
 
     cloud: LittleCloud
-    holders: list[tuple[float, str]] = field(default_factory=list)
+    active: list[tuple[float, str]] = field(default_factory=list)
     """Moment (monotonic) and holder of each change of the lease's."""
     foreign_writes: list[str] = field(default_factory=list)
     """Writes while somebody else held the lease."""
@@ -46,12 +46,12 @@ class Watched:
 
     @property
     def holder(self) -> str:
-        return self.holders[-1][1] if self.holders else ""
+        return self.active[-1][1] if self.active else ""
 
     def changed(self, change: Change) -> None:
         holder = str(change.item.document["spec"].get("holderIdentity") or "").rpartition("_")[0]
         if holder != self.holder:
-            self.holders.append((time.monotonic(), holder))
+            self.active.append((time.monotonic(), holder))
 
     def asked(self, request: Recorded) -> None:
         if request.method == "GET" or "/leases" in request.path:
@@ -61,13 +61,13 @@ class Watched:
             self.foreign_writes.append(f"{name} under {self.holder}: {request.method} {request.path}")
 
     def holder_at(self, moment: float) -> str:
-        return next((holder for at, holder in reversed(self.holders) if at <= moment), "")
+        return next((holder for at, holder in reversed(self.active) if at <= moment), "")
 
     def handovers(self) -> list[float]:
         """Seconds from each release to the next holder."""
         return [
             after[0] - before[0]
-            for before, after in zip(self.holders, self.holders[1:], strict=False)
+            for before, after in zip(self.active, self.active[1:], strict=False)
             if not before[1] and after[1]
         ]
 
@@ -197,7 +197,7 @@ async def test_whoever_leads_and_however_it_ends_one_writes_and_nothing_is_lost(
         await asyncio.gather(loading, return_exceptions=True)
     judge(watched)
     assert identity_id("keep").lower() in cloud.arm.vm(set_id()).identities
-    assert len({holder for _, holder in watched.holders if holder}) == 5
+    assert len({holder for _, holder in watched.active if holder}) == 5
     # Who looks every second has it in the second after; a busy machine may take longer once, and not each time.
     assert min(watched.handovers()) < 2.0
 

@@ -6,7 +6,7 @@ import pytest
 
 from mic.azure.errors import AzureError
 from mic.azure.identities import Change, HostIdentities
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, vm_id
 from tests.mic.stage import VM, Stage, a_stage
@@ -22,15 +22,15 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_one_404_changes_nothing(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     there, stage.hosts.state = stage.hosts.state, LOST
-    stage.applier.look_again(VM)
-    done = await stage.round()
+    stage.host_reconciler.look_again(VM)
+    done = await stage.reconcile()
     assert done.again_after == pytest.approx(5.0)
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     stage.hosts.state = there
     stage.time.now += 5.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     assert len(stage.hosts.changes) == 1
 
@@ -40,7 +40,7 @@ async def test_it_is_asked_a_few_times_in_the_minute_until_it_is_sure(stage: Sta
     stage.bind()
     pauses = []
     for _ in range(7):
-        done = await stage.round()
+        done = await stage.reconcile()
         assert done.again_after is not None
         pauses.append(done.again_after)
         stage.time.now += done.again_after
@@ -50,24 +50,24 @@ async def test_it_is_asked_a_few_times_in_the_minute_until_it_is_sure(stage: Sta
 async def test_a_lost_host_stays_lost_while_azure_does_not_answer(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 60.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}
     stage.time.now += 180.0
     stage.hosts.unread = [AzureError("broken", status=500)]
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}, "nothing is made that would have to go again"
 
 
 async def test_a_404_again_after_a_minute_is_believed_and_the_objects_go(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.hosts.state = LOST
-    stage.applier.look_again(VM)
-    await stage.round()
+    stage.host_reconciler.look_again(VM)
+    await stage.reconcile()
     stage.time.now += 60.0
-    done = await stage.round()
+    done = await stage.reconcile()
     assert stage.statuses() == {}
     assert done.again_after == pytest.approx(180.0), "looked at once in an interval"
     assert len(stage.hosts.changes) == 1, "Azure is not touched"
@@ -81,35 +81,35 @@ async def test_a_404_again_after_a_minute_is_believed_and_the_objects_go(stage: 
 async def test_a_pod_that_comes_to_a_lost_host_is_told_at_the_next_look(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 60.0
-    await stage.round()
+    await stage.reconcile()
     stage.bind("late")
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}
     stage.time.now += 180.0
-    await stage.round()
+    await stage.reconcile()
     assert {"Pod late", "AzureIdentityBinding late"} <= set(await stage.warned())
 
 
 async def test_events_and_comparisons_hurry_no_look_at_it(stage: Stage) -> None:
     stage.hosts.state = LOST
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     for expected in (1, 2):
         for number in range(3):
             stage.view.pods.upserted(None, pod(f"p{expected}{number}", label="demo"))
-            stage.applier.look_again(VM)
-            await stage.round()
+            stage.host_reconciler.look_again(VM)
+            await stage.reconcile()
         assert len(stage.hosts.calls) == expected
         stage.time.now += 60.0
-        await stage.round()
+        await stage.reconcile()
 
 
 async def test_a_new_pod_on_it_says_why_it_waits(stage: Stage) -> None:
     stage.hosts.state = LOST
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Created"}
     assert "Azure knows no /subscriptions/sub" in stage.message("demo-default-demo")
 
@@ -117,37 +117,37 @@ async def test_a_new_pod_on_it_says_why_it_waits(stage: Stage) -> None:
 async def test_a_host_that_is_back_gets_its_identities_again(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 60.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}
     stage.hosts.state = HostIdentities(etag='"1"')
     stage.time.now += 180.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
 async def test_an_error_between_two_404s_is_no_answer(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 60.0
     stage.hosts.unread = [AzureError("broken", status=500)]
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Created"}
     stage.time.now += 1.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}
 
 
 async def test_a_host_that_was_seen_in_between_is_not_lost(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     there = stage.hosts.state
     for state in (LOST, there, LOST):
         stage.hosts.state = state
-        stage.applier.look_again(VM)
-        await stage.round()
+        stage.host_reconciler.look_again(VM)
+        await stage.reconcile()
         stage.time.now += 60.0
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
@@ -161,7 +161,7 @@ async def test_an_update_that_finds_the_host_gone_is_one_answer(stage: Stage) ->
         return LOST
 
     stage.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
-    assert (await stage.round()).again_after == pytest.approx(5.0)
+    assert (await stage.reconcile()).again_after == pytest.approx(5.0)
     assert stage.statuses() == {"demo-default-demo": "Created"}
 
 
@@ -170,7 +170,7 @@ def lost_vm(*more: Thing) -> Cluster:
     cluster.host(vm_id("n0"))
     cluster.host(vm_id("n1"))
     cluster.add(node("n0"), node("n1"), identity(), binding(), *more)
-    cluster.rounds(vm_id("n0"), vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n0"), vm_id("n1"))
     cluster.host(vm_id("n0"), gone=True)
     return cluster
 
@@ -178,23 +178,23 @@ def lost_vm(*more: Thing) -> Cluster:
 def test_a_service_principal_needs_nothing_of_the_host_and_stays() -> None:
     cluster = lost_vm(identity("sp", type_=1), binding("sp", identity="sp", selector="sp"), pod("app", label="sp"))
     cluster.add(pod("later", label="sp"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.statuses() == {"app-default-sp": "Assigned", "later-default-sp": "Assigned"}
 
 
 def test_a_pod_that_moves_to_a_lost_vm_leaves_nothing_on_the_old_one() -> None:
     cluster = lost_vm(pod(node="n1", uid="first"))
     cluster.add(pod(node="n0", uid="second"))
-    cluster.rounds(vm_id("n0"), vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n0"), vm_id("n1"))
     assert cluster.objects == {}
     assert cluster.on(vm_id("n1")) == set()
 
 
 def test_a_pod_that_leaves_a_lost_vm_is_assigned_where_it_is() -> None:
     cluster = lost_vm(pod(uid="first"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(pod(node="n1", uid="second"))
-    cluster.rounds(vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n1"))
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
     assert cluster.on(vm_id("n1")) == {"demo"}
 
@@ -203,10 +203,10 @@ def test_an_identity_that_becomes_a_service_principal_there_is_updated_in_place_
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod())
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     cluster.azure[VM] = LOST
     cluster.add(identity(type_=1))
-    steps = cluster.round(VM)
+    steps = cluster.reconcile(VM)
     assert "update" in steps
     assert "revoke" not in steps
     assert cluster.statuses() == {"web-default-demo": "Assigned"}

@@ -31,7 +31,7 @@ def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod("mirror", mirror=True), pod("web"), identity(), binding())
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     assert sorted(cluster.objects) == [("default", "web-default-demo")]
 
 
@@ -39,10 +39,10 @@ def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod(), identity(), binding())
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
     cluster.add(pod(mirror=True))  # as this version reads what was stored all along
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     assert not cluster.objects
     assert cluster.on(VM) == set()
 

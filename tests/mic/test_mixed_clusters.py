@@ -42,7 +42,7 @@ def mixed(*more: Thing, policy: Policy | None = None) -> Cluster:
 
 
 def at_rest(cluster: Cluster) -> list[set[str]]:
-    cluster.rounds(*HOSTS, "node:a0", "node:n0", "node:k0")
+    cluster.reconcile_until_in_sync(*HOSTS, "node:a0", "node:n0", "node:k0")
     return [cluster.on(host) for host in HOSTS]
 
 
@@ -71,12 +71,12 @@ def test_node_pod_identity_and_binding_may_come_in_any_order(order: tuple[int, .
     things = (set_node("s0", 0), pod(node="s0"), identity(), binding())
     for each in order:
         cluster.add(things[each])
-        cluster.rounds(set_id())
+        cluster.reconcile_until_in_sync(set_id())
     assert cluster.on(set_id()) == {"demo"}
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
     for each in order:
         cluster.remove(things[each])
-        cluster.rounds(set_id(), "node:s0")
+        cluster.reconcile_until_in_sync(set_id(), "node:s0")
     assert cluster.objects == {}
     # Where the node went first, nobody could be asked to take it off.
     assert cluster.on(set_id()) == ({"demo"} if order[0] == 0 else set())
@@ -88,9 +88,9 @@ def test_a_pod_that_comes_back_under_its_name_elsewhere_leaves_nothing_behind(th
     at_rest(cluster)
     cluster.add(pod(node=there, uid="second"))
     assert at_rest(cluster)[: len(left)] == left
-    (held,) = cluster.objects.values()
-    assert held.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
-    assert held.spec.nodename == there
+    (existing,) = cluster.objects.values()
+    assert existing.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
+    assert existing.spec.nodename == there
 
 
 def test_a_pod_that_finishes_gives_back_and_its_successor_of_that_name_gets_again() -> None:
@@ -132,7 +132,7 @@ def test_a_node_name_that_comes_back_as_another_vm_is_another_host() -> None:
     at_rest(cluster)
     cluster.host(vm_id("replaced"))
     cluster.add(node("n0", f"azure://{vm_id('replaced')}"))
-    cluster.rounds(vm_id("replaced"), vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("replaced"), vm_id("n0"))
     assert cluster.on(vm_id("replaced")) == {"demo"}
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 

@@ -71,12 +71,12 @@ async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, 
     await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "s1")
     await assigned(real, web="Assigned")
-    (held,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-    held["spec"]["nodename"] = "s0"
-    held["metadata"]["labels"] = {}
-    held["metadata"]["finalizers"] = []
-    path = f"{LOCATION}/{held['metadata']['name']}"
-    await asyncio.to_thread(real.api, "PUT", path, held)
+    (existing,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
+    existing["spec"]["nodename"] = "s0"
+    existing["metadata"]["labels"] = {}
+    existing["metadata"]["finalizers"] = []
+    path = f"{LOCATION}/{existing['metadata']['name']}"
+    await asyncio.to_thread(real.api, "PUT", path, existing)
     async with asyncio.timeout(20.0):
         while True:
             now = await asyncio.to_thread(real.api, "GET", path)
@@ -89,7 +89,7 @@ async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, 
     async with asyncio.timeout(20.0):
         while True:
             items = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-            if [each["metadata"]["uid"] != held["metadata"]["uid"] for each in items] == [True]:
+            if [each["metadata"]["uid"] != existing["metadata"]["uid"] for each in items] == [True]:
                 break
             await asyncio.sleep(0.05)
     await assigned(real, web="Assigned")
@@ -104,10 +104,10 @@ async def test_a_refused_identity_is_told_under_its_binding_its_pod_and_its_obje
     await cloud.mic("--update-user-msi-retry-interval=10ms")
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Created")
-    (held,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
+    (existing,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
     pod = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
     binding = await asyncio.to_thread(real.api, "GET", BINDINGS.path("default", "demo"))
-    for told in (binding, pod, held):
+    for told in (binding, pod, existing):
         # By uid, as `kubectl describe` asks.
         path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={told['metadata']['uid']}"
         async with asyncio.timeout(20.0):
@@ -117,7 +117,7 @@ async def test_a_refused_identity_is_told_under_its_binding_its_pod_and_its_obje
         assert "Managed Identity Operator" in events[0]["message"]
     async with asyncio.timeout(20.0):
         while True:
-            now = await asyncio.to_thread(real.api, "GET", f"{LOCATION}/{held['metadata']['name']}")
+            now = await asyncio.to_thread(real.api, "GET", f"{LOCATION}/{existing['metadata']['name']}")
             if "Managed Identity Operator" in now["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", ""):
                 break
             await asyncio.sleep(0.05)

@@ -13,20 +13,20 @@ THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(
 async def test_it_says_nothing_of_what_somebody_puts_on_the_host_later() -> None:
     async with a_stage() as stage:
         stage.bind()
-        await stage.round()
+        await stage.reconcile()
         stage.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"finalizers": [FINALIZER, "example.com/it"]}}, "default")
         stage.unbind()
         for _ in range(3):
-            await stage.round()
+            await stage.reconcile()
         assert stage.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["finalizers"] == ["example.com/it"]
         assert not stage.hosts.state.attached
 
         stage.hosts.state = THERE
-        stage.applier.look_again(VM)
-        await stage.round()
+        stage.host_reconciler.look_again(VM)
+        await stage.reconcile()
         assert stage.hosts.state.attached, "not MIC's to take off"
 
         stage.view.pods.upserted(None, pod("demo", uid="second"))
-        await stage.round()
+        await stage.reconcile()
         (fresh,) = [each for each in stage.api.store.list(ASSIGNED) if each["metadata"]["name"] != OBJECT]
         assert fresh["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "foreign"

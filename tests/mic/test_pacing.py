@@ -2,7 +2,7 @@
 
 import asyncio
 
-from mic.reconciliation.write_limiter import LEAST_SHARE, Pace, Urgency
+from mic.reconciliation.write_limiter import LEAST_SHARE, Urgency, WriteLimiter
 
 BUSY = 40
 """Requests of one host that wait before anybody else asks."""
@@ -11,8 +11,8 @@ BUSY = 40
 class Writes:
     """Requests that are sent one at a time, each when the test says so, and the order in which they were."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, limiter: WriteLimiter) -> None:
+        self._limiter = limiter
         self.order: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -22,13 +22,13 @@ class Writes:
         return task
 
     async def _one(self, host: str, urgency: Urgency) -> None:
-        async with self._pace.turn(urgency, host):
+        async with self._limiter.permit(urgency, host):
             self.order.append(host)
             await asyncio.sleep(0)
 
 
-def unlimited(in_flight: int = 1) -> Pace:
-    return Pace(in_flight=in_flight, per_second=1000.0, burst=100_000.0)
+def unlimited(in_flight: int = 1) -> WriteLimiter:
+    return WriteLimiter(in_flight=in_flight, per_second=1000.0, burst=100_000.0)
 
 
 async def test_a_single_write_does_not_wait_behind_another_hosts_rollout() -> None:
@@ -68,11 +68,11 @@ async def test_the_least_urgent_gets_its_share_of_a_busy_time() -> None:
 
 
 async def test_no_more_are_in_flight_than_allowed() -> None:
-    pace, most, now = unlimited(in_flight=3), 0, 0
+    limiter, most, now = unlimited(in_flight=3), 0, 0
 
     async def one(host: str) -> None:
         nonlocal most, now
-        async with pace.turn(Urgency.ASSIGN, host):
+        async with limiter.permit(Urgency.ASSIGN, host):
             now += 1
             most = max(most, now)
             await asyncio.sleep(0.001)
@@ -84,8 +84,8 @@ async def test_no_more_are_in_flight_than_allowed() -> None:
 
 async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
     moments = [100.0]
-    pace = Pace(in_flight=100, per_second=50.0, burst=30.0, clock=lambda: moments[0])
-    writes = Writes(pace)
+    limiter = WriteLimiter(in_flight=100, per_second=50.0, burst=30.0, clock=lambda: moments[0])
+    writes = Writes(limiter)
     for number in range(40):
         writes.ask(f"host {number}")
     for _ in range(5):
@@ -111,13 +111,13 @@ async def test_who_gives_up_waiting_leaves_the_turn_to_others() -> None:
 
 
 async def test_who_is_cancelled_with_the_turn_just_given_passes_it_on() -> None:
-    pace = unlimited()
-    writes = Writes(pace)
-    async with pace.turn(Urgency.ASSIGN, "holder"):
+    limiter = unlimited()
+    writes = Writes(limiter)
+    async with limiter.permit(Urgency.ASSIGN, "holder"):
         waiting = writes.ask("cancelled")
         await asyncio.sleep(0)
     waiting.cancel()  # its turn has come, and it has not run since
-    async with asyncio.timeout(5.0), pace.turn(Urgency.ASSIGN, "next"):
+    async with asyncio.timeout(5.0), limiter.permit(Urgency.ASSIGN, "next"):
         writes.order.append("next")
     assert writes.order == ["next"]
     await asyncio.gather(waiting, return_exceptions=True)

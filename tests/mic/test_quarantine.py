@@ -9,8 +9,8 @@ import pytest
 
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
 from mic.azure.identities import Attached, Change, HostIdentities
-from mic.azure.memory import BARRED_MOST_SECONDS, HostMemory
-from mic.reconciliation.events import TOLD_MOST
+from mic.azure.memory import QUARANTINE_MOST_SECONDS, HostMemory
+from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
 from mic.reconciliation.host_reconciler import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
@@ -63,7 +63,7 @@ def refuse(stage: Stage, bad: Collection[str], refusal: Refusal) -> None:
 async def come_to_rest(stage: Stage) -> float:
     """Rounds as the queue gives them, until there is a pause of seconds; how long it is."""
     for _ in range(40):
-        done = await stage.round()
+        done = await stage.reconcile()
         if done.again_after is None or done.again_after > 1.0:
             return done.again_after or 0.0
         stage.time.now += done.again_after
@@ -139,11 +139,11 @@ async def test_one_that_is_changed_is_tried_at_once_and_still_apart(stage: Stage
     refuse(stage, ["bad"], unnamed)
     await come_to_rest(stage)
     stage.bind("two")
-    assert stage.applier.forgive(identity_id("bad").lower()) == [VM]
+    assert stage.host_reconciler.retry_identity(identity_id("bad").lower()) == [VM]
     stage.hosts.changes.clear()
     await come_to_rest(stage)
     assert [change.adds for change in stage.hosts.changes] == [(identity_id("two"),), (identity_id("bad"),)]
-    assert stage.applier.barred() == 1
+    assert stage.host_reconciler.quarantined() == 1
 
 
 async def test_what_goes_does_not_wait_for_a_trial(stage: Stage) -> None:
@@ -187,7 +187,7 @@ async def test_a_pod_that_comes_later_is_told_too(stage: Stage) -> None:
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
     stage.view.pods.upserted(None, pod("later", label="bad"))
-    await stage.round()
+    await stage.reconcile()
     assert "Pod later" in await stage.warned()
     assert "Managed Identity Operator" in stage.message("later-default-bad")
     assert len(stage.hosts.changes) == 1
@@ -200,7 +200,7 @@ async def test_of_many_pods_a_few_are_told_by_event_and_all_by_their_objects(sta
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
     warned = await stage.warned()
-    assert len([each for each in warned if each.startswith("Pod ")]) == TOLD_MOST
+    assert len([each for each in warned if each.startswith("Pod ")]) == EVENTS_PER_IDENTITY_MAX
     assert all("Managed Identity Operator" in stage.message(name) for name in stage.statuses())
 
 
@@ -227,7 +227,7 @@ async def test_one_that_cannot_be_taken_off_holds_back_neither_what_comes_nor_wh
     stage.time.now += 31.0
     await come_to_rest(stage)
     assert {key.rpartition("/")[2] for key in stage.hosts.state.attached} == {"comes", "later"}
-    assert stage.applier.barred() == 0
+    assert stage.host_reconciler.quarantined() == 0
 
 
 async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_who_comes(stage: Stage) -> None:
@@ -237,9 +237,9 @@ async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_wh
         stage.bind(name)
     error = named_first(frozenset([identity_id("dead").lower()]))
     stage.hosts.failures = [error]
-    done = await stage.round()
+    done = await stage.reconcile()
     assert done.again_after == pytest.approx(0.5)
-    assert stage.applier.barred() == 0
+    assert stage.host_reconciler.quarantined() == 0
     assert f"while {identity_id('dead').lower()} is on it" in stage.message("one-default-one")
     assert {"Pod one", "Pod two"} <= set(await stage.warned())
     stage.time.now += 0.5
@@ -252,14 +252,14 @@ async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_wh
 def test_what_nobody_tries_any_more_is_forgotten() -> None:
     now = [0.0]
     memory = HostMemory(lambda: now[0])
-    memory.bar("old", "no")
-    now[0] = 29.0 + BARRED_MOST_SECONDS
-    memory.bar("new", "no")
-    assert memory.has_barred("old")
-    now[0] = 31.0 + BARRED_MOST_SECONDS
-    memory.bar("new", "no")
-    assert not memory.has_barred("old")
-    assert memory.has_barred("new")
+    memory.quarantine("old", "no")
+    now[0] = 29.0 + QUARANTINE_MOST_SECONDS
+    memory.quarantine("new", "no")
+    assert memory.was_refused("old")
+    now[0] = 31.0 + QUARANTINE_MOST_SECONDS
+    memory.quarantine("new", "no")
+    assert not memory.was_refused("old")
+    assert memory.was_refused("new")
 
 
 async def test_a_look_that_finds_it_attached_ends_the_quarantine(stage: Stage) -> None:
@@ -269,12 +269,12 @@ async def test_a_look_that_finds_it_attached_ends_the_quarantine(stage: Stage) -
     attached = {identity_id("bad").lower(): Attached(identity_id("bad"))}
     there = HostIdentities(type="UserAssigned", attached=attached, etag='"2"')
     stage.hosts.state = replace(there, provisioning_state="Updating")
-    stage.applier.look_again(VM)
-    await stage.round()
-    assert stage.applier.barred() == 1
+    stage.host_reconciler.look_again(VM)
+    await stage.reconcile()
+    assert stage.host_reconciler.quarantined() == 1
     assert stage.statuses() == {"bad-default-bad": "Created"}, "the operation may fail as ours did"
     stage.hosts.state = there
-    await stage.round()
-    assert stage.applier.barred() == 0
+    await stage.reconcile()
+    assert stage.host_reconciler.quarantined() == 0
     assert stage.statuses() == {"bad-default-bad": "Assigned"}
     assert stage.message("bad-default-bad") == ""

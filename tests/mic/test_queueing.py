@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from mic.reconciliation.work_queue import Done, KeyedQueue
+from mic.reconciliation.work_queue import PassResult, WorkQueue
 
 WAIT_SECONDS = 5.0
 
@@ -15,12 +15,12 @@ class Turns:
     def __init__(self) -> None:
         self.given: list[str] = []
         self.running: list[str] = []
-        self.results: list[Done | Exception] = []
+        self.results: list[PassResult | Exception] = []
         self.free = asyncio.Event()
         self.free.set()
         self._news = asyncio.Condition()
 
-    async def __call__(self, key: str) -> Done:
+    async def __call__(self, key: str) -> PassResult:
         assert key not in self.running, "two turns of one key at once"
         self.given.append(key)
         self.running.append(key)
@@ -30,7 +30,7 @@ class Turns:
             await self.free.wait()
         finally:
             self.running.remove(key)
-        result = self.results.pop(0) if self.results else Done()
+        result = self.results.pop(0) if self.results else PassResult()
         if isinstance(result, Exception):
             raise result
         return result
@@ -41,7 +41,7 @@ class Turns:
 
 
 @asynccontextmanager
-async def running(queue: KeyedQueue, turns: Turns) -> AsyncIterator[None]:
+async def running(queue: WorkQueue, turns: Turns) -> AsyncIterator[None]:
     task = asyncio.create_task(queue.run(turns))
     try:
         yield
@@ -50,8 +50,8 @@ async def running(queue: KeyedQueue, turns: Turns) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def quick(*, parallel: int = 10, gather: float = 0.01) -> KeyedQueue:
-    return KeyedQueue(parallel=parallel, gather_seconds=gather, gather_most_seconds=gather * 3)
+def quick(*, parallel: int = 10, gather: float = 0.01) -> WorkQueue:
+    return WorkQueue(parallel=parallel, gather_seconds=gather, gather_most_seconds=gather * 3)
 
 
 async def test_a_burst_of_events_is_one_turn() -> None:
@@ -115,7 +115,7 @@ async def test_a_key_that_is_never_quiet_gets_its_turn() -> None:
 
 async def test_a_failed_turn_is_repeated_and_events_do_not_hurry_it() -> None:
     queue, turns = quick(), Turns()
-    turns.results = [Done(failed=True)]
+    turns.results = [PassResult(failed=True)]
     loop = asyncio.get_running_loop()
     async with running(queue, turns):
         queue.add("a")
@@ -139,7 +139,7 @@ async def test_a_turn_that_raises_is_repeated_and_harms_no_other() -> None:
 
 async def test_a_turn_can_ask_for_another_one() -> None:
     queue, turns = quick(), Turns()
-    turns.results = [Done(again_after=0.01)]
+    turns.results = [PassResult(again_after=0.01)]
     async with running(queue, turns):
         queue.add("a")
         await turns.until(lambda: turns.given == ["a", "a"])

@@ -4,41 +4,41 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from mic.cluster.view import View
-from mic.reconciliation.controller import Reconciler
-from mic.reconciliation.work_queue import Done
+from mic.cluster.view import ClusterView
+from mic.reconciliation.controller import Controller
+from mic.reconciliation.work_queue import PassResult
 from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
 
 
-class Rounds:
+class HostPasses:
     """Remembers what was asked of it."""
 
     def __init__(self) -> None:
-        self.rounds: list[str] = []
+        self.reconcile_until_in_sync: list[str] = []
         self.revoked: list[str] = []
         self.assigned: list[str] = []
         self.looks: list[str] = []
         self.refused: dict[str, list[str]] = {}
         self._news = asyncio.Condition()
 
-    async def round(self, key: str) -> Done:
-        self.rounds.append(key)
+    async def reconcile(self, key: str) -> PassResult:
+        self.reconcile_until_in_sync.append(key)
         async with self._news:
             self._news.notify_all()
-        return Done()
+        return PassResult()
 
-    async def revoke(self, key: str) -> Done:
+    async def revoke(self, key: str) -> PassResult:
         self.revoked.append(key)
-        return Done()
+        return PassResult()
 
-    async def assign(self, key: str) -> Done:
+    async def assign(self, key: str) -> PassResult:
         self.assigned.append(key)
-        return Done()
+        return PassResult()
 
     def look_again(self, key: str) -> None:
         self.looks.append(key)
 
-    def forgive(self, identity_key: str) -> list[str]:
+    def retry_identity(self, identity_key: str) -> list[str]:
         return self.refused.pop(identity_key, [])
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -46,7 +46,7 @@ class Rounds:
             await self._news.wait_for(holds)
 
 
-def a_pod_on(view: View, *nodes: str) -> list[str]:
+def a_pod_on(view: ClusterView, *nodes: str) -> list[str]:
     """One bound pod on each node; the keys of the nodes' hosts."""
     view.identities.upserted(None, identity())
     view.bindings.upserted(None, binding())
@@ -57,8 +57,8 @@ def a_pod_on(view: View, *nodes: str) -> list[str]:
 
 
 @asynccontextmanager
-async def running(reconciler: Reconciler) -> AsyncIterator[None]:
-    task = asyncio.create_task(reconciler.run())
+async def running(controller: Controller) -> AsyncIterator[None]:
+    task = asyncio.create_task(controller.run())
     try:
         yield
     finally:
@@ -67,54 +67,54 @@ async def running(reconciler: Reconciler) -> AsyncIterator[None]:
 
 
 async def test_an_event_gets_a_round_of_its_host_alone_and_what_goes_beside_it() -> None:
-    rounds = Rounds()
-    marked: list[str] = []
-    view = View(on_dirty=marked.append)
-    reconciler = Reconciler(view, rounds, look_seconds=600.0, resync_seconds=600.0)
-    async with running(reconciler):
+    rounds = HostPasses()
+    recorded: list[str] = []
+    view = ClusterView(on_dirty=recorded.append)
+    controller = Controller(view, rounds, look_seconds=600.0, resync_seconds=600.0)
+    async with running(controller):
         assert a_pod_on(view, "n0") == [vm_id("n0").lower()]
         view.nodes.upserted(None, node("n1"))
-        for key in marked:
-            reconciler.dirty(key)
-        await rounds.until(lambda: bool(rounds.rounds))
-    assert rounds.rounds == [vm_id("n0").lower()]
+        for key in recorded:
+            controller.dirty(key)
+        await rounds.until(lambda: bool(rounds.reconcile_until_in_sync))
+    assert rounds.reconcile_until_in_sync == [vm_id("n0").lower()]
     assert set(rounds.revoked) == set(rounds.assigned) == {vm_id("n0").lower()}
     assert rounds.looks == []
 
 
 async def test_every_host_with_identities_is_compared_with_azure_once_in_an_interval() -> None:
-    rounds, view = Rounds(), View()
+    rounds, view = HostPasses(), ClusterView()
     keys = a_pod_on(view, "n0", "n1")
     view.nodes.upserted(None, node("idle"))
-    async with running(Reconciler(view, rounds, look_seconds=0.3, resync_seconds=600.0)):
-        await rounds.until(lambda: len(rounds.rounds) >= 4)
+    async with running(Controller(view, rounds, look_seconds=0.3, resync_seconds=600.0)):
+        await rounds.until(lambda: len(rounds.reconcile_until_in_sync) >= 4)
     assert rounds.looks[:4] == keys * 2
 
 
 async def test_a_resync_gives_a_round_to_whatever_is_unfinished() -> None:
-    rounds, view = Rounds(), View()
+    rounds, view = HostPasses(), ClusterView()
     (key,) = a_pod_on(view, "n0")
-    async with running(Reconciler(view, rounds, look_seconds=600.0, resync_seconds=0.05)):
-        await rounds.until(lambda: rounds.rounds == [key, key])
+    async with running(Controller(view, rounds, look_seconds=600.0, resync_seconds=0.05)):
+        await rounds.until(lambda: rounds.reconcile_until_in_sync == [key, key])
     assert rounds.looks == []
 
 
 async def test_a_changed_identity_gets_a_round_where_it_had_been_refused() -> None:
-    rounds, view = Rounds(), View()
+    rounds, view = HostPasses(), ClusterView()
     rounds.refused[identity_id("demo").lower()] = ["host"]
-    reconciler = Reconciler(view, rounds, look_seconds=600.0, resync_seconds=600.0)
-    async with running(reconciler):
-        reconciler.identity_changed(identity())
-        await rounds.until(lambda: rounds.rounds == ["host"])
+    controller = Controller(view, rounds, look_seconds=600.0, resync_seconds=600.0)
+    async with running(controller):
+        controller.identity_changed(identity())
+        await rounds.until(lambda: rounds.reconcile_until_in_sync == ["host"])
 
 
 async def test_it_is_running_only_while_rounds_are_given() -> None:
-    rounds, states = Rounds(), []
-    reconciler = Reconciler(View(), rounds, look_seconds=600.0, resync_seconds=600.0)
-    states.append(reconciler.running)
-    async with running(reconciler):
-        reconciler.dirty("anything")
-        await rounds.until(lambda: bool(rounds.rounds))
-        states.append(reconciler.running)
-    states.append(reconciler.running)
+    rounds, states = HostPasses(), []
+    controller = Controller(ClusterView(), rounds, look_seconds=600.0, resync_seconds=600.0)
+    states.append(controller.running)
+    async with running(controller):
+        controller.dirty("anything")
+        await rounds.until(lambda: bool(rounds.reconcile_until_in_sync))
+        states.append(controller.running)
+    states.append(controller.running)
     assert states == [False, True, False]

@@ -14,7 +14,7 @@ from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throt
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.decisions.documents import MESSAGE_MAX
 from mic.reconciliation.host_reconciler import REFUSED_SECONDS, STALE_SECONDS
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity.telemetry.metrics import expose
@@ -39,18 +39,18 @@ def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -
 
 async def test_a_round_without_trouble_asks_azure_twice(stage: Stage) -> None:
     stage.bind()
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update"]
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update"], "nothing changed, so nobody is asked"
 
 
 async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.view.pods.upserted(None, pod("second"))
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses()["second-default-demo"] == "Assigned"
     assert stage.hosts.calls == ["get", "update"]
 
@@ -60,13 +60,13 @@ async def test_what_was_seen_on_the_host_long_ago_decides_nothing(stage: Stage) 
         type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}
     )
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {}
     stage.hosts.state = HostIdentities()  # whoever put it there has taken it off
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     assert identity_id("demo").lower() in stage.hosts.state.attached
 
@@ -75,7 +75,7 @@ async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a
     for name in ("one", "two", "three"):
         stage.bind(name)
     stage.hosts.failures = [bad("two")]
-    done = await stage.round()
+    done = await stage.reconcile()
     assert [len(change.adds) for change in stage.hosts.changes] == [3, 2]
     assert stage.time.slept == [1.0]
     assert stage.statuses()["two-default-two"] == "Created"
@@ -83,10 +83,10 @@ async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a
     assert done.again_after == pytest.approx(29.0)
     before = list(stage.hosts.calls)
     stage.view.pods.upserted(None, pod("second", label="one"))
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.calls == before, "an event does not hurry it"
     stage.time.now += 30.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.changes[-1].adds == (identity_id("two"),)
     assert stage.statuses()["two-default-two"] == "Assigned"
     assert stage.message("two-default-two") == ""
@@ -97,7 +97,7 @@ async def test_an_identity_that_stays_bad_is_tried_ever_more_rarely(stage: Stage
     pauses = []
     for _ in range(9):
         stage.hosts.failures = [bad("demo")]
-        done = await stage.round()
+        done = await stage.reconcile()
         assert done.again_after is not None
         pauses.append(done.again_after)
         stage.time.now += done.again_after
@@ -108,10 +108,10 @@ async def test_an_identity_that_stays_bad_is_tried_ever_more_rarely(stage: Stage
 async def test_a_changed_identity_is_tried_at_once(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [bad("demo")]
-    await stage.round()
-    assert stage.applier.barred() == 1
-    assert stage.applier.forgive(identity_id("demo").lower()) == [VM]
-    assert await stage.round() == Done()
+    await stage.reconcile()
+    assert stage.host_reconciler.quarantined() == 1
+    assert stage.host_reconciler.retry_identity(identity_id("demo").lower()) == [VM]
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
@@ -127,8 +127,8 @@ async def test_a_refusal_that_names_nobody_is_narrowed_down_by_halves(stage: Sta
         return await update(host, change)
 
     stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
-    await stage.round()
-    await stage.round()
+    await stage.reconcile()
+    await stage.reconcile()
     assert [len(change.adds) for change in stage.hosts.changes] == [8, 4, 2, 1, 7]
     assert sorted(stage.statuses().values()) == ["Assigned"] * 7 + ["Created"]
 
@@ -145,7 +145,7 @@ async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back
 
     stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
     for _ in range(3):
-        await stage.round()
+        await stage.reconcile()
     assert sorted(stage.statuses().values()) == ["Assigned"] * 3 + ["Created"]
     assert "grant it the role" in stage.message("id2-default-id2")
     await stage.recorder.flushed()
@@ -156,46 +156,46 @@ async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back
 async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
-    done = await stage.round()
+    done = await stage.reconcile()
     assert done.again_after == pytest.approx(77.0)
     assert stage.statuses() == {"demo-default-demo": "Created"}
     calls = list(stage.hosts.calls)
     stage.bind("second")
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.calls == calls
     assert stage.statuses()["second-default-second"] == "Created"
     stage.time.now += 77.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert set(stage.statuses().values()) == {"Assigned"}
     assert len(stage.hosts.changes) == 2, "what came meanwhile is in the same update"
 
 
 async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
-    stage.applier.look_again(VM)
+    await stage.reconcile()
+    stage.host_reconciler.look_again(VM)
     stage.hosts.unread = [Throttled("slow down", status=429, retry_after=50.0)]
-    done = await stage.round()
+    done = await stage.reconcile()
     assert done.again_after == pytest.approx(50.0)
     stage.unbind()
-    await stage.applier.revoke(VM)
+    await stage.host_reconciler.revoke(VM)
     stored = stage.api.store.get(ASSIGNED, "demo-default-demo", "default")
     assert stored["metadata"]["deletionTimestamp"]
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.calls.count("get") == 2
     stage.time.now += 50.0
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {}
 
 
 async def test_an_object_says_that_azure_refuses_us_altogether(stage: Stage) -> None:
     stage.hosts.unread = [Refused("no", status=403, code="AuthorizationFailed")]
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Created"}
     assert "(403 AuthorizationFailed): check its credentials and its role" in stage.message("demo-default-demo")
     stage.time.now += 60.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     assert stage.message("demo-default-demo") == ""
 
@@ -205,12 +205,12 @@ async def test_failures_of_azure_are_repeated_after_growing_pauses(stage: Stage)
     stage.hosts.failures = [AzureError("broken", status=500) for _ in range(3)]
     pauses = []
     for _ in range(3):
-        done = await stage.round()
+        done = await stage.reconcile()
         assert done.again_after is not None
         pauses.append(done.again_after)
         stage.time.now += done.again_after
     assert pauses == [0.5, 1.0, 2.0]
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
 
 
 async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> None:
@@ -222,7 +222,7 @@ async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> Non
         raise AzureError("the answer was lost")
 
     stage.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
@@ -236,7 +236,7 @@ async def test_an_update_without_effect_is_repeated_after_growing_pauses(stage: 
     stage.hosts.update = idle  # type: ignore[method-assign]  # one test's Azure
     pauses = []
     for _ in range(4):
-        pauses.append((await stage.round()).again_after)
+        pauses.append((await stage.reconcile()).again_after)
         stage.time.now += pauses[-1] or 0.0
     assert pauses == [STALE_SECONDS, 0.5, 1.0, 2.0]
     assert len(stage.hosts.changes) == 4
@@ -245,7 +245,7 @@ async def test_an_update_without_effect_is_repeated_after_growing_pauses(stage: 
 async def test_a_host_that_somebody_else_changes_is_read_again(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [Conflict("etag", status=412)]
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update", "get", "update"]
 
 
@@ -259,18 +259,18 @@ async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> N
             stage.lease[0] = 12.0
         await Time.sleep(stage.time, seconds)
 
-    stage.applier._sleep = renewed
-    assert await stage.round() == Done()
+    stage.host_reconciler._sleep = renewed
+    assert await stage.reconcile() == PassResult()
     assert len(stage.time.slept) >= 3
 
 
 async def test_no_object_is_written_once_the_lease_has_run_out(stage: Stage) -> None:
     stage.lease[0] = 0.0
     stage.bind()
-    assert (await stage.round()).failed
+    assert (await stage.reconcile()).failed
     assert stage.statuses() == {}
     stage.lease[0] = 60.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
@@ -283,8 +283,8 @@ async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
             stage.hosts.state = HostIdentities(etag='"2"')
         await Time.sleep(stage.time, seconds)
 
-    stage.applier._sleep = passing
-    assert await stage.round() == Done()
+    stage.host_reconciler._sleep = passing
+    assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
 
 
@@ -302,14 +302,14 @@ async def test_what_a_running_operation_is_to_lead_to_is_not_taken_for_its_end(
 
     stage.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
     for _ in range(3):
-        done = await stage.round()
+        done = await stage.reconcile()
         stage.time.now += done.again_after or 0.0
         seen.append(stage.statuses())
     assert seen == [{"demo-default-demo": "Created"}] * 3
     stage.hosts.state = replace(
         stage.hosts.state if ended == "Succeeded" else HostIdentities(), provisioning_state=ended
     )
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": status}
 
 
@@ -317,7 +317,7 @@ async def test_a_reason_that_is_longer_than_a_message_may_be_is_said_once(stage:
     stage.bind()
     stage.view.identities.upserted(None, identity(resource_id=identity_id("x" * 1000)))
     stage.hosts.failures.append(Refused("no", status=400))
-    await stage.round()
+    await stage.reconcile()
     assert len(stage.message("demo-default-demo")) == MESSAGE_MAX
     written: list[str] = []
 
@@ -325,7 +325,7 @@ async def test_a_reason_that_is_longer_than_a_message_may_be_is_said_once(stage:
         written.extend([request.path] if request.method == "PATCH" else [])
 
     stage.api.intercept = note
-    await stage.round()
+    await stage.reconcile()
     assert written == []
 
 
@@ -340,24 +340,24 @@ async def test_who_waits_for_long_because_azure_does_not_answer_is_told_once(sta
     stage.api.intercept = note
     began, told_at = stage.time.now, 0.0
     while stage.hosts.unread:
-        stage.time.now += (await stage.round()).again_after or 0.0
+        stage.time.now += (await stage.reconcile()).again_after or 0.0
         if stage.message("demo-default-demo") and not told_at:
             told_at = stage.time.now - began
     assert 60 <= told_at <= 130
     assert "Azure has not let MIC work" in stage.message("demo-default-demo")
     assert len(patched) == 1
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     assert stage.message("demo-default-demo") == ""
 
 
 async def test_an_identity_that_was_there_before_somebody_elses_operation_is_assigned_during_it(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
     stage.view.pods.upserted(None, pod("another"))
-    stage.applier.look_again(VM)
-    await stage.round()
+    stage.host_reconciler.look_again(VM)
+    await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned", "another-default-demo": "Assigned"}
     assert stage.time.slept == []
 
@@ -368,7 +368,7 @@ async def test_an_operation_that_lasts_and_lasts_is_not_about_identities(stage: 
     stage.hosts.state = HostIdentities("UserAssigned", attached, etag='"1"', provisioning_state="Updating")
     waited: list[float] = []
     while stage.statuses() != {"demo-default-demo": "Assigned"}:
-        pause = (await stage.round()).again_after
+        pause = (await stage.reconcile()).again_after
         waited.append(pause or 0.0)
         stage.time.now += waited[-1]
     assert 120 <= sum(waited) <= 130
@@ -382,21 +382,21 @@ async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> 
         return StatusError(500, "InternalError", "no") if request.method == "POST" else None
 
     stage.api.intercept = refuse
-    assert (await stage.round()).failed
+    assert (await stage.reconcile()).failed
     assert "update" not in stage.hosts.calls, "no record, no change"
     page = expose(stage.registry).decode()
     assert (
         'aadpodidentity_kubernetes_api_operations_errors_count{operation_type="assigned_identity_addition"} 1.0' in page
     )
     stage.api.intercept = None
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
 @pytest.mark.parametrize("status", [403, 422, 500])
 async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(stage: Stage, status: int) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.unbind()
     stage.bind("fine")
     stage.view.identities.upserted(None, identity("over-quota", namespace="team", namespaced=True))
@@ -409,13 +409,15 @@ async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(s
         return StatusError(status, "No", "exceeded quota") if theirs else None
 
     stage.api.intercept = refuse
-    done = await stage.round()
+    done = await stage.reconcile()
     assert stage.statuses() == {"fine-default-fine": "Assigned"}
     assert {key.rpartition("/")[2] for key in stage.hosts.state.attached} == {"fine"}
     if status == 500:
         assert done.failed
     else:
-        assert done == Done(again_after=REFUSED_SECONDS), "not failed, which would hold back the host's other events"
+        assert done == PassResult(again_after=REFUSED_SECONDS), (
+            "not failed, which would hold back the host's other events"
+        )
         await stage.recorder.flushed()
         told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
         assert told == {"over-quota", "web"}, "the binding and the pod"
@@ -423,22 +425,22 @@ async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(s
 
 async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stored = await stage.client.get(ASSIGNED_IDENTITIES, "default", "demo-default-demo")
     stage.view.assigned.deleted(stored)
-    assert (await stage.round()).again_after is not None
-    assert await stage.round() == Done()
+    assert (await stage.reconcile()).again_after is not None
+    assert await stage.reconcile() == PassResult()
     assert len(stage.statuses()) == 1
 
 
 async def test_an_object_that_somebody_deleted_altogether_is_written_anew(stage: Stage) -> None:
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     stage.api.store.patch(ASSIGNED, "demo-default-demo", {"metadata": {"finalizers": None}}, "default")
     stage.api.store.delete(ASSIGNED, "demo-default-demo", "default")
     stage.view.pods.upserted(None, pod("demo", label="demo", uid="second"))
     for _ in range(3):
-        await stage.round()
+        await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
@@ -448,7 +450,7 @@ async def test_an_object_under_our_name_that_cannot_be_read_holds_back_nobody_el
     stage.api.store.create(ASSIGNED, stranger | {"status": {"status": "Assigned"}})
     stage.bind()
     stage.bind("other")
-    assert await stage.round() == Done(again_after=REFUSED_SECONDS)
+    assert await stage.reconcile() == PassResult(again_after=REFUSED_SECONDS)
     assert stage.statuses() == {"demo-default-demo": "Assigned", "other-default-other": "Assigned"}
     assert await stage.warned() == ["AzureIdentityBinding demo", "Pod demo"]
 
@@ -470,7 +472,7 @@ async def test_a_stranger_object_under_our_name_is_left_alone(stage: Stage, tmp_
     )
     stage.bind()
     for _ in range(3):
-        await stage.round()
+        await stage.reconcile()
     assert len(stage.statuses()) == 2
     assert stage.api.store.get(ASSIGNED, "demo-default-demo", "default")["spec"]["pod"] == "other"
 
@@ -492,11 +494,11 @@ async def test_what_a_round_and_its_neighbour_both_want_is_written_once(stage: S
 
     stage.api.intercept = note
     federate(stage, *names)
-    assert [*await asyncio.gather(stage.applier.assign(VM), stage.round())] == [Done(), Done()]
+    assert [*await asyncio.gather(stage.host_reconciler.assign(VM), stage.reconcile())] == [PassResult(), PassResult()]
     assert writes == ["POST"] * len(names)
     writes.clear()
     federate(stage, client_id="another")
-    assert [*await asyncio.gather(stage.round(), stage.applier.assign(VM))] == [Done(), Done()]
+    assert [*await asyncio.gather(stage.reconcile(), stage.host_reconciler.assign(VM))] == [PassResult(), PassResult()]
     assert writes == ["PATCH"] * len(names)
     assert set(stage.statuses().values()) == {"Assigned"}
     assert stage.hosts.calls == []
@@ -504,13 +506,13 @@ async def test_what_a_round_and_its_neighbour_both_want_is_written_once(stage: S
 
 async def test_what_no_host_has_to_have_is_no_reason_to_ask_azure_how_its_update_goes(stage: Stage) -> None:
     stage.bind("hosted")
-    await stage.round()
+    await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
-    stage.applier.look_again(VM)
-    await stage.round()
+    stage.host_reconciler.look_again(VM)
+    await stage.reconcile()
     calls = len(stage.hosts.calls)
     federate(stage, "web")
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert len(stage.hosts.calls) == calls
     assert stage.statuses()["web-default-demo"] == "Assigned"
 
@@ -522,8 +524,8 @@ async def test_what_the_api_server_refuses_beside_a_round_is_the_rounds_to_try_a
 
     stage.api.intercept = refuse
     federate(stage, "web")
-    assert await stage.applier.assign(VM) == Done()
-    assert await stage.round() == Done(again_after=REFUSED_SECONDS)
+    assert await stage.host_reconciler.assign(VM) == PassResult()
+    assert await stage.reconcile() == PassResult(again_after=REFUSED_SECONDS)
 
 
 @pytest.mark.parametrize("beside", ["assign", "revoke"])
@@ -531,18 +533,18 @@ async def test_a_write_that_ends_with_the_round_that_began_it_is_sent_beside_the
     stage: Stage, beside: str
 ) -> None:
     federate(stage, "web")
-    neighbour = {"assign": stage.applier.assign, "revoke": stage.applier.revoke}[beside]
+    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[beside]
     if beside == "revoke":
-        await stage.round()
+        await stage.reconcile()
         stage.view.pods.deleted(pod("web"))
-    round_ = asyncio.create_task(stage.round())
+    round_ = asyncio.create_task(stage.reconcile())
     async with asyncio.timeout(5.0):
-        while not stage.applier._writer._under_way:
+        while not stage.host_reconciler._writer._under_way:
             await asyncio.sleep(0)
     asking = asyncio.create_task(neighbour(VM))
     await asyncio.sleep(0)
     round_.cancel()
-    assert await asking == Done(again_after=STALE_SECONDS)
-    assert await neighbour(VM) == Done()
+    assert await asking == PassResult(again_after=STALE_SECONDS)
+    assert await neighbour(VM) == PassResult()
     (left,) = stage.api.store.list(ASSIGNED)
     assert ("deletionTimestamp" in left["metadata"]) == (beside == "revoke")

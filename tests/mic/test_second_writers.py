@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import pytest
 
 from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.machines import SYSTEM as OWN
@@ -50,7 +50,7 @@ async def test_a_system_assigned_identity_made_meanwhile_outlives_our_first_one(
     stage.hosts.state = host("None", etag=etag and '"1"')
     somebody_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
     stage.bind()
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
     assert len(stage.hosts.changes) == (2 if etag else 1)
 
@@ -60,18 +60,18 @@ async def test_a_system_assigned_identity_made_meanwhile_outlives_our_first_one(
 async def test_what_somebody_adds_meanwhile_outlives_our_last_one(stage: Stage, etag: str, type_: str) -> None:
     stage.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.state.type == type_
     stage.unbind()
     somebody_acts(stage, lambda _seen: host(type_, ["demo", "theirs"], etag))
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (type_, {"theirs"})
 
 
 async def test_an_update_that_leaves_the_type_needs_no_second_look(stage: Stage) -> None:
     stage.hosts.state = host(USER, ["theirs"])
     stage.bind()
-    await stage.round()
+    await stage.reconcile()
     assert stage.hosts.calls == ["get", "update"]
 
 
@@ -89,11 +89,11 @@ async def test_what_a_second_writer_has_undone_is_made_good_at_once(stage: Stage
 
     stage.hosts.update = overwritten  # type: ignore[method-assign, assignment]  # one test's Azure
     stage.bind()
-    first = await stage.round()
+    first = await stage.reconcile()
     assert first.again_after is not None
     assert first.again_after < 0.1
     assert stage.statuses() == {"demo-default-demo": "Created"}, "not told before it is so"
-    assert await stage.round() == Done()
+    assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 

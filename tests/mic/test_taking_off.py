@@ -11,14 +11,14 @@ def assigned(*pods: Thing, policy: Policy | None = None, before: tuple[str, ...]
     cluster = Cluster(policy=policy)
     cluster.host(vm_id("n0"), *before)
     cluster.add(node("n0"), identity(), binding(), *pods)
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     return cluster
 
 
 def test_the_last_pod_takes_its_identity_along() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
-    assert cluster.round(vm_id("n0")) == ["revoke", "change", "release"]
+    assert cluster.reconcile(vm_id("n0")) == ["revoke", "change", "release"]
     assert cluster.on(vm_id("n0")) == set()
     assert cluster.objects == {}
 
@@ -26,7 +26,7 @@ def test_the_last_pod_takes_its_identity_along() -> None:
 def test_another_pod_of_the_vm_keeps_the_identity_there() -> None:
     cluster = assigned(pod(), pod("other"))
     cluster.remove(pod())
-    assert cluster.round(vm_id("n0")) == ["revoke", "release"]
+    assert cluster.reconcile(vm_id("n0")) == ["revoke", "release"]
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
@@ -34,7 +34,7 @@ def test_a_pod_of_the_same_name_in_another_namespace_keeps_it_too() -> None:
     # reference: checkIfInUse compares the pod's name only
     cluster = assigned(pod(), pod(namespace="other"))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
@@ -42,12 +42,12 @@ def test_a_pod_on_another_node_of_the_scale_set_keeps_it() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     cluster.add(set_node("s0", 0), set_node("s1", 1), identity(), binding(), pod(node="s0"), pod("other", node="s1"))
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     cluster.remove(pod())
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     assert cluster.on(set_id()) == {"demo"}
     cluster.remove(pod("other"))
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     assert cluster.on(set_id()) == set()
 
 
@@ -55,22 +55,22 @@ def test_another_identity_object_with_the_same_resource_id_keeps_it() -> None:
     cluster = assigned(pod())
     cluster.add(identity("twin", resource_id=identity_id("DEMO")), binding("twin", identity="twin", selector="twin"))
     cluster.add(pod("other", label="twin"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     cluster.remove(pod("other"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
 
 
 def test_what_was_there_before_stays_when_the_pod_goes() -> None:
     cluster = assigned(pod(), before=("demo",))
-    held = cluster.objects["default", "web-default-demo"]
-    assert held.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "foreign"
+    existing = cluster.objects["default", "web-default-demo"]
+    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "foreign"
     assert cluster.changes == []
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     assert cluster.objects == {}
 
@@ -78,24 +78,24 @@ def test_what_was_there_before_stays_when_the_pod_goes() -> None:
 def test_what_was_there_before_goes_too_where_the_operator_says_so() -> None:
     cluster = assigned(pod(), before=("demo",), policy=Policy(adopt_existing=True))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
 
 
 def test_what_was_there_before_and_was_put_back_by_us_is_ours() -> None:
     cluster = assigned(pod(), before=("demo",))
     cluster.host(vm_id("n0"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
 
 
 def test_an_identity_that_nobody_of_the_cluster_names_is_never_touched() -> None:
     cluster = assigned(pod(), before=("stranger",))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"stranger"}
 
 
@@ -107,7 +107,7 @@ def test_an_identity_that_nobody_of_the_cluster_names_is_never_touched() -> None
 def test_an_immutable_identity_stays(immutable: str, left: set[str]) -> None:
     cluster = assigned(pod(), policy=Policy(immutable=frozenset({immutable})))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == left
     assert cluster.objects == {}
 
@@ -117,28 +117,28 @@ def test_an_immutable_client_id_is_recognised_in_any_letter_case_and_in_azures_a
     cluster = Cluster(policy=Policy(immutable=frozenset({"client-demo"})))
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(client_id="of-the-object"), binding(), pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.host(vm_id("n0"), "demo", client_id=attached_as)
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     assert cluster.objects == {}
     by_object = Cluster(policy=Policy(immutable=frozenset({"client-demo"})))
     by_object.host(vm_id("n0"))
     by_object.add(node("n0"), identity(client_id=attached_as), binding(), pod())
-    by_object.rounds(vm_id("n0"))
+    by_object.reconcile_until_in_sync(vm_id("n0"))
     by_object.host(vm_id("n0"), "demo", client_id="another")
     by_object.remove(pod())
-    by_object.rounds(vm_id("n0"))
+    by_object.reconcile_until_in_sync(vm_id("n0"))
     assert by_object.on(vm_id("n0")) == {"demo"}
 
 
 def test_what_goes_with_an_immutable_one_goes_alone() -> None:
     cluster = assigned(pod(), policy=Policy(immutable=frozenset({"client-demo"})))
     cluster.add(identity("other"), binding("other", identity="other", selector="other"), pod("other", label="other"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.remove(pod(), pod("other"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     assert cluster.changes[-1].type == "UserAssigned"
 
@@ -150,10 +150,10 @@ def test_two_hundred_go_in_two_changes_and_come_off_in_two() -> None:
     for name in names:
         cluster.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
     cluster.add(node("n0"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert [len(change.adds) for change in cluster.changes] == [150, 50]
     cluster.remove(*(pod(name, label=name) for name in names))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert [len(change.removes) for change in cluster.changes[2:]] == [150, 50]
     assert cluster.on(vm_id("n0")) == set()
     assert cluster.objects == {}
@@ -162,9 +162,9 @@ def test_two_hundred_go_in_two_changes_and_come_off_in_two() -> None:
 def test_the_record_outlives_the_object_that_has_it() -> None:
     cluster = assigned(pod())
     cluster.add(pod("later"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.remove(pod())
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     later = cluster.objects["default", "later-default-demo"]
     assert later.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "mic"
 
@@ -173,30 +173,30 @@ def test_nothing_is_added_before_its_record_is_written() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(), binding(), pod())
-    assert cluster.round(vm_id("n0"), look=False) == ["create"]
-    held = cluster.objects["default", "web-default-demo"]
-    assert held.metadata.annotation("aadpodidentity.k8s.io/attached-by") == ""
-    assert cluster.round(vm_id("n0")) == ["mark", "change", "confirm"]
+    assert cluster.reconcile(vm_id("n0"), look=False) == ["create"]
+    existing = cluster.objects["default", "web-default-demo"]
+    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == ""
+    assert cluster.reconcile(vm_id("n0")) == ["setattachedby", "change", "confirm"]
 
 
 def test_a_vm_that_left_the_cluster_is_not_asked() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.remove(node("n0"))
-    cluster.rounds("node:n0")
+    cluster.reconcile_until_in_sync("node:n0")
     assert cluster.objects == {}
     assert cluster.on(vm_id("n0")) == {"demo"}
-    assert list(cluster.view.places()) == []
+    assert list(cluster.view.host_states()) == []
 
 
 def test_a_node_that_leaves_its_scale_set_leaves_no_identity_behind() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     cluster.add(set_node("s0", 0), set_node("s1", 1), identity(), binding(), pod(node="s0"))
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     cluster.remove(set_node("s0", 0))
     cluster.remove(pod())
-    cluster.rounds(set_id(), "node:s0")
+    cluster.reconcile_until_in_sync(set_id(), "node:s0")
     assert cluster.objects == {}
     assert cluster.on(set_id()) == set()
 
@@ -205,7 +205,7 @@ def test_a_vm_that_left_azure_lets_its_objects_go() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.host(vm_id("n0"), gone=True)
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.objects == {}
 
 
@@ -213,16 +213,16 @@ def test_a_pod_on_a_vm_that_left_azure_is_not_tried_for_ever() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"), gone=True)
     cluster.add(node("n0"), identity(), binding(), pod())
-    assert cluster.round(vm_id("n0")) == []
+    assert cluster.reconcile(vm_id("n0")) == []
 
 
 def test_nothing_is_let_go_of_while_an_operation_may_still_bring_it_back() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.host(vm_id("n0"), provisioning_state="Updating")
-    assert cluster.round(vm_id("n0")) == ["revoke"]
+    assert cluster.reconcile(vm_id("n0")) == ["revoke"]
     cluster.host(vm_id("n0"), provisioning_state="Failed")
-    assert cluster.round(vm_id("n0")) == ["release"]
+    assert cluster.reconcile(vm_id("n0")) == ["release"]
 
 
 @pytest.mark.parametrize("adopt", [False, True])
@@ -231,16 +231,16 @@ def test_nothing_is_put_on_a_host_before_an_object_has_a_record_of_it(adopt: boo
     cluster = Cluster(policy=policy)
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(), binding(), pod())
-    place = cluster.view.place(vm_id("n0").lower())
-    assert plan.azure_change(place, cluster.azure[place.key], policy) is None
-    cluster.rounds(vm_id("n0"))
+    host_state = cluster.view.host_state(vm_id("n0").lower())
+    assert plan.azure_change(host_state, cluster.azure[host_state.key], policy) is None
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
 def test_what_somebody_took_off_is_put_back() -> None:
     cluster = assigned(pod())
     cluster.host(vm_id("n0"), "stranger")
-    assert cluster.round(vm_id("n0")) == ["change"]
+    assert cluster.reconcile(vm_id("n0")) == ["change"]
     assert cluster.on(vm_id("n0")) == {"demo", "stranger"}
 
 
@@ -248,10 +248,10 @@ def test_an_object_whose_identity_somebody_took_off_says_so_where_azure_does_not
     cluster = assigned(pod())
     cluster.host(vm_id("n0"))
     refused = {identity_id("demo").lower(): "no role on it"}
-    assert cluster.round(vm_id("n0"), refused=refused) == ["explain"]
+    assert cluster.reconcile(vm_id("n0"), refused=refused) == ["explain"]
     assert cluster.statuses() == {"web-default-demo": "Created"}
-    assert cluster.round(vm_id("n0"), refused=refused) == []
-    assert cluster.round(vm_id("n0")) == ["change", "confirm"]
+    assert cluster.reconcile(vm_id("n0"), refused=refused) == []
+    assert cluster.reconcile(vm_id("n0")) == ["change", "confirm"]
 
 
 def test_all_goes_in_one_change() -> None:
@@ -261,12 +261,12 @@ def test_all_goes_in_one_change() -> None:
         name = f"id{number}"
         cluster.add(identity(name), binding(name, identity=name, selector=name), pod(f"p{number}", label=name))
     cluster.add(node("n0"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert len(cluster.changes) == 1
     for number in range(10):
         cluster.remove(pod(f"p{number}"))
     cluster.add(identity("more"), binding("more", identity="more", selector="more"), pod("more", label="more"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert len(cluster.changes) == 2
     assert (len(cluster.changes[1].adds), len(cluster.changes[1].removes)) == (1, 10)
 
@@ -276,8 +276,8 @@ def test_a_refused_identity_does_not_hold_back_the_others_and_says_why() -> None
     cluster.host(vm_id("n0"))
     cluster.add(identity("bad"), binding("bad", identity="bad", selector="bad"), pod("bad", label="bad"))
     cluster.add(node("n0"), identity(), binding(), pod())
-    cluster.round(vm_id("n0"), refused={identity_id("bad").lower(): "no role on it"})
+    cluster.reconcile(vm_id("n0"), refused={identity_id("bad").lower(): "no role on it"})
     assert cluster.statuses() == {"web-default-demo": "Assigned", "bad-default-bad": "Created"}
     bad = cluster.objects["default", "bad-default-bad"]
     assert bad.metadata.annotation("aadpodidentity.k8s.io/message") == "no role on it"
-    assert cluster.round(vm_id("n0"), refused={identity_id("bad").lower(): "no role on it"}) == []
+    assert cluster.reconcile(vm_id("n0"), refused={identity_id("bad").lower(): "no role on it"}) == []

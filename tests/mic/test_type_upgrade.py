@@ -11,7 +11,7 @@ import pytest
 
 import mic.startup.type_upgrade
 from mic.app import COMPONENT
-from mic.startup.type_upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, Record, TypeUpgrade
+from mic.startup.type_upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, TypeUpgrade, UpgradeRecord
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
@@ -62,7 +62,7 @@ class Cluster:
         return sum(each.method == method and what in each.path for each in self.api.requests)
 
     async def start(self, **options: Any) -> None:
-        record = Record(self.client, "default", NAME, KEY)
+        record = UpgradeRecord(self.client, "default", NAME, KEY)
         await TypeUpgrade(self.client, self.recorder, record, **{"in_flight": 4, "pauses": at_once, **options}).run()
 
 
@@ -77,7 +77,7 @@ async def serving(definitions: Path) -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster() -> AsyncIterator[Cluster]:
     async with serving(ROOT / "deploy" / "crds") as made:
         yield made
 
@@ -132,7 +132,7 @@ async def test_the_references_own_record_counts(cluster: Cluster, version: str) 
 
 
 async def test_kinds_whose_definitions_drop_old_spellings_are_named_once_and_not_listed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Path(__file__).parent / "reference") as cluster:
         with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
@@ -374,7 +374,7 @@ async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFi
     server.lists += [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
-        record = Record(client, "ns", NAME, KEY)
+        record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
     await server.stop()
     written = [(each.method, each.path) for each in server.requests if each.method != "GET"]
@@ -393,7 +393,7 @@ async def test_an_object_with_odd_metadata_is_told_and_the_others_go_on(caplog: 
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % (odd + b"," + good))] + [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
-        record = Record(client, "ns", NAME, KEY)
+        record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
     await server.stop()
     written = [(each.method, each.path) for each in server.requests if each.method != "GET"]
@@ -435,7 +435,7 @@ async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pyte
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % items)] * TRIES + [Reply(b'{"metadata":{}}')] * 3
     server.others += [None] * TRIES
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test", timeout_seconds=0.1) as client:
-        record = Record(client, "ns", NAME, KEY)
+        record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()
     assert [each.method for each in server.requests if each.method != "GET"] == ["PUT"] * TRIES
@@ -448,7 +448,7 @@ async def test_a_record_that_cannot_be_read_ends_nothing(caplog: pytest.LogCaptu
     await server.start()
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
-        record = Record(client, "ns", NAME, KEY)
+        record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()
     assert len(server.requests) == TRIES

@@ -8,10 +8,10 @@ import pytest
 
 from mic.azure.identities import GONE
 from mic.decisions import documents, plan
-from mic.decisions.assignments import Held, Want
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
-from mic.reconciliation.work_queue import Done, KeyedQueue
+from mic.reconciliation.work_queue import PassResult, WorkQueue
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.stage import Stage, a_stage
 
@@ -30,10 +30,10 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planning for the pod `bad` fails."""
     real = plan._keeper
 
-    def keeper(want: Want, living: tuple[Held, ...]) -> Held | None:
-        if want.pod.metadata.name == "bad":
+    def keeper(desired: DesiredAssignment, active: tuple[ExistingAssignment, ...]) -> ExistingAssignment | None:
+        if desired.pod.metadata.name == "bad":
             raise OddError
-        return real(want, living)
+        return real(desired, active)
 
     monkeypatch.setattr(plan, "_keeper", keeper)
 
@@ -43,7 +43,7 @@ async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: 
     async with a_stage() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
-        done = await stage.applier.round(vm_id("n0").lower())
+        done = await stage.host_reconciler.reconcile(vm_id("n0").lower())
         assert stage.statuses() == {"demo-default-demo": "Assigned"}
         assert done.again_after is not None
         assert done.again_after >= FAULT_SECONDS
@@ -60,24 +60,24 @@ async def test_the_same_where_no_host_is_concerned() -> None:
         stage.view.bindings.upserted(None, binding())
         for name in ("bad", "web"):
             stage.view.pods.upserted(None, pod(name))
-        done = await stage.applier.assign(vm_id("n0").lower())
+        done = await stage.host_reconciler.assign(vm_id("n0").lower())
         assert stage.statuses() == {"web-default-demo": "Assigned"}
-        assert done == Done(again_after=FAULT_SECONDS)
+        assert done == PassResult(again_after=FAULT_SECONDS)
 
 
 async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     real = documents.new_document
 
-    def new_document(want: Want, *more: Any) -> documents.Document:
-        if want.pod.metadata.name == "bad":
+    def new_document(desired: DesiredAssignment, *more: Any) -> documents.Document:
+        if desired.pod.metadata.name == "bad":
             raise OddError
-        return real(want, *more)
+        return real(desired, *more)
 
     monkeypatch.setattr(documents, "new_document", new_document)
     async with a_stage() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
-        done = await stage.applier.round(vm_id("n0").lower())
+        done = await stage.host_reconciler.reconcile(vm_id("n0").lower())
         assert stage.statuses() == {"demo-default-demo": "Assigned"}
         assert done.again_after is not None
         assert not done.failed
@@ -87,43 +87,43 @@ async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: 
 def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = plan._releasable
 
-    def releasable(held: Held, *more: Any) -> bool:
-        if held.claim.pod == "bad":
+    def releasable(existing: ExistingAssignment, *more: Any) -> bool:
+        if existing.assignment_key.pod == "bad":
             raise OddError
-        return real(held, *more)
+        return real(existing, *more)
 
     cluster = Cluster()
-    place = cluster.view.place_of_node("n0")
+    host_key = cluster.view.host_key_of_node("n0")
     cluster.add(node(), identity(), binding(), pod(), pod("bad"))
-    place = cluster.view.place_of_node("n0")
-    cluster.host(place)
-    cluster.rounds(place)
+    host_key = cluster.view.host_key_of_node("n0")
+    cluster.host(host_key)
+    cluster.reconcile_until_in_sync(host_key)
     cluster.remove(pod(), pod("bad"))
-    for held in [cluster.view.held(key) for key in cluster.objects]:
-        assert held is not None
-        cluster.delete(held)
+    for existing in [cluster.view.existing(key) for key in cluster.objects]:
+        assert existing is not None
+        cluster.delete(existing)
     monkeypatch.setattr(plan, "_releasable", releasable)
     noted: list[object] = []
-    cluster.azure[place] = GONE
-    steps = plan.settle(
-        cluster.view.place(place), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
+    cluster.azure[host_key] = GONE
+    steps = plan.finish(
+        cluster.view.host_state(host_key), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
     )
-    assert [step.held.claim.pod for step in steps] == ["web"]
+    assert [step.existing.assignment_key.pod for step in steps] == ["web"]
     assert noted == [("default", "bad-default-demo")]
 
 
 async def test_a_pass_that_fails_is_counted_and_repeated_while_others_go_on() -> None:
     counted: list[None] = []
-    queue = KeyedQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
+    queue = WorkQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
     worked: list[str] = []
     over = asyncio.Event()
 
-    async def turn(key: str) -> Done:
+    async def turn(key: str) -> PassResult:
         worked.append(key)
         if key == "bad":
             raise OddError
         over.set()
-        return Done()
+        return PassResult()
 
     for key in ("bad", "good"):
         queue.add(key)

@@ -14,7 +14,7 @@ def one_pod() -> Cluster:
     cluster.host(vm_id("n0"))
     cluster.host(vm_id("n1"))
     cluster.add(node("n0"), node("n1"), identity(), binding(), pod(uid="first"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     return cluster
 
 
@@ -23,7 +23,7 @@ def test_nothing_is_written_when_nothing_of_substance_changed() -> None:
     writes = cluster.writes
     cluster.dirty.clear()
     cluster.add(node("n0"), identity(), binding(), pod(uid="first"))
-    assert cluster.round(vm_id("n0")) == []
+    assert cluster.reconcile(vm_id("n0")) == []
     assert (cluster.writes, cluster.dirty) == (writes, [])
 
 
@@ -37,7 +37,7 @@ def test_the_controllers_own_writes_do_not_make_it_act() -> None:
 def test_a_pod_that_is_recreated_on_its_node_keeps_assigned() -> None:
     cluster = one_pod()
     cluster.add(pod(uid="second"))
-    assert cluster.round(vm_id("n0"), look=False) == ["update"]
+    assert cluster.reconcile(vm_id("n0"), look=False) == ["update"]
     written = cluster.objects[OBJECT]
     assert written.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
     assert written.status.status == "Assigned"
@@ -48,7 +48,7 @@ def test_a_new_client_id_is_copied_without_leaving_assigned_where_azure_does_not
     cluster = one_pod()
     cluster.add(identity(client_id="other"))
     cluster.host(vm_id("n0"), "demo", client_id="OTHER")
-    assert cluster.round(vm_id("n0")) == ["update"]
+    assert cluster.reconcile(vm_id("n0")) == ["update"]
     assert cluster.objects[OBJECT].spec.azure_identity_ref.spec.client_id == "other"
     assert cluster.statuses() == {OBJECT[1]: "Assigned"}
 
@@ -56,11 +56,11 @@ def test_a_new_client_id_is_copied_without_leaving_assigned_where_azure_does_not
 def test_a_pod_that_moves_takes_its_object_along_and_the_old_vm_is_cleaned() -> None:
     cluster = one_pod()
     cluster.add(pod(node="n1", uid="second"))
-    cluster.rounds(vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n1"))
     assert cluster.objects[OBJECT].metadata.label("nodename") == "n1"
     assert cluster.on(vm_id("n1")) == {"demo"}
     assert cluster.on(vm_id("n0")) == {"demo"}, "the old VM is another worker's"
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
     assert cluster.objects[OBJECT].metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
 
@@ -68,9 +68,9 @@ def test_a_pod_that_moves_takes_its_object_along_and_the_old_vm_is_cleaned() -> 
 def test_a_moved_pods_old_vm_keeps_what_another_pod_there_needs() -> None:
     cluster = one_pod()
     cluster.add(pod("stays"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(pod(node="n1", uid="second"))
-    cluster.rounds(vm_id("n1"), vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n1"), vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     assert cluster.objects[OBJECT].metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
 
@@ -78,7 +78,7 @@ def test_a_moved_pods_old_vm_keeps_what_another_pod_there_needs() -> None:
 def test_a_new_resource_id_replaces_the_old_one_in_one_change() -> None:
     cluster = one_pod()
     cluster.add(identity(resource_id=identity_id("newer"), client_id="client-newer"))
-    assert cluster.round(vm_id("n0")) == ["update", "change", "confirm", "settle"]
+    assert cluster.reconcile(vm_id("n0")) == ["update", "change", "confirm", "completedetaches"]
     assert cluster.on(vm_id("n0")) == {"newer"}
     assert (cluster.changes[-1].adds, cluster.changes[-1].removes) == (
         (identity_id("newer"),),
@@ -89,16 +89,16 @@ def test_a_new_resource_id_replaces_the_old_one_in_one_change() -> None:
 def test_a_resource_id_that_only_changes_its_spelling_costs_azure_nothing() -> None:
     cluster = one_pod()
     cluster.add(identity(resource_id=identity_id("demo").replace("resourcegroups", "resourceGroups")))
-    assert cluster.round(vm_id("n0")) == ["update"]
+    assert cluster.reconcile(vm_id("n0")) == ["update"]
     assert cluster.statuses() == {OBJECT[1]: "Assigned"}
 
 
 def test_a_pod_that_comes_home_before_the_old_vm_was_cleaned_owes_nothing() -> None:
     cluster = one_pod()
     cluster.add(pod(node="n1", uid="second"))
-    cluster.rounds(vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n1"))
     cluster.add(pod(node="n0", uid="third"))
-    cluster.rounds(vm_id("n0"), vm_id("n1"))
+    cluster.reconcile_until_in_sync(vm_id("n0"), vm_id("n1"))
     assert cluster.on(vm_id("n0")) == {"demo"}
     assert cluster.on(vm_id("n1")) == set()
     assert [sorted(change.removes) for change in cluster.changes if change.removes] == [[identity_id("demo")]]
@@ -108,9 +108,9 @@ def test_a_pod_that_moves_within_its_scale_set_costs_azure_nothing() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     cluster.add(set_node("s0", 0), set_node("s1", 1), identity(), binding(), pod(node="s0"))
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     cluster.add(pod(node="s1", uid="second"))
-    cluster.rounds(set_id())
+    cluster.reconcile_until_in_sync(set_id())
     assert cluster.objects[OBJECT].metadata.label("nodename") == "s1"
     assert len(cluster.changes) == 1
 
@@ -119,9 +119,9 @@ def test_an_identity_that_becomes_namespaced_moves_its_object_and_stays_on_the_v
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(identity(namespace="shop", namespaced=True))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert list(cluster.objects) == [("shop", "web-shop-demo")]
     assert len(cluster.changes) == 1
 
@@ -145,9 +145,9 @@ def test_an_object_of_the_reference_is_taken_over_without_a_write() -> None:
     # What Go writes for fields that are not there.
     document["spec"]["azureIdentityRef"]["spec"] |= {"clientPassword": {}, "auxiliaryTenantIDs": None, "tenantID": ""}
     fresh.write(document)
-    assert fresh.round(vm_id("n0")) == []
+    assert fresh.reconcile(vm_id("n0")) == []
     fresh.remove(pod())
-    fresh.rounds(vm_id("n0"))
+    fresh.reconcile_until_in_sync(vm_id("n0"))
     assert fresh.on(vm_id("n0")) == set()
     assert fresh.objects == {}
 
@@ -156,14 +156,14 @@ def test_a_new_place_of_an_object_is_written_before_the_old_one_is_revoked() -> 
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(identity(namespace="shop", type_=3))
-    assert cluster.round(vm_id("n0")) == ["create"]
+    assert cluster.reconcile(vm_id("n0")) == ["create"]
     assert {key: each.status.status for key, each in cluster.objects.items()} == {
         ("default", "web-shop-demo"): "Assigned",
         ("shop", "web-shop-demo"): "Assigned",
     }
     assert cluster.on(vm_id("n0")) == {"demo"}
-    cluster.rounds(vm_id("n0"))
+    cluster.reconcile_until_in_sync(vm_id("n0"))
     assert list(cluster.objects) == [("shop", "web-shop-demo")]
     assert cluster.on(vm_id("n0")) == set()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from mic.startup.type_upgrade import Record, TypeUpgrade
+from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -58,7 +58,7 @@ async def upgraded(plane: Plane) -> None:
 
     access = ClusterAccess(plane.server, plane.api.context, authorization)
     async with _Interrupted(access, plane) as client:
-        record = Record(client, "default", "aad-pod-identity-config", "type-upgrade-status")
+        record = UpgradeRecord(client, "default", "aad-pod-identity-config", "type-upgrade-status")
         await TypeUpgrade(client, EventRecorder(client, "mic", "here"), record, in_flight=4).run()
 
 

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from mic.decisions.assignments import Held, Want, misconfigured, unchanged
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, misconfigured, unchanged
 from mic.decisions.documents import embedded, new_document
 from podidentity import object_limits
 from podidentity.object_limits import oversized
@@ -70,8 +70,8 @@ def test_the_largest_that_is_accepted_is_small() -> None:
     )
     largest = dressed(msgspec.structs.replace(identity(), spec=spec))
     assert misconfigured(largest) == ""
-    want = Want(pod(), binding(), largest, None, namespaced=False)
-    assert len(json.dumps(new_document(want, "name", "Created", ""), ensure_ascii=False).encode()) < EMBEDDED_MAX
+    desired = DesiredAssignment(pod(), binding(), largest, None, namespaced=False)
+    assert len(json.dumps(new_document(desired, "name", "Created", ""), ensure_ascii=False).encode()) < EMBEDDED_MAX
 
 
 @pytest.mark.parametrize(
@@ -111,25 +111,27 @@ def test_a_binding_over_a_limit_is_refused_with_a_reason_and_counts_for_no_pod()
 def test_objects_of_an_earlier_mic_with_whole_copies_are_not_written_again() -> None:
     """The earlier copies have labels and every annotation; an upgrade must not rewrite thousands of them."""
     wanted = dressed(identity(), **{"example.org/notes": "x" * 1000})
-    want = Want(pod(), binding(), wanted, None, namespaced=False)
-    document = new_document(want, "name", "Assigned", "mic")
+    desired = DesiredAssignment(pod(), binding(), wanted, None, namespaced=False)
+    document = new_document(desired, "name", "Assigned", "mic")
     whole: dict[str, object] = {
         "labels": dict(wanted.metadata.labels or {}),
         "annotations": dict(wanted.metadata.annotations or {}),
     }
     document["spec"]["azureIdentityRef"]["metadata"] |= whole
     document["spec"]["azureBindingRef"]["metadata"] |= {"labels": {"team": "a"}, "annotations": {"b": "c"}}
-    held = Held(msgspec.convert(document, AzureAssignedIdentity))
-    assert held.object.spec.azure_identity_ref.metadata.labels
-    assert unchanged(want, held)
+    existing = ExistingAssignment(msgspec.convert(document, AzureAssignedIdentity))
+    assert existing.object.spec.azure_identity_ref.metadata.labels
+    assert unchanged(desired, existing)
 
 
 def test_what_is_compared_is_what_is_copied() -> None:
-    bare = Want(pod(), binding(), identity(), None, namespaced=False)
-    held = Held(msgspec.convert(new_document(bare, "name", "Assigned", "mic"), AzureAssignedIdentity))
-    assert unchanged(bare, held)
-    assert not unchanged(Want(pod(), binding(), identity(namespaced=True), None, namespaced=False), held)
+    bare = DesiredAssignment(pod(), binding(), identity(), None, namespaced=False)
+    existing = ExistingAssignment(msgspec.convert(new_document(bare, "name", "Assigned", "mic"), AzureAssignedIdentity))
+    assert unchanged(bare, existing)
+    assert not unchanged(
+        DesiredAssignment(pod(), binding(), identity(namespaced=True), None, namespaced=False), existing
+    )
     other: AzureIdentityBinding = msgspec.structs.replace(
         binding(), spec=msgspec.structs.replace(binding().spec, weight=1)
     )
-    assert not unchanged(Want(pod(), other, identity(), None, namespaced=False), held)
+    assert not unchanged(DesiredAssignment(pod(), other, identity(), None, namespaced=False), existing)

@@ -14,8 +14,8 @@ from mic.azure.compute import Compute
 from mic.azure.errors import BadIdentities, Throttled
 from mic.azure.identities import HostIdentities
 from mic.endpoints import Endpoints
-from mic.metrics import Measures
-from mic.reconciliation.controller import Reconciler
+from mic.metrics import MicMetrics
+from mic.reconciliation.controller import Controller
 from mic.startup.settings import Settings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
@@ -46,7 +46,7 @@ class Watch:
 
 
 @dataclass
-class Shown:
+class ReportModel:
     stage: Stage
     compute: Compute
     endpoints: Endpoints
@@ -62,7 +62,7 @@ class Shown:
 
 
 @pytest.fixture
-async def shown() -> AsyncIterator[Shown]:
+async def shown() -> AsyncIterator[ReportModel]:
     async with a_stage() as stage:
         registry, lease, contact = CollectorRegistry(), Lease(), Contact()
         watches = {"pods": Watch(), "nodes": Watch()}
@@ -71,32 +71,32 @@ async def shown() -> AsyncIterator[Shown]:
         endpoints = Endpoints(
             Settings(namespace="default"),
             registry,
-            Measures(registry),
+            MicMetrics(registry),
             lease_client=stage.client,
             lease=lease,
             contact=contact,
             watches=watches,
             view=stage.view,
-            applier=stage.applier,
-            reconciler=Reconciler(stage.view, stage.applier, look_seconds=600.0, resync_seconds=600.0),
+            host_reconciler=stage.host_reconciler,
+            controller=Controller(stage.view, stage.host_reconciler, look_seconds=600.0, resync_seconds=600.0),
             compute=compute,
             recorder=stage.recorder,
         )
         await stage.client.request("GET", "/version")
-        yield Shown(stage, compute, endpoints, lease, contact, watches, registry)
+        yield ReportModel(stage, compute, endpoints, lease, contact, watches, registry)
         await compute.aclose()
 
 
-def failing(shown: Shown) -> dict[str, str]:
+def failing(shown: ReportModel) -> dict[str, str]:
     return {name: why for name, why in shown.endpoints.checks().items() if why is not None}
 
 
-def test_all_is_well_while_everybody_answers(shown: Shown) -> None:
+def test_all_is_well_while_everybody_answers(shown: ReportModel) -> None:
     assert list(shown.endpoints.checks()) == ["api server", "watches", "azure"]
     assert failing(shown) == {}
 
 
-def test_an_api_server_that_is_silent_makes_it_not_ready(shown: Shown) -> None:
+def test_an_api_server_that_is_silent_makes_it_not_ready(shown: ReportModel) -> None:
     shown.stage.time.now += 30.0
     assert failing(shown) == {}
     shown.stage.time.now += 1.0
@@ -104,19 +104,19 @@ def test_an_api_server_that_is_silent_makes_it_not_ready(shown: Shown) -> None:
     assert "no answer for 31 s from https://" in failing(shown)["api server"]
 
 
-def test_an_api_server_that_never_answered_is_reported_with_what_to_check(shown: Shown) -> None:
+def test_an_api_server_that_never_answered_is_reported_with_what_to_check(shown: ReportModel) -> None:
     shown.contact.problem = "no contact with the API server: cannot reach it; check the network"
     assert failing(shown) == {"api server": shown.contact.problem}
 
 
-def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: Shown) -> None:
+def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: ReportModel) -> None:
     shown.watches["nodes"].age = 101.0
     assert failing(shown) == {"watches": "silent: nodes; see the log for why they cannot be watched"}
     shown.watches["nodes"].age = 100.0
     assert failing(shown) == {}
 
 
-def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: Shown) -> None:
+def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: ReportModel) -> None:
     for watch in shown.watches.values():
         watch.age = float("inf")
     assert "type upgrade" in failing(shown)["watches"]
@@ -124,7 +124,7 @@ def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: Shown) -> Non
     assert failing(shown)["watches"].startswith("silent: ")
 
 
-def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: Shown) -> None:
+def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: ReportModel) -> None:
     shown.lease.left = 0.0
     shown.watches["nodes"].age = float("inf")
     assert failing(shown) == {}
@@ -133,12 +133,12 @@ def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: Shown) -> N
     assert shown.gauge("lease_held") == 1.0
 
 
-def test_credentials_that_azure_does_not_take_make_it_not_ready(shown: Shown) -> None:
+def test_credentials_that_azure_does_not_take_make_it_not_ready(shown: ReportModel) -> None:
     shown.compute.sign_in_problem = "the secret has expired"
     assert failing(shown) == {"azure": "the secret has expired"}
 
 
-async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: Shown) -> None:
+async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: ReportModel) -> None:
     stage = shown.stage
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
     stage.bind()
@@ -146,40 +146,40 @@ async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: Shown
     stage.bind("later")
     stage.time.now += 2.0
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 42.0
-    await stage.round()
+    await stage.reconcile()
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_a_pod_that_goes_and_one_that_is_changed_in_place_do_not_grow_old(shown: Shown) -> None:
+async def test_a_pod_that_goes_and_one_that_is_changed_in_place_do_not_grow_old(shown: ReportModel) -> None:
     stage = shown.stage
     stage.bind("gone")
     stage.bind("kept")
     stage.unbind("gone")
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 50.0
     stage.view.pods.upserted(None, pod("kept", label="kept", uid="second"))
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_who_waits_for_a_refused_identity_is_counted_there_alone(shown: Shown) -> None:
+async def test_who_waits_for_a_refused_identity_is_counted_there_alone(shown: ReportModel) -> None:
     stage = shown.stage
     for name in ("bad", "good"):
         stage.bind(name)
     error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
     error.ids = frozenset([identity_id("bad").lower()])
     stage.hosts.failures = [error, Throttled("slow down", status=429, retry_after=77.0)]
-    await stage.round()
+    await stage.reconcile()
     stage.time.now += 10.0
     assert shown.gauge("quarantined_identities") == 1.0
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 11.0, "the good one's"
     stage.time.now += 70.0
-    await stage.round()
+    await stage.reconcile()
     assert stage.statuses()["good-default-good"] == "Assigned"
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
 async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
-    shown: Shown, monkeypatch: pytest.MonkeyPatch
+    shown: ReportModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = shown.stage
     stage.bind("bad")
@@ -189,22 +189,22 @@ async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
     error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
     error.ids = frozenset([identity_id("bad").lower()])
     stage.hosts.failures = [error]
-    await stage.round()
+    await stage.reconcile()
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
-    monkeypatch.setattr(mic.reconciliation.host_reconciler, "HELD_BACK_MOST", 2)
+    monkeypatch.setattr(mic.reconciliation.host_reconciler, "BLOCKED_SCAN_MAX", 2)
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 2.0, "the third one's; a second went by in the round"
 
 
-async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown: Shown) -> None:
+async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown: ReportModel) -> None:
     stage = shown.stage
     stage.bind("bad")
     error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
     error.ids = frozenset([identity_id("bad").lower()])
     stage.hosts.failures = [error]
-    await stage.round()
+    await stage.reconcile()
     stage.bind("good")
     stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
-    await stage.round()
+    await stage.reconcile()
     state = json.loads(json.dumps(shown.endpoints.state()))
     (host,) = state["hosts"]["first"].values()
     assert list(host["quarantined"]) == [identity_id("bad").lower()]
@@ -214,14 +214,14 @@ async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown
     assert stage.api.token not in json.dumps(state)
 
 
-async def test_a_host_of_which_there_is_nothing_to_say_is_only_counted(shown: Shown) -> None:
+async def test_a_host_of_which_there_is_nothing_to_say_is_only_counted(shown: ReportModel) -> None:
     shown.stage.bind()
-    await shown.stage.round()
+    await shown.stage.reconcile()
     assert shown.endpoints.state()["hosts"] == {"known": 1, "noted": 0, "first": {}}
     shown.stage.hosts.state = HostIdentities(gone=True)
     shown.stage.time.now += 1.0
-    shown.stage.applier.look_again(next(iter(shown.stage.applier._memories)))
-    await shown.stage.round()
+    shown.stage.host_reconciler.look_again(next(iter(shown.stage.host_reconciler._memories)))
+    await shown.stage.reconcile()
     shown.stage.time.now += 5.0
-    (host,) = shown.stage.applier.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
+    (host,) = shown.stage.host_reconciler.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
     assert host["unknown to Azure for"] == 5.0

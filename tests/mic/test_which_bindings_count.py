@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import mic.cluster.bindings
 from mic.cluster.bindings import BindingIndex, Concern
-from mic.decisions.assignments import ClaimKey, Held, Key, Want
+from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureAssignedIdentitySpec,
@@ -41,7 +41,7 @@ class SlowReader:
         self.embedded: list[tuple[Key, str, str]] = []
         """Identity, selector and name of the binding, once for each assigned identity."""
 
-    def wants(self, of: Pod) -> dict[ClaimKey, tuple[Key, bool]]:
+    def all_desired(self, of: Pod) -> dict[AssignmentKey, tuple[Key, bool]]:
         """The binding and whether the identity is namespaced, by claim."""
         given: dict[Key, list[str]] = {}
         for each in self.bindings.values():
@@ -54,7 +54,9 @@ class SlowReader:
             there = [key for key in given if key[0] == namespace and self.usable(key) and not self.namespaced(key)]
             rows += [(row, *self.rank(key)) for row, key in enumerate(sorted(there, key=self.rank))]
         shared = [key for _, _, key in sorted(rows)[:LIMIT]]
-        return {ClaimKey(*of.key, *key): ((key[0], min(given[key])), self.namespaced(key)) for key in {*own, *shared}}
+        return {
+            AssignmentKey(*of.key, *key): ((key[0], min(given[key])), self.namespaced(key)) for key in {*own, *shared}
+        }
 
     def first(self, keys: Iterable[Key]) -> list[Key]:
         return sorted(keys, key=self.rank)[:LIMIT]
@@ -62,9 +64,9 @@ class SlowReader:
     def rank(self, key: Key) -> tuple[bool, Key]:
         return not any(each[:2] == (key, self.selector) for each in self.embedded), key
 
-    def of(self, each: Pod) -> dict[ClaimKey, tuple[Key, bool]]:
+    def of(self, each: Pod) -> dict[AssignmentKey, tuple[Key, bool]]:
         self.selector = each.binding_label
-        return self.wants(each)
+        return self.all_desired(each)
 
     def usable(self, key: Key) -> bool:
         return self.identities[key].spec.type in {0, 1}
@@ -73,21 +75,21 @@ class SlowReader:
         return self.forced or self.identities[key].namespaced
 
 
-def seen(wants: dict[ClaimKey, Want]) -> dict[ClaimKey, tuple[Key, bool]]:
-    return {key: (want.binding.key, want.namespaced) for key, want in wants.items()}
+def seen(all_desired: dict[AssignmentKey, DesiredAssignment]) -> dict[AssignmentKey, tuple[Key, bool]]:
+    return {key: (desired.binding.key, desired.namespaced) for key, desired in all_desired.items()}
 
 
-def embedding(to: Key, through: AzureIdentityBinding) -> Held:
+def embedding(to: Key, through: AzureIdentityBinding) -> ExistingAssignment:
     meta = Meta(namespace=to[0], name=to[1])
-    return Held(
+    return ExistingAssignment(
         AzureAssignedIdentity(
             spec=AzureAssignedIdentitySpec(azure_identity_ref=AzureIdentity(metadata=meta), azure_binding_ref=through)
         )
     )
 
 
-def covered(claim: ClaimKey, of: Pod, concerns: Iterable[Concern]) -> bool:
-    identity_key = (claim.identity_namespace, claim.identity)
+def covered(key: AssignmentKey, of: Pod, concerns: Iterable[Concern]) -> bool:
+    identity_key = (key.identity_namespace, key.identity)
     return any(
         each.identity == identity_key
         and each.selector == of.binding_label
@@ -103,20 +105,20 @@ def test_any_changes(data: st.DataObject) -> None:
         rule = SlowReader(forced=data.draw(st.booleans()))
         index = BindingIndex(force_namespaced=rule.forced)
         for _ in range(data.draw(st.integers(1, 30))):
-            before = [index.wants(each) for each in PODS]
+            before = [index.all_desired(each) for each in PODS]
             concerns = [*change(data, index, rule)]
             for each, old in zip(PODS, before, strict=True):
-                new = index.wants(each)
+                new = index.all_desired(each)
                 assert seen(new) == rule.of(each)
                 assert set(index.offered(*by_label(each))) >= {key[2:] for key in new}
-                for claim in old.keys() | new.keys():
-                    if seen(old).get(claim) != seen(new).get(claim) or spec(old.get(claim)) != spec(new.get(claim)):
-                        assert covered(claim, each, concerns), claim
+                for key in old.keys() | new.keys():
+                    if seen(old).get(key) != seen(new).get(key) or spec(old.get(key)) != spec(new.get(key)):
+                        assert covered(key, each, concerns), key
         assert (index.beyond_limit == 0) == (not [*index.beyond()])
 
 
-def spec(want: Want | None) -> object:
-    return None if want is None else (want.identity.spec, want.binding.spec)
+def spec(desired: DesiredAssignment | None) -> object:
+    return None if desired is None else (desired.identity.spec, desired.binding.spec)
 
 
 def by_label(each: Pod) -> tuple[str, str]:

@@ -13,11 +13,11 @@ import aiohttp
 import msgspec
 
 from nmi.settings import Settings
-from podidctl.migration.federation.planning import Asked, Cluster, plan
-from podidctl.migration.federation.shapes import Plan, Step
-from podidctl.migration.shapes import CronJob, RunningPod, ServiceAccount, WorkloadObject
-from podidctl.migration.workload_identity import AUDIENCE, Situation
-from podidctl.migration.workloads import Makers
+from podidctl.migration.federation.planning import FederationState, PlanOptions, plan_federation
+from podidctl.migration.federation.schema import FederationPlan, IdentityStep
+from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
+from podidctl.migration.workload_identity import AUDIENCE, WorkloadState
+from podidctl.migration.workloads import WorkloadInventory
 from podidentity.azure.clouds import PUBLIC
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, AzureAssignedIdentity
@@ -46,41 +46,43 @@ def cluster(
     accounts: list[ServiceAccount] | None = None,
     force_namespaced: bool = False,
     **more: Any,
-) -> Cluster:
+) -> FederationState:
     """A cluster with these, in which nothing stands in the way. Workloads are Deployments, but for CronJobs."""
     documents = BOUND if objects is None else objects
     by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
     for each in workloads:
         by_kind.setdefault("CronJob" if isinstance(each, CronJob) else "Deployment", []).append(each)
-    situation = Situation(
+    situation = WorkloadState(
         identities=read(IDENTITIES, documents),
         bindings=read(BINDINGS, documents),
-        makers=Makers(by_kind, pods or []),
+        inventory=WorkloadInventory(by_kind, pods or []),
         accounts=accounts or [],
         force_namespaced=force_namespaced,
     )
     usual: dict[str, Any] = {"issuer": ISSUER, "version": "v1.30.1", "nmis": (FEDERATING,), "webhook": True}
     exceptions = read(EXCEPTIONS, documents)
-    return Cluster(situation, exceptions=exceptions, **{**usual, **more})
+    return FederationState(situation, exceptions=exceptions, **{**usual, **more})
 
 
-def planned(*workloads: WorkloadObject | CronJob, tenant: str = TENANT, audience: str = "", **more: Any) -> Plan:
-    return plan(cluster(*workloads, **more), Asked(PUBLIC, tenant, "", audience))
+def planned(
+    *workloads: WorkloadObject | CronJob, tenant: str = TENANT, audience: str = "", **more: Any
+) -> FederationPlan:
+    return plan_federation(cluster(*workloads, **more), PlanOptions(PUBLIC, tenant, "", audience))
 
 
-def only(made: Plan) -> Step:
+def only(made: FederationPlan) -> IdentityStep:
     (step,) = made.steps
     return step
 
 
-def blocking(made: Plan) -> list[str]:
+def blocking(made: FederationPlan) -> list[str]:
     """What stands in the way of the one step; whatever does says what to do."""
     found = [each for each in (*made.remarks, *only(made).remarks) if each.blocks]
     assert all(each.do for each in found)
     return [each.why for each in found]
 
 
-def notes(made: Plan) -> list[str]:
+def notes(made: FederationPlan) -> list[str]:
     return [each.why for each in (*made.remarks, *only(made).remarks) if not each.blocks]
 
 

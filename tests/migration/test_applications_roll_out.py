@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from podidctl.migration.federation.applications import is_rolled_out, planned, remarks
-from podidctl.migration.federation.choosing import chosen
-from podidctl.migration.federation.shapes import AppState
+from podidctl.migration.federation.applications import cluster_remarks, is_rolled_out, plan_applications
+from podidctl.migration.federation.schema import ApplicationState
+from podidctl.migration.federation.selection import select
 from podidentity.exits import StartError
 from tests.migration.federating import TENANT, Federation, cluster, federation
 from tests.migration.objects import binding, identity
@@ -18,52 +18,62 @@ FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
 USE = {"azure.workload.identity/use": "true"}
 
 
-def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, AppState]:
+def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, ApplicationState]:
     objects = FEDERATED if objects is None else objects
     accounts = [account("web"), account("default"), account("done", "client-demo")]
-    return {each.told: each.state for each in planned(cluster(*workloads, objects=objects, accounts=accounts, **more))}
+    return {
+        each.description: each.state
+        for each in plan_applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
+    }
 
 
 def test_an_application_with_a_service_account_of_its_own_can_go_on() -> None:
-    (made,) = planned(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
-    assert (made.state, made.account, made.client_id, made.tenant_id) == (AppState.TO_DO, "web", "client-demo", TENANT)
+    (made,) = plan_applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
+    assert (made.state, made.account, made.client_id, made.tenant_id) == (
+        ApplicationState.TO_DO,
+        "web",
+        "client-demo",
+        TENANT,
+    )
 
 
 @pytest.mark.parametrize(
     ("workloads", "state"),
     [
-        ([workload(account="default")], AppState.BY_HAND),
-        ([workload(account="web"), workload("other", account="web", label="")], AppState.BY_HAND),
-        ([workload(account="web", owner="example.org/v1 Operator web")], AppState.BY_HAND),
-        ([workload(account="done", **USE)], AppState.DONE),
-        ([cron_job("web", account="web")], AppState.TO_DO),
+        ([workload(account="default")], ApplicationState.MANUAL),
+        ([workload(account="web"), workload("other", account="web", label="")], ApplicationState.MANUAL),
+        ([workload(account="web", owner="example.org/v1 Operator web")], ApplicationState.MANUAL),
+        ([workload(account="done", **USE)], ApplicationState.DONE),
+        ([cron_job("web", account="web")], ApplicationState.TO_DO),
     ],
 )
-def test_what_is_not_its_own_is_for_a_person(workloads: list[Any], state: AppState) -> None:
+def test_what_is_not_its_own_is_for_a_person(workloads: list[Any], state: ApplicationState) -> None:
     told = states(*workloads)
     assert [each for name, each in told.items() if name.endswith("shop/web")] == [state]
 
 
 def test_a_pod_by_itself_is_for_a_person() -> None:
-    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": AppState.BY_HAND}
+    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
 
 
 def test_whatever_is_for_a_person_says_why_and_what_to_do() -> None:
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
-    for each in planned(made):
+    for each in plan_applications(made):
         assert [one.blocks for one in each.remarks] == [True]
         assert all(one.why and one.do for one in each.remarks)
 
 
 def test_an_application_waits_for_its_identity() -> None:
-    assert states(workload(account="web"), objects=[identity(), binding()]) == {"Deployment shop/web": AppState.LATER}
+    assert states(workload(account="web"), objects=[identity(), binding()]) == {
+        "Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY
+    }
 
 
 def test_without_the_webhook_nothing_is_done() -> None:
-    assert [each.blocks for each in remarks(cluster(webhook=False))] == [True]
-    assert [each.blocks for each in remarks(cluster(webhook=None))] == [False]
-    assert remarks(cluster(webhook=True)) == []
+    assert [each.blocks for each in cluster_remarks(cluster(webhook=False))] == [True]
+    assert [each.blocks for each in cluster_remarks(cluster(webhook=None))] == [False]
+    assert cluster_remarks(cluster(webhook=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -104,12 +114,12 @@ def test_an_application_is_out_once_all_of_it_is_new_and_available(
 
 def test_what_is_meant_is_chosen_by_name_or_namespace() -> None:
     every = [("a/x", 1), ("b/x", 2), ("default/y", 3)]
-    assert chosen((), "", every) == [1, 2, 3]
-    assert chosen((), "b", every) == [2]
-    assert chosen(("b/x", "y"), "", every) == [2, 3]
-    assert chosen(("x",), "a", every) == [1]
+    assert select((), "", every) == [1, 2, 3]
+    assert select((), "b", every) == [2]
+    assert select(("b/x", "y"), "", every) == [2, 3]
+    assert select(("x",), "a", every) == [1]
     with pytest.raises(StartError, match="AzureIdentity b/nobody: podidctl migrate plan"):
-        chosen(("a/x", "b/nobody"), "", every)
+        select(("a/x", "b/nobody"), "", every)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.migration.findings import Finding, Level
-from podidctl.migration.installed import Program, check, check_values, mic_settings
+from podidctl.migration.differences import Difference, DifferenceLevel
+from podidctl.migration.installed_programs import Program, check_programs, check_values, mic_settings
 
 CHARTS_NMI = (
     "--node=$(NODE_NAME)",
@@ -24,19 +24,19 @@ def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> Program:
     return Program("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
 
 
-def only(*programs: Program) -> Finding:
-    (one,) = check(programs)
+def only(*programs: Program) -> Difference:
+    (one,) = check_programs(programs)
     return one
 
 
 def test_what_the_references_chart_starts_needs_no_change() -> None:
     both = {"FORCENAMESPACED": "false"}
-    assert check([nmi(**both), mic(**both)]) == []
+    assert check_programs([nmi(**both), mic(**both)]) == []
 
 
 def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
     one = only(nmi("--host-ip=$(HOST_IP)"))
-    assert (one.level, one.about) == (Level.MEND, "DaemonSet kube-system/nmi")
+    assert (one.level, one.about) == (DifferenceLevel.FIX, "DaemonSet kube-system/nmi")
     assert "unknown flag --host-ip" in one.what
 
 
@@ -50,12 +50,12 @@ def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
 )
 def test_a_flag_that_trades_something_is_to_be_looked_at(program: Program, what: str) -> None:
     one = only(program)
-    assert one.level is Level.LOOK
+    assert one.level is DifferenceLevel.REVIEW
     assert what in one.what
 
 
 def test_more_writes_than_our_default_are_nothing_to_look_at() -> None:
-    assert check([mic("--clientQps=100")]) == []
+    assert check_programs([mic("--clientQps=100")]) == []
 
 
 def test_an_nmi_that_looks_for_mic_elsewhere_is_told_where_it_is() -> None:
@@ -81,19 +81,19 @@ def test_the_place_of_locks_and_records_is_read_from_mics_flags() -> None:
 @pytest.mark.parametrize(
     ("values", "about", "level"),
     [
-        ({"nmi": {"tag": "v1.8.17"}}, "value nmi.tag", Level.MEND),
+        ({"nmi": {"tag": "v1.8.17"}}, "value nmi.tag", DifferenceLevel.FIX),
         (
             {"image": {"repository": "mcr.microsoft.com/oss/azure/aad-pod-identity"}},
             "value image.repository",
-            Level.MEND,
+            DifferenceLevel.FIX,
         ),
-        ({"rbac": {"pspEnabled": True}}, "value rbac.pspEnabled", Level.LOOK),
-        ({"azureIdentities": [{"name": "a"}]}, "value azureIdentities", Level.MEND),
-        ({"nmi": {"allowNetworkPluginKubenet": True}}, "value nmi.allowNetworkPluginKubenet", Level.LOOK),
-        ({"mic": {"clientQps": 5}}, "value mic.clientQps", Level.LOOK),
+        ({"rbac": {"pspEnabled": True}}, "value rbac.pspEnabled", DifferenceLevel.REVIEW),
+        ({"azureIdentities": [{"name": "a"}]}, "value azureIdentities", DifferenceLevel.FIX),
+        ({"nmi": {"allowNetworkPluginKubenet": True}}, "value nmi.allowNetworkPluginKubenet", DifferenceLevel.REVIEW),
+        ({"mic": {"clientQps": 5}}, "value mic.clientQps", DifferenceLevel.REVIEW),
     ],
 )
-def test_a_value_that_needs_a_look_is_told(values: dict[str, Any], about: str, level: Level) -> None:
+def test_a_value_that_needs_a_look_is_told(values: dict[str, Any], about: str, level: DifferenceLevel) -> None:
     (one,) = check_values(values)
     assert (one.about, one.level) == (about, level)
 

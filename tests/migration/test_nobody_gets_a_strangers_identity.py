@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidctl.migration.shapes import CronJob, RunningPod, ServiceAccount, WorkloadObject
-from podidctl.migration.workload_identity import Plan
+from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
+from podidctl.migration.workload_identity import WorkloadIdentityPlan
 from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, planned, pod, workload
 
@@ -53,7 +53,7 @@ def test_an_account_that_is_planned_is_used_by_those_alone_that_are_bound_to_its
 
 
 def users(
-    made: Plan, made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]]
+    made: WorkloadIdentityPlan, made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]]
 ) -> Iterator[tuple[str, str]]:
     """The label of each that makes pods, and its account once the plan is applied; what is for a person stays."""
     changed = {(each.kind, each.name): each.service_account for each in made.patches}

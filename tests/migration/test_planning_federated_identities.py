@@ -9,7 +9,7 @@ import yaml
 
 from nmi.settings import Settings
 from podidctl.migration.federation.documents import az_script, manifests
-from podidctl.migration.federation.shapes import State
+from podidctl.migration.federation.schema import IdentityState
 from tests.migration.federating import BOUND, FEDERATING, TENANT, assigned, blocking, notes, only, planned
 from tests.migration.objects import ID, binding, exception, identity
 from tests.migration.workloads import cron_job, pod, workload
@@ -28,8 +28,8 @@ def running(name: str = "web-1", account: str = "web", **spec: Any) -> Any:
 def test_an_identity_is_planned_with_the_service_accounts_that_have_it() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
     step = only(made)
-    assert (step.state, step.tenant, step.blocked) == (State.TO_DO, TENANT, False)
-    assert [(each.told, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
+    assert (step.state, step.tenant, step.blocked) == (IdentityState.TO_DO, TENANT, False)
+    assert [(each.description, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
         ("shop/nightly", ["CronJob shop/nightly"], "", ""),
         ("shop/web", ["Deployment shop/web"], "web-1", "uid-web-1"),
     ]
@@ -129,7 +129,11 @@ def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> 
     ]
 
     own, old = planned(workload(account="web"), pods=[running()], objects=[*elsewhere, *copies]).steps[::-1]
-    assert (own.identity, own.blocked, [each.told for each in own.accounts]) == ("shop/demo", False, ["shop/web"])
+    assert (own.identity, own.blocked, [each.description for each in own.accounts]) == (
+        "shop/demo",
+        False,
+        ["shop/web"],
+    )
     assert old.copies == []
     assert [each.why for each in old.remarks] == [
         "no workload and no pod of its namespace has it now, so that no token can be tried"
@@ -165,20 +169,23 @@ def test_identities_that_are_no_vms_business_are_left_alone() -> None:
 def test_one_that_was_switched_is_told_as_switched_once_its_pods_have_followed() -> None:
     objects = [identity(type=3, tenantID=TENANT, annotations=NOTED), binding()]
 
-    def state(*held: Any, **more: Any) -> State:
+    def state(*held: Any, **more: Any) -> IdentityState:
         made = planned(workload(account="web"), pods=[running()], objects=objects, assigned=held, **more)
         return only(made).state
 
-    assert state() is State.UNFINISHED
-    assert state(assigned("web-1", 0)) is State.UNFINISHED
-    assert state(assigned("web-1", 3, "Created")) is State.UNFINISHED
-    assert state(assigned("web-1", 3)) is State.SWITCHED
-    assert state(assigned("web-1", 0, deletionTimestamp="2026-01-01T00:00:00Z"), assigned("web-1", 3)) is State.SWITCHED
-    assert state(managed=True) is State.SWITCHED
+    assert state() is IdentityState.UNFINISHED
+    assert state(assigned("web-1", 0)) is IdentityState.UNFINISHED
+    assert state(assigned("web-1", 3, "Created")) is IdentityState.UNFINISHED
+    assert state(assigned("web-1", 3)) is IdentityState.SWITCHED
+    assert (
+        state(assigned("web-1", 0, deletionTimestamp="2026-01-01T00:00:00Z"), assigned("web-1", 3))
+        is IdentityState.SWITCHED
+    )
+    assert state(managed=True) is IdentityState.SWITCHED
 
 
 def test_one_that_its_manifest_has_set_back_is_to_be_switched_again() -> None:
     objects = [identity(annotations=NOTED), binding()]
     made = planned(workload(account="web"), pods=[running()], objects=objects)
-    assert only(made).state is State.TO_DO
+    assert only(made).state is IdentityState.TO_DO
     assert notes(made) == ["somebody has set it back to type 0 after it was switched"]

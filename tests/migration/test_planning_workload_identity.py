@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.migration.shapes import WorkloadObject
-from podidctl.migration.workload_identity import Plan, credential_name, is_public
+from podidctl.migration.projections import WorkloadObject
+from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
 from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, planned, pod, workload
 
 
-def whys(made: Plan) -> list[str]:
+def whys(made: WorkloadIdentityPlan) -> list[str]:
     return [f"{each.about}: {each.why}" for each in made.by_hand]
 
 

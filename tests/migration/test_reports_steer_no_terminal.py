@@ -9,11 +9,20 @@ import yaml
 from rich.console import Console
 
 from podidctl.migration import show
+from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.documents import changes, commands, everything
 from podidctl.migration.federation import documents
 from podidctl.migration.federation import show as federated
-from podidctl.migration.federation.shapes import Application, AppState, Ending, Leftover, Outcome, Plan, Remark, Tried
-from podidctl.migration.findings import Finding, Level
+from podidctl.migration.federation.schema import (
+    Application,
+    ApplicationState,
+    ChangeOutcome,
+    ChangeResult,
+    FederationPlan,
+    Remark,
+    TokenTest,
+    UnchangedIdentity,
+)
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
 from tests.migration import federating
@@ -35,7 +44,7 @@ def said(console: Console) -> str:
 
 
 def test_a_report_of_differences(console: Console) -> None:
-    show.report([Finding(Level.LOOK, EVIL, EVIL, EVIL)], Output.TABLE, console)
+    show.report([Difference(DifferenceLevel.REVIEW, EVIL, EVIL, EVIL)], Output.TABLE, console)
     assert said(console).count(SHOWN) == 3
     assert "\x1b" not in said(console)
 
@@ -79,7 +88,7 @@ def evil_application() -> Application:
         identity=EVIL,
         client_id=EVIL,
         tenant_id=EVIL,
-        state=AppState.BY_HAND,
+        state=ApplicationState.MANUAL,
         remarks=[Remark(why=EVIL, do=EVIL)],
     )
 
@@ -93,7 +102,7 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
     made = msgspec.structs.replace(
         made,
         applications=[evil_application()],
-        leftovers=[Leftover(identity=EVIL, why=EVIL, do=EVIL)],
+        leftovers=[UnchangedIdentity(identity=EVIL, why=EVIL, do=EVIL)],
     )
     federated.plan(made, console, applications=True)
     assert said(console).count(SHOWN) > 8
@@ -103,11 +112,15 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
     assert list(yaml.safe_load_all(documents.manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
     console.file = io.StringIO()
     print_document(made, Output.JSON, console)
-    assert msgspec.json.decode(said(console), type=Plan) == made
+    assert msgspec.json.decode(said(console), type=FederationPlan) == made
 
 
 def test_what_came_of_identities(console: Console) -> None:
-    tried = Tried(account=EVIL, bound_to=EVIL, problem=EVIL, do=EVIL)
-    federated.outcomes([Outcome(about=EVIL, ending=Ending.LEFT, why=EVIL, do=EVIL, tried=[tried])], console, dry=False)
+    tried = TokenTest(account=EVIL, bound_to=EVIL, problem=EVIL, do=EVIL)
+    federated.outcomes(
+        [ChangeOutcome(about=EVIL, ending=ChangeResult.NOT_CHANGED, why=EVIL, do=EVIL, tried=[tried])],
+        console,
+        dry=False,
+    )
     assert said(console).count(SHOWN) == 8
     assert not {"\x1b", "\x07", "\x9b"} & set(said(console))

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from podidctl.migration.spelling import UnreadableError, rewrite
+from podidctl.migration.field_spellings import UnreadableError, rewrite
 
 OLD = """\
 # who pays

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mic.startup.spellings import respelled
-from podidctl.migration.spelling import rewrite
+from podidctl.migration.field_spellings import rewrite
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind
 

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidctl.migration.federation.marks import FORMER, PUT, UnfitError, back, put, put_for, switched, taken_off
+from podidctl.migration.federation.json_patches import (
+    FORMER_ANNOTATION,
+    PUT_ANNOTATION,
+    UnpatchableError,
+    put_patch,
+    recorded_identity,
+    removal_patch,
+    rollback_patch,
+    switch_patch,
+)
 from podidentity_sandbox.kubeapi.patching import json_patch
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.migration.objects import identity
@@ -39,9 +48,9 @@ DEMO = stored(identity())
 
 
 def test_a_switched_identity_says_so_and_keeps_all_else_of_it() -> None:
-    made = json_patch(DEMO, switched(DEMO, TENANT))
+    made = json_patch(DEMO, switch_patch(DEMO, TENANT))
     assert made["spec"] == {**DEMO["spec"], "type": 3, "tenantID": TENANT}
-    assert json.loads(made["metadata"]["annotations"][FORMER]) == {"spec": DEMO["spec"], "tenantID": TENANT}
+    assert json.loads(made["metadata"]["annotations"][FORMER_ANNOTATION]) == {"spec": DEMO["spec"], "tenantID": TENANT}
 
 
 @given(specs, texts | st.none())
@@ -49,20 +58,20 @@ def test_the_way_back_leads_to_what_was_there(spec: dict[str, Any], annotations:
     meta = {"name": "demo", "namespace": "shop", "uid": "u", "resourceVersion": "7"}
     before = {"metadata": {**meta, **({} if annotations is None else {"annotations": annotations})}, "spec": spec}
     try:
-        operations = switched(before, TENANT)
-    except UnfitError:  # spelled as before v1.6.0
+        operations = switch_patch(before, TENANT)
+    except UnpatchableError:  # spelled as before v1.6.0
         return
     after = json_patch(before, operations)
-    way = back(after)
+    way = rollback_patch(after)
     assert way.kept == ()
     assert without_empty(json_patch(after, way.operations)) == without_empty(before)
 
 
 def test_what_somebody_has_changed_since_stays_and_is_told() -> None:
-    made = json_patch(DEMO, switched(DEMO, TENANT))
+    made = json_patch(DEMO, switch_patch(DEMO, TENANT))
     made["spec"] |= {"clientID": "another", "adEndpoint": "https://login.microsoftonline.us/"}
     del made["spec"]["resourceID"]  # which type 3 does not need
-    way = back(made)
+    way = rollback_patch(made)
     assert way.kept == ("adEndpoint", "clientID")
     spec = json_patch(made, way.operations)["spec"]
     assert (spec["type"], spec["clientID"], spec["resourceID"]) == (0, "another", DEMO["spec"]["resourceID"])
@@ -71,9 +80,9 @@ def test_what_somebody_has_changed_since_stays_and_is_told() -> None:
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"spec": {"type": 1}, "tenantID": "t"}', "[" * 9000, '{"spec": 1}'])
 def test_a_note_that_says_nothing_leads_nowhere(note: str) -> None:
-    made = stored(identity(type=3), annotations={FORMER: note})
-    with pytest.raises(UnfitError, match="by hand"):
-        back(made)
+    made = stored(identity(type=3), annotations={FORMER_ANNOTATION: note})
+    with pytest.raises(UnpatchableError, match="by hand"):
+        rollback_patch(made)
 
 
 @pytest.mark.parametrize(
@@ -85,22 +94,22 @@ def test_a_note_that_says_nothing_leads_nowhere(note: str) -> None:
     ],
 )
 def test_an_identity_that_is_another_by_now_is_left(document: dict[str, Any], why: str) -> None:
-    with pytest.raises(UnfitError, match=why):
-        switched(stored(document), TENANT)
+    with pytest.raises(UnpatchableError, match=why):
+        switch_patch(stored(document), TENANT)
 
 
 def test_one_that_has_become_a_service_principal_since_is_left() -> None:
-    made = json_patch(DEMO, switched(DEMO, TENANT))
+    made = json_patch(DEMO, switch_patch(DEMO, TENANT))
     made["spec"]["type"] = 1
-    with pytest.raises(UnfitError, match="somebody has made it type 1 since"):
-        back(made)
+    with pytest.raises(UnpatchableError, match="somebody has made it type 1 since"):
+        rollback_patch(made)
 
 
 @pytest.mark.parametrize("change", [{"uid": "v"}, {"resourceVersion": "8"}])
 def test_no_patch_applies_to_what_has_changed_since_it_was_read(change: dict[str, str]) -> None:
     other = stored(identity(), **change)
     with pytest.raises(StatusError):
-        json_patch(other, switched(DEMO, TENANT))
+        json_patch(other, switch_patch(DEMO, TENANT))
 
 
 @pytest.mark.parametrize("path", [LABELS, ANNOTATIONS])
@@ -109,23 +118,23 @@ def test_what_was_put_on_is_taken_off(path: tuple[str, ...], values: dict[str, s
     before = stored({"metadata": {"name": "web"}, "spec": {"template": {"metadata": {"labels": {"app": "web"}}}}})
     place = before["spec"]["template"]["metadata"]["labels"] if path == LABELS else before["metadata"]
     place.update(there if path == LABELS else {"annotations": there})
-    made = json_patch(before, put(before, "shop/demo", path, values))
-    assert put_for(made["metadata"]["annotations"]) == "shop/demo"
-    again = json_patch(made, put(made, "shop/demo", path, values))
+    made = json_patch(before, put_patch(before, "shop/demo", path, values))
+    assert recorded_identity(made["metadata"]["annotations"]) == "shop/demo"
+    again = json_patch(made, put_patch(made, "shop/demo", path, values))
     for each in (made, again):
-        assert without_empty(json_patch(each, taken_off(each, path))) == without_empty(before)
+        assert without_empty(json_patch(each, removal_patch(each, path))) == without_empty(before)
 
 
 def test_a_label_that_somebody_has_changed_since_stays() -> None:
     before = stored({"metadata": {"name": "web"}, "spec": {"template": {"metadata": {"labels": {"app": "web"}}}}})
-    made = json_patch(before, put(before, "shop/demo", LABELS, {"use": "true"}))
+    made = json_patch(before, put_patch(before, "shop/demo", LABELS, {"use": "true"}))
     made["spec"]["template"]["metadata"]["labels"]["use"] = "false"
-    after = json_patch(made, taken_off(made, LABELS))
+    after = json_patch(made, removal_patch(made, LABELS))
     assert after["spec"]["template"]["metadata"]["labels"] == {"app": "web", "use": "false"}
-    assert PUT not in after["metadata"].get("annotations", {})
+    assert PUT_ANNOTATION not in after["metadata"].get("annotations", {})
 
 
 @pytest.mark.parametrize("note", ["", "1", '{"identity": "a", "put": {"a": 1}, "before": {}}'])
 def test_a_mark_that_says_nothing_is_for_a_person(note: str) -> None:
-    with pytest.raises(UnfitError, match="by hand"):
-        taken_off(stored({"metadata": {"annotations": {PUT: note}}}), ANNOTATIONS)
+    with pytest.raises(UnpatchableError, match="by hand"):
+        removal_patch(stored({"metadata": {"annotations": {PUT_ANNOTATION: note}}}), ANNOTATIONS)

@@ -4,20 +4,26 @@ from typing import Any
 
 import pytest
 
-from podidctl.migration.findings import Finding, Found, Level, findings, in_manifests
+from podidctl.migration.differences import (
+    Difference,
+    DifferenceLevel,
+    Installation,
+    find_differences,
+    manifest_differences,
+)
 from tests.migration.objects import ID, binding, exception, identity, pod
 
 FINE = [identity(), binding()]
 
 
-def found(*documents: dict[str, Any], **more: Any) -> list[Finding]:
+def found(*documents: dict[str, Any], **more: Any) -> list[Difference]:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for document in documents:
         by_kind.setdefault(document["kind"], []).append(document)
-    return findings(Found(by_kind, **more))
+    return find_differences(Installation(by_kind, **more))
 
 
-def only(*documents: dict[str, Any], **more: Any) -> Finding:
+def only(*documents: dict[str, Any], **more: Any) -> Difference:
     (one,) = found(*documents, **more)
     return one
 
@@ -30,7 +36,7 @@ def test_old_spellings_are_rewritten_by_mic_once() -> None:
     old = identity()
     old["spec"]["ClientID"] = old["spec"].pop("clientID")
     one = only(old, binding())
-    assert (one.level, one.about) == (Level.BY_ITSELF, "azureidentities: shop/demo")
+    assert (one.level, one.about) == (DifferenceLevel.NO_ACTION, "azureidentities: shop/demo")
     assert "1 object in field spellings from before v1.6.0" in one.what
 
 
@@ -38,36 +44,36 @@ def test_old_spellings_that_are_recorded_as_rewritten_are_to_be_looked_at() -> N
     old = identity()
     old["spec"]["ClientID"] = old["spec"].pop("clientID")
     one = only(old, binding(), record="v1.8.17", record_at="key k of ConfigMap ns/c")
-    assert one.level is Level.LOOK
+    assert one.level is DifferenceLevel.REVIEW
     assert "key k of ConfigMap ns/c says that version v1.8.17" in one.what
 
 
 def test_definitions_that_drop_old_spellings_are_told() -> None:
     one = only(*FINE, dropped=["AzureIdentity"])
-    assert (one.level, one.about) == (Level.LOOK, "azureidentities")
+    assert (one.level, one.about) == (DifferenceLevel.REVIEW, "azureidentities")
     assert "deploy/crds" in one.do
 
 
 @pytest.mark.parametrize(
     ("spec", "level", "what"),
     [
-        ({"resourceID": "/subscriptions/x"}, Level.MEND, "is not of the form"),
-        ({"type": 7}, Level.MEND, "is not 0, 1, 2 or 3"),
-        ({"clientID": " "}, Level.LOOK, "has no clientID"),
+        ({"resourceID": "/subscriptions/x"}, DifferenceLevel.FIX, "is not of the form"),
+        ({"type": 7}, DifferenceLevel.FIX, "is not 0, 1, 2 or 3"),
+        ({"clientID": " "}, DifferenceLevel.REVIEW, "has no clientID"),
         (
             {"type": 1, "tenantID": "t", "clientPassword": {"name": "n", "namespace": "other"}},
-            Level.LOOK,
+            DifferenceLevel.REVIEW,
             "--allow-cross-namespace-secrets",
         ),
         (
             {"type": 1, "tenantID": "t", "clientPassword": {"name": "n"}, "adEndpoint": "https://example.org/"},
-            Level.LOOK,
+            DifferenceLevel.REVIEW,
             "--allowed-ad-endpoints",
         ),
-        ({"type": 2, "tenantID": "t"}, Level.LOOK, "its owner must set it right"),
+        ({"type": 2, "tenantID": "t"}, DifferenceLevel.REVIEW, "its owner must set it right"),
     ],
 )
-def test_an_identity_that_is_served_otherwise_is_told(spec: dict[str, Any], level: Level, what: str) -> None:
+def test_an_identity_that_is_served_otherwise_is_told(spec: dict[str, Any], level: DifferenceLevel, what: str) -> None:
     one = only(identity(**spec), binding())
     assert (one.level, one.about) == (level, "AzureIdentity shop/demo")
     assert what in one.what
@@ -82,7 +88,7 @@ def test_a_service_principal_with_its_secret_beside_it_is_served_alike() -> None
 
 def test_a_binding_without_its_identity_is_told_also_where_one_of_that_name_is_elsewhere() -> None:
     one = only(identity(namespace="elsewhere"), binding())
-    assert one.level is Level.MEND
+    assert one.level is DifferenceLevel.FIX
     assert one.what == "there is no AzureIdentity shop/demo"
 
 
@@ -100,17 +106,19 @@ def test_of_several_identities_it_is_told_which_one_an_unspecified_request_gets(
 
 def test_identities_of_one_name_that_one_label_has_are_told() -> None:
     every = found(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
-    assert [each.level for each in every] == [Level.LOOK, Level.BY_ITSELF]
+    assert [each.level for each in every] == [DifferenceLevel.REVIEW, DifferenceLevel.NO_ACTION]
     assert every[1].about == "AzureIdentities b/demo, shop/demo"
 
 
 def test_two_names_of_one_identity_of_azure_are_told_however_it_is_spelled() -> None:
     one = only(*FINE, identity("b", resourceID=(ID + "DEMO"), clientID="Client-demo "), binding("b"))
-    assert (one.level, one.about) == (Level.BY_ITSELF, "AzureIdentities shop/b, shop/demo")
+    assert (one.level, one.about) == (DifferenceLevel.NO_ACTION, "AzureIdentities shop/b, shop/demo")
 
 
-@pytest.mark.parametrize(("labels", "level"), [({"app": "mic"}, Level.BY_ITSELF), ({"app": "x"}, Level.LOOK)])
-def test_exceptions_are_told_and_the_charts_own_ask_for_nothing(labels: dict[str, str], level: Level) -> None:
+@pytest.mark.parametrize(
+    ("labels", "level"), [({"app": "mic"}, DifferenceLevel.NO_ACTION), ({"app": "x"}, DifferenceLevel.REVIEW)]
+)
+def test_exceptions_are_told_and_the_charts_own_ask_for_nothing(labels: dict[str, str], level: DifferenceLevel) -> None:
     one = only(*FINE, exception(**labels))
     assert one.level is level
     assert next(f"{k}={v}" for k, v in labels.items()) in one.what
@@ -124,7 +132,7 @@ def test_pods_whose_label_nothing_selects_are_told_unless_they_have_ended() -> N
 @pytest.mark.parametrize(("holder", "said"), [("mic-1", "is held by mic-1"), ("", "is held by nobody")])
 def test_the_references_lock_is_told(holder: str, said: str) -> None:
     one = only(*FINE, lock=holder, lock_at="default/aad-pod-identity-mic")
-    assert (one.level, one.about) == (Level.BY_ITSELF, "Endpoints default/aad-pod-identity-mic")
+    assert (one.level, one.about) == (DifferenceLevel.NO_ACTION, "Endpoints default/aad-pod-identity-mic")
     assert said in one.what
 
 
@@ -132,20 +140,20 @@ def test_an_object_that_cannot_be_read_is_told_and_hides_no_other() -> None:
     broken = identity("broken", type="zero")
     every = found(broken, identity(), binding("demo", azureIdentity="gone"))
     assert [(each.level, each.about) for each in every] == [
-        (Level.MEND, "AzureIdentity shop/broken"),
-        (Level.MEND, "AzureIdentityBinding shop/demo"),
+        (DifferenceLevel.FIX, "AzureIdentity shop/broken"),
+        (DifferenceLevel.FIX, "AzureIdentityBinding shop/demo"),
     ]
 
 
 def test_what_could_not_be_read_is_told() -> None:
     one = only(*FINE, unread={"daemonsets": "forbidden"})
-    assert (one.level, one.about, one.what) == (Level.LOOK, "daemonsets", "not read: forbidden")
+    assert (one.level, one.about, one.what) == (DifferenceLevel.REVIEW, "daemonsets", "not read: forbidden")
 
 
 def test_of_manifests_only_what_they_say_themselves_is_told() -> None:
-    assert in_manifests([binding("lonely")]) == []
-    (one,) = in_manifests([identity(resourceID="x"), binding("lonely")])
-    assert one.level is Level.MEND
+    assert manifest_differences([binding("lonely")]) == []
+    (one,) = manifest_differences([identity(resourceID="x"), binding("lonely")])
+    assert one.level is DifferenceLevel.FIX
 
 
 def test_many_objects_are_counted_and_the_first_are_named() -> None:
@@ -160,7 +168,7 @@ def test_many_objects_are_counted_and_the_first_are_named() -> None:
 def test_mirror_pods_that_get_nothing_here_are_told() -> None:
     pods = [pod(), pod("static", mirror=True), pod("ended", mirror=True, phase="Failed")]
     told = only(identity(), binding(), pods=pods)
-    assert told.level is Level.LOOK
+    assert told.level is DifferenceLevel.REVIEW
     assert told.about == "mirror pods shop/static"
 
 
@@ -173,6 +181,6 @@ def test_mirror_pods_that_get_nothing_here_are_told() -> None:
     ids=["one-resource-id", "one-client-id"],
 )
 def test_client_ids_that_cannot_all_be_right_are_told(spec: dict[str, str], says: str) -> None:
-    told = [each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is Level.MEND]
+    told = [each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is DifferenceLevel.FIX]
     assert [each.about for each in told] == ["AzureIdentities shop/b, shop/demo"]
     assert told[0].what.startswith(says)

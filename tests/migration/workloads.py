@@ -4,15 +4,15 @@ from typing import Any
 
 import msgspec
 
-from podidctl.migration.shapes import (
+from podidctl.migration.projections import (
     CRON_JOBS,
     CronJob,
     RunningPod,
     ServiceAccount,
     WorkloadObject,
 )
-from podidctl.migration.workload_identity import Plan, Situation, plan
-from podidctl.migration.workloads import Makers
+from podidctl.migration.workload_identity import WorkloadIdentityPlan, WorkloadState, plan_workload_identity
+from podidctl.migration.workloads import WorkloadInventory
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.migration.objects import binding, identity
@@ -67,18 +67,18 @@ def planned(
     accounts: list[ServiceAccount] | None = None,
     namespace: str = "",
     force_namespaced: bool = False,
-) -> Plan:
+) -> WorkloadIdentityPlan:
     """The plan for these; a workload is a Deployment unless its kind is given with it."""
     by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
     for each in workloads:
         kind, one = each if isinstance(each, tuple) else ("Deployment", each)
         by_kind.setdefault(CRON_JOBS.name if isinstance(one, CronJob) else kind, []).append(one)
     documents = BOUND if objects is None else objects
-    return plan(
-        Situation(
+    return plan_workload_identity(
+        WorkloadState(
             identities=[_read(IDENTITIES, each) for each in documents if each["kind"] == IDENTITIES.name],
             bindings=[_read(BINDINGS, each) for each in documents if each["kind"] == BINDINGS.name],
-            makers=Makers(by_kind, pods or []),
+            inventory=WorkloadInventory(by_kind, pods or []),
             accounts=accounts or [],
             force_namespaced=force_namespaced,
         ),

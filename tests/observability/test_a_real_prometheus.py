@@ -34,7 +34,7 @@ MOVING = (
     "Fast-lane share",
     "Calls",
     "Addresses known",
-    "Rounds",
+    "Reconcile passes",
     "Calls to Resource Manager",
     "Writes of AzureAssignedIdentities",
     "Memory",

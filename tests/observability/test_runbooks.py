@@ -1,4 +1,4 @@
-"""Each alert leads to a page that says what to do, and each page belongs to an alert."""
+"""Each alert has a runbook, and each runbook has an alert."""
 
 import re
 
@@ -13,29 +13,27 @@ from nmi.identity.watches import GRACE_SECONDS
 from podidentity.kube.informer import SILENCE_SECONDS
 from tests.observability.pack import ROOT, RUNBOOKS, Alert, alerts
 
-PAGES = "https://github.com/aad-pod-identity/aad-pod-identity/blob/main/"
-"""Where the repository's files are to be read."""
 COMMAND = re.compile(r"kubectl|podidctl|ss |nmi |helm |fuser |curl |iptables|auditctl |conntrack ")
-"""What stands in backticks and is to be typed."""
-PARTS = ["What it means", "See", "Do", "When it goes away"]
+"""Commands in backticks."""
+PARTS = ["Meaning", "Diagnosis", "Actions", "End of the alert"]
 EACH = pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
 
 
 @EACH
-def test_the_alert_leads_to_its_page(alert: Alert) -> None:
-    assert alert.annotations["runbook_url"] == f"{PAGES}docs/runbooks/{alert.name}.md"
+def test_the_alert_names_its_runbook(alert: Alert) -> None:
+    assert alert.annotations["runbook_url"] == f"docs/runbooks/{alert.name}.md"
     page = (RUNBOOKS / f"{alert.name}.md").read_text()
     assert page.startswith(f"# {alert.name}\n")
     assert re.findall(r"^## (.*)", page, re.MULTILINE) == PARTS
 
 
-def test_no_page_is_left_over() -> None:
+def test_there_is_no_runbook_without_an_alert() -> None:
     written = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
     assert written == {alert.name for alert in alerts()}
 
 
 @EACH
-def test_the_alert_says_how_bad_it_is_and_what_to_do(alert: Alert) -> None:
+def test_the_alert_has_a_severity_and_texts(alert: Alert) -> None:
     assert alert.labels == {"severity": alert.labels["severity"]}
     assert alert.labels["severity"] in {"critical", "warning"}
     assert alert.annotations.keys() == {"summary", "description", "runbook_url"}
@@ -43,22 +41,22 @@ def test_the_alert_says_how_bad_it_is_and_what_to_do(alert: Alert) -> None:
 
 
 @EACH
-def test_the_page_is_short_enough_for_the_night(alert: Alert) -> None:
+def test_the_runbook_has_at_most_60_lines(alert: Alert) -> None:
     assert len((RUNBOOKS / f"{alert.name}.md").read_text().splitlines()) <= 60
 
 
-def test_the_contents_name_every_page() -> None:
+def test_the_contents_name_every_runbook() -> None:
     listed = re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text())
     assert listed == [alert.name for alert in alerts()]
 
 
-def test_pages_lead_only_to_files_that_are_there() -> None:
+def test_links_lead_to_existing_files() -> None:
     for page in RUNBOOKS.glob("*.md"):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name} leads to {link}"
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_pages_quote_what_the_programs_log() -> None:
+def test_quoted_messages_are_in_the_source() -> None:
     source = " ".join(
         file.read_text() for room in ("nmi", "mic", "podidentity") for file in (ROOT / room).rglob("*.py")
     )
@@ -71,7 +69,7 @@ def test_the_pages_quote_what_the_programs_log() -> None:
     assert {sentence for sentence in quoted if sentence not in source and not COMMAND.match(sentence)} == set()
 
 
-def test_the_flags_that_the_pages_name_exist() -> None:
+def test_named_flags_exist() -> None:
     flags = {flag.name for flag in (*nmi_flags.FLAGS, *mic_flags.FLAGS)}
     named: set[str] = set()
     for page in RUNBOOKS.glob("*.md"):
@@ -86,14 +84,14 @@ def test_the_flags_that_the_pages_name_exist() -> None:
     assert named <= flags
 
 
-def test_in_managed_mode_alone_nmi_watches_bindings() -> None:
+def test_nmi_watches_bindings_in_managed_mode_only() -> None:
     expression = {alert.name: alert.expr for alert in alerts()}["PodIdentityMICLeaderMissing"]
     assert 'unless on () aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}' in expression
     assert "bindings" in BoundIdentities.watched
     assert "bindings" not in MicAssignments.watched
 
 
-def test_a_watch_is_stale_only_after_the_programs_themselves_have_replaced_it() -> None:
+def test_an_alert_of_a_stale_watch_waits_until_the_program_has_restarted_the_watch() -> None:
     by_alert = {alert.name: alert.expr for alert in alerts()}
     for name, patience in (
         ("PodIdentityNMIWatchStale", SILENCE_SECONDS + GRACE_SECONDS),

@@ -6,10 +6,10 @@ import msgspec
 
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
-from podidctl.explain.chain import explain
-from podidctl.explain.shapes import Explanation, Link, State
-from podidctl.inquiry.daemons import Condition, Daemon, DaemonSpec, DaemonStatus
-from podidctl.inquiry.facts import Facts, NmiThere, Rules
+from podidctl.diagnosis.daemons import Daemon, DaemonCondition, DaemonSpec, DaemonStatus
+from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods
+from podidctl.explain.explanation import explain
+from podidctl.explain.schema import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,
@@ -24,10 +24,12 @@ from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
 
 
-def rules(*, managed: bool = False, force_namespaced: bool = False, **more: Any) -> Rules:
+def rules(*, managed: bool = False, force_namespaced: bool = False, **more: Any) -> NmiConfiguration:
     mode = OperationMode.MANAGED if managed else OperationMode.STANDARD
     namespaced = force_namespaced or managed
-    return Rules(Settings(node_name=NODE, operation_mode=mode, force_namespaced=namespaced, **more), "the test")
+    return NmiConfiguration(
+        Settings(node_name=NODE, operation_mode=mode, force_namespaced=namespaced, **more), "the test"
+    )
 
 
 def labelled(assigned: AzureAssignedIdentity, node: str = NODE) -> AzureAssignedIdentity:
@@ -40,24 +42,24 @@ def nmi_pod(node: str = NODE, *, ready: bool = True) -> Daemon:
     return Daemon(
         metadata=PodMeta(name="nmi-x", namespace="kube-system"),
         spec=DaemonSpec(node_name=node),
-        status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
+        status=DaemonStatus(phase="Running", conditions=[DaemonCondition(type="Ready", status=str(ready))]),
     )
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> DiagnosisInput:
     """Pod ns/web of node-1 with all that it needs; *changes* are fields of Facts."""
     usual: dict[str, Any] = {
         "namespace": "ns",
         "name": "web",
-        "rules": rules(),
+        "configuration": rules(),
         "pod": pod(),
         "bindings": (binding(),),
         "identities": (identity(),),
         "assigned": (labelled(assigned_identity()),),
         "node": Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id=f"azure://{VM}")),
-        "nmi": NmiThere((nmi_pod(),)),
+        "nmi": NmiPods((nmi_pod(),)),
     }
-    return Facts(**(usual | changes))
+    return DiagnosisInput(**(usual | changes))
 
 
 def told(**changes: Any) -> Explanation:
@@ -66,7 +68,7 @@ def told(**changes: Any) -> Explanation:
 
 def broken(explanation: Explanation) -> list[Link]:
     """The broken links; each says what to do."""
-    links = [each for each in explanation.links if each.state is State.BROKEN]
+    links = [each for each in explanation.links if each.state is LinkState.BROKEN]
     assert all(each.next for each in links)
     assert explanation.next == (links[0].next if links else "")
     return links

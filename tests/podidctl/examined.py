@@ -4,18 +4,27 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mic.startup.spellings import KINDS
-from podidctl.doctor.report import report
-from podidctl.doctor.shapes import Finding, Level, Report
-from podidctl.doctor.state import Definition, DefinitionSpec, DefinitionStatus, Locks, Objects, Seen, Server, Version
-from podidctl.inquiry.daemons import (
-    Condition,
-    Container,
+from podidctl.diagnosis.daemons import (
     Daemon,
+    DaemonCondition,
+    DaemonContainer,
     DaemonSpec,
     DaemonStatus,
+    EnvironmentVariable,
     FieldRef,
     ValueFrom,
-    Variable,
+)
+from podidctl.doctor.report import report
+from podidctl.doctor.schema import Finding, Level, Report
+from podidctl.doctor.state import (
+    ClusterState,
+    Definition,
+    DefinitionSpec,
+    DefinitionStatus,
+    Locks,
+    Objects,
+    ServerState,
+    Version,
 )
 from podidentity.kube.lock_records import Record
 from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference, PodMeta
@@ -34,7 +43,9 @@ def definition(**changes: Any) -> Definition:
 
 def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = True, **more: Any) -> Daemon:
     """A pod of *program*, in kube-system unless *more* says otherwise."""
-    variable = Variable(name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName")))
+    variable = EnvironmentVariable(
+        name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName"))
+    )
     image = more.pop("image", f"registry/{program}:1")
     owner = OwnerReference(kind="ReplicaSet" if program == "mic" else "DaemonSet", name=program, controller=True)
     return Daemon(
@@ -47,9 +58,9 @@ def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = 
         spec=DaemonSpec(
             node_name=node,
             host_network=more.pop("host_network", False),
-            containers=[Container(name=program, image=image, args=list(args), env=[variable])],
+            containers=[DaemonContainer(name=program, image=image, args=list(args), env=[variable])],
         ),
-        status=DaemonStatus(phase="Running", conditions=[Condition(type="Ready", status=str(ready))]),
+        status=DaemonStatus(phase="Running", conditions=[DaemonCondition(type="Ready", status=str(ready))]),
     )
 
 
@@ -81,17 +92,17 @@ def objects(**changes: Any) -> Objects:
     return Objects(**(usual | changes))
 
 
-def seen(**changes: Any) -> Seen:
+def seen(**changes: Any) -> ClusterState:
     usual: dict[str, Any] = {
         "now": NOW,
-        "server": Server("v1.31.0", 0.2, 0.6),
+        "server": ServerState("v1.31.0", 0.2, 0.6),
         "definitions": {each.plural: definition() for each in KINDS},
         "objects": objects(),
         "nmi": (nmi(),),
         "mic": (mic(),),
         "locks": (Locks("default", "aad-pod-identity-mic", held()),),
     }
-    return Seen(**(usual | changes))
+    return ClusterState(**(usual | changes))
 
 
 def examined(**changes: Any) -> Report:

@@ -4,13 +4,13 @@ from typing import Any
 
 import msgspec
 
-from podidctl.inquiry.facts import Account, Facts
+from podidctl.diagnosis.input import DiagnosisInput, ServiceAccountAccess
 from podidentity.resources import AzureIdentity, AzureIdentitySpec
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, identity, pod
 from tests.podidctl.asked import facts, labelled, rules
 
 NMI_ACCOUNT = "kube-system/nmi"
-WELL = Account(there=True, nmi_may=True, nmi=NMI_ACCOUNT)
+WELL = ServiceAccountAccess(exists=True, nmi_may_request=True, nmi=NMI_ACCOUNT)
 SPEC = AzureIdentitySpec(type=3, client_id=CLIENT_ID, tenant_id="contoso.com")
 
 
@@ -18,13 +18,13 @@ def federated(name: str = "id", *, namespace: str = "ns", **spec: Any) -> AzureI
     return msgspec.structs.replace(identity(name, namespace=namespace), spec=msgspec.structs.replace(SPEC, **spec))
 
 
-def trusted(**changes: Any) -> Facts:
+def trusted(**changes: Any) -> DiagnosisInput:
     """The facts; *changes* are fields of Facts, or `identity` for that alone."""
     own = changes.pop("identity", federated())
     made = labelled(assigned_identity(own_namespace=own.metadata.namespace))
     embedded = msgspec.structs.replace(made.spec, azure_identity_ref=own)
     usual: dict[str, Any] = {
-        "rules": rules(federated_identities=True),
+        "configuration": rules(federated_identities=True),
         "pod": pod(service_account="shop"),
         "identities": (own,),
         "assigned": (msgspec.structs.replace(made, spec=embedded),),

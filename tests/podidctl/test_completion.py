@@ -9,8 +9,8 @@ import typer
 from typer.main import get_command
 
 from podidctl.cli import app
-from podidctl.completion import Names
-from podidctl.reaching import Surroundings
+from podidctl.cluster_access import CliContext
+from podidctl.completion import ClusterNames
 from tests.mic.little_cloud import LittleCloud
 
 
@@ -21,8 +21,8 @@ def context(**given: str) -> typer.Context:
     return made
 
 
-def names(cloud: LittleCloud) -> Names:
-    return Names(Surroundings({"KUBECONFIG": str(cloud.folder / "kubeconfig")}, Path.home), seconds=30)
+def names(cloud: LittleCloud) -> ClusterNames:
+    return ClusterNames(CliContext({"KUBECONFIG": str(cloud.folder / "kubeconfig")}, Path.home), seconds=30)
 
 
 async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, **given: str) -> list[str]:
@@ -47,6 +47,6 @@ async def test_a_cluster_that_is_away_completes_nothing_and_says_nothing(
 ) -> None:
     await cloud.api.stop()
     assert await ask(names(cloud).pods, "") == []
-    nowhere = Names(Surroundings({"KUBECONFIG": "/nowhere"}, Path.home))
+    nowhere = ClusterNames(CliContext({"KUBECONFIG": "/nowhere"}, Path.home))
     assert await ask(nowhere.namespaces, "") == []
     assert capfd.readouterr() == ("", "")

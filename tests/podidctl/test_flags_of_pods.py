@@ -3,24 +3,24 @@
 import pytest
 
 from mic.startup.settings import Settings as MicSettings
+from podidctl.diagnosis.daemons import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable, flags_of, nmi_settings
+from podidctl.diagnosis.gather import configuration_of, given_configuration
+from podidctl.diagnosis.input import NmiPods, ReadFailure
 from podidctl.doctor.programs import mic_settings
-from podidctl.inquiry.daemons import Container, Daemon, DaemonSpec, Variable, flags_of, nmi_settings
-from podidctl.inquiry.facts import NmiThere, Unread
-from podidctl.inquiry.gather import given_rules, rules_of
 from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, pod
 from tests.podidctl.examined import mic, nmi
 
 
-def containers(*several: Container) -> Daemon:
+def containers(*several: DaemonContainer) -> Daemon:
     meta = PodMeta(name="nmi-1", namespace="kube-system")
     return Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, containers=list(several)))
 
 
 def test_variables_are_filled_in_and_the_program_itself_is_no_flag() -> None:
-    variable = Variable(name="LEVEL", value="4")
-    container = Container(
+    variable = EnvironmentVariable(name="LEVEL", value="4")
+    container = DaemonContainer(
         name="nmi", command=["python", "-m", "nmi"], args=["--v=$(LEVEL)", "--x=$(NONE)"], env=[variable]
     )
     assert flags_of(containers(container), "nmi") == ["--v=4", "--x=$(NONE)"]
@@ -28,19 +28,19 @@ def test_variables_are_filled_in_and_the_program_itself_is_no_flag() -> None:
 
 def test_a_flag_with_one_dash_is_a_flag() -> None:
     for command in (["/bin/nmi", "-v=4", "--x=1"], ["python", "-u", "-m", "nmi", "-v=4", "--x=1"]):
-        assert flags_of(containers(Container(name="nmi", command=command)), "nmi") == ["-v=4", "--x=1"]
-    entry = Container(name="nmi", command=["/bin/nmi", "-v=4"], args=["--x=1"])
+        assert flags_of(containers(DaemonContainer(name="nmi", command=command)), "nmi") == ["-v=4", "--x=1"]
+    entry = DaemonContainer(name="nmi", command=["/bin/nmi", "-v=4"], args=["--x=1"])
     assert flags_of(containers(entry), "nmi") == ["-v=4", "--x=1"]
 
 
 def test_flags_that_somebody_gives_print_no_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="--help among its flags"):
-        given_rules(["--help"])
+        given_configuration(["--help"])
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_container_of_that_name_counts_and_else_the_first() -> None:
-    sidecar, own = Container(name="proxy", args=["--v=1"]), Container(name="nmi", args=["--v=2"])
+    sidecar, own = DaemonContainer(name="proxy", args=["--v=1"]), DaemonContainer(name="nmi", args=["--v=2"])
     assert flags_of(containers(sidecar, own), "nmi") == ["--v=2"]
     assert flags_of(containers(sidecar), "nmi") == ["--v=1"]
     assert flags_of(containers(), "nmi") == []
@@ -51,18 +51,18 @@ def test_the_node_is_the_pods_own_whatever_its_flag_says() -> None:
 
 
 def test_an_environment_that_forces_namespaces_counts_for_both() -> None:
-    forced = Variable(name="FORCENAMESPACED", value="true")
-    made = containers(Container(name="nmi", env=[forced]))
+    forced = EnvironmentVariable(name="FORCENAMESPACED", value="true")
+    made = containers(DaemonContainer(name="nmi", env=[forced]))
     assert nmi_settings(made).force_namespaced
     assert mic_settings(made).force_namespaced
     assert mic_settings(mic()) == MicSettings(namespace="kube-system")
 
 
 def test_a_file_in_the_pod_is_not_looked_for_here() -> None:
-    cloud = Variable(name="AZURE_ENVIRONMENT_FILEPATH", value="/etc/azure/cloud.json")
-    made = containers(Container(name="nmi", env=[cloud]))
+    cloud = EnvironmentVariable(name="AZURE_ENVIRONMENT_FILEPATH", value="/etc/azure/cloud.json")
+    made = containers(DaemonContainer(name="nmi", env=[cloud]))
     assert nmi_settings(made).azure_environment_file is None
-    assert rules_of(NmiThere((made,)), pod()).own_cloud == "/etc/azure/cloud.json"
+    assert configuration_of(NmiPods((made,)), pod()).cloud_file == "/etc/azure/cloud.json"
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "-help", "--help=true"])
@@ -76,13 +76,15 @@ def test_a_pod_that_asks_for_help_prints_none_here(flag: str, capsys: pytest.Cap
 def test_a_pod_that_only_has_the_label_does_not_outweigh_a_daemon_sets() -> None:
     owner = OwnerReference(kind="DaemonSet", name="nmi", controller=True)
     meta = PodMeta(name="nmi-2", namespace="kube-system", owner_references=[owner])
-    own = Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[Container(name="nmi")]))
+    own = Daemon(
+        metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[DaemonContainer(name="nmi")])
+    )
     impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a")
-    rules = rules_of(NmiThere((impostor, own)), pod())
-    assert rules.whose == "the flags of pod kube-system/nmi-2"
+    rules = configuration_of(NmiPods((impostor, own)), pod())
+    assert rules.source == "the flags of pod kube-system/nmi-2"
     assert not rules.settings.force_namespaced
 
 
 def test_without_a_pod_of_nmi_the_defaults_count_and_it_is_said() -> None:
-    for there in (NmiThere(), Unread("not allowed")):
-        assert "NMI's defaults" in rules_of(there, pod()).whose
+    for there in (NmiPods(), ReadFailure("not allowed")):
+        assert "NMI's defaults" in configuration_of(there, pod()).source

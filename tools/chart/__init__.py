@@ -1,4 +1,4 @@
-"""What is made of the chart: the table of its values, the rendered files that tests compare with, the plain manifests.
+"""Generators of files from the chart: the table of its values, the golden files of tests, and the plain manifests.
 
-`python -m tools.chart` makes all of it anew; tests hold that nobody has forgotten to.
+`python -m tools.chart` writes all of them; tests fail if they are out of date.
 """

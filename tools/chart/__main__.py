@@ -1,4 +1,4 @@
-"""Make everything that is made of the chart: python -m tools.chart"""
+"""Write all files that are generated from the chart: python -m tools.chart"""
 
 from tools.chart import manifests, rendering, values_table
 

@@ -1,4 +1,4 @@
-"""What `helm template` makes of the chart, in one form whatever the helm: objects and keys in order, no comments."""
+"""Output of `helm template` for the chart, sorted and without comments: equal for all versions of helm."""
 
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 class RenderError(Exception):
-    """helm refused the values; the text is what it said."""
+    """Refusal of the values by helm, with its message."""
 
 
 def render(
@@ -31,7 +31,7 @@ def render(
     namespace: str = NAMESPACE,
     options: Sequence[str] = (),
 ) -> list[Object]:
-    """The objects for these files of values, in helm's order. Raises RenderError where helm refuses them."""
+    """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values."""
     files = [f"--values={file}" for file in values]
     command = [str(up.tool(helm)), "template", release, str(chart), f"--namespace={namespace}", *files, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -41,17 +41,17 @@ def render(
 
 
 def identity(each: Object) -> tuple[str, str, str]:
-    """What an object is known by: kind, namespace, name."""
+    """Return kind, namespace and name of an object."""
     return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:
-    """*objects* by kind, namespace and name."""
+    """Return *objects* sorted by kind, namespace and name."""
     return sorted(objects, key=identity)
 
 
 def text_of(objects: Iterable[Object]) -> str:
-    """*objects* in order, as YAML; files of the chart that they carry are named instead of repeated."""
+    """Return *objects* sorted, as YAML. Files of the chart that they contain are replaced by their names."""
     return yaml.safe_dump_all(map(_shortened, in_order(objects)), width=120, explicit_start=True)
 
 
@@ -68,16 +68,16 @@ def _files(folder: str) -> Iterator[Path]:
 
 
 def golden_sets() -> list[Path]:
-    """The files of values that have a rendered file beside them."""
+    """Return the files of values that have a golden file."""
     return sorted(GOLDEN.glob("*.values.yaml"))
 
 
-def rendered_beside(values: Path) -> Path:
-    """Where what is rendered with *values* is kept."""
+def golden_file(values: Path) -> Path:
+    """Return the path of the golden file for *values*."""
     return values.with_name(f"{values.name.removesuffix('.values.yaml')}.yaml")
 
 
 def update_golden() -> None:
-    """Render every set of values anew."""
+    """Write the golden file of every set of values."""
     for values in golden_sets():
-        rendered_beside(values).write_text(text_of(render(values)))
+        golden_file(values).write_text(text_of(render(values)))

@@ -1,4 +1,4 @@
-"""The made parts of docs/flags.md and docs/metrics.md: `python -m tools.handbook`, or `make docs`.
+"""Generator of the tables in docs/flags.md and docs/metrics.md: `python -m tools.handbook`, or `make docs`.
 
-Both come from what the programs themselves use, so they say what a program does and not what somebody remembers of it.
+The tables are generated from the definitions that the programs use, so they cannot differ from the programs.
 """

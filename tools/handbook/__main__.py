@@ -1,4 +1,4 @@
-"""`python -m tools.handbook` writes the made parts of the documents anew."""
+"""`python -m tools.handbook` writes the generated parts of the documents."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {"flags.md": flags.made, "metric
 
 
 def main() -> None:
-    """Renew each document that has a made part."""
+    """Update the generated part of each document."""
     for name, made in PARTS.items():
         put(DOCS / name, MAKER, made())
 

@@ -1,4 +1,4 @@
-"""Tables of all flags: names from a program's table of flags, defaults and meanings from its settings."""
+"""Tables of all flags: names from a program's flag table, defaults and descriptions from its settings."""
 
 import ast
 import dataclasses
@@ -25,13 +25,13 @@ _UNITS: Final = ((3600, "h"), (60, "m"), (1, "s"))
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one program's tables are made of."""
+    """Sources of one program's table."""
 
     name: str
     flags: Sequence[Flag]
     settings: ModuleType
     theirs: Collection[str]
-    """Flags that the reference has, too."""
+    """Flags that the Go implementation also has."""
     ranges: Mapping[str, tuple[float, float]]
 
 
@@ -42,12 +42,12 @@ PROGRAMS: Final = (
 
 
 def made() -> str:
-    """What belongs between the marks of docs/flags.md."""
+    """Return the generated part of docs/flags.md."""
     return "\n\n".join(f"## {program.name}\n\n{_table(program)}" for program in PROGRAMS)
 
 
 def meanings(settings: ModuleType) -> dict[str, str]:
-    """What each field of *settings*' Settings says of itself, in one line."""
+    """Return the docstring of each field of *settings*' Settings, in one line."""
     (shape,) = (
         each
         for each in ast.parse(inspect.getsource(settings)).body
@@ -73,7 +73,7 @@ def _table(program: Program) -> str:
         ]
         for flag in program.flags
     ]
-    return table(["flag", "default", "what it does", "reference"], rows)
+    return table(["flag", "default", "effect", "Go implementation"], rows)
 
 
 def _default(flag: Flag, field: "dataclasses.Field[Any]") -> str:
@@ -84,7 +84,7 @@ def _default(flag: Flag, field: "dataclasses.Field[Any]") -> str:
 
 
 def _spelled(flag: Flag, value: object) -> str:
-    """*value* as it would be written after the flag's name."""
+    """Return *value* in the syntax of the flag."""
     match value:
         case bool():
             return str(value).lower()
@@ -99,7 +99,7 @@ def _spelled(flag: Flag, value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """*seconds* as Go's flags take them, in the largest unit in which they are a whole number."""
+    """Return *seconds* in the syntax of Go's flags, in the largest unit in which they are a whole number."""
     if not seconds:
         return "0"
     for size, unit in _UNITS:
@@ -120,7 +120,7 @@ def _limits(flag: Flag, program: Program, field: "dataclasses.Field[Any]") -> st
 
 
 def _with_flags(text: str, names: Mapping[str, str]) -> str:
-    """*text* with flags in the place of the fields that it names; a field of one word may be meant as that word."""
+    """Return *text* with flags instead of the fields that it names. A field of one word may be an ordinary word."""
     return re.sub(
         r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: f"`--{names[found[0]]}`" if found[0] in names else found[0], text
     )

@@ -1,7 +1,7 @@
-"""What the reference (v1.8.17) has, where our programs do not say it themselves.
+"""Flags and metrics of the Go implementation (v1.8.17), which this project's code does not state.
 
-Sources: cmd/nmi/main.go, cmd/mic/main.go, pkg/log and pkg/metrics/metrics.go of the reference; `v` and `logtostderr`
-are klog's, which both of its programs take.
+reference: cmd/nmi/main.go, cmd/mic/main.go, pkg/log, pkg/metrics/metrics.go; `v` and `logtostderr` are klog's, which
+both programs accept.
 """
 
 from collections.abc import Mapping
@@ -33,5 +33,5 @@ _METRICS: Final = (
 NMI_FLAGS: Final = frozenset(_NMI.split())
 MIC_FLAGS: Final = frozenset(_MIC.split())
 OTHER_DEFAULTS: Final[Mapping[str, str]] = {"clientQps": "5"}
-"""Flags whose default differs there."""
+"""Flags with another default in the Go implementation."""
 METRICS: Final = frozenset(f"aadpodidentity_{name}" for name in _METRICS.split())

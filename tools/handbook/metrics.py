@@ -1,6 +1,6 @@
-"""Tables of all metrics, out of registries filled as `nmi.app` and `mic.app` fill theirs.
+"""Tables of all metrics, from registries that are filled as `nmi.app` and `mic.app` fill theirs.
 
-A test scrapes both programs and holds the names and labels here to what they show.
+A test scrapes both programs and compares their names and labels with these registries.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mic import app as mic_app
 from mic.endpoints import Endpoints
-from mic.metrics import Measures as MicMeasures
+from mic.metrics import MicMetrics
 from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
@@ -48,10 +48,10 @@ OPEN: Final[Mapping[str, str]] = {
 
 @dataclass
 class Shown:
-    """One metric as a scrape shows it."""
+    """One metric of a scrape."""
 
     name: str
-    """As in the TYPE line of the text format."""
+    """Name in the TYPE line of the text format."""
     kind: str
     help: str
     labels: dict[str, set[str]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class _Watch:
 
 
 def nmi_registry() -> CollectorRegistry:
-    """A registry with all that NMI registers, and a series for each value of a label that is from a closed set."""
+    """Return a registry with all metrics of NMI, and a series for each value of a label with a closed set of values."""
     registry = new_registry()
     NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")), Reports())
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
@@ -80,7 +80,7 @@ def nmi_registry() -> CollectorRegistry:
 
 
 def mic_registry() -> CollectorRegistry:
-    """The same of MIC. What the endpoints read at a scrape stands in for itself."""
+    """Return a registry with all metrics of MIC. Mocks replace the objects that the endpoints read at a scrape."""
     registry = new_registry()
     SkippedMetrics(registry, mic_app.PREFIX, mic_app.READ_KINDS)
     LoopLag(registry, mic_app.PREFIX)
@@ -88,15 +88,15 @@ def mic_registry() -> CollectorRegistry:
     watches = {name: _Watch() for name in MIC_WATCHES}
     others = ("lease_client", "lease", "contact", "view", "applier", "reconciler", "compute", "recorder")
     rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
-    Endpoints(settings, registry, MicMeasures(registry), watches=watches, **rooms)
+    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **rooms)
     return registry
 
 
 def shown(exposed: str) -> Iterator[Shown]:
-    """The metrics in *exposed*, which is a scrape's text."""
+    """Yield the metrics in *exposed*, the text of a scrape."""
     kinds = dict(line.split()[2:4] for line in exposed.splitlines() if line.startswith("# TYPE "))
     for family in text_string_to_metric_families(exposed):
-        # The parser takes the format's own suffix off again.
+        # The parser removes the suffix that the format adds.
         name = family.name if family.name in kinds else f"{family.name}_total"
         found = Shown(name, kinds[name], family.documentation)
         for sample in family.samples:
@@ -107,7 +107,7 @@ def shown(exposed: str) -> Iterator[Shown]:
 
 
 def made() -> str:
-    """What belongs between the marks of docs/metrics.md."""
+    """Return the generated part of docs/metrics.md."""
     return "\n\n".join(
         f"## {title}\n\n{_table(expose(registry).decode())}"
         for title, registry in (("NMI", nmi_registry()), ("MIC", mic_registry()))
@@ -119,7 +119,7 @@ def _table(exposed: str) -> str:
         [f"`{each.name}`", each.kind, _labels(each), _sentence(each.help), "yes" if each.name in known.METRICS else ""]
         for each in sorted(shown(exposed), key=lambda each: (not each.name.startswith("aad"), each.name))
     ]
-    return table(["metric", "type", "labels", "what it says", "reference"], rows)
+    return table(["metric", "type", "labels", "meaning", "Go implementation"], rows)
 
 
 def _labels(metric: Shown) -> str:

@@ -25,7 +25,7 @@ SUFFIXES: Final = frozenset(
 EXEMPT: Final = (
     "LICENSE",
     "tools/language/",
-    "tests/tools/language/",
+    "tests/test_language.py",
     "tests/corpus/",
     "tests/fuzz/corpus/",
     "deploy/crds/",
@@ -52,8 +52,9 @@ class Finding:
 
     @property
     def directory(self) -> str:
-        """The key of the budget: the first two parts of the directory, or "." for files of the root."""
-        return "/".join(Path(self.path).parent.parts[:2]) or "."
+        """The key of the budget: the top directory, below tests/ also the next one; "." for files of the root."""
+        parts = Path(self.path).parent.parts
+        return "/".join(parts[: 2 if parts[:1] == ("tests",) else 1]) or "."
 
 
 def read_phrases(text: str) -> list[Phrase]:

@@ -8,23 +8,23 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
-from podidctl.migration.federation.planning import Cluster
-from podidctl.migration.federation.shapes import Application, AppState, Remark
-from podidctl.migration.shapes import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
+from podidctl.migration.federation.planning import FederationState
+from podidctl.migration.federation.schema import Application, ApplicationState, Remark
+from podidctl.migration.projections import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
     TENANT_ID,
     USE_LABEL,
-    ByHand,
-    Plan,
-    plan,
-    unusable,
+    ManualStep,
+    WorkloadIdentityPlan,
+    plan_workload_identity,
+    unusable_field,
 )
 from podidctl.migration.workloads import Workload
 from podidentity.resources import AzureIdentity, IdentityType, Kind
 
-CHANGED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS)
-_KINDS: Final = {kind.name for kind in CHANGED}
+CHANGEABLE_KINDS: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS)
+_KINDS: Final = {kind.name for kind in CHANGEABLE_KINDS}
 _TEMPLATE: Final = ("spec", "template", "metadata", "labels")
 
 
@@ -33,17 +33,17 @@ def label_path(kind: str) -> tuple[str, ...]:
     return ("spec", "jobTemplate", *_TEMPLATE) if kind == CRON_JOBS.name else _TEMPLATE
 
 
-def written_on_account(application: Application) -> dict[str, str]:
+def account_annotations(application: Application) -> dict[str, str]:
     """The annotations of its service account."""
     return {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
 
 
-def planned(cluster: Cluster) -> list[Application]:
+def plan_applications(cluster: FederationState) -> list[Application]:
     """Whatever makes pods and has an identity that is, or may become, federated."""
-    return list(_planned(cluster, plan(cluster.situation)))
+    return list(_plan(cluster, plan_workload_identity(cluster.situation)))
 
 
-def remarks(cluster: Cluster) -> list[Remark]:
+def cluster_remarks(cluster: FederationState) -> list[Remark]:
     """Of the cluster, whichever application it is about."""
     if cluster.webhook is False:
         return [
@@ -63,36 +63,38 @@ def remarks(cluster: Cluster) -> list[Remark]:
     return []
 
 
-def _planned(cluster: Cluster, made: Plan) -> Iterator[Application]:
+def _plan(cluster: FederationState, made: WorkloadIdentityPlan) -> Iterator[Application]:
     bound = cluster.situation.bound()
-    said: defaultdict[str, list[ByHand]] = defaultdict(list)
+    said: defaultdict[str, list[ManualStep]] = defaultdict(list)
     for each in made.by_hand:
         said[each.about].append(each)
-    standing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
-    for workload in sorted(cluster.situation.makers.workloads(), key=lambda each: each.told):
-        usable = [each.identity for each in bound.wants(workload) if not unusable(each.identity)]
+    existing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
+    for workload in sorted(cluster.situation.inventory.workloads(), key=lambda each: each.description):
+        usable = [each.identity for each in bound.desired(workload) if not unusable_field(each.identity)]
         if not usable or usable[0].spec.type not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
             continue
         identity = usable[0]
-        account = standing.get(workload.account_key)
+        account = existing.get(workload.account_key)
         mine = account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower()
-        yield _application(workload, identity, said[workload.told], done=workload.told in made.done, mine=mine)
+        yield _application(
+            workload, identity, said[workload.description], done=workload.description in made.done, mine=mine
+        )
 
 
 def _application(
-    workload: Workload, identity: AzureIdentity, said: list[ByHand], *, done: bool, mine: bool
+    workload: Workload, identity: AzureIdentity, said: list[ManualStep], *, done: bool, mine: bool
 ) -> Application:
     found = [Remark(why=each.why, do=each.do, blocks=False) for each in said]
-    state = AppState.TO_DO
+    state = ApplicationState.TO_DO
     if done:
-        state = AppState.DONE
+        state = ApplicationState.DONE
     elif workload.kind not in _KINDS or workload.unpatchable:
-        state = AppState.BY_HAND
+        state = ApplicationState.MANUAL
         why = workload.unpatchable or f"a {workload.kind} is not changed here"
         do = f'in its own manifest, set the label {USE_LABEL}: "true"; annotate its service account with {CLIENT_ID}'
         found = [Remark(why=why, do=do)]
     elif not mine:
-        state = AppState.BY_HAND
+        state = ApplicationState.MANUAL
         found = [
             Remark(
                 why=f"its service account {workload.account} is not its own, or is for another client id",
@@ -100,7 +102,7 @@ def _application(
             )
         ]
     elif identity.spec.type != IdentityType.FEDERATED:
-        state = AppState.LATER
+        state = ApplicationState.WAITS_FOR_IDENTITY
     return Application(
         api_version=workload.api_version,
         kind=workload.kind,

@@ -11,19 +11,25 @@ from msgspec.structs import replace
 
 from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.text import printable
+from podidctl.cluster_access import KUBECONFIG_HELP
 from podidctl.migration.federation import documents, show
-from podidctl.migration.federation.choosing import chosen
-from podidctl.migration.federation.running import Running, Way, asked, planned
-from podidctl.migration.federation.shapes import Application, AppState, Outcome, State, Step
-from podidctl.migration.federation.trying import RESOURCE
+from podidctl.migration.federation.runs import MigrationRun, PlanReader, make_plan, plan_options
+from podidctl.migration.federation.schema import (
+    Application,
+    ApplicationState,
+    ChangeOutcome,
+    IdentityState,
+    IdentityStep,
+)
+from podidctl.migration.federation.selection import select
+from podidctl.migration.federation.token_test import RESOURCE
 from podidctl.printing import Output, console, print_document
-from podidctl.reaching import KUBECONFIG_HELP
 from podidentity.exits import StartError
 
 FOLLOW_SECONDS = 120.0
 
 
-class Made(StrEnum):
+class PlanOutput(StrEnum):
     """How a plan is printed."""
 
     TABLE = "table"
@@ -72,35 +78,37 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
-            Made, typer.Option("-o", "--output", help="az is a script, manifests are for kubectl apply.")
-        ] = Made.TABLE,
+            PlanOutput, typer.Option("-o", "--output", help="az is a script, manifests are for kubectl apply.")
+        ] = PlanOutput.TABLE,
     ) -> None:
         """Tell what makes identities of type 0 federated (type 3), and what stands in the way; change nothing.
 
         -o az has the commands that create the federated credentials, -o manifests what other namespaces need. It ends
         with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
         """
-        way = Way(environ, kubeconfig, asked(environ, tenant, issuer, audience), force_namespaced=force_namespaced)
-        made = asyncio.run(planned(way))
-        every: list[Step | Application] = [*made.steps, *(made.applications if workload_identity else ())]
-        meant = chosen(names or (), namespace, [(each.identity, each) for each in every])
-        steps = [each for each in meant if isinstance(each, Step)]
+        reader = PlanReader(
+            environ, kubeconfig, plan_options(environ, tenant, issuer, audience), force_namespaced=force_namespaced
+        )
+        made = asyncio.run(make_plan(reader))
+        every: list[IdentityStep | Application] = [*made.steps, *(made.applications if workload_identity else ())]
+        meant = select(names or (), namespace, [(each.identity, each) for each in every])
+        steps = [each for each in meant if isinstance(each, IdentityStep)]
         listed = [each for each in meant if isinstance(each, Application)]
         whole = not names and not namespace
         made = replace(made, steps=steps, applications=listed, leftovers=made.leftovers if whole else [])
         match output:
-            case Made.TABLE:
+            case PlanOutput.TABLE:
                 show.plan(made, console(), applications=workload_identity)
-            case Made.AZ:
+            case PlanOutput.AZ:
                 if not made.issuer:
                     raise StartError("the cluster does not say who signs its service accounts' tokens: give --issuer")
                 _write(documents.az_script(made, steps))
-            case Made.MANIFESTS:
+            case PlanOutput.MANIFESTS:
                 _write(documents.manifests(steps))
-            case Made.JSON | Made.YAML:
+            case PlanOutput.JSON | PlanOutput.YAML:
                 print_document(made, Output(output.value), console())
-        left = any(each.state is not State.SWITCHED for each in steps)
-        left = left or any(each.state is not AppState.DONE for each in listed)
+        left = any(each.state is not IdentityState.SWITCHED for each in steps)
+        left = left or any(each.state is not ApplicationState.DONE for each in listed)
         raise typer.Exit(SOMETHING_TO_DO if left else 0)
 
     @app.command("apply")
@@ -126,9 +134,11 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         account and the label of their pods. It ends with 0 where nothing is left, with 3 where something is, and with
         1 where that could not be told.
         """
-        way = Way(environ, kubeconfig, asked(environ, tenant, "", audience), force_namespaced=force_namespaced)
-        doing = Running(way, names or (), namespace, timeout, yes=yes, tell=_teller(output))
-        work = doing.applications() if workload_identity else doing.identities(resource)
+        reader = PlanReader(
+            environ, kubeconfig, plan_options(environ, tenant, "", audience), force_namespaced=force_namespaced
+        )
+        run = MigrationRun(reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output))
+        work = run.applications() if workload_identity else run.identities(resource)
         _end(asyncio.run(work), output, dry=not yes)
 
     @app.command("rollback")
@@ -146,25 +156,25 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
 
         It ends with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
         """
-        way = Way(environ, kubeconfig, asked(environ, "", "", ""), force_namespaced=False)
-        doing = Running(way, names or (), namespace, timeout, yes=yes, tell=_teller(output))
-        work = doing.applications_back() if workload_identity else doing.identities_back()
+        reader = PlanReader(environ, kubeconfig, plan_options(environ, "", "", ""), force_namespaced=False)
+        run = MigrationRun(reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output))
+        work = run.rollback_applications() if workload_identity else run.rollback_identities()
         _end(asyncio.run(work), output, dry=not yes)
 
 
-def _teller(output: Output) -> Callable[[str], None]:
+def _progress_printer(output: Output) -> Callable[[str], None]:
     """Each line as it happens: beside a document for programs, on stderr."""
     to = console(stderr=output is not Output.TABLE)
     return lambda line: to.print(printable(line), markup=False, soft_wrap=True)
 
 
-def _end(done: list[Outcome], output: Output, *, dry: bool) -> None:
+def _end(done: list[ChangeOutcome], output: Output, *, dry: bool) -> None:
     if output is Output.TABLE:
         show.outcomes(done, console(), dry=dry)
     else:
         document: dict[str, Any] = {"dryRun": dry, "outcomes": done}
         print_document(document, output, console())
-    raise typer.Exit(0 if all(each.fine for each in done) else SOMETHING_TO_DO)
+    raise typer.Exit(0 if all(each.is_success for each in done) else SOMETHING_TO_DO)
 
 
 def _write(text: str) -> None:

@@ -7,28 +7,35 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.preview.text import counted, printable
-from podidctl.migration.federation.shapes import AppState, Ending, Outcome, Plan, Remark, State
+from podidctl.migration.federation.schema import (
+    ApplicationState,
+    ChangeOutcome,
+    ChangeResult,
+    FederationPlan,
+    IdentityState,
+    Remark,
+)
 from podidctl.printing import print_table
 
 COLORS: Final = {
-    Ending.CHANGED: "green",
-    Ending.AS_IT_IS: "dim",
-    Ending.WOULD: "cyan",
-    Ending.LEFT: "yellow",
-    Ending.TAKEN_BACK: "red",
-    Ending.UNCLEAR: "red",
+    ChangeResult.CHANGED: "green",
+    ChangeResult.UNCHANGED: "dim",
+    ChangeResult.WOULD_CHANGE: "cyan",
+    ChangeResult.NOT_CHANGED: "yellow",
+    ChangeResult.ROLLED_BACK: "red",
+    ChangeResult.INCOMPLETE: "red",
 }
 
 
-def plan(made: Plan, where: Console, *, applications: bool) -> None:
+def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     """What is to be done, and what stands in the way; nothing has been done."""
     where.print("What makes identities federated; nothing has been done.")
     _remarks("of the cluster:", [("", each) for each in made.remarks], where)
     rows = [
         (
             _plain(step.identity),
-            printable("blocked" if step.blocked and step.state is State.TO_DO else step.state),
-            printable(", ".join(each.told for each in step.accounts) or "-"),
+            printable("blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state),
+            printable(", ".join(each.description for each in step.accounts) or "-"),
             printable(step.tenant or "-"),
         )
         for step in made.steps
@@ -60,25 +67,37 @@ def plan(made: Plan, where: Console, *, applications: bool) -> None:
     where.print(_summary(made))
 
 
-def _summary(made: Plan) -> str:
+def _summary(made: FederationPlan) -> str:
     states = [step.state for step in made.steps]
-    ready = sum(step.state is State.TO_DO and not step.blocked for step in made.steps)
+    ready = sum(step.state is IdentityState.TO_DO and not step.blocked for step in made.steps)
+    blocked = states.count(IdentityState.TO_DO) - ready
     return (
-        f"{counted(states.count(State.SWITCHED), 'identity', 'identities')} switched, {ready} ready to be switched, "
-        f"{states.count(State.TO_DO) - ready} blocked, {states.count(State.UNFINISHED)} not followed yet."
+        f"{counted(states.count(IdentityState.SWITCHED), 'identity', 'identities')} switched, {ready} ready to be "
+        f"switched, {blocked} blocked, {states.count(IdentityState.UNFINISHED)} not followed yet."
     )
 
 
-def _applications(made: Plan, where: Console) -> None:
+def _applications(made: FederationPlan, where: Console) -> None:
     if not made.applications:
         return
     where.print("applications, towards workload identity:")
     rows = [
-        (_plain(each.told), each.state, printable(each.account), printable(each.identity), printable(each.client_id))
+        (
+            _plain(each.description),
+            each.state,
+            printable(each.account),
+            printable(each.identity),
+            printable(each.client_id),
+        )
         for each in made.applications
     ]
     print_table(("application", "stands", "ServiceAccount", "AzureIdentity", "client id"), rows, where)
-    listed = [(each.told, one) for each in made.applications if each.state is not AppState.DONE for one in each.remarks]
+    listed = [
+        (each.description, one)
+        for each in made.applications
+        if each.state is not ApplicationState.DONE
+        for one in each.remarks
+    ]
     _remarks("to be seen to:", listed, where)
 
 
@@ -98,7 +117,7 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
     print_table(("", "about", "why", "what to do"), rows, where)
 
 
-def outcomes(done: Sequence[Outcome], where: Console, *, dry: bool) -> None:
+def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """What was done, or would be."""
     tried = [(each.about, one) for each in done for one in each.tried]
     if tried:
@@ -123,9 +142,9 @@ def outcomes(done: Sequence[Outcome], where: Console, *, dry: bool) -> None:
     else:
         where.print("Nothing to do.")
     if dry:
-        would = any(each.ending is Ending.WOULD for each in done)
+        would = any(each.ending is ChangeResult.WOULD_CHANGE for each in done)
         where.print(f"Nothing has been changed{': --yes does it' if would else ''}.")
-    elif any(each.ending is Ending.CHANGED for each in done):
+    elif any(each.ending is ChangeResult.CHANGED for each in done):
         where.print("Put the same into your manifests, or the next apply of them takes it back.")
 
 

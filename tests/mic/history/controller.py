@@ -5,11 +5,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions.plan import Policy
-from mic.metrics import Measures
-from mic.reconciliation.controller import Reconciler
-from mic.reconciliation.host_reconciler import Applier
+from mic.metrics import MicMetrics
+from mic.reconciliation.controller import Controller
+from mic.reconciliation.host_reconciler import HostReconciler
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
@@ -21,7 +21,7 @@ LOOK_SECONDS = 180.0
 LEASE_SECONDS = 15.0
 
 
-class Controller:
+class MicProcess:
     """Make and start it inside the loop."""
 
     def __init__(
@@ -31,24 +31,24 @@ class Controller:
         self._client = WiredClient(folder / "api", api_token, name)
         self._compute = WiredCompute(folder / "arm", arm_token, name)
         self._recorder = EventRecorder(self._client, "mic", name, clock=now)
-        measures = Measures(CollectorRegistry())
-        view = View(on_dirty=self._dirty, on_identity=self._identity_changed)
+        metrics = MicMetrics(CollectorRegistry())
+        view = ClusterView(on_dirty=self._dirty, on_identity=self._identity_changed)
         writer = Writer(
             self._client,
             view,
             self._recorder,
-            measures,
+            metrics,
             batch=20,
             per_second=50.0,
             burst=1500,
             clock=now,
         )
-        self.applier = Applier(
+        self.host_reconciler = HostReconciler(
             view,
             writer,
             self._compute,
             self._recorder,
-            measures,
+            metrics,
             policy=policy,
             max_retries=2,
             retry_seconds=1.0,
@@ -58,7 +58,9 @@ class Controller:
             lease_remaining=lambda: LEASE_SECONDS,
             clock=now,
         )
-        self._reconciler = Reconciler(view, self.applier, look_seconds=LOOK_SECONDS, resync_seconds=3600.0, clock=now)
+        self._controller = Controller(
+            view, self.host_reconciler, look_seconds=LOOK_SECONDS, resync_seconds=3600.0, clock=now
+        )
         self._informers = (
             Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL, clock=now, random=_half),
             Informer(self._client, NODES, view.nodes, clock=now, random=_half),
@@ -91,16 +93,16 @@ class Controller:
                     tasks.create_task(informer.run(), name="watch")
                 for informer in self._informers:
                     await informer.synced()
-                tasks.create_task(self._reconciler.run(), name="rounds")
+                tasks.create_task(self._controller.run(), name="rounds")
         finally:
             await self._compute.aclose()
             await self._client.aclose()
 
-    def _dirty(self, place: str) -> None:
-        self._reconciler.dirty(place)
+    def _dirty(self, host_key: str) -> None:
+        self._controller.dirty(host_key)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:
-        self._reconciler.identity_changed(identity)
+        self._controller.identity_changed(identity)
 
 
 def _half() -> float:

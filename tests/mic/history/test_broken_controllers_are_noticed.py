@@ -11,10 +11,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from mic.azure import compute, identities, memory
 from mic.azure.identities import HostIdentities
 from mic.decisions import assignments, client_ids, plan
-from mic.decisions.assignments import Want
-from mic.decisions.identity_usage import Picture, Stake
+from mic.decisions.assignments import DesiredAssignment
+from mic.decisions.identity_usage import HostView, IdentityUsage
 from mic.reconciliation import host_reconciler
-from mic.reconciliation.work_queue import Done
+from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureIdentity, Pod
 from tests.mic.history.test_any_history import AnyHistory
 
@@ -27,27 +27,27 @@ EXAMPLES: Final = 400
 def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan.azure_change
 
-    def eager(picture: Picture, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
-        for stake in picture.stakes.values():
-            if stake.wanted == 0 and stake.owned > 0:
-                stake.owned_leaving, stake.holders = stake.owned_leaving + stake.owned, {}
-        return before(picture, azure, *rest, **options)
+    def eager(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
+        for usage in host_view.usages.values():
+            if usage.needed == 0 and usage.owned > 0:
+                usage.owned_terminating, usage.active = usage.owned_terminating + usage.owned, {}
+        return before(host_view, azure, *rest, **options)
 
-    async def late(_self: object, _key: str) -> Done:
-        return Done()
+    async def late(_self: object, _key: str) -> PassResult:
+        return PassResult()
 
     monkeypatch.setattr(plan, "azure_change", eager)
-    monkeypatch.setattr(plan, "revocations", lambda _picture: [])
-    monkeypatch.setattr(host_reconciler.Applier, "revoke", late)
+    monkeypatch.setattr(plan, "revocations", lambda _host_view: [])
+    monkeypatch.setattr(host_reconciler.HostReconciler, "revoke", late)
 
 
 def takes_everything_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan._record
+    before = plan._attached_by
 
     def greedy(*arguments: Any) -> str:
         return "mic" if before(*arguments) else ""
 
-    monkeypatch.setattr(plan, "_record", greedy)
+    monkeypatch.setattr(plan, "_attached_by", greedy)
 
 
 def adds_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,15 +55,15 @@ def adds_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def unrecorded(*arguments: Any) -> Any:
         step = before(*arguments)
-        return step and plan.Create(step.want, step.name, step.status, "")
+        return step and plan.Create(step.desired, step.name, step.status, "")
 
     monkeypatch.setattr(plan, "_creation", unrecorded)
-    monkeypatch.setattr(Stake, "__getattribute__", _owned_when_wanted)
+    monkeypatch.setattr(IdentityUsage, "__getattribute__", _owned_when_needed)
 
 
-def _owned_when_wanted(stake: Stake, name: str) -> Any:
-    value = object.__getattribute__(stake, name)
-    return max(value, object.__getattribute__(stake, "wanted")) if name == "owned" else value
+def _owned_when_needed(usage: IdentityUsage, name: str) -> Any:
+    value = object.__getattribute__(usage, name)
+    return max(value, object.__getattribute__(usage, "needed")) if name == "owned" else value
 
 
 def sends_no_if_match(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,21 +77,25 @@ class _NoCondition:
 def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan.azure_change
 
-    def careless(picture: Picture, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
-        going = {held.claim.pod for held in picture.dying.values()}
-        for stake in picture.stakes.values():
-            if stake.holders and stake.owned_leaving and {held.claim.pod for held in stake.holders.values()} <= going:
-                stake.wanted, stake.holders = 0, {}
-        return before(picture, azure, *rest, **options)
+    def careless(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
+        going = {existing.assignment_key.pod for existing in host_view.terminating.values()}
+        for usage in host_view.usages.values():
+            if (
+                usage.active
+                and usage.owned_terminating
+                and {existing.assignment_key.pod for existing in usage.active.values()} <= going
+            ):
+                usage.needed, usage.active = 0, {}
+        return before(host_view, azure, *rest, **options)
 
     monkeypatch.setattr(plan, "azure_change", careless)
 
 
 def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host_reconciler.Applier._failed
+    before = host_reconciler.HostReconciler._failed
 
     async def blind(
-        self: host_reconciler.Applier, host: Any, known: memory.HostMemory, change: Any, *rest: Any
+        self: host_reconciler.HostReconciler, host: Any, known: memory.HostMemory, change: Any, *rest: Any
     ) -> bool:
         again = await before(self, host, known, change, *rest)
         if known.known is not None:
@@ -99,7 +103,7 @@ def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
             known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
         return again
 
-    monkeypatch.setattr(host_reconciler.Applier, "_failed", blind)
+    monkeypatch.setattr(host_reconciler.HostReconciler, "_failed", blind)
 
 
 def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +119,13 @@ def forgets_what_it_owes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forgetful(*arguments: Any) -> plan.Update:
         step = before(*arguments)
-        return plan.Update(step.held, step.want, step.status, step.record, ())
+        return plan.Update(step.existing, step.desired, step.status, step.attached_by, ())
 
     monkeypatch.setattr(plan, "_update", forgetful)
 
 
 def passes_no_record_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_marks", lambda *_: [])
+    monkeypatch.setattr(plan, "_attached_by_updates", lambda *_: [])
 
 
 def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +139,13 @@ def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_reconciler.Applier, "look_again", lambda *_: None)
+    monkeypatch.setattr(host_reconciler.HostReconciler, "look_again", lambda *_: None)
 
 
 def gives_refused_identities_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.HostMemory, "next_trial", lambda *_: None)
-    monkeypatch.setattr(memory, "BARRED_FIRST_SECONDS", 1e9)
-    monkeypatch.setattr(memory, "BARRED_MOST_SECONDS", 1e9)
+    monkeypatch.setattr(memory.HostMemory, "next_retry", lambda *_: None)
+    monkeypatch.setattr(memory, "QUARANTINE_FIRST_SECONDS", 1e9)
+    monkeypatch.setattr(memory, "QUARANTINE_MOST_SECONDS", 1e9)
 
 
 def keeps_nothing_that_must_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,15 +167,17 @@ def ignores_namespaced_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 def takes_a_recreated_pod_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     before = assignments.unchanged
 
-    def lenient(want: Want, held: Any) -> bool:
-        return before(want, held) or (held.claim == want.claim and held.node == want.node)
+    def lenient(desired: DesiredAssignment, existing: Any) -> bool:
+        return before(desired, existing) or (
+            existing.assignment_key == desired.assignment_key and existing.node == desired.node
+        )
 
     monkeypatch.setattr(assignments, "unchanged", lenient)
     monkeypatch.setattr(plan, "unchanged", lenient)
 
 
 def confirms_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_present", lambda _want, record, azure: azure is not None and bool(record))
+    monkeypatch.setattr(plan, "_present", lambda _desired, attached_by, azure: azure is not None and bool(attached_by))
 
 
 def believes_any_client_id(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from mic.decisions.plan import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.history.controller import Controller
+from tests.mic.history.controller import MicProcess
 from tests.mic.history.expectations import amiss
 from tests.mic.history.faults import Call, Gate
 from tests.mic.history.hearing import Log
@@ -79,7 +79,7 @@ class World:
         self.bad: set[str] = set()
         self._grace_seconds = grace_seconds
         self._operation_seconds = operation_seconds
-        self.mic: Controller | None = None
+        self.mic: MicProcess | None = None
         self._mics = 0
         self._policy = Policy(frozenset({f"client-{KEPT}"}), adopt_existing)
         self._ended: list[asyncio.Task[None]] = []
@@ -145,8 +145,8 @@ class World:
         self.say(f"MIC {self._mics} starts")
         folder = Path(self._folder.name)
 
-        async def start() -> Controller:
-            mic = Controller(
+        async def start() -> MicProcess:
+            mic = MicProcess(
                 f"mic{self._mics}",
                 folder,
                 api_token=self.api.token,

@@ -10,8 +10,8 @@ from rich.console import Console
 from mic.azure.identities import Attached, HostIdentities
 from mic.decisions.assignments import misconfigured
 from mic.decisions.plan import Policy
-from mic.preview.dry_run import Rehearsal, Snapshot
-from mic.preview.outcome import Asked, preview
+from mic.preview.dry_run import DryRun, Snapshot
+from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import LeftOut, Preview
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from podidctl.plan import show
@@ -35,8 +35,8 @@ def told(
     *,
     own: str = "",
 ) -> Preview:
-    rehearsal = Rehearsal(snapshot, policy or Policy())
-    return preview(snapshot, rehearsal, Asked(answers=answers, own_identity=own), {})
+    dry_run = DryRun(snapshot, policy or Policy())
+    return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), {})
 
 
 def text(preview: Preview, *, everything: bool = False) -> list[str]:
@@ -48,7 +48,7 @@ def assigned(**options: Any) -> Cluster:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod(**options))
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     return cluster
 
 
@@ -110,7 +110,7 @@ def test_what_was_there_before_mic_stays_and_that_is_told() -> None:
     cluster = Cluster()
     cluster.host(VM, "demo")
     cluster.add(node(), identity(), binding(), pod())
-    cluster.rounds(VM)
+    cluster.reconcile_until_in_sync(VM)
     said = text(told(of(cluster), {VM: on("demo")}))
     assert any("stays: it was on the host before MIC" in line for line in said)
     adopted = text(told(of(cluster), {VM: on("demo")}, Policy(adopt_existing=True)))
@@ -206,7 +206,7 @@ def test_what_azure_said_of_an_identity_is_told_with_the_object_that_waits_for_i
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod())
-    cluster.round(VM, refused={identity_id("demo").lower(): "grant it the role client_secret=hush"})
+    cluster.reconcile(VM, refused={identity_id("demo").lower(): "grant it the role client_secret=hush"})
     said = text(told(of(cluster, "web"), {VM: on()}))
     (line,) = [each for each in said if "assign default/web-default-demo" in each]
     assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")

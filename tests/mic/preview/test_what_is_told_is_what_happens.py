@@ -15,12 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from typing_extensions import override
 
 from mic.azure.identities import GONE, Attached, HostIdentities
-from mic.cluster.view import View
+from mic.cluster.view import ClusterView
 from mic.decisions import plan
-from mic.decisions.assignments import Held
+from mic.decisions.assignments import ExistingAssignment
 from mic.decisions.plan import Policy
-from mic.preview.dry_run import Rehearsal, Snapshot, Step
-from mic.preview.outcome import STEP_NAMES, Asked, preview
+from mic.preview.dry_run import DryRun, Snapshot, Step
+from mic.preview.outcome import STEP_NAMES, AzureReads, preview
 from mic.preview.schema import Preview
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Node, Pod
@@ -45,24 +45,24 @@ class Recording(Cluster):
         super().__init__(**options)
         self.reports_new_clients = False  # what is on no host yet has no client id to anybody who only reads
         self.done: list[tuple[str, str, str, str]] = []
-        self.place = ""
+        self.host_key = ""
 
     @override
-    def _before(self, step: plan.Before) -> str:
+    def _before(self, step: plan.PrepareStep) -> str:
         self._note(step)
         return super()._before(step)
 
     @override
-    def _after(self, step: plan.After) -> str:
+    def _after(self, step: plan.FinishStep) -> str:
         self._note(step)
         return super()._after(step)
 
     def _note(self, step: Step) -> None:
         """Objects count by what they stand for: which name a new one gets while another one goes on a second host
         depends on whose round is first."""
-        claim = step.want.claim if isinstance(step, plan.Create) else step.held.claim
-        pod, identity = f"{claim.pod_namespace}/{claim.pod}", f"{claim.identity_namespace}/{claim.identity}"
-        self.done.append((self.place.lower(), STEP_NAMES[type(step)], pod, identity))
+        key = step.desired.assignment_key if isinstance(step, plan.Create) else step.existing.assignment_key
+        pod, identity = f"{key.pod_namespace}/{key.pod}", f"{key.identity_namespace}/{key.identity}"
+        self.done.append((self.host_key.lower(), STEP_NAMES[type(step)], pod, identity))
 
     def snapshot(self) -> Snapshot:
         things = list(self._known.values())
@@ -74,15 +74,17 @@ class Recording(Cluster):
             assigned=tuple(self.objects.values()),
         )
 
-    def work(self, place: str, *, look: bool = True) -> bool:
-        self.place = place
-        known = self.azure.get(place)
-        host = self.view.place(place).host
+    def work(self, host_key: str, *, look: bool = True) -> bool:
+        self.host_key = host_key
+        known = self.azure.get(host_key)
+        host = self.view.host_state(host_key).host
         gone = look and known is not None and known.gone and host is not None
         why = (
-            dict.fromkeys(self.view.place(place).stakes, f"Azure knows no {host.text if host else ''}") if gone else {}
+            dict.fromkeys(self.view.host_state(host_key).usages, f"Azure knows no {host.text if host else ''}")
+            if gone
+            else {}
         )
-        return bool(self.round(place, refused=why, look=look))
+        return bool(self.reconcile(host_key, refused=why, look=look))
 
 
 def told(cluster: Recording, silent: Collection[str] = ()) -> Preview:
@@ -90,7 +92,7 @@ def told(cluster: Recording, silent: Collection[str] = ()) -> Preview:
     snapshot = cluster.snapshot()
     answers: dict[str, HostIdentities | AzureError] = dict(cluster.azure)
     answers |= dict.fromkeys(silent, AzureError("no"))
-    return preview(snapshot, Rehearsal(snapshot, cluster.policy), Asked(answers=answers), {})
+    return preview(snapshot, DryRun(snapshot, cluster.policy), AzureReads(answers=answers), {})
 
 
 class Previewed(RuleBasedStateMachine):
@@ -185,20 +187,22 @@ class Previewed(RuleBasedStateMachine):
     def somebody_deletes_an_object(self, data: st.DataObject) -> None:
         if self.cluster.objects:
             key = data.draw(st.sampled_from(sorted(self.cluster.objects)))
-            self.cluster.delete(Held(self.cluster.objects[key]))
+            self.cluster.delete(ExistingAssignment(self.cluster.objects[key]))
 
     @rule(host=st.sampled_from(HOSTS), look=st.booleans(), refused=st.sampled_from(["", *NAMES]))
     def one_round(self, host: str, look: bool, refused: str) -> None:
-        self.cluster.round(host, look=look, refused={identity_id(refused).lower(): "no"} if refused else {})
+        self.cluster.reconcile(host, look=look, refused={identity_id(refused).lower(): "no"} if refused else {})
 
     @rule(data=st.data(), silent=st.just(()) | st.sets(st.sampled_from([host.lower() for host in HOSTS])))
     def preview_and_then_work(self, data: st.DataObject, silent: Collection[str]) -> None:
         """The places in any order."""
-        self.compare(data.draw(st.permutations(sorted(place.key for place in self.cluster.view.places()))), silent)
+        self.compare(
+            data.draw(st.permutations(sorted(host_key.key for host_key in self.cluster.view.host_states()))), silent
+        )
 
     def compare(self, order: list[str], silent: Collection[str] = ()) -> None:
         cluster = self.cluster
-        cluster.view = View(on_dirty=cluster.dirty.append)
+        cluster.view = ClusterView(on_dirty=cluster.dirty.append)
         cluster.replay()
         was, stored = dict(cluster.azure), dict(cluster.objects)
         preview_ = told(cluster, silent)
@@ -206,23 +210,25 @@ class Previewed(RuleBasedStateMachine):
         cluster.done.clear()
         cluster.changes.clear()
         lost = {key for key, known in was.items() if known.gone}
-        usual = sorted((place.key for place in cluster.view.places()), key=lambda key: (key in lost, key))
+        usual = sorted((host_key.key for host_key in cluster.view.host_states()), key=lambda key: (key in lost, key))
         # What goes without Azure's word, or with a host that is lost, depends on what has moved away before.
-        places = usual if silent or lost else sorted(usual, key=lambda key: order.index(key) if key in order else -1)
+        host_states = (
+            usual if silent or lost else sorted(usual, key=lambda key: order.index(key) if key in order else -1)
+        )
         for _ in range(12):
-            if not sum(cluster.work(place, look=place not in silent) for place in places):
+            if not sum(cluster.work(host_key, look=host_key not in silent) for host_key in host_states):
                 break
         else:
             raise AssertionError("no rest")
-        self.agree(preview_, was, in_order=places == usual)
+        self.agree(preview_, was, in_order=host_states == usual)
         assert not told(cluster, silent).changes, "after all that is told there is nothing left to tell"
 
     def agree(self, preview_: Preview, was: dict[str, HostIdentities], *, in_order: bool) -> None:
         cluster = self.cluster
         hosts = {host.host.lower(): host for host in preview_.hosts}
         expected = Counter(
-            (place, step, each.pod, each.identity)
-            for place, host in hosts.items()
+            (host_key, step, each.pod, each.identity)
+            for host_key, host in hosts.items()
             for each in host.objects
             for step in each.steps
         )
@@ -283,9 +289,9 @@ def test_what_is_revoked_while_it_still_owes_a_detaching(first: str, then: str) 
     for host in HOSTS[:2]:
         cluster.host(host)
     cluster.add(NODES["n0"], NODES["n1"], identity(), binding(), pod(node=first))
-    cluster.rounds(*HOSTS[:2])
+    cluster.reconcile_until_in_sync(*HOSTS[:2])
     cluster.add(pod(node=then, uid="another"))
-    cluster.round(vm_id(then))
+    cluster.reconcile(vm_id(then))
     cluster.remove(pod())
     preview_ = told(cluster)
     assert {host.host: host.remove for host in preview_.hosts} == {host: [identity_id("demo")] for host in HOSTS[:2]}

@@ -9,9 +9,9 @@ import pytest
 from nmi.node import boot_guard
 from nmi.node.plumbing import redirection_of
 from nmi.settings import Settings
-from podidctl.doctor.closing import Closing, closing, has_restriction
-from podidctl.doctor.shapes import Level
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.fail_closed import FailClosedState, check_fail_closed, has_restriction
+from podidctl.doctor.schema import Level
 from tests.nmi.node import aks
 from tests.nmi.node.machines import Machine, Worker
 
@@ -43,7 +43,8 @@ def test_akss_rule_is_recognised_by_what_it_does(rules: list[str], there: bool) 
 
 def told(**seen: object) -> dict[str, tuple[Level, str]]:
     known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
-    return {each.check: (each.level, each.says) for each in closing("n", Closing(**{**known, **seen}))}  # type: ignore[arg-type]
+    state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
+    return {each.check: (each.level, each.says) for each in check_fail_closed("n", state)}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def told(**seen: object) -> dict[str, tuple[Level, str]]:
         ({"fault": "the rule is missing"}, Level.PROBLEM),
         ({"fault": "the rule is missing", "wanted": False}, Level.WARNING),
         ({"fault": "the rule is missing", "wanted": False, "restricted": ("mangle",)}, Level.OK),
-        ({"fault": Unread("not root")}, Level.UNKNOWN),
+        ({"fault": ReadFailure("not root")}, Level.UNKNOWN),
     ],
 )
 def test_a_node_that_is_open_while_nmi_is_away_is_reported(seen: dict[str, object], level: Level) -> None:
@@ -67,15 +68,15 @@ def test_each_mechanism_is_named() -> None:
     assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not there")
     assert told()["boot guard"] == (Level.OK, "node n: not installed")
     assert told(localnet="route_localnet is 0")["route_localnet"] == (Level.PROBLEM, "node n: route_localnet is 0")
-    unread = told(restricted=Unread("no"), guard=Unread("no"))
+    unread = told(restricted=ReadFailure("no"), guard=ReadFailure("no"))
     assert {unread["AKS IMDS restriction"][0], unread["boot guard"][0]} == {Level.UNKNOWN}
 
 
 LOOK = """
 import asyncio, json, sys
 from nmi.settings import Settings
-from podidctl.doctor.node import look
-seen = asyncio.run(look(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
+from podidctl.doctor.node_reader import read_node
+seen = asyncio.run(read_node(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
 print(json.dumps([seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]))
 """
 

@@ -5,16 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.doctor.shapes import Finding, Level, Report
-from podidctl.doctor.state import Federation, Server
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.schema import Finding, Level, Report
+from podidctl.doctor.state import FederatedAccess, ServerState
 from podidentity.resources import AzureIdentity
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
 from tests.podidctl.examined import bad, examined, nmi, node, objects, one
 from tests.podidctl.federated import NMI_ACCOUNT, federated
 
 ON = nmi("--federated-identities")
-THERE = Federation({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})
+THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})
 
 
 def told(*identities: AzureIdentity, **changes: Any) -> Report:
@@ -63,7 +63,7 @@ def test_a_rollout_of_the_flag_that_has_not_ended_names_the_nodes_without_it() -
 
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
 def test_a_server_without_admission_policies_is_told(version: str, *, well: bool) -> None:
-    lines = bad(told(server=Server(version, 0.2, 0.6)))
+    lines = bad(told(server=ServerState(version, 0.2, 0.6)))
     assert [each.level for each in lines] == ([] if well else [Level.WARNING])
     assert well or "upgrade to 1.30" in lines[0].next
 
@@ -82,7 +82,7 @@ def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
 
 
 def test_a_service_account_that_is_gone_is_told_with_the_pods_that_need_it() -> None:
-    line = one(told(federation=Federation({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
+    line = one(told(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "there is no service account ns/shop, by which pods prove themselves to Azure: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
@@ -95,15 +95,15 @@ def test_an_exempt_pod_needs_no_service_account() -> None:
 
 
 def test_rights_that_nmi_lacks_are_told_with_the_value_of_the_chart() -> None:
-    line = one(told(federation=Federation(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
+    line = one(told(federation=FederatedAccess(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "NMI's service account kube-system/nmi may not ask for tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
 
 
 def test_what_may_not_be_read_is_unknown() -> None:
-    why = Unread("not allowed: serviceaccounts")
-    report = told(federation=Federation({"ns": why}, why))
+    why = ReadFailure("not allowed: serviceaccounts")
+    report = told(federation=FederatedAccess({"ns": why}, why))
     assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 
@@ -121,7 +121,7 @@ def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int
         twin,
         pods=tuple(pods),
         bindings=(binding("a", selector="a"), binding("b", "twin", selector="b")),
-        federation=Federation({"ns": names}, {NMI_ACCOUNT: ()}),
+        federation=FederatedAccess({"ns": names}, {NMI_ACCOUNT: ()}),
     )
     lines = federated_only(report)
     assert [each.level for each in lines] == ([] if well else [Level.PROBLEM])

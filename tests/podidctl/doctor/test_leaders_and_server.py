@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from mic.startup.spellings import KINDS
-from podidctl.doctor.gather import clocked
-from podidctl.doctor.shapes import Level
-from podidctl.doctor.state import Locks, Right, Rights, Server, Stored
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.gather import server_clock
+from podidctl.doctor.schema import Level
+from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
 from podidentity.kube.lock_records import Record
 from tests.podidctl.examined import bad, definition, examined, held, one
 
@@ -57,25 +57,25 @@ def test_one_leader_is_well(locks: Locks) -> None:
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
 )
 def test_a_clock_is_told_when_it_is_wrong(ahead: float, level: Level | None) -> None:
-    lines = bad(examined(server=Server("v1.31.0", ahead, 0.5)))
+    lines = bad(examined(server=ServerState("v1.31.0", ahead, 0.5)))
     assert [each.level for each in lines] == ([] if level is None else [level])
 
 
 def test_what_a_slow_answer_leaves_open_is_nobodys_fault() -> None:
-    assert bad(examined(server=Server("v1.31.0", 35.0, 10.0))) == []
+    assert bad(examined(server=ServerState("v1.31.0", 35.0, 10.0))) == []
 
 
 def test_the_date_of_an_answer_is_read_as_the_middle_of_its_way() -> None:
-    told = clocked("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
+    told = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
     assert (told.ahead_seconds, told.uncertain_seconds) == (8.5, 2.5)
-    assert clocked("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
-    assert clocked("v1.31.0", "", SENT, 4.0).ahead_seconds is None
+    assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
+    assert server_clock("v1.31.0", "", SENT, 4.0).ahead_seconds is None
 
 
 def test_an_old_server_and_one_without_a_date_are_told() -> None:
-    assert "upgrade to 1.16" in one(examined(server=Server("v1.15.9", 0.0))).next
-    assert one(examined(server=Server("v1.31.0"))).level is Level.UNKNOWN
-    assert bad(examined(server=Server("mine", 0.0))) == []
+    assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
+    assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
+    assert bad(examined(server=ServerState("mine", 0.0))) == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_old_server_and_one_without_a_date_are_told() -> None:
         (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
         (definition(storage=False), Level.WARNING, "another version is stored"),
         (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops fields"),
-        (Unread("not allowed"), Level.UNKNOWN, "not allowed"),
+        (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )
 def test_a_definition_that_does_not_do_is_told(there: Any, level: Level, says: str) -> None:
@@ -98,12 +98,12 @@ def test_a_definition_that_does_not_do_is_told(there: Any, level: Level, says: s
 
 
 def test_old_spellings_and_unreadable_objects_are_named() -> None:
-    told = examined(stored={"azureidentities": Stored(("ns/old",), ("ns/broken",))})
+    told = examined(stored={"azureidentities": StoredObjects(("ns/old",), ("ns/broken",))})
     assert [(each.check, each.level) for each in bad(told)] == [
         ("objects", Level.PROBLEM),
         ("spellings", Level.WARNING),
     ]
-    assert bad(examined(stored={"azureidentities": Stored()})) == []
+    assert bad(examined(stored={"azureidentities": StoredObjects()})) == []
 
 
 def test_a_right_that_lacks_is_named_and_one_that_can_be_done_without_is_a_warning() -> None:

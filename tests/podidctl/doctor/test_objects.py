@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.doctor.shapes import Level
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.schema import Level
 from podidentity.resources import AzureIdentitySpec, Node, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
 from tests.podidctl.examined import bad, examined, mic, nmi, objects, one
@@ -142,7 +142,7 @@ def test_many_names_are_cut_and_counted() -> None:
 
 
 def test_objects_that_may_not_be_read_are_unknown_and_not_well() -> None:
-    told = examined(objects=Unread("not allowed: nodes"))
+    told = examined(objects=ReadFailure("not allowed: nodes"))
     assert (one(told).level, told.unknown, told.anything) == (Level.UNKNOWN, True, False)
 
 

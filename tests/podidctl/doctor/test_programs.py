@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.doctor.shapes import Level
-from podidctl.inquiry.facts import Unread
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.schema import Level
 from tests.nmi.identity.shapes import exception
 from tests.podidctl.examined import bad, examined, mic, nmi, node, objects, one
 
@@ -31,7 +31,7 @@ def test_a_node_where_nmi_cannot_run_is_not_missed(labels: dict[str, str]) -> No
         ({"nmi": (nmi(ready=False),)}, "NMI", Level.PROBLEM, "kube-system/nmi-1 on node-1 (phase Running)"),
         ({"mic": (mic(ready=False),)}, "MIC", Level.PROBLEM, "no MIC is ready"),
         ({"mic": ()}, "MIC", Level.UNKNOWN, "no pod has MIC's label"),
-        ({"nmi": Unread("not allowed: pods")}, "NMI", Level.UNKNOWN, "not allowed: pods"),
+        ({"nmi": ReadFailure("not allowed: pods")}, "NMI", Level.UNKNOWN, "not allowed: pods"),
         (
             {"mic": (mic(), mic(name="mic-2", image="registry/mic:2"))},
             "versions",

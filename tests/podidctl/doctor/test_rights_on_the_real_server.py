@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.doctor.rights import of_mic, of_nmi
+from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.state import Right
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.plane
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
-MIC = of_mic(
+MIC = mic_rights(
     namespace="default",
     lease_namespace="default",
     lease="aad-pod-identity-mic",
@@ -36,7 +36,7 @@ MIC = of_mic(
     taint=True,
 )
 TAINT = "--startup-taint=example.org/nmi-starting"
-NMI = of_nmi(managed=False)
+NMI = nmi_rights(managed=False)
 
 
 def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
 
 def allow(plane: Plane, name: str, rights: Sequence[Right]) -> str:
     """A service account that may do exactly that; its kubeconfig."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules(rights)})
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "configuration": rules(rights)})
     plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
     document = {
         "metadata": {"name": name},
@@ -167,7 +167,7 @@ async def test_with_exactly_these_rights_both_work_and_one_that_lacks_is_named(
         "nmi": [each for each in NMI if each.resource != "events"],
     }
     for name, rights in less.items():
-        document = {"metadata": {"name": name}, "rules": rules(rights)}
+        document = {"metadata": {"name": name}, "configuration": rules(rights)}
         await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
     told = told_of_rights(well)
     async with asyncio.timeout(20):

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.schema import Finding, Level
 from podidctl.doctor.secrets import namespaces_of
-from podidctl.doctor.shapes import Finding, Level
 from podidctl.doctor.state import SecretAccess
-from podidctl.inquiry.facts import Unread
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.nmi.identity.shapes import identity
 from tests.podidctl.examined import examined, objects
@@ -54,7 +54,7 @@ def test_a_namespace_without_the_right_is_a_problem_that_names_namespace_and_val
 
 
 def test_what_could_not_be_asked_is_unknown() -> None:
-    report = examined(secrets=Unread("subjectaccessreviews is forbidden"))
+    report = examined(secrets=ReadFailure("subjectaccessreviews is forbidden"))
     (line,) = [each for each in report.findings if each.check == "secrets"]
     assert line.level is Level.UNKNOWN
 

@@ -4,10 +4,10 @@ import pytest
 
 from nmi.node.plumbing import redirection_of
 from nmi.settings import Settings
-from podidctl.doctor.redirects import NodeSeen, packets_in
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.node_checks import NodeState, packets_in
 from podidctl.doctor.report import report
-from podidctl.doctor.shapes import Finding, Level
-from podidctl.inquiry.facts import Unread
+from podidctl.doctor.schema import Finding, Level
 from tests.podidctl.examined import seen
 
 RULE = redirection_of(Settings(node_name="node-1")).redirect.rules[0]
@@ -21,12 +21,12 @@ COMMIT
 """
 
 
-def lines_of(node: NodeSeen) -> list[Finding]:
+def lines_of(node: NodeState) -> list[Finding]:
     findings = report(seen(), node).findings
     return [each for each in findings if each.check in {"nat rule", "redirects", "kubenet", "IMDS"}]
 
 
-def bad_of(node: NodeSeen) -> list[Finding]:
+def bad_of(node: NodeState) -> list[Finding]:
     return [each for each in lines_of(node) if each.level is not Level.OK]
 
 
@@ -37,42 +37,42 @@ def test_the_counter_of_the_rule_itself_is_read() -> None:
 
 
 def test_a_rule_that_is_met_is_well() -> None:
-    assert bad_of(NodeSeen(name="node-1", fault=None, packets=8, pods=1)) == []
+    assert bad_of(NodeState(name="node-1", fault=None, packets=8, pods=1)) == []
 
 
 def test_a_counter_that_stays_zero_while_pods_run_is_told_with_its_usual_cause() -> None:
-    (line,) = bad_of(NodeSeen(name="node-1", fault=None, packets=0, pods=3))
+    (line,) = bad_of(NodeState(name="node-1", fault=None, packets=0, pods=3))
     assert (line.check, line.level) == ("redirects", Level.WARNING)
     assert "eBPF" in line.next
-    assert bad_of(NodeSeen(name="node-1", fault=None, packets=0, pods=0)) == []
+    assert bad_of(NodeState(name="node-1", fault=None, packets=0, pods=0)) == []
 
 
 @pytest.mark.parametrize(
     ("node", "check", "level"),
     [
-        (NodeSeen(name="n", fault="the chain is missing"), "nat rule", Level.PROBLEM),
-        (NodeSeen(name="n", fault=Unread("needs root")), "nat rule", Level.UNKNOWN),
-        (NodeSeen(name="n", fault=None, packets=None), "redirects", Level.UNKNOWN),
-        (NodeSeen(name="n", fault=None, packets=1, kubenet=True), "kubenet", Level.WARNING),
-        (NodeSeen(name="n", fault=None, packets=1, imds=Unread("no answer")), "IMDS", Level.PROBLEM),
+        (NodeState(name="n", fault="the chain is missing"), "nat rule", Level.PROBLEM),
+        (NodeState(name="n", fault=ReadFailure("needs root")), "nat rule", Level.UNKNOWN),
+        (NodeState(name="n", fault=None, packets=None), "redirects", Level.UNKNOWN),
+        (NodeState(name="n", fault=None, packets=1, kubenet=True), "kubenet", Level.WARNING),
+        (NodeState(name="n", fault=None, packets=1, imds=ReadFailure("no answer")), "IMDS", Level.PROBLEM),
     ],
 )
-def test_a_fault_is_told(node: NodeSeen, check: str, level: Level) -> None:
+def test_a_fault_is_told(node: NodeState, check: str, level: Level) -> None:
     (line,) = bad_of(node)
     assert (line.check, line.level) == (check, level)
     assert line.next or level is Level.UNKNOWN
 
 
 def test_where_no_rule_is_wanted_none_is_missed() -> None:
-    assert bad_of(NodeSeen(name="n", fault=None, wanted=False)) == []
+    assert bad_of(NodeState(name="n", fault=None, wanted=False)) == []
 
 
 def test_imds_is_told_only_where_it_was_asked() -> None:
-    assert "IMDS" not in {each.check for each in lines_of(NodeSeen(name="n", fault=None, packets=1))}
-    told = lines_of(NodeSeen(name="n", fault=None, packets=1, imds="it answers"))
+    assert "IMDS" not in {each.check for each in lines_of(NodeState(name="n", fault=None, packets=1))}
+    told = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
     assert ("IMDS", Level.OK) in {(each.check, each.level) for each in told}
 
 
 def test_no_packet_where_pods_could_not_be_read_is_unknown() -> None:
-    (line,) = bad_of(NodeSeen(name="node-1", fault=None, packets=0, pods=None))
+    (line,) = bad_of(NodeState(name="node-1", fault=None, packets=0, pods=None))
     assert (line.check, line.level) == ("redirects", Level.UNKNOWN)

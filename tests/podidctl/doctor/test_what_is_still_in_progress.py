@@ -6,27 +6,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.doctor.ages import Condition as Told
-from podidctl.doctor.ages import DatedMeta, DatedPod, DatedStatus, created
 from podidctl.doctor.assignments import GRACE_SECONDS
-from podidctl.doctor.shapes import Level, Report
-from podidctl.doctor.state import Objects, Server, Which
+from podidctl.doctor.creation_times import DatedCondition as Told
+from podidctl.doctor.creation_times import DatedMeta, DatedPod, DatedStatus, creation_time
+from podidctl.doctor.schema import Level, Report
+from podidctl.doctor.state import ObjectReference, Objects, ServerState
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS
 from tests.nmi.identity.shapes import assigned_identity
 from tests.podidctl.examined import NOW, bad, examined, objects, one
 
-POD = Which(PODS.plural, "ns", "web")
-BINDING = Which(BINDINGS.plural, "ns", "b")
-IDENTITY = Which(IDENTITIES.plural, "ns", "id")
+POD = ObjectReference(PODS.plural, "ns", "web")
+BINDING = ObjectReference(BINDINGS.plural, "ns", "b")
+IDENTITY = ObjectReference(IDENTITIES.plural, "ns", "id")
 CREATED = assigned_identity(status="Created")
 OLD = GRACE_SECONDS + 1
 
 
-def aged(seconds: float, which: Which = POD, **changes: Any) -> Objects:
+def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Objects:
     """All has been there for an hour, but one for so many *seconds*."""
-    everything = (POD, BINDING, IDENTITY, Which(ASSIGNED_IDENTITIES.plural, *CREATED.key))
+    everything = (POD, BINDING, IDENTITY, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key))
     ages = dict.fromkeys(everything, 3600.0) | {which: seconds}
-    return objects(made={each: NOW - timedelta(seconds=age) for each, age in ages.items()}, **changes)
+    return objects(created_at={each: NOW - timedelta(seconds=age) for each, age in ages.items()}, **changes)
 
 
 def progress(told: Report) -> list[str]:
@@ -34,7 +34,7 @@ def progress(told: Report) -> list[str]:
 
 
 @pytest.mark.parametrize("which", [POD, BINDING, IDENTITY], ids=["pod", "binding", "identity"])
-def test_an_identity_of_something_just_made_is_in_progress_and_becomes_a_problem(which: Which) -> None:
+def test_an_identity_of_something_just_made_is_in_progress_and_becomes_a_problem(which: ObjectReference) -> None:
     young = examined(objects=aged(5, which, assigned=()))
     assert bad(young) == []
     assert progress(young) == ["1 identity is still in progress: ns/web (ns/id)"]
@@ -44,7 +44,7 @@ def test_an_identity_of_something_just_made_is_in_progress_and_becomes_a_problem
 
 
 def test_what_was_just_created_is_in_progress_and_not_counted_as_assigned() -> None:
-    told = examined(objects=aged(5, Which(ASSIGNED_IDENTITIES.plural, *CREATED.key), assigned=(CREATED,)))
+    told = examined(objects=aged(5, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key), assigned=(CREATED,)))
     assert bad(told) == []
     assert progress(told) == ["1 identity is still in progress: default/web-ns-id"]
     assert [each.says for each in told.findings if each.check == "assignments"][-1] == "0 assigned"
@@ -57,7 +57,7 @@ def test_what_mic_says_went_wrong_is_told_at_once() -> None:
 
 
 def test_an_age_goes_by_the_api_servers_clock() -> None:
-    ahead = Server("v1.31.0", 3600.0, 0.5)
+    ahead = ServerState("v1.31.0", 3600.0, 0.5)
     told = examined(objects=aged(5 - 3600.0, assigned=()), server=ahead)
     assert progress(told)
     assert not progress(examined(objects=aged(5 - 3600.0, assigned=())))
@@ -76,4 +76,4 @@ def test_a_pod_is_as_old_as_its_place_on_a_node() -> None:
     "raw", [b"{}", b'{"metadata":{"creationTimestamp":null}}', b"[" * 5000], ids=["bare", "null", "deep"]
 )
 def test_an_object_without_a_date_has_none(raw: bytes) -> None:
-    assert created(msgspec.Raw(raw)) is None
+    assert creation_time(msgspec.Raw(raw)) is None

@@ -3,7 +3,7 @@
 import msgspec
 
 from mic.azure.identities import Attached, HostIdentities
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
 from tests.nmi.identity.shapes import CLIENT_ID, resource_id
 from tests.podidctl.asked import broken, rules, states, told
 
@@ -41,7 +41,7 @@ def test_a_client_id_is_shown_to_be_recognised_and_not_whole() -> None:
 
 
 def test_in_managed_mode_no_assigned_identity_is_asked_for() -> None:
-    explanation = told(rules=rules(managed=True), assigned=())
+    explanation = told(configuration=rules(managed=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert "assigned identity" not in dict(states(explanation))
     assert explanation.answer.outcome is Outcome.GRANTED

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from podidctl.explain.shapes import State
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
+from podidctl.explain.schema import LinkState
 from tests.nmi.identity.shapes import assigned_identity
 from tests.podidctl.asked import broken, labelled, only, told
 
@@ -31,7 +31,7 @@ def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
 def test_one_that_does_not_serve_says_why(changes: dict[str, Any], says: str) -> None:
     explanation = told(assigned=(labelled(assigned_identity(**changes)),))
     links = [each for each in explanation.links if each.link == "assigned identity"]
-    assert [each.state for each in links] == [State.BROKEN]
+    assert [each.state for each in links] == [LinkState.BROKEN]
     assert says in links[0].says
     assert explanation.answer.outcome is not Outcome.GRANTED
 
@@ -52,7 +52,7 @@ def test_one_without_the_nodes_label_is_not_seen_by_nmi() -> None:
 def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() -> None:
     explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
-    assert link.state is State.UNKNOWN
+    assert link.state is LinkState.UNKNOWN
     assert "no binding gives it to the pod any more" in link.says
 
 
@@ -71,5 +71,5 @@ def test_one_that_nobody_binds_and_that_serves_nothing_is_as_it_should_be(change
     explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
-    assert link.state is State.OK
+    assert link.state is LinkState.OK
     assert "no binding gives it" in link.says

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from podidctl.explain.shapes import State
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
+from podidctl.explain.schema import LinkState
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.podidctl.asked import broken, labelled, only, rules, states, told
@@ -44,7 +44,7 @@ def test_an_identity_of_another_namespace_serves_unless_somebody_said_otherwise(
     far = {"bindings": (binding(namespace="far"),), "identities": (identity(namespace="far"),)}
     serves = labelled(assigned_identity(namespace="far"))
     assert broken(told(**far, assigned=(serves,))) == []
-    forced = told(**far, assigned=(), rules=rules(force_namespaced=True))
+    forced = told(**far, assigned=(), configuration=rules(force_namespaced=True))
     assert "--forceNamespaced" in only(forced).says
     annotated = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
     own = told(bindings=far["bindings"], identities=(identity(namespace="far", annotations=annotated),), assigned=())
@@ -53,13 +53,13 @@ def test_an_identity_of_another_namespace_serves_unless_somebody_said_otherwise(
 
 def test_in_managed_mode_bindings_of_other_namespaces_do_not_count() -> None:
     explanation = told(
-        rules=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
+        configuration=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
     )
     assert "of namespace ns (managed mode)" in only(explanation).says
 
 
 def test_in_managed_mode_what_is_being_deleted_serves_no_more() -> None:
-    explanation = told(rules=rules(managed=True), bindings=(binding(deleting=True),))
+    explanation = told(configuration=rules(managed=True), bindings=(binding(deleting=True),))
     assert [each.link for each in broken(explanation)] == ["binding", "served"]
 
 
@@ -79,19 +79,19 @@ def test_one_good_binding_beside_a_bad_one_is_enough_for_nmi_and_both_are_told()
 def test_another_teams_binding_of_the_same_label_is_no_fault_of_a_pod_that_is_served(how: str) -> None:
     annotations = NAMESPACED if how == "annotation" else None
     explanation = told(
-        rules=rules(force_namespaced=how == "flag"),
+        configuration=rules(force_namespaced=how == "flag"),
         bindings=(binding(), binding(namespace="far")),
         identities=(identity(), identity(namespace="far", annotations=annotations)),
     )
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "far/b"]
-    assert (link.link, link.state) == ("binding", State.OK)
+    assert (link.link, link.state) == ("binding", LinkState.OK)
     assert "it is not for this namespace" in link.says
 
 
 def test_another_teams_binding_is_not_the_reason_where_the_pods_own_is_broken() -> None:
     explanation = told(
-        rules=rules(force_namespaced=True),
+        configuration=rules(force_namespaced=True),
         bindings=(binding(), binding(namespace="far")),
         identities=(identity(namespace="far"),),
         assigned=(),
@@ -134,7 +134,7 @@ def test_an_identity_that_nmi_asks_nobody_for_is_a_broken_link_and_a_refusal(
     standing = assigned_identity()
     embedded = msgspec.structs.replace(standing.spec, azure_identity_ref=changed)
     explanation = told(
-        rules=rules(managed=managed),
+        configuration=rules(managed=managed),
         identities=(changed,),
         assigned=(labelled(msgspec.structs.replace(standing, spec=embedded)),),
     )

@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.explain.chain import explain
-from podidctl.explain.shapes import Explanation, Link, State
-from podidctl.inquiry.facts import Account, Unread
-from podidctl.inquiry.verdict import MANAGEMENT, Outcome
-from podidctl.token.foretold import Foretold, foretell
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
+from podidctl.diagnosis.input import ReadFailure, ServiceAccountAccess
+from podidctl.explain.explanation import explain
+from podidctl.explain.schema import Explanation, Link, LinkState
+from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import Node
 from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
 from tests.podidctl.asked import broken, only, rules, states
@@ -20,8 +20,8 @@ def told(**changes: Any) -> Explanation:
     return explain(trusted(**changes))
 
 
-def foretold(**changes: Any) -> Foretold:
-    return foretell(trusted(**changes), MANAGEMENT)
+def foretold(**changes: Any) -> TokenPrediction:
+    return predict(trusted(**changes), MANAGEMENT_RESOURCE)
 
 
 def account_link(explanation: Explanation) -> Link:
@@ -59,7 +59,7 @@ def test_whom_nmi_asks_and_what_azure_must_know_is_told() -> None:
 
 
 def test_in_managed_mode_the_same_is_told_without_an_assigned_identity() -> None:
-    explanation = told(rules=rules(managed=True, federated_identities=True), assigned=())
+    explanation = told(configuration=rules(managed=True, federated_identities=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert ("service account", "ok") in states(explanation)
     assert explanation.answer.outcome is Outcome.GRANTED
@@ -67,7 +67,7 @@ def test_in_managed_mode_the_same_is_told_without_an_assigned_identity() -> None
 
 @pytest.mark.parametrize("managed", [True, False])
 def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_named(*, managed: bool) -> None:
-    explanation = told(rules=rules(managed=managed))
+    explanation = told(configuration=rules(managed=managed))
     link = only(explanation)
     assert "--federated-identities" in link.says
     assert "federated.enabled" in link.next
@@ -78,13 +78,13 @@ def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_na
     ("changes", "code", "says", "then"),
     [
         (
-            {"account": Account(there=True, nmi_may=False, nmi=NMI_ACCOUNT)},
+            {"account": ServiceAccountAccess(exists=True, nmi_may_request=False, nmi=NMI_ACCOUNT)},
             "assertion_forbidden",
             "NMI's service account kube-system/nmi may not ask for tokens of service account ns/shop",
             "federated.namespaces",
         ),
         (
-            {"account": Account(there=False, nmi_may=True, nmi=NMI_ACCOUNT)},
+            {"account": ServiceAccountAccess(exists=False, nmi_may_request=True, nmi=NMI_ACCOUNT)},
             "service_account_missing",
             "there is no service account ns/shop",
             "kubectl create serviceaccount -n ns shop",
@@ -111,16 +111,18 @@ def test_what_keeps_the_api_server_from_proving_the_pod_is_told_and_foretold(
     "account",
     [
         None,
-        Account(there=Unread("not allowed: serviceaccounts"), nmi_may=True, nmi=NMI_ACCOUNT),
-        Account(there=True, nmi_may=Unread("not allowed: subjectaccessreviews"), nmi=NMI_ACCOUNT),
-        Account(there=True, nmi_may=None),
+        ServiceAccountAccess(exists=ReadFailure("not allowed: serviceaccounts"), nmi_may_request=True, nmi=NMI_ACCOUNT),
+        ServiceAccountAccess(
+            exists=True, nmi_may_request=ReadFailure("not allowed: subjectaccessreviews"), nmi=NMI_ACCOUNT
+        ),
+        ServiceAccountAccess(exists=True, nmi_may_request=None),
     ],
     ids=["nobody-looked", "account", "review", "no-nmi"],
 )
-def test_what_could_not_be_read_is_unknown_and_refuses_nothing(account: Account | None) -> None:
+def test_what_could_not_be_read_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
     explanation = told(account=account)
     link = account_link(explanation)
-    assert (link.state, broken(explanation)) == (State.UNKNOWN, [])
+    assert (link.state, broken(explanation)) == (LinkState.UNKNOWN, [])
     assert link.next
     assert "system:serviceaccount:ns:shop" in link.says
     assert explanation.answer.outcome is Outcome.GRANTED

@@ -5,22 +5,22 @@ from dataclasses import replace
 import pytest
 
 from mic.azure.identities import GONE, Attached, HostIdentities
-from podidctl.inquiry.facts import NmiThere
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
+from podidctl.diagnosis.input import NmiPods
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod, resource_id
 from tests.podidctl.asked import broken, labelled, nmi_pod, only, rules, told
 
 NOBODY = {
-    "nowhere": NmiThere(),
-    "elsewhere": NmiThere(elsewhere=True),
-    "not-ready": NmiThere((nmi_pod(ready=False),)),
+    "nowhere": NmiPods(),
+    "elsewhere": NmiPods(elsewhere=True),
+    "not-ready": NmiPods((nmi_pod(ready=False),)),
 }
 ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
 UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),), "assigned": ()}
 
 
 @pytest.mark.parametrize("nmi", NOBODY.values(), ids=NOBODY)
-def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_told(nmi: NmiThere) -> None:
+def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_told(nmi: NmiPods) -> None:
     explanation = told(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.identity == "ns/id"
@@ -30,20 +30,20 @@ def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_
 
 
 def test_what_an_nmi_that_is_away_would_refuse_has_no_status() -> None:
-    explanation = told(nmi=NmiThere(), assigned=(), bindings=())
+    explanation = told(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
     assert "NMI would answer it so: held for 45 s, then 404" in explanation.answer.says
 
 
 def test_an_exempt_pod_is_left_to_imds_also_without_nmi_but_not_where_one_hangs() -> None:
-    assert told(**UNDER, nmi=NmiThere(elsewhere=True)).answer.outcome is Outcome.EXEMPT
+    assert told(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
     hanging = told(**UNDER, nmi=NOBODY["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would be left to IMDS" in hanging.says
 
 
 def test_an_nmi_that_only_its_flags_tell_of_is_taken_to_run() -> None:
-    explanation = told(nmi=NmiThere(), rules=replace(rules(), given=True))
+    explanation = told(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
     assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from mic.azure.identities import GONE, Attached, HostIdentities
-from podidctl.explain.shapes import Link, State
-from podidctl.inquiry.facts import NmiThere, Unread
+from podidctl.diagnosis.input import NmiPods, ReadFailure
+from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Node, NodeSpec
 from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
@@ -22,16 +22,16 @@ def link_of(name: str, **changes: object) -> Link:
 @pytest.mark.parametrize(
     ("azure", "state", "says"),
     [
-        (HostIdentities(attached=ATTACHED), State.OK, "it is on vm-1"),
-        (HostIdentities(), State.BROKEN, "is not on vm-1"),
-        (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), State.UNKNOWN, "just changing"),
-        (GONE, State.BROKEN, "Azure knows no /subscriptions/s/"),
-        (Refused("no right", status=403, code="AuthorizationFailed"), State.UNKNOWN, "403 AuthorizationFailed"),
-        (None, State.UNKNOWN, "Azure was not asked"),
+        (HostIdentities(attached=ATTACHED), LinkState.OK, "it is on vm-1"),
+        (HostIdentities(), LinkState.BROKEN, "is not on vm-1"),
+        (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), LinkState.UNKNOWN, "just changing"),
+        (GONE, LinkState.BROKEN, "Azure knows no /subscriptions/s/"),
+        (Refused("no right", status=403, code="AuthorizationFailed"), LinkState.UNKNOWN, "403 AuthorizationFailed"),
+        (None, LinkState.UNKNOWN, "Azure was not asked"),
     ],
     ids=["there", "absent", "changing", "no-host", "refused", "not-asked"],
 )
-def test_what_azure_says_of_the_identity(azure: object, state: State, says: str) -> None:
+def test_what_azure_says_of_the_identity(azure: object, state: LinkState, says: str) -> None:
     link = link_of("on Azure", azure=azure)
     assert link.state is state
     assert says in link.says
@@ -46,32 +46,32 @@ def test_a_service_principal_needs_no_vm() -> None:
 @pytest.mark.parametrize(
     ("node", "state", "says"),
     [
-        (None, State.BROKEN, "no such node"),
-        (Node(metadata=BareMeta(name=NODE)), State.BROKEN, "it has no providerID"),
-        (Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id="kind://x")), State.BROKEN, "'kind://x'"),
-        (Unread("not allowed: nodes"), State.UNKNOWN, "not allowed: nodes"),
+        (None, LinkState.BROKEN, "no such node"),
+        (Node(metadata=BareMeta(name=NODE)), LinkState.BROKEN, "it has no providerID"),
+        (Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id="kind://x")), LinkState.BROKEN, "'kind://x'"),
+        (ReadFailure("not allowed: nodes"), LinkState.UNKNOWN, "not allowed: nodes"),
     ],
     ids=["gone", "bare", "elsewhere", "unread"],
 )
-def test_a_node_that_leads_to_no_vm_is_told(node: object, state: State, says: str) -> None:
+def test_a_node_that_leads_to_no_vm_is_told(node: object, state: LinkState, says: str) -> None:
     link = link_of("host", node=node)
     assert link.state is state
     assert says in link.says
 
 
 def test_a_node_without_nmi_is_told_where_others_have_one() -> None:
-    assert only(told(nmi=NmiThere(elsewhere=True))).link == "NMI"
+    assert only(told(nmi=NmiPods(elsewhere=True))).link == "NMI"
 
 
 def test_an_nmi_that_is_not_ready_is_told_with_its_pod() -> None:
-    link = only(told(nmi=NmiThere((nmi_pod(ready=False),))))
+    link = only(told(nmi=NmiPods((nmi_pod(ready=False),))))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
 
 
 def test_no_nmi_anywhere_is_wrong_and_pods_that_cannot_be_listed_are_not() -> None:
-    assert only(told(nmi=NmiThere())).link == "NMI"
-    assert link_of("NMI", nmi=Unread("not allowed")).state is State.UNKNOWN
+    assert only(told(nmi=NmiPods())).link == "NMI"
+    assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
 
 
 def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
@@ -80,7 +80,7 @@ def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
     far = {"bindings": (binding(), binding(namespace="far")), "identities": (identity(), identity(namespace="far"))}
     links = told(
         **far,
-        rules=rules(force_namespaced=True),
+        configuration=rules(force_namespaced=True),
         assigned=(labelled(assigned_identity()), former, removed),
         azure=HostIdentities(attached=ATTACHED),
     ).links
@@ -91,11 +91,11 @@ def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
 def test_a_client_id_that_is_anothers_is_told_with_both(managed: bool) -> None:
     other = "0b000000-0000-0000-0000-000000000002"
     azure = HostIdentities(attached={KEY: Attached(resource_id("id"), other)})
-    explanation = told(azure=azure, rules=rules(managed=managed))
+    explanation = told(azure=azure, configuration=rules(managed=managed))
     link = only(explanation)
     assert (link.link, link.about) == ("client id", "ns/id")
     assert other in link.says
     assert CLIENT_ID in link.says
     assert other in explanation.answer.says
     right = HostIdentities(attached={KEY: Attached(resource_id("id"), CLIENT_ID.upper())})
-    assert "client id" not in {each.link for each in told(azure=right, rules=rules(managed=managed)).links}
+    assert "client id" not in {each.link for each in told(azure=right, configuration=rules(managed=managed)).links}

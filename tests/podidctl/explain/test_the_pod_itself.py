@@ -2,8 +2,8 @@
 
 import pytest
 
-from podidctl.explain.shapes import State
-from podidctl.inquiry.verdict import Outcome
+from podidctl.diagnosis.decision import Outcome
+from podidctl.explain.schema import LinkState
 from podidentity.resources import OwnerReference, Pod, PodSpec
 from tests.nmi.identity.shapes import exception, pod
 from tests.podidctl.asked import broken, only, rules, told
@@ -30,13 +30,13 @@ def test_a_pod_that_nmi_does_not_know_is_told_why(asked: Pod | None, link: str, 
 
 def test_two_live_pods_at_one_address_are_told() -> None:
     other = pod("other", uid="uid-2")
-    assert "another pod has its address: ns/other" in only(told(beside=(other,))).says
-    assert broken(told(beside=(pod("other", uid="uid-2", deleting=True),))) == []
-    ending = only(told(pod=pod(deleting=True), beside=(other,)))
+    assert "another pod has its address: ns/other" in only(told(same_address_pods=(other,))).says
+    assert broken(told(same_address_pods=(pod("other", uid="uid-2", deleting=True),))) == []
+    ending = only(told(pod=pod(deleting=True), same_address_pods=(other,)))
     assert ending.link == "address"
     assert "this one is ending" in ending.says
     assert "ask about ns/other" in ending.next
-    both = only(told(pod=pod(deleting=True), beside=(pod("other", uid="uid-2", deleting=True),)))
+    both = only(told(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
     assert "all of them are ending" in both.says
 
 
@@ -59,10 +59,10 @@ def test_a_pod_that_may_have_lost_its_address_is_told_that_it_gets_nothing(asked
 
 
 def test_one_address_of_two_is_enough_for_nmi_to_know_the_pod() -> None:
-    explanation = told(pod=pod(addresses=("10.0.0.1", "fd00::1")), beside=(pod("other", uid="uid-2"),))
+    explanation = told(pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),))
     assert explanation.answer.outcome is Outcome.GRANTED
     (link,) = [each for each in explanation.links if each.link == "address"]
-    assert (link.about, link.state) == ("fd00::1", State.OK)
+    assert (link.about, link.state) == ("fd00::1", LinkState.OK)
     assert "ns/other" in link.says
 
 
@@ -76,7 +76,7 @@ def test_an_exception_that_overrides_the_label_is_told_with_its_name() -> None:
 
 def test_an_exception_that_does_not_count_exempts_nobody() -> None:
     counts = rules(exception_namespaces=("elsewhere",))
-    explanation = told(rules=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    explanation = told(configuration=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
@@ -88,7 +88,9 @@ def test_a_pod_without_a_label_under_an_exception_is_as_it_is_meant_to_be() -> N
 
 def test_mics_own_pod_is_exempt_and_nothing_is_wrong_with_it() -> None:
     owner = OwnerReference(kind="ReplicaSet", name="mic-1", controller=True)
-    explanation = told(rules=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner))
+    explanation = told(
+        configuration=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner)
+    )
     assert explanation.answer.outcome is Outcome.EXEMPT
     assert broken(explanation) == []
 

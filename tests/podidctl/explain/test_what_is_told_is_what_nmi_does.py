@@ -18,11 +18,11 @@ from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.policies import decision_policy
-from podidctl.explain.chain import explain
-from podidctl.explain.shapes import State
-from podidctl.inquiry.facts import Account, Facts, Rules
-from podidctl.inquiry.verdict import MANAGEMENT, Outcome, Verdict, is_managed, verdict
-from podidctl.token.foretold import foretell
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome, PredictedDecision, is_managed, predict_decision
+from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
+from podidctl.explain.explanation import explain
+from podidctl.explain.schema import LinkState
+from podidctl.token.prediction import predict
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.nmi.identity.shapes import (
@@ -110,7 +110,7 @@ def an_assigned(draw: random.Random) -> Any:
     return labelled(msgspec.structs.replace(made, spec=spec), draw.choice((NODE, NODE, NODE, "node-2")))
 
 
-def some_rules(draw: random.Random) -> Rules:
+def some_rules(draw: random.Random) -> NmiConfiguration:
     return rules(
         managed=draw.random() < 0.4,
         force_namespaced=draw.random() < 0.2,
@@ -120,7 +120,7 @@ def some_rules(draw: random.Random) -> Rules:
     )
 
 
-def a_cluster(draw: random.Random) -> Facts:
+def a_cluster(draw: random.Random) -> DiagnosisInput:
     asked = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
     beside = tuple(
@@ -129,23 +129,25 @@ def a_cluster(draw: random.Random) -> Facts:
         if not each.finished and not each.spec.host_network and set(each.addresses) & set(asked.addresses)
     )
     return facts(
-        rules=some_rules(draw),
+        configuration=some_rules(draw),
         pod=asked,
-        beside=beside if not asked.spec.host_network else (),
+        same_address_pods=beside if not asked.spec.host_network else (),
         bindings=some(draw, a_binding, 6),
         identities=some(draw, an_identity, 6),
         assigned=some(draw, an_assigned, 4),
         exceptions=some(draw, lambda draw: exception(labels={"app": draw.choice("xyz")}), 1),
-        account=draw.choice((None, WELL, WELL, Account(there=draw.random() < 0.5, nmi_may=draw.random() < 0.5))),
+        account=draw.choice(
+            (None, WELL, WELL, ServiceAccountAccess(exists=draw.random() < 0.5, nmi_may_request=draw.random() < 0.5))
+        ),
     )
 
 
-def as_nmi_has_it(cluster: Facts) -> Decision | None:
+def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
     """What a feed that has been told of all this decides; None where the pod has no address that answers for it.
 
     What its watches select is the API server's work, and done here.
     """
-    its = cluster.rules.settings
+    its = cluster.configuration.settings
     cluster_cache = ClusterCache(
         cast("Client", None),
         (index := Index()),
@@ -158,7 +160,7 @@ def as_nmi_has_it(cluster: Facts) -> Decision | None:
     )
     assert cluster.pod is not None
     told: dict[str, list[Any]] = {
-        "pods": [cluster.pod, *cluster.beside],
+        "pods": [cluster.pod, *cluster.same_address_pods],
         "exceptions": list(cluster.exceptions),
         "bindings": list(cluster.bindings),
         "identities": list(cluster.identities),
@@ -179,7 +181,7 @@ def as_nmi_has_it(cluster: Facts) -> Decision | None:
     return None
 
 
-def agrees(said: Verdict, nmi: Decision | None) -> bool:
+def agrees(said: PredictedDecision, nmi: Decision | None) -> bool:
     match nmi:
         case None:
             return said.outcome is Outcome.UNSEEN
@@ -193,20 +195,20 @@ def agrees(said: Verdict, nmi: Decision | None) -> bool:
             return (said.outcome, said.refusal) == (Outcome.REFUSED, refusal)
 
 
-def contested(cluster: Facts) -> bool:
+def contested(cluster: DiagnosisInput) -> bool:
     """Whether a read settles whose the address is, and not the watches: then NMI's index alone does not say it."""
-    return bool(cluster.beside)
+    return bool(cluster.same_address_pods)
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=1000, deadline=None)
 def test_the_answer_is_nmis_own(seed: int) -> None:
     cluster = a_cluster(random.Random(seed))
-    said = verdict(cluster)
+    said = predict_decision(cluster)
     if not contested(cluster):
         assert agrees(said, as_nmi_has_it(cluster)), (said, as_nmi_has_it(cluster))
     explanation = explain(cluster)
-    told = foretell(cluster, MANAGEMENT)
+    told = predict(cluster, MANAGEMENT_RESOURCE)
     answer = explanation.answer
     assert (answer.outcome, answer.status) == (told.outcome, told.status)
     assert answer.outcome is said.outcome or (said.outcome, answer.outcome) == (Outcome.GRANTED, Outcome.REFUSED)
@@ -215,17 +217,21 @@ def test_the_answer_is_nmis_own(seed: int) -> None:
         assert explanation.next
     if answer.outcome is Outcome.GRANTED:
         served = {"assigned identity", "served"}
-        assert any(each.link in served and each.state is not State.BROKEN for each in explanation.links)
+        assert any(each.link in served and each.state is not LinkState.BROKEN for each in explanation.links)
 
 
 def test_the_random_clusters_lead_to_every_answer() -> None:
-    found = {verdict(a_cluster(random.Random(seed))).outcome for seed in range(300)}
+    found = {predict_decision(a_cluster(random.Random(seed))).outcome for seed in range(300)}
     assert found == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"
 
 
 @pytest.mark.parametrize("changed", ["grant", "silence"])
 def test_an_answer_that_is_not_nmis_is_noticed(changed: str) -> None:
     seeds = itertools.count()
-    cluster = next(made for seed in seeds if verdict(made := a_cluster(random.Random(seed))).outcome is Outcome.REFUSED)
-    wrong = Verdict(Outcome.GRANTED) if changed == "grant" else Verdict(Outcome.UNSEEN, why="nothing")
+    cluster = next(
+        made for seed in seeds if predict_decision(made := a_cluster(random.Random(seed))).outcome is Outcome.REFUSED
+    )
+    wrong = (
+        PredictedDecision(Outcome.GRANTED) if changed == "grant" else PredictedDecision(Outcome.UNSEEN, why="nothing")
+    )
     assert not agrees(wrong, as_nmi_has_it(cluster))

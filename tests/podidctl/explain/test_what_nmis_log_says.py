@@ -13,9 +13,9 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.nmi_log import DECISIONS_MAX, LoggedDecision, parse_decisions
 from podidctl.explain.show import show
-from podidctl.inquiry.decided import TOLD_MOST, Decided, decided
-from podidctl.inquiry.facts import Unread
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.nmi.server.fakes import pod_entry
 from tests.podidctl.asked import told
@@ -54,8 +54,8 @@ def written(request: pytest.FixtureRequest) -> Iterator[Written]:
     log.setLevel(level)
 
 
-def about(log: str) -> tuple[Decided, ...]:
-    return decided(log, ENTRY.key, ENTRY.uid)
+def about(log: str) -> tuple[LoggedDecision, ...]:
+    return parse_decisions(log, ENTRY.key, ENTRY.uid)
 
 
 def test_the_last_token_is_told_with_its_repeats(written: Written) -> None:
@@ -82,7 +82,7 @@ def test_other_pods_and_earlier_ones_of_the_name_are_left_out(written: Written) 
     decisions = Decisions()
     decisions.granted(Subject(POD.call, pod_entry(name="till")), VAULT, "shop/id", Usage())
     decisions.granted(POD, VAULT, "shop/id", Usage())
-    assert decided(written(), ENTRY.key, "a later one's") == ()
+    assert parse_decisions(written(), ENTRY.key, "a later one's") == ()
 
 
 def test_repeats_of_a_decision_that_is_further_back_than_what_was_read_still_count(written: Written) -> None:
@@ -96,7 +96,7 @@ def test_repeats_of_a_decision_that_is_further_back_than_what_was_read_still_cou
 
 def test_only_the_latest_are_told(written: Written) -> None:
     decisions = Decisions()
-    for number in range(TOLD_MOST + 2):
+    for number in range(DECISIONS_MAX + 2):
         decisions.granted(POD, TokenRequest(f"https://{number}.example"), "shop/id", Usage())
     assert [each.resource for each in about(written())] == [
         "https://4.example",
@@ -122,9 +122,9 @@ def test_lines_that_are_none_are_passed_over(line: str) -> None:
 
 def test_it_is_shown_as_a_table_and_what_could_not_be_read_as_a_line() -> None:
     console = Console(width=200, file=io.StringIO(), record=True)
-    one = Decided(at="11-24 17:00:00", outcome="granted", identity="shop/id", resource="\x1b[31mred", repeats=7)
-    show(told(decided=(one,)), console)
-    show(told(decided=Unread("not allowed: pods/log")), console)
+    one = LoggedDecision(at="11-24 17:00:00", outcome="granted", identity="shop/id", resource="\x1b[31mred", repeats=7)
+    show(told(decisions=(one,)), console)
+    show(told(decisions=ReadFailure("not allowed: pods/log")), console)
     text = console.export_text()
     assert "11-24 17:00:00" in text
     assert "\x1b" not in text

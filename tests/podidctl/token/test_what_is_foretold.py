@@ -7,9 +7,9 @@ import pytest
 
 from nmi.issuer import UNSUPPORTED_TYPE
 from nmi.server.responses import refused
-from podidctl.inquiry.facts import NmiThere, Rules
-from podidctl.inquiry.verdict import MANAGEMENT, Outcome
-from podidctl.token.foretold import Foretold, foretell
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
+from podidctl.diagnosis.input import NmiConfiguration, NmiPods
+from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
 from tests.podidctl.asked import facts, labelled, rules
@@ -19,8 +19,10 @@ PRINCIPAL = AzureIdentitySpec(
 )
 
 
-def ask(resource: str = MANAGEMENT, client_id: str = "", resource_id: str = "", **changes: Any) -> Foretold:
-    return foretell(facts(**changes), resource, client_id=client_id, resource_id=resource_id)
+def ask(
+    resource: str = MANAGEMENT_RESOURCE, client_id: str = "", resource_id: str = "", **changes: Any
+) -> TokenPrediction:
+    return predict(facts(**changes), resource, client_id=client_id, resource_id=resource_id)
 
 
 def serving(spec: AzureIdentitySpec) -> Any:
@@ -51,7 +53,7 @@ def test_an_identity_that_is_not_the_pods_is_refused_after_the_hold() -> None:
 
 
 def test_the_flag_that_changes_the_status_changes_it_here() -> None:
-    told = ask(client_id="another", rules=rules(set_retry_after_header=True))
+    told = ask(client_id="another", configuration=rules(set_retry_after_header=True))
     assert told.status == 503
 
 
@@ -68,7 +70,7 @@ def test_a_pod_that_nothing_is_bound_to_gets_what_lets_credential_chains_go_on()
 
 
 def test_where_no_nmi_is_on_the_node_what_would_be_is_told_and_that_nobody_does_it() -> None:
-    told = ask(nmi=NmiThere(elsewhere=True))
+    told = ask(nmi=NmiPods(elsewhere=True))
     assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
     assert told.note == (
         "no NMI that works is to be seen on its node: no pod of NMI is on this node, though there is on others; "
@@ -77,8 +79,8 @@ def test_where_no_nmi_is_on_the_node_what_would_be_is_told_and_that_nobody_does_
 
 
 def test_a_pod_that_is_not_there_lacks_no_nmi() -> None:
-    assert ask(pod=None, nmi=NmiThere()).outcome is Outcome.UNSEEN
-    assert ask("", pod=None, nmi=NmiThere()).outcome is Outcome.REFUSED
+    assert ask(pod=None, nmi=NmiPods()).outcome is Outcome.UNSEEN
+    assert ask("", pod=None, nmi=NmiPods()).outcome is Outcome.REFUSED
 
 
 def test_an_exempt_pod_gets_the_nodes_own() -> None:
@@ -119,7 +121,10 @@ def test_what_nmi_would_not_even_ask_azure_for_is_refused_so(spec: AzureIdentity
 
 def test_a_switch_of_nmi_opens_what_it_opens() -> None:
     spec = msgspec.structs.replace(PRINCIPAL, client_password=SecretReference(name="s", namespace="far"))
-    assert ask(assigned=(serving(spec),), rules=rules(allow_cross_namespace_secrets=True)).outcome is Outcome.GRANTED
+    assert (
+        ask(assigned=(serving(spec),), configuration=rules(allow_cross_namespace_secrets=True)).outcome
+        is Outcome.GRANTED
+    )
 
 
 def test_a_type_that_nmi_does_not_know_is_refused_as_nmi_does() -> None:
@@ -131,7 +136,9 @@ def test_a_type_that_nmi_does_not_know_is_refused_as_nmi_does() -> None:
 def test_a_cloud_that_only_nmi_knows_is_named_where_it_could_make_it_otherwise() -> None:
     spec = msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://adfs.stack.example/")
     own = rules()
-    told = ask(assigned=(serving(spec),), rules=Rules(own.settings, own.whose, "/etc/azure/cloud.json"))
+    told = ask(
+        assigned=(serving(spec),), configuration=NmiConfiguration(own.settings, own.source, "/etc/azure/cloud.json")
+    )
     assert "/etc/azure/cloud.json" in told.note
     assert ask(assigned=(serving(spec),)).note == ""
 
@@ -150,11 +157,11 @@ def test_a_mirror_pod_is_refused_at_once_with_the_cause() -> None:
 
 
 def test_managed_mode_does_not_hold_a_request_for_what_nobody_assigns() -> None:
-    told = ask(rules=rules(managed=True), bindings=())
+    told = ask(configuration=rules(managed=True), bindings=())
     assert (told.outcome, told.status) == (Outcome.WAITS, 404)
     assert 0.0 < told.held_seconds < 2.0
 
 
 def test_managed_mode_asks_by_resource_id() -> None:
-    told = ask(rules=rules(managed=True), assigned=())
+    told = ask(configuration=rules(managed=True), assigned=())
     assert (told.outcome, told.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")

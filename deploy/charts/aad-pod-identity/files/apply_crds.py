@@ -1,6 +1,6 @@
-"""Applies CustomResourceDefinitions, a file each, in a pod: apply_crds.py FOLDER
+"""Apply CustomResourceDefinitions, one per file, in a pod: apply_crds.py FOLDER
 
-Server-side apply by force: whoever had applied them before, the fields are ours from now on. Standard library only.
+Uses forced server-side apply, so the chart becomes the owner of all fields. Standard library only.
 """
 
 import os
@@ -18,7 +18,7 @@ HOW = urllib.parse.urlencode({"fieldManager": "aad-pod-identity-chart", "force":
 
 
 def apply(document: bytes, name: str) -> None:
-    """Make the definition *name* what *document* (YAML) says. Exits where the API server refuses."""
+    """Apply *document* (YAML) as the definition *name*. Exit if the API server refuses."""
     request = urllib.request.Request(  # noqa: S310 - always https
         f"{SERVER}{PATH}/{name}?{HOW}",
         document,
@@ -29,7 +29,7 @@ def apply(document: bytes, name: str) -> None:
         method="PATCH",
     )
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    # As in podidentity/kube/access.py: the cluster's own authority need not be as RFC 5280 would have it.
+    # As in podidentity/kube/access.py: the cluster's certificate authority may not conform to RFC 5280.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     try:
         with urllib.request.urlopen(request, timeout=30, context=context):  # noqa: S310 - always https
@@ -37,12 +37,13 @@ def apply(document: bytes, name: str) -> None:
     except urllib.error.HTTPError as error:
         sys.exit(f"{name} was not applied: {error.code} {error.read(1000).decode(errors='replace')}")
     except OSError as error:
-        sys.exit(f"{name} was not applied: {SERVER} is not to be had ({error})")
+        sys.exit(f"{name} was not applied: cannot reach {SERVER} ({error})")
 
 
 def main(folder: pathlib.Path) -> None:
+    """Apply all definitions in *folder*."""
     for file in sorted(folder.glob("*.yaml")):
-        # Ours have the name at the start of a line, two blanks in, once.
+        # The chart's definitions contain one line that starts with two spaces and the name.
         lines = file.read_text().splitlines()
         apply(file.read_bytes(), next(line for line in lines if line.startswith("  name: ")).split()[1])
 

@@ -1,6 +1,6 @@
-"""Switches route_localnet on for the node, in a privileged init container of NMI, with what guards 127.0.0.1 first.
+"""Enable route_localnet on the node, in a privileged init container of NMI, after the guard rule for 127.0.0.1.
 
-NMI then keeps the guard, and finds nothing left to switch.
+NMI then maintains the guard rule.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from podidentity.exits import StartError
 
 
 async def main() -> None:
-    """Exits with what to do where it cannot be done; the kubelet then tries again."""
+    """Enable it, or exit with the next action; the kubelet then retries."""
     detected = await detect()
     if detected.iptables is None:
         sys.exit("the image has no iptables program for this node's backend: set nmi.routeLocalnet to check")

@@ -1,7 +1,7 @@
-"""Waits in a pod until a DaemonSet is ready on every node, and deletes it then: wait_for_cleanup.py NAMESPACE NAME
+"""Wait in a pod until a DaemonSet is ready on every node, then delete it: wait_for_cleanup.py NAMESPACE NAME
 
-helm does not delete it, since it would do so also where this fails. Standard library only. It gives up before the Job
-that runs it, and helm, would: with what is left to do.
+helm does not delete the DaemonSet, because it would also do so after a failure of this program. The program exits with
+the next action before the time limits of its Job and of helm. Standard library only.
 """
 
 import json
@@ -22,54 +22,54 @@ DELETE_SECONDS = 20.0
 
 
 def is_ready(daemonset: dict[str, Any]) -> bool:
-    """Whether the controller has seen it as it is now, and every node that it wants has a ready pod."""
+    """Return whether the controller has observed the current generation and every desired node has a ready pod."""
     status = daemonset.get("status", {})
     seen = status.get("observedGeneration") == daemonset["metadata"]["generation"]
     return bool(seen and status.get("numberReady", 0) == status.get("desiredNumberScheduled"))
 
 
-def ask(method: str, namespace: str, name: str) -> dict[str, Any]:
-    """What the API server answers for the DaemonSet. Raises OSError where it does not, or says no."""
+def request_daemonset(method: str, namespace: str, name: str) -> dict[str, Any]:
+    """Return the API server's response for the DaemonSet. Raise OSError if it does not respond or refuses."""
     request = urllib.request.Request(  # noqa: S310 - always https
         f"{SERVER}/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}",
         headers={"Authorization": f"Bearer {(ACCOUNT / 'token').read_text().strip()}"},
         method=method,
     )
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    # As in podidentity/kube/access.py: the cluster's own authority need not be as RFC 5280 would have it.
+    # As in podidentity/kube/access.py: the cluster's certificate authority may not conform to RFC 5280.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 - always https
         found: dict[str, Any] = json.load(answer)
     return found
 
 
-def insist(method: str, namespace: str, name: str, limit: float, left: str) -> None:
-    """Ask until the server has done it (DELETE), or the DaemonSet is ready (GET). Exits with what is *left* to do."""
-    told, end = "", time.monotonic() + limit
+def repeat_until_done(method: str, namespace: str, name: str, limit: float, left: str) -> None:
+    """Repeat the request until it succeeds (DELETE) or the DaemonSet is ready (GET). Else exit, stating *left*."""
+    reported, end = "", time.monotonic() + limit
     while True:
         ready = False
         try:
-            found = ask(method, namespace, name)
+            found = request_daemonset(method, namespace, name)
         except urllib.error.HTTPError as error:
-            if error.code == 404 and method == "DELETE":  # done by somebody else, or by a request whose answer was lost
+            if error.code == 404 and method == "DELETE":  # deleted before, or by a request whose response was lost
                 return
-            if error.code not in {403, 429, 500, 503, 504}:  # 403: the role may be a moment behind
-                sys.exit(f"{method} of DaemonSet {namespace}/{name} answers {error.code} {error.reason}: {left}")
-            news = f"{method} of DaemonSet {namespace}/{name} answers {error.code}"
+            if error.code not in {403, 429, 500, 503, 504}:  # 403: the role may not be effective yet
+                sys.exit(f"{method} of DaemonSet {namespace}/{name} returns {error.code} {error.reason}: {left}")
+            news = f"{method} of DaemonSet {namespace}/{name} returns {error.code}"
             if error.code == 403:
-                news += f" (let this service account get and delete DaemonSet {name})"
+                news += f" (give this service account permission to get and delete DaemonSet {name})"
         except OSError as error:
-            news = f"{SERVER} is not to be had ({error})"
+            news = f"cannot reach {SERVER} ({error})"
         else:
             if method == "DELETE":
                 return
             status = found.get("status", {})
             news = f"{status.get('numberReady', 0)} of {status.get('desiredNumberScheduled', '?')} nodes are clean"
             ready = is_ready(found)
-        if news != told and method == "GET":
+        if news != reported and method == "GET":
             sys.stdout.write(f"{news}\n")
             sys.stdout.flush()
-            told = news
+            reported = news
         if ready:
             return
         if time.monotonic() > end:
@@ -78,11 +78,12 @@ def insist(method: str, namespace: str, name: str, limit: float, left: str) -> N
 
 
 def main(namespace: str, name: str) -> None:
-    pods = f"kubectl -n {namespace} get pods -o wide shows which are not"
-    stays = f"DaemonSet {name} stays and cleans a node that comes back; then delete it"
-    insist("GET", namespace, name, LIMIT_SECONDS, f"{pods}. {stays}")
+    """Wait for the DaemonSet and delete it."""
+    pods = f"kubectl -n {namespace} get pods -o wide shows the others"
+    stays = f"DaemonSet {name} remains and cleans a node when it is back; then delete it"
+    repeat_until_done("GET", namespace, name, LIMIT_SECONDS, f"{pods}. {stays}")
     done = f"all nodes are clean, so kubectl -n {namespace} delete daemonset {name}"
-    insist("DELETE", namespace, name, DELETE_SECONDS, done)
+    repeat_until_done("DELETE", namespace, name, DELETE_SECONDS, done)
 
 
 main(*sys.argv[1:])

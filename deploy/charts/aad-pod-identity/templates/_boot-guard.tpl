@@ -1,5 +1,5 @@
-{{- /* What to do about the boot guard on each node: "install", "remove" where an earlier revision of this release has
-       installed it, or "". The annotation of the DaemonSet that is in the cluster says so; `helm template` sees none. */ -}}
+{{- /* Action for the boot guard on each node: "install", "remove" if an earlier revision of this release installed it, or
+       "". The annotation of the DaemonSet in the cluster records that; `helm template` cannot read it. */ -}}
 {{- define "aad-pod-identity.nmi.bootGuard" -}}
 {{- if .Values.nmi.bootGuard -}}
 install

@@ -1,4 +1,4 @@
-{{- /* A service account that lives as long as a hook, with a cluster role: (list $ NAME HOOK RULES). */ -}}
+{{- /* A service account for the duration of a hook, with a cluster role: (list $ NAME HOOK RULES). */ -}}
 {{- define "aad-pod-identity.hook.account" -}}
 {{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
@@ -33,9 +33,9 @@ subjects:
     namespace: {{ $root.Release.Namespace | quote }}
 {{- end -}}
 
-{{- /* Labels and annotations of an object of a hook: (list $ HOOK WEIGHT POLICY). With hook-succeeded helm takes the
-       object away once the hook is over, and from helm 4 on where a later object of the hook fails, too: nothing that
-       has to outlive a failure may have it (https://github.com/helm/helm/issues/30673). */ -}}
+{{- /* Labels and annotations of an object of a hook: (list $ HOOK WEIGHT POLICY). With hook-succeeded helm deletes
+       the object when the hook is complete, and since helm 4 also if a later object of the hook fails. Do not use it for
+       an object that must outlive a failure (https://github.com/helm/helm/issues/30673). */ -}}
 {{- define "aad-pod-identity.hook.meta" -}}
 labels:
   {{- include "aad-pod-identity.labels" (index . 0) | nindent 2 }}
@@ -45,7 +45,7 @@ annotations:
   helm.sh/hook-delete-policy: {{ append (compact (list (index . 3))) "before-hook-creation" | sortAlpha | join "," }}
 {{- end -}}
 
-{{- /* What keeps a pod that talks to the API server only from everything else. */ -}}
+{{- /* The security context of a pod that only calls the API server. */ -}}
 {{- define "aad-pod-identity.hook.unprivileged" -}}
 runAsUser: 65532
 runAsGroup: 65532

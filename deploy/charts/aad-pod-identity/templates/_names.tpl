@@ -1,4 +1,4 @@
-{{- /* Names and labels. They are the reference's, so that `helm upgrade` finds what its chart left. */ -}}
+{{- /* Names and labels, equal to those of the Go implementation's chart, so that `helm upgrade` adopts its objects. */ -}}
 
 {{- define "aad-pod-identity.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 59 | trimSuffix "-" -}}
@@ -36,7 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "aad-pod-identity.image" -}}
 {{- $root := index . 0 -}}
 {{- $of := index . 1 -}}
-{{- $theirs := "which names the reference's images, and these do not take this chart's arguments: take image.repository, mic.tag and nmi.tag out of your values (with --reuse-values set both tags to an empty text), and set image.repository to the registry that you have pushed this project's images to" -}}
+{{- $theirs := "which names the Go implementation's images, which do not accept this chart's arguments: remove image.repository, mic.tag and nmi.tag from your values (with --reuse-values set both tags to an empty text), and set image.repository to the registry to which you pushed this project's images" -}}
 {{- if hasSuffix "/oss/azure/aad-pod-identity" $root.Values.image.repository -}}
 {{- fail (printf "image.repository is %s, %s" $root.Values.image.repository $theirs) -}}
 {{- end -}}
@@ -46,22 +46,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{ $root.Values.image.repository }}/{{ $of.image }}:{{ default $root.Chart.AppVersion $of.tag }}
 {{- end -}}
 
-{{- /* A value as text: large whole numbers would come out as 1e+06. */ -}}
+{{- /* A value as text: large whole numbers would be printed as 1e+06. */ -}}
 {{- define "aad-pod-identity.text" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
-{{- /* "true" for what means so: the reference's values hold both true and "true". */ -}}
+{{- /* "true" for all spellings of true: the Go implementation's values contain both true and "true". */ -}}
 {{- define "aad-pod-identity.true" -}}
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
 {{- end -}}
 
-{{- /* NMI's capabilities, of which its rules need NET_ADMIN and NET_RAW. */ -}}
+{{- /* NMI's capabilities. Its rules need NET_ADMIN and NET_RAW. */ -}}
 {{- define "aad-pod-identity.nmi.capabilities" -}}
 {{ concat (list "NET_ADMIN" "NET_RAW") (default list .Values.nmi.extraCapabilities) | uniq | sortAlpha | toYaml }}
 {{- end -}}
 
-{{- /* NMI has to run on a node before MIC takes the start-up taint off, and MIC where every node begins with it. */ -}}
+{{- /* NMI must run on a node before MIC removes the start-up taint, and MIC must run if all nodes have the taint. */ -}}
 {{- define "aad-pod-identity.startup.tolerations" -}}
 {{- if .Values.mic.startupTaint -}}
 {{ toYaml (list (dict "key" .Values.mic.startupTaint "operator" "Exists")) }}

@@ -35,7 +35,8 @@
 {{- end }}
 {{- end -}}
 
-{{- /* The reference's values.yaml has an empty list, which would leave nodes with taints to their own identities. */ -}}
+{{- /* The Go implementation's values.yaml has an empty list, with which pods on nodes with taints would get the node's own
+       identities. */ -}}
 {{- define "aad-pod-identity.nmi.tolerations" -}}
 {{- $all := dict "operator" "Exists" -}}
 {{- $tolerations := default (list $all) .Values.nmi.tolerations -}}

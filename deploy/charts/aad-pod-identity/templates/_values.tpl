@@ -1,5 +1,5 @@
-{{- /* What stands where a value is missing: `helm upgrade --reuse-values` brings the values of an older chart, or of the
-       reference's, instead of values.yaml, and an empty key (`mic.customCloud:`) takes a default away. Each template
+{{- /* Defaults for missing values: `helm upgrade --reuse-values` uses the values of an older chart, or of the Go
+       implementation's, instead of values.yaml, and an empty key (`mic.customCloud:`) removes a default. Each template
        begins with this. Lists and maps that may be missing are not here. */ -}}
 {{- define "aad-pod-identity.complete" -}}
 {{- include "aad-pod-identity.complete.map" (list .Values (include "aad-pod-identity.missing" . | fromYaml)) -}}
@@ -16,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* The defaults of values.yaml, which a test holds the same. */ -}}
+{{- /* The defaults of values.yaml; a test compares them. */ -}}
 {{- define "aad-pod-identity.missing" -}}
 image:
   repository: aad-pod-identity
@@ -56,7 +56,7 @@ serviceMonitor:
   interval: 1m
   scrapeTimeout: 30s
 prometheusRule:
-  runbookBaseURL: https://github.com/aad-pod-identity/aad-pod-identity/blob/main/docs/runbooks
+  runbookBaseURL: ""
 grafanaDashboard:
   labels:
     grafana_dashboard: "1"

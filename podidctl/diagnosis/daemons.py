@@ -1,0 +1,201 @@
+"""The pods that NMI and MIC run in, as an operator sees them: where, which image, ready or not, with which flags.
+
+They are found by the labels that the chart and the plain manifests, ours and the reference's, give them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import dropwhile, pairwise
+from typing import Final
+
+import msgspec
+
+from nmi.settings import Settings, parse
+from podidentity.flags import UsageError
+from podidentity.kube.client import Client
+from podidentity.resources import Kind, PodMeta, Resource, Wire
+
+LABELS: Final = ("app.kubernetes.io/component", "component")
+_VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+
+
+class FieldRef(Wire, frozen=True):
+    field_path: str = ""
+
+
+class ValueFrom(Wire, frozen=True):
+    field_ref: FieldRef = FieldRef()
+
+
+class EnvironmentVariable(Wire, frozen=True):
+    name: str = ""
+    value: str = ""
+    value_from: ValueFrom | None = None
+
+
+class DaemonContainer(Wire, frozen=True):
+    name: str = ""
+    image: str = ""
+    command: list[str] = msgspec.field(default_factory=list)
+    args: list[str] = msgspec.field(default_factory=list)
+    env: list[EnvironmentVariable] = msgspec.field(default_factory=list)
+
+
+class DaemonSpec(Wire, frozen=True):
+    node_name: str = ""
+    host_network: bool = False
+    service_account_name: str = ""
+    containers: list[DaemonContainer] = msgspec.field(default_factory=list)
+
+
+class DaemonCondition(Wire, frozen=True):
+    type: str = ""
+    status: str = ""
+    message: str | None = None
+
+
+class WaitingState(Wire, frozen=True):
+    reason: str | None = None
+    message: str | None = None
+
+
+class ContainerState(Wire, frozen=True):
+    waiting: WaitingState | None = None
+
+
+class ContainerStatus(Wire, frozen=True):
+    name: str = ""
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+
+
+class DaemonStatus(Wire, frozen=True):
+    phase: str = ""
+    conditions: list[DaemonCondition] = msgspec.field(default_factory=list)
+    container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
+
+
+class Daemon(Resource, frozen=True):
+    """A pod of NMI or of MIC."""
+
+    metadata: PodMeta = PodMeta()
+    spec: DaemonSpec = DaemonSpec()
+    status: DaemonStatus = DaemonStatus()
+
+    @property
+    def name(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def ready(self) -> bool:
+        return self.metadata.deletion_timestamp is None and any(
+            each.type == "Ready" and each.status == "True" for each in self.status.conditions
+        )
+
+    @property
+    def looks_like_nmi(self) -> bool:
+        """Whether it looks like NMI beyond its label, which whoever may make a pod can write."""
+        owners = self.metadata.owner_references or ()
+        return self.spec.host_network and any(each.kind == "DaemonSet" and each.controller for each in owners)
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why it is not ready, as far as the API server knows."""
+        for each in self.status.container_statuses:
+            if (waiting := each.state.waiting) is not None and waiting.reason:
+                restarts = f", restarted {each.restart_count} times" if each.restart_count else ""
+                return f"{each.name}: {waiting.reason}{restarts}"
+        return "it is being deleted" if self.metadata.deletion_timestamp else f"phase {self.status.phase or 'unknown'}"
+
+    def container(self, program: str) -> DaemonContainer | None:
+        """The one that runs *program*: by its name, else the first."""
+        named = (each for each in self.spec.containers if each.name == program)
+        return next(named, self.spec.containers[0] if self.spec.containers else None)
+
+
+DAEMONS: Final = Kind("Pod", "pods", Daemon)
+
+
+async def list_daemons(client: Client, component: str, *, node: str = "") -> list[Daemon]:
+    """The pods of *component* (`nmi` or `mic`), where *node* is given of that one alone. Raises ApiError."""
+    found: dict[tuple[str, str], Daemon] = {}
+    field = f"spec.nodeName={node}" if node else ""
+    for label in LABELS:
+        for each in await client.list(DAEMONS, field_selector=field, label_selector=f"{label}={component}"):
+            if each.status.phase not in {"Succeeded", "Failed"}:
+                found[each.key] = each
+    return [found[key] for key in sorted(found)]
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+async def has_daemon(client: Client, component: str) -> bool:
+    """Whether there is a pod of *component* anywhere, at the cost of one object. Raises ApiError."""
+    for label in LABELS:
+        asked = {"labelSelector": f"{label}={component}", "limit": "1"}
+        if msgspec.json.decode(await client.request("GET", DAEMONS.path(), params=asked), type=_Page).items:
+            return True
+    return False
+
+
+def flags_of(daemon: Daemon, program: str) -> list[str]:
+    """The command line of *program* in its pod, with `$(NAME)` filled in as the kubelet does."""
+    container = daemon.container(program)
+    if container is None:
+        return []
+    values = dict(_variables(daemon, container))
+
+    def filled(found: re.Match[str]) -> str:
+        return values.get(found[1], found[0])
+
+    return [_VARIABLE.sub(filled, word) for word in _arguments_after(program, [*container.command, *container.args])]
+
+
+def _arguments_after(program: str, words: list[str]) -> list[str]:
+    """What follows the program itself, which may be Python's own `-m nmi`."""
+    for at, (word, following) in enumerate(pairwise(words)):
+        if (word, following) == ("-m", program):
+            return words[at + 2 :]
+    return [*dropwhile(lambda word: not word.startswith("-"), words)]
+
+
+def parseable_flags(daemon: Daemon, program: str) -> list[str]:
+    """The same as they may be parsed here. Raises UsageError for one that asks for help."""
+    return reject_help(flags_of(daemon, program))
+
+
+def reject_help(given: list[str]) -> list[str]:
+    """*given*, which may be parsed. Raises UsageError for a flag that asks for help: the parser would print it."""
+    if any(each.lstrip("-").partition("=")[0] in {"help", "h"} for each in given if each.startswith("-")):
+        raise UsageError("it has --help among its flags, with which it ends at once")
+    return given
+
+
+def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
+    """Its environment, as far as the pod's manifest tells it."""
+    container = daemon.container(program)
+    return dict(_variables(daemon, container)) if container is not None else {}
+
+
+def _variables(daemon: Daemon, container: DaemonContainer) -> Iterator[tuple[str, str]]:
+    fields: dict[str, Callable[[], str]] = {
+        "spec.nodeName": lambda: daemon.spec.node_name,
+        "metadata.name": lambda: daemon.metadata.name,
+        "metadata.namespace": lambda: daemon.metadata.namespace,
+    }
+    for each in container.env:
+        read = fields.get(each.value_from.field_ref.field_path) if each.value_from is not None else None
+        yield each.name, read() if read is not None else each.value
+
+
+def nmi_settings(daemon: Daemon) -> Settings:
+    """The settings of the NMI in that pod. Raises UsageError for a command line that ours would not take."""
+    given = parseable_flags(daemon, "nmi")
+    environ = environment_of(daemon, "nmi")
+    # Its other variables name things inside the pod, which are not to be looked for here.
+    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
+    if not daemon.spec.node_name:
+        raise UsageError(f"pod {daemon.name} is on no node yet")
+    return parse([*given, f"--node={daemon.spec.node_name}"], kept)

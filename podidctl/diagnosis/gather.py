@@ -1,0 +1,184 @@
+"""Reads what is to be known of one pod: a get or list of each kind, and with *azure* one GET of its node's host.
+
+Without the pod or our own kinds nothing can be told, and an ApiError is raised. What only adds to it (the node, NMI's
+pods and log, Events) is `Unread` where it may not be read.
+"""
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from mic.azure.identities import HostIdentities
+from mic.preview.survey import Hosts
+from nmi.identity.pods import own_addresses
+from nmi.settings import Settings, parse
+from nmi.tokens.assertions import SERVICE_ACCOUNTS
+from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
+from podidctl.diagnosis.daemons import environment_of, has_daemon, list_daemons, nmi_settings, reject_help
+from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
+from podidctl.diagnosis.nmi_availability import likely_nmi
+from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
+from podidctl.diagnosis.service_accounts import federated_identities
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.flags import UsageError
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Forbidden, NotFound, Unreachable
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS, Kind, Node, Pod
+
+T = TypeVar("T")
+
+EVENTS: Final = Kind("Event", "events", Event)
+COMPONENT_PREFIX: Final = "aad-pod-identity"
+"""How the components that tell our Events begin, as the reference's do."""
+EVENTS_MAX: Final = 5
+NO_NODE: Final = "nowhere"
+"""Stands for the node of a pod that is on none."""
+
+
+async def gather(
+    client: Client, namespace: str, name: str, *, given: NmiConfiguration | None, azure: Hosts | None
+) -> DiagnosisInput:
+    """The facts about the pod. *given*: the flags that NMI runs with, where they are not to be read from its pod.
+
+    Raises ApiError.
+    """
+    # The assigned identities first: what is written meanwhile can look as if it were still to be done, but nothing
+    # that has just been assigned looks as if nobody wanted it.
+    assigned = [
+        each
+        for each in await client.list(ASSIGNED_IDENTITIES)
+        if (each.spec.pod_namespace, each.spec.pod) == (namespace, name)
+    ]
+    identities = await client.list(IDENTITIES)
+    bindings = await client.list(BINDINGS)
+    exceptions = await client.list(EXCEPTIONS, namespace)
+    pod = await _pod(client, namespace, name)
+    on_node = pod is not None and bool(pod.spec.node_name)
+    node = await or_failure(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
+    nmi = await or_failure(_nmi(client, pod.spec.node_name)) if pod is not None and on_node else NmiPods()
+    data = DiagnosisInput(
+        namespace=namespace,
+        name=name,
+        configuration=given or configuration_of(nmi, pod),
+        pod=pod,
+        same_address_pods=await _pods_with_same_address(client, pod) if pod is not None else (),
+        exceptions=tuple(exceptions),
+        bindings=tuple(bindings),
+        identities=tuple(identities),
+        assigned=tuple(assigned),
+        node=node,
+        nmi=nmi,
+        events=await or_failure(_events(client, pod)) if pod is not None else (),
+        decisions=await or_failure(_decisions(client, pod, nmi)) if pod is not None else (),
+        azure=await _on_azure(azure, node) if azure is not None else None,
+    )
+    if pod is None or not federated_identities(data, pod):
+        return data
+    return replace(data, account=await _service_account_access(client, pod, nmi))
+
+
+def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
+    """The rules of an NMI with these *flags*. Raises UsageError."""
+    return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), environ_less, is_given=True)
+
+
+async def _pod(client: Client, namespace: str, name: str) -> Pod | None:
+    try:
+        return await client.get(PODS, namespace, name)
+    except NotFound:
+        return None
+
+
+async def _pods_with_same_address(client: Client, pod: Pod) -> tuple[Pod, ...]:
+    found: dict[str, Pod] = {}
+    for address in own_addresses(pod):
+        selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
+        for each in await client.list(PODS, field_selector=selector):
+            if each.key != pod.key and not each.finished and address in own_addresses(each):
+                found["/".join(each.key)] = each
+    return tuple(found.values())
+
+
+async def _node(client: Client, name: str) -> Node | None:
+    try:
+        return await client.get(NODES, "", name)
+    except NotFound:
+        return None
+
+
+async def _nmi(client: Client, node: str) -> NmiPods:
+    here = tuple(await list_daemons(client, "nmi", node=node))
+    return NmiPods(here, elsewhere=not here and await has_daemon(client, "nmi"))
+
+
+async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
+    meta = pod.metadata
+    selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
+    found = await client.list(EVENTS, meta.namespace, field_selector=selector)
+    ours = [each for each in found if each.source.component.startswith(COMPONENT_PREFIX)]
+    return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MAX])
+
+
+async def _decisions(client: Client, pod: Pod, nmi: NmiPods | ReadFailure) -> tuple[LoggedDecision, ...]:
+    if isinstance(nmi, ReadFailure) or not nmi.here:
+        return ()
+    daemon = likely_nmi(nmi)
+    container = daemon.container("nmi")
+    asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
+    log = await client.request("GET", f"{PODS.path(*daemon.key)}/log", params=asked)
+    return parse_decisions(log.decode(errors="replace"), "/".join(pod.key), pod.metadata.uid)
+
+
+def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:
+    """By source flags NMI decides about *pod*: those of the likeliest of its pods on the node, or the defaults."""
+    usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
+    if isinstance(nmi, ReadFailure) or not nmi.here:
+        return NmiConfiguration(
+            usual, "NMI's defaults, since no pod of NMI was seen on the node; give its flags by --nmi-flags"
+        )
+    daemon = likely_nmi(nmi)
+    try:
+        cloud_file = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
+        return NmiConfiguration(nmi_settings(daemon), f"the flags of pod {daemon.name}", cloud_file)
+    except UsageError as error:
+        return NmiConfiguration(usual, f"NMI's defaults, since the flags of pod {daemon.name} cannot be read ({error})")
+
+
+async def _service_account_access(client: Client, pod: Pod, nmi: NmiPods | ReadFailure) -> ServiceAccountAccess:
+    namespace, name = pod.metadata.namespace, pod.spec.service_account_name
+    there = await or_failure(_exists(client, namespace, name))
+    if isinstance(nmi, ReadFailure) or not nmi.here:
+        return ServiceAccountAccess(there, nmi if isinstance(nmi, ReadFailure) else None)
+    its = service_account_of(likely_nmi(nmi))
+    return ServiceAccountAccess(there, await or_failure(may_request_tokens(client, its, namespace, name)), its)
+
+
+async def _exists(client: Client, namespace: str, name: str) -> bool:
+    try:
+        await client.get(SERVICE_ACCOUNTS, namespace, name)
+    except NotFound:
+        return False
+    return True
+
+
+async def _on_azure(azure: Hosts, node: Node | ReadFailure | None) -> HostIdentities | AzureError | None:
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
+    if host is None:
+        return None
+    try:
+        return await azure.get(host)
+    except AzureError as error:
+        return error
+
+
+async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
+    """What *read* gives, or why it is not to be had. An API server that is away is everybody's error: it is raised."""
+    try:
+        return await read
+    except Unreachable:
+        raise
+    except Forbidden as error:
+        return ReadFailure(f"not allowed: {error.message}")
+    except ApiError as error:
+        return ReadFailure(str(error))

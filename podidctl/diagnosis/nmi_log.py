@@ -1,0 +1,110 @@
+"""What the log of NMI says that it decided about a pod lately: the last token, the last refusals. Pure.
+
+NMI writes a line when something is granted, refused or changes, and counts repeats about once a minute
+(`nmi.server.decisions`). Only lines of that logger are read, and of each only the fields: the rest of them stands in
+quotes, so that nothing that a pod sent can look like a field.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from nmi.server import decisions
+from nmi.server.decisions import REFUSED
+
+LINES_READ: Final = 5_000
+"""Of the end of the log: some hours of a node, up to two megabytes."""
+DECISIONS_MAX: Final = 3
+
+_HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(decisions.__name__)}\] ")
+_FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s"]+)')
+
+
+class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One decision and its repeats. Texts may be the pod's."""
+
+    at: str
+    """When it was made, or last repeated, in UTC."""
+    outcome: str
+    identity: str = ""
+    """Namespace and name of the AzureIdentity."""
+    resource: str = ""
+    """The audience that was asked for."""
+    status: int | None = None
+    """Of the answer, where it was a refusal."""
+    error: str = ""
+    """Why it was refused, and what to look at."""
+    repeats: int = 0
+
+
+def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
+    """The latest decisions about *pod* (namespace/name), the last first: those about this incarnation of it.
+
+    A summary of repeats names no uid; one whose decision is further back stands for it by the pod's name alone.
+    """
+    found: dict[tuple[str, ...], LoggedDecision] = {}
+    for at, fields in _lines(log):
+        if fields.get("pod") != pod:
+            continue
+        if "uid" not in fields:
+            _repeat(found, at, fields)
+        elif fields["uid"] == uid:
+            one = _decision(at, fields)
+            key = (one.outcome, one.identity, one.resource, one.error)
+            found.pop(key, None)
+            found[key] = one
+    return tuple(reversed(list(found.values())[-DECISIONS_MAX:]))
+
+
+def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
+    refused = fields.get("outcome") == REFUSED
+    return LoggedDecision(
+        at=at,
+        outcome=str(fields.get("reason") or REFUSED) if refused else str(fields.get("outcome", "")),
+        identity=str(fields.get("identity", "")),
+        resource=str(fields.get("resource", "")),
+        status=fields.get("status") if isinstance(fields.get("status"), int) else None,
+        error=str(fields.get("error", "")),
+    )
+
+
+def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+    """Add what a summary counts to the latest decision that it can be about."""
+    told = _decision(at, fields)
+    count = fields.get("count")
+    for key, one in reversed(found.items()):
+        if (one.outcome, one.identity) == (told.outcome, told.identity) and isinstance(count, int):
+            found[key] = msgspec.structs.replace(found.pop(key), at=at, repeats=one.repeats + count)
+            return
+    if isinstance(count, int):
+        found[told.outcome, told.identity, "", ""] = msgspec.structs.replace(told, repeats=count)
+
+
+def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in log.splitlines():
+        if line.startswith("{"):
+            yield from _json_line(line)
+        elif (head := _HEAD.match(line)) is not None:
+            moment = head["at"]
+            fields = {each["name"]: _value(each["value"]) for each in _FIELD.finditer(line, head.end())}
+            yield f"{moment[:2]}-{moment[2:4]}{moment[4:]}", fields
+
+
+def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        fields = json.loads(line)
+    except ValueError:  # cut off, or somebody else's
+        return
+    if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
+        moment = str(fields.get("time", ""))
+        yield f"{moment[5:10]} {moment[11:19]}", fields
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,46 @@
+"""Reads what federated identities need: the pods' service accounts, and whether NMI may ask for their tokens."""
+
+from collections.abc import Sequence
+
+from nmi.tokens.assertions import SERVICE_ACCOUNTS
+from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.gather import or_failure
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.service_accounts import account_name
+from podidctl.doctor.federated_identities import served_pairs
+from podidctl.doctor.programs import readable_configurations
+from podidctl.doctor.state import FederatedAccess, Objects
+from podidentity.kube.client import Client
+
+
+async def read_federated_access(
+    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
+) -> FederatedAccess:
+    """What is there; nothing is asked where no pod has a federated identity. Raises Unreachable."""
+    pods = [pod for pod, _ in served_pairs(objects)] if isinstance(objects, Objects) else []
+    namespaces = sorted({each.metadata.namespace for each in pods})
+    accounts = {each: await or_failure(_accounts(client, each)) for each in namespaces}
+    names = sorted({account_name(each) for each in pods if each.spec.service_account_name})
+    ours = () if isinstance(nmi, ReadFailure) else nmi
+    its = sorted(
+        {
+            service_account_of(each)
+            for each in ours
+            if any(one.settings.federated_identities for one in readable_configurations([each]))
+        }
+    )
+    return FederatedAccess(accounts, await or_failure(_forbidden(client, its, names)))
+
+
+async def _accounts(client: Client, namespace: str) -> frozenset[str]:
+    return frozenset({each.metadata.name for each in await client.list(SERVICE_ACCOUNTS, namespace)})
+
+
+async def _forbidden(client: Client, its: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for account in its:
+        found[account] = tuple(
+            [each for each in names if not await may_request_tokens(client, account, *each.split("/"))]
+        )
+    return found

@@ -1,0 +1,159 @@
+"""Checks on federated identities (type 3): what they need of NMI, of the API server and of Azure. Pure."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.service_accounts import GRANT, account_name
+from podidctl.doctor import programs
+from podidctl.doctor.objects import by_selector, live_pods
+from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.state import FederatedAccess, Objects, ServerState
+from podidentity.resources import AzureIdentity, IdentityType, Pod
+from podidentity.telemetry.logs import redacted
+
+CHECK: Final = "federated"
+CREDENTIALS_MAX: Final = 20
+"""Federated credentials that Azure takes for one managed identity or application."""
+OLDEST_MINOR: Final = 30
+"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits what tokens NMI may ask for."""
+
+ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
+
+
+def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
+    """The live pods with each federated identity that is meant for them."""
+    bindings = by_selector(objects)
+    federations = {each.key: each for each in objects.identities if each.spec.type == IdentityType.FEDERATED}
+    pairs: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Pod, AzureIdentity]] = {}
+    for pod in live_pods(objects):
+        for binding in bindings.get(pod.binding_label, ()) if not pod.spec.host_network else ():
+            identity = federations.get((binding.metadata.namespace, binding.spec.azure_identity))
+            if identity is not None and identity.metadata.namespace == pod.metadata.namespace:
+                pairs[pod.key, identity.key] = (pod, identity)
+    return list(pairs.values())
+
+
+def check_federated_identities(
+    federation: FederatedAccess,
+    objects: Objects,
+    nmi: Sequence[Daemon],
+    server: ServerState | ReadFailure,
+    exempt: Callable[[Pod], str] = lambda _: "",
+) -> Iterator[Finding]:
+    """Whatever of it is wrong; nothing at all where there are no federated identities."""
+    identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
+    if not identities:
+        return
+    pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not exempt(pod)]
+    faults = [
+        *_enabled(identities, pairs, nmi),
+        *_kubernetes_version(server),
+        *_wrong_namespaces(identities, objects),
+        *_accounts(federation, pairs),
+        *_forbidden(federation),
+        *_too_many_credentials(pairs),
+    ]
+    yield from faults
+    if not faults:
+        accounts = counted(len({account_name(pod) for pod, _ in pairs}), "service account")
+        yield make_finding(
+            CHECK, Level.OK, f"{counted(len(identities), 'identity', 'identities')} for pods of {accounts}"
+        )
+
+
+def _enabled(identities: Sequence[AzureIdentity], pairs: ServedPairs, nmi: Sequence[Daemon]) -> Iterator[Finding]:
+    settings = [each.settings for each in programs.readable_configurations(nmi)]
+    without = [each.node_name for each in settings if not each.federated_identities]
+    if not without:
+        return
+    if len(without) < len(settings):
+        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, while it has on others: "
+        then = "finish the rollout of the DaemonSet: kubectl rollout status"
+        yield make_finding(CHECK, Level.WARNING, says + listed(without), then)
+        return
+    names = listed("/".join(each.key) for each in identities)
+    says = (
+        f"{counted(len(identities), 'identity is', 'identities are')} federated (type 3), and no NMI has "
+        f"--federated-identities: {names}"
+    )
+    then = "set federated.enabled and federated.namespaces in the chart's values, or give these identities another type"
+    yield make_finding(CHECK, Level.PROBLEM if pairs else Level.WARNING, says, then)
+
+
+def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
+    match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
+    if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
+        says = (
+            f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which keeps NMI's own token from being "
+            f"good for any token of the service accounts that NMI may ask for"
+        )
+        yield make_finding(CHECK, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+
+
+def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> Iterator[Finding]:
+    """Identities whose pods are all in other namespaces. Pods that nothing else serves are told by another check."""
+    selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for binding in objects.bindings:
+        selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
+    namespaces: defaultdict[str, set[str]] = defaultdict(set)
+    for pod in live_pods(objects):
+        namespaces[pod.binding_label].add(pod.metadata.namespace)
+    for identity in identities:
+        where = set[str]().union(*(namespaces.get(each, set()) for each in selectors[identity.key]))
+        if where and identity.metadata.namespace not in where:
+            says = (
+                f"AzureIdentity {'/'.join(identity.key)} is federated, and the pods that its bindings select are all "
+                f"in other namespaces ({listed(where)}), which it never serves"
+            )
+            then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or another binding here"
+            yield make_finding(CHECK, Level.WARNING, says, then)
+
+
+def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
+    missing: defaultdict[str, set[str]] = defaultdict(set)
+    unread: dict[str, str] = {}
+    for pod, _ in pairs:
+        there = federation.accounts.get(pod.metadata.namespace)
+        if isinstance(there, ReadFailure):
+            unread[pod.metadata.namespace] = there.why
+        elif there is not None and pod.spec.service_account_name not in there:
+            missing[account_name(pod)].add("/".join(pod.key))
+    for account, pods in sorted(missing.items()):
+        says = f"there is no service account {account}, by which pods prove themselves to Azure: {listed(pods)}"
+        namespace, _, name = account.partition("/")
+        yield make_finding(
+            CHECK, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}"
+        )
+    if unread:
+        says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values()))}"
+        yield make_finding(CHECK, Level.UNKNOWN, says, "ask with more rights (list on serviceaccounts)")
+
+
+def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
+    if isinstance(federation.forbidden, ReadFailure):
+        says = f"what NMI may ask tokens of could not be read: {federation.forbidden.why}"
+        yield make_finding(CHECK, Level.UNKNOWN, says, "ask with more rights (create on subjectaccessreviews)")
+        return
+    for account, others in federation.forbidden.items():
+        if others:
+            says = f"NMI's service account {account} may not ask for tokens of service accounts {listed(others)}"
+            yield make_finding(CHECK, Level.PROBLEM, says, GRANT)
+
+
+def _too_many_credentials(pairs: ServedPairs) -> Iterator[Finding]:
+    subjects: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for pod, identity in pairs:
+        spec = identity.spec
+        subjects[spec.tenant_id.strip().lower(), spec.client_id.strip().lower()].add(account_name(pod))
+    for (_, client), accounts in subjects.items():
+        if len(accounts) > CREDENTIALS_MAX:
+            says = (
+                f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure takes no more "
+                f"than {CREDENTIALS_MAX} federated credentials for one identity: {listed(accounts)}"
+            )
+            then = "let pods of one application share a service account, or spread them over more identities"
+            yield make_finding(CHECK, Level.PROBLEM, says, then)

@@ -1,0 +1,134 @@
+"""Reads what this machine says where it is a node. Changes nothing: of the legacy backend a table that is not there is
+not even opened, since that would make it.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from nmi.flag_table import RedirectMode
+from nmi.node import boot_guard, sysctl
+from nmi.node.backend import Backend, Detected, detect
+from nmi.node.commands import ProgramTimeoutError, run
+from nmi.node.kubenet import names_kubenet
+from nmi.node.plumbing import driver_for, redirection_of
+from nmi.node.rules import RedirectError, Redirection, TopRule
+from nmi.settings import Settings
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
+from podidctl.doctor.node_checks import NodeState, packets_in
+from podidentity.exits import StartError
+
+IMDS_SECONDS: Final = 5.0
+READ_MAX: Final = 1 << 20
+VERSIONS: Final = "/metadata/versions"
+"""The one path of IMDS that names nobody and needs nothing."""
+
+
+async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeState:
+    """What this machine says, which is the node that *settings* (of the NMI there) name."""
+    wanted = settings.redirect is RedirectMode.NAT
+    fault, packets = await _redirect(settings) if wanted else (None, None)
+    return NodeState(
+        name=settings.node_name,
+        fault=fault,
+        wanted=wanted,
+        packets=packets,
+        pods=pods,
+        kubenet=await asyncio.to_thread(_kubenet, settings.kubelet_config),
+        imds=await _imds(settings) if ask_imds else None,
+        closing=await _fail_closed_state(settings) if wanted else None,
+    )
+
+
+async def _fail_closed_state(settings: Settings) -> FailClosedState:
+    to = redirection_of(settings)
+    fault, restricted = await _reject(to)
+    local = sysctl.needed(settings.redirect_target[0])
+    return FailClosedState(
+        wanted=settings.fail_closed,
+        fault=fault,
+        restricted=restricted,
+        guard=await asyncio.to_thread(_boot_guard, Path(settings.systemd_directory)),
+        localnet=await asyncio.to_thread(sysctl.fault) if local else None,
+    )
+
+
+async def _reject(to: Redirection) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
+    """What is wrong with the reject, and the tables that hold AKS's rule, both in this node's backend."""
+    try:
+        detected = await detect()
+        legacy = detected.backend is Backend.LEGACY
+        if legacy and to.reject.table not in detected.legacy_tables:
+            fault: str | None = "the rule is missing"
+        else:
+            fault = (await (await driver_for(detected)).find(to.reject)).fault(to.reject)
+        save = _save_program(detected)
+        if save is None:
+            return fault, ReadFailure("there is no iptables-save program")
+        tables = [each for each in RESTRICTED_TABLES if not legacy or each in detected.legacy_tables]
+        saved = {each: (await run((save, "-t", each))).stdout for each in tables}
+        return fault, tuple(each for each in tables if has_restriction(saved[each], to))
+    except (StartError, RedirectError, ProgramTimeoutError) as error:
+        return ReadFailure(str(error)), ReadFailure(str(error))
+
+
+def _boot_guard(directory: Path) -> bool | ReadFailure:
+    try:
+        return boot_guard.installed(directory)
+    except OSError as error:
+        return ReadFailure(f"{directory} cannot be read ({error.strerror})")
+
+
+async def _redirect(settings: Settings) -> tuple[str | ReadFailure | None, int | None]:
+    rule = redirection_of(settings).redirect
+    try:
+        detected = await detect()
+        if detected.backend is Backend.LEGACY and rule.table not in detected.legacy_tables:
+            return "the chain is missing", None
+        there = await (await driver_for(detected)).find(rule)
+        fault = there.fault(rule)
+        return fault, None if fault else await _packets(detected, rule)
+    except (StartError, RedirectError, ProgramTimeoutError) as error:
+        return ReadFailure(str(error)), None
+
+
+async def _packets(detected: Detected, rule: TopRule) -> int | None:
+    save = _save_program(detected)
+    if save is None:
+        return None
+    return packets_in((await run((save, "-c", "-t", rule.table))).stdout, rule.rules[0])
+
+
+def _save_program(detected: Detected) -> str | None:
+    """The iptables-save program of this node's backend."""
+    programs = detected.programs
+    nft = programs.nft.save if programs.nft is not None else None
+    return programs.legacy_save if detected.backend is Backend.LEGACY else nft
+
+
+def _kubenet(config: Path) -> bool:
+    try:
+        with config.open(encoding="utf-8", errors="replace") as file:
+            return names_kubenet(file.read(READ_MAX))
+    except OSError:
+        return False
+
+
+async def _imds(settings: Settings) -> str | ReadFailure:
+    url = f"http://{settings.metadata_ip}:{settings.metadata_port}{VERSIONS}"
+    limit = aiohttp.ClientTimeout(total=IMDS_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
+            session.get(url, headers={"Metadata": "true"}, allow_redirects=False) as answer,
+        ):
+            if answer.status == 200:
+                return f"{url} answers"
+            return ReadFailure(f"{url} answers {answer.status}, which is not what IMDS says")
+    except TimeoutError:
+        return ReadFailure(f"{url} did not answer within {IMDS_SECONDS:g} s")
+    except (aiohttp.ClientError, OSError) as error:
+        return ReadFailure(f"{url} does not answer: {str(error) or type(error).__name__}")

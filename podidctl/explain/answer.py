@@ -1,0 +1,83 @@
+"""What the pod's request comes to, in one sentence that no link below it contradicts. Pure.
+
+What NMI would say is `verdict`'s; whether anybody on the node says it, and whether Azure then has a token, the links
+know.
+"""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.refusal import Refusal
+from nmi.server.responses import refused
+from podidctl.diagnosis.decision import ANY_IDENTITY, Outcome, PredictedDecision
+from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.nmi_availability import unavailable_reason
+from podidctl.diagnosis.service_accounts import pod_token_source
+from podidctl.explain.hosts import missing_on_azure
+from podidctl.explain.schema import Answer, Link, LinkState
+from podidctl.printing import plain
+
+
+def make_answer(data: DiagnosisInput, said: PredictedDecision, links: Sequence[Link]) -> Answer:
+    """*said* in words, and what of *links* keeps the pod from it."""
+    if said.outcome is Outcome.UNSEEN:
+        return Answer(outcome=said.outcome, says=plain(f"NMI does not know the pod: {said.why}"))
+    if why := unavailable_reason(data, said.outcome):
+        return _unanswered(data, said, why)
+    if said.assigned is not None and (why := missing_on_azure(data, said.assigned.identity)):
+        return _without_azure(said.assigned, why)
+    answer = _answer(data, said)
+    beside = [each for each in links if each.state is LinkState.BROKEN]
+    if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not beside:
+        return answer
+    names = ", ".join(f"{each.link} {each.about}" for each in beside)
+    return replace(answer, says=plain(f"{answer.says}; all the same something is broken: {names}"))
+
+
+def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
+    if said.assigned is not None:
+        identity = said.assigned.identity
+        refusal = pod_token_source(data, identity, ANY_IDENTITY.resource)
+        name = plain("/".join(identity.key))
+        if isinstance(refusal, Refusal):
+            return _refusal(data, refusal, Outcome.REFUSED, name)
+        return Answer(
+            outcome=said.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
+        )
+    if said.refusal is not None:
+        return _refusal(data, said.refusal, said.outcome, seconds=said.seconds)
+    return Answer(outcome=said.outcome, says=plain(f"IMDS answers, for the node's own identities ({said.why})"))
+
+
+def _refusal(
+    data: DiagnosisInput, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0
+) -> Answer:
+    told = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
+    first = f"held for {seconds:g} s, then " if outcome is Outcome.WAITS else ""
+    says = plain(f"{first}{told.status}: {refusal.sentence}")
+    return Answer(outcome=outcome, says=says, identity=identity, status=told.status)
+
+
+def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answer:
+    """What NMI would say, if it were there to say it."""
+    would = _answer(data, said)
+    match would.outcome:
+        case Outcome.GRANTED:
+            says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
+        case Outcome.EXEMPT:
+            says = f"the pod would be left to IMDS, for the node's own identities ({said.why})"
+        case _:
+            says = f"NMI would answer it so: {would.says.rstrip('.')}"
+    return Answer(
+        outcome=Outcome.UNANSWERED,
+        says=plain(f"{says}; but no NMI that works is to be seen on its node: {why}"),
+        identity=would.identity,
+    )
+
+
+def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
+    name = plain("/".join(assigned.identity.key))
+    says = f"NMI asks Azure for a token of AzureIdentity {name}, and there is none: {why}"
+    return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)

@@ -1,0 +1,110 @@
+"""The links from the pod's label to what is bound to it: bindings, the identity of each, what is assigned. Pure."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Final
+
+from mic.decisions.assignments import misconfigured
+from nmi.identity.managed_mode import join
+from podidctl.diagnosis.bindings import eligible_bindings, named_identity, namespace_restriction, selecting_bindings
+from podidctl.diagnosis.decision import Outcome, is_managed, predict_decision
+from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.token_source import TYPE_NAMES
+from podidctl.explain.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.explain.schema import Link, LinkState, make_link
+from podidentity.resources import AzureIdentity, AzureIdentityBinding, Meta, Pod
+from podidentity.telemetry.logs import redacted
+
+SIMILAR_MAX: Final = 3
+
+
+def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+    """Bindings, the identity of each, and what MIC has made of the two."""
+    bindings = selecting_bindings(data, pod)
+    if pod.binding_label and not bindings:
+        yield _no_binding(data, eligible_bindings(data), pod.binding_label)
+    # What is another team's is nobody's fault, unless the pod has nothing else.
+    others = {each.key: why for each in bindings if (why := namespace_restriction(data, pod, each))}
+    others_are_well = len(others) < len(bindings) or predict_decision(data).outcome is Outcome.GRANTED
+    seen: set[tuple[str, str]] = set()
+    for binding in bindings:
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        if binding.key in others and others_are_well:
+            says = f"it is not for this namespace: {others[binding.key]}"
+            yield make_link("binding", "/".join(binding.key), LinkState.OK, says)
+            continue
+        identity = named_identity(data, binding)
+        yield _binding(data, binding)
+        if key in seen:
+            continue
+        yield _identity(data, pod, binding, identity)
+        if identity is not None and is_managed(data):
+            joined = join(binding, identity)
+            yield served_link(data, pod, "/".join(binding.key), joined, well="bound, in one namespace")
+        elif identity is not None and binding.key not in others and not misconfigured(identity):
+            seen.add(key)
+            yield assignment_link(data, pod, identity)
+    for each in data.assigned if not is_managed(data) else ():
+        if each.spec.azure_identity_ref.key not in seen:
+            yield unbound_assignment_link(data, pod, each)
+
+
+def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: str) -> Link:
+    selectors = {each.spec.selector: each for each in there if each.spec.selector}
+    folded = {text.strip().lower(): text for text in selectors}
+    close = difflib.get_close_matches(label.lower(), folded, n=SIMILAR_MAX, cutoff=0.7)
+    near = [f"{'/'.join(selectors[folded[text]].key)} selects {folded[text]!r}" for text in close]
+    where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
+    says = f"no AzureIdentityBinding {where}has selector {label!r}"
+    if near:
+        then = f"set spec.selector of the binding, or the pod's label, so that both are the same: {'; '.join(near)}"
+        return make_link("binding", "none", LinkState.BROKEN, f"{says}; {'; '.join(near)}", then)
+    then = f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
+    return make_link("binding", "none", LinkState.BROKEN, says, then)
+
+
+def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
+    about = "/".join(binding.key)
+    says = f"its selector is the pod's label; it names {binding.spec.azure_identity}"
+    if binding.metadata.deletion_timestamp is None:
+        return make_link("binding", about, LinkState.OK, says)
+    if is_managed(data):
+        then = "wait until it is gone and create it again: in managed mode it gives nothing while it is being deleted"
+        return make_link("binding", about, LinkState.BROKEN, "it is being deleted", then)
+    return make_link("binding", about, LinkState.OK, f"{says}; {_deletion_note(binding.metadata)}")
+
+
+def _deletion_note(meta: Meta) -> str:
+    """What whoever revokes something has to know in standard mode, where MIC goes by what is there."""
+    held = ", ".join(meta.finalizers or ())
+    return (
+        "it is being deleted, and pods have what it gives until it is gone, for which its finalizers "
+        f"{f'({held}) ' if held else ''}have to be taken off"
+    )
+
+
+def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Link:
+    namespace, name = binding.metadata.namespace, binding.spec.azure_identity
+    about = f"{namespace}/{name}"
+    if identity is None:
+        namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
+        found = f"; there is one of that name in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
+        then = (
+            f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
+            f"{'/'.join(binding.key)}; a binding finds identities of its own namespace only"
+        )
+        return make_link("identity", about, LinkState.BROKEN, f"there is no such AzureIdentity{found}", then)
+    deleting = identity.metadata.deletion_timestamp is not None
+    if deleting and is_managed(data):
+        return make_link(
+            "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is gone and create it again"
+        )
+    if not is_managed(data) and (why := misconfigured(identity)):
+        return make_link("identity", about, LinkState.BROKEN, why, f"correct AzureIdentity {about}: kubectl edit it")
+    if why := namespace_restriction(data, pod, binding):
+        return make_link("identity", about, LinkState.BROKEN, why, "move the AzureIdentity and its binding, or the pod")
+    spec = identity.spec
+    kind = TYPE_NAMES.get(spec.type, "unknown type")
+    client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
+    still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
+    return make_link("identity", about, LinkState.OK, f"{kind} (type {spec.type}){client}{still}")

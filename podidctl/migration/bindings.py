@@ -1,0 +1,40 @@
+"""Which identities the pods of a workload have, by MIC's own rules. Pure."""
+
+from collections.abc import Sequence
+
+from mic.cluster.bindings import indexed
+from mic.decisions.assignments import DesiredAssignment
+from podidctl.migration.workloads import Workload
+from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
+
+
+class BindingIndex:
+    """Remembers what it has told: asked for each workload, it looks once for each label of a namespace."""
+
+    def __init__(
+        self,
+        identities: Sequence[AzureIdentity],
+        bindings: Sequence[AzureIdentityBinding],
+        *,
+        force_namespaced: bool,
+    ) -> None:
+        self._index = indexed(identities, bindings, force_namespaced=force_namespaced)
+        self._cache: dict[tuple[str, str], list[DesiredAssignment]] = {}
+
+    def desired(self, workload: Workload) -> list[DesiredAssignment]:
+        """What *workload* is bound to, first what a request gets that names nothing."""
+        return self.desired_for(workload.namespace, workload.labels.get(BINDING_LABEL, ""))
+
+    def desired_for(self, namespace: str, label: str) -> list[DesiredAssignment]:
+        """The same for any pod of *namespace* with this *label*."""
+        known = self._cache.get((namespace, label))
+        if known is not None:
+            return known
+        pod = Pod(
+            metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
+            spec=PodSpec(node_name="any"),
+        )
+        desired = self._index.all_desired(pod)
+        # As nmi.identity.assigned_identity orders them.
+        ordered = sorted(desired.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
+        return self._cache.setdefault((namespace, label), ordered)

@@ -1,0 +1,211 @@
+"""Makes AzureIdentities federated, one at a time, and takes that back: each in one patch that holds what it rests on.
+
+Between any two calls the process may end: an identity is then either as it was, or of type 3 with its way back noted
+on it, and the next `apply` waits for MIC where this one would have.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from podidctl.migration.federation.json_patches import (
+    Document,
+    Operations,
+    UnpatchableError,
+    is_marked,
+    rollback_patch,
+    switch_patch,
+)
+from podidctl.migration.federation.lagging_pods import lagging_among
+from podidctl.migration.federation.schema import ChangeOutcome, ChangeResult, IdentityState, IdentityStep, TokenTest
+from podidctl.migration.projections import RUNNING_PODS
+from podidentity.kube.client import Client, object_path
+from podidentity.kube.decoding import decode_object
+from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDING_LABEL,
+    BINDINGS,
+    IDENTITIES,
+    AzureIdentity,
+    Kind,
+)
+
+ATTEMPTS: Final = 3
+"""Of a patch whose object somebody else has changed since it was read."""
+POLL_SECONDS: Final = 1.0
+CLUSTER_WIDE_NAMESPACE: Final = "default"
+"""Where the assigned identities of identities are that serve every namespace."""
+
+ReportProgress = Callable[[str], None]
+
+
+async def patch_object(
+    client: Client, kind: Kind[Any], key: tuple[str, str], operations: Callable[[Document], Operations]
+) -> Document:
+    """The object after *operations* out of what it is; read anew where it has changed meanwhile.
+
+    Raises ApiError, and UnfitError out of *operations*.
+    """
+    path = object_path(kind, *key)
+    for attempt in range(1, ATTEMPTS + 1):
+        document = msgspec.json.decode(await client.request("GET", path))
+        try:
+            body = msgspec.json.encode(operations(document))
+            told = await client.request("PATCH", path, body=body, content_type="application/json-patch+json")
+        except (Invalid, Conflict):
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            found: Document = msgspec.json.decode(told)
+            return found
+    raise AssertionError("unreachable")
+
+
+class IdentityChanger:
+    """One for a run of a command. *managed*: there is no MIC to wait for. *tell* hears each thing as it is done."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        managed: bool,
+        timeout: float,
+        report: ReportProgress = lambda _line: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._managed = managed
+        self._timeout = timeout
+        self._report = report
+        self._clock = clock
+        self._sleep = sleep
+
+    async def switch(self, step: IdentityStep, tried: list[TokenTest]) -> ChangeOutcome:
+        """Switch what is of type 0, then see MIC follow; go on with what an earlier run has begun."""
+        if step.state is IdentityState.TO_DO:
+            try:
+                await patch_object(self._client, IDENTITIES, step.key, lambda each: switch_patch(each, step.tenant))
+            except (ApiError, UnpatchableError) as error:
+                return _not_changed(step.identity, error, "switched", tried)
+            self._report(f"{step.identity}: switched to type 3")
+        seconds, lacking = await self._wait_for_mic(step.key)
+        if not lacking:
+            self._report(f"{step.identity}: {_mic_followed_text(seconds, managed=self._managed)}")
+            return ChangeOutcome(about=step.identity, ending=ChangeResult.CHANGED, tried=tried)
+        why = f"MIC had not followed within {self._timeout:g} s for {', '.join(lacking[:3])}"
+        self._report(f"{step.identity}: {why}; going back")
+        return await self._roll_back(step, why, tried)
+
+    async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
+        """What it was before."""
+        about = "/".join(key)
+        try:
+            kept = await self._apply_rollback(key)
+        except (ApiError, UnpatchableError) as error:
+            return _not_changed(about, error, "taken back", [])
+        self._report(f"{about}: is of type 0 again")
+        seconds, lacking = await self._wait_for_mic(key)
+        why = f"left as somebody has changed it since: spec.{', spec.'.join(kept)}" if kept else ""
+        if not lacking:
+            self._report(f"{about}: {_mic_followed_text(seconds, managed=self._managed)}")
+            return ChangeOutcome(about=about, ending=ChangeResult.CHANGED, why=why)
+        return ChangeOutcome(
+            about=about,
+            ending=ChangeResult.INCOMPLETE,
+            why="; ".join(filter(None, [f"MIC has not followed yet for {', '.join(lacking[:3])}", why])),
+            do="wait, and see kubectl get azureassignedidentity -A; Azure takes up to minutes to put it on a VM",
+        )
+
+    async def _apply_rollback(self, key: tuple[str, str]) -> tuple[str, ...]:
+        kept: list[tuple[str, ...]] = []
+
+        def operations(document: Document) -> Operations:
+            if not is_marked(document):
+                raise UnpatchableError("nothing is noted on it that says what it was")
+            way = rollback_patch(document)
+            kept.append(way.kept)
+            return way.operations
+
+        await patch_object(self._client, IDENTITIES, key, operations)
+        return kept[-1]
+
+    async def _roll_back(self, step: IdentityStep, why: str, tried: list[TokenTest]) -> ChangeOutcome:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await self._apply_rollback(step.key)
+            except (ApiError, UnpatchableError) as error:
+                if attempt == ATTEMPTS:
+                    return ChangeOutcome(
+                        about=step.identity,
+                        ending=ChangeResult.INCOMPLETE,
+                        why=f"{why}; and it could not be taken back: {_error_text(error)}",
+                        do=f"podidctl migrate rollback --yes {step.identity}",
+                        tried=tried,
+                    )
+                await self._sleep(POLL_SECONDS)
+            else:
+                break
+        do = "see MIC's log, and podidctl doctor; then run this again, perhaps with a longer --timeout"
+        return ChangeOutcome(
+            about=step.identity,
+            ending=ChangeResult.ROLLED_BACK,
+            why=f"{why}, so it is of type 0 again",
+            do=do,
+            tried=tried,
+        )
+
+    async def _wait_for_mic(self, key: tuple[str, str]) -> tuple[float, list[str]]:
+        """After how many seconds MIC had followed, and the pods for which it had not until the end."""
+        began = self._clock()
+        lacking: list[str] = []
+        while not self._managed:
+            try:
+                lacking = await self._lagging_pods(key)
+            except NotFound:
+                break  # the identity is gone, and with it what to wait for
+            except ApiError as error:
+                lacking = lacking or [f"(not known: {error.message})"]
+            if not lacking or self._clock() - began >= self._timeout:
+                break
+            await self._sleep(POLL_SECONDS)
+        return self._clock() - began, lacking
+
+    async def _lagging_pods(self, key: tuple[str, str]) -> list[str]:
+        namespace = key[0]
+        identity: AzureIdentity = decode_object(
+            IDENTITIES, await self._client.request("GET", object_path(IDENTITIES, *key))
+        )
+        assigned = [
+            each
+            for place in dict.fromkeys((namespace, CLUSTER_WIDE_NAMESPACE))
+            for each in await self._client.list(ASSIGNED_IDENTITIES, place)
+        ]
+        pods = await self._client.list(RUNNING_PODS, namespace, label_selector=BINDING_LABEL)
+        return lagging_among(pods, await self._client.list(BINDINGS, namespace), identity, assigned)
+
+
+def _mic_followed_text(seconds: float, *, managed: bool) -> str:
+    if managed:
+        return "there is no MIC to wait for"
+    return f"MIC has followed for all of its pods ({seconds:.1f} s)"
+
+
+def _not_changed(about: str, error: ApiError | UnpatchableError, what: str, tried: list[TokenTest]) -> ChangeOutcome:
+    """Nothing was written, or that is not known: the API server did not answer."""
+    unclear = isinstance(error, ApiError) and not error.status
+    return ChangeOutcome(
+        about=about,
+        ending=ChangeResult.INCOMPLETE if unclear else ChangeResult.NOT_CHANGED,
+        why=f"it {'may not have been' if unclear else 'was not'} {what}: {_error_text(error)}",
+        do="run podidctl migrate plan, which tells how it stands",
+        tried=tried,
+    )
+
+
+def _error_text(error: ApiError | UnpatchableError) -> str:
+    return error.message if isinstance(error, ApiError) else str(error)

@@ -1,0 +1,189 @@
+"""What is written into objects, and how it is found and taken off again: JSON patches out of documents. Pure.
+
+Every patch holds what it rests on as `test` operations: the object's uid and resourceVersion, and the spec as it was
+read. Nothing is taken off that somebody else has changed since.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mic.startup.spellings import respelled
+from podidentity.resources import IDENTITIES, IdentityType
+
+FORMER_ANNOTATION: Final = "aadpodidentity.k8s.io/migrated-from"
+"""On an AzureIdentity: the spec as it was, and the tenant that it was given."""
+PUT_ANNOTATION: Final = "aadpodidentity.k8s.io/workload-identity"
+"""On service accounts and workloads: which identity it was for, what was written, and what stood there before."""
+
+Document = dict[str, Any]
+Operations = list[Document]
+
+
+class UnpatchableError(Exception):
+    """The object is not one that may be changed now; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RollbackPatch:
+    """The way back of one AzureIdentity."""
+
+    operations: Operations
+    kept: tuple[str, ...]
+    """Fields that somebody else has changed since: they stay as they are now."""
+
+
+def switch_patch(document: Document, tenant: str) -> Operations:
+    """Make the AzureIdentity one of type 3. Raises UnfitError."""
+    spec = _spec(document)
+    if respelled(IDENTITIES, document) is not None:
+        raise UnpatchableError(
+            "its fields are spelled as before v1.6.0: run MIC, which rewrites them, then run this again"
+        )
+    if _type(spec) != IdentityType.USER_ASSIGNED:
+        raise UnpatchableError("it is not of type 0 any more: run podidctl migrate plan again")
+    after = {**spec, "type": int(IdentityType.FEDERATED), "tenantID": tenant}
+    note = json.dumps({"spec": spec, "tenantID": tenant}, sort_keys=True)
+    return [*_tests(document), *_replace_spec(spec, after), *_annotate(document, {FORMER_ANNOTATION: note}, ())]
+
+
+def rollback_patch(document: Document) -> RollbackPatch:
+    """Make it what it was. Raises UnfitError where nothing says what that is."""
+    spec, former, tenant = _spec(document), *_recorded_spec(document)
+    if _type(spec) not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
+        raise UnpatchableError(
+            f"somebody has made it type {_type(spec)!r} since: take annotation {FORMER_ANNOTATION} off by hand"
+        )
+    made = {**former, "type": int(IdentityType.FEDERATED), "tenantID": tenant}
+    after, kept = dict(spec), []
+    for name in sorted({*former, *made, *spec}):
+        is_unchanged = name not in spec or spec[name] == made.get(name)
+        if name == "type" or is_unchanged:
+            after.pop(name, None)
+            if name in former:
+                after[name] = former[name]
+        elif spec[name] != former.get(name):
+            kept.append(name)
+    operations = [*_tests(document), *_replace_spec(spec, after), *_annotate(document, {}, (FORMER_ANNOTATION,))]
+    return RollbackPatch(operations, tuple(kept))
+
+
+def is_marked(document: Document) -> bool:
+    """Whether a way back is noted on the AzureIdentity."""
+    return FORMER_ANNOTATION in _annotations(document)
+
+
+def _recorded_spec(document: Document) -> tuple[Document, str]:
+    try:
+        noted = json.loads(_annotations(document)[FORMER_ANNOTATION])
+        spec, tenant = noted["spec"], noted["tenantID"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        spec, tenant = None, ""
+    if not isinstance(spec, dict) or not isinstance(tenant, str) or _type(spec) != IdentityType.USER_ASSIGNED:
+        raise UnpatchableError(
+            f"its annotation {FORMER_ANNOTATION} does not say what it was: set spec.type back by hand"
+        )
+    return spec, tenant
+
+
+def put_patch(document: Document, identity: str, path: tuple[str, ...], values: Mapping[str, str]) -> Operations:
+    """Write *values* into the map at *path*, and note it. What an earlier note says was there before, it still says."""
+    existing, noted = _map_at(document, path), _put_record(document) or _PutRecord("", {}, {})
+    others = {name: existing[name] for name in values if name in existing and existing[name] != noted.put.get(name)}
+    written_in_all, before = {**noted.put, **values}, {**others, **noted.before}
+    note = json.dumps({"identity": identity, "before": before, "put": written_in_all}, sort_keys=True)
+    written = [] if path == _ANNOTATIONS else _set_map(document, path, values, ())
+    return [
+        *_tests(document),
+        *written,
+        *_annotate(document, {**(values if path == _ANNOTATIONS else {}), PUT_ANNOTATION: note}, ()),
+    ]
+
+
+def removal_patch(document: Document, path: tuple[str, ...]) -> Operations:
+    """Undo `put`: as far as what was written still stands there. Raises UnfitError where nothing says what that is."""
+    noted = _put_record(document)
+    if noted is None:
+        raise UnpatchableError(f"its annotation {PUT_ANNOTATION} does not say what was written: take it off by hand")
+    existing = _map_at(document, path)
+    ours = [name for name, value in noted.put.items() if existing.get(name) == value]
+    restored = {name: noted.before[name] for name in ours if name in noted.before}
+    gone = [name for name in ours if name not in noted.before]
+    if path == _ANNOTATIONS:
+        return [*_tests(document), *_annotate(document, restored, (*gone, PUT_ANNOTATION))]
+    return [*_tests(document), *_set_map(document, path, restored, gone), *_annotate(document, {}, (PUT_ANNOTATION,))]
+
+
+def recorded_identity(annotations: Mapping[str, Any]) -> str:
+    """Which AzureIdentity `put` was called for; empty where it was not."""
+    noted = _put_record({"metadata": {"annotations": dict(annotations)}})
+    return noted.identity if noted else ""
+
+
+@dataclass(frozen=True)
+class _PutRecord:
+    identity: str
+    put: dict[str, str]
+    before: dict[str, str]
+
+
+def _put_record(document: Document) -> _PutRecord | None:
+    try:
+        noted = json.loads(_annotations(document)[PUT_ANNOTATION])
+        found = _PutRecord(str(noted["identity"]), dict(noted["put"]), dict(noted["before"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    texts = [*found.put.items(), *found.before.items()]
+    return found if all(isinstance(each, str) for pair in texts for each in pair) else None
+
+
+_ANNOTATIONS: Final = ("metadata", "annotations")
+
+
+def _spec(document: Document) -> Document:
+    spec = document.get("spec")
+    if not isinstance(spec, dict):
+        raise UnpatchableError("it has no spec: correct or delete it")
+    return spec
+
+
+def _type(spec: Document) -> Any:
+    return spec.get("type", int(IdentityType.USER_ASSIGNED))
+
+
+def _annotations(document: Document) -> Document:
+    return _map_at(document, _ANNOTATIONS)
+
+
+def _map_at(document: Document, path: Iterable[str]) -> Document:
+    found: Any = document
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _tests(document: Document) -> Operations:
+    meta = document["metadata"]
+    return [{"op": "test", "path": f"/metadata/{name}", "value": meta[name]} for name in ("uid", "resourceVersion")]
+
+
+def _replace_spec(before: Document, after: Document) -> Operations:
+    return [{"op": "test", "path": "/spec", "value": before}, {"op": "replace", "path": "/spec", "value": after}]
+
+
+def _annotate(document: Document, values: Mapping[str, str], gone: Iterable[str]) -> Operations:
+    return _set_map(document, _ANNOTATIONS, values, gone)
+
+
+def _set_map(document: Document, path: tuple[str, ...], values: Mapping[str, str], gone: Iterable[str]) -> Operations:
+    """Set and remove names of the map at *path*, which is made where it is not there."""
+    where, existing = _pointer(path), _map_at(document, path)
+    made = [] if existing or not values else [{"op": "add", "path": where, "value": {}}]
+    sets = [{"op": "add", "path": f"{where}{_pointer((name,))}", "value": value} for name, value in values.items()]
+    removes = [{"op": "remove", "path": f"{where}{_pointer((name,))}"} for name in gone if name in existing]
+    return [*made, *sets, *removes]
+
+
+def _pointer(path: Iterable[str]) -> str:
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)

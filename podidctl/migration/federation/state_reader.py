@@ -1,0 +1,119 @@
+"""Reads what the way to federated identities depends on: lists, and reviews of what NMI may do. Changes nothing."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from nmi.flag_table import OperationMode
+from nmi.settings import Settings
+from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
+from podidctl.diagnosis.daemons import Daemon, list_daemons, nmi_settings
+from podidctl.migration import cluster_reader
+from podidctl.migration.federation.planning import FederationState, account_usages
+from podidctl.migration.workloads import Key
+from podidentity.flags import UsageError
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Forbidden, NotFound
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, Kind, Resource
+
+R = TypeVar("R", bound=Resource)
+
+WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+WEBHOOK: Final = "azure-workload-identity"
+"""In the name of the webhook that gives pods what the SDKs read."""
+
+
+async def read_federation_state(client: Client, *, force_namespaced: bool) -> FederationState:
+    """All of it. Raises ApiError where what every plan needs cannot be read."""
+    situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
+    pods = await list_daemons(client, "nmi")
+    nmis, unknown = _settings(pods)
+    managed = _managed(nmis)
+    accounts = {(each.namespace, each.name) for users in account_usages(situation).values() for each in users}
+    forbidden, rights_unknown = await _forbidden(client, pods, accounts)
+    return FederationState(
+        situation=situation,
+        issuer=await cluster_reader.read_issuer(client),
+        version=await _version(client),
+        exceptions=await _installed(client, EXCEPTIONS),
+        assigned=[] if managed else await _installed(client, ASSIGNED_IDENTITIES),
+        managed=managed,
+        nmis=nmis,
+        nmi_unknown=unknown,
+        forbidden=forbidden,
+        rights_unknown=rights_unknown,
+        webhook=await _webhook(client),
+    )
+
+
+async def is_managed(client: Client) -> bool:
+    """Whether bindings alone decide, and there is no MIC. Raises ApiError."""
+    return _managed(_settings(await list_daemons(client, "nmi"))[0])
+
+
+def _managed(nmis: Sequence[Settings]) -> bool:
+    return bool(nmis) and all(each.operation_mode is OperationMode.MANAGED for each in nmis)
+
+
+async def _installed(client: Client, kind: Kind[R]) -> list[R]:
+    """Of a kind that is not installed there is nothing."""
+    try:
+        return await client.list(kind)
+    except NotFound:
+        return []
+
+
+def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
+    """What the NMIs were told, and why that is not known of one of them."""
+    if not pods:
+        return [], "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)"
+    found: list[Settings] = []
+    unknown = ""
+    for each in pods:
+        try:
+            found.append(nmi_settings(each))
+        except UsageError as error:
+            unknown = f"{each.name}: {error}"
+    return found, unknown
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    git_version: str = ""
+
+
+async def _version(client: Client) -> str:
+    try:
+        return msgspec.json.decode(await client.request("GET", "/version"), type=_Version).git_version
+    except (Forbidden, NotFound, msgspec.DecodeError):
+        return ""
+
+
+async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[Key]) -> tuple[set[Key], str]:
+    """The service accounts of which an NMI may not ask for tokens; and why that is not known, if so."""
+    its = sorted({service_account_of(each) for each in nmi})
+    try:
+        return {key for key in sorted(accounts) for each in its if not await may_request_tokens(client, each, *key)}, ""
+    except (Forbidden, NotFound) as error:
+        return set(), error.message
+
+
+class _Hook(msgspec.Struct):
+    name: str = ""
+
+
+class _Configuration(msgspec.Struct):
+    webhooks: list[_Hook] | None = None
+
+
+class _Configurations(msgspec.Struct):
+    items: list[_Configuration] = msgspec.field(default_factory=list)
+
+
+async def _webhook(client: Client) -> bool | None:
+    """Whether workload identity's webhook is there; None where that cannot be told."""
+    try:
+        found = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
+    except (ApiError, msgspec.DecodeError):
+        return None
+    return any(WEBHOOK in hook.name for each in found.items for hook in each.webhooks or ())

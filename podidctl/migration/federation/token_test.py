@@ -1,0 +1,180 @@
+"""A token for each service account that has an identity, got as NMI would get it, and thrown away.
+
+NMI's own code asks: for the assertion at the API server, by the rights of whoever runs this, and for the token at
+Entra ID, from here. So what is tried is the federated credential, the identity's ids and the tenant; not NMI's rights,
+which are asked about, nor its network.
+"""
+
+import asyncio
+import sys
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import UTC, datetime
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
+from nmi.tokens.claims import claims_of
+from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
+from nmi.tokens.sign_in import new_session, proxy_by
+from nmi.tokens.sign_ins import SignIns
+from nmi.tokens.source import PolicyError, Workload
+from podidctl.migration.federation.schema import AccountUsage, TokenTest
+from podidentity.azure.errors import AzureError
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError
+from podidentity.resources import AzureIdentity
+from podidentity.version import VERSION
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+RESOURCE: Final = "https://management.azure.com/"
+WITHIN_SECONDS: Final = 10.0
+"""For each service account; a credential that is not known is asked for again within it."""
+_NAME_MOST: Final = 128
+
+
+class _CallerAssertions(Assertions):
+    """The same by somebody else's rights; where no pod runs, one that is bound to none. Remembers who it was for."""
+
+    def __init__(self, client: Client, audience: str) -> None:
+        super().__init__(client, audience)
+        self._api = client
+        self.given: dict[str, Assertion] = {}
+
+    @override
+    async def of(self, workload: Workload) -> Assertion:
+        assertion = await (super().of(workload) if workload.pod else self._unbound(workload))
+        self.given[workload.service_account] = assertion
+        return assertion
+
+    async def _unbound(self, workload: Workload) -> Assertion:
+        try:
+            token = await requested(self._api, workload.namespace, workload.service_account, self.audience)
+        except ApiError as error:
+            code = "assertion_forbidden" if error.status == 403 else "assertion_refused"
+            raise NoAssertionError(error.message, code=code) from error
+        except ValueError:
+            token = ""
+        claims = claims_of(token)
+        if not claims.sub:
+            raise NoAssertionError("the API server answered with no token", code="assertion_refused")
+        return Assertion(token, claims.iss, claims.sub, self.audience)
+
+
+class _TokenClaims(msgspec.Struct):
+    """Of the token: in either version of its claims."""
+
+    appid: str = ""
+    azp: str = ""
+    oid: str = ""
+
+
+class TokenTester:
+    """Tries the service accounts of one identity after another. The client and the session stay their owners'."""
+
+    def __init__(
+        self,
+        client: Client,
+        session: aiohttp.ClientSession,
+        policy: SignInPolicy,
+        environ: Mapping[str, str],
+        *,
+        audience: str,
+        resource: str = RESOURCE,
+        within: float = WITHIN_SECONDS,
+    ) -> None:
+        proxy = environ.get("HTTPS_PROXY") or environ.get("https_proxy", "")
+        direct = environ.get("NO_PROXY") or environ.get("no_proxy", "")
+        self._client = client
+        self._sign_ins = SignIns(session, proxy_for=proxy_by(proxy, direct))
+        self._policy = policy
+        self._audience = audience
+        self._resource = resource
+        self._within = within
+
+    async def all(self, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
+        """One token for each of *accounts*, of *identity* as it is to be. Raises nothing for what was not given."""
+        return list(await asyncio.gather(*(self._one(identity, each) for each in accounts)))
+
+    async def _one(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
+        proofs = _CallerAssertions(self._client, self._audience)
+        source = FederatedSource(self._policy, proofs, self._sign_ins, enabled=True)
+        try:
+            granted = await source.fetch(
+                identity,
+                self._resource,
+                xms_cc="",
+                bypass_cache=True,
+                within=self._within,
+                lag_seconds=0.0,
+                slot=_no_slot,
+                workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
+            )
+        except PolicyError as error:
+            return _failed_test(account, error.detail, "correct the AzureIdentity")
+        except AzureError as error:
+            return _failed_test(account, *_advice(error, account, proofs.given.get(account.name)))
+        claims = _decode_claims(granted.token.access_token)
+        expires = datetime.fromtimestamp(granted.token.expires_on, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        client_id = claims.appid or claims.azp
+        if client_id and client_id.lower() != identity.spec.client_id.strip().lower():
+            return _failed_test(
+                account, f"the token is another client's, {client_id}", "correct the AzureIdentity's clientID"
+            )
+        return TokenTest(
+            account=account.description,
+            bound_to=account.pod,
+            client_id=client_id[:_NAME_MOST],
+            object_id=granted.object_id,
+            expires=expires,
+        )
+
+
+def new_token_session() -> aiohttp.ClientSession:
+    """What `Trying` sends by."""
+    return new_session(f"podidctl/{VERSION}")
+
+
+def _no_slot() -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
+def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:
+    return TokenTest(account=account.description, bound_to=account.pod, problem=problem, do=do)
+
+
+def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -> tuple[str, str]:
+    """What went wrong, and what to do."""
+    if given is not None and error.code in UNKNOWN_CREDENTIAL:
+        trusted = f"issuer {given.issuer}, subject {given.subject}, audience {given.audience}"
+        return (
+            f"Entra ID knows no federated credential for it ({error.code}): {trusted}",
+            "create it (podidctl migrate plan -o az); a new one takes a few minutes to be known everywhere",
+        )
+    match error.code:
+        case "assertion_forbidden":
+            return (
+                f"you may not ask for tokens of service account {account.description}",
+                f"get the right to create serviceaccounts/token in namespace {account.namespace}",
+            )
+        case "service_account_missing" | "pod_replaced":
+            return f"pod {account.namespace}/{account.pod} is not there any more", "run this again"
+        case _:
+            said = f"{error.code}: {error.message}" if error.code else error.message
+            return said, "see docs/troubleshooting.md for what it means, then run this again"
+
+
+def _decode_claims(token: str) -> _TokenClaims:
+    try:
+        body = token.split(".")[1]
+        return msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_TokenClaims)
+    except (IndexError, ValueError, RecursionError):
+        return _TokenClaims()

@@ -1,0 +1,128 @@
+"""From the facts about a pod and a request to what NMI would answer, up to Azure's own word. Pure.
+
+In NMI's order: the request's parameters, the pod and what is assigned to it, then what NMI looks at before it asks
+Azure for anything.
+"""
+
+from urllib.parse import urlencode
+
+import msgspec
+
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.parameters import token_request
+from nmi.server.responses import refused
+from podidctl.diagnosis.decision import Outcome, PredictedDecision, predict_decision
+from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.nmi_availability import unavailable_reason
+from podidctl.diagnosis.service_accounts import pod_token_source, subject
+from podidctl.diagnosis.token_source import TYPE_NAMES, unknown_cloud_note
+from podidctl.explain.schema import Shown
+from podidctl.printing import plain
+from podidentity.resources import AzureIdentity, IdentityType
+from podidentity.telemetry.logs import redacted
+
+
+class TokenPrediction(Shown, frozen=True):
+    """What the pod would get. Client ids are cut: enough to recognise one by."""
+
+    pod: str
+    outcome: Outcome
+    audience: str
+    rules: str
+    """By source flags this was decided."""
+    identity: str = ""
+    """Namespace and name of the AzureIdentity, also where a token of it is refused."""
+    type: str = ""
+    client_id: str = ""
+    resource_id: str = ""
+    asked: str = ""
+    """Whom NMI would ask for the token, and how."""
+    subject: str = ""
+    """What the pod proves itself as, where the identity is federated."""
+    held_seconds: float = 0.0
+    """How long the request is held before it is refused."""
+    status: int | None = None
+    """Of the refusal, as are `error` and `description`: the answer's body."""
+    error: str = ""
+    description: str = ""
+    why: str = ""
+    """For the operator: what NMI's log says."""
+    note: str = ""
+    """What keeps the pod from it, or what could make it otherwise and is not known here."""
+
+
+class _Body(msgspec.Struct):
+    error: str
+    error_description: str
+
+
+def predict(data: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
+    """What a request for *resource* that names this identity, or none, comes to."""
+    told = _predict(data, resource, client_id=client_id, resource_id=resource_id)
+    if not (why := unavailable_reason(data, told.outcome)):
+        return told
+    then = f"podidctl explain pod {told.pod} says what to do"
+    note = "; ".join(filter(None, (f"no NMI that works is to be seen on its node: {why}", then, told.note)))
+    return msgspec.structs.replace(told, outcome=Outcome.UNANSWERED, note=plain(note))
+
+
+def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id: str) -> TokenPrediction:
+    named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
+    request = token_request(urlencode({name: value for name, value in named.items() if value}))
+    if isinstance(request, Refusal):
+        return _refused(data, resource, request)
+    said = predict_decision(data, request)
+    match said:
+        case PredictedDecision(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
+            return _granted(data, request, assigned.identity)
+        case PredictedDecision(refusal=Refusal() as refusal):
+            return _refused(data, resource, refusal, said.seconds, said.outcome)
+        case _:
+            whom = "IMDS itself, for the node's own identities" if said.outcome is Outcome.EXEMPT else ""
+            return _prediction(data, resource, said.outcome, asked=whom, why=said.why)
+
+
+def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:
+    shown = _identity_fields(identity)
+    if data.pod is not None and identity.spec.type == IdentityType.FEDERATED:
+        shown |= {"subject": plain(subject(data.pod))}
+    whom = pod_token_source(data, identity, request.resource)
+    if isinstance(whom, Refusal):
+        told = _refused(data, request.resource, whom)
+        return msgspec.structs.replace(told, note=plain(unknown_cloud_note(data.configuration, identity)), **shown)
+    return _prediction(data, request.resource, Outcome.GRANTED, asked=whom, **shown)
+
+
+def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
+    spec = identity.spec
+    return {
+        "identity": plain("/".join(identity.key)),
+        "type": f"{spec.type} ({TYPE_NAMES.get(spec.type, 'unknown')})",
+        "client_id": redacted(spec.client_id.strip()) if spec.client_id.strip() else "",
+        "resource_id": plain(spec.resource_id),
+    }
+
+
+def _refused(
+    data: DiagnosisInput, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
+) -> TokenPrediction:
+    answer = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
+    body = msgspec.json.decode(answer.body, type=_Body)
+    return msgspec.structs.replace(
+        _prediction(data, resource, outcome, why=refusal.detail),
+        held_seconds=seconds,
+        status=int(answer.status),
+        error=body.error,
+        description=plain(body.error_description),
+    )
+
+
+def _prediction(data: DiagnosisInput, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
+    told = TokenPrediction(
+        pod=f"{data.namespace}/{data.name}",
+        outcome=outcome,
+        audience=plain(resource),
+        rules=plain(data.configuration.source),
+    )
+    return msgspec.structs.replace(told, **{name: plain(value) for name, value in more.items()})

@@ -1,0 +1,208 @@
+"""Faults that an operator switches on a running sandbox, by a Unix socket that only the sandbox's user can open.
+
+A fault is written `SERVICE=VALUE`. SERVICE is `imds`, `arm`, `aad` or `api`. VALUE is an HTTP status from 400 to 599,
+`hang` (requests wait until the fault is cleared) or a delay such as `2.5s`. A service has at most one fault. Faults of
+`api` do not concern the sandbox's own requests (kubelets, scheduler), and end the watches that are open.
+"""
+
+import asyncio
+import math
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response
+
+SOCKET_NAME: Final = "control.sock"
+CALL_SECONDS: Final = 10.0
+DELAY_MAX_SECONDS: Final = 3600.0
+RETRY_AFTER: Final = {"Retry-After": "2"}
+_DELAY: Final = re.compile(r"(\d+(?:\.\d+)?)s", re.ASCII)
+_STATUS: Final = re.compile(r"[45]\d\d", re.ASCII)
+
+
+class FaultError(Exception):
+    """An unusable fault, or a sandbox that cannot be reached. The message is one line with the next action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service whose responses can be replaced."""
+
+    faults: ResponseFaults
+    document: Callable[[int], Mapping[str, Any]]
+    """Return the body of an error response with this status."""
+    on_change: Callable[[], None] = lambda: None
+    """Called after each change of the service's faults."""
+
+
+def split(text: str) -> tuple[str, str]:
+    """Return the service and the value of `SERVICE=VALUE`. Raise FaultError."""
+    service, equals, value = text.partition("=")
+    if not equals or not service or not value:
+        raise FaultError(f"{text[:80]!a} is not SERVICE=VALUE; write for example imds=500, arm=429, api=hang or aad=2s")
+    return service, value
+
+
+def fault_of(service: str, value: str, document: Callable[[int], Mapping[str, Any]]) -> ResponseFault:
+    """Return the fault that *value* describes. Raise FaultError."""
+    if _STATUS.fullmatch(value):
+        status = int(value)
+        headers = RETRY_AFTER if status in {429, 503} else {}
+        return ResponseFault(status=status, document=document(status), headers=headers, times=math.inf)
+    if value == "hang":
+        return ResponseFault(hold=True, times=math.inf)
+    delay = _DELAY.fullmatch(value)
+    if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
+        return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
+    raise FaultError(f"{service}={value[:40]!a}: use a status from 400 to 599, hang, or a delay of up to 3600s")
+
+
+class FaultControl:
+    """The switch of the services' faults, served on a Unix socket between `start` and `stop`."""
+
+    def __init__(self, services: Mapping[str, Service]) -> None:
+        self._services = services
+        self.used = False
+        """Whether a fault was ever set."""
+        self._active: dict[str, tuple[str, ResponseFault]] = {}
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def active(self) -> dict[str, str]:
+        """The value of each service's fault."""
+        return {service: value for service, (value, _) in sorted(self._active.items())}
+
+    def set(self, wanted: Mapping[str, str]) -> None:
+        """Set these faults, each in place of the service's former one. Change nothing on a FaultError."""
+        made = {name: fault_of(name, value, self._find(name).document) for name, value in wanted.items()}
+        self.used = self.used or bool(made)
+        for name, fault in made.items():
+            self.clear([name])
+            self._active[name] = (wanted[name], fault)
+            self._services[name].faults.add(fault)
+            self._services[name].on_change()
+
+    def clear(self, services: Iterable[str] = ()) -> None:
+        """Remove the faults of *services*, or all. Raise FaultError for an unknown service."""
+        for service in tuple(services) or tuple(self._active):
+            faults = self._find(service).faults
+            if service in self._active:
+                faults.remove(self._active.pop(service)[1])
+                self._services[service].on_change()
+
+    async def start(self, path: Path) -> None:
+        """Listen on a socket with mode 0600 at *path*. Raise OSError."""
+        listener = await asyncio.to_thread(_listen, path)
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener).start()
+
+    async def stop(self) -> None:
+        """Clear all faults and stop listening. Do nothing if it is not running."""
+        self.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            if request.method == "PUT":
+                self.set(msgspec.json.decode(await request.read(), type=dict[str, str]))
+            elif request.method == "DELETE":
+                self.clear(request.rel_url.query.getall("service", []))
+            elif request.method != "GET":
+                return json_response({"error": "use GET, PUT or DELETE"}, status=405)
+        except (FaultError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            return json_response({"error": str(error)}, status=400)
+        return json_response({"faults": self.active})
+
+    def _find(self, service: str) -> Service:
+        if service not in self._services:
+            raise FaultError(f"unknown service {service[:40]!a}: use {', '.join(self._services)}")
+        return self._services[service]
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+async def call(
+    path: Path, *, wanted: Mapping[str, str] | None = None, clear: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Clear and set faults of the sandbox with this socket; return the active ones. Raise FaultError.
+
+    *clear* names the services whose faults are cleared; an empty one clears all.
+    """
+    url = "http://sandbox/faults"
+    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
+            if clear is not None:
+                await _checked(await session.delete(url, params=[("service", each) for each in clear]))
+            if wanted:
+                return await _checked(await session.put(url, json=dict(wanted)))
+            return await _checked(await session.get(url))
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        raise FaultError(f"cannot reach the sandbox at {path}: {error}; check that podidctl sandbox up runs") from error
+
+
+async def _checked(response: aiohttp.ClientResponse) -> dict[str, str]:
+    document = msgspec.json.decode(await response.read(), type=dict[str, Any])
+    if response.status != 200:
+        raise FaultError(str(document.get("error", response.status)))
+    return dict(document["faults"])
+
+
+def azure_error(status: int) -> dict[str, Any]:
+    """Return the error body of Azure Resource Manager."""
+    code = "TooManyRequests" if status == 429 else "SandboxFault"
+    return {"error": {"code": code, "message": f"podidctl sandbox fault arm={status}"}}
+
+
+def imds_error(status: int) -> dict[str, Any]:
+    """Return the error body of IMDS."""
+    error = "too_many_requests" if status == 429 else "sandbox_fault"
+    return {"error": error, "error_description": f"podidctl sandbox fault imds={status}"}
+
+
+def aad_error(status: int) -> dict[str, Any]:
+    """Return the error body of AAD: its transient error."""
+    text = f"AADSTS90033: A transient error has occurred (podidctl sandbox fault aad={status})."
+    return {"error": "temporarily_unavailable", "error_description": text, "error_codes": [90033]}
+
+
+def api_error(status: int) -> dict[str, Any]:
+    """Return the API server's Status object."""
+    reasons = {
+        401: "Unauthorized",
+        403: "Forbidden",
+        404: "NotFound",
+        429: "TooManyRequests",
+        503: "ServiceUnavailable",
+    }
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": f"podidctl sandbox fault api={status}",
+        "reason": reasons.get(status, "InternalError"),
+        "code": status,
+    }

@@ -1,0 +1,164 @@
+"""`podidctl sandbox up` and the documented commands in a shell with the variables that it prints."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PODIDCTL = [sys.executable, "-m", "podidctl"]
+SECONDS = 60.0
+PERMISSIVE = "may get every Secret of the cluster"
+"""True on the emulator, which has no authorizer."""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a shell into which the output of `sandbox up` was copied; the sandbox runs."""
+    log = tmp_path_factory.mktemp("up") / "log"
+    base = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*PODIDCTL, "sandbox", "up", "--loopback", "--operation-seconds=0.2"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=base,
+            cwd=ROOT,
+            process_group=0,
+        )
+    try:
+        eventually(lambda: "kubectl apply -f" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        lines = [line.strip() for line in log.read_text().splitlines()]
+        exports = [shlex.split(line)[1] for line in lines if line.startswith("export ")]
+        yield {**base, **dict(each.split("=", 1) for each in exports)}
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def run(environment: Mapping[str, str], *command: str) -> tuple[int, str]:
+    """The exit code and the output, with that of standard error."""
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        timeout=60,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.returncode, done.stdout
+
+
+def podidctl(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
+    return run(environment, *PODIDCTL, *arguments)
+
+
+@pytest.fixture(scope="module")
+def demo(environment: dict[str, str]) -> dict[str, str]:
+    """The same, with the demo applied and its pod served."""
+    code, output = run(environment, "kubectl", "apply", "-f", "deploy/demo/")
+    assert code == 0, output
+    eventually(lambda: "successfully acquired a token" in run(environment, "kubectl", "logs", "demo")[1])
+    return environment
+
+
+@pytest.mark.timeout(180)
+def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, str]) -> None:
+    code, output = run(environment, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+    assert code == 0
+    assert re.search(r"^mic +1/1 +Running", output, re.MULTILINE)
+    assert re.search(r"^nmi-node-0 +1/1 +Running", output, re.MULTILINE)
+    assert "nmi is active" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
+    assert run(environment, "kubectl", "logs", "mic")[1]
+
+
+@pytest.mark.timeout(180)
+def test_a_deleted_pod_of_nmi_is_registered_again(environment: dict[str, str]) -> None:
+    def uid() -> str:
+        return run(environment, "kubectl", "get", "pod", "nmi-node-0", "-o", "jsonpath={.metadata.uid}")[1]
+
+    first = uid()
+    assert run(environment, "kubectl", "delete", "pod", "nmi-node-0", "--wait=false")[0] == 0
+    eventually(lambda: bool(re.fullmatch(r"[0-9a-f-]{36}", uid())) and uid() != first)
+    assert "nmi is active" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
+
+
+@pytest.mark.timeout(180)
+def test_explain_reports_a_healthy_pod(demo: dict[str, str]) -> None:
+    code, output = podidctl(demo, "explain", "pod", "default/demo")
+    assert code == 0, output
+    assert "pod default/demo: granted" in output
+    assert "decided by the flags of pod default/nmi-node-0" in output
+    assert "broken" not in output
+
+
+@pytest.mark.timeout(180)
+def test_doctor_reports_only_true_findings(demo: dict[str, str]) -> None:
+    code, output = podidctl(demo, "doctor")
+    findings = [line for line in output.splitlines() if line.split()[:1] in (["problem"], ["warning"], ["unknown"])]
+    assert [line for line in findings if PERMISSIVE not in line] == []
+    assert code == (3 if findings else 0)
+    assert "1 of 1 replica ready" in output
+
+
+@pytest.mark.timeout(180)
+def test_plan_and_token_need_no_more_than_the_printed_variables(demo: dict[str, str]) -> None:
+    code, output = podidctl(demo, "plan")
+    assert (code, "Nothing to do." in output) == (0, True), output
+    code, output = podidctl(demo, "token", "default/demo")
+    assert (code, "pod default/demo: granted" in output) == (0, True), output
+
+
+@pytest.mark.timeout(180)
+def test_a_fault_of_arm_shows_in_plan_until_it_is_cleared(demo: dict[str, str]) -> None:
+    assert podidctl(demo, "sandbox", "fault", "arm=403") == (0, "arm=403\n")
+    try:
+        code, output = podidctl(demo, "plan")
+        assert code == 1
+        assert "403" in output
+        assert podidctl(demo, "sandbox", "fault") == (0, "arm=403\n")
+    finally:
+        assert podidctl(demo, "sandbox", "fault", "--clear") == (0, "no fault is active\n")
+    assert podidctl(demo, "plan")[0] == 0
+
+
+@pytest.mark.timeout(180)
+def test_mic_is_started_again_after_an_outage_of_the_api_server_ended_it(demo: dict[str, str]) -> None:
+    log = Path(demo["PODIDENTITY_SANDBOX"]) / "mic.log"
+    assert podidctl(demo, "sandbox", "fault", "api=hang")[0] == 0
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(["kubectl", "get", "pods"], env=demo, timeout=2, check=False, capture_output=True)
+        eventually(lambda: "lost" in log.read_text())
+    finally:
+        assert podidctl(demo, "sandbox", "fault", "--clear", "api") == (0, "no fault is active\n")
+    eventually(lambda: podidctl(demo, "doctor")[1].count("1 of 1 replica ready") == 1)
+
+
+def test_an_unusable_fault_is_one_line_and_exit_code_1(environment: dict[str, str]) -> None:
+    code, output = podidctl(environment, "sandbox", "fault", "disk=500")
+    assert (code, output) == (1, "podidctl: unknown service 'disk': use imds, arm, aad, api\n")
+
+
+def test_without_a_sandbox_the_command_reports_how_to_start_one(tmp_path: Path) -> None:
+    alone = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    code, output = podidctl(alone, "sandbox", "fault")
+    assert code == 1
+    assert output == "podidctl: no sandbox of this user runs on this machine; start one: podidctl sandbox up\n"

@@ -1,0 +1,107 @@
+"""Faults switched on a running sandbox: their notation, the control socket, and what each service returns."""
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.fault_control import (
+    FaultControl,
+    FaultError,
+    Service,
+    aad_error,
+    azure_error,
+    call,
+    split,
+)
+from podidentity_sandbox.tokens import TokenMint
+
+
+@pytest.fixture
+async def arm() -> AsyncIterator[Arm]:
+    arm = Arm(Directory(), TokenMint())
+    await arm.start()
+    yield arm
+    await arm.stop()
+
+
+@pytest.fixture
+async def control(arm: Arm, tmp_path: Path) -> AsyncIterator[Path]:
+    """The control socket of a sandbox with ARM and an AAD that nothing asks."""
+    aad = Aad(Directory(), TokenMint())
+    control = FaultControl({"arm": Service(arm.faults, azure_error), "aad": Service(aad.faults, aad_error)})
+    await control.start(tmp_path / "control.sock")
+    yield tmp_path / "control.sock"
+    await control.stop()
+
+
+async def status_of(arm: Arm) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"{arm.url}/subscriptions") as response:
+        return response.status
+
+
+async def test_only_the_user_of_the_sandbox_can_open_the_socket(control: Path) -> None:
+    found = await asyncio.to_thread(control.stat)
+    assert stat.S_IMODE(found.st_mode) == 0o600
+
+
+async def test_a_fault_is_set_listed_replaced_and_cleared(control: Path, arm: Arm) -> None:
+    healthy = await status_of(arm)
+    assert await call(control) == {}
+    assert await call(control, wanted={"arm": "429", "aad": "hang"}) == {"arm": "429", "aad": "hang"}
+    assert await status_of(arm) == 429
+    assert await call(control, wanted={"arm": "503"}) == {"arm": "503", "aad": "hang"}
+    assert await status_of(arm) == 503
+    assert await call(control, clear=["arm"]) == {"aad": "hang"}
+    assert await status_of(arm) == healthy != 503
+    assert await call(control, wanted={"arm": "500"}) == {"arm": "500", "aad": "hang"}
+    assert await call(control, clear=()) == {}
+    assert await status_of(arm) == healthy
+
+
+async def test_a_hanging_request_is_answered_when_the_fault_is_cleared(control: Path, arm: Arm) -> None:
+    healthy = await status_of(arm)
+    await call(control, wanted={"arm": "hang"})
+    hanging = asyncio.create_task(status_of(arm))
+    done, _ = await asyncio.wait({hanging}, timeout=0.3)
+    assert not done
+    await call(control, clear=["arm"])
+    assert await hanging == healthy
+
+
+@pytest.mark.parametrize("value", ["200", "600", "4290", "-1s", "3601s", "nans", "", "hangs", "\u0665\u0660\u0660"])
+async def test_a_value_that_is_no_fault_is_rejected_and_changes_nothing(control: Path, value: str) -> None:
+    await call(control, wanted={"arm": "500"})
+    with pytest.raises(FaultError, match="use a status from 400 to 599, hang, or a delay"):
+        await call(control, wanted={"aad": "503", "arm": value})
+    assert await call(control) == {"arm": "500"}
+
+
+async def test_an_unknown_service_is_rejected(control: Path) -> None:
+    with pytest.raises(FaultError, match="unknown service 'disk': use arm, aad"):
+        await call(control, wanted={"disk": "500"})
+    with pytest.raises(FaultError, match="unknown service 'disk': use arm, aad"):
+        await call(control, clear=["disk"])
+
+
+async def test_a_sandbox_that_does_not_run_is_reported_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match="check that podidctl sandbox up runs") as caught:
+        await call(tmp_path / "control.sock")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["imds", "=500", "imds=", ""])
+def test_a_fault_without_service_or_value_is_rejected(text: str) -> None:
+    with pytest.raises(FaultError, match="is not SERVICE=VALUE"):
+        split(text)
+
+
+def test_a_fault_is_split_at_the_first_equals_sign() -> None:
+    assert split("aad=2.5s") == ("aad", "2.5s")
+    assert split("aad=a=b") == ("aad", "a=b")
