@@ -1,1 +1,1 @@
-"""Measurements: what the programs cost, against the budgets of the project. No part of any installation."""
+"""Measurements of the programs' cost, compared with the budgets of the project. Not part of any installation."""

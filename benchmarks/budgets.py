@@ -1,4 +1,4 @@
-"""The budgets of the data plane and of MIC, held against what a run found. Pure."""
+"""The budgets of the data plane and of MIC, compared with the results of a run. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +17,10 @@ def budgets(
     controller: Sequence[Controller],
     start_seconds: float | None,
 ) -> tuple[Budget, ...]:
-    """Those of the whole project's design; what a run left out is not met. *start_seconds* is with FULL_NODE pods."""
+    """Return the budgets of the project's design.
+
+    A budget without a measurement is not met. *start_seconds* is measured with FULL_NODE pods.
+    """
     full, one = _ratios(cases, "keep-alive-32"), _ratios(cases, "keep-alive-1")
     closing = _ratios(cases, "close-32")
     few, many = _ratios(cases, "pods-1"), _ratios(cases, "pods-10000")
@@ -42,5 +45,5 @@ def budgets(
 
 
 def _ratios(cases: Sequence[Case], key: str) -> Ratios | None:
-    """NMI's against nginx in that case."""
+    """Return NMI's figures and nginx's in that case."""
     return next((each.servers[OURS].against for each in cases if each.key == key), None)

@@ -1,6 +1,6 @@
-"""The suite's own compiled parts, made into build/bench when they are older than what they are made of.
+"""The compiled parts of the suite, built in build/bench when they are older than their sources.
 
-They are compiled like the data plane itself, and see its .pxd files.
+They are compiled like the data plane and can use its .pxd files.
 """
 
 import importlib.util
@@ -19,17 +19,17 @@ CFLAGS: Final = ("-O2", "-g", "-fPIC", "-shared")
 
 
 def newer(made: Path, *sources: Path) -> bool:
-    """Whether *made* is there and none of *sources* was written after it."""
+    """Return whether *made* exists and is not older than any of *sources*."""
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 
 def compiler() -> list[str]:
-    """The C compiler with the flags for a shared object."""
+    """Return the C compiler's command with the flags for a shared object."""
     return [os.environ.get("CC", "cc"), *CFLAGS]
 
 
 def library(source: Path) -> Path:
-    """The shared object made of a C file. Raises CalledProcessError, the compiler's words on stderr."""
+    """Build a shared object from a C file. Raises CalledProcessError with the compiler's output on stderr."""
     made = OUTPUT / f"{source.stem}.so"
     if not newer(made, source):
         OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def library(source: Path) -> Path:
 
 
 def extension(source: Path) -> Path:
-    """The extension module made of a .pyx file. Raises CalledProcessError, the compiler's words on stderr."""
+    """Build an extension module from a .pyx file. Raises CalledProcessError with the compiler's output on stderr."""
     made = OUTPUT / f"{source.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not newer(made, source, *(ROOT / "_native").glob("*.pxd")):
         OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def extension(source: Path) -> Path:
 
 
 def loaded(source: Path) -> ModuleType:
-    """The module made of a .pyx file."""
+    """Build a .pyx file and import it."""
     spec = importlib.util.spec_from_file_location(source.stem, extension(source))
     assert spec is not None
     assert spec.loader is not None

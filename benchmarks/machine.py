@@ -1,4 +1,4 @@
-"""What is measured (the commit), on what (this machine), and how busy that is: its cores and some processes."""
+"""The measured commit, this machine, and the load of its cores and of some processes."""
 
 import gzip
 import os
@@ -18,13 +18,13 @@ PROC: Final = Path("/proc")
 SYS: Final = Path("/sys")
 BOOT: Final = Path("/boot")
 TICKS: Final = os.sysconf("SC_CLK_TCK")
-"""A second, in /proc."""
+"""Clock ticks per second in /proc."""
 USER, NICE, SYSTEM, IRQ, SOFTIRQ, STEAL = 0, 1, 2, 5, 6, 7
-"""Columns of a core in /proc/stat (proc(5)). Guests' time is in the first two once more; idle and iowait are rest."""
+"""Columns of a core in /proc/stat (proc(5)). The first two include the time of guests; idle and iowait are no load."""
 
 
 class Cores:
-    """Readings since the machine or the process started: what counts is the difference of two."""
+    """Counters since the start of the machine or the process. Use the difference of two readings."""
 
     def __init__(self, proc: Path = PROC, boot: Path = BOOT) -> None:
         self._proc = proc
@@ -32,16 +32,16 @@ class Cores:
         self._busy = working if interrupts_apart(proc, boot) else (*working, IRQ, SOFTIRQ)
 
     def busy(self, core: int) -> float:
-        """Seconds that the core did not rest, also those that a hypervisor took from it.
+        """Return the seconds that the core was busy, including those that a hypervisor took from it.
 
-        Interrupts are among them where the kernel counts their time as that of the process they hit, as `used` then
-        does, too. Raises ValueError when there is no such core.
+        They include interrupts if the kernel adds their time to the interrupted process; `used` includes them then too.
+        Raises ValueError if the core does not exist.
         """
         columns = self._core(core)
         return sum(columns[each] for each in self._busy) / TICKS
 
     def stolen(self, core: int) -> float:
-        """Seconds that a hypervisor took from it."""
+        """Return the seconds that a hypervisor took from the core."""
         return self._core(core)[STEAL] / TICKS
 
     def _core(self, core: int) -> list[int]:
@@ -49,10 +49,13 @@ class Cores:
             name, *columns = line.split()
             if name == f"cpu{core}":
                 return [int(column) for column in columns]
-        raise ValueError(f"core {core} is not there: the suite needs two cores that are online")
+        raise ValueError(f"core {core} does not exist: the suite needs two cores that are online")
 
     def used(self, pids: Sequence[int]) -> float:
-        """CPU seconds of the processes' threads, to the ns. Raises FileNotFoundError when a process has ended."""
+        """Return CPU seconds of the processes' threads with ns resolution.
+
+        Raises FileNotFoundError for an ended process.
+        """
         return sum(self._nanoseconds(self._proc / str(pid) / "task") for pid in pids) / 1e9
 
     def _nanoseconds(self, tasks: Path) -> int:
@@ -61,14 +64,14 @@ class Cores:
             try:
                 total += int((task / "schedstat").read_text().split()[0])
             except (FileNotFoundError, ProcessLookupError):
-                continue  # a thread that ended since the folder was read
+                continue  # the thread ended after the folder was read
         return total
 
     def split(self, pids: Sequence[int]) -> tuple[float, float]:
-        """The processes' seconds in user and in system mode, by ticks."""
+        """Return the processes' seconds in user and in system mode, measured in ticks."""
         user = system = 0
         for pid in pids:
-            # The name, in parentheses, may hold anything.
+            # The name in parentheses may contain any characters.
             fields = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
             user += int(fields[11])
             system += int(fields[12])
@@ -76,7 +79,7 @@ class Cores:
 
 
 def interrupts_apart(proc: Path = PROC, boot: Path = BOOT) -> bool:
-    """Whether the kernel says that it keeps interrupts' time out of the processes' (CONFIG_IRQ_TIME_ACCOUNTING)."""
+    """Return whether the kernel counts interrupts apart from processes (CONFIG_IRQ_TIME_ACCOUNTING)."""
     for file, opened in ((proc / "config.gz", gzip.open), (boot / f"config-{platform.release()}", open)):
         if file.exists():
             with opened(file, "rt") as lines:
@@ -85,7 +88,7 @@ def interrupts_apart(proc: Path = PROC, boot: Path = BOOT) -> bool:
 
 
 def facts(nginx: Path | None = None, proc: Path = PROC, system: Path = SYS) -> Machine:
-    """This machine as it is now; *nginx* is the program that is compared with."""
+    """Return the state of this machine; *nginx* is the program for comparison."""
     cpu = dict(_fields(proc / "cpuinfo"))
     return Machine(
         cpu=cpu.get("model name") or platform.machine(),
@@ -113,7 +116,7 @@ def _told(file: Path) -> str | None:
 
 
 def _turbo(cpu: Path) -> bool | None:
-    """Intel's driver says whether there is none, the others whether there is one."""
+    """Intel's driver reports that turbo is off, the others report that it is on."""
     if (off := _told(cpu / "intel_pstate/no_turbo")) is not None:
         return off == "0"
     boost = _told(cpu / "cpufreq/boost")
@@ -121,7 +124,7 @@ def _turbo(cpu: Path) -> bool | None:
 
 
 def versions(nginx: Path | None = None) -> dict[str, str]:
-    """Of what the figures depend on, as far as it is installed."""
+    """Return the versions of installed programs that the figures depend on."""
     packages = {name: version(name) for name in ("uvloop", "httptools", "Cython", "aiohttp")}
     compiler = shutil.which("gcc")
     programs = {"nginx": nginx and _says(nginx, "-v"), "gcc": compiler and _says(compiler, "-dumpfullversion")}
@@ -135,7 +138,7 @@ def _says(program: Path | str, flag: str) -> str:
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool]:
-    """Ten digits of the commit that is measured, and whether files differ from it."""
+    """Return ten digits of the measured commit, and whether files differ from it."""
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], check=True, capture_output=True, text=True).stdout
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True, text=True).stdout

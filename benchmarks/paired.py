@@ -1,7 +1,7 @@
-"""What rounds say, by pure arithmetic.
+"""Statistics of measurement rounds. Pure.
 
-One round varies by a quarter on a machine that others share; what two servers did in the same round varies far less
-against each other. So figures are medians and quartiles, and comparisons are made within each round first.
+On a shared machine one round varies by a quarter, but the ratio of two servers in the same round varies far less. So
+figures are medians and quartiles, and comparisons are ratios within each round.
 """
 
 import statistics
@@ -13,14 +13,14 @@ from typing import Final, Literal
 from benchmarks.results import BASE, Budget, Control, Quartiles, Ratios, Results, Served
 
 AGREEMENT: Final = 0.02
-"""How far from one the median of a control's ratios may be."""
+"""The permitted distance of the median of a control's ratios from one."""
 LEAST_ROUNDS: Final = 15
-"""Of a full run: with these a control agrees."""
+"""The minimum of a full run, with which a control agrees."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the generator saw in one measurement."""
+    """The generator's result of one measurement."""
 
     requests: int
     rps: float
@@ -30,23 +30,23 @@ class Sample:
     statuses: Mapping[int, int]
     errors: Mapping[str, int]
     generator_seconds: float
-    """CPU that the generator itself used."""
+    """CPU time of the generator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One server in one round: what was seen of it, and its CPU for each request."""
+    """One server in one round: its results, and its CPU time per request."""
 
     sample: Sample
     cpu_us: float
     user_us: float
     system_us: float
     dirty: bool
-    """Something else used the cores."""
+    """Whether another process used the cores."""
 
 
 def quartiles(values: Iterable[float]) -> Quartiles:
-    """Of at least one value, in any order."""
+    """Return median and quartiles of at least one value, in any order."""
     found = sorted(values)
     if len(found) == 1:
         return Quartiles(found[0], found[0], found[0])
@@ -55,7 +55,10 @@ def quartiles(values: Iterable[float]) -> Quartiles:
 
 
 def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Ratios:
-    """Round by round. Raises ValueError when one has more rounds than the other, or a figure is not above zero."""
+    """Return the ratios per round.
+
+    Raises ValueError for different numbers of rounds, or a figure that is not above zero.
+    """
     return Ratios(
         rps=_ratio(ours, theirs, lambda each: each.sample.rps),
         cpu=_ratio(ours, theirs, lambda each: each.cpu_us),
@@ -72,7 +75,7 @@ def _ratio(ours: Sequence[Round], theirs: Sequence[Round], figure: Callable[[Rou
 
 
 def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
-    """Each server's figures, and its ratios to nginx when that is among them."""
+    """Return each server's figures, and its ratios to nginx if nginx was measured."""
     base = rounds.get(BASE)
     return {
         name: _served(found, None if base is None or name == BASE else ratios(found, base))
@@ -101,19 +104,19 @@ def _served(rounds: Sequence[Round], against: Ratios | None) -> Served:
 
 
 def dirty(rounds: Mapping[str, Sequence[Round]]) -> int:
-    """How many measurements something else disturbed."""
+    """Return the number of disturbed measurements."""
     return sum(each.dirty for found in rounds.values() for each in found)
 
 
 def control(case: str, one: Sequence[Round], other: Sequence[Round], redone: int) -> Control:
-    """The verdict on one server that was measured as if it were two."""
+    """Return the result of one server that was measured as if it were two."""
     found = ratios(one, other)
     disturbed = dirty({"one": one, "other": other})
     return Control(case, len(one), redone, disturbed, found, agrees=agree(found))
 
 
 def agree(found: Ratios) -> bool:
-    """Whether the median of every ratio is within AGREEMENT of one."""
+    """Return whether the median of each ratio is within AGREEMENT of one."""
     medians = (found.rps.median, found.cpu.median, found.p50.median, found.p99.median)
     return all(abs(median - 1) <= AGREEMENT for median in medians)
 
@@ -131,12 +134,12 @@ def judged(
     aim: float | None = None,
     unit: str = "x",
 ) -> Budget:
-    """A budget with the figure that was found. What was not measured is not met."""
+    """Return a budget with its measured figure. A budget without a measurement is not met."""
     return Budget(what, unit, direction, limit, aim, got, met=got is not None and reached(got, limit, direction))
 
 
 def objections(found: Results) -> tuple[str, ...]:
-    """Why the figures may not be relied on; nothing where they may. A missed budget is no objection."""
+    """Return the reasons against the use of the figures, if there are any. A missed budget is no reason."""
     why = []
     if found.changed:
         why.append("files differed from the commit")

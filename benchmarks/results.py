@@ -1,7 +1,7 @@
-"""The shape of a results file of `python -m benchmarks.run`: values here, JSON on disk.
+"""The types of a results file of `python -m benchmarks.run`: values in memory, JSON on disk.
 
-A file is `benchmarks/results/<date>-<commit>.json`; its plots stand in a folder of the same name beside it. Results of
-`benchmarks.controller.run` (`controller-….json`) have a shape of their own.
+A file is `benchmarks/results/<date>-<commit>.json`; its plots are in a folder of the same name. Results of
+`benchmarks.controller.run` (`controller-….json`) have other types.
 """
 
 from dataclasses import dataclass
@@ -27,25 +27,28 @@ class Quartiles:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the figures depend on, and nothing that names the machine."""
+    """Properties of the machine that the figures depend on, without its name."""
 
     cpu: str
     cores: int
     kernel: str
     memory_gib: int
     virtual: bool
-    """Runs under a hypervisor, which can take time away."""
+    """Whether it runs under a hypervisor, which can take CPU time."""
     governor: str | None
-    """None: the kernel does not tell."""
+    """None if the kernel does not report it."""
     turbo: bool | None
     load: float
-    """Mean over the minute before."""
+    """The mean of the minute before the run."""
     versions: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """Of each round, ours through theirs. Requests a second: more is better; the others: less is."""
+    """Ratios per round, NMI's figure divided by nginx's.
+
+    For requests per second higher is better; for the others, lower.
+    """
 
     rps: Quartiles
     cpu: Quartiles
@@ -55,7 +58,7 @@ class Ratios:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The same server measured as if it were two: how far apart chance alone puts them."""
+    """The same server measured as if it were two: the difference by chance."""
 
     case: str
     rounds: int
@@ -63,7 +66,7 @@ class Control:
     dirty: int
     ratios: Ratios
     agrees: bool
-    """Each ratio's median is within `paired.AGREEMENT` of one."""
+    """Whether each ratio's median is within `paired.AGREEMENT` of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,14 @@ class Served:
     p999_us: Quartiles
     statuses: dict[int, int]
     errors: dict[str, int]
-    """What kept a request from its right answer, also a status that the case does not expect."""
+    """Errors of requests, including statuses that the case does not expect."""
     against: Ratios | None
-    """Compared with nginx; None for nginx itself and where it was not measured."""
+    """The comparison with nginx; None for nginx itself and if nginx was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A closed loop: each connection asks again as soon as it is answered."""
+    """A closed loop: each connection sends the next request when it has the response."""
 
     key: str
     title: str
@@ -95,18 +98,18 @@ class Case:
     connections: int
     pods: int
     series: tuple[Literal["connections", "pods"], ...]
-    """Which curves it is a point of."""
+    """The curves that it is a point of."""
     rounds: int
     redone: int
-    """Measurements thrown away because something else used the cores meanwhile."""
+    """Measurements that were discarded because another process used the cores."""
     dirty: int
-    """Measurements that count although the machine did not become quiet."""
+    """Measurements that were kept although another process used the cores."""
     servers: dict[str, Served]
 
 
 @dataclass(frozen=True, slots=True)
 class Timely:
-    """Latency counted from when each request was due."""
+    """Latency from the time that each request was due."""
 
     p50_us: float
     p99_us: float
@@ -114,12 +117,12 @@ class Timely:
     max_us: float
     errors: int
     late_us: float
-    """How late the generator itself sent, at p99: latency below this is the generator's."""
+    """The p99 of the generator's own delay. Latency below it is caused by the generator."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """Requests that come at a fixed rate, whether or not earlier ones are answered."""
+    """An open loop: requests at a fixed rate, independently of earlier responses."""
 
     rate: int
     connections: int
@@ -128,7 +131,7 @@ class OpenLoop:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """NMI answering while something else goes on in it or beside it."""
+    """NMI under load during a disturbance."""
 
     key: str
     title: str
@@ -139,7 +142,7 @@ class Background:
     p999_us: float
     max_us: float
     stalls: int
-    """Requests that took over 5 ms."""
+    """The number of requests that took over 5 ms."""
     errors: int
 
 
@@ -150,12 +153,12 @@ class Memory:
     pods: int
     idle_mib: float
     load_mib: float
-    """The most that it ever had, start and load included; until commit e15db5da8a, what it had after the load."""
+    """The maximum since the start, load included. Until commit e15db5da8a: the memory after the load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Micro:
-    """One compiled function, ns a call; None where there is no counterpart."""
+    """One compiled function in ns per call; None without a counterpart."""
 
     function: str
     corpus: str
@@ -166,7 +169,7 @@ class Micro:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """MIC's reading of so many pods, all assigned already: without HTTP and TLS."""
+    """MIC's reading of this number of assigned pods, without HTTP and TLS."""
 
     pods: int
     cold_cpu_s: float
@@ -175,7 +178,7 @@ class Controller:
     """One event that changes nothing."""
     memory_mib: float
     arm_calls: int | None
-    """In one interval while nothing changes; None in results of before that was counted."""
+    """Calls in one interval without changes; None in older results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,23 +189,23 @@ class Budget:
     limit: float
     aim: float | None
     got: float | None
-    """None: not measured."""
+    """None if not measured."""
     met: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
     date: datetime
-    """UTC, when the run began."""
+    """The start of the run, UTC."""
     commit: str
     """Ten digits."""
     changed: bool
     """Files differed from the commit."""
     full: bool
-    """False: the quick run, with fewer rounds and cases."""
+    """False for the quick run, with fewer rounds and cases."""
     seconds: float
     stolen_seconds: float
-    """What a hypervisor took from the cores meanwhile."""
+    """Seconds that a hypervisor took from the cores during the run."""
     machine: Machine
     control: Control | None
     cases: tuple[Case, ...]
@@ -213,17 +216,17 @@ class Results:
     controller: tuple[Controller, ...]
     budgets: tuple[Budget, ...]
     left_out: tuple[str, ...]
-    """Sentences: what the figures do not tell."""
+    """Sentences on the limits of the figures."""
     schema: int = SCHEMA
 
 
 def file_name(found: Results) -> str:
-    """A plus stands for files that differed from the commit."""
+    """Return the name. A plus means files that differed from the commit."""
     return f"{found.date:%Y-%m-%d}-{found.commit}{'+' if found.changed else ''}.json"
 
 
 def write(found: Results, folder: Path = FOLDER) -> Path:
-    """The file it is in. An earlier run of the same day and commit is replaced."""
+    """Write the file and return its path. It replaces an earlier run of the same day and commit."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(found)
     file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
@@ -231,12 +234,12 @@ def write(found: Results, folder: Path = FOLDER) -> Path:
 
 
 def read(file: Path) -> Results:
-    """Raises ValueError for a file of another shape."""
+    """Read a file. Raises ValueError for a file of another type."""
     body = file.read_bytes()
     try:
         schema = msgspec.json.decode(body, type=dict[str, object]).get("schema")
         if schema == SCHEMA:
             return msgspec.json.decode(body, type=Results)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{file.name} is no results file of this suite ({error}); run `make bench` anew") from error
+        raise ValueError(f"{file.name} is no results file of this suite ({error}); run `make bench` again") from error
     raise ValueError(f"{file.name} has schema {schema}, this is {SCHEMA}: read it with the suite of its own commit")

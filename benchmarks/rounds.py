@@ -1,7 +1,7 @@
-"""Servers measured in turn, round after round, and again where something else used the cores meanwhile.
+"""Rounds of measurements of all servers, with repetitions if another process used the cores.
 
-Even rounds go through the servers forwards, odd ones backwards, so that a machine which slowly changes its speed
-favours none.
+Even rounds measure the servers in order, odd ones in reverse, so that a slow change of the machine's speed favours
+none.
 """
 
 import time
@@ -12,42 +12,42 @@ from typing import Final, Protocol
 from benchmarks.paired import LEAST_ROUNDS, Round, Sample
 
 OTHERS: Final = 0.08
-"""Shares of a core that others may use on both together while a server is measured."""
+"""The share of a core that other processes may use on both cores during a measurement."""
 LOOK_SECONDS: Final = 0.15
 QUIET_SECONDS: Final = 0.025
-"""What others may use of a look: two ticks of 10 ms, which is how the kernel counts a core's time."""
+"""The time that other processes may use in one reading: two ticks of 10 ms, the kernel's resolution."""
 PATIENCE_SECONDS: Final = 10.0
-"""How long one measurement may wait for quiet and be redone."""
+"""The limit for waits and repetitions of one measurement."""
 REDONE_AT_MOST: Final = 5
-"""Of one measurement."""
+"""The duration of one measurement."""
 
 
 class Readings(Protocol):
-    """`machine.Cores`, or what a test gives."""
+    """`machine.Cores`, or a test's replacement."""
 
     def busy(self, core: int) -> float:
-        """Seconds, also those that a hypervisor took."""
+        """Return seconds, including those that a hypervisor took."""
 
     def used(self, pids: Sequence[int]) -> float:
-        """CPU seconds of the processes."""
+        """Return CPU seconds of the processes."""
 
     def split(self, pids: Sequence[int]) -> tuple[float, float]:
-        """The same in user and system mode, coarser."""
+        """Return the seconds in user and system mode, with a coarser resolution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
     name: str
     pids: tuple[int, ...]
-    """Whose CPU counts as the server's."""
+    """The processes whose CPU time is the server's."""
     measure: Callable[[Callable[[], None]], Sample]
-    """Is given what it calls when the requests begin that count: CPU is counted from then on."""
+    """Its argument is a function that it calls at the first counted request. CPU time is counted from then on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     rounds: dict[str, tuple[Round, ...]]
-    """Of each server equally many."""
+    """The same number for each server."""
     redone: int
 
 
@@ -61,7 +61,7 @@ class Rounds:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """*known* are processes that belong to the measurement beside server and generator: emulators, this one."""
+        """*known* are other processes of the measurement, apart from server and generator: emulators, this one."""
         self._cores = cores
         self._watched = watched
         self._known = known
@@ -69,10 +69,10 @@ class Rounds:
         self._sleep = sleep
 
     def alternate(self, contestants: Sequence[Contestant], rounds: int, deadline: float, *, quick: bool) -> Outcome:
-        """*rounds* rounds, or as many as end before *deadline* (on the clock), but LEAST_ROUNDS unless *quick*.
+        """Run *rounds* rounds, or those that end before *deadline* (on the clock), but LEAST_ROUNDS unless *quick*.
 
-        After the deadline nothing is waited for and nothing redone: what is disturbed is then dirty. Raises ValueError
-        for too few rounds, RuntimeError for a server that answers nothing.
+        After the deadline there are no waits and no repetitions: disturbed measurements are dirty then. Raises
+        ValueError for too few rounds, RuntimeError for a server without responses.
         """
         least = 1 if quick else LEAST_ROUNDS
         if rounds < least:
@@ -92,7 +92,7 @@ class Rounds:
         return Outcome({name: tuple(each) for name, each in found.items()}, redone)
 
     def _measured(self, server: Contestant, deadline: float) -> tuple[Round, int]:
-        """The first measurement that nothing disturbed, or the last one, and how many were thrown away."""
+        """Return the first undisturbed measurement, or the last one, and the number of discarded ones."""
         until = min(deadline, self._clock() + PATIENCE_SECONDS)
         redone = 0
         while True:
@@ -103,7 +103,7 @@ class Rounds:
             redone += 1
 
     def _quiet(self, server: Contestant, until: float) -> bool:
-        """Whether the others came to rest before *until*. Looks once at least."""
+        """Return whether other processes became idle before *until*. Reads at least once."""
         while True:
             before = self._others(server)
             self._sleep(LOOK_SECONDS)
@@ -128,7 +128,7 @@ class Rounds:
         used_after, (user_after, system_after) = self._cores.used(server.pids), self._cores.split(server.pids)
         others_after, seconds = self._others(server), self._clock() - began
         if not sample.requests:
-            raise RuntimeError(f"{server.name} answered no request ({dict(sample.errors)}): look at what it logged")
+            raise RuntimeError(f"{server.name} answered no request ({dict(sample.errors)}): read its log")
         foreign = others_after - others - sample.generator_seconds
         return Round(
             sample,

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.run [--quick] [--only PART …]`, or `make bench`: everything, on this machine, in one go.
+"""`python -m benchmarks.run [--quick] [--only PART …]`, or `make bench`: the complete suite on this machine.
 
-A file in benchmarks/results with its plots comes of it, and a table on stdout. It uses two cores and wants them for
-itself: what else runs is noticed, waited for and told.
+It writes a file in benchmarks/results with its plots, and a table on stdout. It needs two cores without other load: it
+detects other load, waits for its end and reports it.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from benchmarks.results import (
 )
 
 FULL_SECONDS: Final = 800.0
-"""After so long nothing is redone or waited for any more, so that the whole ends within 15 minutes."""
+"""The limit for waits and repetitions, so that the run ends within 15 minutes."""
 QUICK_SECONDS: Final = 120.0
 LEFT_OUT: Final = (
     "Servers and clients share one machine's loopback, save in the rows of the nat rule: there is no network card.",
@@ -60,7 +60,7 @@ LEFT_OUT: Final = (
 
 @dataclass(slots=True)
 class Found:
-    """What the parts have found so far."""
+    """The results of the parts so far."""
 
     control: Control | None = None
     cases: list[Case] = field(default_factory=list)
@@ -87,12 +87,12 @@ class Bench:
 
     @property
     def control_pace(self) -> Pace:
-        """Longer: of the p99 of both, chance alone must leave less than 2 %."""
+        """Longer, since the random difference of the two p99 must be under 2 %."""
         return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
 
     def full_node(self) -> None:
         with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as stage:
-            told("control")
+            log_progress("control")
             self.found.control = closed.control(stage, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, stage)
             self._meanwhile(stage)
@@ -100,24 +100,24 @@ class Bench:
     def _closed(self, loads: tuple[Load, ...], stage: Stage) -> None:
         for load in loads:
             if load.quick or not self.quick:
-                told(load.title)
+                log_progress(load.title)
                 self.found.cases.append(closed.measured(load, stage, self.cores, self.pace))
 
     def _meanwhile(self, stage: Stage) -> None:
-        told("open loop")
+        log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
         self.found.open_loop = timely.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
-                told(each.title)
+                log_progress(each.title)
                 self.found.background += meanwhile.measured(each, stage, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
-        """What depends on how many pods there are: not in a quick run, since 10,000 take long to make."""
+        """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
         if self.quick:
             return
         with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
-            told(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
+            log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
             self.found.cases += closed.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
@@ -130,9 +130,9 @@ class Bench:
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
-            told(f"memory, {pods} pods")
+            log_progress(f"memory, {pods} pods")
             self.found.memory.append(weighed(pods))
-        told("start")
+        log_progress("start")
         self.found.start_seconds = start_seconds(cases.PODS)
 
     def functions(self) -> None:
@@ -152,14 +152,14 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
 }
 
 
-def told(what: str) -> None:
+def log_progress(what: str) -> None:
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {what}\n")
 
 
 def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
-    """Sentences: what this run does not tell, beside what none does."""
+    """Return sentences on the limits of this run, and of all runs."""
     also = (
-        [f"Parts that were not asked for: {', '.join(sorted(set(PARTS) - set(parts)))}."]
+        [f"Parts that were not selected: {', '.join(sorted(set(PARTS) - set(parts)))}."]
         if len(parts) < len(PARTS)
         else []
     )
@@ -174,7 +174,7 @@ def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI and MIC.")
-    parser.add_argument("--quick", action="store_true", help="three minutes, for a look; not for the record")
+    parser.add_argument("--quick", action="store_true", help="three minutes, for an overview")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder for the results")
     asked = parser.parse_args()
@@ -183,7 +183,7 @@ def main() -> None:
     stolen = sum(cores.stolen(core) for core in (0, 1))
     bench = Bench(asked.quick, began + (QUICK_SECONDS if asked.quick else FULL_SECONDS), cores, Found())
     for part in asked.only:
-        told(part)
+        log_progress(part)
         PARTS[part](bench)
     result = bench.found
     results = Results(

@@ -1,5 +1,6 @@
-"""NMI, the node daemon: may the pod at this address have this token?
+"""NMI, the node daemon: it decides whether the pod at an address may have a token, and returns the token.
 
-`app` puts everything together; `server` turns bytes into questions and answers into bytes; `identity` knows which pod
-asks and what it may have; `tokens` gets tokens and keeps them; `node` does the plumbing (nat rule, sysctl).
+`app` builds all objects. `server` parses requests and writes responses. `identity` knows the pod of a request and its
+identities, and decides. `tokens` fetches and caches tokens. `node` redirects pods' requests to NMI (iptables,
+route_localnet) and reads the kernel's reports about the network.
 """

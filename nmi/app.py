@@ -1,10 +1,10 @@
-"""NMI put together: every object is built here, given what it needs, and ended here.
+"""NMI's assembly: this module builds every object with its dependencies, and ends it.
 
-The order of the start is the order of trust: probes first, then the watches until they have told everything, then the
-listener, then the rule that leads pods to it, and only then "Active". An API server that is unavailable is waited for,
-however long that takes (`podidentity.kube.first_contact`). The stop goes the other way: the rule comes off first, so
-that nobody new is led here, then what is open is answered. With --fail-closed the rule that keeps pods from the real
-IMDS is there before everything but the probes, and at the end both stay.
+The start goes from probes to watches until their first lists are complete, to the listener, to the rule that redirects
+pods, and only then to "Active". NMI waits for an unavailable API server without a time limit
+(`podidentity.kube.first_contact`). The stop goes in the reverse order: NMI removes the rule first, so that no new
+connection arrives, and then completes open requests. With --fail-closed the rule that blocks pods from the real IMDS is
+installed right after the probes, and both rules remain at the end.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
-from nmi.node.measures import NodeMeasures
 from nmi.node.memory_limit import memory_limit
+from nmi.node.metrics import NodeMetrics
 from nmi.node.neighbour_discovery import NeighbourDiscovery
-from nmi.node.plumbing import Plumbing
-from nmi.node.route_netlink import Reports
+from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.rules import RedirectError
+from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
 from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
 from nmi.refusal import Limit
@@ -70,29 +70,29 @@ from podidentity.version import VERSION
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
-"""Connections that the kernel holds for us; it cuts this to net.core.somaxconn."""
+"""Connections that the kernel queues; it limits this to net.core.somaxconn."""
 READ_KINDS: Final = (PODS, EXCEPTIONS, ASSIGNED_IDENTITIES, IDENTITIES, BINDINGS)
 COMPONENT: Final = "aad-pod-identity-nmi"
-"""Who says what our Events say."""
+"""The source of NMI's Events."""
 REMOVE_SECONDS: Final = 5.0
-"""How long the end waits for the xtables lock. The rest of a pod's grace period (30 s) is the drain's."""
+"""How long the stop waits for the xtables lock. The rest of a pod's grace period (30 s) is for the drain."""
 IMDS_CONNECTIONS: Final = 16
-"""IMDS takes 5 requests at once, the governor sees to it; instance metadata and a margin come on top."""
+"""The governor sends at most 5 concurrent requests to IMDS. Instance metadata and a reserve are added."""
 
 
 class Stopped(Exception):  # noqa: N818  not an error
-    """Unwinds the root task group after an ordered stop."""
+    """Ends the root task group after an ordered stop."""
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StartError when something outside must change first."""
+    """Serve until SIGTERM or SIGINT. Raises StartError if a change outside of NMI is needed first."""
     logs.configure(settings.log_format, settings.verbosity)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log.info("nmi starts", extra={"version": VERSION, "settings": settings.describe()})
-    # What was imported stays: later collections would look at it again, each for 20 ms.
+    log.info("nmi starting", extra={"version": VERSION, "settings": settings.describe()})
+    # Imported modules stay, so later collections need not scan them, for 20 ms each.
     gc.collect()
     gc.freeze()
     try:
@@ -110,11 +110,11 @@ class App:
     """One NMI, from its start to its end."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
-        """*stack* is the caller's; what was opened is closed with it, in reverse order."""
+        """Prepare the parts. *stack* is the caller's; it closes the opened objects in reverse order."""
         self._settings = settings
         self._stack = stack
         self._registry = new_registry()
-        self._plumbing = Plumbing(settings)
+        self._redirect = TrafficRedirect(settings)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
@@ -124,15 +124,15 @@ class App:
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
         self._active = False
-        self._reports = Reports()
-        NodeMeasures(self._registry, self._plumbing, self._reports)
+        self._network_monitor = NetworkMonitor()
+        NodeMetrics(self._registry, self._redirect, self._network_monitor)
         self._skipped = SkippedMetrics(self._registry, PREFIX, READ_KINDS)
         self._lag = LoopLag(self._registry, PREFIX)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Start in order, serve, and stop in order once *stop* is set, at whatever point of the start that is.
+        """Start in order, serve, and stop in order once *stop* is set, also during the start.
 
-        An error that ends it leaves the rule where it is: until NMI is back pods are refused, not given the node's own
+        After an error the rules remain: until NMI runs again, pods are refused and do not get the node's own
         identities.
         """
         try:
@@ -141,14 +141,14 @@ class App:
                 tasks.create_task(self._lag.run(), name="event loop lag")
                 await self._start(tasks)
         except* Stopped:
-            await self._leave_redirect(self._plumbing.remove)
-        log.info("nmi has stopped")
+            await self._leave_redirect(self._redirect.remove)
+        log.info("nmi stopped")
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         await self._start_endpoints()
-        await self._plumbing.prepare()
-        self._maintaining = tasks.create_task(self._plumbing.maintain(), name="maintain the rules")
+        await self._redirect.prepare()
+        self._maintaining = tasks.create_task(self._redirect.maintain(), name="maintain the rules")
         listener = self._stack.enter_context(bound(settings.listen_address, settings.listen_port))
         access = await find(settings.kubeconfig, settings.environ)
         client = await self._stack.enter_async_context(Client(access, user_agent=self._user_agent))
@@ -177,7 +177,7 @@ class App:
             client, index, cluster_cache, identities, Decisions(tell=PodEvents(events).tell)
         )
         if settings.address_evidence:
-            tasks.create_task(self._reports.run(cluster_cache), name="listen to the node's network")
+            tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
             discovery = NeighbourDiscovery(cluster_cache.unresolved_addresses)
             tasks.create_task(discovery.run(), name="resolve pod addresses")
         tasks.create_task(cluster_cache.run(), name="watch pods and identities")
@@ -187,28 +187,28 @@ class App:
         listener.listen(BACKLOG)
         await server.start(listener)
         self._server, self._listener = server, listener
-        await self._plumbing.install()
-        # What is there now stays: a full collection would look at it again and again, and stop the loop for 20 ms.
+        await self._redirect.install()
+        # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
         self._active = True
-        log.info("nmi is active", extra={"node": settings.node_name, "count": len(index)})
+        log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
 
     async def _stop_in_order(self, stop: asyncio.Event) -> Never:
-        """The jump first: from then on nobody new is led here (or refused at once). Then what is open is answered.
+        """Remove the jump first, so that no new connection is redirected here. Then complete open requests.
 
-        The rest of the rule goes last, since answers find their way back by it.
+        Remove the rest of the rule last, because responses need it.
         """
         await stop.wait()
-        log.info("nmi stops: the redirect comes off unless it is to stay, open requests are answered")
+        log.info("nmi stopping, it removes the redirect unless configured otherwise and completes open requests")
         self._active = False
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
-            await self._leave_redirect(self._plumbing.withdraw)
+            await self._leave_redirect(self._redirect.withdraw)
         if self._server is not None and self._listener is not None:
             self._server.stop_accepting()
-            self._listener.close()  # whoever connects now is refused at once, instead of hanging until the exit
+            self._listener.close()  # new connections are refused immediately, instead of waiting until the exit
             await self._server.drain(self._settings.drain_seconds)
         raise Stopped
 
@@ -217,7 +217,7 @@ class App:
             async with asyncio.timeout(REMOVE_SECONDS):
                 await step()
         except (TimeoutError, RedirectError, StartError) as error:
-            log.error(  # noqa: TRY400  the sentence says it all
+            log.error(  # noqa: TRY400  the message is complete
                 "the redirect could not be removed; run `nmi --cleanup` on this node", extra={"error": str(error)}
             )
 
@@ -245,21 +245,21 @@ class App:
         return {
             "active": None if self._active else "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
-            "watches": _told_of(self._cluster_cache),
-            "redirect": self._plumbing.problem(),
+            "watches": _watch_problem(self._cluster_cache),
+            "redirect": self._redirect.problem(),
         }
 
     def _state(self) -> dict[str, object]:
-        """What every room says of itself, for whoever is logged in on the node. No secrets, nothing unbounded."""
-        rooms = {
+        """Return the state of every package for the debug page: no secrets, nothing unbounded."""
+        components = {
             "feed": self._cluster_cache,
             "broker": self._broker,
             "governor": self._governor,
             "server": self._server,
-            "plumbing": self._plumbing,
+            "plumbing": self._redirect,
         }
-        shown = {name: room.state() for name, room in rooms.items() if room is not None}
-        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **shown}
+        states = {name: each.state() for name, each in components.items() if each is not None}
+        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **states}
 
     async def _build_server(
         self,
@@ -319,7 +319,7 @@ class App:
 
         cluster_cache.when_gone(forget)
         if settings.federated_identities:
-            await sign_ins.load()  # where they are in use, no pod's first token is to wait for it
+            await sign_ins.load()  # so that no pod's first token waits for it
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, governor, policy)
         self._stack.callback(proxy.close)
@@ -344,7 +344,7 @@ class App:
         return server
 
     async def _connection_limits(self) -> ConnectionLimits:
-        """What the container's memory limit allows for; what is set and exceeds it is logged."""
+        """Return the limits for the container's memory; log each setting that exceeds them."""
         limit = await asyncio.to_thread(memory_limit)
         sizes = connection_limits(self._settings, limit)
         log.info(
@@ -357,7 +357,7 @@ class App:
             },
         )
         for warning in sizes.warnings:
-            log.warning("connections may use more memory than fits the limit", extra={"error": warning})
+            log.warning("connections may use more memory than the limit allows", extra={"error": warning})
         return sizes
 
     @property
@@ -365,18 +365,18 @@ class App:
         return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
 
 
-def _told_of(cluster_cache: ClusterCache | None) -> str | None:
-    """What readiness reports of the watches; None when every one is complete and not silent."""
+def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
+    """Return the problem of the watches for readiness; None if every watch is complete and not silent."""
     if cluster_cache is None:
-        return "the watches have not begun yet"
+        return "the watches have not started yet"
     if incomplete := cluster_cache.watches.incomplete():
         return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
     silent = cluster_cache.silent()
-    return f"silent: {', '.join(silent)}; see whether the API server answers this node" if silent else None
+    return f"silent: {', '.join(silent)}; check that the API server responds to this node" if silent else None
 
 
 def bound(address: str, port: int) -> socket.socket:
-    """A socket bound there, not listening yet: whoever connects is refused until it does. Raises StartError."""
+    """Return a socket bound to the address that does not listen yet, so connections are refused. Raises StartError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)

@@ -1,8 +1,8 @@
-"""Azure's sentence about a refused token, as the pod may read it. Pure.
+"""Azure's sentence about a refused token, filtered for the pod. Pure.
 
-Azure writes ids and names of tenants, applications and hosts into its errors. The pod reads those that are its own (the
-client id and tenant of its identity, the audience that it asked for) and none of the others; nor anything that could be
-a credential, nor the word by which SDKs take an endpoint for absent.
+Azure writes ids and names of tenants, applications and hosts into its errors. The pod receives only its own (the client
+id and tenant of its identity, the audience of its request). The filter removes all others, every text that could be a
+credential, and the term by which SDKs detect a missing endpoint.
 """
 
 import re
@@ -13,7 +13,7 @@ from podidentity.telemetry.logs import redact, redacted
 
 REMOVED: Final = "<removed>"
 LONG_WORD: Final = 24
-"""Characters. Longer words than English has are ids, parts of tokens or secrets."""
+"""Characters. Longer words are ids, parts of tokens or secrets, not English."""
 
 _FOREIGN: Final = re.compile(
     r"/(?:subscriptions|providers|resourcegroups)/[^\s'\"<>,;]*"
@@ -31,15 +31,16 @@ _FOREIGN: Final = re.compile(
     rf"|[^\s'\"<>,;:()]{{{LONG_WORD},}}",
     re.IGNORECASE,
 )
-"""Resource ids, URLs, quoted texts (one whose end was cut off, too), names after `named`, GUIDs, addresses of mail,
-IPv6 and IPv4 addresses, names of hosts, and long words: in this order, at each place the first that fits."""
+"""Resource ids, URLs, quoted texts (also with a truncated end), names after `named`, GUIDs, mail addresses, IPv6 and
+IPv4 addresses, host names, and long words: in this order, at each position the first match."""
 
 _SPOILED: Final = re.compile("unreachable", re.IGNORECASE)
 _EDGES: Final = "'\"`.,;:()/\u2018\u2019\u201c\u201d"
 
 
 def for_pod(said: str, own: Iterable[str]) -> str:
-    """What a pod may read of *said*: printable ASCII on one line, at most a few characters longer than *said*.
+    """Return the part of *said* that a pod may read: printable ASCII on one line, at most a few characters longer than
+    *said*.
 
     *own* are the ids and names that are the pod's own. Empty for an empty *said*.
     """
@@ -50,7 +51,7 @@ def for_pod(said: str, own: Iterable[str]) -> str:
 
     text = " ".join(said.split())
     if text.endswith("\u2026"):
-        text = text[:-1].rpartition(" ")[0] + " ..."  # half an id would not be recognised as one
+        text = text[:-1].rpartition(" ")[0] + " ..."  # half an id is not recognised as an id
     text = _FOREIGN.sub(judged, redact(text))
     text = "".join(each if each.isascii() and each.isprintable() else "?" for each in text.replace("\u2026", "..."))
     return _SPOILED.sub("not answering", text)

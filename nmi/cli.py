@@ -1,4 +1,4 @@
-"""The command `nmi`: the one place that reads the process's arguments and environment.
+"""The command `nmi`: the only module that reads the process's arguments and environment.
 
 Its exit codes are those of `podidentity.exits`.
 """
@@ -14,8 +14,8 @@ from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.version import VERSION
 
-# What serves requests, and what knows the cluster, is imported only once the command line asks for it: --version and
-# --cleanup run on machines, and in hooks, where half of it may be missing.
+# The modules that serve requests or access the cluster are imported only if the command line needs them: --version and
+# --cleanup also run on machines, and in hooks, where some of them may be missing.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
-    """The program proper. Raises StartError when its compiled part is missing from this installation."""
+    """Return the program. Raises StartError if its compiled part is missing from this installation."""
     try:
         from nmi.app import run  # noqa: PLC0415  see above
     except ImportError as error:
@@ -51,18 +51,18 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
             raise
         raise StartError(
             f"the compiled module {error.name} is missing: build it with `pip install .` (in a checkout "
-            f"`pip install -e .`); there is no slower way without it"
+            f"`pip install -e .`); NMI has no slower replacement for it"
         ) from error
     return run
 
 
 def _boot_guard(settings: Settings) -> None:
     from nmi.node import boot_guard  # noqa: PLC0415  see above
-    from nmi.node.plumbing import redirection_of  # noqa: PLC0415  see above
+    from nmi.node.traffic_redirect import redirect_spec  # noqa: PLC0415  see above
 
     directory = Path(settings.systemd_directory)
     if settings.boot_guard is BootGuardAction.INSTALL:
-        changed = boot_guard.install(directory, redirection_of(settings))
+        changed = boot_guard.install(directory, redirect_spec(settings))
         said = "installed the boot guard" if changed else "the boot guard is installed already"
     else:
         said = "removed the boot guard" if boot_guard.remove(directory) else "there was no boot guard"
@@ -72,5 +72,5 @@ def _boot_guard(settings: Settings) -> None:
 async def _cleanup(settings: Settings) -> None:
     from nmi.node.cleanup import cleanup  # noqa: PLC0415  see above
 
-    removed = await cleanup(settings) or ["nothing of NMI's was on this node"]
+    removed = await cleanup(settings) or ["there was nothing of NMI on this node"]
     sys.stdout.write("".join(f"{line}\n" for line in removed))

@@ -1,4 +1,4 @@
-"""How many connections NMI takes and how large their buffers are, by the memory limit of its container. Pure."""
+"""The number of connections and the size of their buffers, from the memory limit of the container. Pure."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,25 +6,25 @@ from typing import Final
 from nmi.settings import Settings
 
 PART: Final = 4
-"""A quarter of the memory limit is for connections, in the kernel and in NMI: NMI itself needs 50 to 110 MiB."""
+"""Connections may use a quarter of the memory limit, in the kernel and in NMI: NMI itself needs 50 to 110 MiB."""
 UNLIMITED_BYTES: Final = 512 << 20
-"""For connections, where there is no memory limit."""
+"""Memory of all connections if there is no memory limit."""
 LEAST_BYTES: Final = 8 << 20
 PLACE_BYTES: Final = 16 << 10
-"""Of the bound, for each place: a filled receive buffer, the objects, and a whole answer that waits."""
+"""Memory per connection: a full receive buffer, the objects, and a complete response that waits."""
 PLACES_MOST: Final = 8192
-"""A node runs up to 250 pods, whose SDKs keep a handful of connections each."""
+"""A node runs up to 250 pods, whose SDKs keep a few connections each."""
 PLACES_PER_POD: Final = (256, 512)
-"""200 requests at the same time from one pod occur in practice. Sixteen pods together may take every place."""
+"""200 concurrent requests from one pod occur in practice. Sixteen pods together may use all connections."""
 RECEIVE_BYTES: Final = (4 << 10, 16 << 10)
-"""Of a connection's receive buffer, which the kernel doubles: several usual heads, or a whole one of the largest."""
+"""Receive buffer of a connection, which the kernel doubles: several usual heads, or one of the largest size."""
 SEND_BYTES: Final = (8 << 10, 64 << 10)
-"""Of its send buffer: an ordinary answer, or a whole ready answer of the largest size."""
+"""Send buffer of a connection: an ordinary response, or a ready answer of the largest size."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the connections of the listener may use."""
+    """The limits of the listener's connections."""
 
     places: int
     places_per_pod: int
@@ -34,7 +34,7 @@ class ConnectionLimits:
     """A connection's receive buffer, before the kernel doubles it."""
     send_bytes: int
     warnings: tuple[str, ...] = ()
-    """Each flag that allows more than fits, with what to do."""
+    """Each flag that allows more than the memory limit, with the next action."""
 
 
 def connection_limits(settings: Settings, memory_limit: int | None) -> ConnectionLimits:

@@ -1,6 +1,6 @@
-"""The flags of NMI: the reference's, spelled as it spells them, and ours beside them, each with the setting it fills.
+"""The flags of NMI: those of the Go implementation with their spelling, and NMI's own, each with its setting.
 
-Only names and how a value is read. Defaults, meanings and what must hold together are in `nmi.settings`.
+Only names and parsers. Defaults, descriptions and dependencies are in `nmi.settings`.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ from podidentity.telemetry.logs import LogFormat
 
 
 class OperationMode(StrEnum):
-    """Who decides which identity a pod has: MIC's AzureAssignedIdentities, or NMI itself in the pod's namespace."""
+    """The source of a pod's identities: MIC's AzureAssignedIdentities, or NMI itself in the pod's namespace."""
 
     STANDARD = "standard"
     MANAGED = "managed"
 
 
 class RedirectMode(StrEnum):
-    """How requests come to NMI: by a rule in the node's nat table, or by themselves."""
+    """How requests reach NMI: by a rule in the node's nat table, or directly."""
 
     NAT = "nat"
     NONE = "none"
 
 
 class RouteLocalnetMode(StrEnum):
-    """What NMI does about route_localnet, without which a nat rule cannot lead to 127.0.0.1."""
+    """The handling of route_localnet, without which a nat rule cannot redirect to 127.0.0.1."""
 
     CHECK = "check"
     SET = "set"
 
 
 class BootGuardAction(StrEnum):
-    """What to do with the host's boot guard, instead of serving."""
+    """The action on the host's boot guard, instead of serving."""
 
     NONE = "none"
     INSTALL = "install"
@@ -41,7 +41,7 @@ class BootGuardAction(StrEnum):
 
 
 class StaleIdentity(StrEnum):
-    """What a pod gets while neither the watch nor a read can confirm that it still exists."""
+    """The response to a pod while neither the watch nor a read can confirm that it still exists."""
 
     SERVE = "serve"
     REFUSE = "refuse"
@@ -55,7 +55,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("node", "node_name", str, "name of the node NMI runs on (required)"),
     Flag("nmi-listen-address", "listen_address", str, "IPv4 address to listen on"),
     Flag("nmi-port", "listen_port", go_int, "port to listen on"),
-    Flag("max-connections", "max_connections", go_int, "open connections in all"),
+    Flag("max-connections", "max_connections", go_int, "open connections in total"),
     Flag("max-connections-per-pod", "max_connections_per_pod", go_int, "open connections from one address"),
     Flag("max-connection-bytes", "max_connection_bytes", go_int, "memory of all connections together"),
     Flag("max-head-bytes", "max_head_bytes", go_int, "length of a request's line and header fields together"),
@@ -69,7 +69,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("drain-timeout", "drain_seconds", go_duration, "how long open requests may go on after SIGTERM"),
     Flag("metadata-header-required", "metadata_header_required", go_bool, "demand the header Metadata: true"),
     Flag("allow-x-forwarded-for", "allow_x_forwarded_for", go_bool, "serve requests that came through a proxy"),
-    Flag("require-redirected", "require_redirected", go_bool, "serve only connections that the nat rule led here"),
+    Flag("require-redirected", "require_redirected", go_bool, "serve only connections that the nat rule redirected"),
     Flag("block-instance-metadata", "block_instance_metadata", go_bool, "refuse /metadata/instance to pods"),
     Flag(
         "allow-metadata-path", "allowed_metadata_paths", comma_list, "further path prefixes passed on to IMDS, by comma"
@@ -83,18 +83,25 @@ FLAGS: tuple[Flag, ...] = (
         "exception-namespaces",
         "exception_namespaces",
         comma_list,
-        "namespaces where exceptions count, by comma; all if empty",
+        "namespaces in which exceptions are effective, by comma; all if empty",
     ),
     Flag(
         "retry-attempts-for-created", "attempts_for_created", go_int, "intervals to wait for an identity to be Created"
     ),
     Flag("retry-attempts-for-assigned", "attempts_for_assigned", go_int, "intervals more to wait until it is Assigned"),
-    Flag("find-identity-retry-interval", "find_interval_seconds", go_int, "length of such an interval in seconds"),
-    Flag("max-hold", "max_hold_seconds", go_duration, "the longest a request may take in all"),
-    Flag("set-retry-after-header", "set_retry_after_header", go_bool, "503 with Retry-After for what is not there yet"),
+    Flag("find-identity-retry-interval", "find_interval_seconds", go_int, "length of this interval in seconds"),
+    Flag("max-hold", "max_hold_seconds", go_duration, "maximum total time of a request"),
+    Flag(
+        "set-retry-after-header", "set_retry_after_header", go_bool, "503 with Retry-After while an identity is missing"
+    ),
     Flag("enableScaleFeatures", "scale_features", go_bool, "watch only this node's assigned identities"),
-    Flag("stale-identity", "stale_identity", one_of(StaleIdentity), "serve or refuse what nothing can confirm"),
-    Flag("address-evidence", "address_evidence", go_bool, "suspend pods whose address changed hands on this node"),
+    Flag(
+        "stale-identity",
+        "stale_identity",
+        one_of(StaleIdentity),
+        "serve or refuse pods that neither watch nor API server can confirm",
+    ),
+    Flag("address-evidence", "address_evidence", go_bool, "suspend pods whose address changed its owner on this node"),
     Flag("token-cache", "token_cache", go_bool, "keep tokens and share fetches"),
     Flag("allowed-ad-endpoints", "allowed_ad_endpoints", comma_list, "further https endpoints for secrets, by comma"),
     Flag("allow-cross-namespace-secrets", "allow_cross_namespace_secrets", go_bool, "secrets of other namespaces"),
@@ -103,11 +110,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("metadata-ip", "metadata_ip", str, "IPv4 address of IMDS"),
     Flag("metadata-port", "metadata_port", go_int, "port of IMDS"),
-    Flag("redirect", "redirect", one_of(RedirectMode), "nat, or none to touch no rule"),
-    Flag("ipt-update-interval-sec", "redirect_interval_seconds", go_int, "seconds between looks at the nat rule"),
-    Flag("fail-closed", "fail_closed", go_bool, "keep pods from the real IMDS while NMI is away"),
+    Flag("redirect", "redirect", one_of(RedirectMode), "nat, or none to change no rule"),
+    Flag(
+        "ipt-update-interval-sec", "redirect_interval_seconds", go_int, "seconds between verifications of the nat rule"
+    ),
+    Flag("fail-closed", "fail_closed", go_bool, "block pods from the real IMDS while NMI is not running"),
     Flag("keep-iptables-rules", "keep_redirect", go_bool, "leave the nat rule in place at exit"),
-    Flag("enable-conntrack-deletion", "delete_conntrack", go_bool, "forget connections that bypass NMI"),
+    Flag("enable-conntrack-deletion", "delete_conntrack", go_bool, "end connections that bypass NMI"),
     Flag("route-localnet", "route_localnet", one_of(RouteLocalnetMode), "check, or set"),
     Flag("allow-network-plugin-kubenet", "allow_kubenet", go_bool, "run although pods can spoof addresses"),
     Flag("kubelet-config", "kubelet_config", Path, "file with the kubelet's flags"),
@@ -123,7 +132,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("systemd-directory", "systemd_directory", str, "the host's directory of units, for the boot guard"),
     Flag("version", "version", go_bool, "print the version, and exit"),
 )
-"""The reference's flags, and ours beside them, each with the field it fills."""
+"""All flags, each with the field that it sets."""
 
 FLAG_OF: Mapping[str, str] = {flag.field: flag.name for flag in FLAGS}
-"""Field to flag, so that an error names what the operator typed."""
+"""Field to flag, so that an error names the flag that the operator used."""

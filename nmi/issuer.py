@@ -1,86 +1,80 @@
-"""From a peer's address (or a named pod) and a request to a token or a refusal: where deciding and fetching meet.
+"""The issuer: from a peer's address (or a named pod) and a request to a token or a refusal.
 
-One budget covers everything: finding the pod, holding for an assignment, asking Azure. What was decided before an await
-is not trusted after it: the record's generation is captured with the decision and compared before anything is handed
-out, and where it has moved on the decision is made anew. Knows no HTTP and no status codes.
+One time limit covers finding the pod, holding the request for an assignment, and calling Azure. A decision from before
+an await is not trusted after it: the record's generation is stored with the decision and compared before the token is
+returned. If it differs, the issuer decides again. Knows no HTTP and no status codes.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from _native.answers import Usage
 from _native.index import PodRecord
-from nmi import azure_error_text
+from nmi.error_refusals import own_ids, refusal_of, refusal_of_congestion
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import GONE, ClusterCache, DecisionInput
 from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Limit, Reason, Refusal
-from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
+from nmi.refusal import Reason, Refusal
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
 from nmi.tokens.cache import CachedToken
-from nmi.tokens.federated import UntrustedError
 from nmi.tokens.governor import CongestedError
-from nmi.tokens.secrets import CredentialError
 from nmi.tokens.source import PolicyError, Workload
 from nmi.tokens.token import Token
-from nmi.tokens.user_assigned import OtherIdentityError
-from podidentity.azure.errors import AzureError, Refused, Throttled
+from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
-from podidentity.resources import AzureIdentity
-from podidentity.telemetry.logs import redacted
 
 _UNKNOWN_ADDRESS: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
     "No pod is known at this address.",
-    "see what has this address: a host-network or finished pod, a process of the node, or a pod not told of yet",
+    "find the owner of this address: a host-network or finished pod, a process of the node, or a pod not reported yet",
 )
 _UNKNOWN_NAME: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
     "No pod of that name is known on this node.",
-    "see what asks /host/token on the node: it named a pod that does not run here, has finished, or is not known yet",
+    "find the client of /host/token on the node: its pod does not run here, has finished, or is not known yet",
 )
 _LATE: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
     "The token did not come in time; try again.",
-    "Azure's endpoint took longer than --max-hold leaves it: see whether IMDS answers on this node",
+    "Azure's endpoint took longer than --max-hold allows: check that IMDS responds to this node",
 )
 UNSUPPORTED_TYPE: Final = Refusal(
     Reason.POLICY,
     "The type of this pod's AzureIdentity is not served by this node.",
-    "types are 0 (user-assigned identity), 1 (secret), 2 (certificate) and 3 (federated): set spec.type of the "
-    "AzureIdentity right",
+    "types are 0 (user-assigned identity), 1 (secret), 2 (certificate) and 3 (federated): correct spec.type of the "
+    "AzureIdentity",
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,
-    "This node gives out no tokens of this type of identity by way of the host.",
+    "This node serves no tokens of this type of identity on /host/token.",
     "--host-token-types does not list the type of this pod's AzureIdentity",
 )
 _EXEMPT_HAS_NONE: Final = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "This pod is under an exception and has no identity of its own.",
-    "/host/token never gives out the node's own identities: ask from within the pod, or end its exception",
+    "/host/token never serves the node's own identities: send the request from the pod, or delete its exception",
 )
 _NO_NODE_IDENTITIES: Final = Refusal(
     Reason.POLICY,
-    "The node's own identities are not given out here.",
-    "this issuer was built without a source of them: report it, since NMI always builds one",
+    "This issuer does not serve the node's own identities.",
+    "this issuer was built without a source of them: report a bug, since NMI always builds one",
 )
 _LAGGING: Final = Refusal(
     Reason.STILL_ASSIGNING,
     "The identity of this pod has just been assigned and Azure does not know of it yet; try again.",
-    "IMDS lags behind Resource Manager; if it goes on, see whether the identity is on this VM in Azure",
+    "IMDS lags behind Resource Manager; if this continues, check that the identity is attached to this VM in Azure",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token that the pod may have, as of the record's *generation*. Times are time.monotonic_ns()."""
+    """A token that the pod may have, as of the record's *generation*. Times are from time.monotonic_ns()."""
 
     token: Token
     record: PodRecord
@@ -89,7 +83,7 @@ class Issued:
     fresh_until_ns: int
     usage: Usage
     cacheable: bool
-    """May become a ready answer."""
+    """Whether it may become a ready answer."""
     pod: str = ""
     """`namespace/name`, for the log."""
     identity: str = ""
@@ -97,36 +91,37 @@ class Issued:
     uid: str = ""
     """The pod's, for the log."""
     correlation: str = ""
-    """The id under which Azure's own logs have the call that brought the token, where it told one."""
+    """The id of the call in Azure's own logs, if Azure returned one."""
     auxiliary: tuple[Token, ...] = ()
-    """Tokens of the identity's further tenants, in their order; with any the answer never becomes a ready one."""
+    """Tokens of the identity's further tenants, in their order. With any of them there is no ready answer."""
 
 
 class NodeIdentities(Protocol):
     """The node's own identities: `nmi.tokens.node_identity`."""
 
     async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
-        """What IMDS says to *request*, whatever it is, *within* so many seconds; *starter* is the pod that pays.
+        """Return IMDS's response to *request*, of any kind, *within* the given seconds; *starter* is the pod that is
+        charged.
 
         Raises AzureError and CongestedError.
         """
 
 
 @dataclass(slots=True)
-class _Asking:
-    """One request on its way."""
+class _PendingRequest:
+    """One request in progress."""
 
     peer: str
-    """The address that asks, or empty: the pod was named by a process of the node."""
+    """The client's address, or empty if a process of the node named the pod."""
     request: TokenRequest
     arrived: float
-    """By the loop's time."""
+    """The loop's time of arrival."""
     refusal: Refusal
-    """What it gets if its budget ends now."""
+    """The refusal if its time limit ends now."""
 
 
 class Issuer:
-    """Stateless but for what it was given; any number of requests at once."""
+    """Stateless except for its dependencies; serves any number of concurrent requests."""
 
     def __init__(
         self,
@@ -138,7 +133,9 @@ class Issuer:
         node_identities: NodeIdentities | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*clock* must be that of *feed* and *broker*. Without *node_identities* exempt pods are refused."""
+        """Store the dependencies. *clock* must be that of *cluster_cache* and *broker*. Without *node_identities*
+        exempt pods are refused.
+        """
         self._cluster_cache = cluster_cache
         self._broker = broker
         self._policy = policy
@@ -147,18 +144,19 @@ class Issuer:
         self._clock = clock
 
     async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
-        """What the pod at *peer* gets for *request*, within the policy's max_hold_seconds.
+        """Return the response to *request* of the pod at *peer*, within the policy's max_hold_seconds.
 
-        A RawAnswer is IMDS's own, for an exempt pod, to be handed on as it is and never kept. Cancelling it (the client
-        went away) disturbs nobody else. Raises only what is a fault of ours.
+        A RawAnswer is IMDS's own, for an exempt pod; forward it unchanged and do not cache it. A cancellation (the
+        client disconnected) affects no other request. Raises only for bugs of NMI.
         """
         return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, _UNKNOWN_ADDRESS)
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
-        """What a process of the node gets for the pod of this node that it names, be that on the host's network.
+        """Return the response to a process of the node for a pod of this node that it names, also on the host's
+        network.
 
-        That it is a process of the node is for the caller to make sure. Only types in the policy's host_token_types;
-        never the node's own identities; never made into a ready answer. The rest as `issue`.
+        The caller ensures that it is a process of the node. Only types in the policy's host_token_types; never the
+        node's own identities; never a ready answer. Otherwise like `issue`.
         """
         if not self._policy.host_token_types:
             return _NO_HOST_TOKENS
@@ -167,39 +165,39 @@ class Issuer:
     async def _within_budget(
         self, finding: Coroutine[Any, Any, PodEntry | None], peer: str, request: TokenRequest, unknown: Refusal
     ) -> Issued | RawAnswer | Refusal:
-        """*finding* and all that follows. An empty *peer*: the pod was named."""
+        """Run *finding* and all further steps within the time limit. An empty *peer*: the pod was named."""
         arrived = asyncio.get_running_loop().time()
-        asking = _Asking(peer, request, arrived, unknown)
+        pending = _PendingRequest(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
         try:
             async with limit:
                 entry = await finding
                 if entry is None:
                     return unknown
-                asking.refusal = _LATE
-                return await self._issue(entry, asking)
+                pending.refusal = _LATE
+                return await self._issue(entry, pending)
         except TimeoutError:
             if not limit.expired():
                 raise
-            return asking.refusal
+            return pending.refusal
 
-    async def _issue(self, entry: PodEntry, asking: _Asking) -> Issued | RawAnswer | Refusal:
-        """Decide, and do what was decided, until nothing has changed meanwhile.
+    async def _issue(self, entry: PodEntry, pending: _PendingRequest) -> Issued | RawAnswer | Refusal:
+        """Decide and act on the decision, until nothing has changed during the action.
 
-        It ends: each round but the last has seen a change, and the budget is the caller's.
+        The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
         """
-        while self._is_there(entry, asking):
+        while self._is_there(entry, pending):
             generation = entry.record.generation
-            decision_input = await self._cluster_cache.decision_input(entry, asking.peer)
+            decision_input = await self._cluster_cache.decision_input(entry, pending.peer)
             if isinstance(decision_input, Refusal):
                 return decision_input
-            if not self._is_there(entry, asking):
-                break  # nothing is to be fetched for a pod that has gone meanwhile: nobody would forget it again
+            if not self._is_there(entry, pending):
+                break  # a token fetched for a pod that is gone would never be removed from the cache
             decision: Decision = (
                 decision_input
                 if isinstance(decision_input, Wait)
                 else decide(
-                    decision_input.pod, decision_input.assigned, asking.request, self._policy, self._broker.object_ids
+                    decision_input.pod, decision_input.assigned, pending.request, self._policy, self._broker.object_ids
                 )
             )
             outcome: Issued | RawAnswer | Refusal | None
@@ -207,15 +205,15 @@ class Issuer:
                 case Refusal():
                     outcome = decision
                 case Wait():
-                    asking.refusal = decision.refusal
-                    waited = await self._hold(entry, generation, asking.arrived + decision.seconds)
+                    pending.refusal = decision.refusal
+                    waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
                     outcome = None if waited else decision.refusal
                 case Exempt():
-                    asking.refusal = _LATE
-                    outcome = await self._ask_as_node(entry, asking, generation, decision_input)
+                    pending.refusal = _LATE
+                    outcome = await self._ask_as_node(entry, pending, generation, decision_input)
                 case Grant(assigned):
-                    asking.refusal = _LATE
-                    outcome = await self._grant(entry, assigned, asking, generation, decision_input)
+                    pending.refusal = _LATE
+                    outcome = await self._grant(entry, assigned, pending, generation, decision_input)
             if outcome is not None:
                 return outcome
         return GONE
@@ -224,74 +222,76 @@ class Issuer:
         self,
         entry: PodEntry,
         assigned: AssignedIdentity,
-        asking: _Asking,
+        pending: _PendingRequest,
         generation: int,
         decision_input: DecisionInput | Wait,
     ) -> Issued | Refusal | None:
-        """The token; None where what was decided at *generation* no longer stands."""
-        request = asking.request
-        if not asking.peer and assigned.identity.spec.type not in self._policy.host_token_types:
+        """Return the token; None if the decision of *generation* is outdated."""
+        request = pending.request
+        if not pending.peer and assigned.identity.spec.type not in self._policy.host_token_types:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
-        fetched = await self._fetch(assigned, request, entry, self._left(asking))
+        fetched = await self._fetch(assigned, request, entry, self._left(pending))
         if isinstance(fetched, Refusal):
-            return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, asking) else None
-        if await self._still_stands(entry, asking, generation, decision_input):
+            return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, pending) else None
+        if await self._still_stands(entry, pending, generation, decision_input):
             certain = isinstance(decision_input, DecisionInput) and decision_input.certain
-            return self._issued(fetched, assigned, request, entry, certain=certain and bool(asking.peer))
-        # What was fetched anew is in the cache by now; it need not be fetched twice.
-        asking.request = replace(request, force_refresh=request.force_refresh and not self._broker.caching)
+            return self._issued(fetched, assigned, request, entry, certain=certain and bool(pending.peer))
+        # The refreshed token is in the cache, so the next attempt need not force a refresh.
+        pending.request = replace(request, force_refresh=request.force_refresh and not self._broker.caching)
         return None
 
     async def _ask_as_node(
-        self, entry: PodEntry, asking: _Asking, generation: int, decision_input: DecisionInput | Wait
+        self, entry: PodEntry, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
     ) -> RawAnswer | Refusal | None:
-        """What IMDS says to an exempt pod that asks itself; None where it is no longer known to be exempt."""
-        if not asking.peer:
+        """Return IMDS's response to an exempt pod; None if it is no longer known to be exempt."""
+        if not pending.peer:
             return _EXEMPT_HAS_NONE
         if self._node_identities is None:
             return _NO_NODE_IDENTITIES
         try:
-            answer = await self._node_identities.token(asking.request, entry.key, self._left(asking))
+            answer = await self._node_identities.token(pending.request, entry.key, self._left(pending))
         except CongestedError as error:
-            return _congested(error)
+            return refusal_of_congestion(error)
         except AzureError as error:
             return refusal_of(error)
-        return answer if await self._still_stands(entry, asking, generation, decision_input) else None
+        return answer if await self._still_stands(entry, pending, generation, decision_input) else None
 
-    def _left(self, asking: _Asking) -> float:
-        """Seconds of the budget."""
-        return asking.arrived + self._policy.max_hold_seconds - asyncio.get_running_loop().time()
+    def _left(self, pending: _PendingRequest) -> float:
+        """Return the remaining seconds of the time limit."""
+        return pending.arrived + self._policy.max_hold_seconds - asyncio.get_running_loop().time()
 
-    def _is_there(self, entry: PodEntry, asking: _Asking) -> bool:
-        return self._cluster_cache.is_at(asking.peer, entry) if asking.peer else not entry.gone
+    def _is_there(self, entry: PodEntry, pending: _PendingRequest) -> bool:
+        return self._cluster_cache.is_at(pending.peer, entry) if pending.peer else not entry.gone
 
-    def _is_unchanged(self, entry: PodEntry, asking: _Asking, generation: int) -> bool:
-        """Whether what was decided at *generation* still stands after an await."""
-        return self._is_there(entry, asking) and entry.record.generation == generation
+    def _is_unchanged(self, entry: PodEntry, pending: _PendingRequest, generation: int) -> bool:
+        """Return whether the decision of *generation* still holds after an await."""
+        return self._is_there(entry, pending) and entry.record.generation == generation
 
     async def _still_stands(
-        self, entry: PodEntry, asking: _Asking, generation: int, decision_input: DecisionInput | Wait
+        self, entry: PodEntry, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
     ) -> bool:
-        """Whether what was decided on *standing* may be handed out, after what it takes has been fetched.
+        """Return whether the decision on *decision_input* may be applied, after the fetch for it.
 
-        What reads vouched for is asked for again, since an address can pass on without any change of the record. Reads
-        are shared for a second, so that a quick fetch costs no further one.
+        Reads that confirmed it are repeated, since an address can change its owner without a change of the record.
+        Reads are shared for a second, so a fast fetch costs no further one.
         """
         if (
-            self._is_unchanged(entry, asking, generation)
+            self._is_unchanged(entry, pending, generation)
             and isinstance(decision_input, DecisionInput)
             and decision_input.verified
         ):
-            again = await self._cluster_cache.decision_input(entry, asking.peer)
+            again = await self._cluster_cache.decision_input(entry, pending.peer)
             if not isinstance(again, DecisionInput) or (again.pod, again.assigned) != (
                 decision_input.pod,
                 decision_input.assigned,
             ):
                 return False
-        return self._is_unchanged(entry, asking, generation)
+        return self._is_unchanged(entry, pending, generation)
 
     async def _hold(self, entry: PodEntry, generation: int, until: float) -> bool:
-        """Wait until the pod's record moves on from *generation*; False if it has not by *until* (the loop's time)."""
+        """Wait until the record's generation is no longer *generation*. Return False if it is not by *until* (the
+        loop's time).
+        """
         self._measures.held += 1
         try:
             async with asyncio.timeout_at(until):
@@ -314,20 +314,20 @@ class Issuer:
         except PolicyError as error:
             return Refusal(Reason.POLICY, error.sentence, error.detail)
         except CongestedError as error:
-            return _congested(error)
+            return refusal_of_congestion(error)
         except AzureError as error:
             recent = self._clock() - assigned.usable_since < LAG_WINDOW_SECONDS + LAG_RETRY_SECONDS
             if recent and is_identity_not_found(error):
                 return replace(_LAGGING, correlation=error.correlation_id)
-            return refusal_of(error, _own_of(assigned.identity, request))
+            return refusal_of(error, own_ids(assigned.identity, request))
 
     def _issued(
         self, fetched: CachedToken, assigned: AssignedIdentity, request: TokenRequest, entry: PodEntry, *, certain: bool
     ) -> Issued:
-        """Nothing is awaited from the check of the generation to here, and from here to its admission."""
+        """Return the issued token. There is no await between the comparison of the generation and its admission."""
         key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc, _workload(entry)).lasting
         if request.force_refresh and self._broker.caching:
-            # The ready answers of every pod that shares the identity hold the token that has just been replaced.
+            # The ready answers of every pod that shares the identity contain the replaced token.
             for other in self._cluster_cache.entries():
                 if other.serves(key):
                     other.bump()
@@ -358,98 +358,3 @@ def _name_of(assigned: AssignedIdentity) -> str:
 
 def _workload(entry: PodEntry) -> Workload:
     return Workload(entry.namespace, entry.name, entry.uid, entry.pod.spec.service_account_name)
-
-
-def _congested(error: CongestedError) -> Refusal:
-    return Refusal(
-        Reason.OVERLOADED,
-        "Too many token requests are waiting on this node; try again.",
-        "calls to IMDS are queued up to their limit: find the pods that ask for many different tokens",
-        retry_after=error.retry_after,
-        limit=Limit.GOVERNOR_QUEUE,
-    )
-
-
-def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
-    """What a pod, and the operator, are told of an upstream failure.
-
-    Of a refused token the pod reads Azure's own sentence too, without the ids and names in it that are not among *own*
-    (`azure_error_text`). Never the word "unreachable", by which SDKs know that there is no such endpoint at all.
-    """
-    code = "" if "unreachable" in error.code.lower() else error.code
-    facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
-    told = ", ".join(fact for fact in facts if fact)
-    suffix = f" ({told})" if told else ""
-    if isinstance(error, UntrustedError | NoAssertionError | NoAssertionYet):
-        return _unproved(error, suffix)
-    if isinstance(error, OtherIdentityError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"The clientID of this identity's AzureIdentity is not that of the identity on Azure{suffix}.",
-            f"{error.message}: set its clientID and resourceID to those of one identity (az identity show)",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, CredentialError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"What this identity's Secret holds cannot be used, and Azure was not asked{suffix}.",
-            error.message,
-        )
-    if isinstance(error, Refused):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"Azure refused a token for this identity{suffix}.{_answer_of(error, own)}",
-            f"check the AzureIdentity's clientID and the resource asked for: {error.message}",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, Throttled):
-        return Refusal(
-            Reason.UPSTREAM_THROTTLED,
-            f"Azure limits token requests of this node at the moment; try again{suffix}.",
-            f"other callers may use IMDS on this node, or the same service principal, beside NMI: {error.message}",
-            retry_after=error.retry_after,
-            correlation=error.correlation_id,
-        )
-    return Refusal(
-        Reason.UPSTREAM_UNAVAILABLE,
-        f"Azure's token endpoint did not give a token; try again{suffix}.",
-        f"see whether IMDS, or Azure AD for a service principal, answers on this node: {error.message}",
-        retry_after=error.retry_after,
-        correlation=error.correlation_id,
-    )
-
-
-def _answer_of(error: AzureError, own: Collection[str]) -> str:
-    said = azure_error_text.for_pod(error.said, own)
-    return f" Azure's answer: {said}" if said else ""
-
-
-def _own_of(identity: AzureIdentity, request: TokenRequest) -> tuple[str, ...]:
-    """The ids and names that a pod with *identity* knows anyway."""
-    spec, resource = identity.spec, request.resource
-    return spec.client_id, spec.tenant_id, *(spec.auxiliary_tenant_ids or ()), resource, f"{resource}/.default"
-
-
-def _unproved(error: UntrustedError | NoAssertionError | NoAssertionYet, suffix: str) -> Refusal:
-    """What is told where a pod's own service account has not been proved to Azure."""
-    if isinstance(error, UntrustedError):
-        trust = f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"Azure knows no federated credential of this identity for {trust}{suffix}.",
-            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
-            f"(az identity federated-credential create), and allow some minutes until it is known: {trust}",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, NoAssertionError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"This pod's service account cannot be proved to Azure, which was not asked{suffix}.",
-            error.message,
-        )
-    return Refusal(
-        Reason.UPSTREAM_UNAVAILABLE,
-        f"This pod's service account could not be proved to Azure at the moment; try again{suffix}.",
-        f"see whether the API server answers this node: {error.message}",
-        retry_after=error.retry_after,
-    )

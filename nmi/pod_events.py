@@ -1,8 +1,8 @@
-"""Refusals that somebody can do something about, as Events on the pod: what `kubectl describe pod` shows.
+"""Kubernetes Events on the pod for refusals with a possible fix, as `kubectl describe pod` shows them.
 
-A courtesy beside the log, so it may be late, cut or left out, and never disturbs an answer: `EventRecorder` queues,
-bounds and sends, and an API server that takes no Events costs a warning. What happens to every pod of a node at once
-(IMDS away, too many calls) is for metrics and the log: it would say the same under each of them.
+They supplement the log, so they may be late, truncated or left out, and never delay a response: `EventRecorder` queues,
+limits and sends them, and an API server that rejects Events costs a warning. Failures of all pods of a node (IMDS
+unavailable, too many calls) are for metrics and the log: their Event would be the same on each pod.
 """
 
 import time
@@ -36,38 +36,40 @@ REASONS: Final = MappingProxyType(
         Reason.NOT_FROM_HOST: REQUEST_REFUSED,
     }
 )
-"""The Event's reason by the refusal's; a refusal that is not here has no Event."""
+"""The Event's reason by the refusal's reason. A refusal without an entry has no Event."""
 
 
 class PodEvents:
-    """Tells of refusals through *recorder*, whose `run` is its owner's task."""
+    """Composer of Events for refusals. The owner of *recorder* runs its `run` task."""
 
     def __init__(self, recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._clock = clock
-        self._told: OrderedDict[tuple[str, Reason], float] = OrderedDict()
+        self._recorded_at: OrderedDict[tuple[str, Reason], float] = OrderedDict()
 
     def tell(self, entry: PodEntry, refusal: Refusal) -> None:
-        """For `Decisions`: neither blocks nor raises."""
+        """Record an Event for `Decisions`. Neither blocks nor raises."""
         reason = REASONS.get(refusal.reason)
-        if reason is None or self._is_told(entry.uid, refusal.reason):
+        if reason is None or self._is_repeated(entry.uid, refusal.reason):
             return
         pod = Pod(metadata=PodMeta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
         self._recorder.record(pod, PODS, "Warning", reason, message(refusal))
 
-    def _is_told(self, uid: str, reason: Reason) -> bool:
-        """Whether the same was said of this pod just now, if in other words: refusals of many audiences are one."""
+    def _is_repeated(self, uid: str, reason: Reason) -> bool:
+        """Return whether this pod had an Event with the same reason recently, for any audience."""
         now, key = self._clock(), (uid, reason)
-        if now < self._told.get(key, float("-inf")) + QUIET_SECONDS:
+        if now < self._recorded_at.get(key, float("-inf")) + QUIET_SECONDS:
             return True
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > REMEMBERED_MAX:
-            self._told.popitem(last=False)
+        self._recorded_at[key] = now
+        self._recorded_at.move_to_end(key)
+        if len(self._recorded_at) > REMEMBERED_MAX:
+            self._recorded_at.popitem(last=False)
         return False
 
 
 def message(refusal: Refusal) -> str:
-    """What the Event says: the detail for an operator, plain and without credentials. Its length is the recorder's."""
+    """Return the Event's text: the detail for an operator, printable and without credentials. The recorder limits its
+    length.
+    """
     text = redact(refusal.detail or refusal.sentence)
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""The settings in the words of the rooms: what of them decides, what of them limits."""
+"""Conversion of the settings into the policies and limits of each package."""
 
 from _native.lane import Limits
 from nmi.connection_limits import ConnectionLimits
@@ -14,7 +14,7 @@ from podidentity.telemetry import logs
 
 
 def decision_policy(settings: Settings) -> DecisionPolicy:
-    """What of *settings* decides who gets what, and how long a request is held."""
+    """Return the policy for decisions and for the hold of requests."""
     return DecisionPolicy(
         force_namespaced=settings.force_namespaced,
         created_attempts=settings.attempts_for_created,
@@ -27,7 +27,7 @@ def decision_policy(settings: Settings) -> DecisionPolicy:
 
 
 def server_policy(settings: Settings) -> ServerPolicy:
-    """What of *settings* decides how requests are treated. Raises StartError for a path that may never be proxied."""
+    """Return the policy for the treatment of requests. Raises StartError for a path that must not be proxied."""
     try:
         forwarding = Forwarding(settings.allowed_metadata_paths, everything=settings.proxy_all_metadata)
     except ValueError as error:
@@ -48,13 +48,13 @@ def server_policy(settings: Settings) -> ServerPolicy:
             target_bytes=settings.max_target_bytes,
             body_bytes=settings.max_body_bytes,
         ),
-        # The lane ends a connection whose next head is not whole after head_seconds: stop reading before it does.
+        # The lane closes a connection whose next head is incomplete after head_seconds: stop reading earlier.
         pipeline_seconds=min(PIPELINE_SECONDS, settings.head_seconds / 2),
     )
 
 
 def limits(settings: Settings, sizes: ConnectionLimits) -> Limits:
-    """The listener's limits out of *settings*, and of what its container may use."""
+    """Return the listener's limits, from the settings and the memory of the container."""
     return Limits(
         connections=sizes.places,
         connections_per_peer=sizes.places_per_pod,
@@ -69,10 +69,10 @@ def limits(settings: Settings, sizes: ConnectionLimits) -> Limits:
 
 
 def sign_in_policy(settings: Settings) -> SignInPolicy:
-    """What of *settings* decides which Secrets service principals may use, and whither they are sent.
+    """Return the policy for the Secrets of service principals and the endpoints that receive them.
 
-    Reads the file of AZURE_ENVIRONMENT_FILEPATH if there is one: not for the event loop. Raises StartError for one that
-    cannot be used.
+    Reads the file of AZURE_ENVIRONMENT_FILEPATH if there is one, so do not call it in the event loop. Raises StartError
+    if the file cannot be used.
     """
     try:
         return SignInPolicy(
@@ -81,4 +81,4 @@ def sign_in_policy(settings: Settings) -> SignInPolicy:
             allow_cross_namespace=settings.allow_cross_namespace_secrets,
         )
     except (clouds.CloudError, ValueError) as error:
-        raise StartError(f"the endpoint of Azure AD cannot be told: {error}") from error
+        raise StartError(f"cannot determine the endpoint of Azure AD: {error}") from error

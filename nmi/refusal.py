@@ -1,11 +1,11 @@
-"""Why a request is refused: values, not exceptions. `nmi.server.responses` gives each reason its status code."""
+"""Reasons for refused requests: values, not exceptions. `nmi.server.responses` maps each reason to a status code."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Closed set: it is a metric label, so nothing a pod sends may ever become a member."""
+    """A closed set, because it is a metric label: data from a pod never becomes a member."""
 
     METHOD_NOT_ALLOWED = "method_not_allowed"
     FORWARDED = "forwarded"
@@ -15,16 +15,16 @@ class Reason(StrEnum):
     UNKNOWN_PATH = "unknown_path"
     BLOCKED_PATH = "blocked_path"
     NOT_REDIRECTED = "not_redirected"
-    """A pod came straight to the port, which --require-redirected forbids."""
+    """A pod connected directly to the port, which --require-redirected forbids."""
     NOT_FROM_HOST = "not_from_host"
-    """The host token endpoint was asked by something else than a process on the node's own loopback."""
+    """A request to the host token endpoint that is not from a process on the node's own loopback."""
     UNKNOWN_ADDRESS = "unknown_address"
     SUSPENDED = "suspended"
-    """The address may no longer be the pod's: its containers have terminated, or its sandbox is not there."""
+    """The address may no longer be the pod's: it is suspended, all containers terminated, or its sandbox is down."""
     NOTHING_ASSIGNED = "nothing_assigned"
-    """The pod has neither the label nor an assigned identity: nothing can come."""
+    """The pod has neither the label nor an assigned identity, so waiting cannot help."""
     STILL_ASSIGNING = "still_assigning"
-    """The hold ended while the identity was still on its way."""
+    """The hold ended while the identity was being assigned."""
     NO_MATCHING_IDENTITY = "no_matching_identity"
     UNKNOWN_OBJECT_ID = "unknown_object_id"
     UPSTREAM_REFUSED = "upstream_refused"
@@ -40,19 +40,19 @@ class Reason(StrEnum):
 
 
 class Limit(StrEnum):
-    """What bounds what peers may use, each counted where it bites. Closed set: it is a metric label.
+    """Limits of what peers may use, counted when they take effect. A closed set, because it is a metric label.
 
-    Those of the lane (`_native.lane`) have no Refusal: their connections are closed.
+    The limits of the lane (`_native.lane`) have no Refusal: their connections are closed.
     """
 
     CONNECTIONS = "connections"
     CONNECTIONS_PER_PEER = "connections_per_peer"
     IDLE_EVICTED = "idle_evicted"
-    """An idle connection made room for a new one."""
+    """An idle connection was closed to make room for a new one."""
     SLOW_EVICTED = "slow_evicted"
-    """So did one whose peer was slow, where no idle one was left."""
+    """A connection with a slow peer was closed to make room, because there was no idle one."""
     MEMORY_NARROWED = "memory_narrowed"
-    """Connections hold half of the memory that they may use: one of a pod with more than its share is slowed down."""
+    """Connections hold half of their memory limit: a connection of a pod with more than its share is slowed down."""
     MEMORY_REFUSED = "memory_refused"
     """They hold three quarters of it: a pod with more than its share got no further connection."""
     MEMORY_EVICTED = "memory_evicted"
@@ -68,14 +68,14 @@ class Limit(StrEnum):
     BODY_BYTES = "body_bytes"
     PARAMETERS = "parameters"
     PIPELINE = "pipeline"
-    """The connection ends with an answer because of what was sent behind its request."""
+    """The connection ends with a response because of the bytes that follow its request."""
     ANSWER = "answer"
-    """The time for one answer."""
+    """The time for one response."""
     PARKED = "parked"
-    """Requests from addresses that no pod is known at."""
+    """Requests from addresses without a pod record."""
     GOVERNOR_QUEUE = "governor_queue"
     PROXIED_BYTES = "proxied_bytes"
-    """The size of an answer of IMDS that is passed through."""
+    """The size of a response of IMDS that is passed through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ class Refusal:
 
     reason: Reason
     sentence: str
-    """What the pod may read, written on purpose: never another service's raw text (Azure's sentence about a refused
-    token only as `azure_error_text` leaves it), never a secret."""
+    """The text for the pod, written for this purpose: no raw text of another service (Azure's sentence about a refused
+    token only as filtered by `azure_error_text`), and no secret."""
     detail: str = ""
-    """What the operator's log says besides: what to do next."""
+    """The additional text for the operator's log: the next action."""
     retry_after: float | None = None
-    """Seconds after which trying again may help, where somebody said so."""
+    """Seconds after which a retry may help, if known."""
     limit: Limit | None = None
-    """The limit that bit, if one did."""
+    """The limit that caused the refusal, if any."""
     identity: str = ""
-    """The AzureIdentity whose token was not to be had (`namespace/name`), where it got that far: for the log."""
+    """The AzureIdentity whose token was requested (`namespace/name`), if known: for the log."""
     correlation: str = ""
-    """Azure's id of the failed call, where it told one: for the log."""
+    """Azure's id of the failed call, if known: for the log."""

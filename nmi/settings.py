@@ -1,7 +1,7 @@
-"""Every setting of NMI as one frozen value. Which flag fills which of them: `nmi.flag_table`.
+"""All settings of NMI as one frozen value. `nmi.flag_table` maps flags to settings.
 
-Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
-it; what is checked here is that the settings make sense, each alone and all together.
+`parse` reads a command line: a function of its arguments only. The package that uses a setting implements its effect.
+This module checks each setting and their combination.
 """
 
 import dataclasses
@@ -28,39 +28,39 @@ from podidentity.telemetry.logs import LogFormat
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
 _NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-"""A DNS subdomain, as the API server demands. "$(NODE_NAME)", left as it is where no such variable is set, is none."""
+"""A DNS subdomain, as the API server requires. A "$(NODE_NAME)" without such a variable does not match."""
 _PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What NMI was told. Making one checks it: raises UsageError with one line that says what to change."""
+    """The settings. Construction checks them: raises UsageError with one line that states the fix."""
 
     node_name: str
     """The Kubernetes node whose pods this NMI serves; required except for cleanup."""
 
     # The listener.
     listen_address: str = LOOPBACK
-    """IPv4 address that the token server listens on; 0.0.0.0 is every address of the node."""
+    """IPv4 address that the token server listens on; 0.0.0.0 means every address of the node."""
     listen_port: int = 2579
-    """TCP port of the token server, and where the nat rule leads."""
+    """TCP port of the token server, and target of the nat rule."""
     max_connections: int = 0
-    """Open connections in all; above it new ones are closed at once. 0: as many as the container's memory limit allows
-    for, at most 8192."""
+    """Open connections in total; above it new ones are closed immediately. 0: as many as the container's memory limit
+    allows, at most 8192."""
     max_connections_per_pod: int = 0
-    """Open connections from one address; above it new ones are closed at once, whatever others use. 0: a sixteenth of
-    all, and 256 to 512."""
+    """Open connections from one address; above it new ones are closed immediately, regardless of other addresses. 0: a
+    sixteenth of the total, and 256 to 512."""
     max_connection_bytes: int = 0
-    """Memory of all connections together, the kernel's buffers included; above it the peer that uses most loses
+    """Memory of all connections together, including the kernel's buffers; above it the peer that uses most loses
     connections. 0: a quarter of the container's memory limit, and 536870912 without a limit."""
     max_head_bytes: int = 16 * 1024
-    """Request line and header fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
+    """Request line and header fields. SDKs send under 1.5 kB; tracing and cookies of a service mesh need under 8."""
     max_header_fields: int = 64
     """Header fields of one request; SDKs send about ten."""
     max_target_bytes: int = 4096
     """Path and query. A token request with every slash of a full ARM id escaped is under 900."""
     max_body_bytes: int = 16 * 1024
-    """Bodies mean something in proxied requests only, and there they have a few hundred bytes."""
+    """Only proxied requests use a body, of a few hundred bytes."""
     first_byte_seconds: float = 10.0
     """How long a new connection may stay silent."""
     head_seconds: float = 10.0
@@ -68,94 +68,93 @@ class Settings:
     idle_seconds: float = 120.0
     """How long a kept-alive connection may stay silent between two requests."""
     write_seconds: float = 30.0
-    """How long a peer may take to read an answer."""
+    """How long a peer may take to read a response."""
     drain_seconds: float = 10.0
-    """After SIGTERM, how long open requests may go on; 0 closes them at once."""
+    """After SIGTERM, how long open requests may continue; 0 closes them immediately."""
     metadata_header_required: bool = True
     """Refuse token requests without the header `Metadata: true`."""
     allow_x_forwarded_for: bool = False
     """Serve token requests that came through a proxy (X-Forwarded-For), which IMDS itself refuses."""
     require_redirected: bool = False
-    """Serve only connections that the nat rule led here."""
+    """Serve only connections that the nat rule redirected."""
     block_instance_metadata: bool = False
-    """Refuse `/metadata/instance` to pods instead of passing it on to IMDS."""
+    """Refuse `/metadata/instance` to pods instead of forwarding it to IMDS."""
     allowed_metadata_paths: tuple[str, ...] = ()
-    """Further path prefixes that are passed on to IMDS, none of them under /metadata/identity."""
+    """Further path prefixes that are forwarded to IMDS, none of them under /metadata/identity."""
     proxy_all_metadata: bool = False
-    """Pass on every path outside /metadata/identity, whatever the method, as the reference does."""
+    """Forward every path outside /metadata/identity with every method, as the Go implementation does."""
     host_token_types: frozenset[int] = frozenset()
-    """Identity types (0, 1, 2) that /host/token gives out; empty switches it off."""
+    """Identity types (0, 1, 2) that /host/token serves; empty disables it."""
 
     # Which identity.
     operation_mode: OperationMode = OperationMode.STANDARD
-    """Whether MIC says which identity a pod has (standard), or NMI itself by what is bound in the pod's own namespace
+    """Whether MIC assigns identities to pods (standard), or NMI itself uses the bindings in the pod's own namespace
     (managed, which needs force_namespaced)."""
     force_namespaced: bool = False
     """Identity and pod must be in one namespace."""
     mic_namespace: str = "default"
-    """Where MIC runs: its pods get tokens of the node's own identities."""
+    """The namespace of MIC, whose pods get tokens of the node's own identities."""
     exception_namespaces: tuple[str, ...] = ()
-    """Namespaces in which AzurePodIdentityException counts; empty is all."""
+    """Namespaces in which AzurePodIdentityException is effective; empty means all."""
     attempts_for_created: int = 16
-    """With find_interval_seconds: how long a request waits for an identity that is not even Created."""
+    """With find_interval_seconds: how long a request waits for an identity that is not yet Created."""
     attempts_for_assigned: int = 4
-    """With find_interval_seconds: how much longer it waits for one that is Created but not Assigned."""
+    """With find_interval_seconds: how much longer it waits for an identity that is Created but not Assigned."""
     find_interval_seconds: int = 5
-    """Seconds: the unit of the two above. Nothing is polled at this interval."""
+    """Seconds: the unit of the two above. NMI polls nothing at this interval."""
     max_hold_seconds: float = 45.0
-    """The one budget of a request: address re-check, waiting and upstream together; SDKs give up a try at 60 s."""
+    """The total time limit of a request: address lookup, waiting, upstream calls; SDKs time out an attempt at 60 s."""
     set_retry_after_header: bool = False
-    """Answer 503 with Retry-After instead of 404 to a request whose identity is not there yet."""
+    """Respond with 503 and Retry-After instead of 404 to a request whose identity is missing yet."""
     scale_features: bool = True
     """Watch only this node's AzureAssignedIdentities (label nodename) instead of all of the cluster's."""
     stale_identity: StaleIdentity = StaleIdentity.SERVE
-    """What to do when neither watch nor API server can confirm that a pod still exists."""
+    """The response if neither watch nor API server can confirm that a pod still exists."""
     address_evidence: bool = True
     """Suspend a pod when an interface, route or link-layer address behind its address changes on this node."""
 
     # Tokens.
     token_cache: bool = True
-    """Keep tokens and share fetches; off, each request fetches its own as in the reference."""
+    """Cache tokens and share fetches; without it each request fetches its own token as in the Go implementation."""
     allowed_ad_endpoints: tuple[str, ...] = ()
     """Further https endpoints to which the secrets of service principals may be sent."""
     allow_cross_namespace_secrets: bool = False
-    """Let an AzureIdentity name a Secret of another namespace, as the reference does."""
+    """Let an AzureIdentity name a Secret of another namespace, as the Go implementation does."""
     federated_identities: bool = False
-    """Serve AzureIdentities of type 3, for which NMI asks the API server for tokens of pods' service accounts."""
+    """Serve AzureIdentities of type 3, for which NMI requests tokens of pods' service accounts from the API server."""
     federated_audience: str = "api://AzureADTokenExchange"
-    """The one audience of these tokens, as the federated credentials in Azure have it; other clouds have their own."""
+    """The audience of these tokens, as in the federated credentials in Azure; other clouds have their own."""
     azure_environment_file: Path | None = None
-    """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
     https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
-    """URL of the proxy by which Azure AD is reached (environment HTTPS_PROXY); IMDS and the API server never are."""
+    """URL of the proxy for Azure AD (environment HTTPS_PROXY); not used for IMDS and the API server."""
     no_proxy: str = ""
-    """Hosts that the proxy is not for, with their subdomains, by comma (environment NO_PROXY)."""
+    """Hosts that bypass the proxy, with their subdomains, separated by commas (environment NO_PROXY)."""
     custom_user_agent: str = ""
     """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
 
     # The node.
     metadata_ip: str = "169.254.169.254"
-    """IPv4 address of IMDS: what pods ask, and what NMI asks itself."""
+    """IPv4 address of IMDS, for pods and for NMI."""
     metadata_port: int = 80
     """TCP port of IMDS."""
     redirect: RedirectMode = RedirectMode.NAT
-    """How requests come to NMI: `nat` by a rule of the node; `none` touches no rule, for a machine without
-    NET_ADMIN."""
+    """How requests reach NMI: `nat` by a rule of the node; `none` changes no rule, for a machine without NET_ADMIN."""
     redirect_interval_seconds: int = 60
     """Seconds between two verifications of the nat rule."""
     fail_closed: bool = False
-    """Keep pods from the real IMDS while NMI is away: both rules stay at exit. Needs the redirect `nat`."""
+    """Block pods from the real IMDS while NMI is not running: both rules remain at exit. Needs the redirect `nat`."""
     keep_redirect: bool = False
     """Leave the nat rule in place at exit."""
     delete_conntrack: bool = False
-    """After the rule is in, forget tracked connections to the real IMDS, which would go on bypassing NMI."""
+    """After the rule is in place, end tracked connections to the real IMDS, which would continue to bypass NMI."""
     route_localnet: RouteLocalnetMode = RouteLocalnetMode.CHECK
-    """What to do where route_localnet is 0, so that the rule leads nowhere: `check` says so and is not ready, `set`
-    switches it on and needs a writable /proc/sys."""
+    """The action if route_localnet is 0, so that the kernel drops redirected packets: `check` reports it and is not
+    ready, `set` switches it on and needs a writable /proc/sys."""
     allow_kubenet: bool = False
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
     kubelet_config: Path = Path("/etc/default/kubelet")
-    """Where the kubelet's flags are read from, to find kubenet; a missing file is not an error."""
+    """The file with the kubelet's flags, to detect kubenet; a missing file is not an error."""
 
     # Operation.
     probe_port: int = 8080
@@ -165,25 +164,25 @@ class Settings:
     profile: bool = False
     """Serve /debug/profile on the probe port, to processes on loopback only."""
     log_format: LogFormat = LogFormat.TEXT
-    """Lines for people, or one JSON object a line."""
+    """Text lines, or one JSON object per line."""
     verbosity: int = 0
     """klog's scale: 0 decisions, 4 a line per request, more for debugging."""
     log_to_stderr: bool = True
-    """klog's flag, found in many charts. Logs never go anywhere else, so False is refused."""
+    """klog's flag, used in many charts. Logs go to stderr only, so False is rejected."""
     kubeconfig: str = ""
     """Path of a kubeconfig; empty means the service account of this pod."""
     service_host: str = ""
-    """Host of the API server as seen in a pod (environment KUBERNETES_SERVICE_HOST)."""
+    """Host of the API server in a pod (environment KUBERNETES_SERVICE_HOST)."""
     service_port: str = ""
     """Its port (environment KUBERNETES_SERVICE_PORT)."""
 
     # Instead of serving.
     cleanup: bool = False
-    """Remove what NMI left on this node, and exit."""
+    """Remove NMI's rules and files from this node, and exit."""
     boot_guard: BootGuardAction = BootGuardAction.NONE
     """`install` or `remove` the host's systemd unit that rejects pods' requests for IMDS until NMI runs, and exit."""
     systemd_directory: str = "/etc/systemd/system"
-    """Where the host's directory of systemd units is, for the boot guard and for --cleanup."""
+    """The host's directory of systemd units, for the boot guard and for --cleanup."""
     version: bool = False
     """Print the version, and exit."""
 
@@ -224,7 +223,7 @@ class Settings:
         )
         _demand(
             self.operation_mode is not OperationMode.MANAGED or self.force_namespaced,
-            "--operation-mode=managed needs --forceNamespaced: without MIC nothing else keeps namespaces apart",
+            "--operation-mode=managed needs --forceNamespaced: without MIC nothing else separates namespaces",
         )
         listening = {"listen_port": self.listen_port, "probe_port": self.probe_port, "metrics_port": self.metrics_port}
         for name, port in listening.items():
@@ -234,12 +233,12 @@ class Settings:
             )
         _demand(
             self.redirect is not RedirectMode.NAT or self.metadata_ip != self.listen_address,
-            f"--metadata-ip and --nmi-listen-address are both {self.metadata_ip}: the redirect would lead to "
-            f"itself; use --redirect=none where pods ask NMI directly",
+            f"--metadata-ip and --nmi-listen-address are both {self.metadata_ip}: the redirect would target "
+            f"itself; use --redirect=none where pods connect to NMI directly",
         )
         _demand(
             not self.fail_closed or self.redirect is RedirectMode.NAT,
-            "--fail-closed needs --redirect=nat: it is a rule, and --redirect=none touches none",
+            "--fail-closed needs --redirect=nat: it is a rule, and --redirect=none changes no rule",
         )
         _demand(
             self.systemd_directory.startswith("/"),
@@ -248,7 +247,7 @@ class Settings:
         _demand(
             self.max_connections_per_pod <= self.max_connections or self.max_connections == 0,
             f"--max-connections-per-pod ({self.max_connections_per_pod}) is more than --max-connections "
-            f"({self.max_connections}): one pod could take every place",
+            f"({self.max_connections}): one pod could use all connections",
         )
 
     def _check_texts(self) -> None:
@@ -256,10 +255,10 @@ class Settings:
             self._without_node
             or self.node_name == ""
             or (len(self.node_name) <= 253 and _NODE_NAME.fullmatch(self.node_name) is not None),
-            f"--node is {quoted(self.node_name)}, which no node can be called; in a pod write --node=$(NODE_NAME) and "
-            f"set NODE_NAME in its env from spec.nodeName",
+            f"--node is {quoted(self.node_name)}, not a valid node name; in a pod write --node=$(NODE_NAME) and set "
+            f"NODE_NAME in its env from spec.nodeName",
         )
-        _demand(self.log_to_stderr, "--logtostderr=false cannot be: logs go to stderr only; leave it out")
+        _demand(self.log_to_stderr, "--logtostderr=false is not supported: logs go to stderr only; remove the flag")
         unknown = self.host_token_types - {0, 1, 2}
         _demand(
             not unknown,
@@ -274,7 +273,7 @@ class Settings:
             folded = path.lower().rstrip("/")
             _demand(
                 not _overlaps(folded, "/metadata/identity") and not _overlaps(folded, "/host"),
-                f"--allow-metadata-path has {quoted(path)}; that would pass on /metadata/identity, which holds the "
+                f"--allow-metadata-path has {quoted(path)}; that would forward /metadata/identity, which holds the "
                 f"node's own tokens",
             )
         for endpoint in self.allowed_ad_endpoints:
@@ -290,8 +289,8 @@ class Settings:
         )
         _demand(
             self.https_proxy == "" or _PROXY.fullmatch(self.https_proxy) is not None,
-            # Without its value, which may hold a password.
-            "HTTPS_PROXY in NMI's environment is no proxy's address; write it as http://host:port",
+            # Without its value, which may contain a password.
+            "HTTPS_PROXY in NMI's environment is not a proxy address; write it as http://host:port",
         )
         agent = self.custom_user_agent
         _demand(
@@ -301,17 +300,17 @@ class Settings:
 
     @property
     def redirect_target(self) -> tuple[str, int]:
-        """Where the nat rule leads: an address that can be connected to, and the port of the token server."""
+        """The target of the nat rule: an address that can be connected to, and the port of the token server."""
         return (LOOPBACK if self.listen_address == ANY_ADDRESS else self.listen_address, self.listen_port)
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The part of the environment by which a pod finds its API server."""
+        """The environment variables by which a pod finds its API server."""
         found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
         return {name: value for name, value in found.items() if value}
 
     def describe(self) -> dict[str, str]:
-        """Every setting that differs from its default, for the one log line at the start; secrets as ***."""
+        """Return every setting that differs from its default, for the log line at the start; secrets as ***."""
         shown = {}
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
@@ -332,7 +331,7 @@ def _demand(holds: bool, sentence: str) -> None:
 
 
 def _overlaps(prefix: str, kept: str) -> bool:
-    """Whether passing on everything under *prefix* would pass on something under *kept*, or the other way round."""
+    """Return whether one of the two prefixes contains the other."""
     return kept.startswith(prefix) or prefix.startswith(kept)
 
 
@@ -340,7 +339,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "max_connections": (0, 1_000_000),
     "max_connections_per_pod": (0, 1_000_000),
     "max_connection_bytes": (0, 1 << 40),
-    # The least is what the fast lane takes (_native/scan.pxd): it must never take what the general lane refuses.
+    # The minimum is the fast lane's limit (_native/scan.pxd): it must not accept what the general lane rejects.
     "max_head_bytes": (4096, 1 << 20),
     "max_header_fields": (32, 1024),
     "max_target_bytes": (2048, 1 << 16),
@@ -353,20 +352,20 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "attempts_for_created": (0, 1000),
     "attempts_for_assigned": (0, 1000),
     "find_interval_seconds": (1, 600),
-    "max_hold_seconds": (1, 600),  # fetching is part of it: with nothing no token would ever come
+    "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
     "redirect_interval_seconds": (1, 86_400),
     "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
 }
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
+    """Return the settings from *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
-    FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
-    SystemExit(0) after printing --help.
+    FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raises UsageError with one line; SystemExit(0)
+    after printing --help.
     """
     given = read_flags(
-        FLAGS, argv, prog="nmi", description="Gives pods of this node the Azure access tokens that are theirs."
+        FLAGS, argv, prog="nmi", description="Serves Azure access tokens to the pods of this node that may have them."
     )
     values = _from_environment(environ) | given
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)

@@ -1,7 +1,7 @@
-"""What is measured on the real API server: each case makes what it needs under names of its own, and leaves a Row.
+"""The measurements on the real API server. Each case creates its objects under separate names and returns a Row.
 
-Times are between two things that the witness saw: a pod bound to its node, its object Assigned. A case asserts that
-the outcome is right before it says how long it took.
+A time is between two observations of the witness: the pod is bound to its node, and its object is Assigned. A case
+asserts the outcome before it reports a time.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ SETTLE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case at one length of Azure's operation. Only what was measured is in it."""
+    """One case with one duration of Azure's operation. It has measured values only."""
 
     case: str
     operation_seconds: float
@@ -36,12 +36,12 @@ class Row:
 
 
 def spread(waits: Sequence[float]) -> dict[str, float]:
-    """The median and the longest of the waits, which are sorted."""
+    """Return the median and the maximum of the sorted waits."""
     return {"median_s": statistics.median(waits), "longest_s": waits[-1]}
 
 
 async def one_pod(world: World, operation: float, times: int) -> Row:
-    """A pod on a VM of its own, again and again."""
+    """Measure one pod on a new VM, several times."""
     waits = []
     case = f"one-{operation:g}".replace(".", "-")
     names = [f"{case}-{number}" for number in range(times)]
@@ -59,7 +59,7 @@ async def one_pod(world: World, operation: float, times: int) -> Row:
 
 
 async def forty_pods(world: World, operation: float, times: int) -> Row:
-    """40 pods at once on three VMs, with three identities."""
+    """Measure 40 concurrent pods on three VMs, with three identities."""
     totals: list[float] = []
     patches = gets = 0
     for again in range(times):
@@ -84,7 +84,7 @@ async def forty_pods(world: World, operation: float, times: int) -> Row:
 
 
 async def two_thousand(world: World, operation: float, rate: str, *, deleted: bool = True) -> list[Row]:
-    """2,000 pods of 20 identities on 30 nodes of one set come at once, and go at once."""
+    """Measure the creation and the deletion of 2,000 pods with 20 identities on 30 nodes of one set."""
     case = f"many-{rate}-{operation:g}".replace(".", "-")
     nodes = await world.nodes(world.scale_set(case, 30, operation), case)
     names = [f"{case}-{number:04d}" for number in range(2000)]
@@ -126,7 +126,7 @@ async def two_thousand(world: World, operation: float, rate: str, *, deleted: bo
 
 
 async def rolling_restart(world: World, operation: float) -> Row:
-    """A Deployment of 500 pods on 30 nodes of one set is restarted: the real controller, scheduler and kwok."""
+    """Measure the restart of a Deployment of 500 pods on 30 nodes of one set: real controller, scheduler and kwok."""
     case = f"rolling-{operation:g}"
     await world.nodes(world.scale_set(case, 30, operation), case)
     template = {
@@ -167,7 +167,7 @@ async def rolling_restart(world: World, operation: float) -> Row:
 
 
 async def slow_beside_fast(world: World) -> Row:
-    """A pod on a VM whose operation takes 5 s, bound while a set is busy for 40 s."""
+    """Measure a pod on a VM with an operation of 5 s, while a set has an operation of 40 s."""
     slow = await world.nodes(world.scale_set("slow", 3, 40.0), "slow")
     fast = await world.nodes([world.vm("fast", 5.0)], "fast")
     await asyncio.sleep(SETTLE_SECONDS)
@@ -188,7 +188,7 @@ async def slow_beside_fast(world: World) -> Row:
 
 
 async def one_bad(world: World) -> Row:
-    """20 identities for one VM, one of which Azure refuses; and a pod elsewhere comes each second."""
+    """Measure 20 identities for one VM, one of which Azure refuses, with a new pod elsewhere each second."""
     names = [f"some-{number}" for number in range(20)]
     await world.identities(names)
     world.cloud.arm.marked.failing.add(identity_id(names[7]).lower())
@@ -222,7 +222,7 @@ async def one_bad(world: World) -> Row:
 
 
 async def handing_over(world: World) -> AsyncIterator[Row]:
-    """Two replicas; the leader is stopped, or killed."""
+    """Measure two replicas whose leader is stopped or killed."""
     for how, times in (("a clean stop", 3), ("kill -9", 1)):
         seconds = []
         for _ in range(times):
@@ -244,7 +244,7 @@ async def handing_over(world: World) -> AsyncIterator[Row]:
 
 
 async def cleared(world: World, pods: Sequence[str]) -> None:
-    """Remove the pods and wait for their objects to go."""
+    """Delete the pods and wait until their objects are deleted."""
     await world.remove_pods(pods)
     await world.all_gone(pods)
 
@@ -260,12 +260,12 @@ def _first(world: World, names: Sequence[str]) -> float:
 
 
 def _total(world: World, names: Sequence[str]) -> float:
-    """From the first of the pods bound to the last of them Assigned."""
+    """Return the time from the first bound pod to the last Assigned one."""
     return max(world.witness.assigned[name] for name in names) - _first(world, names)
 
 
 async def _writes(world: World) -> float:
-    """Requests so far that wrote AzureAssignedIdentities, as the API server counts them."""
+    """Return the number of writes of AzureAssignedIdentities so far, as the API server counts them."""
     page = (await world.client.request("GET", "/metrics")).decode()
     lines = [line for line in page.splitlines() if line.startswith("apiserver_request_total{")]
     ours = [line for line in lines if 'resource="azureassignedidentities"' in line]
@@ -274,6 +274,6 @@ async def _writes(world: World) -> float:
 
 
 def rounded(row: Row) -> dict[str, Any]:
-    """For the results file."""
+    """Return the values for the results file."""
     figures = {name: round(value, 3) for name, value in row.figures.items()}
     return {"case": row.case, "operation_seconds": row.operation_seconds, **figures}

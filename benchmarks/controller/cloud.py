@@ -1,6 +1,6 @@
 """The real API server with kwok's nodes, Azure's emulators, and the real `python -m mic`; and a witness with a clock.
 
-Everything is on loopback. The witness watches the API server as anybody would and notes when it saw what.
+All servers are on loopback. The witness watches the API server as an ordinary client and records the times of changes.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ from tests.testplane.up import Plane
 
 NAMESPACE: Final = "default"
 HANDS: Final = 16
-"""Requests at once by whoever makes pods."""
+"""Concurrent requests of the client that creates pods."""
 
 
 @dataclass
 class Witness:
-    """When each pod was seen bound to its node, and its object Assigned and gone; monotonic seconds, by pod's name."""
+    """The times at which each pod was bound, its object Assigned and deleted; monotonic seconds, by the pod's name."""
 
     bound: dict[str, float] = field(default_factory=dict)
     assigned: dict[str, float] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
     living: set[str] = field(default_factory=set)
-    """Objects that exist, by the pod that they are for."""
+    """Existing objects by pod."""
 
     def pod(self, pod: Pod) -> None:
         if pod.spec.node_name:
@@ -65,7 +65,7 @@ class Witness:
         self.gone[each.spec.pod] = time.monotonic()
 
     def waits(self, pods: Iterable[str]) -> list[float]:
-        """How long each waited for its identity after it was bound, shortest first."""
+        """Return the time from bound to Assigned of each pod, in ascending order."""
         return sorted(self.assigned[name] - self.bound[name] for name in pods)
 
 
@@ -92,7 +92,7 @@ class _ObjectNotes:
 
 
 class World:
-    """Where the cases take place. Hosts, nodes and pods have names of their case, so that cases do not meet."""
+    """The servers of the cases. Hosts, nodes and pods have the name of their case, so that cases are independent."""
 
     def __init__(self, plane: Plane, cloud: LittleCloud, client: Client) -> None:
         self.plane = plane
@@ -105,12 +105,12 @@ class World:
         return f"azure://{vm_id(name)}"
 
     def scale_set(self, name: str, nodes: int, operation_seconds: float) -> list[str]:
-        """The provider ids of its nodes."""
+        """Return the provider ids of its nodes."""
         self.cloud.arm.add_vmss(set_id(name), operation_seconds=operation_seconds)
         return [f"azure://{set_id(name)}/virtualMachines/{number}" for number in range(nodes)]
 
     async def nodes(self, provider_ids: Iterable[str], prefix: str, *, managed: bool = True) -> list[str]:
-        """Make a node for each; their names."""
+        """Create a node for each host. Return their names."""
         capacity = {"cpu": "64", "memory": "256Gi", "pods": "250"}
         names = {f"{prefix}-{number}": each for number, each in enumerate(provider_ids)}
         await self.together(
@@ -127,7 +127,7 @@ class World:
         return list(names)
 
     async def identities(self, names: Iterable[str]) -> None:
-        """An identity in Azure and in the cluster, and a binding, for each; the selector is the name."""
+        """Create an identity in Azure and in the cluster, and a binding, for each name, which is also the selector."""
         for name in names:
             self.cloud.directory.add_identity(identity_id(name), client_id=f"client-{name}")
             spec = {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"}
@@ -135,7 +135,7 @@ class World:
             await self._make(BINDINGS, {"metadata": {"name": name}, "spec": {"azureIdentity": name, "selector": name}})
 
     async def pods(self, placed: Iterable[tuple[str, str, str]]) -> None:
-        """Make pods: (name, node, identity). What stands before the last hyphen of a name is their case."""
+        """Create pods: (name, node, identity). The part of a name before the last hyphen is the case."""
         await self.together(
             self._make(
                 PODS,
@@ -151,7 +151,7 @@ class World:
         await self.together(self.client.delete(PODS, NAMESPACE, name) for name in names)
 
     async def remove_case(self, case: str) -> None:
-        """Remove the pods of a case in one request; they are gone with it."""
+        """Delete the pods of a case in one request, without a grace period."""
         body = b'{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}'
         path = object_path(PODS, NAMESPACE)
         await self.client.request("DELETE", path, params={"labelSelector": f"bench={case}"}, body=body)
@@ -163,7 +163,7 @@ class World:
         await self.client.create(kind, NAMESPACE if kind.namespaced else "", document)
 
     async def together(self, work: Iterable[Coroutine[Any, Any, Any]]) -> None:
-        """Do all of it, HANDS at once."""
+        """Run all calls, HANDS concurrently."""
         left = iter(work)
 
         async def one() -> None:
@@ -194,13 +194,13 @@ class World:
         await self.until(lambda: wanted.isdisjoint(self.witness.living), "all objects gone", seconds)
 
     def calls(self, method: str, *host_ids: str) -> list[ArmCall]:
-        """The calls so far that were about exactly these VMs or sets."""
+        """Return the calls so far for exactly these VMs or sets."""
         wanted = {each.lower() for each in host_ids}
         return [call for call in self.cloud.arm.calls if call.method == method and call.path.lower() in wanted]
 
     @asynccontextmanager
     async def mic(self, *flags: str) -> AsyncIterator[Mic]:
-        """A MIC that leads; it is stopped at the end."""
+        """Start a MIC and wait until it leads; stop it at the end."""
         running = await self.cloud.mic(*flags)
         try:
             yield running
@@ -219,8 +219,8 @@ POD_SPEC: Final[dict[str, Any]] = {
 
 @asynccontextmanager
 async def world(folder: Path, *, kwok: bool) -> AsyncIterator[World]:
-    """A fresh cluster and a fresh Azure; with *kwok* pods are scheduled, run and go as with kubelets."""
-    # Its one worker takes 10 ms for a pod, and what is measured is how MIC keeps up.
+    """Start a new cluster and a new Azure. With *kwok* pods are scheduled, run and end as with kubelets."""
+    # Its one worker takes 10 ms for a pod. The case measures whether MIC has the same throughput.
     workers = [f"--delete-collection-workers={HANDS}"]
     plane = await asyncio.to_thread(lambda: Plane(scheduler=kwok, kwok=kwok, apiserver_flags=workers))
     try:
@@ -249,7 +249,7 @@ async def world(folder: Path, *, kwok: bool) -> AsyncIterator[World]:
 
 
 async def _service_account(made: World) -> None:
-    """Without it no pod is admitted; the controllers make it a moment after the namespace."""
+    """Wait for the service account, which pods need. Controllers create it shortly after the namespace."""
     async with asyncio.timeout(30.0):
         while True:
             try:
@@ -262,7 +262,7 @@ async def _service_account(made: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A process at one moment."""
+    """The state of a process at one time."""
 
     cpu_seconds: float
     rss_mib: float
@@ -281,6 +281,6 @@ def usage(mic: Mic) -> Usage:
 
 
 def lease_holder(document: bytes) -> str:
-    """Who holds the Lease, as the API server's answer has it; empty when it is released."""
+    """Return the holder of the Lease; empty if it is released."""
     spec: dict[str, Any] = json.loads(document).get("spec") or {}
     return str(spec.get("holderIdentity") or "")

@@ -1,9 +1,9 @@
-"""Puts a large cluster's bytes through MIC's informers and view, and says what that took. Run as a program, since
-memory is a process's:
+"""Sends a large cluster's bytes through MIC's informers and view, and prints the cost. Run it as a program, since
+memory is measured per process:
 
     python -m benchmarks.controller.feeding PODS NODES BINDINGS
 
-prints one JSON line. Left out: HTTP and TLS to the API server and to Azure, and the rounds of places that have work.
+prints one JSON line. Not included: HTTP and TLS to the API server and to Azure, and reconcile passes.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from podidentity.kube.informer import Informer
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, Kind
 
 EVENTS: Final = 2000
-"""Of each sort, for the cost of one."""
+"""The number of events of each kind for the cost of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What feeding one size took."""
+    """The cost for one size."""
 
     pods: int
     nodes: int
@@ -46,27 +46,27 @@ class Fed:
     sync_cpu_seconds: float
     """Reading everything once: all lists decoded and in the view."""
     rss_mib: float
-    """Of the process afterwards, with an interpreter and the modules of what is measured here."""
+    """Memory of the process at the end, with the interpreter and all modules."""
     peak_rss_mib: float
     unrelated_event_us: float
-    """A pod's heartbeat: its resourceVersion alone is another."""
+    """A pod's heartbeat: only its resourceVersion changes."""
     node_event_us: float
     new_pod_us: float
-    """A pod appears that wants an identity; the median, as are the others."""
+    """A new pod with an identity; the median, as for the others."""
     own_write_us: float
-    """The watch brings what MIC's own write has told already."""
+    """The watch reports an object that MIC itself has written."""
     arm_calls: int
-    """To Azure in one interval, while nothing changes."""
+    """Calls to Azure in one interval without changes."""
 
 
 class Recorded(Client):
-    """In place of an API server: lists as pages, and watches that bring the lines they are given."""
+    """Replacement of an API server: lists in pages, and watches that send given lines."""
 
     def __init__(self, size: Size) -> None:
         super().__init__(ClusterAccess("http://nowhere.invalid"), user_agent="feeding")
         self._size = size
         self.making_seconds = 0.0
-        """CPU spent on making the bytes, which a real server would have spent elsewhere."""
+        """CPU time for the generation of bytes, which a real server would spend in another process."""
         self.watches: dict[str, asyncio.Queue[bytes]] = {}
 
     @override
@@ -129,7 +129,7 @@ class Mirror:
                 tasks.create_task(each.run())
 
     async def synced(self) -> float:
-        """Wait until everything has been read once; the CPU seconds that took."""
+        """Wait until all objects have been read once. Return the CPU seconds."""
         began = time.process_time()
         for each in self.informers:
             await each.synced()
@@ -138,7 +138,7 @@ class Mirror:
         return time.process_time() - began - self.client.making_seconds
 
     async def take(self, kind: Kind[Any], lines: list[bytes]) -> float:
-        """The median of the microseconds that each of the lines takes, from its bytes to its marks."""
+        """Return the median microseconds per line, from its bytes to the marks in the view."""
         queue, seconds = self.client.watches[kind.plural], []
         for each in lines:
             began = time.perf_counter()
@@ -149,7 +149,7 @@ class Mirror:
 
 
 async def feed(size: Size) -> Fed:
-    """Everything for one size. Raises AssertionError if the view then is not what the bytes say."""
+    """Measure one size. Raises AssertionError if the view does not equal the objects in the bytes."""
     mirror = Mirror(size)
     running = asyncio.ensure_future(mirror.follow())
     try:
@@ -161,9 +161,7 @@ async def feed(size: Size) -> Fed:
 async def _measured(mirror: Mirror, size: Size) -> Fed:
     cpu = await mirror.synced()
     after = _rss_mib()
-    assert not any(place.has_work for place in mirror.view.host_states()), (
-        "everything is assigned, and yet there is work"
-    )
+    assert not any(place.has_work for place in mirror.view.host_states()), "work although all is assigned"
     mirror.dirty.clear()
     assert sum(len(each.store) for each in mirror.informers) == sum(size.counts().values())
     step = max(1, size.pods // EVENTS)
@@ -177,10 +175,10 @@ async def _measured(mirror: Mirror, size: Size) -> Fed:
     unrelated = await mirror.take(PODS, heartbeats)
     written = await mirror.take(ASSIGNED_IDENTITIES, own)
     node = await mirror.take(NODES, beats)
-    assert mirror.dirty == [], "a heartbeat has made work"
+    assert mirror.dirty == [], "a heartbeat has caused work"
     calls = await calls_of_an_interval(mirror.view, mirror.client)
     appeared = await mirror.take(PODS, new)
-    assert len(mirror.dirty) == EVENTS, "a new pod has made no work"
+    assert len(mirror.dirty) == EVENTS, "a new pod has caused no work"
     return Fed(
         **asdict(size),
         sync_cpu_seconds=round(cpu, 3),

@@ -1,8 +1,8 @@
-"""From a pod's start to its first token: an identity that MIC has to put on the VM, and one that trusts the pod itself.
+"""Time from a pod's start to its first token: for an identity that MIC attaches to the VM, and for a federated one.
 
-The real API server, MIC and NMI; Azure is the sandbox's. A pod asks in the moment in which a witness, which watches the
-API server, sees it Running. Its identity and binding have been there for a second, and NMI has served another pod of
-that kind before. AAD takes AAD_SECONDS for each exchange; of IMDS and Resource Manager, only the operation takes time.
+The real API server, MIC and NMI; Azure is the sandbox's. A pod sends its request when a witness, which
+watches the API server, sees it Running. Its identity and binding were created a second before, and NMI has served
+another pod of that kind. AAD takes AAD_SECONDS for each exchange; IMDS has no delay, Resource Manager's operation has.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ CASES: Final = (
     (IdentityType.USER_ASSIGNED, 5.0, 3),
     (IdentityType.USER_ASSIGNED, 40.0, 1),
 )
-"""Type of the identity, seconds that Resource Manager takes to change the VM, and how often."""
+"""Type of the identity, seconds of Resource Manager's operation, and number of repetitions."""
 
 
 class Running:
-    """When each pod was seen Running."""
+    """The time at which each pod was Running."""
 
     def __init__(self) -> None:
         self._seen: dict[str, asyncio.Future[float]] = {}
@@ -81,7 +81,7 @@ async def stage() -> AsyncIterator[tuple[Sandbox, Running]]:
 
 
 async def first_tokens() -> list[Row]:
-    """All cases, on one cluster."""
+    """Run all cases on one cluster."""
     rows = []
     async with stage() as (sandbox, running):
         sandbox.azure.aad.faults.add(
@@ -90,7 +90,7 @@ async def first_tokens() -> list[Row]:
         for number, (kind, operation, times) in enumerate(CASES):
             sandbox.azure.arm.vm(sandbox.vm_id(NODE)).operation_seconds = operation
             waits = [await _first_token(sandbox, running, kind, f"case-{number}-{each}") for each in range(times + 1)]
-            waits = sorted(waits[1:])  # the first one warms the node up
+            waits = sorted(waits[1:])  # the first one prepares the node
             figures = {"median_s": statistics.median(waits), "longest_s": waits[-1]}
             rows.append(Row(f"first token, type {kind}", operation, figures))
             sys.stderr.write(f"  {rounded(rows[-1])}\n")

@@ -1,7 +1,7 @@
 """MIC at the design point on the real API server: 10,000 pods, their identities assigned, 1,000 nodes, 500 bindings.
 
-Half of the nodes are VMs, the others belong to scale sets of 25 nodes; each pod has one identity. kwok is left out:
-what it would do for 1,000 nodes takes both cores.
+Half of the nodes are VMs, the others belong to scale sets of 25 nodes; each pod has one identity. kwok is not used:
+for 1,000 nodes it would need both cores.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from tests.mic.little_cloud import Mic
 
 DESIGN: Final = Size(10_000, 1_000, 500)
 LOOK_SECONDS: Final = 30
-"""Instead of 180, so that a whole interval can be watched."""
+"""Instead of 180, so that the run includes a whole interval."""
 EVENTS: Final = 1000
 QUIET_SHARE: Final = 0.05
-"""Of one core, during a second: less than this is quiet."""
+"""The share of one core during a second below which MIC is idle."""
 OPERATION_SECONDS: Final = 5.0
 
 
 async def at_the_design_point(world: World, size: Size = DESIGN) -> AsyncIterator[Row]:
-    """Fill the cluster and Azure, then start MIC on it."""
+    """Create all objects in the cluster and in Azure, then start MIC."""
     yield Row("start, nothing in the cluster", 0.0, await _started(world))
     hosts = await _fill(world, size)
     yield Row("start, all assigned", 0.0, await _started(world))
@@ -51,7 +51,7 @@ async def at_the_design_point(world: World, size: Size = DESIGN) -> AsyncIterato
 
 
 async def _started(world: World) -> dict[str, float]:
-    """Start MIC and wait until it is quiet."""
+    """Start MIC and wait until it is idle."""
     reads, began = len(world.cloud.arm.reads()), time.monotonic()
     async with world.mic() as mic:
         active = time.monotonic() - began
@@ -70,7 +70,7 @@ async def _started(world: World) -> dict[str, float]:
 
 
 async def _quiet(mic: Mic) -> float:
-    """Wait for a quiet second; the moment it began."""
+    """Wait for an idle second. Return its start."""
     while True:
         since, before = time.monotonic(), usage(mic).cpu_seconds
         await asyncio.sleep(1.0)
@@ -79,7 +79,7 @@ async def _quiet(mic: Mic) -> float:
 
 
 async def _fill(world: World, size: Size) -> list[Host]:
-    """Everything assigned, in the cluster and in Azure; the hosts."""
+    """Assign all identities in the cluster and in Azure. Return the hosts."""
     hosts = _azure(world, size)
     await world.make_objects(NODES, (_stripped(stream.node(number)) for number in range(size.nodes)))
     await world.make_objects(IDENTITIES, (_stripped(stream.identity(number)) for number in range(size.bindings)))
@@ -112,7 +112,7 @@ def _client_id(number: int) -> str:
 
 
 def _stripped(document: dict[str, Any]) -> dict[str, Any]:
-    """Without what the API server itself fills in."""
+    """Return a pod without the fields that the API server sets."""
     meta = {key: document["metadata"][key] for key in ("name", "labels") if key in document["metadata"]}
     return {"metadata": meta, "spec": document["spec"]}
 
@@ -124,7 +124,7 @@ def _pod(number: int, size: Size) -> dict[str, Any]:
 
 
 def _assigned(number: int, size: Size, uids: dict[str, str]) -> dict[str, Any]:
-    """As MIC would have written it, for a pod of the real server's uid."""
+    """Return the object that MIC would write for a pod with this uid."""
     made = stream.assigned(number, size)
     pod = made["spec"]["pod"]
     for embedded in ("azureIdentityRef", "azureBindingRef"):
@@ -137,7 +137,7 @@ def _assigned(number: int, size: Size, uids: dict[str, str]) -> dict[str, Any]:
 
 
 async def _event_cost(world: World, mic: Mic, size: Size) -> dict[str, float]:
-    """CPU of the process for each of many pods of which something changes that does not matter."""
+    """Measure CPU time per irrelevant change of a pod."""
     before = usage(mic).cpu_seconds
     step = size.pods // EVENTS
 
@@ -153,7 +153,7 @@ async def _event_cost(world: World, mic: Mic, size: Size) -> dict[str, float]:
 
 
 async def _one_more(world: World, size: Size, times: int = 3) -> dict[str, float]:
-    """Pods with an identity that their VM has not."""
+    """Measure pods with an identity that is not attached to their VM."""
     waits = []
     for again in range(times):
         name, label = f"one-more-{again}", stream.pod(3, size)["metadata"]["labels"][BINDING_LABEL]

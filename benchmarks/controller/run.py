@@ -1,9 +1,9 @@
-"""Measures MIC and writes what was found:
+"""Measures MIC and writes a results file:
 
     python -m benchmarks.controller.run [--only NAME …] [--results FOLDER]
 
 Everything takes about twelve minutes on two cores. NAME is one of the parts that `--help` lists. The results file is
-`controller-<date>-<commit>.json`; its table is printed, and `python -m benchmarks.controller.table` puts it into the
+`controller-<date>-<commit>.json`; its table is printed, and `python -m benchmarks.controller.table` writes it to the
 documentation.
 """
 
@@ -34,12 +34,12 @@ from benchmarks.machine import ROOT, commit, facts
 from benchmarks.results import Controller
 
 SIZES: Final = ((1_000, 100, 50, 3), (10_000, 1_000, 500, 3), (100_000, 10_000, 5_000, 1))
-"""Pods, nodes, bindings, and how often."""
+"""Pods, nodes, bindings and repetitions."""
 STREAM: Final = "watch stream"
 
 
 def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
-    """The recorded watch stream at each size, in a process of its own each time."""
+    """Measure the watch stream at each size, in a separate process each time."""
     rows = []
     for pods, nodes, bindings, times in sizes:
         command = [sys.executable, "-m", "benchmarks.controller.feeding", str(pods), str(nodes), str(bindings)]
@@ -54,7 +54,7 @@ def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
 
 
 def costs(rows: Iterable[Row]) -> tuple[Controller, ...]:
-    """What `fed` says of each size of cluster."""
+    """Return the results of `fed` for each size."""
     return tuple(
         Controller(
             pods=int(row.figures["pods"]),
@@ -69,7 +69,7 @@ def costs(rows: Iterable[Row]) -> tuple[Controller, ...]:
 
 
 async def quick(made: World) -> AsyncIterator[Row]:
-    """What takes Azure little or five seconds, one after the other."""
+    """Run the cases with short operations or operations of five seconds, one after the other."""
     async with made.mic(cases.RAISED):
         for operation, times in ((0.0, 5), (0.2, 5), (5.0, 3)):
             yield await cases.one_pod(made, operation, times)
@@ -79,7 +79,7 @@ async def quick(made: World) -> AsyncIterator[Row]:
 
 
 async def slow(made: World) -> AsyncIterator[Row]:
-    """What takes forty seconds, all at once: nearly all of it is waiting."""
+    """Run the cases with operations of forty seconds concurrently, since they mostly wait."""
     async with made.mic(cases.RAISED):
         for each in await asyncio.gather(
             cases.one_pod(made, 40.0, 1),
@@ -91,7 +91,7 @@ async def slow(made: World) -> AsyncIterator[Row]:
 
 
 async def many(made: World) -> AsyncIterator[Row]:
-    """2,000 pods. The last ones are left where they are: their deletion is measured at the raised rate."""
+    """Run the cases with 2,000 pods. The last ones are not deleted: the deletion is measured at the raised rate."""
     for operation in (0.0, 5.0, 40.0):
         for each in await cases.two_thousand(made, operation, "raised"):
             yield each
@@ -106,14 +106,14 @@ PARTS: Final[Mapping[str, tuple[Callable[[World], AsyncIterator[Row]], bool]]] =
     "leaders": (cases.handing_over, False),
     "large": (at_the_design_point, False),
 }
-"""What is measured on an API server of its own, and whether with kwok."""
+"""The parts with a separate API server, and whether they use kwok."""
 
 
 EVERY: Final = ["fed", *PARTS, "tokens"]
 
 
 async def measured(part: str) -> list[Row]:
-    """All rows of a part. Each part has a fresh cluster."""
+    """Return all rows of a part. Each part has a new cluster."""
     measure, kwok = PARTS[part]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +126,7 @@ async def measured(part: str) -> list[Row]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, and nothing that names the machine."""
+    """Return the properties of the machine that the figures depend on, without its name."""
     found = facts()
     return {
         "cpu": found.cpu,

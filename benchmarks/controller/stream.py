@@ -1,8 +1,8 @@
-"""The bytes that an API server sends for a large cluster: pages of lists and lines of watches, made as they are asked
-for. Pure.
+"""The bytes that an API server sends for a large cluster: pages of lists and lines of watches, generated on
+demand. Pure.
 
-Every object carries what real ones do (managedFields, volumes, tolerations, conditions, container states), since
-skipping that is most of a reader's work. A pod has one identity; half of the nodes are VMs, the others instances of
+Each object has the fields of real ones (managedFields, volumes, tolerations, conditions, container states), since
+skipping these is most of a reader's work. A pod has one identity; half of the nodes are VMs, the others instances of
 scale sets with 25 nodes each.
 """
 
@@ -19,15 +19,15 @@ AZURE: Final = "/subscriptions/00000000-0000-4000-8000-000000000001/resourceGrou
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the cluster is."""
+    """The size of the cluster."""
 
     pods: int
     nodes: int
     bindings: int
-    """And as many identities."""
+    """The number of bindings, and of identities."""
 
     def counts(self) -> dict[str, int]:
-        """Kind's plural -> how many objects."""
+        """The number of objects by the kind's plural."""
         return {
             PODS.plural: self.pods,
             NODES.plural: self.nodes,
@@ -38,7 +38,7 @@ class Size:
 
 
 def host_id(node: int) -> str:
-    """The VM of the node with this number, or its instance of a scale set."""
+    """Return the VM of the node with this number, or its instance of a scale set."""
     if node % 2 == 0:
         return f"{AZURE}/Microsoft.Compute/virtualMachines/vm-{node:06d}"
     pool, instance = divmod(node // 2, NODES_OF_A_SET)
@@ -205,7 +205,7 @@ def pod(number: int, size: Size, *, version: int = 0, phase: str = "Running") ->
 
 
 def assigned(number: int, size: Size, *, version: int = 0, status: str = "Assigned") -> dict[str, Any]:
-    """What MIC itself writes for the pod with this number, as it comes back."""
+    """Return the object that MIC writes for the pod with this number, as the watch reports it."""
     chosen, at = number % size.bindings, f"node-{number % size.nodes:06d}"
     return {
         "apiVersion": ASSIGNED_IDENTITIES.api_version,
@@ -249,12 +249,12 @@ def document(kind: Kind[Any], number: int, size: Size) -> dict[str, Any]:
 
 
 def encoded(value: Any) -> bytes:
-    """As Go's encoder writes it: no blanks."""
+    """Encode as Go does: without blanks."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def pages(kind: Kind[Any], size: Size, page_size: int) -> Iterator[bytes]:
-    """The bodies of a list in pages, one at a time: all of them together would be a gigabyte."""
+    """Yield the bodies of a list page by page: all of them together would be a gigabyte."""
     total = size.counts()[kind.plural]
     for begin in range(0, max(total, 1), page_size):
         end = min(begin + page_size, total)
@@ -265,5 +265,5 @@ def pages(kind: Kind[Any], size: Size, page_size: int) -> Iterator[bytes]:
 
 
 def line(type_: str, value: dict[str, Any], kind: Kind[Any]) -> bytes:
-    """One event of a watch."""
+    """Return one event of a watch."""
     return encoded({"type": type_, "object": {"kind": kind.name, "apiVersion": kind.api_version, **value}})

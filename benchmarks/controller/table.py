@@ -1,10 +1,10 @@
-"""The documentation's table, made from a results file:
+"""The documentation's table, generated from a results file:
 
     python -m benchmarks.controller.table RESULTS
 
-puts it between the two marks in docs/performance.md, and what pods' first tokens took between two others. A file with
-parts alone puts what it has. Figures of the reference are those that were measured with it
-on a real API server; where nothing was, the table says so.
+writes it between two marks in docs/performance.md, and the times of first tokens between two others. A file with some
+parts replaces only these. Figures of the Go implementation were measured on a real API server; the table states where
+there are none.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.report.marks import put
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 MAKER: Final = "benchmarks.controller.table"
 TOKENS: Final = "benchmarks.controller.table tokens"
-"""What the marks around the second table name."""
+"""The name in the marks around the second table."""
 NOT: Final = "not measured"
 
 Found = dict[str, Any]
@@ -25,12 +25,12 @@ RowFound = dict[str, Any]
 
 
 def table(found: Found) -> str:
-    """Everything in *found* that there is a line for; lines of parts that were left out are left out."""
+    """Return the lines for *found*, without lines of parts that were not measured."""
     return _blocks(_compared(found), _budgets(found), _streams(found), _made_on(found))
 
 
 def tokens_table(found: Found) -> str:
-    """How long a pod waits for its first token, where *found* has that; else an empty text."""
+    """Return the lines for first tokens, or an empty text if *found* has none."""
     rows = _tokens(found)
     return _blocks(rows, _made_on(found)) if rows else ""
 
@@ -97,8 +97,8 @@ def _budgets(found: Found) -> list[str]:
     if row := _row(found, "one bad identity of 20"):
         lines.append(
             f"| one bad identity among 20 | others after {row['others_assigned_s']:.2f} s; {row['patches_in_8_s']:g} "
-            f"PATCHes in 8 s, {row['patches_from_8_to_40_s']:g} in the next 32 s | told apart at once, back-off from "
-            "30 s | 76 PATCHes in 8 s, then 1 PATCH and 2 GETs for each event |"
+            f"PATCHes in 8 s, {row['patches_from_8_to_40_s']:g} in the next 32 s | distinguished immediately, back-off "
+            "from 30 s | 76 PATCHes in 8 s, then 1 PATCH and 2 GETs for each event |"
         )
     lines += _at_the_design_point(found)
     for how, aim, theirs in (("a clean stop", "2 s", NOT), ("kill -9", "15 s, the lease's", "19 to 20 s")):
@@ -124,7 +124,7 @@ def _at_the_design_point(found: Found) -> list[str]:
         lines.append(
             f"| {size}: idle, one interval ({row['interval_s']:g} s here) | {row['gets']:g} GETs for {row['hosts']:g} "
             f"hosts, at most {row['most_gets_in_a_second']:g} in a second | one GET a host, spread | 1,020 GETs in 3 "
-            "min, and nothing is assigned meanwhile |"
+            "min, without any assignment |"
         )
     return lines
 
@@ -161,7 +161,7 @@ def _made_on(found: Found) -> list[str]:
     machine, load = found["machine"], found["load"].values()
     told = (
         f"Measured {found['date']} at commit {found['commit']} on {machine['cores']} cores ({machine['cpu']}), "
-        f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and whoever makes the pods "
+        f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and the creator of the pods "
         f"share them. Load before the parts: {min(load):g} to {max(load):g}."
     )
     return [told]

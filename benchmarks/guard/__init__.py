@@ -1,5 +1,6 @@
-"""What a request costs, counted and not timed: instructions, allocations, system calls, against a committed baseline.
+"""The cost of a request in instructions, allocations and system calls, compared with a committed baseline.
 
-`batches` is the process that is counted, `marks` and `steady` are compiled into it, `counting` runs it, `callgrind`
-reads what valgrind wrote, `baseline` compares. `make test` checks; `python -m benchmarks.guard write` renews.
+`batches` is the process under measurement; `marks` and `steady` are compiled for it. `counting` runs it, `callgrind`
+reads valgrind's output, `baseline` compares. `make test` checks; `python -m benchmarks.guard write` updates the
+baseline.
 """

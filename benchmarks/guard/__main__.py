@@ -1,6 +1,6 @@
 """`python -m benchmarks.guard check | write | functions`.
 
-Hold the counts against the baseline, make them the baseline, or tell where instructions are spent.
+Compare the counts with the baseline, write them as the baseline, or list the functions that spend the instructions.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from benchmarks.guard.here import here
 
 
 def main() -> int:
-    """0 if all is as it was."""
+    """Run the command line. Return 0 if the counts equal the baseline."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
     parser.add_argument("what", choices=["check", "write", "functions"])
     what = parser.parse_args().what

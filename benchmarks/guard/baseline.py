@@ -1,8 +1,8 @@
-"""The committed counts, and whether new ones are still within them. Pure but for the two functions that use the file.
+"""The committed counts, and their comparison with new ones. Pure except for the two functions that use the file.
 
-A baseline holds for the environment it was made in. What the data plane's own code costs depends on the compilers; what
-the whole process costs depends on Python's own build and libraries, too. Elsewhere the nearest baseline is taken with a
-wider bound, so the guard tells less there, but never nothing.
+A baseline is valid for the environment that it was written in. The cost of the data plane's code depends on the
+compilers; the cost of the whole process also depends on Python's build and libraries. In another environment the guard
+uses the most similar baseline with a wider bound.
 """
 
 from collections.abc import Mapping
@@ -14,28 +14,30 @@ import msgspec
 
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 WITHIN: Final = 0.03
-"""In the baseline's environment; repeated counts agree within 0.3 %."""
+"""The bound in the baseline's environment. Repeated counts agree within 0.3 %."""
 ELSEWHERE: Final = 0.25
-"""With CPython 3.13 for 3.11 it is up to 5 % in our own code and 16 % in all."""
-RENEW: Final = "If this is meant, `python -m benchmarks.guard write` renews the baseline; commit it with the change."
+"""The bound elsewhere. CPython 3.13 instead of 3.11 changes up to 5 % in the project's code and 16 % in total."""
+RENEW: Final = (
+    "If this is intended, `python -m benchmarks.guard write` updates the baseline; commit it with the change."
+)
 SHOWN: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What counts depend on besides our code."""
+    """What the counts depend on, apart from the project's code."""
 
     machine: str
     compiler: str
-    """C compiler, its major version: of the data plane."""
+    """The data plane's C compiler with its major version."""
     cython: str
     python: str
-    """Version, its first two parts."""
+    """The first two parts of the version."""
     build: str
-    """Python's own version and compiler, libc and uvloop."""
+    """The version and compiler of Python, libc and uvloop."""
 
     def same_native(self, other: "Environment") -> bool:
-        """Whether the data plane's own code is the same machine code in both."""
+        """Return whether the data plane has the same machine code in both."""
         return (self.machine, self.compiler, self.cython, self.python) == (
             other.machine,
             other.compiler,
@@ -44,7 +46,7 @@ class Environment:
         )
 
     def likeness(self, other: "Environment") -> int:
-        """How much of it is the same; machine and Python count most."""
+        """Return the degree of similarity; machine and Python count most."""
         return (
             8 * (self.machine == other.machine)
             + 4 * (self.python == other.python)
@@ -55,33 +57,33 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one batch, per request."""
+    """The counts of one batch, per request."""
 
     instructions: float
-    """In user space, of the whole process while it served."""
+    """Instructions of the whole process in user space while it served requests."""
     native: float
-    """Those inside the data plane's own objects."""
+    """Instructions in the data plane's objects."""
     allocations: float
     system_calls: Mapping[str, float]
     functions: Mapping[str, float]
-    """Instructions of those that spend most, by `object:name`."""
+    """Instructions of the most expensive functions, by `object:name`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Counts and what they hold for."""
+    """Counts and the environment that they are valid for."""
 
     environment: Environment
     batches: Mapping[str, Counts]
 
 
 def read(path: Path = BASELINE) -> list[Baseline]:
-    """Every environment's."""
+    """Return the baselines of all environments."""
     return msgspec.json.decode(path.read_bytes(), type=list[Baseline])
 
 
 def write(baselines: list[Baseline], path: Path = BASELINE) -> None:
-    """Numbers rounded to what is of use, so that a new baseline differs where something has changed."""
+    """Write all baselines, with rounded numbers, so that a new baseline differs only where the cost has changed."""
     rounded = msgspec.to_builtins(baselines)
     for each in rounded:
         for counts in each["batches"].values():
@@ -93,12 +95,12 @@ def write(baselines: list[Baseline], path: Path = BASELINE) -> None:
 
 
 def nearest(baselines: list[Baseline], environment: Environment) -> Baseline:
-    """The same environment's, or the most alike."""
+    """Return the baseline of the same environment, or of the most similar one."""
     return max(baselines, key=lambda each: (each.environment == environment, each.environment.likeness(environment)))
 
 
 def complaints(base: Baseline, environment: Environment, found: Mapping[str, Counts]) -> list[str]:
-    """What is not as it was, each in some lines that say by how much and where; nothing if all is within bounds."""
+    """Return the counts that are out of bounds, each as lines with the amount and the functions."""
     same = base.environment == environment
     same_native = base.environment.same_native(environment)
     whole, native = WITHIN if same else ELSEWHERE, WITHIN if same_native else ELSEWHERE
@@ -120,7 +122,7 @@ def complaints(base: Baseline, environment: Environment, found: Mapping[str, Cou
 
 
 def memory_and_kernel(batch: str, was: Counts, now: Counts, *, exact: bool) -> list[str]:
-    """Where allocations or system calls are not as they were. Elsewhere only more of them is a complaint."""
+    """Return changed numbers of allocations and system calls. In another environment only an increase is reported."""
     told = []
     allowed = was.allocations * (WITHIN if exact else ELSEWHERE)
     if now.allocations > was.allocations + allowed or (exact and now.allocations < was.allocations - allowed):
@@ -133,19 +135,19 @@ def memory_and_kernel(batch: str, was: Counts, now: Counts, *, exact: bool) -> l
 
 
 def message(told: list[str], base: Baseline, environment: Environment) -> str:
-    """What a developer reads."""
+    """Return the report for a developer."""
     place = "" if base.environment == environment else f"The nearest baseline is of {base.environment}.\n\n"
     return place + "\n\n".join([*told, RENEW])
 
 
 def change(before: float, after: float) -> str:
-    """`5,638.0 -> 6,000.0 (+6.4 %)`."""
+    """Return a change in the form `5,638.0 -> 6,000.0 (+6.4 %)`."""
     share = f" ({(after - before) / before:+.1%})" if before else ""
     return f"{before:,.2f} -> {after:,.2f}{share}"
 
 
 def differences(was: Mapping[str, float], now: Mapping[str, float]) -> str:
-    """The functions that differ most, a line each. One that is in neither list spends next to nothing."""
+    """Return the functions that differ most, one per line. A function in neither list spends almost nothing."""
     names = sorted(was.keys() | now.keys(), key=lambda name: -abs(now.get(name, 0.0) - was.get(name, 0.0)))
     lines = [f"  {now.get(name, 0.0) - was.get(name, 0.0):+10,.1f}  {name}" for name in names[:SHOWN]]
     return "Where:\n" + "\n".join(lines)

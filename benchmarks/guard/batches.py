@@ -1,9 +1,9 @@
-"""The process that is counted: a whole token server in a uvloop loop, and batches of requests over loopback.
+"""The process under measurement: a complete token server in a uvloop loop, and batches of requests over loopback.
 
-Whoever asks sits in the same thread, in a callback of the same loop: in one turn of the loop it takes the answers and
-sends the next requests, in the same turn the loop finds them and the lane answers. So how the two meet does not depend
-on the scheduler. The marks leave the asking side out, but for its callback's way through the loop, some 2,500
-instructions in each turn; what is counted is everything else that the loop's thread does.
+The client runs in the same thread, in a callback of the same loop: in one pass of the loop it reads the responses and
+sends the next requests, and in the same pass the lane answers them. So the order does not depend on the scheduler. The
+marks exclude the client, except for its callback's way through the loop (about 2,500 instructions per pass). All other
+work of the loop's thread is counted.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ SDKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rounds of requests. In each round every connection asks once, each with the next text of *asking*."""
+    """Rounds of requests. In each round every connection sends the next text of *asking*."""
 
     name: str
     asking: Sequence[bytes]
     rounds: int
     connections: int = 1
     close: bool = False
-    """A new connection for each round."""
+    """Whether each round uses new connections."""
     status: bytes = b"200"
     pipelined: int = 1
-    """How often the text is sent in one piece."""
+    """The number of copies of the text in one write."""
 
     @property
     def requests(self) -> int:
@@ -53,22 +53,25 @@ class Batch:
 
 
 def corpus(name: str) -> bytes:
-    """The request of that name, to be answered with a token."""
+    """Return the request of that name, whose response is a token."""
     (case,) = (case for case in ACCEPTED if case.name == name)
     return case.data
 
 
 def with_id(request: bytes, number: int) -> bytes:
-    """*request* with an id of its own, as SDKs send one."""
+    """Return *request* with a request id, as SDKs send it."""
     return request.replace(b"\r\n\r\n", b"\r\nx-ms-client-request-id: %032x\r\n\r\n" % number)
 
 
 def batches() -> tuple[Batch, ...]:
-    """What is counted. The numbers are large enough that one chance event does not show, small enough for seconds."""
+    """Return the batches.
+
+    The numbers are so large that one random event is not visible, and small enough for seconds.
+    """
     plain = corpus("azure-identity-python")
     closing = plain.replace(b"Connection: keep-alive", b"Connection: close")
     nobody = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fnobody.example%2F")
-    # Each of the connections, and so each pod, is one SDK's.
+    # Each connection, and so each pod, uses one SDK.
     varying = [with_id(corpus(name), number) for number in range(20) for name in SDKS]
     return (
         Batch("keep-alive", [plain], 300),
@@ -81,7 +84,7 @@ def batches() -> tuple[Batch, ...]:
 
 
 class Asking:
-    """Sends a batch's rounds, one in each turn of the loop, and asserts that each request is answered as expected."""
+    """Client that sends a batch's rounds, one per pass of the loop, and asserts that each response is as expected."""
 
     def __init__(self, address: tuple[str, int], batch: Batch) -> None:
         self.address = address
@@ -96,7 +99,7 @@ class Asking:
         self._ended: asyncio.Future[None] = self._loop.create_future()
 
     async def ask(self, rounds: int) -> int:
-        """Ask for so many rounds; how many turns of the loop it took."""
+        """Send this number of rounds. Return the number of passes of the loop."""
         self._left = rounds
         self.turns = 0
         self._ended = self._loop.create_future()
@@ -105,7 +108,7 @@ class Asking:
         return self.turns
 
     def connect(self) -> None:
-        """Each connection from another pod's address."""
+        """Connect each socket from the address of another pod."""
         for number in range(self.batch.connections):
             sock = socket.socket()
             sock.bind((pod_address(number), 0))
@@ -139,7 +142,7 @@ class Asking:
 
     def _look(self) -> None:
         self.turns += 1
-        assert self.turns < TURNS_MAX, "the answers do not come"
+        assert self.turns < TURNS_MAX, "no responses arrive"
         for number, sock in enumerate(self._sockets):
             if self._owed[number]:
                 try:
@@ -160,7 +163,7 @@ class Asking:
             self._ended.set_result(None)
 
     def _counted(self, answers: bytes) -> int:
-        """How many whole answers these are; nothing else may be among them."""
+        """Return the number of complete responses. Raises AssertionError for any other data."""
         count = 0
         while answers:
             head, _, rest = answers.partition(b"\r\n\r\n")
@@ -173,7 +176,7 @@ class Asking:
 
 
 async def count_all(only: Callable[[Batch], bool], times: int) -> dict[str, list[dict[str, int]]]:
-    """Run each batch *times* times after a warm-up, and mark the end of each."""
+    """Run each batch *times* times after a warm-up, and mark the end of each run."""
     served = Served()
     counted: dict[str, list[dict[str, int]]] = {}
     with socket.create_server((NODE, 0), backlog=128) as listener:

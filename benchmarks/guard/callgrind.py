@@ -1,4 +1,4 @@
-"""Callgrind's dumps, read: how many instructions each function spent itself, and with all that it called."""
+"""Reader of Callgrind's dumps: the instructions of each function, with and without its callees."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ _TRIGGER: Final = "desc: Trigger: Client Request: "
 
 @dataclass(frozen=True, slots=True, order=True)
 class Function:
-    """A function in an object file; the file by its name alone, without what differs between machines."""
+    """A function in an object file. The file is its base name, without parts that differ between machines."""
 
     name: str
     object: str
@@ -21,23 +21,23 @@ class Function:
 
 @dataclass(slots=True)
 class Dump:
-    """What was counted up to one request for a dump. Numbers are instructions in user space."""
+    """The counts up to one request for a dump. Numbers are instructions in user space."""
 
     name: str = ""
-    """What the program called it; empty if callgrind made it by itself, at the end."""
+    """The name that the program gave; empty for the dump that callgrind writes at the end."""
     own: Counter[Function] = field(default_factory=Counter)
-    """Without what was called."""
+    """Instructions without callees."""
     calls: Counter[Function] = field(default_factory=Counter)
-    """How often each was called."""
+    """The number of calls."""
     with_callees: Counter[Function] = field(default_factory=Counter)
-    """What was spent in calls of each, as its callers saw it; a recursive function counts more than once."""
+    """Instructions with callees, as counted at the callers. A recursive function is counted more than once."""
 
     def total(self) -> int:
         return self.own.total()
 
 
 def read(lines: Iterable[str]) -> Dump:
-    """One dump, written with --dump-line=no, --compress-strings=no and --compress-pos=no."""
+    """Parse one dump, written with --dump-line=no, --compress-strings=no and --compress-pos=no."""
     dump = Dump()
     here = called = Function("", "")
     in_call = False
@@ -69,15 +69,15 @@ def read(lines: Iterable[str]) -> Dump:
 
 
 def object_name(path: str) -> str:
-    """`…/lane.cpython-311-x86_64-linux-gnu.so` is `lane`, `…/libc.so.6` is `libc`."""
+    """Return the short name: `…/lane.cpython-311-x86_64-linux-gnu.so` is `lane`, `…/libc.so.6` is `libc`."""
     return Path(path).name.partition(".")[0]
 
 
 def function_name(symbol: str) -> str:
-    """`__pyx_f_7_native_4scan_scan_head` is `scan_head`, of a class `Lane.accept_some`; what is not Cython's stays.
+    """Return the short name: `__pyx_f_7_native_4scan_scan_head` is `scan_head`, a method is `Lane.accept_some`.
 
-    Before the function come its package, module and class, each after its length. The wrapper by which Python calls a
-    function is another function.
+    Cython writes package, module and class before the function, each after its length. The wrapper that Python calls
+    counts as another function. Other names are not changed.
     """
     begin = _CYTHON.match(symbol)
     if begin is None:
@@ -96,7 +96,7 @@ def function_name(symbol: str) -> str:
 
 
 def dumps(prefix: Path) -> list[Dump]:
-    """All named dumps of a run with --callgrind-out-file=*prefix*, in the order they were made."""
+    """Return all named dumps of a run with --callgrind-out-file=*prefix*, in the order of their creation."""
     numbered = sorted((int(each.suffix[1:]), each) for each in prefix.parent.glob(f"{prefix.name}.[0-9]*"))
     found = []
     for _, each in numbered:

@@ -1,7 +1,7 @@
-"""Runs `batches` three times: under callgrind, with allocations counted, under strace. What is counted is per request.
+"""Runs `batches` three times: under callgrind, with counted allocations, under strace. All counts are per request.
 
-Each number is the least of REPEATED times: what disturbs a run (bytes that the kernel delivers a moment late, so that
-the loop turns once more) only ever adds.
+Each number is the minimum of REPEATED runs, since disturbances (for example bytes that the kernel delivers late, so
+that the loop makes an additional pass) only increase it.
 """
 
 import json
@@ -23,37 +23,37 @@ from benchmarks.guard.callgrind import Dump, dumps
 REPEATED: Final = 3
 SECONDS_MAX: Final = 200
 FUNCTIONS_KEPT: Final = 60
-"""Of each batch, those that spend most."""
+"""The number of most expensive functions that are kept per batch."""
 _NATIVE: Final = frozenset(path.stem for path in (ROOT / "_native").glob("*.pyx"))
 _MARKS: Final = frozenset({"marks", "steady"})
 _CALL: Final = re.compile(r"^\d+ +(\w+)\((.*)")
 
 
 class ToolMissingError(RuntimeError):
-    """A program that the guard needs is not installed; the message says what to install."""
+    """A program that the guard needs is not installed. The message names the package to install."""
 
 
 def tool(name: str) -> str:
-    """Where the program of that name (and of that package's) is. Raises ToolMissingError."""
+    """Return the path of a program whose package has the same name. Raises ToolMissingError."""
     found = shutil.which(name)
     if found is None:
-        raise ToolMissingError(f"{name} is not installed: have it installed with `sudo apt-get install {name}`")
+        raise ToolMissingError(f"{name} is not installed; run `sudo apt-get install {name}`")
     return found
 
 
 def command(times: int, traced: str, output: Path, only: Sequence[str]) -> list[str]:
-    """The process that is counted."""
+    """Return the command of the process under measurement."""
     return [sys.executable, "-m", "benchmarks.guard.batches", str(times), traced, str(output), *only]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Nothing of the caller's: where hashes and addresses lie must be the same each time."""
+    """Return an environment without the caller's variables, so that hashes and addresses are the same each time."""
     preload = str(library(Path(__file__).with_name("steady.c")))
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0", "LD_PRELOAD": preload, **more}
 
 
 def run(words: Sequence[str | Path], settings: Mapping[str, str]) -> None:
-    """Raises RuntimeError with the end of what it said, and TimeoutExpired."""
+    """Run a command. Raises RuntimeError with the end of its output, and TimeoutExpired."""
     done = subprocess.run(
         words, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
     )
@@ -62,10 +62,12 @@ def run(words: Sequence[str | Path], settings: Mapping[str, str]) -> None:
 
 
 def counted(only: Sequence[str] = ()) -> dict[str, Counts]:
-    """Everything that is counted, of each batch (or of those named). Raises ToolMissingError and RuntimeError."""
+    """Return all counts of each batch, or of the named ones. Raises ToolMissingError and RuntimeError."""
     valgrind, strace = tool("valgrind"), tool("strace")
     environment()
-    extension(Path(__file__).with_name("marks.pyx"))  # both compiled once, before three need them at the same time
+    extension(
+        Path(__file__).with_name("marks.pyx")
+    )  # both are compiled once, before three processes need them concurrently
     with tempfile.TemporaryDirectory(prefix="guard-") as name, ThreadPoolExecutor(3) as threads:
         room = Path(name)
         under_callgrind = threads.submit(instructions, valgrind, room, only)
@@ -85,12 +87,12 @@ def counted(only: Sequence[str] = ()) -> dict[str, Counts]:
 
 
 def instructions(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What each function (`object:name`) spends on a request itself, of each batch."""
+    """Return the instructions per request of each function (`object:name`) without callees, per batch."""
     return {batch: per_request(dump, requests) for batch, (dump, requests) in dumped(valgrind, room, only).items()}
 
 
 def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Dump, int]]:
-    """Of each batch what callgrind counted, and for how many requests."""
+    """Return callgrind's dump and the number of requests of each batch."""
     output = room / "callgrind.json"
     prefix = room / "callgrind.out"
     options = ["--instr-atstart=no", "--collect-atstart=no", "--dump-line=no", "--compress-strings=no"]
@@ -101,7 +103,7 @@ def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Du
 
 
 def least(every: Sequence[Dump]) -> dict[str, Dump]:
-    """Of the dumps of one name the one with the fewest instructions."""
+    """Return the dump with the fewest instructions for each name."""
     found: dict[str, Dump] = {}
     for dump in every:
         if dump.name not in found or dump.total() < found[dump.name].total():
@@ -110,7 +112,7 @@ def least(every: Sequence[Dump]) -> dict[str, Dump]:
 
 
 def per_request(dump: Dump, requests: int) -> dict[str, float]:
-    """By `object:name`. What the marks themselves cost is left out."""
+    """Return instructions by `object:name`, without the cost of the marks."""
     spent: dict[str, float] = {}
     for function, count in dump.own.items():
         if function.object not in _MARKS:
@@ -120,7 +122,7 @@ def per_request(dump: Dump, requests: int) -> dict[str, float]:
 
 
 def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
-    """How often a request makes the process ask for memory, Python's own small objects included."""
+    """Return the allocations per request, including Python's small objects."""
     output = room / "allocations.json"
     run(command(REPEATED, "untraced", output, only), environment(PYTHONMALLOC="malloc"))
     return {
@@ -130,7 +132,7 @@ def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
 
 
 def system_calls(strace: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How often a request makes the process call the kernel, by the call's name."""
+    """Return the system calls per request, by name."""
     output = room / "strace.json"
     trace = room / "trace"
     preload = environment()
@@ -149,7 +151,7 @@ def system_calls(strace: str, room: Path, only: Sequence[str]) -> dict[str, dict
 
 
 def between_marks(lines: Iterable[str]) -> list[tuple[str, Counter[str]]]:
-    """The calls between `begin` and `end`, up to each batch's end."""
+    """Return the calls between `begin` and `end`, up to the end of each batch."""
     found: list[tuple[str, Counter[str]]] = []
     called: Counter[str] = Counter()
     counting = False

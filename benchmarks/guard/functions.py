@@ -1,4 +1,4 @@
-"""Where a request's instructions go, function by function."""
+"""Instructions of a request by function."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,14 +13,17 @@ SHOWN: Final = 20
 
 
 def tables() -> Iterator[str]:
-    """Of each batch a heading and a Markdown table. Raises ToolMissingError and RuntimeError."""
+    """Return a heading and a Markdown table for each batch. Raises ToolMissingError and RuntimeError."""
     with tempfile.TemporaryDirectory(prefix="guard-") as room:
         for batch, (dump, requests) in dumped(tool("valgrind"), Path(room), ()).items():
             yield f"### {batch}\n\n{table(dump, requests)}"
 
 
 def table(dump: Dump, requests: int) -> str:
-    """Those that spend most themselves, per request. A dash: its call began before the count."""
+    """Return the most expensive functions without callees, per request.
+
+    A dash marks a call that began before the count.
+    """
     rows = [
         [
             f"{function.object}: {function.name}",

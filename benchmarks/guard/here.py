@@ -1,4 +1,4 @@
-"""The environment of this process, as a baseline names it."""
+"""The environment of this process in the form that a baseline uses."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ from benchmarks.guard.baseline import Environment
 
 
 def here() -> Environment:
-    """Raises CalledProcessError if the compiler cannot say its version."""
+    """Return the environment. Raises CalledProcessError if the compiler does not print its version."""
     compiler = os.environ.get("CC", "cc")
     said = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
     macros = subprocess.run([compiler, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Marks between which a process is counted: by callgrind, by `steady.c`, and by whoever reads its system calls."""
+"""Marks around the counted part of a process: for callgrind, for `steady.c`, and for the trace of system calls."""
 
 cdef extern from *:
     """
@@ -12,7 +12,7 @@ cdef extern from *:
         *(void **)&mark_allocations = dlsym(RTLD_DEFAULT, "steady_allocations");
         return mark_count && mark_allocations;
     }
-    /* A call that fails at once and that nothing else makes: the text stands in the trace. */
+    /* A call that fails immediately and that no other code makes: the trace contains the text. */
     static void mark_trace(const char *text, size_t size) { if (write(-1, text, size)) {} }
     static void toggle(void) { CALLGRIND_TOGGLE_COLLECT; }
     static void start(void) { CALLGRIND_START_INSTRUMENTATION; }
@@ -27,7 +27,7 @@ cdef extern from *:
     void c_dump "dump"(const char *name)
 
 if not find_steady():
-    raise ImportError("steady.so has to be loaded first (LD_PRELOAD): python -m benchmarks.guard sees to it")
+    raise ImportError("steady.so must be loaded first (LD_PRELOAD): run python -m benchmarks.guard")
 
 cdef bint tracing = False
 
@@ -60,7 +60,7 @@ def end():
 
 
 def done(bytes name not None):
-    """Close the account of what was counted since the last done(), under *name*; how many allocations there were."""
+    """End the count since the last done() under *name*. Return the number of allocations."""
     c_dump(name)
     if tracing:
         mark_trace(name, <size_t>len(name))

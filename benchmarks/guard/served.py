@@ -1,4 +1,4 @@
-"""A whole token server whose issuer answers at once; everything between the socket and the issuer is the product's."""
+"""A complete token server whose issuer responds immediately. All code between socket and issuer is NMI's."""
 
 from typing import Final
 
@@ -18,12 +18,12 @@ TOKENLESS: Final = "https://nobody.example/"
 
 
 def pod_address(number: int) -> str:
-    """On loopback, of one of the PODS."""
+    """Return the loopback address of one of the PODS."""
     return f"127.0.1.{number + 1}"
 
 
 class Served:
-    """A node of PODS pods, of which every one may have a token of every resource but TOKENLESS."""
+    """Issuer for PODS pods. Each pod gets a token for each resource except TOKENLESS."""
 
     def __init__(self) -> None:
         self.index = Index()

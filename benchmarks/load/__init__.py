@@ -1,4 +1,4 @@
-"""What the node's daemon does under load, beside its yardsticks: whole programs over loopback.
+"""NMI under load compared with other servers: complete programs over loopback.
 
-`generator` makes the load, by a small C program of its own, and `requests` are what it sends.
+`generator` generates the load with a small C program; `requests` has the requests that it sends.
 """

@@ -1,13 +1,13 @@
-"""The addresses of pods, by their numbers."""
+"""Addresses of pods by number."""
 
 import ipaddress
 from typing import Final
 
 FIRST_POD: Final = "127.1.0.1"
-"""Of the first pod on loopback; the others follow one by one."""
+"""The address of the first pod on loopback; the others follow."""
 
 
 def addresses(count: int, first: str = FIRST_POD) -> list[str]:
-    """*count* addresses from *first* on."""
+    """Return *count* consecutive addresses that start with *first*."""
     begin = int(ipaddress.IPv4Address(first))
     return [str(ipaddress.IPv4Address(begin + number)) for number in range(count)]

@@ -1,4 +1,4 @@
-"""What is measured: each case as data. `closed`, `timely` and `meanwhile` carry them out."""
+"""The cases of the suite as data. `closed`, `timely` and `meanwhile` run them."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -9,7 +9,7 @@ from benchmarks.load.generator import Request
 PODS: Final = 250
 """A full node."""
 FEW, MANY = 1, 10_000
-"""Sizes of the index that a full node is compared with."""
+"""Sizes of the index that are compared with a full node."""
 ALL: Final = ("nginx", "nmi", "plain", "aiohttp")
 PAIR: Final = ("nginx", "nmi")
 
@@ -27,7 +27,7 @@ class Load:
     servers: tuple[str, ...] = PAIR
     series: tuple[Literal["connections", "pods"], ...] = ()
     quick: bool = False
-    """Also part of a quick run."""
+    """Whether a quick run includes it."""
 
 
 CONTROL: Final = Load(
@@ -64,7 +64,7 @@ ON_A_FULL_NODE: Final = (
     Load(
         "close-32",
         "connection per request c=32",
-        "32 clients, each request on a connection of its own, the pods in turn",
+        "32 clients, a new connection for each request, all pods round-robin",
         32,
         close=True,
         servers=ALL,
@@ -73,7 +73,7 @@ ON_A_FULL_NODE: Final = (
     Load(
         "sdks-32",
         "SDKs' requests c=32",
-        "as seven SDKs send them, each with an id of its own where the SDK sends one",
+        "as seven SDKs send them, with a new request id where the SDK sends one",
         32,
         requests=requests.sdks(),
     ),
@@ -82,38 +82,43 @@ ONE_POD: Final = Load("pods-1", "1 pod c=32", "32 connections of the node's only
 MANY_PODS: Final = Load(
     "pods-10000",
     "10,000 pods c=32",
-    "10,000 pods in the index, 32 ask; in the same rounds as 1 pod",
+    "10,000 pods in the index, 32 send requests; in the same rounds as 1 pod",
     32,
     series=("pods",),
 )
 MANY_PODS_CLOSE: Final = Load(
     "close-10000",
     "10,000 pods, close c=32",
-    "connection per request, 256 of the 10,000 pods in turn",
+    "connection per request, 256 of the 10,000 pods round-robin",
     32,
     close=True,
 )
 BEHIND_THE_RULE: Final = (
-    Load("rule-32", "nat rule, c=32", "through the nat rule in network namespaces, which NMI asks about", 32),
+    Load(
+        "rule-32",
+        "nat rule, c=32",
+        "through the nat rule in network namespaces; NMI reads the original destination",
+        32,
+    ),
     Load("rule-close-32", "nat rule, close c=32", "the same with a connection per request", 32, close=True),
 )
 
 RATES: Final = (1_000, 10_000, 40_000)
-"""Requests a second in the open loop."""
+"""Requests per second in the open loop."""
 RATE_CONNECTIONS: Final = 64
 QUICK_RATES: Final = (10_000,)
 
 
 @dataclass(frozen=True, slots=True)
 class Meanwhile:
-    """What goes on beside an open loop of ready answers."""
+    """A disturbance during an open loop of ready answers."""
 
     key: str
     title: str
     text: str
     quick: bool = False
     own: str = ""
-    """Title of a row about the other clients themselves, where there is one."""
+    """Title of the row about the other clients, if there is one."""
 
 
 BACKGROUND_RATE: Final = 5_000
@@ -127,7 +132,7 @@ SCRAPES: Final = Meanwhile("scrapes", "a scrape each second", "Prometheus reads 
 NOISY: Final = Meanwhile(
     "noisy",
     "1 noisy pod of 100",
-    "another pod: 200 connections in a closed loop and 50 clients that close, as fast as they can",
+    "another pod: 200 connections in a closed loop and 50 clients that close, without a rate limit",
 )
 MISSES: Final = Meanwhile(
     "misses", "misses beside hits", "8 requests a second for a token of IMDS, which takes 50 ms", own="a miss itself"
@@ -135,12 +140,12 @@ MISSES: Final = Meanwhile(
 RENEWALS: Final = Meanwhile(
     "renewals",
     "renewals under load",
-    "8 of the cached tokens a second are fetched anew (bypass_cache=true), which takes IMDS 50 ms",
+    "8 cached tokens a second are fetched again (bypass_cache=true), which takes IMDS 50 ms",
     own="a renewal itself",
 )
 PASSED_ON: Final = Meanwhile(
     "passed-on",
-    "instance metadata beside",
+    "instance metadata",
     "8 requests a second that are passed on to IMDS",
     own="a passed-on request itself",
 )

@@ -1,4 +1,4 @@
-"""Closed loops: each connection asks again as soon as it is answered; servers in alternating rounds."""
+"""Closed loops: each connection sends the next request when it has the response; servers in alternating rounds."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from benchmarks.results import BASE, OURS, Case, Control
 from benchmarks.rounds import Contestant, Outcome, Readings, Rounds
 
 WARM_SECONDS: Final = 0.1
-"""Until all connections are made and both cores are awake."""
+"""Until all connections are open and both cores run at full speed."""
 OK: Final = 200
 AGAIN: Final = "nmi again"
 
@@ -27,14 +27,14 @@ class Pace:
 
     rounds: int
     seconds: float
-    """For one measurement."""
+    """The duration of one measurement."""
     deadline: float
-    """On the monotonic clock: nothing is waited for or redone after it."""
+    """By the monotonic clock. After it there are no waits and no repetitions."""
     quick: bool
 
 
 def measured(load: Load, stage: Stage, cores: Readings, pace: Pace) -> Case:
-    """*load* on those of its servers that are on the stage."""
+    """Measure *load* on its servers that run on the stage."""
     there = [name for name in load.servers if name in stage.servers]
     found = _alternate(
         [_contestant(name, load, stage, stage.servers[name], pace) for name in there], cores, pace, stage
@@ -43,8 +43,9 @@ def measured(load: Load, stage: Stage, cores: Readings, pace: Pace) -> Case:
 
 
 def side_by_side(loads: Sequence[tuple[Load, Stage]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
-    """NMI in each of *loads* and the first stage's nginx, all in the same rounds: a machine that changes its speed
-    changes it for all of them."""
+    """Measure NMI in each of *loads* and the first stage's nginx in the same rounds.
+
+    So a change of the machine's speed affects all of them."""
     first_load, first = loads[0]
     contestants = [_contestant(BASE, first_load, first, first.servers[BASE], pace)]
     contestants += [_contestant(load.key, load, stage, stage.node, pace) for load, stage in loads]
@@ -56,7 +57,7 @@ def side_by_side(loads: Sequence[tuple[Load, Stage]], cores: Readings, pace: Pac
 
 
 def control(stage: Stage, cores: Readings, pace: Pace) -> Control:
-    """NMI as if it were two servers."""
+    """Measure NMI as if it were two servers."""
     twice = [_contestant(name, CONTROL, stage, stage.node, pace) for name in (OURS, AGAIN)]
     found = _alternate(twice, cores, pace, stage)
     return paired.control(CONTROL.title, found.rounds[OURS], found.rounds[AGAIN], found.redone)
@@ -108,13 +109,13 @@ def _sample(load: Load, stage: Stage, server: Server, seconds: float, begin: Cal
 
 
 def percentiles(found: Measured) -> tuple[float, float, float]:
-    """p50, p99 and p99.9 in µs; zeros where nothing was answered, and `errors` says why."""
+    """Return p50, p99 and p99.9 in µs. They are 0 without responses; `errors` has the reasons."""
     if not found.requests:
         return 0.0, 0.0, 0.0
     return found.latency.quantile(0.5), found.latency.quantile(0.99), found.latency.quantile(0.999)
 
 
 def errors(found: Measured, expected: int = OK) -> dict[str, int]:
-    """What kept requests from the answer that they were to have, and how often."""
+    """Return the errors and how often each occurred."""
     others = {f"status {status}": count for status, count in found.statuses.items() if status != expected}
     return {**found.errors, **others}

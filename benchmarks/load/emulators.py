@@ -1,7 +1,7 @@
 """The API server and IMDS around one NMI, as a process of their own: `python -m benchmarks.load.emulators`.
 
-Orders come in as lines (`orders`), each is answered by one. It ends when its input does. There is no kubelet and no
-MIC: pods are written as the one leaves them, AzureAssignedIdentities as the other does, about as large as real ones.
+It reads orders as lines (`orders`), responds with one line each, and exits at the end of its input. There is no kubelet
+and no MIC: the process writes pods and AzureAssignedIdentities in their final states, about as large as real ones.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 ASSIGNED: Final = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
 TENANT: Final = "7e4a0000-0000-4000-8000-000000000000"
 TICK_SECONDS: Final = 0.01
-"""So often a churn catches up with what is due."""
+"""The interval at which a churn makes the writes that are due."""
 PAGE: Final = 100
-"""Pods that are made before somebody else gets the loop."""
+"""Pods that are created before other tasks of the loop run."""
 
 
 class LongTokens(TokenMint):
-    """Tokens of a given length: real ones have more claims than the sandbox's, some 1.5 kB in all."""
+    """Mint of tokens with a given length. Real tokens have more claims than the sandbox's, about 1.5 kB in total."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -48,20 +48,20 @@ class LongTokens(TokenMint):
 
     @override
     def mint(self, *, extra: Mapping[str, Any] | None = None, **claims: Any) -> str:
-        """To within 3 bytes as long as asked for, or as long as its claims are without more."""
+        """Return a token of the requested length within 3 bytes, or longer if its claims are longer."""
         claims["extra"] = {**(extra or {}), "wids": ""}
         claims["extra"]["wids"] = "w" * ((self._length - len(super().mint(**claims))) * 3 // 4)
         return super().mint(**claims)
 
 
 class Emulators:
-    """Both servers, and what is asked of them."""
+    """Both servers, and the orders for them."""
 
     def __init__(self, *, identities: int, first_pod: str, token_bytes: int) -> None:
         self._size = stream.Size(pods=0, nodes=1, bindings=identities)
         self._first_pod = first_pod
         self._names: list[tuple[str, str, str]] = []
-        """For each pod its namespace, its name, and that of its AzureAssignedIdentity."""
+        """Namespace, name and name of the AzureAssignedIdentity of each pod."""
         self._turn = 0
         self._events = 0
         self._lists = 0
@@ -74,7 +74,7 @@ class Emulators:
         self._imds.hosts.append(ImdsVm("vm", anywhere, lambda: on_vm, {"name": "vm", "location": "westeurope"}))
 
     async def start(self, kubeconfig: Path, imds_address: str, imds_port: int) -> None:
-        """Listen, and write to *kubeconfig* where. Raises OSError when IMDS's address or port is not to be had."""
+        """Listen, and write the address to *kubeconfig*. Raises OSError if IMDS's address or port is not available."""
         await self._imds.start(imds_address, imds_port)
         await self._api.start()
         self._api.write_kubeconfig(kubeconfig)
@@ -85,7 +85,7 @@ class Emulators:
         await self._imds.stop()
 
     async def take(self, order: Order) -> Told:
-        """Carry out *order*; a churn is begun."""
+        """Execute *order*; a churn is started."""
         match order:
             case AddPods():
                 await self._add_pods(order.count)
@@ -131,7 +131,7 @@ class Emulators:
             self._imds.faults.add(ResponseFault(delay_seconds=order.delay_ms / 1000, times=math.inf))
 
     def _relist(self) -> None:
-        # Whoever has seen the very latest write could resume from it, so one more is made.
+        # A client that has received the latest write could resume the watch from it, so another write follows.
         self._turn += 1
         self._api.store.patch("namespaces", "default", {"metadata": {"annotations": {"turn": str(self._turn)}}})
         self._api.compact()
@@ -157,7 +157,7 @@ class Emulators:
             await asyncio.wait([self._churn])
 
     def _touch_pod(self) -> None:
-        """As its kubelet does when a probe has been looked at again."""
+        """Write a pod's status as its kubelet does after a probe."""
         namespace, name, _ = self._next()
         looked_at = {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": f"turn {self._turn}"}]}
         self._api.store.patch(PODS.plural, name, {"status": looked_at}, namespace, subresource="status")
@@ -177,20 +177,20 @@ class Emulators:
 
 
 def managed(number: int) -> ManagedIdentity:
-    """The identity of each pod whose number leaves *number* when divided by how many there are."""
+    """Return the identity of each pod with this number modulo the number of identities."""
     spec = stream.identity(number)["spec"]
     return ManagedIdentity(spec["resourceID"], spec["clientID"], f"0b1ec700-0000-4000-8000-{number:012d}", TENANT)
 
 
 def unborn(document: dict[str, Any]) -> dict[str, Any]:
-    """Without what the API server itself fills in."""
+    """Return a pod without the fields that the API server sets."""
     for name in ("uid", "resourceVersion", "generation", "creationTimestamp"):
         document["metadata"].pop(name, None)
     return document
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    """Take orders from stdin until it ends."""
+    """Execute orders from stdin until its end."""
     emulators = Emulators(
         identities=arguments.identities, first_pod=arguments.first_pod, token_bytes=arguments.token_bytes
     )
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--token-bytes", type=int, required=True)
     parser.add_argument("--imds-address", required=True)
     parser.add_argument("--imds-port", type=int, required=True)
-    # Gives way to the generator, which shares its core: what it does late would look like the server's delay.
+    # Has a lower priority than the generator on the same core: a late generator would look like a slow server.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     uvloop.run(serve(parser.parse_args()))
 

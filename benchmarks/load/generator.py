@@ -1,7 +1,7 @@
-"""Load on an HTTP server, and what came of it: the typed face of generator.c, which says how it measures.
+"""Load on an HTTP server, and its results: the typed interface of generator.c, which describes the measurement.
 
-The C program is compiled when it is needed, into build/bench/ of the repository. Everything here blocks; from a loop's
-thread, call it by asyncio.to_thread.
+The C program is compiled on demand in build/bench/ of the repository. All functions block; call them from an event loop
+with asyncio.to_thread.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ MANTISSA: Final = 7
 
 
 class GeneratorError(Exception):
-    """The load generator cannot work here; the message says what it wants."""
+    """The load generator cannot run on this machine. The message names the missing part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole request without a body, and where the 16 hexadecimal digits begin that are to differ in each one sent.
+    """A complete request without a body, and the offset of the 16 hexadecimal digits that differ in each copy.
 
     Hyphens among the digits, as in a UUID, are kept.
     """
@@ -39,7 +39,7 @@ class Request:
     ids: tuple[int, ...] = ()
 
     def closing(self) -> "Request":
-        """The same with `Connection: close`, whatever it said of the connection before."""
+        """Return the request with `Connection: close` in place of any other Connection field."""
         close = b"Connection: close\r\n"
         if not (said := re.search(rb"(?i)(?<=\r\n)connection:[^\r\n]*\r\n", self.text)):
             return replace(self, text=self.text[:-2] + close + b"\r\n")
@@ -50,38 +50,39 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Clients of one kind. With *close* there is a connection per request, which the server closes, else it is kept.
+    """Clients of one kind. With *close* each request has a new connection, which the server closes; else connections
+    are kept.
 
-    With *rate* that many requests a second are due from all of them together, and a latency counts from when a request
-    was due (open loop); without, each client sends when it has its answer (closed loop).
+    *rate* is the number of requests per second of all clients together; latency starts at the time that a request was
+    due (open loop). Without *rate* each client sends when it has its response (closed loop).
     """
 
     name: str
     connections: int
     first_source: str
-    """Each connection made is bound to the next address in turn, of *sources* that begin here."""
+    """Connections are bound round-robin to *sources* addresses that start here."""
     sources: int
     requests: tuple[Request, ...]
     """Taken in turn."""
     close: bool = False
-    """The requests are sent with `Connection: close`, in whatever way they are written."""
+    """Whether requests are sent with `Connection: close`."""
     rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long things took: each within 0.4 % of what it was, or 1 ns."""
+    """A distribution of durations, each within 0.4 % or 1 ns."""
 
     max_us: float
     buckets: tuple[tuple[int, int], ...] = ()
-    """Number of a bucket, and how many it holds; rising. times.h says how they are numbered."""
+    """Numbers of buckets in ascending order, and their counts. times.h defines the numbers."""
 
     @property
     def count(self) -> int:
         return sum(count for _, count in self.buckets)
 
     def quantile(self, share: float) -> float:
-        """In µs: so long or less took *share* of them, 0 to 1. Raises ValueError when there are none."""
+        """Return the quantile *share* (0 to 1) in µs. Raises ValueError without durations."""
         wanted = max(math.ceil(share * self.count), 1)
         for bucket, count in self.buckets:
             wanted -= count
@@ -90,25 +91,25 @@ class Latency:
         raise ValueError("nothing was measured, so it has no quantiles")
 
     def above(self, us: float) -> int:
-        """How many took longer."""
+        """Return the number of longer durations."""
         return sum(count for bucket, count in self.buckets if _middle_us(bucket) > us)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of one group: of requests that were due (in a closed loop sent) while it counted, and answered."""
+    """The result of one group: requests that were due (closed loop: sent) during counting, and got a response."""
 
     requests: int
     seconds: float
-    """From when counting began to its end, or to the last answer, which may come up to 1 s later."""
+    """From the start of counting to its end, or to the last response, which may arrive up to 1 s later."""
     statuses: dict[int, int]
     errors: dict[str, int]
     """Only kinds that occurred: connect, no_port, send, reset, closed, short, framing, excess, unclosed, unanswered and
-    given_up; result.c says what each is. Requests that failed are no part of *requests* or *latency*."""
+    given_up; result.c describes each. Failed requests are not included in *requests* or *latency*."""
     latency: Latency
     behind: Latency
-    """Open loop: how late the generator sent what was due although a connection was free, and what had to wait for such
-    a one in turn. Where this is no small part of *latency*, the generator or its core was the limit, not the server."""
+    """Open loop: the delay of requests that were due although a connection was free, and of those that waited for a
+    free connection. If this is a large part of *latency*, the generator or its core was the limit, not the server."""
 
     def rps(self) -> float:
         """Answers a second."""
@@ -117,17 +118,17 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a whole run."""
+    """The result of a run."""
 
     groups: dict[str, Measured]
     seconds: float
-    """From when counting began to when the last answer had come."""
+    """From the start of counting to the last response."""
     cpu_seconds: float
-    """The generator's own in that time. When it is nearly all of it, the generator was the limit."""
+    """CPU time of the generator in that time. If it is almost all of it, the generator was the limit."""
 
 
 class Load:
-    """A run under way. As a context manager it is ended with the block, if it has not ended by itself."""
+    """A run in progress. As a context manager it ends with the block at the latest."""
 
     def __init__(self, process: subprocess.Popen[bytes], names: Sequence[str]) -> None:
         self._process = process
@@ -141,7 +142,7 @@ class Load:
         self.stop()
 
     def counting(self) -> None:
-        """Wait until the warm-up is over and counting begins. Raises as wait() does."""
+        """Wait until the warm-up has ended and counting starts. Raises the same errors as wait()."""
         assert self._process.stdout
         if self._first is None:
             self._first = self._process.stdout.readline()
@@ -149,10 +150,9 @@ class Load:
             self._explain()
 
     def wait(self) -> Run:
-        """Wait for the end, which comes at most 1 s after the time that was asked for.
+        """Wait for the end, at most 1 s longer than the requested duration.
 
-        Raises ValueError for groups that cannot be, GeneratorError when the machine does not let the generator work or
-        it was stopped.
+        Raises ValueError for impossible groups, GeneratorError if the generator cannot run or was stopped.
         """
         self.counting()
         assert self._process.stdout
@@ -163,7 +163,7 @@ class Load:
         return _run(json.loads(result), self._names)
 
     def stop(self) -> None:
-        """End it, if it has not ended."""
+        """Stop the run, if it has not ended."""
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
@@ -181,7 +181,10 @@ class Load:
 
 
 def built() -> Path:
-    """The C program, compiled if it is missing or older than its source. Raises GeneratorError without a compiler."""
+    """Return the C program.
+
+    Compile it if it is missing or older than its source. Raises GeneratorError without a compiler.
+    """
     newest = max(path.stat().st_mtime for path in (*SOURCES, *HEADERS))
     if PROGRAM.exists() and PROGRAM.stat().st_mtime >= newest:
         return PROGRAM
@@ -189,7 +192,7 @@ def built() -> Path:
     if not compiler:
         raise GeneratorError("no C compiler for the load generator: install gcc or clang, so that there is a cc")
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PROGRAM.parent) as folder:  # several may build it at a time
+    with tempfile.TemporaryDirectory(dir=PROGRAM.parent) as folder:  # several processes may build it concurrently
         new = Path(folder) / PROGRAM.name
         made = subprocess.run(
             [compiler, "-std=gnu11", "-O2", "-o", new, *SOURCES], capture_output=True, text=True, check=False
@@ -209,10 +212,10 @@ def start(
     core: int | None = None,
     warm_seconds: float = 0.5,
 ) -> Load:
-    """Begin to put *groups* on a server, all at the same time: *warm_seconds* without counting, then *seconds* with.
+    """Start the load of all *groups* on a server: *warm_seconds* without counting, then *seconds* with counting.
 
-    Connections are made during the warm-up, 32 a millisecond. Both times together are 60 s at most, connections 20,000.
-    Raises ValueError when two groups have one name, GeneratorError without a compiler; the rest is told by Load.
+    Connections are opened during the warm-up, 32 per millisecond. Limits: both times together 60 s, 20,000 connections.
+    Raises ValueError if two groups have the same name, GeneratorError without a compiler. Load reports other errors.
     """
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
@@ -221,7 +224,7 @@ def start(
     pipe = subprocess.PIPE
     process = subprocess.Popen([built()], stdin=pipe, stdout=pipe, stderr=pipe)
     assert process.stdin
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has ended has said why
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # a process that has ended has reported the reason
         process.stdin.write(wanted)
     return Load(process, names)
 
@@ -235,7 +238,7 @@ def run(
     core: int | None = None,
     warm_seconds: float = 0.5,
 ) -> Run:
-    """start() and Load.wait() in one."""
+    """Call start() and Load.wait()."""
     with start(address, port, groups, seconds, core=core, warm_seconds=warm_seconds) as load:
         return load.wait()
 

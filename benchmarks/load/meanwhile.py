@@ -1,4 +1,4 @@
-"""How fast NMI answers, in an open loop of ready answers, while something else goes on in it or beside it."""
+"""Latency of NMI in an open loop of ready answers during disturbances in NMI or next to it."""
 
 import os
 import time
@@ -26,32 +26,32 @@ BESIDE: Final = "beside"
 CONNECTIONS: Final = 64
 STALL_US: Final = 5_000.0
 RELIST_SECONDS: Final = 1.5
-"""Between two: watches must have lived for a second, or NMI waits ever longer."""
+"""The interval between two lists. A watch must exist for a second, or NMI increases its backoff."""
 SCRAPE_SECONDS: Final = 1.0
 EVENTS_PER_SECOND: Final = 1_000
 SLOW_RATE: Final = 8.0
-"""A second, of what goes on to IMDS: of the 20 that this takes, NMI leaves some 9.5 to what is passed on, and more
-would wait ever longer."""
+"""Forwarded requests per second. NMI reserves about 9.5 of IMDS's 20 for them, and more would wait longer and
+longer."""
 IMDS_DELAY_MS: Final = 50.0
 ID: Final = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What goes on: other clients, and what is done to the node while the load runs."""
+    """A disturbance: other clients, and actions on the node during the load."""
 
     clients: tuple[Group, ...] = ()
     noise: tuple[Group, ...] = ()
-    """Clients that take what the others leave of the generator's core: they are to load NMI, and not the generator."""
+    """Clients with a lower priority on the generator's core: they load NMI and not the generator."""
     again: Callable[[], object] | None = None
-    """Done every *seconds*."""
+    """The action that runs every *seconds*."""
     seconds: float = 1.0
     first: Callable[[], object] | None = None
     last: Callable[[], object] | None = None
 
 
 def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background, ...]:
-    """A row of the hits, with the noise's errors, and one of the other clients where `own` names it."""
+    """Return a row of cached requests with the other clients' errors, and a row of these clients if `own` names it."""
     beside, before = _beside(what, stage, seconds), stage.world.told()
     hits = Group(
         HITS, CONNECTIONS, stage.first_pod, cases.BACKGROUND_PODS, (requests.plain(),), rate=cases.BACKGROUND_RATE
@@ -77,7 +77,7 @@ def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background,
 
 
 def _took_place(what: Meanwhile, before: Told, after: Told, noise: int) -> str:
-    """What there really was of the disturbance, for who does not believe that there was any."""
+    """Return the measured amount of the disturbance."""
     happened = {
         cases.RELIST.key: f"{after.lists - before.lists} lists",
         cases.EVENTS.key: f"{after.events - before.events:,} events",
@@ -144,26 +144,26 @@ def _scrape(stage: Stage) -> None:
 
 
 def unknown() -> Request:
-    """For a token that nobody has asked for yet, each time another."""
+    """Return a request for another token each time, none of which was requested before."""
     text = requests.plain().text.replace(b"resource=https%3A%2F%2F", b"resource=https%3A%2F%2F" + ID.encode() + b".")
     return Request(text, (text.index(ID.encode()),))
 
 
 def anew() -> Request:
-    """For a token that is ready, but fetched again, as SDKs ask when theirs was revoked."""
+    """Return a request that has NMI fetch a cached token again, as SDKs send it after a revocation."""
     asked = requests.plain()
     return replace(asked, text=asked.text.replace(b"&resource=", b"&bypass_cache=true&resource="))
 
 
 def _give_way() -> None:
-    """The calling thread, and what it starts, runs on the generator's core when nothing else wants that."""
+    """Run the calling thread, and its child processes, on the generator's core at the lowest priority."""
     os.sched_setaffinity(0, {GENERATOR_CORE})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 @contextmanager
 def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Load | None]:
-    """*groups* under way for as long as the load beside them."""
+    """Run *groups* for the duration of the measured load."""
     if not groups:
         yield None
         return
@@ -175,7 +175,7 @@ def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Lo
 
 @contextmanager
 def repeated(call: Callable[[], object] | None, seconds: float) -> Iterator[None]:
-    """*call* every *seconds* inside, beginning after the first of them. What it raises is raised at the end."""
+    """Call *call* every *seconds* inside the block, first after *seconds*. Its exception is raised at the end."""
     if call is None:
         yield
         return

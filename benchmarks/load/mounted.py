@@ -1,6 +1,6 @@
-"""A program started as Kubernetes starts it in a pod: its service account's files are mounted where it looks for them.
+"""A program that starts as in a pod: the files of its service account are mounted at the usual path.
 
-Only the program sees them: it has a mount namespace of its own, which an ordinary user gets where the kernel allows
+Only the program sees them: it has a separate mount namespace, which an ordinary user can create if the kernel permits
 user namespaces.
 """
 
@@ -16,19 +16,20 @@ from urllib.parse import urlsplit
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 
 _SCRIPT: Final = 'mount -t tmpfs tmpfs /run && mkdir -p "$1" && cp "$2"/* "$1" && shift 2 && exec "$@"'
-"""/var/run is a link to /run; $1 is where the files belong, $2 the folder they are in, then comes the program."""
+"""/var/run is a link to /run; $1 is the target of the files, $2 their folder; the program follows."""
 
 
 def possible() -> bool:
-    """Whether mount namespaces can be had here."""
+    """Return whether this process can create mount namespaces."""
     tried = [*_own_mounts(), "mount", "-t", "tmpfs", "tmpfs", "/run"]
     return subprocess.run(tried, check=False, capture_output=True).returncode == 0
 
 
 def with_service_account(argv: Sequence[str], kubeconfig: Path, kept: Path) -> list[str]:
-    """The command that runs *argv* with the token and the authority of *kubeconfig*, which is one of the sandbox's.
+    """Return the command that runs *argv* with the token and certificate authority of *kubeconfig*, a file of the
+    sandbox.
 
-    The files are put into the folder *kept*.
+    The files are written to the folder *kept*.
     """
     said = json.loads(kubeconfig.read_text())
     cluster, user = said["clusters"][0]["cluster"], said["users"][0]["user"]

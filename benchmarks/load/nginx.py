@@ -1,7 +1,7 @@
-"""The yardstick: the distribution's nginx with one worker, which answers every request with the same bytes.
+"""The server for comparison: the distribution's nginx with one worker, which sends the same bytes for each request.
 
-It is set up for nothing else, so that it does as little as nginx can: no log, no file, no location to be found, and it
-never makes a client reconnect. multi_accept stays off: on, it asks once more for each connection that it has accepted.
+Its configuration has the lowest possible cost: no log, no file, no location lookup, no reconnect of clients.
+multi_accept is off, since it costs an additional system call for each accepted connection.
 """
 
 import os
@@ -20,15 +20,15 @@ UNPACKED: Final = ROOT / "build/bench/nginx/usr/sbin/nginx"
 BACKLOG: Final = 4096
 """As NMI's."""
 TEXT_MAX: Final = 4000
-"""nginx reads its configuration through a buffer of 4096 bytes, which one parameter must fit into."""
+"""nginx reads its configuration with a buffer of 4096 bytes. A parameter must fit into it."""
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def configuration(answer: bytes, content_type: str, *, address: str, port: int, kept: Path, user: str = "") -> str:
-    """nginx.conf for a server that answers *answer*; its files are in *kept*.
+    """Return nginx.conf for a server that sends *answer*; its files are in *kept*.
 
-    *user* is whom its worker runs as, where root starts it. Raises ValueError for an answer that cannot stand in
-    nginx's configuration.
+    *user* is the user of the worker if root starts nginx. Raises ValueError for an answer that nginx's configuration
+    cannot contain.
     """
     text = answer.decode("ascii")
     if len(text) > TEXT_MAX or any(each in text for each in "'\\$\r\n"):
@@ -66,7 +66,7 @@ def nginx(
     side: Side = HERE,
     name: str = "nginx",
 ) -> Iterator[Listening]:
-    """nginx on loopback of *side*; its process is the worker. Raises ProgramError, also when there is no nginx."""
+    """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
     program = found("nginx", UNPACKED)
     if program is None:
         raise ProgramError("nginx is missing; run make setup, or sudo apt-get install nginx")
@@ -77,7 +77,7 @@ def nginx(
         written.write_text(configuration(answer, content_type, address="127.0.0.1", port=port, kept=kept, user=user))
         log = kept / "nginx.log"
         command = [str(program), "-e", "stderr", "-p", str(kept), "-c", str(written)]
-        # Killed, the master would leave its worker behind; told to end, it takes it along.
+        # SIGKILL of the master would leave the worker running; SIGTERM ends both.
         with running(name, command, log=log, core=core, side=side, orphan_signal="TERM") as master:
             wait_until(lambda: side.call(lambda: is_listening("127.0.0.1", port)), master, name, log)
             wait_until(lambda: len(children(master.pid)) == 1, master, name, log)
@@ -85,5 +85,5 @@ def nginx(
 
 
 def children(pid: int) -> tuple[int, ...]:
-    """The processes that this one has started and that have not ended."""
+    """Return the running child processes."""
     return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

@@ -17,47 +17,47 @@ from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 
 WARM_TRIES: Final = 5
-"""Passes over the pods: while IMDS is throttling, and while a token is being fetched, not every answer is kept."""
+"""Passes over the pods: while IMDS throttles and while a token is fetched, NMI does not keep each answer."""
 
 FINAL: Final = frozenset((400, 403, 404, 405))
-"""What asking again does not change."""
+"""Statuses that a repeated request does not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A running NMI. Made by `node`."""
+    """A running NMI. `node` creates it."""
 
     name: str
     address: str
-    """As pods reach it, as is the port."""
+    """The address that pods use, as is the port."""
     port: int
     pids: tuple[int, ...]
     probe_port: int
     metrics_port: int
     side: Side
-    """Where its probes and metrics are reached."""
+    """The address of its probes and metrics."""
     pods: Side
-    """Where its clients run."""
+    """The side on which its clients run."""
 
     def rss_mib(self) -> float:
-        """Resident memory now."""
+        """Return the resident memory."""
         return self._status_mib("VmRSS")
 
     def peak_rss_mib(self) -> float:
-        """The most resident memory since the start (VmHWM)."""
+        """Return the maximum of the resident memory since the start (VmHWM)."""
         return self._status_mib("VmHWM")
 
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
-        """The body of its answer to the pod at this address. Raises ProgramError if that is no token."""
+        """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""
         given = self.pods.call(lambda: ask(self.address, self.port, path, source=pod))
         if given.status != HTTPStatus.OK:
             raise ProgramError(f"{self.name} answers {pod} with {given.status}: {given.body[:300]!r}")
         return given.body
 
     def warm(self, pods: Sequence[str], path: str = TOKEN_PATH) -> None:
-        """See to it that the next request of each of *pods* is answered by the fast lane; 10,000 take ten seconds.
+        """Send requests until the fast lane has an answer for each of *pods*; 10,000 take ten seconds.
 
-        Raises ProgramError when there are pods that never are.
+        Raises ProgramError if a pod never has one.
         """
         for _ in range(WARM_TRIES):
             before = self.lane()["fast_answers"]
@@ -71,7 +71,7 @@ class Node:
         )
 
     def lane(self) -> dict[str, int]:
-        """The counters of its lane as they are now: accepted, fast_answers, handed_over, …"""
+        """Return the counters of its lane: accepted, fast_answers, handed_over, …"""
         state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
         counters: dict[str, int] = json.loads(state)["server"]["lane"]
         return counters
@@ -91,12 +91,12 @@ def node(
     behind: Wire | None = None,
     mounted: bool = False,
 ) -> Iterator[Node]:
-    """NMI in *world*, Active. Raises ProgramError when it does not become so.
+    """Start NMI in *world* and wait until it is Active. Raises ProgramError if it does not become Active.
 
-    *mounted*: it knows the API server as in a pod, by its service account, not by a kubeconfig.
+    *mounted*: it finds the API server as in a pod, by its service account, not by a kubeconfig.
 
-    On loopback without a rule; or *behind* a wire on whose node side *world* is: then its own nat rule leads there, and
-    it serves nothing that came otherwise.
+    It runs on loopback without a rule, or *behind* a wire whose node side has *world*: then NMI's nat rule redirects to
+    it, and it serves redirected connections only.
     """
     port, probe_port, metrics_port = free_ports(3)
     command = python(

@@ -1,10 +1,11 @@
-"""What is said between a run and its world: one line of JSON there, one back. Both sides read and write these types."""
+"""The protocol between a run and its emulators: one line of JSON per order and per response. Both sides use these
+types."""
 
 import msgspec
 
 
 class AddPods(msgspec.Struct, frozen=True, tag="add pods"):
-    """Put pods on the node, each Running at the address after the last one's, its identity Assigned."""
+    """Create pods on the node, each Running at the address after the previous one's, with an Assigned identity."""
 
     count: int
 
@@ -13,13 +14,13 @@ class SetImds(msgspec.Struct, frozen=True, tag="imds"):
     """From now on."""
 
     delay_ms: float
-    """Before each answer."""
+    """The delay of each response."""
     token_seconds: float
-    """Lifetime of the tokens it makes; one is handed out again until half of it is over."""
+    """Lifetime of its tokens. A token is returned again until half of it has passed."""
 
 
 class Churn(msgspec.Struct, frozen=True, tag="churn"):
-    """Write what changes nothing for NMI, while other orders are taken. A churn that is under way ends first."""
+    """Make writes that change nothing for NMI, concurrently with other orders. A churn in progress ends first."""
 
     pod_events_per_second: float
     """Heartbeats in pods' statuses."""
@@ -29,25 +30,25 @@ class Churn(msgspec.Struct, frozen=True, tag="churn"):
 
 
 class Relist(msgspec.Struct, frozen=True, tag="relist"):
-    """End every watch and forget history: resuming is answered 410, and everything has to be listed anew."""
+    """End each watch and delete the history: the API server refuses to resume with 410, and clients list again."""
 
 
 class Tell(msgspec.Struct, frozen=True, tag="tell"):
-    """Nothing but an answer."""
+    """Request the counts only."""
 
 
 Order = AddPods | SetImds | Churn | Relist | Tell
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The answer to every order, given when it has been carried out; a churn's when it has begun."""
+    """The response to an order, sent when it is complete; for a churn, when it has started."""
 
     imds_port: int
     pods: int
     imds_calls: int
-    """Token requests so far, whatever their answer."""
+    """Token requests so far, with any response."""
     lists: int
-    """Complete lists of pods that were begun so far."""
+    """Complete lists of pods that were started so far."""
     watches: int
     """In progress."""
     events: int

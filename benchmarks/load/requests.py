@@ -1,8 +1,8 @@
-"""What is sent: token requests as each SDK writes them, and one that the daemon passes through. Pure.
+"""Requests of the load: token requests in the form of each SDK, and one that NMI forwards to IMDS. Pure.
 
-Recorded on the wire, byte for byte, from the applications of tests/sdks, with a user-assigned identity named by its
-client id and without; in the user agents the kernel is one of Azure's nodes. MSAL.NET's is read in its source, since no
-.NET can be run where this was recorded. An id that an SDK makes anew for each request is made anew here.
+Recorded byte for byte from the applications of tests/sdks, with and without the client id of a user-assigned identity;
+the kernel in the user agents is that of an Azure node. MSAL.NET's request follows its source, since .NET was not
+available for the recording. A request id that an SDK changes in each request changes here too.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,18 +23,18 @@ ID: Final = f"x-ms-client-request-id: {UUID}"
 
 
 def curl(client_id: str = "") -> Request:
-    """As a person tries it: Azure's documentation has the slash after the resource."""
+    """The request of Azure's documentation, with a slash after the resource."""
     return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
 
 
 def plain(client_id: str = "") -> Request:
-    """The shortest that says all: 218 bytes without a client id, and nothing in it differs."""
+    """The shortest complete request: 218 bytes without a client id, the same each time."""
     agent = "User-Agent: curl/8.5.0"
     return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, METADATA, agent, ANY, ALIVE)
 
 
 def azure_identity_python(client_id: str = "") -> Request:
-    """azure-identity 1.27.0, which uses MSAL but its own pipeline. It does not escape the resource."""
+    """azure-identity 1.27.0, which uses MSAL with another HTTP pipeline. It does not escape the resource."""
     return _request(
         f"{TARGET}&resource=https://management.azure.com{_named(client_id)}",
         HOST,
@@ -66,7 +66,7 @@ def msal_python(client_id: str = "") -> Request:
 
 
 def azidentity_go(client_id: str = "") -> Request:
-    """azidentity 1.15.0. Go sorts a query's parameters and spells field names its own way."""
+    """azidentity 1.15.0. Go sorts the parameters of a query and capitalises field names."""
     return _request(
         f"{TARGET}{_named(client_id)}{RESOURCE}",
         HOST,
@@ -107,7 +107,7 @@ def azure_identity_java(client_id: str = "") -> Request:
 
 
 def azure_identity_rust(client_id: str = "") -> Request:
-    """azure_identity 1.0.0, which asks for another api-version. The order of its fields differs from run to run."""
+    """azure_identity 1.0.0, with another api-version. The order of its fields differs between runs."""
     return _request(
         f"{TARGET.replace('2018-02-01', '2019-08-01')}{RESOURCE}{_named(client_id)}",
         "user-agent: azsdk-rust-identity/1.0.0 (1.95.0; linux; x86_64)",
@@ -136,7 +136,7 @@ SDKS: Final[Mapping[str, Callable[[str], Request]]] = MappingProxyType(
         "MSAL, .NET": msal_dotnet,
     }
 )
-"""Each takes a client id, or "" for the pod's only identity."""
+"""Functions of a client id, or "" for the pod's only identity."""
 
 
 def sdks(client_id: str = "") -> tuple[Request, ...]:
@@ -145,7 +145,7 @@ def sdks(client_id: str = "") -> tuple[Request, ...]:
 
 
 def instance_metadata() -> Request:
-    """What the node's own endpoint answers: the daemon passes it through, in the general lane."""
+    """A request for instance metadata, which NMI forwards to IMDS in the general lane."""
     return _request("/metadata/instance?api-version=2021-02-01", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
 
 

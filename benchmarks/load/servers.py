@@ -1,6 +1,6 @@
-"""What the servers under test share: processes pinned to a core that end with their run, and one request by hand.
+"""Common parts of the servers under test: processes pinned to a core that end with their run, and a single request.
 
-Each server is a context manager that yields a `Server`: inside it answers, and afterwards nothing of it runs.
+Each server is a context manager that yields a `Server`, which serves inside the block and has ended after it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from podidentity_sandbox.sandbox import INHERITED, USUAL_PATH
 T = TypeVar("T")
 
 ROOT: Final = Path(__file__).parents[2]
-"""Where the programs' modules are found."""
+"""The folder of the programs' modules."""
 TOKEN_PATH: Final = (  # a path, no secret
     "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105
 )
@@ -39,7 +39,7 @@ TAIL_LINES: Final = 3
 
 
 class Server(Protocol):
-    """What the load generator, and whoever counts CPU time, must know."""
+    """The properties of a server that the load generator and the CPU measurement use."""
 
     @property
     def name(self) -> str: ...
@@ -53,11 +53,11 @@ class Server(Protocol):
 
     @property
     def pods(self) -> "Side":
-        """Where its clients run."""
+        """The side on which its clients run."""
 
 
 class Inside(Protocol):
-    """Calls a function as a program of some place would run: its sockets, and processes it starts, are that place's."""
+    """Calls a function in a network namespace: its sockets and child processes belong to that namespace."""
 
     def __call__(self, function: Callable[[], T]) -> T: ...
 
@@ -68,19 +68,19 @@ def _here(function: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of the wire: how programs are started there, and how this process's own sockets get there."""
+    """One side of the wire: the start of programs there, and of this process's sockets."""
 
     context: ExecutionContext
     call: Inside
 
 
 HERE: Final = Side(ExecutionContext("127.0.0.1"), _here)
-"""Nodes and pods are on loopback, all on one side."""
+"""The side of servers without a wire: nodes and pods are on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A server that nothing more is asked of."""
+    """A server without further methods."""
 
     name: str
     address: str
@@ -92,7 +92,7 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as http.client read it."""
+    """A response that http.client has read."""
 
     status: int
     headers: Mapping[str, str]
@@ -101,7 +101,7 @@ class Answer:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for this user alone, gone afterwards."""
+    """Create a folder with access for this user only, and delete it after the block."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as made:
         yield Path(made)
 
@@ -117,10 +117,10 @@ def running(
     orders: bool = False,
     orphan_signal: str = "KILL",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *argv* pinned to *core* from its first instruction on; what it says goes to *log*.
+    """Run *argv* pinned to *core* from its first instruction on; its output goes to *log*.
 
-    With *orders*, stdin and stdout are pipes instead. *orphan_signal* is what it gets when this process dies.
-    Raises ProgramError when there is no such program, or no `setpriv` and `taskset` (util-linux).
+    With *orders*, stdin and stdout are pipes instead. It receives *orphan_signal* if this process dies.
+    Raises ProgramError if the program, `setpriv` or `taskset` (util-linux) does not exist.
     """
     pinned = ["taskset", "-c", str(core)] if core is not None else []
     command = side.context.command([*pinned, *argv])
@@ -135,7 +135,7 @@ def running(
                 stderr=output,
                 env={"PATH": USUAL_PATH, **environment, **side.context.environment},
                 cwd=ROOT,
-                start_new_session=True,  # Ctrl-C is for the run alone, which then stops its servers
+                start_new_session=True,  # Ctrl-C is handled by the run alone, which then stops its servers
             )
         except OSError as failure:
             raise ProgramError(f"{name} cannot be started: {failure} (setpriv is util-linux's)") from failure
@@ -183,7 +183,7 @@ def ask(
     headers: Mapping[str, str] = METADATA,
     timeout: float = START_SECONDS,
 ) -> Answer:
-    """One GET on a connection of its own from *source*. Raises OSError or HTTPException."""
+    """Send one GET on a new connection from *source*. Raises OSError or HTTPException."""
     bound = (source, 0) if source else None
     connection = http.client.HTTPConnection(address, port, timeout=timeout, source_address=bound)
     with contextlib.closing(connection):
@@ -193,9 +193,10 @@ def ask(
 
 
 def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
-    """Ask once and hold the answer against *expected*, NMI's own: the same fields, and a few bytes more or less.
+    """Send one request and compare the response with *expected*, a response of NMI: the same fields, and a similar
+    length.
 
-    Raises ProgramError when they differ: whoever does less work must not stand in the same table.
+    Raises ProgramError if they differ: servers that do less work must not be in the same table.
     """
     answer = server.pods.call(lambda: ask(server.address, server.port, source=source))
     if answer.status != HTTPStatus.OK:
@@ -208,6 +209,6 @@ def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
 
 
 def found(program: str, *contexts: Path) -> Path | None:
-    """Where *program* is: on the PATH, where administrators' programs are, or at one of *places*."""
+    """Return the path of *program*: on the PATH, in the folders for administrators' programs, or one of *places*."""
     on_path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{USUAL_PATH}")
     return Path(on_path) if on_path else next((each for each in contexts if os.access(each, os.X_OK)), None)

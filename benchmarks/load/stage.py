@@ -1,4 +1,4 @@
-"""A node with so many pods, and the servers that are measured on it, all started; one is loaded at a time."""
+"""A node with its pods, and the running servers that are measured on it. One server has load at any time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,16 +17,16 @@ from benchmarks.load.wire import led_to, wire
 from benchmarks.load.world import World, world
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
-"""SDKs ask without the slash after the resource, which is another token than with it."""
+"""SDKs send the resource without the slash at the end. The two forms are different tokens."""
 GENERATOR_CORE: Final = 1
 """The servers' is 0."""
 WARM_PODS: Final = 256
-"""More than ask in any case."""
+"""More pods than send requests in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Made by `on_loopback` and `behind_the_rule`."""
+    """The node and its servers. `on_loopback` and `behind_the_rule` create it."""
 
     world: World
     node: Node
@@ -36,23 +36,23 @@ class Stage:
 
     @property
     def askers(self) -> int:
-        """How many pods ask, beginning with the first: each has its answer ready."""
+        """The number of pods that send requests, from the first on. Each has a ready answer."""
         return min(self.pods, WARM_PODS)
 
     def load(self, server: Server, groups: Sequence[Group], seconds: float, *, warm_seconds: float) -> Load:
-        """The generator under way, from where *server*'s pods are."""
+        """Start the generator on the side of *server*'s pods."""
         begin = partial(start, server.address, server.port, groups, seconds)
         return server.pods.call(lambda: begin(core=GENERATOR_CORE, warm_seconds=warm_seconds))
 
     @property
     def known(self) -> tuple[int, ...]:
-        """Processes that belong to the measurement beside the server and the generator."""
+        """Other processes of the measurement, apart from server and generator."""
         return (self.world.pid,)
 
 
 @contextmanager
 def on_loopback(pods: int, names: Sequence[str]) -> Iterator[Stage]:
-    """Servers *names*, each held to do the same work as NMI. Raises ProgramError."""
+    """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError."""
     with ExitStack() as stack:
         around = stack.enter_context(world())
         addresses = around.add_pods(pods)
@@ -75,7 +75,7 @@ def on_loopback(pods: int, names: Sequence[str]) -> Iterator[Stage]:
 
 @contextmanager
 def behind_the_rule(pods: int) -> Iterator[Stage]:
-    """NMI and nginx, each behind a nat rule of the same kind in namespaces of their own. Raises ProgramError."""
+    """Start NMI and nginx, each in separate namespaces behind the same kind of nat rule. Raises ProgramError."""
     with ExitStack() as stack:
         ours_on, theirs_on = stack.enter_context(wire(pods)), stack.enter_context(wire(pods))
         around = stack.enter_context(world(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))

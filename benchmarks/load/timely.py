@@ -1,4 +1,4 @@
-"""Open loops: requests come at a fixed rate, whether or not earlier ones are answered."""
+"""Open loops: requests are sent at a fixed rate, independently of earlier responses."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +15,7 @@ WARM_SECONDS: Final = 0.5
 
 
 def at_rates(rates: Sequence[int], stage: Stage, seconds: float) -> tuple[OpenLoop, ...]:
-    """NMI and nginx at each of *rates*, requests a second, for *seconds* each."""
+    """Measure NMI and nginx at each of *rates* (requests per second) for *seconds* each."""
     return tuple(
         OpenLoop(rate, RATE_CONNECTIONS, {name: _timely(rate, stage, stage.servers[name], seconds) for name in PAIR})
         for rate in rates

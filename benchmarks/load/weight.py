@@ -1,4 +1,4 @@
-"""What NMI weighs on a node, and how soon it serves: as in a pod, where the machine allows that."""
+"""Memory and start time of NMI on a node: as in a pod, if the machine permits it."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ STARTS: Final = 5
 
 
 def weighed(pods: int) -> Memory:
-    """A fresh NMI on a node of *pods*: started, each pod served once, then loaded by all of them in turn."""
+    """Measure the memory of a new NMI on a node of *pods*: one response for each pod, then load of all pods."""
     with world() as around:
         addresses = around.add_pods(pods)
         with node(around, mounted=possible()) as ours:
@@ -31,7 +31,7 @@ def weighed(pods: int) -> Memory:
 
 
 def start_seconds(pods: int, times: int = STARTS) -> float:
-    """From the start of the program to Active, on a node of *pods*; the median of several starts."""
+    """Return the seconds from start to Active on a node of *pods*: the median of several starts."""
     mounted = possible()
     with world() as around:
         around.add_pods(pods)

@@ -1,10 +1,10 @@
-"""A node and its pods in network namespaces, so that the load goes the way it goes on a real node. For root only.
+"""A node and its pods in network namespaces, so that the load has the path of a real node. Needs root.
 
     pods: 10.200.0.1, 10.200.0.2, …  ──cable──  node: 169.254.169.254 led to 127.0.0.1 by a nat rule
 
-Each server has a wire of its own: what stands in its nat table is one rule, its own. All pods are in one namespace,
-since one process asks for all of them; start it there by `Wire.pods`. IMDS is on the node itself: its own requests pass
-no rule, as on real nodes.
+Each server has a separate wire with one rule in the nat table. All pods are in one namespace, since one process sends
+the requests of all pods; start it there with `Wire.pods`. IMDS is on the node itself: NMI's requests to it pass no
+rule, as on real nodes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from benchmarks.load.addresses import addresses
 from benchmarks.load.servers import Listening, Side
-from nmi.node.rules import Redirection
+from nmi.node.rules import RedirectSpec
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.processes import ProgramError
@@ -35,17 +35,17 @@ NODE_END, PODS_END = "10.199.0.1", "10.199.0.2"
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Both ends. Made by `wire`."""
+    """Both ends of the wire. `wire` creates it."""
 
     node: Side
     pods: Side
     imds: tuple[str, int] = (METADATA_ADDRESS, 80)
-    """What pods ask, and where IMDS itself is on the node."""
+    """The address that pods use, and IMDS's address on the node."""
 
 
 @contextmanager
 def wire(pods: int) -> Iterator[Wire]:
-    """A node that can have so many pods, from FIRST_POD on. Raises ProgramError where nobody may make namespaces."""
+    """Create a node for this number of pods, from FIRST_POD on. Raises ProgramError if namespaces are not permitted."""
     if pods > PODS_MAX:
         raise ValueError(f"a wire has up to {PODS_MAX} pods")
     if not available():
@@ -81,11 +81,11 @@ def wire(pods: int) -> Iterator[Wire]:
 
 
 def led_to(server: Listening, by: Wire) -> Listening:
-    """*server*, which listens on the node's loopback, as pods reach it: by the rule that NMI writes for itself.
+    """Return *server*, which listens on the node's loopback, with the address that pods use: by the same rule as NMI's.
 
-    The rule stays for as long as the wire does. Raises ProgramError when it cannot be written.
+    The rule exists as long as the wire. Raises ProgramError if it cannot be written.
     """
-    rule = Redirection(*by.imds, server.address, server.port).redirect
+    rule = RedirectSpec(*by.imds, server.address, server.port).redirect
     commands = (
         f"-N {rule.chain}",
         *(f"-A {rule.chain} {text}" for text in rule.rules),
@@ -101,14 +101,14 @@ def led_to(server: Listening, by: Wire) -> Listening:
 
 
 def forget_closed(by: Wire) -> None:
-    """Have the node's kernel forget closed connections soon: a connection for each request soon fills its table.
+    """Have the node's kernel drop closed connections early: a connection per request fills its table quickly.
 
-    To be called when the rule is in, by which the kernel begins to track any. Raises ProgramError.
+    Call it after the rule is written, since the kernel tracks connections from then on. Raises ProgramError.
     """
     try:
         by.node.call(lambda: TIME_WAIT.write_text(TIME_WAIT_SECONDS))
     except OSError as failure:
-        raise ProgramError(f"the kernel cannot be told to forget closed connections: {failure}") from failure
+        raise ProgramError(f"cannot set the kernel's timeout for closed connections: {failure}") from failure
 
 
 def _side(made: Namespaces, name: str, address: str) -> Side:

@@ -1,4 +1,4 @@
-"""What stands around the NMI under test: API server and IMDS, in a process of their own, told what to do from here."""
+"""Client of the process with the emulated API server and IMDS around the NMI under test."""
 
 import subprocess
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.tokens import TOKEN_SECONDS
 
 NODE: Final = "node-000000"
-"""As `benchmarks.controller.stream` names the first."""
+"""The name that `benchmarks.controller.stream` gives the first node."""
 IDENTITIES: Final = 24
 TOKEN_BYTES: Final = 1500
-"""With it an answer has some 1.7 kB, as real ones have."""
+"""With it a response has about 1.7 kB, as a real one."""
 LOG: Final = "emulators.log"
 KUBECONFIG: Final = "kubeconfig"
 
@@ -26,14 +26,14 @@ _told = msgspec.json.Decoder(Told)
 
 
 class World:
-    """One node's surroundings. Made by `world`. Every call blocks until it has been done."""
+    """API server and IMDS of one node. `world` creates it. Each call blocks until the order is complete."""
 
     def __init__(self, process: subprocess.Popen[bytes], *, side: Side, first_pod: str, kept: Path) -> None:
         self._process = process
         self._log = kept / LOG
         self._first_pod = first_pod
         self.side = side
-        """Where it runs, and with it the node."""
+        """The side on which it runs, and the node."""
         self.kubeconfig = kept / KUBECONFIG
         self.imds_port = self.told().imds_port
 
@@ -43,35 +43,35 @@ class World:
 
     @property
     def pods(self) -> list[str]:
-        """The addresses of all pods on the node, first made first."""
+        """Return the addresses of all pods on the node in the order of their creation."""
         return addresses(self.told().pods, self._first_pod)
 
     def add_pods(self, count: int) -> list[str]:
-        """Put so many more on the node; the addresses of all. 10,000 take some ten seconds."""
+        """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds."""
         self._order(AddPods(count))
         return self.pods
 
     def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:
-        """From now on IMDS takes so long for an answer, and new tokens live so long."""
+        """Set the delay of IMDS's responses and the lifetime of new tokens."""
         self._order(SetImds(delay_ms, token_seconds))
 
     def churn(self, events_per_second: float, seconds: float) -> None:
-        """Begin to write what NMI is told of and what does not concern it, and come back.
+        """Start writes that NMI receives and that change nothing for it, and return.
 
         Three of four events are heartbeats in pods' statuses, the others annotations of AzureAssignedIdentities. A
-        churn that is under way ends first; 0 seconds begin none.
+        churn in progress ends first; 0 seconds start none.
         """
         self._order(Churn(events_per_second * 0.75, events_per_second * 0.25, seconds))
 
     def relist(self) -> None:
-        """Make whoever watches list everything anew. How often that has begun is in `told`.
+        """Have all watching clients list again. `told` has the number of started lists.
 
-        NMI begins within a second where its watches have lived for one; the sooner the next comes, the longer it waits.
+        NMI starts within a second if its watches have existed for one; more frequent calls increase its backoff.
         """
         self._order(Relist())
 
     def told(self) -> Told:
-        """The counts of this moment."""
+        """Return the current counts."""
         return self._order(Tell())
 
     def _order(self, order: Order) -> Told:
@@ -99,9 +99,9 @@ def world(
     first_pod: str = FIRST_POD,
     imds: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[World]:
-    """A node without pods. Raises ProgramError.
+    """Start the emulators of a node without pods. Raises ProgramError.
 
-    *imds* is where IMDS listens, port 0 being any; pod number n has identity n modulo *identities*.
+    *imds* is the address that IMDS listens on (port 0: any); pod number n has identity n modulo *identities*.
     """
     with folder() as kept:
         arguments = (

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.micro`: ns a call as a Markdown table, in some seconds."""
+"""`python -m benchmarks.micro`: prints ns per call as a Markdown table within seconds."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The rows of the micro benchmarks: each function beside its yardsticks, in turns, asserted first and timed then."""
+"""The rows of the micro benchmarks: each function and its comparisons, alternating, first asserted and then timed."""
 
 import socket
 import time
@@ -21,34 +21,34 @@ from tests.corpus.corpus import ACCEPTED, EVERY
 LOOPS: Final = Path(__file__).with_name("loops.pyx")
 ROUNDS: Final = 41
 SLICE_NS: Final = 4_000_000
-"""One measurement: long against the clock, short against whatever else the machine does."""
+"""The duration of a measurement: long compared with the clock's resolution, short compared with disturbances."""
 TOKEN: Final = "t" * 1700
 HOUR_NS: Final = 3600 * 10**9
 
 Loop = Callable[[int], tuple[int, int]]
-"""Goes over its texts so many times; the nanoseconds it took, and how many calls had a result."""
+"""Processes its texts this number of times. Returns the nanoseconds and the number of calls with a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What becomes a row. The loops' names are the row's: `native`, `oracle`, `httptools`."""
+    """The input of a row. The names of the loops are columns: `native`, `oracle`, `httptools`."""
 
     function: str
     corpus: str
     calls: int
-    """In one pass of a loop."""
+    """The calls in one pass of a loop."""
     results: int
-    """How many of them have a result in the native loop."""
+    """The number of calls with a result in the native loop."""
     loops: Mapping[str, Loop]
 
 
 def rows() -> list[Micro]:
-    """Everything, in some seconds. Raises AssertionError if a function does not do what is to be timed."""
+    """Measure all rows within seconds. Raises AssertionError if a function does not return the expected results."""
     return [measured(case) for case in cases()]
 
 
 def measured(case: Case, rounds: int = ROUNDS, slice_ns: int = SLICE_NS) -> Micro:
-    """The loops take turns, so that whatever slows the machine slows all of them."""
+    """Measure one row. The loops alternate, so that a disturbance affects all of them."""
     for name, loop in case.loops.items():
         _, taken = loop(1)
         expected = case.results if name == "native" else taken
@@ -64,7 +64,7 @@ def measured(case: Case, rounds: int = ROUNDS, slice_ns: int = SLICE_NS) -> Micr
 
 
 def fitting(loop: Loop, slice_ns: int) -> int:
-    """How often *loop* is to go over its texts to take about *slice_ns*; at least once."""
+    """Return the number of passes of *loop* that take about *slice_ns*; at least one."""
     times = 1
     while True:
         spent, _ = loop(times)
@@ -74,7 +74,7 @@ def fitting(loop: Loop, slice_ns: int) -> int:
 
 
 def cases() -> Iterator[Case]:
-    """In the order of a request's way. The loops are compiled here, where they are first needed."""
+    """Return the cases in the order in which a request passes the functions. This compiles the loops."""
     loops = loaded(LOOPS)
     fast = [case.data for case in ACCEPTED if case.fast]
     sdks = [head for head in fast if b"user-agent: azsdk-" in head.lower()]
@@ -114,17 +114,17 @@ def cases() -> Iterator[Case]:
 
 
 def query_of(head: bytes) -> bytes:
-    """The query of a head's target."""
+    """Return the query of a head's target."""
     return head.partition(b"?")[2].partition(b" ")[0]
 
 
 def bound(loop: Callable[..., tuple[int, int]], *arguments: object) -> Loop:
-    """*loop* over what it is to go over."""
+    """Bind *loop* to its texts."""
     return lambda times: loop(*arguments, times)
 
 
 def index_cases(loops: ModuleType, queries: list[bytes]) -> Iterator[Case]:
-    """Who asks, and whether an answer to this stands ready."""
+    """Return the cases of the index and of ready answers."""
     for pods in (1, 250, 10_000):
         index, keys = Index(), []
         for number in range(pods):
@@ -143,7 +143,7 @@ def index_cases(loops: ModuleType, queries: list[bytes]) -> Iterator[Case]:
 
 
 def answer_cases(loops: ModuleType) -> Iterator[Case]:
-    """What is said, and what is kept of it."""
+    """Return the cases of responses and of their records."""
     now = time.monotonic_ns()
     for corpus, step in (("within a second", 0), ("a second later each time", 10**9)):
         native = bound(loops.write, answer(), now, step)
@@ -155,7 +155,7 @@ def answer_cases(loops: ModuleType) -> Iterator[Case]:
 
 
 def answer() -> ReadyAnswer:
-    """Of the size that Azure's are, and good for a thousand years."""
+    """Return a token of the size of Azure's that is valid for a thousand years."""
     now = time.monotonic_ns()
     return ReadyAnswer(
         before=b'{"access_token":"' + TOKEN.encode() + b'","expires_in":"',

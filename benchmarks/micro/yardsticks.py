@@ -1,4 +1,4 @@
-"""What the data plane is held against: the oracle, which is slow and obvious, and httptools, which is in C."""
+"""Functions for comparison with the data plane: the oracle, which is simple and slow, and httptools, which is in C."""
 
 import json
 import time
@@ -10,13 +10,13 @@ from tests.oracle.requests import Asked, judge_target, read
 
 
 class Silent:
-    """Hears nothing of what is parsed."""
+    """Callbacks that ignore the parsed parts."""
 
     __slots__ = ()
 
 
 class Attentive:
-    """What a server needs to hear: target, fields, and that the head has ended."""
+    """Callbacks that a server needs: target, fields, and the end of the head."""
 
     __slots__ = ("ended", "fields", "target")
 
@@ -36,7 +36,7 @@ class Attentive:
 
 
 def oracle_reads(heads: Sequence[bytes], times: int) -> tuple[int, int]:
-    """Nanoseconds of CPU, and how many of *heads* it took for token requests."""
+    """Return CPU nanoseconds, and the number of *heads* that it accepted as token requests."""
     taken = 0
     begun = time.thread_time_ns()
     for _ in range(times):
@@ -46,7 +46,7 @@ def oracle_reads(heads: Sequence[bytes], times: int) -> tuple[int, int]:
 
 
 def oracle_judges(targets: Sequence[str], times: int) -> tuple[int, int]:
-    """Likewise, for targets that it takes."""
+    """Return CPU nanoseconds, and the number of accepted targets."""
     taken = 0
     begun = time.thread_time_ns()
     for _ in range(times):
@@ -56,7 +56,7 @@ def oracle_judges(targets: Sequence[str], times: int) -> tuple[int, int]:
 
 
 def httptools_parses(heads: Sequence[bytes], times: int) -> tuple[int, int]:
-    """Without a callback; one parser for all, as on a connection that is kept."""
+    """Parse without callbacks, with one parser for all heads, as on a kept connection."""
     parser = httptools.HttpRequestParser(Silent())
     feed = parser.feed_data
     begun = time.thread_time_ns()
@@ -67,7 +67,7 @@ def httptools_parses(heads: Sequence[bytes], times: int) -> tuple[int, int]:
 
 
 def httptools_tells(heads: Sequence[bytes], times: int) -> tuple[int, int]:
-    """With callbacks in Python, which keep what they are told."""
+    """Parse with callbacks in Python that store their arguments."""
     heard = Attentive()
     feed = httptools.HttpRequestParser(heard).feed_data
     taken = 0
@@ -81,7 +81,7 @@ def httptools_tells(heads: Sequence[bytes], times: int) -> tuple[int, int]:
 
 
 def httptools_splits(targets: Sequence[bytes], times: int) -> tuple[int, int]:
-    """parse_url, which decodes nothing."""
+    """Parse with parse_url, which does not decode."""
     taken = 0
     begun = time.thread_time_ns()
     for _ in range(times):
@@ -91,7 +91,7 @@ def httptools_splits(targets: Sequence[bytes], times: int) -> tuple[int, int]:
 
 
 def json_writes(token: str, seconds: int, times: int) -> tuple[int, int]:
-    """An answer as the obvious server makes it."""
+    """Build a response in the straightforward way."""
     taken = 0
     begun = time.thread_time_ns()
     for at in range(times):

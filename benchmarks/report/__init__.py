@@ -1,1 +1,1 @@
-"""What people read of a results file: a table, plots, and README's part."""
+"""Reports of a results file: a table, plots, and a part of the documentation."""

@@ -1,4 +1,4 @@
-"""The part of a document that a program makes, between two marks that name the program."""
+"""The generated part of a document, between two marks that name the program."""
 
 from pathlib import Path
 from typing import Final
@@ -7,21 +7,23 @@ END: Final = "<!-- end of what is made -->"
 
 
 def standing(document: Path, maker: str) -> str:
-    """What stands between the marks now. *maker* is the module that makes it."""
+    """Return the text between the marks. *maker* is the module that generates it."""
     return _parts(document, maker)[1].strip()
 
 
 def put(document: Path, maker: str, made: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks."""
     before, _, after = _parts(document, maker)
     document.write_text(f"{before}\n\n{made}\n\n{after}")
 
 
 def _parts(document: Path, maker: str) -> tuple[str, str, str]:
-    """Up to the first mark, between the marks, from the second on. Raises ValueError when there is no such pair."""
+    """Split into the parts before, between and after the marks. Raises ValueError without such a pair."""
     begin = f"<!-- made by: python -m {maker} -->"
     before, found, rest = document.read_text().partition(begin)
     between, ended, after = rest.partition(END)
     if not found or not ended:
-        raise ValueError(f"{document.name} has no lines {begin} and {END}: put them where the made part belongs")
+        raise ValueError(
+            f"{document.name} has no lines {begin} and {END}: insert them where the generated part belongs"
+        )
     return before + begin, between, END + after

@@ -22,14 +22,14 @@ NONE: Final = "No full run has been accepted yet."
 
 
 def newest(folder: Path = FOLDER) -> tuple[Path, Results] | None:
-    """The latest full run that nothing speaks against."""
+    """Return the latest accepted full run."""
     runs = [(file, read(file)) for file in folder.glob("2*.json")]
     accepted = [(file, found) for file, found in runs if found.full and not objections(found)]
     return max(accepted, key=lambda each: each[1].date, default=None)
 
 
 def made(document: Path, folder: Path = FOLDER) -> str:
-    """What belongs between the marks of *document*."""
+    """Return the text between the marks of *document*."""
     run = newest(folder)
     if run is None:
         return NONE
@@ -41,7 +41,7 @@ def made(document: Path, folder: Path = FOLDER) -> str:
 
 
 def renew(document: Path, folder: Path = FOLDER) -> None:
-    """Make the plots, the table and the document's part anew."""
+    """Generate the plots, the table and the document's part again."""
     if run := newest(folder):
         draw(*run)
         store(*run)

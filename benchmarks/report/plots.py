@@ -1,4 +1,4 @@
-"""PNG plots of a results file, in a folder of its name beside it:
+"""PNG plots of a results file, in a folder of the same name:
 
     python -m benchmarks.report.plots FILE
 
@@ -22,7 +22,7 @@ from benchmarks.report.table import figure
 from benchmarks.results import BASE, OURS, Case, Quartiles, Results, read
 
 NAMES: Final = {OURS: "NMI", BASE: "nginx, a constant answer", "plain": "uvloop + httptools", "aiohttp": "aiohttp"}
-# Okabe and Ito's colours, told apart by the colour-blind too; shapes differ besides.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; the shapes differ too.
 LOOKS: Final = {OURS: ("#0072B2", "o"), BASE: ("#555555", "s"), "plain": ("#E69F00", "^"), "aiohttp": ("#CC79A7", "D")}
 OTHER: Final = ("#009E73", "v")
 QUIET: Final = "#666666"
@@ -52,7 +52,7 @@ class Plot:
 
 
 def plots(found: Results) -> tuple[Plot, ...]:
-    """Those that *found* has figures for."""
+    """Return the plots that *found* has figures for."""
     varied = _series(found, "connections")
     every = (
         (Plot("throughput.png", "Requests a second against connections", _throughput), varied),
@@ -65,7 +65,7 @@ def plots(found: Results) -> tuple[Plot, ...]:
 
 
 def draw(file: Path, found: Results) -> list[Path]:
-    """The pictures, in the folder beside *file*."""
+    """Write the plots to the folder of *file*. Return their paths."""
     folder = file.with_suffix("")
     folder.mkdir(exist_ok=True)
     made = []
@@ -86,7 +86,7 @@ def _with_ratios(found: Results) -> list[Case]:
 
 
 def _canvas(found: Results, title: str, reading: str, height: float = 4.4) -> Figure:
-    """A figure that says what it shows, how to read it, and where that was measured."""
+    """Create a figure with its title, a guide to reading it, and the machine."""
     canvas = Figure(figsize=(8.6, height), layout="constrained")
     top, foot = 0.62 / height, 0.34 / height
     engine = canvas.get_layout_engine()
@@ -125,13 +125,13 @@ def _throughput(found: Results, title: str) -> Figure:
 
 
 def _bars(found: Sequence[Quartiles]) -> tuple[list[float], tuple[list[float], list[float]]]:
-    """Medians, and how far the quartiles are below and above them."""
+    """Return medians, and the distances of the quartiles."""
     medians = [each.median for each in found]
     return medians, ([each.median - each.low for each in found], [each.high - each.median for each in found])
 
 
 def _names(axes: Axes, ends: Sequence[tuple[float, int, str]]) -> None:
-    """Each server's name at the end of its curve, far enough from the next one to be read."""
+    """Write each server's name at the end of its curve, without overlaps."""
     apart = max(median for median, _, _ in ends) * 0.06
     lowest = -math.inf
     for median, place, name in sorted(ends):
@@ -141,7 +141,7 @@ def _names(axes: Axes, ends: Sequence[tuple[float, int, str]]) -> None:
 
 
 def _categories(axes: Axes, labels: Sequence[str], title: str) -> None:
-    """Steps of equal width: connections and pods grow by factors."""
+    """Set steps of equal width: connections and pods grow by factors."""
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.25, len(labels) - 0.75)
     axes.grid(visible=False, axis="x")
@@ -220,7 +220,7 @@ def _cpu(found: Results, title: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     _factors(axes, (1, 2, 5), lambda value: f"{value:g} x")
     left, right = axes.get_xlim()
-    axes.set_xlim(min(left, 0.5), max(right, 2))  # so that little looks little
+    axes.set_xlim(min(left, 0.5), max(right, 2))  # so that small values look small
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, columnspacing=1.2)
     return canvas
 
@@ -261,7 +261,7 @@ def _controller(found: Results, title: str) -> Figure:
     canvas = _canvas(
         found,
         title,
-        "All pods assigned already. Logarithmic: what stays level does not depend on the cluster. Lower is better.",
+        "All pods assigned already. Logarithmic: a level line is independent of the cluster. Lower is better.",
         height=3.9,
     )
     panels: list[tuple[str, list[float | None]]] = [
@@ -292,7 +292,7 @@ def _growth(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None
         axes.annotate(label, (size, value), (-3, 6), textcoords="offset points", ha="right", size=9)
     if min(value for _, value in points) > 0:
         axes.set_yscale("log")
-        # At least two decades, so that what is level looks level.
+        # At least two decades, so that level lines look level.
         lowest, highest = min(value for _, value in points), max(value for _, value in points)
         spare = max(0.0, 2 - math.log10(highest / lowest)) / 2 + 0.25
         axes.set_ylim(lowest / 10**spare, highest * 10**spare)
@@ -302,7 +302,7 @@ def _growth(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None
 
 
 def _factors(axes: Axes, steps: Sequence[float], told: Callable[[float], str]) -> None:
-    """A horizontal scale of factors, labelled at *steps* of each decade."""
+    """Set a logarithmic horizontal scale with labels at *steps* of each decade."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
@@ -318,7 +318,7 @@ def _thousands(value: float, _: object) -> str:
 
 
 def _setting(cases: Sequence[Case]) -> str:
-    """What the cases of a curve have in common."""
+    """Return the common properties of a curve's cases."""
     modes = " and ".join(
         dict.fromkeys("kept alive" if case.mode == "keep-alive" else "a connection per request" for case in cases)
     )
@@ -327,7 +327,7 @@ def _setting(cases: Sequence[Case]) -> str:
 
 
 def _servers(cases: Iterable[Case]) -> list[str]:
-    """In the order of NAMES; others after."""
+    """Sort in the order of NAMES; others follow."""
     present = {name for case in cases for name in case.servers}
     return [*(name for name in NAMES if name in present), *sorted(present - set(NAMES))]
 

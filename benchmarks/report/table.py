@@ -15,11 +15,11 @@ from benchmarks.results import OURS, Budget, Case, Control, Micro, Quartiles, Ra
 NOT: Final = "not measured"
 PEERS: Final = ("plain", "aiohttp")
 FILE: Final = "table.md"
-"""In the folder beside a results file."""
+"""The name of the table in the folder of a results file."""
 
 
 def table(found: Results) -> str:
-    """Everything in *found*. Parts that hold nothing are left out."""
+    """Return all parts of *found* that have figures."""
     parts = (
         _run(found),
         verdict(found),
@@ -27,7 +27,7 @@ def table(found: Results) -> str:
         _part("Control: the same server twice", _control(found)),
         _part("Closed loop: each connection asks again as soon as it is answered", _cases(found.cases)),
         _part("Open loop: latency from when each request was due, NMI and nginx at the same rate", _open_loop(found)),
-        _part("NMI while something else goes on", _background(found)),
+        _part("NMI during disturbances", _background(found)),
         _part("NMI's resident memory", _memory(found)),
         _part("Compiled functions, ns a call", micro(found.micro)),
         _part("MIC's reading, without HTTP and TLS, everything assigned already", _controller(found)),
@@ -37,7 +37,7 @@ def table(found: Results) -> str:
 
 
 def store(file: Path, found: Results) -> Path:
-    """Write the table into the folder beside *file*; where it is then."""
+    """Write the table to the folder of *file*. Return its path."""
     folder = file.with_suffix("")
     folder.mkdir(exist_ok=True)
     (folder / FILE).write_text(table(found) + "\n")
@@ -45,18 +45,18 @@ def store(file: Path, found: Results) -> Path:
 
 
 def short(found: Results) -> str:
-    """What a first reader wants: can the figures be relied on, are the budgets met, how do the servers compare."""
+    """Return the summary: whether the run is accepted, the budgets, and the comparison of the servers."""
     parts = (_run(found), verdict(found), budgets(found), _compared(found.cases), _left_out(found))
     return "\n\n".join(part for part in parts if part)
 
 
 def verdict(found: Results) -> str:
-    """One line: whether the figures may be relied on, or why not."""
+    """Return one line: whether the run is accepted, or the reasons against it."""
     against = objections(found)
     if against:
         return f"Not accepted: {'; '.join(against)}."
     if not found.full:
-        return f"A quick run, for a look: only a full one, of at least {LEAST_ROUNDS} rounds, is for the record."
+        return f"A quick run for an overview: only a full one, with at least {LEAST_ROUNDS} rounds, can be accepted."
     return (
         f"Accepted: the same server measured twice agrees within {AGREEMENT:.0%}, nothing disturbed a closed loop, no "
         "request failed."
@@ -69,7 +69,7 @@ def budgets(found: Results) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1, numbers: bool = True) -> str:
-    """A Markdown table whose columns are of one width; empty without rows. After *texts* columns come *numbers*."""
+    """Return a Markdown table with aligned columns; empty without rows. *texts* columns are followed by *numbers*."""
     if not rows:
         return ""
     widths = [max(3, *(len(row[column]) for row in (head, *rows))) for column in range(len(head))]
@@ -101,7 +101,7 @@ def _run(found: Results) -> str:
         f"{'full' if found.full else 'quick'} run of {found.seconds / 60:.1f} min.\n"
         f"{machine.cpu}, {machine.cores} cores ({kind}{speed}), {machine.memory_gib} GiB, Linux {machine.kernel}; "
         f"{told}.\n"
-        f"Load before: {machine.load:g}; a hypervisor took {found.stolen_seconds:.1f} s of the cores' time meanwhile."
+        f"Load before: {machine.load:g}; a hypervisor took {found.stolen_seconds:.1f} s of the cores' time."
     )
 
 
@@ -130,14 +130,14 @@ def _measure(value: float, unit: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits that count, and no more than the thousands need."""
+    """Return three significant digits, or all digits of larger numbers."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def spread(found: Quartiles) -> str:
-    """A ratio: its median and, in brackets, its quartiles."""
+    """Return the median of a ratio and, in brackets, its quartiles."""
     return f"{found.median:.2f} [{found.low:.2f}-{found.high:.2f}]"
 
 
@@ -204,7 +204,7 @@ def _figures(name: str, each: Served) -> list[str]:
 
 
 def _answers(case: Case) -> str:
-    """What was answered, where that is not 200 alone."""
+    """Return the statuses, unless all are 200."""
     told = []
     for name, each in case.servers.items():
         odd = {**{str(status): times for status, times in each.statuses.items() if status != 200}, **each.errors}
@@ -214,7 +214,7 @@ def _answers(case: Case) -> str:
 
 
 def _compared(cases: Sequence[Case]) -> str:
-    """NMI's line of each case beside nginx, and the peers' requests a second."""
+    """Return NMI's and nginx's figures of each case, and the peers' requests per second."""
     rows = []
     for case in cases:
         ours = case.servers.get(OURS)
@@ -281,7 +281,7 @@ def _memory(found: Results) -> str:
 
 
 def micro(rows: Sequence[Micro]) -> str:
-    """Medians of ns a call, and how many times ours the others are."""
+    """Return medians of ns per call, and the ratios of the comparisons to NMI."""
     cells = [
         [row.function, row.corpus, *(_compare(row, each) for each in (row.native, row.oracle, row.httptools))]
         for row in rows

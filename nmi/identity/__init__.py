@@ -1,6 +1,7 @@
-"""Who asks, and what it may have: watches feed the index (`feed`), a pure function decides (`decide`).
+"""Pods and their identities: watches keep a cache of the cluster (`cluster_cache`), a pure function decides (`decide`).
 
-By day: `watching` brings what changes to `roster` (pods, by name and through `addresses` by address), `assignments` or
-`managed` (whose identities are whose), and `exempting` (who gets the node's own). In doubt: `parking` waits for an
-address or a name, and `reads` asks the API server. Nothing here knows HTTP or tokens.
+`watches` deliver changes to `pod_registry` (pods by name, and through `address_owners` by address), to `assignments` or
+`managed_mode` (the identities of a pod), and to `exemptions` (pods that use the node's own identities). In doubt,
+`lookup_wait` waits for an address or a name, and `verification_reads` reads from the API server. No module here knows
+HTTP or tokens.
 """

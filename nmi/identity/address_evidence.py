@@ -1,18 +1,17 @@
-"""Whether an IPv4 address has changed hands, by what this node's kernel reports of its network. Pure.
+"""Evidence from the kernel's reports that an IPv4 address changed its owner. Pure.
 
 A pod's address is attached to the node by an interface of the node: the output interface of a route to this address
 alone (point-to-point CNIs), or the port of a bridge behind which the pod's link-layer address is. When that interface
-is removed, the route goes elsewhere, or another link-layer address answers, what is at the address now is another
-sandbox. What the kernel merely forgets (an expired neighbour, an aged forwarding entry) is no evidence: it stays known
-here for as long as a pod claims the address.
+is removed, the route changes, or another link-layer address responds, the address belongs to another sandbox. An
+expired neighbour or an aged forwarding entry is no evidence: it stays known here as long as a pod has the address.
 
-Of an address that no pod claims, only the removal of its interface, or of the route to it alone, is evidence: the watch
-may report the pod later than the kernel reports its end. What such an address is behind is found in the kernel's own
-tables. There a forgotten forwarding entry still counts, since a bridge forgets those of a port before it reports that
-the port is removed.
+For an address that no pod has, only the removal of its interface, or of the route to it alone, is evidence: the watch
+may report the pod later than the kernel reports its end. The kernel's own tables show the interface of such an address.
+There an aged forwarding entry still counts, because a bridge removes the entries of a port before it reports the
+removal of the port.
 
-Everything is bounded whatever pods send: what no pod claims is dropped with the kernel's own entry, or when the
-tables are full.
+All tables are bounded regardless of what pods send: an entry of an address that no pod has is dropped with the kernel's
+own entry, or when the table is full.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +33,7 @@ V = TypeVar("V")
 
 
 class EvidenceKind(StrEnum):
-    """What was seen. Closed set: it is a metric label."""
+    """What the kernel reported. A closed set, because it is a metric label."""
 
     INTERFACE_REMOVED = "interface_removed"
     ROUTE_REMOVED = "route_removed"
@@ -44,22 +43,22 @@ class EvidenceKind(StrEnum):
 
     @property
     def ends(self) -> bool:
-        """Whether it can only be the end of a sandbox. The others may be the first packet of the next one."""
+        """Whether it can only be the end of a sandbox. The other kinds may be the first packet of the next sandbox."""
         return self in {EvidenceKind.INTERFACE_REMOVED, EvidenceKind.ROUTE_REMOVED}
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """That *address* has changed hands, or is about to."""
+    """Evidence that *address* has changed its owner, or is about to."""
 
     address: str
     kind: EvidenceKind
     interface: str
-    """The interface that it was behind; empty where its name is not known."""
+    """The interface that attached it; empty if its name is unknown."""
 
 
 class _Attachment:
-    """How a claimed address is attached, as far as known. Interfaces are indices, 0 where unknown."""
+    """How the address of a pod is attached, as far as known. Interfaces are indices, 0 if unknown."""
 
     __slots__ = ("address", "host", "interface", "link_layer", "port", "settled", "vlan")
 
@@ -74,7 +73,8 @@ class _Attachment:
         """The interface on which the link-layer address was seen."""
         self.link_layer = b""
         self.settled = False
-        """Whether the link-layer address was reported since the claim. Before that it may be a former owner's."""
+        """Whether the link-layer address was reported after the pod got the address. Before, it may be a former
+        owner's."""
         self.port = 0
         self.vlan = 0
 
@@ -83,7 +83,7 @@ class _Attachment:
 
 
 class AddressEvidence:
-    """What is known of the node's network, and of each claimed address. Not thread-safe."""
+    """The known state of the node's network, and of each pod's address. Not thread-safe."""
 
     def __init__(self) -> None:
         self._links: dict[int, str] = {}
@@ -96,19 +96,19 @@ class AddressEvidence:
         self._forwardings: dict[tuple[bytes, int], tuple[int, int]] = {}
         """Link-layer address and bridge to VLAN and port."""
         self._forgotten: dict[tuple[bytes, int], int] = {}
-        """Link-layer address and bridge to the port behind which it was last, where the bridge has forgotten it."""
+        """Link-layer address and bridge to the port of the entry, if the bridge has removed the entry."""
         self._attachments: dict[bytes, _Attachment] = {}
         self._behind: dict[bytes, set[bytes]] = {}
-        """Link-layer address to the claimed addresses that have it."""
+        """Link-layer address to the pods' addresses that have it."""
 
-    # Claims.
+    # Addresses of pods.
 
-    def claim(self, address: str) -> None:
-        """Another pod claims *address*: what is known begins with what the kernel knows now."""
+    def track(self, address: str) -> None:
+        """Begin to track *address*, which another pod has now, from the kernel's current state."""
         packed = _packed(address)
         if packed is None:
             return
-        self.release(address)
+        self.untrack(address)
         attachment = self._attachments[packed] = _Attachment(address)
         attachment.host = self._output(packed, only_length=_BITS)
         interface = attachment.host or self._output(packed)
@@ -116,15 +116,15 @@ class AddressEvidence:
         if link_layer:
             self._learn(packed, attachment, interface, link_layer)
 
-    def release(self, address: str) -> None:
-        """No pod claims *address* any more."""
+    def untrack(self, address: str) -> None:
+        """Stop tracking *address*, which no pod has any more."""
         packed = _packed(address)
         attachment = self._attachments.pop(packed, None) if packed is not None else None
         if packed is not None and attachment is not None:
             self._unlearn(packed, attachment)
 
     def unresolved(self) -> list[Unresolved]:
-        """Return the claimed addresses that would end without evidence: no host route, no current link-layer address.
+        """Return the addresses of pods that would end without evidence: no host route, no current link-layer address.
 
         Addresses that only the default route leads to are left out: they are not on this node's network.
         """
@@ -139,7 +139,7 @@ class AddressEvidence:
     # Reports.
 
     def apply(self, messages: Iterable[Message]) -> list[Evidence]:
-        """Take reports in their order; what they are evidence of."""
+        """Apply reports in their order. Return the evidence."""
         found: list[Evidence] = []
         for message in messages:
             match message:
@@ -154,7 +154,7 @@ class AddressEvidence:
         return found
 
     def replace(self, messages: Iterable[Message]) -> list[Evidence]:
-        """Take a list of everything there is, after reports may have been lost; what it is evidence of."""
+        """Apply a complete list, after reports may have been lost. Return the evidence."""
         listed: Sequence[Message] = list(messages)
         links = {each.index: each.name for each in listed if isinstance(each, Link)}
         found: list[Evidence] = []
@@ -183,7 +183,7 @@ class AddressEvidence:
         return found
 
     def sizes(self) -> dict[str, int]:
-        """How much is kept of each kind."""
+        """Return the number of entries of each table."""
         return {
             "interfaces": len(self._links),
             "routes": self._route_count,
@@ -203,7 +203,7 @@ class AddressEvidence:
         name = self._links.pop(link.index, link.name)
         found = [
             Evidence(str(IPv4Address(packed)), EvidenceKind.INTERFACE_REMOVED, name)
-            for packed in self._unclaimed(link.index)
+            for packed in self._without_pod(link.index)
         ]
         for packed, attachment in self._attachments.items():
             if attachment.is_behind(link.index):
@@ -212,13 +212,13 @@ class AddressEvidence:
                 self._unlearn(packed, attachment)
         for key in [key for key, port in self._forgotten.items() if port == link.index]:
             del self._forgotten[key]
-        # IPv4 routes go with their interface without a report.
+        # The kernel removes IPv4 routes with their interface without a report.
         for length, prefix, priority in self._routes_over.pop(link.index, ()):
             self._drop_route(length, prefix, priority)
         return found
 
-    def _unclaimed(self, interface: int) -> set[bytes]:
-        """The addresses behind *interface* that no pod claims, as far as the kernel's tables show them."""
+    def _without_pod(self, interface: int) -> set[bytes]:
+        """Return the addresses behind *interface* that no pod has, according to the kernel's tables."""
         found = {
             prefix.to_bytes(4, "big")
             for length, prefix, priority in self._routes_over.get(interface, ())
@@ -244,15 +244,15 @@ class AddressEvidence:
         return self._unrouted(route.prefix, before)
 
     def _unrouted(self, packed: bytes, before: int) -> list[Evidence]:
-        """Evidence of an unclaimed address whose route led to the interface *before* (0: there was none)."""
+        """Return evidence of an address without a pod whose route led to the interface *before* (0: there was none)."""
         if not before or self._output(packed, only_length=_BITS):
             return []
         return [Evidence(str(IPv4Address(packed)), EvidenceKind.ROUTE_REMOVED, self._links.get(before, ""))]
 
     def _set_route(self, route: Route) -> None:
-        """A second one with the same prefix and priority takes the first one's place.
+        """Add or remove a route. A second one with the same prefix and priority replaces the first one.
 
-        The kernel does not report the end of a route whose interface went down, and refuses a second one otherwise.
+        The kernel does not report the end of a route whose interface went down, and otherwise rejects a second one.
         """
         prefix = int.from_bytes(route.prefix, "big") >> (_BITS - route.length)
         key = (route.length, prefix, route.priority)
@@ -291,7 +291,7 @@ class AddressEvidence:
         return [Evidence(attachment.address, kind, self._links.get(before, ""))]
 
     def _output(self, packed: bytes, *, only_length: int | None = None, default: bool = True) -> int:
-        """The output interface of the most specific route to the address, 0 where there is none."""
+        """Return the output interface of the most specific route to the address, or 0."""
         number = int.from_bytes(packed, "big")
         lengths = sorted(self._routes, reverse=True) if only_length is None else [only_length]
         for length in lengths:
@@ -305,7 +305,7 @@ class AddressEvidence:
     # Neighbours and forwarding databases.
 
     def _neighbour(self, neighbour: Neighbour, *, reported: bool) -> list[Evidence]:
-        """*reported*: as a change, which is about the present; else listed, with what may be old."""
+        """Apply a neighbour entry. *reported*: a change, and so current; otherwise listed, and possibly old."""
         key = (neighbour.address, neighbour.interface)
         known = key in self._neighbours
         if neighbour.gone:
@@ -320,19 +320,19 @@ class AddressEvidence:
         return self._answered(neighbour, attachment, current=reported and (neighbour.confirmed or not known))
 
     def _leads_to(self, neighbour: Neighbour, attachment: _Attachment) -> bool:
-        """Whether the address is routed to that interface. A pod may send ARP for any address on its own."""
+        """Return whether the address is routed to that interface. A pod may send ARP for any address itself."""
         expected = attachment.host or self._output(neighbour.address)
         return expected in (0, neighbour.interface)
 
     def _answered(self, neighbour: Neighbour, attachment: _Attachment, *, current: bool) -> list[Evidence]:
-        """The link-layer address of a claimed address. *current*: it is no older than the report."""
+        """Apply the link-layer address of a pod's address. *current*: it is no older than the report."""
         if attachment.link_layer == neighbour.link_layer and attachment.interface == neighbour.interface:
             attachment.settled = attachment.settled or current
             return []
         known, settled, before = bool(attachment.link_layer), attachment.settled, attachment.interface
         self._unlearn(neighbour.address, attachment)
         self._learn(neighbour.address, attachment, neighbour.interface, neighbour.link_layer)
-        # One that takes another's place has just been seen.
+        # A replacement was seen just now.
         attachment.settled = settled or current or known
         return (
             [Evidence(attachment.address, EvidenceKind.LINK_LAYER_CHANGED, self._links.get(before, ""))]
@@ -389,7 +389,7 @@ def _packed(address: str) -> bytes | None:
 
 
 def _put(table: dict[K, V], key: K, value: V, most: int) -> None:
-    """Keep it as the youngest; the oldest goes where there are too many."""
+    """Insert the entry as the newest; drop the oldest if there are too many."""
     table.pop(key, None)
     table[key] = value
     if len(table) > most:

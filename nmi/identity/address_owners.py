@@ -1,7 +1,8 @@
-"""Which pod an address belongs to, where more than one pod may claim it: the only writer of the native index.
+"""The pod that owns each address, where several pods may report it. The only writer of the native index.
 
-An address answers for a pod only while exactly one live pod claims it. Two claims mean that the watch is behind: the
-address answers for nobody until one of them goes, or a read from the API server settles it.
+The index maps an address to a pod only while exactly one live pod has that address. Two pods with one address mean that
+the watch is behind: the index maps the address to no pod until one of them is removed, or a read from the API server
+settles the owner.
 """
 
 import logging
@@ -14,78 +15,81 @@ log = logging.getLogger(__name__)
 
 
 class AddressOwners:
-    """Claims by address. Every change of whom an address answers for goes through `_point`."""
+    """The candidates of each address: the pods that have it. Only `_point` changes the owner in the index."""
 
     def __init__(
         self,
         index: Index,
         answering: Callable[[str], None],
         *,
-        claimed: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
-        released: Callable[[str], None] = lambda _address: None,
+        added: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
+        unused: Callable[[str], None] = lambda _address: None,
         changed: Callable[[str], None] = lambda _address: None,
     ) -> None:
-        """*answering* is called with each address that has begun to answer for a pod.
+        """Store the callbacks.
 
-        *claimed* is called with an address and another pod that claims it now, *released* with an address that no pod
-        claims now, and *changed* with one that a pod has begun or ceased to claim, or claims now in another sandbox.
+        *answering* is called with each address that the index begins to map to a pod. *added* is called with an address
+        and a pod that has it from now on. *unused* is called with an address that no pod has any more. *changed* is
+        called with an address whose candidates change, or one of whose candidates may run in a new sandbox.
         """
         self._index = index
         self._answering = answering
-        self._claimed = claimed
-        self._released = released
+        self._added = added
+        self._unused = unused
         self._changed = changed
-        self._claims: dict[str, list[PodEntry]] = {}
+        self._candidates: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
     def candidates(self, address: str) -> tuple[PodEntry, ...]:
-        """Every pod that claims it."""
-        return tuple(self._claims.get(address, ()))
+        """Return every pod that has *address*."""
+        return tuple(self._candidates.get(address, ()))
 
-    def claim(self, addresses: Iterable[str], entry: PodEntry) -> None:
+    def add(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:
-            claims = self._claims.setdefault(address, [])
-            if entry not in claims:
-                claims.append(entry)
-                self._claimed(address, entry)
+            candidates = self._candidates.setdefault(address, [])
+            if entry not in candidates:
+                candidates.append(entry)
+                self._added(address, entry)
                 self._reopen(address)
 
-    def release(self, addresses: Iterable[str], entry: PodEntry) -> None:
+    def remove(self, addresses: Iterable[str], entry: PodEntry) -> None:
         for address in addresses:
-            claims = self._claims.get(address)
-            if claims is None or entry not in claims:
+            candidates = self._candidates.get(address)
+            if candidates is None or entry not in candidates:
                 continue
-            claims.remove(entry)
-            if not claims:
-                del self._claims[address]
-                self._released(address)
+            candidates.remove(entry)
+            if not candidates:
+                del self._candidates[address]
+                self._unused(address)
             self._changed(address)
-            if self._settled.get(address) is entry or len(claims) < 2:
+            if self._settled.get(address) is entry or len(candidates) < 2:
                 self._settled.pop(address, None)
             self._point(address)
 
     def started_again(self, entry: PodEntry) -> None:
-        """A container of the pod was started: perhaps in another sandbox, which got the address after every other."""
+        """Discard the settled owner: a container of the pod started, possibly in a newer sandbox with the same
+        address.
+        """
         for address in entry.addresses:
-            if entry in self._claims.get(address, ()):
+            if entry in self._candidates.get(address, ()):
                 self._reopen(address)
 
     def settle(self, address: str, entry: PodEntry) -> None:
-        """A read has just said that *address* is *entry*'s: so it is, until another claim."""
-        claims = self._claims.get(address, [])
-        if entry in claims and len(claims) > 1:
+        """Make *entry* the owner of a contested *address*, because a read has just shown it, until the next change."""
+        candidates = self._candidates.get(address, [])
+        if entry in candidates and len(candidates) > 1:
             self._settled[address] = entry
             self._point(address)
 
     def _reopen(self, address: str) -> None:
-        """What was settled before is so no longer."""
+        """Discard the owner that a read settled."""
         self._changed(address)
         self._settled.pop(address, None)
         self._point(address)
 
     def _point(self, address: str) -> None:
-        claims = self._claims.get(address, [])
-        owner = claims[0] if len(claims) == 1 else self._settled.get(address)
+        candidates = self._candidates.get(address, [])
+        owner = candidates[0] if len(candidates) == 1 else self._settled.get(address)
         try:
             present = self._index.get(address)
             if owner is not None and owner.record is present:
@@ -96,12 +100,12 @@ class AddressOwners:
                 self._index.put(address, owner.record)
         except ValueError:
             log.warning(
-                "a pod's status holds something that is no IP address and it gets no tokens: look at the pod's status",
-                extra={"pod": claims[0].key if claims else ""},
+                "invalid IP address in a pod's status, the pod gets no tokens; look at the pod's status",
+                extra={"pod": candidates[0].key if candidates else ""},
             )
             return
-        for other in claims:
-            # Whoever decided or waits for one of them on this address must look at it again.
+        for other in candidates:
+            # Requests that wait for, or were decided on, one of the candidates must be decided again.
             other.bump()
         if owner is not None:
             self._answering(address)

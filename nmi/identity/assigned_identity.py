@@ -1,8 +1,8 @@
-"""What an AzureAssignedIdentity says, reduced to what a decision depends on. Pure.
+"""The part of an AzureAssignedIdentity that a decision depends on. Pure.
 
-`assignments` projects each watched object once (in managed mode `managed` makes the same of binding and identity);
-`decide` reads the projections. What is not in the projection (MIC's notes, resource versions, managed fields) may
-change without waking anybody or emptying anything.
+`assignments` projects each watched object once (in managed mode `managed_mode` builds the same value from binding and
+identity), and `decide` reads the projections. Changes of other fields (MIC's status details, resource versions, managed
+fields) wake no request and discard no ready answer.
 """
 
 from dataclasses import dataclass, field
@@ -19,43 +19,43 @@ from podidentity.resources import (
 )
 
 _USABLE: Final = frozenset({"", ASSIGNED})
-"""An empty status was written by a MIC from before the status existed."""
+"""An empty status comes from a MIC version from before the status existed."""
 
 _READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
 
 
 @dataclass(frozen=True, slots=True)
 class AssignedIdentity:
-    """One identity that MIC has put, is putting, or is taking off, for one pod; or that a binding gives it."""
+    """One identity that MIC has assigned, is assigning or is revoking, for one pod; or that a binding gives it."""
 
     binding: str
     """The binding's name."""
     selector: str
-    """What the pod's label must equal."""
+    """The value that the pod's label must have."""
     status: str
     deleting: bool
     pod_uid: str
-    """The pod that it was made for, or empty where a MIC that does not say so made it."""
+    """The uid of the pod that it was made for, or empty if MIC's version does not set it."""
     home: str
-    """The namespace that all of it is in: binding, identity and the object that joins them; empty if they differ."""
+    """The namespace of binding, identity and assigned identity; empty if they differ."""
     identity: AzureIdentity
-    """Name, namespace, the annotations that decide, and the spec; nothing else of its metadata."""
+    """Name, namespace, the annotations that decide, and the spec; no other metadata."""
     usable_since: float = field(default=float("-inf"), compare=False)
-    """By `feed`'s clock: when it was first seen usable. Not part of what makes two of them differ."""
+    """When it was first seen usable, by the clock of `cluster_cache`. Not part of equality."""
 
     @property
     def usable(self) -> bool:
-        """Whether its state allows a token; whether it is this pod's is another question (`decide`)."""
+        """Whether its state allows a token; `decide` checks whether it is this pod's."""
         return self.status in _USABLE and not self.deleting
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """By binding name, then identity name: which one a request gets that names none."""
+        """Sort key: binding name, then identity name. A request that names no identity gets the first one."""
         return self.binding, self.identity.metadata.name, self.identity.metadata.namespace
 
 
 def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> AssignedIdentity:
-    """What of *assigned* a decision depends on."""
+    """Return the part of *assigned* that a decision depends on."""
     spec = assigned.spec
     namespaces = {each.metadata.namespace for each in (assigned, spec.azure_identity_ref, spec.azure_binding_ref)}
     return AssignedIdentity(
@@ -71,7 +71,7 @@ def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")
 
 
 def trimmed(identity: AzureIdentity) -> AzureIdentity:
-    """*identity* with that part of its metadata only on which a decision depends."""
+    """Return *identity* with only the metadata that a decision depends on."""
     metadata = identity.metadata
     annotations = {key: value for key in _READ_ANNOTATIONS if (value := metadata.annotation(key))}
     return AzureIdentity(

@@ -1,6 +1,7 @@
-"""Who says which identities a pod has: the one question in which the two operation modes differ, and standard's answer.
+"""The identities of a pod: the interface of both operation modes, and the implementation of standard mode.
 
-Standard mode: MIC does, by AzureAssignedIdentity objects that name the pod. Managed mode is in `managed`.
+In standard mode MIC assigns identities by AzureAssignedIdentity objects that name the pod. `managed_mode` implements
+managed mode.
 """
 
 import time
@@ -15,37 +16,38 @@ from nmi.identity.watches import Watches
 from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, AzureAssignedIdentity, nodename_label
 
 Changed = Callable[[str, str], None]
-"""Called with a namespace and the name of a pod whose identities may have changed; with an empty name, of any pod."""
+"""Called with a namespace and the name of a pod whose identities may have changed. An empty name means every pod of the
+namespace."""
 
 
 class IdentityAssignments(Protocol):
-    """One mode's answer."""
+    """The identities of pods in one operation mode."""
 
     @property
     def watched(self) -> Sequence[str]:
-        """The names of the watches that it goes by."""
+        """Names of the watches that this mode depends on."""
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
-        """What may be *pod*'s, by what the watches have told; whether it is, is for `decide` to say."""
+        """Return the identities that may be *pod*'s according to the watches; `decide` checks whether they are."""
 
     async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
-        """The same, by what the API server says now. Raises UnansweredError."""
+        """Return the same from the API server's current state. Raises UnansweredError."""
 
     @property
     def beyond_limit(self) -> int:
-        """How many objects give pods identities that do not count, as others fill a limit."""
+        """Number of objects that are ignored because other objects fill a limit."""
 
 
 ASSIGNED_MAX: Final = 256
 """Assigned identities of one pod that count. MIC writes at most 128, and those of an earlier pod of the same name may
-still be going."""
+still exist."""
 
 MIC_NAMESPACE: Final = "default"
-"""Where MIC writes assigned identities of identities that serve pods of every namespace."""
+"""The namespace in which MIC writes assigned identities whose identity serves pods of every namespace."""
 
 
 class MicAssignments:
-    """Standard mode: what names the pod by namespace and name. The handler of the watch that it adds."""
+    """Standard mode: the assigned identities that name a pod by namespace and name. Also the handler of their watch."""
 
     watched = ("assigned_identities",)
 
@@ -59,7 +61,10 @@ class MicAssignments:
         scale_features: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*scale_features*: MIC labels assigned identities with their node, so only this node's are watched."""
+        """Add the watch.
+
+        *scale_features*: MIC labels assigned identities with their node, so only those of this node are watched.
+        """
         self._reads = reads
         self._changed = changed
         self._node = node
@@ -67,7 +72,8 @@ class MicAssignments:
         self._selector = f"{NODENAME_LABEL}={nodename_label(node)}" if scale_features else ""
         self._by_pod: dict[tuple[str, str], LimitedMap[tuple[str, str], AssignedIdentity]] = {}
         self._beyond = OverLimitCount(
-            "a pod has more AzureAssignedIdentities than count; see who besides MIC may write them", clock
+            "a pod has more AzureAssignedIdentities than the limit; check which clients besides MIC may write them",
+            clock,
         )
         watches.add("assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector)
 
@@ -91,7 +97,7 @@ class MicAssignments:
     # The watch's handler.
 
     def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
-        """An assigned identity is, or has become, like *new*."""
+        """Add or replace an assigned identity."""
         names = self._names(new)
         if old is not None and (former := self._names(old)) is not None and former != names:
             self._unassign(former, old.key)
@@ -107,13 +113,13 @@ class MicAssignments:
         self._changed(*names)
 
     def deleted(self, old: AzureAssignedIdentity) -> None:
-        """An assigned identity is gone."""
+        """Remove an assigned identity."""
         names = self._names(old)
         if names is not None:
             self._unassign(names, old.key)
 
     def _names(self, assigned: AzureAssignedIdentity) -> tuple[str, str] | None:
-        """The pod that it names, or None if that pod would be on another node."""
+        """Return the pod that *assigned* names, or None if that pod is on another node."""
         spec = assigned.spec
         return (spec.pod_namespace, spec.pod) if spec.nodename in {"", self._node} else None
 
@@ -128,6 +134,6 @@ class MicAssignments:
 
 
 def _order(assigned: AzureAssignedIdentity) -> tuple[bool, str, str]:
-    """Where MIC writes what is the pod's first: the pod's own namespace, or `default`."""
+    """Sort assigned identities from MIC's own namespaces (the pod's namespace, or `default`) first."""
     namespace, name = assigned.key
     return namespace not in {assigned.spec.pod_namespace, MIC_NAMESPACE}, namespace, name

@@ -1,10 +1,9 @@
-"""What the API server says, as requests need it: who is at an address, what to decide on, and how sure that is.
+"""The cluster cache: the pods of this node with their addresses and identities, kept equal to the API server.
 
-The rooms below keep it equal to the API server: `watching` brings changes, `roster` and `addresses` hold the pods,
-`assignments` (or `managed`) their identities, `exempting` the exceptions. Where the watches may be behind (an unknown
-or contested address, an ending pod, a silent watch) a few bounded reads are asked as well. A read never overwrites what
-a watch has said, since the two may cross: it only adds an unconfirmed pod, settles whose an address is, or finds a pod
-gone.
+Its parts are `watches` (changes), `pod_registry` and `address_owners` (pods), `assignments` or `managed_mode`
+(identities) and `exemptions` (exceptions). Where the watches may be behind (an unknown or contested address, an ending
+pod, a silent watch) it also sends a bounded number of reads. A read never overwrites what a watch has delivered,
+because the two may cross: it only adds an unconfirmed pod, settles the owner of an address, or finds a pod gone.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +21,7 @@ from nmi.identity.address_owners import AddressOwners
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.assignments import IdentityAssignments, MicAssignments
 from nmi.identity.container_starts import owner_of
+from nmi.identity.debug_state import pod_state, watch_state
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.lookup_wait import LookupWait
@@ -44,40 +44,40 @@ from podidentity.telemetry.log_limit import LogLimit
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS: Final = 0.5
-"""How soon a watch that speaks again is noticed."""
+"""How soon NMI notices that a silent watch delivers again."""
 SHOWN_MAX: Final = 300
 """Pods in `state`; a node runs 110, or 250 at most."""
 
 GONE: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
-    "The pod that this request is for is not there any longer.",
-    "the pod has been deleted, has finished, or its address has passed to another; nothing to do",
+    "The pod of this request no longer exists.",
+    "the pod has been deleted, has finished, or another pod has its address now; nothing to do",
 )
 _UNVERIFIED: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
-    "This pod cannot be verified at the moment; try again.",
-    "a watch is silent and the API server does not answer; --stale-identity=serve would go on serving",
+    "This pod cannot be verified now; try again.",
+    "a watch is silent and the API server does not respond; --stale-identity=serve would continue to serve",
     retry_after=5.0,
 )
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-"""What a namespace or a pod may be called; nothing else gets into the path of a read."""
+"""The valid names of namespaces and pods; no other text is put into the path of a read."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionInput:
-    """What a decision about one pod is made on."""
+    """The input of a decision about one pod."""
 
     pod: PodFacts
     assigned: tuple[AssignedIdentity, ...]
     certain: bool
-    """Whether a ready answer may be made of it: the watches vouch for it, not a read or a hope."""
+    """Whether a ready answer may be made from it: it comes from the watches, not from a read or from stale data."""
     verified: bool = False
-    """Whether reads that were sent less than a second before vouch for it: it expires, and must be asked for again."""
+    """Whether reads of the last second confirm it. If so, it expires and must be requested again."""
 
 
 class ClusterCache:
-    """Owns the watches, the entries and the reads. `run()` is its task; `aclose()` ends what `run` does not."""
+    """Owner of the watches, the pod entries and the reads. `run` is its task; `aclose` ends what `run` does not."""
 
     def __init__(
         self,
@@ -98,13 +98,15 @@ class ClusterCache:
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*managed*: identities come from the bindings of the pod's namespace instead of from MIC.
+        """Build the parts.
+
+        *managed*: identities come from the bindings of the pod's namespace instead of from MIC.
 
         *scale_features*: MIC labels assigned identities with their node, so only this node's are watched.
 
-        *exception_namespaces*: where exceptions count; everywhere if empty.
+        *exception_namespaces*: the namespaces in which exceptions are effective; all if empty.
 
-        *refuse_stale*: refuse where a watch is silent and the API server does not answer either, instead of serving.
+        *refuse_stale*: refuse if a watch is silent and the API server does not respond either, instead of serving.
 
         *log_limit* bounds the lines about failures before the first lists are complete.
         """
@@ -121,8 +123,8 @@ class ClusterCache:
         self._addresses = AddressOwners(
             index,
             self._address_waits.arrived,
-            claimed=self._is_claimed,
-            released=self._evidence.release,
+            added=self._address_added,
+            unused=self._evidence.untrack,
             changed=self._pending_reads.changed,
         )
         self._suspensions = Suspensions(self._addresses.candidates, self._still_has, clock=clock, wall_clock=wall_clock)
@@ -151,7 +153,7 @@ class ClusterCache:
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
             reported=self._suspensions.changed,
-            heard=self._pending_reads.changed,
+            on_event=self._pending_reads.changed,
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}")
@@ -172,10 +174,10 @@ class ClusterCache:
         )
 
     def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
-        """*tell* is called with each pod that is gone, when no request can find it any more."""
+        """Set the callback for each pod that is gone, called after no request can find it any more."""
         self._on_gone = tell
 
-    # The life of the feed.
+    # Start and end.
 
     async def run(self) -> None:
         """Keep the index equal to the API server until cancelled."""
@@ -190,32 +192,32 @@ class ClusterCache:
         self.check()
 
     async def aclose(self) -> None:
-        """End the reads that requests have begun."""
+        """Cancel the reads that requests have begun."""
         await self._address_waits.aclose()
         await self._by_name.aclose()
         await self._reads.aclose()
 
     def silent(self) -> list[str]:
-        """The names of the watches that are silent past their deadline (or have not spoken yet)."""
+        """Return the names of the watches that are silent past their deadline, or have not delivered anything yet."""
         return self.watches.silent()
 
     def stale(self) -> bool:
-        """Whether there is such a watch."""
+        """Return whether a watch is silent."""
         return bool(self.watches.silent())
 
     def check(self) -> None:
-        """Suspend ready answers while a watch is silent; let them be served again when it speaks."""
+        """Suspend ready answers while a watch is silent, and resume them afterwards."""
         silent = self.silent()
         if bool(silent) == self._index.suspended:
             return
         self._index.suspended = bool(silent)
         if silent:
             log.warning(
-                "a watch is silent and every grant is verified by a read: see whether the API server answers this node",
+                "watch silent, every grant is verified by a read; check that the API server responds to this node",
                 extra={"node": self._node, "resource": ", ".join(silent)},
             )
         else:
-            log.info("the watches speak, nothing to do", extra={"node": self._node, "count": len(self.pods)})
+            log.info("no watch is silent", extra={"node": self._node, "count": len(self.pods)})
 
     async def _watch_the_watches(self) -> None:
         while True:
@@ -223,23 +225,16 @@ class ClusterCache:
             await asyncio.sleep(max(CHECK_SECONDS, self.watches.patience()))
 
     def state(self) -> dict[str, object]:
-        """What is known now, for the debug page: bounded, without secrets and without client ids."""
+        """Return the current state for the debug page: bounded, without secrets and without client ids."""
         entries = [
-            _shown(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
+            pod_state(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
         ]
         return {
             "pods": entries,
             "pods_left_out": len(self.pods) - len(entries),
             "addresses": len(self._index),
             "suspended": self._index.suspended,
-            "watches": {
-                name: {
-                    "silent_seconds": round(age, 1) if (age := each.staleness_seconds()) < float("inf") else None,
-                    "restarts": each.restarts,
-                    "objects": len(each.store),
-                }
-                for name, each in self.watches.by_name.items()
-            },
+            "watches": {name: watch_state(each) for name, each in self.watches.by_name.items()},
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
@@ -250,51 +245,51 @@ class ClusterCache:
 
     @property
     def turned_away(self) -> int:
-        """Requests from unknown addresses, or for unknown names, that found every place taken."""
+        """Number of requests for unknown addresses or names that were refused because too many waited."""
         return self._address_waits.turned_away + self._by_name.turned_away
 
-    # What the node's own network shows.
+    # Reports about the node's network.
 
     def network_changed(self, messages: Iterable[Message]) -> None:
-        """The kernel has reported changes: pods whose address has changed hands by them are suspended now."""
+        """Apply changes that the kernel reports. Pods whose address changed its owner by them are suspended now."""
         self._take_evidence(self._evidence.apply(messages))
 
     def network_listed(self, messages: Iterable[Message]) -> None:
-        """Everything that there is now: at first, and where reports were lost."""
+        """Apply a complete list, at the start and after lost reports."""
         self._take_evidence(self._evidence.replace(messages))
 
     def unresolved_addresses(self) -> list[Unresolved]:
         """Return the pod addresses whose end local evidence would not show (`nmi.node.neighbour_discovery`)."""
         return self._evidence.unresolved()
 
-    def _is_claimed(self, address: str, entry: PodEntry) -> None:
-        self._evidence.claim(address)
-        self._suspensions.claimed(address, entry)
+    def _address_added(self, address: str, entry: PodEntry) -> None:
+        self._evidence.track(address)
+        self._suspensions.address_added(address, entry)
 
     def _take_evidence(self, found: Sequence[Evidence]) -> None:
         for evidence in found:
             self._pending_reads.changed(evidence.address)
         self._suspensions.begin(found)
 
-    # What requests ask.
+    # Lookups by requests.
 
     def entries(self) -> Iterable[PodEntry]:
-        """Every pod that may get a token."""
+        """Return every pod that may get a token."""
         return self.pods
 
     def is_at(self, address: str, entry: PodEntry) -> bool:
-        """Whether *address* answers for *entry* at this moment."""
+        """Return whether *address* belongs to *entry* now."""
         return not entry.gone and self._index.get(address) is entry.record
 
     async def entry_at(self, address: str) -> PodEntry | None:
-        """The pod at *address*; where there is none yet, it is waited for (`parking`, 5 s at most)."""
+        """Return the pod at *address*. If there is none yet, wait for it (`lookup_wait`, 5 s at most)."""
         record = await self._address_waits.find(address)
         return _owner(record) if record is not None else None
 
     async def entry_named(self, namespace: str, name: str) -> PodEntry | None:
-        """The pod of this node by that name, on whichever network; waited for like an address.
+        """Return the pod of this node with that name, on any network; wait for it like for an address.
 
-        The kubelet may act for a pod (mount a volume) in the moment it learns of it, as the watch does.
+        The kubelet may act for a pod (mount a volume) at the same moment at which the watch delivers the pod.
         """
         if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
             return None
@@ -302,11 +297,11 @@ class ClusterCache:
         return _owner(record) if record is not None else None
 
     async def decision_input(self, entry: PodEntry, address: str = "") -> DecisionInput | Wait | Refusal:
-        """What to decide on for *entry*, whom *address* answers for, or who was named (then *address* is empty).
+        """Return the input of a decision about *entry*, the owner of *address*; empty if a request named the pod.
 
-        A Wait: by what is known, or by what a read says, the pod may have lost its address (`stopping`). Without doubt
-        nothing is read or awaited. A silent watch of exceptions is a doubt like any other: an exemption
-        is confirmed by a read, and what nobody can confirm is served or refused by the same switch.
+        A Wait means that the pod may have lost its address (`wait_if_stopped`), by the cache or by a read. Without
+        doubt there is no read and no await. A silent watch of exceptions is a doubt, too: a read confirms the
+        exemption. An unconfirmed exemption is served or refused by the same setting.
         """
         silent = self.silent()
         if not (entry.doubtful or silent):
@@ -332,11 +327,11 @@ class ClusterCache:
             return DecisionInput(entry.facts, entry.assigned, certain=False)
         return DecisionInput(now, assigned, certain=False, verified=True)
 
-    # Behind them.
+    # Reads and callbacks.
 
     async def _verified(self, entry: PodEntry, address: str) -> Pod | Wait | Refusal:
-        """The pod of *entry* as a read shows it, where that may be served. Raises UnansweredError."""
-        # A read from before the watch told of a change says less than the watch: it is not shared across one.
+        """Return the pod of *entry* from a read, if it may be served. Raises UnansweredError."""
+        # A read from before a watch event proves less than the watch, so no read is shared across generations.
         as_known = f"{entry.uid}/{entry.record.generation}"
         read = await self._reads.pod(entry.namespace, entry.name, as_known)
         if read is None or read.metadata.uid != entry.uid or read.finished:
@@ -348,7 +343,7 @@ class ClusterCache:
         return wait_if_stopped(read, named=not address) or read
 
     async def _still_has(self, entry: PodEntry, address: str) -> bool:
-        """Whether reads made now show that *address* is the pod's, and no other pod there was started as late."""
+        """Return whether new reads show that *address* is the pod's, and that no other pod there started as late."""
         try:
             read = await self._reads.pod_now(entry.namespace, entry.name)
             there = await self._reads.at_address(address, self._node)
@@ -370,7 +365,7 @@ class ClusterCache:
         )
 
     def _is_suspended(self, pod: Pod) -> bool:
-        """Whether local evidence speaks against the pod that a read shows."""
+        """Return whether local evidence contradicts the pod that a read shows."""
         entry = self.pods.get(*pod.key)
         return entry is not None and entry.uid == pod.metadata.uid and entry.suspended
 
@@ -389,7 +384,7 @@ class ClusterCache:
         return entry.record if entry is not None else None
 
     async def _ask_for(self, key: str) -> bool:
-        """One read for a pod that was named and is not known; whether it has to be asked again."""
+        """Send one read for an unknown pod that a request named. Return whether it must be repeated."""
         namespace, name = key.split("/", 1)
         with self._pending_reads.read() as read:
             try:
@@ -404,7 +399,7 @@ class ClusterCache:
         return False
 
     async def _ask_about(self, address: str) -> bool:
-        """One read about an address that is unknown or contested; whether it has to be asked again."""
+        """Send one read about an unknown or contested address. Return whether it must be repeated."""
         with self._pending_reads.read() as read:
             try:
                 pods = await self._reads.at_address(address, self._node)
@@ -415,7 +410,7 @@ class ClusterCache:
         there = {pod.metadata.uid for pod in pods}
         for claimant in self._addresses.candidates(address):
             if not claimant.confirmed and claimant.uid not in there:
-                # A read knew of it once and the watch never has: no event will ever take it away.
+                # Only a read has reported this pod, never the watch, so no event will remove it.
                 self.pods.retire(claimant)
         owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
         if owner is not None and not self._is_suspended(owner):
@@ -423,42 +418,18 @@ class ClusterCache:
         return False
 
     def _settle(self, address: str, pod: Pod) -> None:
-        """A read says that *address* is *pod*'s."""
+        """Apply a read that shows that *address* is *pod*'s."""
         entry = self.pods.get(*pod.key)
         if entry is None:
             entry = self.pods.enter(pod, confirmed=False)
         elif entry.uid != pod.metadata.uid:
-            # Which of the two is the later one only the watch can tell.
+            # Only the watch knows which of the two pods is the later one.
             return
         elif address not in entry.addresses:
             entry.doubt(address)
-            self._addresses.claim([address], entry)
+            self._addresses.add([address], entry)
         self._addresses.settle(address, entry)
 
 
 def _owner(record: PodRecord) -> PodEntry | None:
     return record.owner if isinstance(record.owner, PodEntry) else None
-
-
-def _shown(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, object]:
-    return {
-        "pod": entry.key,
-        "uid": entry.uid,
-        "addresses": list(entry.addresses),
-        "label": entry.facts.label,
-        "exempt": entry.facts.exempt,
-        "doubtful": entry.doubtful,
-        "terminated": entry.terminated,
-        "sandbox_down": entry.sandbox_down,
-        "suspended": dict(suspended),
-        "host_network": entry.pod.spec.host_network,
-        "identities": [
-            {
-                "identity": "/".join(each.identity.key),
-                "binding": each.binding,
-                "status": each.status,
-                "usable": each.usable,
-            }
-            for each in entry.assigned[:SHOWN_MAX]
-        ],
-    }

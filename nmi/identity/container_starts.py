@@ -1,9 +1,9 @@
-"""When containers of a pod were started, and what follows from it about its address. Pure.
+"""Start times of a pod's containers, and what follows from them about the pod's address. Pure.
 
-The kubelet takes these times from the node's clock, which is NMI's as well, and rounds them down to whole seconds. The
-sandbox of a pod is made at an address only after the former owner's sandbox is gone, and containers are started in a
-sandbox. So of two pods at one address the one with the later start owns it, and a container that was started after a
-change of the node's network runs in a sandbox that is younger than the change.
+The kubelet takes these times from the node's clock, which NMI also uses, and rounds them down to whole seconds. A pod's
+sandbox is created at an address only after the former owner's sandbox is gone, and containers start in a sandbox. So of
+two pods at one address the one with the later start owns it, and a container that started after a change of the node's
+network runs in a sandbox that is younger than the change.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,16 @@ NEVER: Final = float("-inf")
 
 
 def started_after(pod: Pod, moment: float) -> bool:
-    """Whether a container of *pod* runs that was certainly started after *moment* (seconds since the epoch)."""
+    """Return whether a container of *pod* runs that certainly started after *moment* (seconds since the epoch)."""
     return newest_running(pod) > moment
 
 
 def owner_of(pods: Sequence[Pod]) -> Pod | None:
-    """Which of *pods*, which are all that are listed at one address, owns it; None where that is not certain.
+    """Return the owner of an address among *pods*, all pods that are listed there; None if that is not certain.
 
-    One that is listed alone owns it. Of several it is the one in which a container runs that was started later than
-    every container of the others, ended or not. That a pod is being deleted, or has ended, is no reason for another
-    one: it may have got the address last.
+    A pod that is listed alone owns the address. Of several pods it is the one in which a container runs that started
+    later than every container of the others, ended or not. A pod that is being deleted, or has ended, does not lose the
+    address to another pod for that reason: it may have got the address last.
     """
     if len(pods) == 1:
         return None if pods[0].finished else pods[0]
@@ -37,15 +37,15 @@ def owner_of(pods: Sequence[Pod]) -> Pod | None:
 
 
 def newest_running(pod: Pod) -> float:
-    """The start of the container that was started last of those that run: seconds since the epoch, or NEVER."""
+    """Return the start of the running container that started last: seconds since the epoch, or NEVER."""
     running = (each.state.running for each in pod.status.all_containers)
     return _newest(each.started_at for each in running if each is not None)
 
 
 def _latest(pod: Pod) -> float:
-    """The start of the container that was started last, whether it runs or not.
+    """Return the start of the container that started last, running or not.
 
-    Where that is not known: infinity, or minus infinity for a pod that has finished.
+    If it is unknown: infinity, or minus infinity for a finished pod.
     """
     times = []
     for each in pod.status.all_containers:

@@ -1,7 +1,7 @@
-"""May this pod have this token, and of which identity? A function from values to a value.
+"""The decision whether a pod may have a token, and of which identity. A function from values to a value.
 
-No clock, no I/O, no waiting: whoever calls it waits, asks Azure and asks again. Where the `Assigned` values come from
-(`assignments`, or `managed` in that mode) and why a pod is exempt (`exempting`) is settled before.
+No clock, no I/O, no waiting: the caller waits, asks Azure and decides again. The `AssignedIdentity` values come from
+`assignments` (`managed_mode` in that mode), the reason for an exemption from `exemptions`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
 
 MANAGED_HOLD_SECONDS: Final = 1.5
-"""A watch brings a change within milliseconds; the answer is due within 2 s of the request."""
+"""A watch delivers a change within milliseconds; the response is due within 2 s of the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """What of a pod a decision depends on."""
+    """The properties of a pod that a decision depends on."""
 
     namespace: str
     name: str
@@ -27,31 +27,31 @@ class PodFacts:
     label: str
     """The value of its label `aadpodidbinding`, or empty."""
     exempt: str = ""
-    """Why its requests are for the node's own identities (`exempting`), or empty: they are not."""
+    """Why the pod uses the node's own identities (`exemptions`), or empty if it does not."""
     mirror: bool = False
-    """Whether it is a mirror pod, whose namespace, name and labels its node's kubelet chose."""
+    """Whether it is a mirror pod, whose namespace, name and labels the kubelet of its node chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionPolicy:
-    """How identities are chosen and how long a request may be held."""
+    """The settings that choose identities and limit how long a request is held."""
 
     force_namespaced: bool = False
-    """Every identity serves pods of its own namespace only."""
+    """Every identity serves only pods of its namespace."""
     created_attempts: int = 16
     assigned_attempts: int = 4
     interval_seconds: float = 5.0
-    """The reference polls: so often, so far apart. Here their product is a deadline."""
+    """The Go implementation polls with these numbers of attempts at this interval. Here their product is a deadline."""
     max_hold_seconds: float = 45.0
-    """The longest hold whatever the product says: SDKs give up a try at 60 seconds."""
+    """Upper limit of the hold: SDKs time out an attempt at 60 seconds."""
     managed: bool = False
-    """Nothing is being assigned: a binding or an identity that is missing is waited for MANAGED_HOLD_SECONDS at most,
-    in which the watch brings one that has just been written."""
+    """Managed mode: MIC assigns nothing, so a missing binding or identity is waited for MANAGED_HOLD_SECONDS at most.
+    In that time the watch delivers one that has just been written."""
     host_token_types: frozenset[int] = frozenset((0, 1, 2))
-    """Types of identity whose tokens a process of the node may have for a pod that it names; empty: of none."""
+    """Types of identity whose tokens a process of the node may request for a pod that it names; empty: none."""
 
     def hold_seconds(self, *, created: bool) -> float:
-        """How long after its arrival a request may be held; longer when an identity has at least been Created."""
+        """Return how long after its arrival a request may be held; longer if an identity is in state Created."""
         attempts = self.created_attempts + (self.assigned_attempts if created else 0)
         longest = min(self.max_hold_seconds, MANAGED_HOLD_SECONDS) if self.managed else self.max_hold_seconds
         return min(attempts * self.interval_seconds, longest)
@@ -66,16 +66,16 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing usable yet, but something may come: until so many seconds after the request's arrival."""
+    """No usable identity yet, but one may come until *seconds* after the request's arrival."""
 
     seconds: float
     refusal: Refusal
-    """What the request gets if nothing has changed by then."""
+    """The refusal if nothing has changed by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exempt:
-    """The pod's requests go to IMDS as they are, for the node's own identities."""
+    """The pod's requests are forwarded to IMDS unchanged, for the node's own identities."""
 
     why: str
     """`MIC`, or `exception namespace/name`; for the log."""
@@ -91,8 +91,8 @@ NOTHING_ASSIGNED = Refusal(
 MIRROR_POD = Refusal(
     Reason.NOTHING_ASSIGNED,
     "Identity not found",
-    "this is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet "
-    "could have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment instead",
+    "this is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), whose namespace and labels the "
+    "kubelet of its node chooses, so it gets no identity: use a DaemonSet or Deployment instead",
 )
 _STILL_ASSIGNING = Refusal(
     Reason.STILL_ASSIGNING,
@@ -103,17 +103,17 @@ _NONE_ASSIGNED = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity is assigned to this pod.",
     "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
-    "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log, where there is a MIC",
+    "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log if MIC is installed",
 )
 _NONE_MATCHES = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity that is assigned to this pod matches the one that the request names.",
-    "compare the client id or resource id that the workload asks for with the AzureIdentity bound to it",
+    "compare the client id or resource id in the workload's request with the AzureIdentity bound to it",
 )
 _UNKNOWN_OBJECT_ID = Refusal(
     Reason.UNKNOWN_OBJECT_ID,
     "No identity of this pod is known by that object id.",
-    "ask by client_id, or put the annotation objectID on the AzureIdentity",
+    "use client_id in the request, or set the annotation objectID on the AzureIdentity",
 )
 _OTHER_NAMESPACE = Refusal(
     Reason.NO_MATCHING_IDENTITY,
@@ -129,13 +129,15 @@ def decide(
     policy: DecisionPolicy,
     object_ids: Mapping[str, str],
 ) -> Decision:
-    """What *pod* gets for *request*. A mirror pod gets nothing, whatever exempts it and whatever it is assigned; an
-    exempt pod is exempt whatever it asks and whatever it is assigned.
+    """Return what *pod* gets for *request*.
 
-    *assigned* are those that name the pod by namespace and name; *object_ids* maps lower-cased client ids to object
-    ids, as learnt from IMDS's own answers. An identity is the pod's only when it was made for this pod's uid (or does
-    not say) and its binding selects the label that the pod has now, so that neither a pod's successor under the same
-    name nor a relabelled pod inherits.
+    A mirror pod gets nothing, regardless of exemptions and assigned identities. An exempt pod is exempt regardless of
+    its request and its assigned identities.
+
+    *assigned* are the identities that name the pod by namespace and name. *object_ids* maps lower-cased client ids to
+    object ids, as learned from IMDS's responses. An identity is the pod's only if it was made for this pod's uid (or
+    names no uid) and its binding selects the label that the pod has now. So neither a later pod of the same name nor a
+    relabelled pod inherits an identity.
     """
     if pod.mirror:
         return MIRROR_POD
@@ -158,10 +160,10 @@ def decide(
 def _hold(
     request: TokenRequest, policy: DecisionPolicy, allowed: list[AssignedIdentity], matching: list[AssignedIdentity]
 ) -> Wait | Refusal:
-    """Nothing usable matches: how long to wait for it, and what to say then."""
+    """Return how long to wait for a usable identity, with the refusal after that time."""
     created = any(each.status == CREATED for each in matching)
     if request.selector is SelectorKind.OBJECT_ID and not matching:
-        # One that is still coming may turn out to have this object id; what is there already will not change its own.
+        # An identity in state Created may turn out to have this object id. The object id of a usable one is fixed.
         created = any(each.status == CREATED for each in allowed)
         if allowed and not created:
             return _UNKNOWN_OBJECT_ID
@@ -177,14 +179,14 @@ def _hold(
 
 def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:
     if each.identity.spec.type == IdentityType.FEDERATED:
-        # Of all that names it: a stranger's object must not send this pod's own proof anywhere.
+        # Every object that names the pod must be in its namespace: no other tenant may choose where its assertion goes.
         return each.home == pod.namespace
     everywhere = not policy.force_namespaced and not each.identity.namespaced
     return everywhere or each.identity.metadata.namespace == pod.namespace
 
 
 def _is_named_by(request: TokenRequest, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:
-    """Whether the request names no identity, or this one. An empty id is never a match."""
+    """Return whether the request names no identity, or this one. An empty id never matches."""
     spec, wanted = each.identity.spec, request.selector_value.lower()
     match request.selector:
         case SelectorKind.NONE:

@@ -1,7 +1,7 @@
-"""Which pods the node's own identities are for: those under an exception of their namespace, and a MIC called `mic`.
+"""Pods that use the node's own identities: those under an AzurePodIdentityException of their namespace, and MIC.
 
-Whoever may write an AzurePodIdentityException gives every pod of its namespace that carries one of its labels whatever
-the node may do in Azure. So each one that begins to count is told at warning level, and counted.
+A user with permission to write an AzurePodIdentityException gives every pod of its namespace that carries one of its
+labels all Azure permissions of the node. So each new effective exception is logged at warning level, and counted.
 """
 
 import logging
@@ -15,24 +15,23 @@ log = logging.getLogger(__name__)
 
 MIC: Final = "MIC"
 MIC_OWNER: Final = "mic"
-"""How the names begin of the ReplicaSets of the Deployment `mic`, which the reference's plain manifests make.
+"""Prefix of the ReplicaSet names of the Deployment `mic`, which the Go implementation's plain manifests create.
 
-Those of our own chart and manifests begin with `aad-pod-identity-mic`, as the reference's chart had it: their pods are
-exempt by the AzurePodIdentityException `mic` that is installed with them, and by nothing here.
-# reference: pkg/nmi/server/server.go, isMIC
-"""
+The ReplicaSets of this project's chart and manifests begin with `aad-pod-identity-mic`, as in the Go implementation's
+chart. Their pods are exempt only by the AzurePodIdentityException `mic` that is installed with them.
+# reference: pkg/nmi/server/server.go, isMIC"""
 MIC_LABELS: Final = (("app.kubernetes.io/component", "mic"), ("component", "mic"))
-"""MIC's pods carry one of these: the first from a chart, the second from the reference's plain manifests."""
+"""MIC's pods carry one of these: the first from a chart, the second from the Go implementation's plain manifests."""
 
 LINES_PER_MINUTE: Final = 100
-"""More than that begin to count at once only where somebody floods the API server; the metric counts them all."""
+"""More new exceptions in a minute mean a flood of the API server. The metric counts all of them."""
 
 Pair = tuple[str, str, str]
 """Namespace, label key, lower-cased label value."""
 
 
 class Exemptions:
-    """The exceptions that count, and what they say of a pod. The handler of their watch; plain bookkeeping."""
+    """The effective exceptions, and the exemption of each pod. The handler of their watch; pure bookkeeping."""
 
     def __init__(
         self,
@@ -42,9 +41,10 @@ class Exemptions:
         namespaces: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*changed* is called with a namespace whose pods may have become exempt, or stopped being so.
+        """Store the settings.
 
-        *namespaces*: where exceptions count; everywhere if empty.
+        *changed* is called with a namespace whose pods may have become exempt, or are no longer exempt. *namespaces*:
+        the namespaces in which exceptions are effective; all if empty.
         """
         self._changed = changed
         self._mic_namespace = mic_namespace.lower()
@@ -55,16 +55,16 @@ class Exemptions:
         self._minute = float("-inf")
         self._lines = 0
         self.seen = 0
-        """Exceptions that have begun to count, or changed what they match, so far."""
+        """Exceptions that became effective, or changed their labels, since the start."""
 
     def __len__(self) -> int:
-        """How many count now."""
+        """Return the number of effective exceptions."""
         return len(self._counting)
 
     def why(self, pod: Pod) -> str:
-        """Why *pod*'s requests go to IMDS as they are (`MIC`, `exception namespace/name`), or empty: they do not.
+        """Return why *pod* is exempt (`MIC`, `exception namespace/name`), or an empty string if it is not.
 
-        Never a mirror pod's: `decide` refuses those before it looks at this.
+        The result for a mirror pod is not used: `decide` refuses mirror pods first.
         """
         if is_mic(pod, self._mic_namespace):
             return MIC
@@ -74,7 +74,7 @@ class Exemptions:
         return ""
 
     def why_given(self, pod: Pod, exceptions: Iterable[AzurePodIdentityException]) -> str:
-        """The same, going by *exceptions* (which a read has brought) instead of by what the watch has told."""
+        """Return the same according to *exceptions*, which a read returned, instead of the watch."""
         if is_mic(pod, self._mic_namespace):
             return MIC
         carried = _labels(pod)
@@ -86,7 +86,7 @@ class Exemptions:
     # The watch's handler.
 
     def upserted(self, old: AzurePodIdentityException | None, new: AzurePodIdentityException) -> None:  # noqa: ARG002
-        """An exception is, or has become, like *new*."""
+        """Add or replace an exception."""
         pairs = self._pairs(new)
         if self._counting.get(new.key, frozenset()) == pairs:
             return
@@ -97,13 +97,13 @@ class Exemptions:
         self._changed(new.metadata.namespace)
 
     def deleted(self, old: AzurePodIdentityException) -> None:
-        """An exception is gone."""
+        """Remove an exception."""
         if old.key in self._counting:
             self._replace(old.key, frozenset())
             self._changed(old.metadata.namespace)
 
     def _pairs(self, exception: AzurePodIdentityException) -> frozenset[Pair]:
-        """What it matches; nothing where exceptions do not count, or while it is being deleted."""
+        """Return the labels that the exception matches; nothing if it is not effective or is being deleted."""
         namespace = exception.metadata.namespace
         if exception.metadata.deletion_timestamp is not None:
             return frozenset()
@@ -131,21 +131,22 @@ class Exemptions:
         if self._lines <= LINES_PER_MINUTE:
             labels = exception.spec.pod_labels or {}
             log.warning(
-                "pods with one of these labels get the node's own identities: see who may write exceptions there",
+                "pods with one of these labels get the node's own identities; check who may write exceptions",
                 extra={
                     "resource": f"azurepodidentityexceptions {'/'.join(exception.key)}",
                     "reason": ", ".join(f"{key}={value}" for key, value in labels.items()),
                 },
             )
         elif self._lines == LINES_PER_MINUTE + 1:
-            log.warning("more exceptions than are told one by one; the metric nmi_exceptions_seen counts all")
+            log.warning("more exceptions than are logged one by one; the metric nmi_exceptions_seen counts all")
 
 
 def is_mic(pod: Pod, namespace: str) -> bool:
-    """Whether *pod* is one of MIC's own, which run in *namespace*.
+    """Return whether *pod* is one of MIC's own, which run in *namespace*.
 
-    By its controller, as the reference has it, and by its labels besides: nobody becomes MIC by calling a ReplicaSet
-    `mic-x`, and a pod that only claims to be a replica of MIC's is released, or deleted as one too many.
+    The Go implementation checks the controller only. NMI also checks the labels, so that a ReplicaSet named `mic-x` is
+    not MIC. A pod that only claims to be a replica of MIC's ReplicaSet is released by it, or deleted as a surplus
+    replica.
     """
     metadata = pod.metadata
     return (

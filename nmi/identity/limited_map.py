@@ -1,7 +1,7 @@
-"""A limit on the identities of one pod or label that NMI decides by, and the report on those beyond it.
+"""A limit on the identities of one pod or label, and the report on objects beyond it.
 
-Every decision looks at each of them, so their number must not be for a tenant to choose. All of them are remembered,
-as the watch's store does too: when one goes, the next in order counts.
+Every decision examines each of these identities, so a tenant must not choose their number. All of them are kept, as in
+the watch's store: when one is removed, the next in order counts.
 """
 
 import logging
@@ -19,7 +19,7 @@ LINES_PER_MINUTE: Final = 20
 
 
 class LimitedMap(Generic[Key, V]):
-    """Values by key, of which the first *most* count, by the order that each is put with."""
+    """Values by key, of which the first *most* count, in the order given by `put`."""
 
     __slots__ = ("_counted", "_most", "_order", "_values")
 
@@ -30,17 +30,17 @@ class LimitedMap(Generic[Key, V]):
         self._counted: tuple[V, ...] | None = None
 
     def __len__(self) -> int:
-        """How many there are, with those beyond the limit."""
+        """Return the number of values, including those beyond the limit."""
         return len(self._values)
 
     @property
     def beyond(self) -> int:
-        """How many do not count."""
+        """Number of values that do not count."""
         return max(0, len(self._values) - self._most)
 
     @property
     def counted(self) -> tuple[V, ...]:
-        """Those that count, in order; the same tuple until something changes."""
+        """The values that count, in order; the same tuple until a change."""
         if self._counted is None:
             self._counted = tuple(self._values[key][1] for _, key in self._order[: self._most])
         return self._counted
@@ -60,7 +60,7 @@ class LimitedMap(Generic[Key, V]):
         self._counted = None
 
     def remove(self, key: Key) -> bool:
-        """Whether it was there."""
+        """Return whether *key* was present."""
         before = self._values.pop(key, None)
         if before is None:
             return False
@@ -73,7 +73,7 @@ class LimitedMap(Generic[Key, V]):
 
 
 class OverLimitCount:
-    """How many are beyond limits in all, and a log line for each place that begins to have some."""
+    """The number of values beyond limits in total, and a log line for each group that begins to have some."""
 
     def __init__(self, message: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._message = message
@@ -84,7 +84,7 @@ class OverLimitCount:
         self.count = 0
 
     def note(self, place: tuple[str, str], beyond: int) -> None:
-        """There are *beyond* of them at *place* now."""
+        """Record that *beyond* values of *place* are beyond the limit."""
         before = self._places.pop(place, 0)
         self.count += beyond - before
         if beyond:

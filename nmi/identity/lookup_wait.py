@@ -1,7 +1,7 @@
-"""Requests from an address that no pod answers for yet: parked until the watch tells of it, or one read does.
+"""Requests from an address without a pod record: they wait until the watch, or one read, delivers the pod.
 
-The kubelet reports a pod's address after its containers have started, so a quick pod asks before the watch can know
-it. All is bounded: who waits (64), for how long (5 s), and what it costs the API server (2 reads a second).
+The kubelet reports a pod's address after its containers have started, so a pod may send a request before the watch
+delivers its address. All of this is bounded: the waiting requests (64), their time (5 s), and the reads (2 per second).
 """
 
 import asyncio
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 PARK_SECONDS: Final = 5.0
 WAITERS_MAX: Final = 64
 READ_AFTER_SECONDS: Final = 0.3
-"""Most watch events are faster; the reference, too, waits this long between its looks."""
+"""Most watch events are faster. The Go implementation waits this long between its attempts, too."""
 READ_INTERVAL_SECONDS: Final = 0.5
 NEGATIVE_SECONDS: Final = 1.0
 NEGATIVES_MAX: Final = 256
 
 
 class _PendingLookup:
-    """One address that somebody asks from."""
+    """One address (or name) for which requests wait."""
 
     def __init__(self, reader: asyncio.Task[None]) -> None:
         self.arrived = asyncio.Event()
@@ -34,7 +34,7 @@ class _PendingLookup:
 
 
 class LookupWait:
-    """Places by address. A place's one read (or those that repeat it) is a task that ends with the last waiter."""
+    """Pending lookups by address. The reads of a lookup are a task that ends with the last waiter."""
 
     def __init__(
         self,
@@ -45,10 +45,11 @@ class LookupWait:
         read_after_seconds: float = READ_AFTER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*lookup* asks the index; *read* asks the API server about one address and tells the index what it learns.
+        """Store the callbacks.
 
-        *read* returns whether its answer came too late to be used, so that it has to be asked again. It raises nothing:
-        an API server that does not answer has nothing to tell.
+        *lookup* queries the index. *read* reads one address from the API server and stores the result in the index. It
+        returns whether its response was outdated, so that it must be repeated. It raises nothing: without a response
+        the index stays as it is.
         """
         self._lookup = lookup
         self._read = read
@@ -61,14 +62,14 @@ class LookupWait:
         self._next_read = float("-inf")
         self._negatives: OrderedDict[str, float] = OrderedDict()
         self.turned_away = 0
-        """Requests for which there was no place."""
+        """Requests that were refused because WAITERS_MAX were waiting."""
 
     @property
     def waiting(self) -> int:
         return self._waiting
 
     async def find(self, address: str) -> PodRecord | None:
-        """The record that *address* answers for, as soon as there is one. None: not in time, or no place."""
+        """Return the pod record of *address* as soon as there is one; None after the time limit, or at WAITERS_MAX."""
         record = self._lookup(address)
         if record is not None:
             return record
@@ -102,21 +103,21 @@ class LookupWait:
                 place.reader.cancel()
 
     def arrived(self, address: str) -> None:
-        """The index has begun to answer for *address*."""
+        """Wake the requests that wait for *address*, which the index now maps to a pod."""
         self._negatives.pop(address, None)
         place = self._places.get(address)
         if place is not None:
             place.arrived.set()
 
     async def aclose(self) -> None:
-        """End the reads. Whoever is parked is cancelled by its own owner."""
+        """Cancel the reads. The owners of waiting requests cancel those."""
         readers = list(self._readers)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
 
     async def _read_once(self, address: str) -> None:
-        """The read, when the watch has had its time and the node's rate allows it."""
+        """Read, after the watch's time has passed and as the node's rate allows."""
         await asyncio.sleep(self._read_after_seconds)
         outdated = True
         while outdated:

@@ -1,8 +1,8 @@
-"""Managed mode: no MIC and no assigned identities; a pod's identities are those that bindings of its namespace select.
+"""Managed mode: no MIC and no assigned identities; the bindings of a pod's namespace select its identities.
 
-Label to binding to identity, all three in one namespace, joined here into the same `Assigned` values that MIC's objects
-become in standard mode, so that one `decide` serves both. Who puts the identities on the VMs is outside (hence the
-mode's name): here an identity is usable as soon as binding and identity exist.
+Label, binding and identity, all three in one namespace, are joined here into the same `AssignedIdentity` values that
+MIC's objects become in standard mode, so that one `decide` serves both. Another system attaches the identities to the
+VMs (hence the name). NMI uses an identity as soon as its binding and identity exist.
 """
 
 import time
@@ -27,10 +27,10 @@ V = TypeVar("V")
 
 
 class BoundIdentities:
-    """What the two watches, which it adds, have told of bindings and identities; each change is told at once.
+    """Bindings and identities of the two watches, which it adds.
 
-    A change costs about what it changes, however many bindings whoever may write them has made: what a binding gives is
-    joined when it or its identity changes, and all pods with one label share one value.
+    The cost of an event depends on the changed objects, not on the number of all: a binding is joined when it or its
+    identity changes, and all pods with one label share one value.
     """
 
     watched = ("bindings", "identities")
@@ -47,12 +47,14 @@ class BoundIdentities:
         self._changed = changed
         self._clock = clock
         self._identities: dict[Key, tuple[AzureIdentity, float]] = {}
-        """By namespace and name, with the time since when it is as it is: IMDS may lag behind a new one."""
+        """By namespace and name, with the time of its last change: IMDS may lag behind a new identity."""
         self._naming: dict[Key, dict[str, AzureIdentityBinding]] = {}
         """Bindings by the identity that they name, then by their own name."""
         self._given: dict[Key, LimitedMap[tuple[str], AssignedIdentity]] = {}
         """By namespace and selector, then by the binding's name."""
-        self._beyond = OverLimitCount("a selector has more bindings than count in its namespace; delete some", clock)
+        self._beyond = OverLimitCount(
+            "a selector has more bindings in its namespace than the limit; delete some", clock
+        )
         watches.add("bindings", BINDINGS, _BindingHandler(self))
         watches.add("identities", IDENTITIES, _IdentityHandler(self))
 
@@ -79,10 +81,10 @@ class BoundIdentities:
                 found.put((binding.metadata.name,), joined, joined.order)
         return found.counted
 
-    # What the watches tell.
+    # Watch events.
 
     def binding_upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> None:
-        """A binding is, or has become, like *new*."""
+        """Add or replace a binding."""
         if old is not None and old.spec != new.spec:
             self._unbind(old)
         self._naming.setdefault(_named_by(new), {})[new.metadata.name] = new
@@ -90,12 +92,12 @@ class BoundIdentities:
         self._changed(new.metadata.namespace, "")
 
     def binding_deleted(self, old: AzureIdentityBinding) -> None:
-        """A binding is gone."""
+        """Remove a binding."""
         self._unbind(old)
         self._changed(old.metadata.namespace, "")
 
     def identity_upserted(self, new: AzureIdentity) -> None:
-        """An identity is, or has become, like *new*."""
+        """Add or replace an identity."""
         known, since = self._identities.get(new.key, (None, ALWAYS))
         if known is None or known.spec != new.spec:
             since = self._clock()
@@ -103,7 +105,7 @@ class BoundIdentities:
         self._identity_changed(new.key)
 
     def identity_deleted(self, old: AzureIdentity) -> None:
-        """An identity is gone."""
+        """Remove an identity."""
         self._identities.pop(old.key, None)
         self._identity_changed(old.key)
 
@@ -115,7 +117,7 @@ class BoundIdentities:
             self._changed(key[0], "")
 
     def _give(self, binding: AzureIdentityBinding) -> None:
-        """Join *binding* anew with what it names."""
+        """Join *binding* with the identity that it names."""
         identity, since = self._identities.get(_named_by(binding), (None, ALWAYS))
         if identity is None or not _fits(binding, identity):
             self._take(binding)
@@ -126,7 +128,7 @@ class BoundIdentities:
             there = self._given[place] = LimitedMap(BINDINGS_MAX)
         made = join(binding, identity, since)
         if there.get(key) != made:
-            # Else the same object stays, which is quick to compare.
+            # Otherwise keep the same object, which is fast to compare.
             there.put(key, made, made.order)
             self._beyond.note(place, there.beyond)
 
@@ -152,7 +154,7 @@ def _fits(binding: AzureIdentityBinding, identity: AzureIdentity) -> bool:
 
 
 def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:
-    """Take *name* out of *place*, and the place with the last of them."""
+    """Remove *name* from the group *place*, and remove the group if it is empty."""
     there = nested.get(place, {})
     there.pop(name, None)
     if not there:
@@ -160,7 +162,7 @@ def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:
 
 
 def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: float = ALWAYS) -> AssignedIdentity:
-    """The identity as *binding* gives it to every pod that it selects; none any longer once either is being deleted."""
+    """Return the identity as *binding* gives it to every pod that it selects; unusable if either is being deleted."""
     deleting = [each.metadata.deletion_timestamp is not None for each in (binding, identity)]
     return AssignedIdentity(
         binding=binding.metadata.name,
@@ -175,7 +177,7 @@ def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: f
 
 
 class _BindingHandler:
-    """The binding watch's handler."""
+    """The handler of the binding watch."""
 
     def __init__(self, bound: BoundIdentities) -> None:
         self._bound = bound
@@ -188,7 +190,7 @@ class _BindingHandler:
 
 
 class _IdentityHandler:
-    """The identity watch's handler."""
+    """The handler of the identity watch."""
 
     def __init__(self, bound: BoundIdentities) -> None:
         self._bound = bound

@@ -1,4 +1,4 @@
-"""What the identity room counts, read by a collector at each scrape. No label takes a value that a pod can choose."""
+"""Metrics of pods and identities, collected at each scrape. A pod cannot choose any label value."""
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -14,19 +14,19 @@ PREFIX: Final = "aadpodidentity_nmi_"
 
 
 class IdentityMetrics:
-    """Counters of the feed and of held requests; registers itself."""
+    """Counters of the cluster cache and of held requests; registers itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.held = 0
-        """Requests that are waiting for their pod to change, now: mostly for an assignment."""
+        """Requests that wait now for a change of their pod, mostly for an assignment."""
         self.unverified = 0
-        """Grants made though a watch was silent, or the pod was ending, and the API server did not answer."""
+        """Grants while a watch was silent, or the pod was ending, and the API server did not respond."""
         self.retired_by_read = 0
-        """Pods that a read found gone before the watch told of it."""
+        """Pods that a read found gone before the watch reported it."""
         self.failed_secret_reads = 0
-        """Secrets of service principals that the API server did not give."""
+        """Failed reads of Secrets of service principals."""
         self.failed_token_requests = 0
-        """Tokens of pods' service accounts that the API server did not make."""
+        """Failed requests for tokens of pods' service accounts."""
         self._watches = WatchMeasures(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
         self._suspensions: Mapping[EvidenceKind, int] = {}
@@ -38,36 +38,44 @@ class IdentityMetrics:
         gauges: Mapping[str, Callable[[], float]],
         suspensions: Mapping[EvidenceKind, int] = MappingProxyType({}),
     ) -> None:
-        """Where the rest is read from at a scrape. Keys of *gauges*: index_size, parked, stale, exceptions,
-        assignments_beyond_limit, suspended_pods, and the counts failed_reads and exceptions_seen.
+        """Set the sources of the other metrics.
+
+        Keys of *gauges*: index_size, parked, stale, exceptions, assignments_beyond_limit, suspended_pods, and the
+        counts failed_reads and exceptions_seen.
         """
         self._watches.watch(watches)
         self._gauges = gauges
         self._suspensions = suspensions
 
     def secret_not_read(self) -> None:
-        """Count one."""
+        """Count a failed read of a Secret."""
         self.failed_secret_reads += 1
 
     def token_not_made(self) -> None:
-        """Count one."""
+        """Count a failed token request."""
         self.failed_token_requests += 1
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape."""
+        """Return the metrics; the registry calls it at each scrape."""
         gauges = dict(self._gauges)
         for name, text in (
-            ("index_size", "Addresses that answer for a pod."),
-            ("parked", "Requests from addresses that no pod answers for yet."),
+            ("index_size", "Addresses with a pod record."),
+            ("parked", "Requests that wait because their address has no pod record yet."),
             ("stale", "1 while a watch is silent past its deadline."),
-            ("assignments_beyond_limit", "Bindings or assigned identities that do not count, as others fill a limit."),
+            (
+                "assignments_beyond_limit",
+                "Bindings or assigned identities that are ignored because others fill a limit.",
+            ),
             ("exceptions", "AzurePodIdentityExceptions that give pods the node's own identities."),
-            ("suspended_pods", "Pods that get no token, since by local evidence their address has changed hands."),
+            (
+                "suspended_pods",
+                "Pods that get no token because local evidence shows that their address changed its owner.",
+            ),
         ):
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
         errors = Metric(
             "aadpodidentity_kubernetes_api_operations_errors_count",
-            "Reads, and requests for tokens, that the API server did not answer.",
+            "Reads and token requests without a response from the API server.",
             "counter",
         )
         errors.add_sample(errors.name, {"operation_type": "get_pod_list"}, _value(gauges, "failed_reads"))
@@ -76,12 +84,12 @@ class IdentityMetrics:
         yield errors
         yield CounterMetricFamily(
             f"{PREFIX}exceptions_seen",
-            "Exceptions that have begun to count, or changed what they match.",
+            "Exceptions that became effective, or changed what they match.",
             value=_value(gauges, "exceptions_seen"),
         )
         suspensions = CounterMetricFamily(
             f"{PREFIX}suspensions",
-            "Pods suspended by local evidence that their address changed hands.",
+            "Suspensions of pods by local evidence that their address changed its owner.",
             labels=["evidence"],
         )
         for kind in EvidenceKind:
@@ -92,7 +100,9 @@ class IdentityMetrics:
             f"{PREFIX}unverified_grants", "Grants while the API server could not confirm them.", value=self.unverified
         )
         yield CounterMetricFamily(
-            f"{PREFIX}pods_retired_by_read", "Pods found gone before the watch said so.", value=self.retired_by_read
+            f"{PREFIX}pods_retired_by_read",
+            "Pods that a read found gone before the watch reported it.",
+            value=self.retired_by_read,
         )
 
 

@@ -1,7 +1,7 @@
-"""Reads that the watch, or the node's own network, has overtaken while they were on their way.
+"""Reads in flight, and the changes that NMI has learned of since each of them was sent.
 
-The answer to a read may be older than what has become known since it was sent. So nothing about an address or a pod
-follows from a read during which either has changed.
+The response to a read may be older than a watch event or a netlink report that arrived after the read was sent. Nothing
+about an address or a pod follows from a read during which either has changed.
 """
 
 from collections.abc import Hashable, Iterator
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class PendingRead:
-    """One read on its way."""
+    """One read in flight."""
 
     def __init__(self) -> None:
         self._changed: set[Hashable] = set()
@@ -18,19 +18,19 @@ class PendingRead:
         self._changed.add(subject)
 
     def is_outdated(self, *subjects: Hashable) -> bool:
-        """Whether one of *subjects* has changed since the read was sent."""
+        """Return whether one of *subjects* has changed since the read was sent."""
         return not self._changed.isdisjoint(subjects)
 
 
 class PendingReads:
-    """The reads on their way. Subjects are addresses (strings) and the keys of pods (pairs)."""
+    """All reads in flight. Subjects are addresses (strings) and keys of pods (pairs)."""
 
     def __init__(self) -> None:
         self._reads: set[PendingRead] = set()
 
     @contextmanager
     def read(self) -> Iterator[PendingRead]:
-        """From the sending of a read to the use of its answer."""
+        """Track a read from its sending to the use of its response."""
         read = PendingRead()
         self._reads.add(read)
         try:
@@ -39,6 +39,6 @@ class PendingReads:
             self._reads.discard(read)
 
     def changed(self, subject: Hashable) -> None:
-        """Something has become known about *subject*."""
+        """Record a change of *subject* for every read in flight."""
         for read in self._reads:
             read.note(subject)

@@ -1,7 +1,7 @@
-"""The pods of this node by name: who is there, at which addresses, with which identities, exempt or not.
+"""All pod entries of this node by name.
 
-The handler of the pods' watch, and what the other watches' changes end in: each changes an entry at once, so that
-nothing is decided on what was.
+`PodRegistry` is the handler of the pod watch, and applies the changes of the other watches to the entries. Each change
+takes effect before the handler returns, so that no decision uses the former state.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ PodKey = tuple[str, str]
 
 
 class PodRegistry:
-    """Entries; none of a pod that has finished. Pods on the host's network are known by name and have no address."""
+    """Pod entries by name. Finished pods have none. Pods on the host's network have an entry but no address."""
 
     def __init__(
         self,
@@ -29,12 +29,14 @@ class PodRegistry:
         left: Callable[[PodEntry], None],
         *,
         reported: Callable[[PodEntry], None] = lambda _entry: None,
-        heard: Callable[[PodKey], None] = lambda _key: None,
+        on_event: Callable[[PodKey], None] = lambda _key: None,
     ) -> None:
-        """*assigned* and *exempt* say what the watches have told of a pod.
+        """Store the callbacks.
 
-        *entered* hears of each new entry, and *left* of each that is gone; *reported* is called after the watch
-        brought a new state of a pod that stays, and *heard* before any word of the watch about a pod is taken in.
+        *assigned* and *exempt* return the identities and the exemption of a pod according to the watches.
+
+        *entered* is called with each new entry, *left* with each entry that is removed. *reported* is called after the
+        watch delivered a new state of a known pod, *on_event* before any watch event about a pod is applied.
         """
         self._addresses = addresses
         self._assigned = assigned
@@ -42,7 +44,7 @@ class PodRegistry:
         self._entered = entered
         self._left = left
         self._reported = reported
-        self._heard = heard
+        self._on_event = on_event
         self._entries: dict[PodKey, PodEntry] = {}
         self._by_namespace: dict[str, dict[str, PodEntry]] = {}
 
@@ -58,8 +60,8 @@ class PodRegistry:
     # The watch's handler.
 
     def upserted(self, old: Pod | None, new: Pod) -> None:  # noqa: ARG002 - compared with the entry
-        """A pod of this node is, or has become, like *new*."""
-        self._heard(new.key)
+        """Add or update a pod of this node."""
+        self._on_event(new.key)
         entry = self._entries.get(new.key)
         if entry is not None and entry.uid != new.metadata.uid:
             self.retire(entry)
@@ -73,45 +75,45 @@ class PodRegistry:
             before, started = entry.addresses, newest_running(entry.pod)
             entry.update(new, self._exempt(new))
             entry.assign(self._assigned(entry.facts))
-            self._addresses.release((each for each in before if each not in entry.addresses), entry)
-            self._addresses.claim(entry.addresses, entry)
+            self._addresses.remove((each for each in before if each not in entry.addresses), entry)
+            self._addresses.add(entry.addresses, entry)
             if newest_running(new) > started:
                 self._addresses.started_again(entry)
             self._reported(entry)
 
     def deleted(self, old: Pod) -> None:
-        """A pod of this node is gone."""
-        self._heard(old.key)
+        """Remove a pod of this node."""
+        self._on_event(old.key)
         entry = self._entries.get(old.key)
         if entry is not None and entry.uid == old.metadata.uid:
             self.retire(entry)
 
-    # What else changes entries.
+    # Other changes of entries.
 
     def reassign(self, namespace: str, name: str) -> None:
-        """The identities of that pod may have changed; without a *name*, of any pod of the namespace."""
+        """Update the identities of that pod; without a *name*, of every pod of the namespace."""
         there = self._by_namespace.get(namespace, {})
         for entry in list(there.values()) if not name else [each for each in (there.get(name),) if each is not None]:
             entry.assign(self._assigned(entry.facts))
 
     def reexempt(self, namespace: str) -> None:
-        """The exceptions of that namespace have changed."""
+        """Update the exemptions of every pod of the namespace."""
         for entry in list(self._by_namespace.get(namespace, {}).values()):
             entry.exempt(self._exempt(entry.pod))
 
     def enter(self, pod: Pod, *, confirmed: bool) -> PodEntry:
-        """A new entry; *confirmed* by the watch, or only read of. There must be none of that name."""
+        """Add an entry. *confirmed*: the watch, not only a read, reported the pod. No entry of that name may exist."""
         exempt = self._exempt(pod)
         entry = PodEntry(pod, exempt=exempt, confirmed=confirmed)
         entry.assign(self._assigned(entry.facts))
         self._entries[pod.key] = entry
         self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
-        self._addresses.claim(entry.addresses, entry)
+        self._addresses.add(entry.addresses, entry)
         self._entered(entry)
         return entry
 
     def retire(self, entry: PodEntry) -> None:
-        """The pod is gone, for good. Idempotent."""
+        """Remove the entry for good. Idempotent."""
         if self._entries.get((entry.namespace, entry.name)) is entry:
             del self._entries[entry.namespace, entry.name]
             there = self._by_namespace[entry.namespace]
@@ -119,5 +121,5 @@ class PodRegistry:
             if not there:
                 del self._by_namespace[entry.namespace]
         entry.retire()
-        self._addresses.release(entry.addresses, entry)
+        self._addresses.remove(entry.addresses, entry)
         self._left(entry)

@@ -1,7 +1,7 @@
-"""One pod of this node as the token server knows it: facts, assigned identities, and who waits for a change.
+"""The pod entry: one pod of this node with its properties, assigned identities and waiting requests.
 
-A `PodEntry` is the owner of its native `PodRecord`. Only `feed` and what it is made of change an entry; each change
-begins a new generation of the record (its ready answers are gone) and wakes every request that waits on it.
+A `PodEntry` owns its native `PodRecord`. Only `cluster_cache` and its parts change an entry. Each change begins a new
+generation of the record (its ready answers are discarded) and wakes every request that waits for the pod.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from nmi.identity.decide import PodFacts
 from podidentity.resources import Pod
 
 SERVED_MAX: Final = 64
-"""Tokens noted per pod; a pod that asks for more different ones than this begins anew."""
+"""Tokens noted per pod. The notes are cleared when a pod requests more different tokens than this."""
 
 
 class PodEntry:
-    """A pod, for as long as it lives under one uid. Never a finished one; one on the host's network has no address."""
+    """A pod, as long as it exists with one uid. Never a finished pod. A pod on the host's network has no address."""
 
     __slots__ = (
         "_assigned",
@@ -39,7 +39,9 @@ class PodEntry:
     def __init__(
         self, pod: Pod, assigned: tuple[AssignedIdentity, ...] = (), *, exempt: str = "", confirmed: bool = True
     ) -> None:
-        """*confirmed*: a watch event told of it; else a single read did, and the watch may yet say otherwise."""
+        """Create the entry. *confirmed*: a watch event reported the pod; otherwise a single read did, and the watch may
+        disagree later.
+        """
         self.record = PodRecord(self)
         self.pod = pod
         self.facts = facts(pod, exempt)
@@ -51,7 +53,7 @@ class PodEntry:
         self._confirmed = confirmed
         self._suspended = False
         self._gone = False
-        # Thousands of pods never ask: sets of their own come with the first request.
+        # Most pods never send a request, so the sets are created with the first one.
         self._waiters: set[asyncio.Future[None]] | None = None
         self._served: set[Hashable] | None = None
         self.record.suspended = self.doubtful
@@ -70,7 +72,7 @@ class PodEntry:
 
     @property
     def key(self) -> str:
-        """`namespace/name`: the field `pod` of a log line, and whom the governor charges."""
+        """`namespace/name`: the field `pod` of a log line, and the governor's key for this pod."""
         return f"{self.facts.namespace}/{self.facts.name}"
 
     @property
@@ -79,52 +81,54 @@ class PodEntry:
 
     @property
     def assigned(self) -> tuple[AssignedIdentity, ...]:
-        """What names this pod by namespace and name; whether it is this pod's own is for `decide` to say."""
+        """The identities that name this pod by namespace and name; `decide` checks whether they are this pod's."""
         return self._assigned
 
     @property
     def ending(self) -> bool:
-        """Being deleted, or every container has terminated: its address may be another's before the watch says so."""
+        """Whether the pod is being deleted, or all containers have terminated: another pod may get its address before
+        the watch reports it.
+        """
         return self._ending
 
     @property
     def terminated(self) -> bool:
-        """Every container has terminated: no token until the watch reports one that runs."""
+        """Whether all containers have terminated: no token until the watch reports a running one."""
         return self._terminated
 
     @property
     def sandbox_down(self) -> bool:
-        """The kubelet reports no sandbox with a network: what asks from the pod's address is another pod."""
+        """Whether the kubelet reports no sandbox with a network: another pod sends the requests from its address."""
         return self._sandbox_down
 
     @property
     def suspended(self) -> bool:
-        """By local evidence its address has changed hands (`suspensions`): no token to what asks from there."""
+        """Whether local evidence shows that its address changed its owner (`suspensions`): no token there."""
         return self._suspended
 
     @property
     def gone(self) -> bool:
-        """Deleted, finished or replaced. Final."""
+        """Whether the pod is deleted, finished or replaced. Final."""
         return self._gone
 
     @property
     def confirmed(self) -> bool:
-        """Whether the watch has told of it, as it is here."""
+        """Whether the watch has reported the pod in this state."""
         return self._confirmed
 
     @property
     def doubtful(self) -> bool:
-        """Whether each grant needs a word from the API server first; then no ready answer is served either."""
+        """Whether each grant needs a verification read first. Then no ready answer is served either."""
         return self._ending or self._sandbox_down or self._suspended or not self._confirmed
 
     @property
     def _deciding(self) -> tuple[object, ...]:
-        """Everything of the pod's own that a decision depends on."""
+        """All properties of the pod itself that a decision depends on."""
         state = (self._ending, self._terminated, self._sandbox_down, self._confirmed)
         return (self.facts, self.addresses, self.labels, *state)
 
     def update(self, pod: Pod, exempt: str = "") -> bool:
-        """Take over what the watch now says of the same pod; whether that changed anything a decision depends on."""
+        """Apply a new state of the same pod from the watch. Return whether a decision depends on the change."""
         before = self._deciding
         self.pod = pod
         self.facts = facts(pod, exempt)
@@ -139,7 +143,7 @@ class PodEntry:
         return changed
 
     def exempt(self, why: str) -> bool:
-        """The exceptions have changed: *why* is what they say of it now. Whether that changes anything."""
+        """Set the exemption to *why*, after a change of the exceptions. Return whether it differs."""
         changed = self.facts.exempt != why
         if changed:
             self.facts = facts(self.pod, why)
@@ -147,23 +151,23 @@ class PodEntry:
         return changed
 
     def doubt(self, address: str) -> None:
-        """A read knows the pod at *address* too, which the watch has not told of: doubtful until it does."""
+        """Add *address*, which only a read has reported: the entry is doubtful until the watch confirms it."""
         self.addresses = (*self.addresses, address)
         self._confirmed = False
         self.bump()
 
     def suspend(self) -> None:
-        """See `suspended`."""
+        """Begin a suspension: see `suspended`."""
         self._suspended = True
         self.bump()
 
     def lift(self) -> None:
-        """The address is certainly the pod's again."""
+        """End the suspension: the address is certainly the pod's again."""
         self._suspended = False
         self.bump()
 
     def assign(self, assigned: tuple[AssignedIdentity, ...]) -> bool:
-        """Replace the assigned identities; whether that changed anything a decision depends on."""
+        """Replace the assigned identities. Return whether a decision depends on the change."""
         changed = assigned != self._assigned
         self._assigned = assigned
         if changed:
@@ -171,7 +175,7 @@ class PodEntry:
         return changed
 
     def retire(self) -> None:
-        """The pod is gone: no answer of its record is served again, and whoever waits on it is told."""
+        """Mark the pod as gone: no answer of its record is served again, and all waiters are woken."""
         self._gone = True
         self.bump()
 
@@ -185,20 +189,20 @@ class PodEntry:
                 waiter.set_result(None)
 
     def serve(self, key: Hashable) -> None:
-        """Note that a ready answer may be made of the token kept under *key*."""
+        """Note that a ready answer may contain the token cached under *key*."""
         if self._served is not None and len(self._served) >= SERVED_MAX:
-            # Rather than forget which tokens its answers hold, forget the answers.
+            # The notes must stay complete, so the ready answers are discarded with them.
             self.bump()
         if self._served is None:
             self._served = set()
         self._served.add(key)
 
     def serves(self, key: Hashable) -> bool:
-        """Whether a ready answer may hold the token kept under *key*."""
+        """Return whether a ready answer may contain the token cached under *key*."""
         return self._served is not None and key in self._served
 
     async def changed(self, generation: int) -> None:
-        """Return as soon as the record's generation is no longer *generation*. The caller sets the deadline."""
+        """Wait until the record's generation is no longer *generation*. The caller sets the deadline."""
         while self.record.generation == generation:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -212,11 +216,11 @@ class PodEntry:
 
 
 def facts(pod: Pod, exempt: str = "") -> PodFacts:
-    """What of *pod* a decision depends on; *exempt* is `exempting`'s word."""
+    """Return the properties of *pod* that a decision depends on; *exempt* comes from `exemptions`."""
     metadata = pod.metadata
     return PodFacts(metadata.namespace, metadata.name, metadata.uid, pod.binding_label, exempt, pod.mirror)
 
 
 def own_addresses(pod: Pod) -> tuple[str, ...]:
-    """The addresses that are the pod's alone: none where it shares the node's."""
+    """Return the addresses that are the pod's alone: none if it uses the host's network."""
     return () if pod.spec.host_network else pod.addresses

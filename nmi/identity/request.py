@@ -1,11 +1,11 @@
-"""What a pod asks for, once its bytes have been read."""
+"""A pod's token request after its bytes have been parsed."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 
 class SelectorKind(IntEnum):
-    """By what a request names one of the pod's identities. The numbers are those of `_native.query`."""
+    """The property by which a request names one of the pod's identities. The numbers are those of `_native.query`."""
 
     NONE = 0
     CLIENT_ID = 1
@@ -15,13 +15,13 @@ class SelectorKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One request on the token path that passed every check of its form."""
+    """One request on the token path that passed all syntax checks."""
 
     resource: str
-    """The audience, percent-decoded, otherwise as sent: never trimmed, never empty."""
+    """The audience, percent-decoded and otherwise as sent: not trimmed, never empty."""
     selector: SelectorKind = SelectorKind.NONE
     selector_value: str = ""
-    """As sent; compared case-insensitively. Empty exactly when *selector* is NONE."""
+    """As sent; compared case-insensitively. Empty if and only if *selector* is NONE."""
     xms_cc: str = ""
     """Client capabilities, passed on and part of every cache key."""
     force_refresh: bool = False

@@ -1,18 +1,18 @@
-"""Pods whose address has changed hands by local evidence: suspended until it is certain whose the address is.
+"""Suspensions of pods whose address changed its owner by local evidence, until the owner is certain.
 
-A suspension is of one pod at one address. It begins with the evidence. It also begins when a pod claims an address
-whose last sandbox ended less than a minute ago, unless one of its containers was started since: the watch may report a
-pod after its sandbox ended, or an old state of a pod. While a suspension lasts nothing is granted to what asks from
-there, whatever the watch's state is and whether or not the API server answers. It ends in one of these ways:
+A suspension is for one pod at one address. It begins with the evidence. It also begins when a pod gets an address whose
+last sandbox ended less than a minute ago, unless one of its containers started since then: the watch may report a pod
+after its sandbox ended, or an old state of a pod. During a suspension NMI grants nothing to requests from that address,
+regardless of the watch's state and of the API server's responses. It ends in one of these ways:
 
 * The pod is gone, or no longer has that address.
-* The watch shows a running container of the pod that was started after the evidence, and so in a sandbox that is
-  younger than it. Nothing else in an event ends it: one about labels, conditions or restarts may have been written
-  before the sandbox ended, and be on its way since. (The kubelet rounds these times down to seconds, and takes them
-  from the node's clock, which is NMI's as well.)
-* VERIFY_SECONDS after the last evidence, when the kubelet has long reported a sandbox that ended, a read shows the pod
-  running at the address, and no other live pod there that was started as late. Any other answer, or none, is asked
-  for again later.
+* The watch shows a running container of the pod that started after the evidence, and so in a younger sandbox. No other
+  property of an event ends it: an event about labels, conditions or restarts may have been written before the sandbox
+  ended and arrive later. (The kubelet rounds these times down to seconds, and takes them from the node's clock, which
+  NMI also uses.)
+* VERIFY_SECONDS after the last evidence, when the kubelet has reported a sandbox that ended, a read shows the pod
+  running at the address, and no other live pod there that started as late. After any other response, or none, the read
+  is repeated later.
 """
 
 import asyncio
@@ -32,26 +32,26 @@ log = logging.getLogger(__name__)
 VERIFY_SECONDS: Final = 10.0
 """The kubelet reports a sandbox that ended within a second or two."""
 GAP_SECONDS: Final = 0.1
-"""Between the verifications of two pods: what they cost the API server is bounded however many there are."""
+"""Interval between the verifications of two pods, which bounds the load on the API server."""
 RETRY_SECONDS: Final = (5.0, 10.0, 20.0, 30.0)
 POLL_SECONDS: Final = 0.5
 REMEMBERED_SECONDS: Final = 60.0
 REMEMBERED_MAX: Final = 4096
-"""How long, and for how many addresses, the end of a sandbox is kept for pods that claim the address later."""
+"""How long, and for how many addresses, the end of a sandbox is remembered for pods that get the address later."""
 LOGGED_AT_ONCE: Final = 20
 LOG_GAP_SECONDS: Final = 5.0
-"""A pod can cause evidence as often as it likes: more lines than these are counted instead."""
+"""A pod can cause any amount of evidence. Lines beyond this rate are counted instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """Evidence of an address."""
+    """Evidence about an address."""
 
     evidence: Evidence
     since: float
     """Wall clock, seconds."""
     seen: float
-    """The monotonic clock then."""
+    """The monotonic clock at that time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +67,7 @@ class Suspension:
     """When it is verified, by the monotonic clock."""
     tries: int = 0
     counted: int = field(default=1)
-    """How much evidence there was."""
+    """How many pieces of evidence there were."""
 
 
 class Suspensions:
@@ -81,8 +81,10 @@ class Suspensions:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """*claimants*: the pods that are known at an address. *verify*: whether a read made now shows that the address
-        is that pod's alone; raises nothing.
+        """Store the callbacks.
+
+        *candidates* returns the pods that have an address. *verify* returns whether a new read shows that the address
+        is that pod's alone; it raises nothing.
         """
         self._claimants = candidates
         self._verify = verify
@@ -94,26 +96,26 @@ class Suspensions:
         self._begun = asyncio.Event()
         self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
         self._left_out = 0
-        """Lines that were left out since the last one."""
+        """Log lines that were left out since the last one."""
         self.counts = dict.fromkeys(EvidenceKind, 0)
-        """Suspensions that have begun, by the evidence that began them."""
+        """Suspensions since the start, by the evidence that began them."""
 
     @property
     def remembered(self) -> int:
-        """Addresses of which evidence is kept for later claims."""
+        """Number of addresses whose evidence is remembered for later pods."""
         return len(self._remembered)
 
     @property
     def pods(self) -> int:
-        """How many pods are suspended now."""
+        """Number of suspended pods."""
         return len(self._suspensions)
 
     def of(self, entry: PodEntry) -> dict[str, str]:
-        """The addresses at which the pod is suspended, with the evidence."""
+        """Return the addresses at which the pod is suspended, with the evidence."""
         return {address: str(each.kind) for address, each in self._suspensions.get(entry, {}).items()}
 
     def begin(self, found: Iterable[Evidence]) -> None:
-        """Suspend every pod that is known at these addresses, or claims them later."""
+        """Suspend every pod that has one of these addresses now, or gets it later."""
         for evidence in found:
             there = _Remembered(evidence, self._wall_clock(), self._clock())
             if evidence.kind.ends:
@@ -121,8 +123,8 @@ class Suspensions:
             for entry in self._claimants(evidence.address):
                 self._begin(entry, there)
 
-    def claimed(self, address: str, entry: PodEntry) -> None:
-        """The pod has become known at this address."""
+    def address_added(self, address: str, entry: PodEntry) -> None:
+        """Suspend a pod that gets *address* if there is recent evidence about it."""
         there = self._remembered.get(address)
         if there is None or self._clock() - there.seen >= REMEMBERED_SECONDS:
             return
@@ -130,13 +132,13 @@ class Suspensions:
             self._begin(entry, there)
 
     def changed(self, entry: PodEntry) -> None:
-        """The watch has reported the pod: see whether that ends its suspensions."""
+        """End the suspensions of the pod that its new state from the watch ends."""
         for suspension in list(self._suspensions.get(entry, {}).values()):
             if suspension.address not in entry.addresses or started_after(entry.pod, suspension.since):
                 self._end(suspension)
 
     def left(self, entry: PodEntry) -> None:
-        """The pod is gone."""
+        """End the suspensions of a pod that is gone."""
         for suspension in list(self._suspensions.get(entry, {}).values()):
             self._end(suspension)
 
@@ -178,7 +180,7 @@ class Suspensions:
         if self._lines.take():
             left_out, self._left_out = self._left_out, 0
             log.info(
-                "pod suspended, its address has changed hands",
+                "pod suspended, its address changed its owner",
                 extra={
                     "pod": entry.key,
                     "address": evidence.address,

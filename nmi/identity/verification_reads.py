@@ -1,8 +1,8 @@
-"""Reads from the API server that stand between a doubtful pod and its token: shared, brief, and few.
+"""Verification reads: shared, bounded reads from the API server before a token for a doubtful pod.
 
-While a pod is ending, or a watch is silent, the index may be behind; then a grant needs a word from the API server. All
-requests about one pod share one read, valid for a second from when it was sent. A server that has just failed to answer
-is left alone for a few seconds: requests must not queue up behind its time limit.
+While a pod is ending, or a watch is silent, the index may be behind. Then each grant needs a read. All requests of one
+pod share one read, which is valid for a second from its sending. After a failure no read is sent for a few seconds, so
+that requests do not queue behind its time limit.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 VALID_SECONDS: Final = 1.0
 READ_SECONDS: Final = 2.0
-"""A read of one object takes milliseconds; whoever waits for it also waits for a token."""
+"""A read of one object takes milliseconds. The request that waits for it also waits for a token."""
 UNANSWERED_SECONDS: Final = 5.0
 
 R = TypeVar("R", bound=Resource)
@@ -40,7 +40,7 @@ V = TypeVar("V")
 
 
 class Reader(Protocol):
-    """What of `podidentity.kube.client.Client` is used here."""
+    """The used part of `podidentity.kube.client.Client`."""
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R: ...
 
@@ -50,11 +50,11 @@ class Reader(Protocol):
 
 
 class UnansweredError(Exception):
-    """The API server did not answer in time, or not to the point; the cause is chained."""
+    """The API server did not respond in time, or not with a usable response; the cause is chained."""
 
 
 class _SharedReads(Generic[V]):
-    """One read at a time for each key; its result serves whoever asks within VALID_SECONDS of its sending."""
+    """One concurrent read per key. Its result serves all requests within VALID_SECONDS of its sending."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -87,7 +87,7 @@ class _SharedReads(Generic[V]):
 
 
 class VerificationReads:
-    """What the API server says right now: of a pod, of its identities, of the exceptions of its namespace."""
+    """The current state on the API server: of a pod, of its identities, of the exceptions of its namespace."""
 
     def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
@@ -99,49 +99,49 @@ class VerificationReads:
         self._exceptions: _SharedReads[Sequence[AzurePodIdentityException]] = _SharedReads(clock)
         self._unanswered_until = float("-inf")
         self._slow_until: dict[str, float] = {}
-        """By namespace: its tenant may have filled it with so much that reading it takes too long."""
+        """By namespace: a tenant may have filled it with more objects than a read can list in time."""
         self.failed = 0
-        """Reads that were sent and not answered, or not to the point."""
+        """Reads without a response, or with an unusable one."""
 
     async def pod(self, namespace: str, name: str, as_known: str = "") -> Pod | None:
-        """The pod of that name as it is now, or None if there is none. Raises UnansweredError.
+        """Return the current pod of that name, or None if there is none. Raises UnansweredError.
 
-        Shared with who asks about the pod *as_known*: a read of a moment ago says nothing about a namesake since, nor
-        about what has changed since.
+        Shared by requests with the same *as_known*: an earlier read proves nothing about a later pod of the same name,
+        nor about later changes.
         """
         return await self._pods.get((namespace, name, as_known), lambda: self._limited(self._get_pod(namespace, name)))
 
     async def pod_now(self, namespace: str, name: str) -> Pod | None:
-        """Likewise by a read that is sent now: not shared. Raises UnansweredError."""
+        """Return the same by a new read that is not shared. Raises UnansweredError."""
         return await self._limited(self._get_pod(namespace, name))
 
     async def assigned(self, label_selector: str) -> Sequence[AzureAssignedIdentity]:
-        """The assigned identities that the watch with this selector would have. Raises UnansweredError."""
+        """Return the assigned identities that a watch with this selector delivers. Raises UnansweredError."""
         return await self._assigned.get(
             label_selector,
             lambda: self._limited(self._reader.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
         )
 
     async def bindings(self, namespace: str) -> Sequence[AzureIdentityBinding]:
-        """The bindings of *namespace* as they are now. Raises UnansweredError."""
+        """Return the current bindings of *namespace*. Raises UnansweredError."""
         return await self._bindings.get(
             namespace, lambda: self._limited(self._reader.list(BINDINGS, namespace), namespace)
         )
 
     async def identities(self, namespace: str) -> Sequence[AzureIdentity]:
-        """The identities of *namespace* as they are now. Raises UnansweredError."""
+        """Return the current identities of *namespace*. Raises UnansweredError."""
         return await self._identities.get(
             namespace, lambda: self._limited(self._reader.list(IDENTITIES, namespace), namespace)
         )
 
     async def exceptions(self, namespace: str) -> Sequence[AzurePodIdentityException]:
-        """The exceptions of *namespace* as they are now. Raises UnansweredError."""
+        """Return the current exceptions of *namespace*. Raises UnansweredError."""
         return await self._exceptions.get(
             namespace, lambda: self._limited(self._reader.list(EXCEPTIONS, namespace), namespace)
         )
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
-        """The pods of *node* that the API server knows at *address*. Not shared. Raises UnansweredError."""
+        """Return the pods of *node* that the API server lists at *address*. Not shared. Raises UnansweredError."""
         selector = f"status.podIP={address},spec.nodeName={node}"
         return await self._limited(self._reader.list(PODS, field_selector=selector))
 
@@ -156,11 +156,11 @@ class VerificationReads:
             return None
 
     async def _limited(self, read: Awaitable[V], namespace: str = "") -> V:
-        """What *read* returns. Where a list of one *namespace* takes too long, reads of the others go on."""
+        """Return the result of *read*. If a list of one *namespace* takes too long, other reads continue."""
         if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
             if asyncio.iscoroutine(read):
                 read.close()
-            raise UnansweredError("it did not answer a moment ago")
+            raise UnansweredError("it did not respond to the previous read")
         try:
             async with asyncio.timeout(READ_SECONDS):
                 return await read
@@ -173,13 +173,13 @@ class VerificationReads:
                 self._unanswered_until = now + UNANSWERED_SECONDS
             self.failed += 1
             log.warning(
-                "a read about a pod was not answered: see whether the API server is up and NMI's role allows get, list",
+                "no response to a verification read; check the API server, and that NMI's role allows get and list",
                 extra={"error": str(error) or type(error).__name__},
             )
-            raise UnansweredError("the API server did not answer") from error
+            raise UnansweredError("the API server did not respond") from error
 
 
 def _seen(task: "asyncio.Task[V]") -> None:
-    """Every waiter may have gone: the error counts as seen."""
+    """Mark the error as retrieved, since all waiters may be gone."""
     if not task.cancelled():
         task.exception()

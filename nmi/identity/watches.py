@@ -1,4 +1,4 @@
-"""The feed's watches, each under a name by which metrics, probes and people know it, and which of them are silent."""
+"""The watches, each with the name that metrics and probes use, and the detection of silent ones."""
 
 import asyncio
 import random as random_module
@@ -15,7 +15,7 @@ from podidentity.telemetry.log_limit import LogLimit
 T = TypeVar("T", bound=Resource)
 
 GRACE_SECONDS: Final = 5.0
-"""On top of a watch's own deadline on silence, so that one which replaces itself in time suspends nothing."""
+"""Added to a watch's own deadline on silence, so that a watch which reconnects in time suspends nothing."""
 
 
 class Watches:
@@ -31,9 +31,10 @@ class Watches:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*on_doubt* is called when a watch becomes silent at once, because its handler has failed.
+        """Store the settings.
 
-        *log_limit* bounds the lines about failures before the first lists are complete.
+        *on_doubt* is called when a watch becomes silent immediately because its handler has failed. *log_limit* bounds
+        the lines about failures before the first lists are complete.
         """
         self._client = client
         self._on_doubt = on_doubt
@@ -63,13 +64,13 @@ class Watches:
         )
 
     async def run(self) -> None:
-        """Follow every kind until cancelled."""
+        """Run every watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, informer in self._informers.items():
                 tasks.create_task(informer.run(), name=f"watch {name.replace('_', ' ')}")
 
     async def synced(self) -> None:
-        """Wait until every first list has been handed on."""
+        """Wait until every first list has been delivered."""
         for informer in self._informers.values():
             await informer.synced()
 
@@ -78,11 +79,11 @@ class Watches:
         return {name: each.problem for name, each in self._informers.items() if each.problem is not None}
 
     def silent(self) -> list[str]:
-        """The names of those that are silent past their deadline, or have not spoken yet."""
+        """Return the names of the watches that are silent past their deadline, or have not delivered anything yet."""
         limit = self._silence_seconds + GRACE_SECONDS
         return [name for name, each in self._informers.items() if each.staleness_seconds() > limit]
 
     def patience(self) -> float:
-        """Seconds until the next of them may become silent; negative where one is."""
+        """Return the seconds until the next watch may become silent; negative if one is."""
         oldest = max((each.staleness_seconds() for each in self._informers.values()), default=0.0)
         return self._silence_seconds + GRACE_SECONDS - oldest

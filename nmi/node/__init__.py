@@ -1,7 +1,8 @@
-"""The node's plumbing: the rules in its tables, what they need to work, and what they must not be combined with.
+"""The node: the iptables rules of NMI, their requirements, and the kernel's reports about the network.
 
-`rules` is what must stand where, as data; `upkeep` keeps it there and `alarm` wakes it; `legacy` and `nft` read and
-write tables, one for each backend of iptables, and `backend` finds out which is this node's; `sysctl`, `kubenet` and
-`conntrack` are what their names say; `plumbing` is all of it for `nmi.app`, `cleanup` its undoing for `nmi --cleanup`.
-Nothing here knows pods, tokens or requests; no request waits here.
+`rules` defines the rules as data. `rule_maintenance` keeps them in place, and `rule_changes` wakes it. `legacy_driver`
+and `nft_driver` read and write tables, one for each backend of iptables, and `backend` detects the node's backend.
+`route_localnet`, `kubenet` and `conntrack` handle what their names state. `traffic_redirect` combines these modules for
+`nmi.app`; `cleanup` removes the rules for `nmi --cleanup`. `network_monitor` and `rtnetlink` deliver the kernel's
+reports to `nmi.identity`. No module here knows pods, tokens or requests, and no request waits here.
 """

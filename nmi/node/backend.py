@@ -1,8 +1,8 @@
-"""Which of iptables's two backends this node uses, found without creating anything in either.
+"""Detection of the iptables backend of this node, without creating anything in either backend.
 
-A rule in the other backend would work too, at first; but nobody on the node would see it, and its order against the
-node's own rules would be chance. Opening a table of the legacy backend creates it, so that backend is only asked for
-the tables that the kernel says exist.
+A rule in the other backend would work too at first. But the node's own tools would not show it, and its order against
+the node's own rules would be undefined. Opening a table of the legacy backend creates it, so that backend is only
+queried for the tables that the kernel lists.
 """
 
 import asyncio
@@ -12,28 +12,28 @@ from enum import StrEnum
 from pathlib import Path
 
 from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
-from nmi.node.nft import NOT_PERMITTED, NftPrograms
+from nmi.node.nft_driver import NOT_PERMITTED, NftPrograms
+from nmi.node.rule_text import all_rules, chains_in
 from nmi.node.rules import CHAIN
-from nmi.node.tables import all_rules, chains_in
 from podidentity.exits import StartError
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
-"""The legacy tables that exist in this network namespace, one a line; no file without the kernel's module."""
+"""The legacy tables that exist in this network namespace, one per line; absent without the kernel's module."""
 
 _KUBELET_CHAINS = frozenset(("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"))
-"""What every kubelet since 1.17 keeps in mangle, in the backend it uses."""
+"""Chains that every kubelet since 1.17 keeps in mangle, in its backend."""
 
 
 class Backend(StrEnum):
-    """Where iptables keeps its rules."""
+    """The implementation that stores the rules of iptables."""
 
     LEGACY = "legacy"
     NFT = "nft"
 
 
 @dataclass(frozen=True, slots=True)
-class Programs:
-    """The iptables programs of this image. At least one backend has its own."""
+class IptablesPrograms:
+    """The iptables programs of this image, for at least one backend."""
 
     nft: NftPrograms | None
     legacy: str | None
@@ -42,15 +42,15 @@ class Programs:
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
-    """The node's backend, and the programs to use it with."""
+class DetectedBackend:
+    """The node's backend, and its programs."""
 
     backend: Backend
-    programs: Programs
+    programs: IptablesPrograms
     legacy_tables: frozenset[str]
-    """Which legacy tables existed."""
+    """The legacy tables that existed."""
     left_elsewhere: bool = False
-    """Whether the other backend holds a chain of ours, or of the reference's."""
+    """Whether the other backend holds a chain of NMI or of the Go implementation."""
 
     @property
     def iptables(self) -> str | None:
@@ -61,7 +61,7 @@ class Detected:
 
 
 def choose(nft: str | None, legacy: str | None) -> Backend:
-    """The node's backend, given what each one's iptables-save says; None for a backend that cannot be there."""
+    """Return the node's backend, from each one's iptables-save output; None for a backend that is unavailable."""
     if nft is None or legacy is None:
         return Backend.LEGACY if nft is None else Backend.NFT
     for backend, saved in ((Backend.NFT, nft), (Backend.LEGACY, legacy)):
@@ -74,8 +74,8 @@ def _count(saved: str) -> int:
     return sum(1 for _ in all_rules(saved))
 
 
-async def find_programs(path: str = SYSTEM_PATH) -> Programs:
-    """The iptables programs in *path*. Raises StartError when there is none for any backend."""
+async def find_programs(path: str = SYSTEM_PATH) -> IptablesPrograms:
+    """Return the iptables programs in *path*. Raises StartError if there is none for any backend."""
     nft = await _nft_programs("-nft", path)
     legacy = await find_program("iptables-legacy", path=path)
     legacy_save = await find_program("iptables-legacy-save", path=path)
@@ -88,9 +88,9 @@ async def find_programs(path: str = SYSTEM_PATH) -> Programs:
     if nft is None and legacy is None:
         raise StartError(
             "no iptables program was found: install the package iptables (1.8 or newer) in NMI's image, or start NMI "
-            "with --redirect=none if pods reach it some other way"
+            "with --redirect=none if pods reach it in another way"
         )
-    return Programs(nft=nft, legacy=legacy, legacy_save=legacy_save)
+    return IptablesPrograms(nft=nft, legacy=legacy, legacy_save=legacy_save)
 
 
 async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
@@ -99,8 +99,8 @@ async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
     return NftPrograms(iptables, save, restore) if iptables and save and restore else None
 
 
-async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES) -> Detected:
-    """The backend of this node. Raises StartError for want of programs or rights."""
+async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES) -> DetectedBackend:
+    """Return the backend of this node. Raises StartError if programs or permissions are missing."""
     programs = await find_programs(path)
     tables = await asyncio.to_thread(_existing, legacy_tables)
     nft = legacy = None
@@ -110,7 +110,7 @@ async def detect(*, path: str = SYSTEM_PATH, legacy_tables: Path = LEGACY_TABLES
         legacy = await _save_legacy(programs.legacy_save, sorted(tables))
     backend = choose(nft, legacy)
     other = legacy if backend is Backend.NFT else nft
-    return Detected(backend, programs, tables, left_elsewhere=CHAIN in chains_in(other or ""))
+    return DetectedBackend(backend, programs, tables, left_elsewhere=CHAIN in chains_in(other or ""))
 
 
 async def _save_legacy(program: str, tables: Iterable[str]) -> str:
@@ -118,7 +118,9 @@ async def _save_legacy(program: str, tables: Iterable[str]) -> str:
 
 
 def _saved(done: Finished) -> str | None:
-    """What a save program said; None when the kernel lacks its backend. Raises StartError for want of rights."""
+    """Return a save program's output; None if the kernel lacks its backend. Raises StartError if permissions are
+    missing.
+    """
     if done.not_permitted:
         raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
     return done.stdout if done.code == 0 else None

@@ -1,8 +1,9 @@
 """The boot guard: a systemd unit of the host that inserts the reject rule of `--fail-closed` before the kubelet starts.
 
-netfilter is empty after a reboot, and the kubelet starts other pods next to NMI. The guard closes that window with the
-host's own iptables. The rule has the text of `nmi.node.rules`, so NMI finds it as its own. The unit is written to the
-host's directory of units and enabled by a link; systemd reads both at the next boot, so no daemon-reload is needed.
+netfilter is empty after a reboot, and the kubelet starts other pods concurrently with NMI. The guard closes that window
+with the host's own iptables. The rule has the text of `nmi.node.rules`, so NMI recognises it as its own. The unit is
+written to the host's directory of units and enabled by a link. systemd reads both at the next boot, so no daemon-reload
+is needed.
 """
 
 import os
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nmi.node.rules import Redirection
+from nmi.node.rules import RedirectSpec
 from podidentity.exits import StartError
 
 NAME: Final = "aad-pod-identity-boot-guard.service"
@@ -40,13 +41,13 @@ WantedBy=kubelet.service
 """
 
 
-def unit(to: Redirection) -> str:
+def unit(to: RedirectSpec) -> str:
     """Return the text of the unit that inserts the reject rule for *to*."""
     rule = to.reject
     return _UNIT.format(insert=_INSERT.format(table=rule.table, hook=rule.hook, rule=rule.text))
 
 
-def install(directory: Path, to: Redirection) -> bool:
+def install(directory: Path, to: RedirectSpec) -> bool:
     """Write and enable the unit in *directory*, the host's /etc/systemd/system; return whether anything changed.
 
     Blocks. The unit is replaced as a whole, never written in place. Raises StartError.
@@ -63,7 +64,7 @@ def install(directory: Path, to: Redirection) -> bool:
     except OSError as error:
         raise StartError(
             f"cannot install the boot guard in {directory} ({error.strerror}): mount the host's /etc/systemd/system "
-            f"there, writable, or name its place with --systemd-directory"
+            f"there, writable, or name its directory with --systemd-directory"
         ) from error
     return changed
 
@@ -87,7 +88,7 @@ def remove(directory: Path) -> bool:
 
 
 def installed(directory: Path) -> bool:
-    """Return whether the unit is enabled in *directory*, whatever it says. Blocks. Raises OSError."""
+    """Return whether the unit is enabled in *directory*, regardless of its text. Blocks. Raises OSError."""
     return (directory / WANTED_BY / NAME).is_symlink() and (directory / NAME).is_file()
 
 

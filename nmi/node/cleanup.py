@@ -1,8 +1,8 @@
-"""`nmi --cleanup`: taking everything of ours off a node, for the hook of an uninstallation. Needs no cluster.
+"""`nmi --cleanup`: removal of NMI's rules and files from a node, for the hook of an uninstallation. Needs no cluster.
 
-The reference's rule goes too, since its chain has the same name. What stays: route_localnet, which others may have come
-to rely on, and the guard of 127.0.0.1 in filter/INPUT, without which a node with route_localnet has its loopback
-services open to its neighbours (CVE-2020-8558). Whoever takes both back sets the one to 0 first.
+It also removes the Go implementation's rule, since its chain has the same name. It keeps route_localnet, which other
+programs may need by now, and the guard of 127.0.0.1 in filter/INPUT, without which a node with route_localnet exposes
+its loopback services to its neighbours (CVE-2020-8558). To remove both, set route_localnet to 0 first.
 """
 
 import asyncio
@@ -11,34 +11,34 @@ from pathlib import Path
 
 from nmi.node import boot_guard
 from nmi.node.backend import Backend, detect
-from nmi.node.legacy import LegacyDriver
-from nmi.node.nft import NftDriver
-from nmi.node.plumbing import redirection_of
-from nmi.node.rules import Driver, RedirectError
-from nmi.node.upkeep import Upkeep
+from nmi.node.legacy_driver import LegacyDriver
+from nmi.node.nft_driver import NftDriver
+from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rules import IptablesDriver, RedirectError
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 
 PATIENCE_SECONDS = 60.0
-"""How long a hook waits for the xtables lock in all; iptables programs hold it for seconds at most."""
+"""How long a hook waits for the xtables lock in total; iptables programs hold it for seconds at most."""
 
 
 async def cleanup(settings: Settings) -> list[str]:
-    """Remove the boot guard, and our rules whichever backend holds them; a line for each. Raises StartError."""
-    to = redirection_of(settings)
+    """Remove the boot guard, and NMI's rules from every backend. Return a line for each. Raises StartError."""
+    to = redirect_spec(settings)
     removed: list[str] = []
     directory = Path(settings.systemd_directory)
-    # The guard first: if the node goes down now, it must not reject again what nobody removes.
+    # The guard first: if the node reboots now, the guard must not insert a reject rule that stays.
     if await asyncio.to_thread(boot_guard.remove, directory):
         removed.append(f"removed the boot guard ({directory / boot_guard.NAME})")
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             async for backend, driver, tables in _drivers():
-                upkeep = Upkeep(driver)
-                # The redirect last: as long as it is there pods get at most a refusal.
+                maintenance = RuleMaintenance(driver)
+                # The redirect last: while it exists, pods do not reach the real IMDS.
                 for rule in (to.reject, to.redirect):
-                    if rule.table in tables and await upkeep.find(rule):
-                        await upkeep.remove(rule)
+                    if rule.table in tables and await maintenance.find(rule):
+                        await maintenance.remove(rule)
                         removed.append(f"removed {rule.name} ({rule.table} of iptables-{backend})")
     except RedirectError as error:
         raise StartError(f"not everything was removed: {error}; then run this again") from error
@@ -50,8 +50,8 @@ async def cleanup(settings: Settings) -> list[str]:
     return removed
 
 
-async def _drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
-    """Each backend that may hold something, with those of its tables that can be opened without being created."""
+async def _drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
+    """Return each backend that may hold a rule, with those of its tables that exist."""
     detected = await detect()
     if detected.programs.nft is not None:
         yield Backend.NFT, NftDriver(detected.programs.nft), frozenset(("nat", "filter"))

@@ -1,4 +1,4 @@
-"""Running the node's own programs (iptables, conntrack): found once, bounded in time, never left behind."""
+"""Execution of the node's own programs (iptables, conntrack), with a time limit and without leftover processes."""
 
 import asyncio
 import os
@@ -11,15 +11,15 @@ from typing import BinaryIO
 from podidentity.exits import StartError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-"""Where programs are looked for: an unprivileged user's own PATH often lacks the sbin directories."""
+"""The directories of the programs: an unprivileged user's own PATH often lacks the sbin directories."""
 
 SHOWN_MAX = 300
-"""Characters of a program's complaint that an error repeats."""
+"""Characters of a program's error output that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended."""
+    """The result of a program."""
 
     code: int
     stdout: str
@@ -27,12 +27,12 @@ class Finished:
 
     @property
     def complaint(self) -> str:
-        """What it said in one line, cut."""
+        """Its error output in one line, truncated."""
         return " ".join(self.stderr.split())[:SHOWN_MAX] or f"exit code {self.code}"
 
     @property
     def not_permitted(self) -> bool:
-        """Whether it failed for want of rights."""
+        """Whether it failed because permissions are missing."""
         return self.code != 0 and any(word in self.stderr for word in ("Permission denied", "Operation not permitted"))
 
 
@@ -41,12 +41,12 @@ class ProgramTimeoutError(Exception):
 
 
 async def find_program(name: str, *, path: str = SYSTEM_PATH) -> str | None:
-    """Where *name* is installed in *path*; None if it is not."""
+    """Return the path of *name* in *path*; None if it is not installed."""
     return await asyncio.to_thread(shutil.which, name, path=path)
 
 
 def _readable(given: str) -> BinaryIO:
-    """*given* as a file in memory. Not a pipe: a program that ends without reading would break the loop's end of it.
+    """Return *given* as a file in memory. A pipe would break if a program ends without reading it.
 
     Blocks no longer than a copy takes, but a loop's watchdog cannot know that.
     """
@@ -59,8 +59,8 @@ def _readable(given: str) -> BinaryIO:
 async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -> Finished:
     """Run *words* to the end with *given* on its standard input.
 
-    Raises ProgramTimeoutError after *seconds*, StartError when the program is not there. Cancelled, it takes the
-    program along.
+    Raises ProgramTimeoutError after *seconds*, StartError if the program is not installed. On cancellation it kills the
+    program.
     """
     try:
         with await asyncio.to_thread(_readable, given) as stdin:

@@ -1,4 +1,4 @@
-"""Is this a node with the kubenet network plugin? There a pod can take another's address, and with it its tokens."""
+"""Detection of the kubenet network plugin, with which a pod can take another pod's address and so its tokens."""
 
 import logging
 import re
@@ -10,11 +10,11 @@ log = logging.getLogger(__name__)
 
 _KUBENET = re.compile(r"--?network-plugin[=\s]+[\"']?kubenet\b")
 _READ_MAX = 1 << 20
-"""Bytes of the kubelet's configuration that are looked at; real ones are a few hundred."""
+"""Bytes of the kubelet's configuration that are read; real ones have a few hundred."""
 
 
 def names_kubenet(text: str) -> bool:
-    """Whether the kubelet's configuration *text* asks for kubenet; lines that are comments do not count."""
+    """Return whether the kubelet's configuration *text* selects kubenet; comment lines do not count."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     return any(_KUBENET.search(line) for line in lines)
 
@@ -28,14 +28,14 @@ def check(kubelet_config: Path, *, allowed: bool) -> None:
     except PermissionError as error:
         if not allowed:
             log.warning(
-                "the kubelet's flags may not be read; give the file to root, or kubenet is not recognised",
+                "no permission to read the kubelet's flags, NMI cannot detect kubenet; make root the owner of the file",
                 extra={"path": str(kubelet_config), "error": error.strerror},
             )
         return
     except OSError as error:
         if not allowed:
             log.info(
-                "no kubelet flags to look for kubenet in; if this cluster uses it, pods can spoof addresses",
+                "no file with the kubelet's flags, so NMI cannot detect kubenet, with which pods can spoof addresses",
                 extra={"path": str(kubelet_config), "error": error.strerror},
             )
         return
@@ -44,6 +44,6 @@ def check(kubelet_config: Path, *, allowed: bool) -> None:
     if not allowed:
         raise StartError(
             f"{kubelet_config} has --network-plugin=kubenet, with which a pod can take another pod's address and get "
-            f"its tokens: use another network plugin, or accept that with --allow-network-plugin-kubenet"
+            f"its tokens: use another network plugin, or accept the risk with --allow-network-plugin-kubenet"
         )
-    log.warning("this node uses kubenet: a pod can take another's address here; forbid NET_RAW to pods by policy")
+    log.warning("node uses kubenet, pods can take each other's address; forbid NET_RAW to pods by policy")

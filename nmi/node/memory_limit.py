@@ -1,4 +1,4 @@
-"""The memory limit of the cgroup that this process is in: the least of its own and its parents'."""
+"""The memory limit of this process's cgroup: the smallest limit of the cgroup and its parents."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Final
 
 PROC: Final = Path("/proc/self")
 UNLIMITED: Final = 1 << 60
-"""Bytes. Version 1 of cgroups states the largest multiple of a page where there is no limit."""
+"""Bytes. Version 1 of cgroups reports the largest multiple of a page if there is no limit."""
 
 
 def memory_limit(proc: Path = PROC) -> int | None:
-    """Return the limit in bytes; None where there is none, or where it cannot be read. Blocks for file reads.
+    """Return the limit in bytes; None if there is none, or if it cannot be read. Blocks for file reads.
 
     Kernel: Documentation/admin-guide/cgroup-v2.rst (memory.max), cgroup-v1/memory.rst (memory.limit_in_bytes).
     """
@@ -22,7 +22,7 @@ def memory_limit(proc: Path = PROC) -> int | None:
 
 
 def _files(proc: Path) -> Iterator[Path]:
-    """The files that state a limit, from the process's cgroup up to the root of what is mounted."""
+    """Return the files that contain a limit, from the process's cgroup up to the root of the mount."""
     paths = {}
     for line in (proc / "cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
@@ -38,7 +38,7 @@ def _files(proc: Path) -> Iterator[Path]:
             continue
         name = "memory.max" if kind == "cgroup2" else "memory.limit_in_bytes"
         top = Path(point)
-        # In a container the path may be the node's, of which only the container's own part is mounted.
+        # In a container the path may be the node's, with only the container's own part mounted.
         inside = paths[kind].removeprefix(root if root != "/" else "").strip("/")
         folder = top / inside if paths[kind].startswith(root) else top
         for each in (folder, *folder.parents):

@@ -2,7 +2,7 @@
 
 On a bridge a pod that has sent nothing has no neighbour entry, so nothing would show that its address passes to another
 sandbox. The kernel resolves an address on request (RTM_NEWNEIGH with NTF_USE, linux/neighbour.h) and reports the result
-to the sockets of `route_netlink`. Pods behind a host route of their own need no such request.
+to the sockets of `network_monitor`. Pods with a host route need no such request.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ Numbers are in the machine's byte order, addresses in the network's.
 | RTM_NEWROUTE 24, RTM_DELROUTE 25 | `struct rtmsg`, 12 bytes | linux/rtnetlink.h |
 | RTM_NEWNEIGH 28, RTM_DELNEIGH 29 | `struct ndmsg`, 12 bytes | linux/neighbour.h |
 
-Messages that are of no use here (IPv6, other routing tables, local routes, proxies) are left out.
+Messages that NMI does not use (IPv6, other routing tables, local routes, proxies) are skipped.
 """
 
 import struct
@@ -58,16 +58,16 @@ _TYPE_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
 class MalformedError(ValueError):
-    """A datagram that is cut short or contradicts itself: its news are lost."""
+    """A datagram that is truncated or inconsistent: its reports are lost."""
 
 
 class DumpInterruptedError(Exception):
-    """A dump that is inconsistent, since the table changed meanwhile (NLM_F_DUMP_INTR): ask again."""
+    """A dump that is inconsistent because the table changed during it (NLM_F_DUMP_INTR): repeat it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface that is there, has changed, or (*gone*) has left this network namespace."""
+    """An interface that exists, has changed, or (*gone*) has left this network namespace."""
 
     index: int
     name: str
@@ -76,20 +76,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The link-layer address of an IPv4 address on one interface, or (*gone*) that the kernel forgot it."""
+    """The link-layer address of an IPv4 address on one interface, or (*gone*) that the kernel removed the entry."""
 
     address: bytes
     interface: int
     link_layer: bytes
-    """Empty where the kernel does not know it: not resolved, or failed."""
+    """Empty if the kernel does not know it: not resolved, or failed."""
     confirmed: bool
-    """Whether the kernel knows at this moment that it is right (reachable), or has been told so (permanent)."""
+    """Whether the kernel has confirmed it recently (reachable), or it is fixed (permanent)."""
     gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Behind which *port* of *bridge* a link-layer address is, or (*gone*) that the bridge forgot it."""
+    """The *port* of *bridge* behind which a link-layer address is, or (*gone*) that the bridge removed the entry."""
 
     link_layer: bytes
     port: int
@@ -122,14 +122,14 @@ Message = Link | Neighbour | Forwarding | Route
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one datagram of a dump holds."""
+    """The content of one datagram of a dump."""
 
     messages: list[Message]
     done: bool
 
 
 def decode(datagram: bytes) -> list[Message]:
-    """The messages of a datagram of the multicast groups. Raises MalformedError."""
+    """Return the messages of a datagram of the multicast groups. Raises MalformedError."""
     found: list[Message] = []
     for kind, _, _, start, end in _messages(datagram):
         if kind == _NLMSG_OVERRUN:
@@ -141,16 +141,16 @@ def decode(datagram: bytes) -> list[Message]:
 
 
 def decode_reply(datagram: bytes, sequence: int) -> Reply:
-    """A datagram of the dump that was asked for with *sequence*.
+    """Return a datagram of the dump that was requested with *sequence*.
 
-    Raises MalformedError, DumpInterruptedError, and OSError with the kernel's number where it refused.
+    Raises MalformedError, DumpInterruptedError, and OSError with the kernel's number if it rejected the request.
     """
     found: list[Message] = []
     for kind, flags, its_sequence, start, end in _messages(datagram):
         if its_sequence != sequence:
             continue
         if flags & _F_DUMP_INTERRUPTED:
-            raise DumpInterruptedError("the tables changed while they were dumped")
+            raise DumpInterruptedError("the tables changed during the dump")
         if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
             number = -_signed(datagram, start, end)
             if number:
@@ -163,9 +163,10 @@ def decode_reply(datagram: bytes, sequence: int) -> Reply:
 
 
 def dump_requests(first_sequence: int) -> list[tuple[int, bytes]]:
-    """Sequence and bytes of the requests that list links, routes, neighbours and forwarding databases, in this order.
+    """Return sequence and bytes of the requests that list links, routes, neighbours and forwarding databases, in this
+    order.
 
-    A neighbour only means something on a link that is known, so links are first.
+    A neighbour has no meaning on an unknown link, so links are first.
     """
     bodies = (
         (_GETLINK, _IFINFOMSG.pack(_AF_UNSPEC, 0, 0, 0, 0)),
@@ -195,7 +196,7 @@ def request_result(datagram: bytes) -> int:
 
 
 def _messages(datagram: bytes) -> list[tuple[int, int, int, int, int]]:
-    """Type, flags and sequence of each message, and where what follows its header begins and ends."""
+    """Return type, flags and sequence of each message, and the begin and end of its content."""
     found = []
     at, size = 0, len(datagram)
     while at < size:
@@ -222,7 +223,7 @@ def _message(datagram: bytes, kind: int, start: int, end: int) -> Message | None
 def _link(datagram: bytes, start: int, end: int, *, gone: bool) -> Link | None:
     family, _, index, _, _ = _fixed(_IFINFOMSG, datagram, start, end)
     if family != _AF_UNSPEC:
-        # A bridge reports its ports with its own family: RTM_DELLINK of that family is a port that left the bridge.
+        # A bridge reports its ports with its own family: RTM_DELLINK of that family means that a port left the bridge.
         return None
     attributes = _attributes(datagram, start + _IFINFOMSG.size, end)
     name = attributes.get(_IFLA_IFNAME, b"").partition(b"\0")[0].decode("ascii", "replace")
@@ -244,7 +245,7 @@ def _neighbour(datagram: bytes, start: int, end: int, *, gone: bool) -> Neighbou
         confirmed = bool(state & (_NUD_REACHABLE | _NUD_NOARP | _NUD_PERMANENT)) and bool(link_layer)
         return Neighbour(address, interface, link_layer, confirmed, gone)
     if _NDA_MASTER not in attributes or not link_layer or state & _NUD_PERMANENT:
-        # Without a master it is a filter of an interface; a permanent one is the port's own address.
+        # Without a master it is a filter of an interface; a permanent entry is the port's own address.
         return None
     vlan = _unpacked(_SHORT, attributes[_NDA_VLAN]) if _NDA_VLAN in attributes else 0
     return Forwarding(link_layer, interface, _unpacked(_NUMBER, attributes[_NDA_MASTER]), vlan, gone)
@@ -258,7 +259,7 @@ def _route(datagram: bytes, start: int, end: int, *, gone: bool) -> Route | None
     if _RTA_TABLE in attributes:
         table = _unpacked(_NUMBER, attributes[_RTA_TABLE])
     if table != _RT_TABLE_MAIN or _RTA_OIF not in attributes:
-        return None  # routes with several next hops have no output interface of their own
+        return None  # routes with several next hops have no single output interface
     prefix = attributes.get(_RTA_DST, b"\0" * _IPV4_BYTES)
     if len(prefix) != _IPV4_BYTES or length > _IPV4_BITS:
         raise MalformedError("a route has no IPv4 prefix")
@@ -273,7 +274,7 @@ def _fixed(layout: struct.Struct, datagram: bytes, start: int, end: int) -> tupl
 
 
 def _attributes(datagram: bytes, at: int, end: int) -> dict[int, bytes]:
-    """The attributes by type; of several of one type the last."""
+    """Return the attributes by type; of several attributes of one type the last."""
     found = {}
     while end - at >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(datagram, at)

@@ -1,61 +1,64 @@
-"""What must stand in which of the node's tables, as data, and how what is found there is compared with it.
+"""The two iptables rules of NMI, as data, and the comparison of a table with them.
 
-Two rules: the redirect leads a pod's requests for IMDS to NMI, the reject (--fail-closed) keeps whatever the redirect
-did not lead away from going on to the real IMDS. Each stands first in a chain of the kernel's. How a table is read and
-written is for the drivers (`nmi.node.legacy`, `nmi.node.nft`); keeping the rules there is for `nmi.node.upkeep`.
+The redirect leads a pod's requests for IMDS to NMI. The reject (--fail-closed) keeps all other packets for IMDS from
+being forwarded to the real one. Each rule is the first rule of a chain of the kernel. The drivers
+(`nmi.node.legacy_driver`, `nmi.node.nft_driver`) read and write the tables; `nmi.node.rule_maintenance` keeps the rules
+in place.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from nmi.node.tables import leads_to, normal
+from nmi.node.rule_text import leads_to, normalized
 
 CHAIN = "aad-metadata"
-"""As the reference names it: so an NMI that takes over a node replaces the reference's chain and adds no second one."""
+"""The chain name of the Go implementation, so that NMI on an upgraded node replaces that chain instead of adding a
+second one."""
 
 
 class RedirectError(Exception):
-    """A table could not be read or changed this time. Trying again may help; the text says what to look at."""
+    """A table could not be read or changed this time. A retry may help; the text names what to check."""
 
 
 class LockHeldError(RedirectError):
-    """Another program is writing: it holds the xtables lock, or wrote at the same moment without taking it."""
+    """Another program is writing: it holds the xtables lock, or wrote at the same time without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopRule:
-    """A rule that stands first in a chain of the kernel's, exactly once, with the chain of ours that it leads to.
+    """A rule that is first in a chain of the kernel, exactly once, with the chain of NMI that it jumps to.
 
-    All rules are in iptables-save's words, normalised, without "-A" and the chain's name.
+    All rules have the syntax of iptables-save, normalised, without "-A" and the chain's name.
     """
 
     name: str
-    """What logs and problems call it."""
+    """Its name in logs and problems."""
     table: str
     hook: str
-    """The chain of the kernel's that it stands first in."""
+    """The chain of the kernel in which it is first."""
     text: str
     chain: str = ""
-    """The chain of ours in the same table that it jumps to; "" for a rule that is complete by itself."""
+    """The chain of NMI in the same table that it jumps to; "" for a rule without a chain."""
     rules: tuple[str, ...] = ()
-    """What that chain holds, in order."""
+    """The rules of that chain, in order."""
 
     @property
     def target(self) -> str:
-        """What it jumps to."""
+        """The jump target."""
         return self.text.partition("-j ")[2].partition(" ")[0]
 
     def is_ours(self, rule: str) -> bool:
-        """Whether *rule* of the same table is this one or an old form of it.
+        """Return whether *rule* of the same table is this one or an old form of it.
 
-        Whatever leads to our chain is; of rules without a chain only an equal one, so that nobody else's is touched.
+        Every jump to NMI's chain is. Of rules without a chain only an equal one is, so that rules of other programs are
+        not touched.
         """
-        return leads_to(rule, self.chain) if self.chain else normal(rule) == self.text
+        return leads_to(rule, self.chain) if self.chain else normalized(rule) == self.text
 
 
 @dataclass(frozen=True, slots=True)
-class Redirection:
-    """From where to where pods are led. Addresses are dotted IPv4: IMDS knows no other."""
+class RedirectSpec:
+    """Source and target address of the redirect. Addresses are dotted IPv4, the only family of IMDS."""
 
     metadata_ip: str
     metadata_port: int
@@ -64,7 +67,7 @@ class Redirection:
 
     @property
     def redirect(self) -> TopRule:
-        """The node's own processes on loopback are left alone, NMI's first of all: it asks the real IMDS."""
+        """The redirect. It excludes the node's own processes on loopback, such as NMI, which uses the real IMDS."""
         led = f"! -s 127.0.0.1/32 {self._requests} -j DNAT --to-destination {self.target_ip}:{self.target_port}"
         return TopRule(
             name=f"the redirect of {self.metadata_ip}",
@@ -77,7 +80,7 @@ class Redirection:
 
     @property
     def reject(self) -> TopRule:
-        """What was redirected is for this node itself and never forwarded; nor is what the node itself sends."""
+        """The reject. Redirected packets go to this node itself and are never forwarded, nor are the node's own."""
         return TopRule(
             name=f"the reject of {self.metadata_ip}",
             table="filter",
@@ -91,20 +94,20 @@ class Redirection:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a table holds of one rule of ours."""
+class FoundRules:
+    """The rules of NMI that a table holds."""
 
     tops: tuple[tuple[int, str], ...]
-    """Each rule of the hook that is ours, with its position from 1."""
+    """Each rule of the hook that is NMI's, with its position from 1."""
     rules: tuple[str, ...] | None = None
-    """The rules of our chain; None when there is no such chain."""
+    """The rules of NMI's chain; None if there is no such chain."""
 
     @property
     def nothing(self) -> bool:
         return self.rules is None and not self.tops
 
     def fault(self, rule: TopRule) -> str | None:
-        """What keeps *rule* from being in force exactly once and before everything else; None when nothing does."""
+        """Return why *rule* is not in force exactly once and before all other rules; None if it is."""
         if rule.chain and self.rules is None:
             return "the chain is missing"
         if rule.chain and self.rules != rule.rules:
@@ -120,25 +123,25 @@ class Found:
         return None if position == 1 else f"other rules come before {top}"
 
 
-class Driver(Protocol):
-    """One way to the node's tables. Each call is one consistent look or one atomic change.
+class IptablesDriver(Protocol):
+    """Access to the node's tables. Each call is one consistent read or one atomic change.
 
-    Each raises LockHeldError while somebody else writes, another RedirectError when it failed for now, and
-    podidentity.exits.StartError when nothing but a change outside of NMI will help.
+    Each raises LockHeldError while another program writes, another RedirectError if it failed this time, and
+    podidentity.exits.StartError if only a change outside of NMI helps.
     """
 
-    async def find(self, rule: TopRule) -> Found:
-        """What is there of *rule*. Changes nothing, unless the legacy table did not exist: opening makes it."""
+    async def find(self, rule: TopRule) -> FoundRules:
+        """Return what exists of *rule*. Changes nothing, except that opening a missing legacy table creates it."""
 
     async def put(self, rule: TopRule) -> None:
-        """Make *rule* what is there, exactly once, first in its hook; other rules keep order and counters."""
+        """Put *rule* in place exactly once, first in its hook. Other rules keep order and counters."""
 
     async def detach(self, rule: TopRule) -> None:
-        """Remove everything that leads to its chain, and leave the chain: nothing new goes there.
+        """Remove every jump to its chain and keep the chain: no new connection enters it.
 
-        The kernel tracks connections for as long as some rule needs it to; what the chain has translated goes on being
-        translated while it stands, also on a node where nothing else needs that.
+        The kernel tracks connections as long as a rule needs it. Connections that the chain has translated stay
+        translated while the chain exists, also on a node where no other rule needs tracking.
         """
 
     async def clear(self, rule: TopRule) -> None:
-        """Remove it, its chain, and everything that leads there; nothing to remove is fine."""
+        """Remove the rule, its chain, and every jump to it. Succeeds if there is nothing to remove."""

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from nmi.issuer import refusal_of
+from nmi.error_refusals import refusal_of
 from nmi.refusal import Refusal
 from nmi.tokens.assertions import NoAssertionError
 from podidctl.diagnosis.bindings import named_identity, namespace_restriction, selecting_bindings

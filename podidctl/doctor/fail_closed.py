@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nmi.node.rules import Redirection
-from nmi.node.tables import normal, rules_of, words
+from nmi.node.rule_text import normalized, rules_of, words
+from nmi.node.rules import RedirectSpec
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Finding, Level, make_finding
 
@@ -33,17 +33,17 @@ class FailClosedState:
     """Why the kernel drops what is led to 127.0.0.1; None where it does not, or nothing is led there."""
 
 
-def is_restriction(rule: str, to: Redirection) -> bool:
+def is_restriction(rule: str, to: RedirectSpec) -> bool:
     """Return whether *rule* of FORWARD is AKS's IMDS restriction.
 
     Source: Azure/AgentBaker, parts/linux/cloud-init/artifacts/ensure_imds_restriction.sh: every source but the node's
     own address, IMDS's address and port, DROP. AKS's comment is not compared: its text may change, the effect may not.
     """
     wanted = f"-d {to.metadata_ip}/32 -p tcp -m tcp --dport {to.metadata_port} -j DROP"
-    return _SOURCE.sub("", normal(rule)) == wanted
+    return _SOURCE.sub("", normalized(rule)) == wanted
 
 
-def has_restriction(saved: str, to: Redirection) -> bool:
+def has_restriction(saved: str, to: RedirectSpec) -> bool:
     """Return whether *saved*, a table in iptables-save's form, has AKS's rule before one that accepts everything."""
     before = itertools.takewhile(lambda rule: words(rule) != ["-j", "ACCEPT"], rules_of(saved, "FORWARD"))
     return any(is_restriction(rule, to) for rule in before)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nmi.node.rule_text import normalized
 from nmi.node.rules import CHAIN
-from nmi.node.tables import normal
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, counted, make_finding
@@ -38,7 +38,7 @@ def packets_in(saved: str, rule: str) -> int | None:
     """How many packets have met the rule *redirect* (normalised) of our chain, by the text of `iptables-save -c`."""
     for line in saved.splitlines():
         match = _COUNTER_LINE.fullmatch(line.strip())
-        if match is not None and match["chain"] == CHAIN and normal(match["rule"]) == rule:
+        if match is not None and match["chain"] == CHAIN and normalized(match["rule"]) == rule:
             return int(match["packets"])
     return None
 

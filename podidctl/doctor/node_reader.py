@@ -9,12 +9,12 @@ from typing import Final
 import aiohttp
 
 from nmi.flag_table import RedirectMode
-from nmi.node import boot_guard, sysctl
-from nmi.node.backend import Backend, Detected, detect
+from nmi.node import boot_guard, route_localnet
+from nmi.node.backend import Backend, DetectedBackend, detect
 from nmi.node.commands import ProgramTimeoutError, run
 from nmi.node.kubenet import names_kubenet
-from nmi.node.plumbing import driver_for, redirection_of
-from nmi.node.rules import RedirectError, Redirection, TopRule
+from nmi.node.rules import RedirectError, RedirectSpec, TopRule
+from nmi.node.traffic_redirect import driver_for, redirect_spec
 from nmi.settings import Settings
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
@@ -44,19 +44,19 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
 
 
 async def _fail_closed_state(settings: Settings) -> FailClosedState:
-    to = redirection_of(settings)
+    to = redirect_spec(settings)
     fault, restricted = await _reject(to)
-    local = sysctl.needed(settings.redirect_target[0])
+    local = route_localnet.needed(settings.redirect_target[0])
     return FailClosedState(
         wanted=settings.fail_closed,
         fault=fault,
         restricted=restricted,
         guard=await asyncio.to_thread(_boot_guard, Path(settings.systemd_directory)),
-        localnet=await asyncio.to_thread(sysctl.fault) if local else None,
+        localnet=await asyncio.to_thread(route_localnet.fault) if local else None,
     )
 
 
-async def _reject(to: Redirection) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
+async def _reject(to: RedirectSpec) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
     """What is wrong with the reject, and the tables that hold AKS's rule, both in this node's backend."""
     try:
         detected = await detect()
@@ -83,7 +83,7 @@ def _boot_guard(directory: Path) -> bool | ReadFailure:
 
 
 async def _redirect(settings: Settings) -> tuple[str | ReadFailure | None, int | None]:
-    rule = redirection_of(settings).redirect
+    rule = redirect_spec(settings).redirect
     try:
         detected = await detect()
         if detected.backend is Backend.LEGACY and rule.table not in detected.legacy_tables:
@@ -95,14 +95,14 @@ async def _redirect(settings: Settings) -> tuple[str | ReadFailure | None, int |
         return ReadFailure(str(error)), None
 
 
-async def _packets(detected: Detected, rule: TopRule) -> int | None:
+async def _packets(detected: DetectedBackend, rule: TopRule) -> int | None:
     save = _save_program(detected)
     if save is None:
         return None
     return packets_in((await run((save, "-c", "-t", rule.table))).stdout, rule.rules[0])
 
 
-def _save_program(detected: Detected) -> str | None:
+def _save_program(detected: DetectedBackend) -> str | None:
     """The iptables-save program of this node's backend."""
     programs = detected.programs
     nft = programs.nft.save if programs.nft is not None else None

@@ -1,7 +1,12 @@
 """How often something may happen."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
+
+GROUPS_MAX: Final = 1024
+"""Groups whose share is remembered; the one that was used the longest ago is forgotten."""
 
 
 class TokenBucket:
@@ -38,3 +43,20 @@ class TokenBucket:
         now = self._clock()
         self._level = min(self._burst, self._level + (now - self._at) * self._rate)
         self._at = now
+
+
+class SharedTokenBucket:
+    """A token bucket of which one group of events (a namespace, for example) takes at most a *share*."""
+
+    def __init__(self, rate: float, burst: float, share: float, clock: Callable[[], float]) -> None:
+        self._rate, self._burst, self._clock = rate * share, burst * share, clock
+        self._total = TokenBucket(rate, burst, clock)
+        self._groups: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, group: str) -> bool:
+        """Return whether an event of *group* may happen now; if so, it counts as having happened."""
+        bucket = self._groups.pop(group, None) or TokenBucket(self._rate, self._burst, self._clock)
+        self._groups[group] = bucket
+        if len(self._groups) > GROUPS_MAX:
+            self._groups.popitem(last=False)
+        return not bucket.seconds() and self._total.take() and bucket.take()

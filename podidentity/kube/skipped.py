@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.rates import TokenBucket
+from podidentity.kube.rates import SharedTokenBucket
 from podidentity.resources import BareMeta, Kind, Resource
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ LINES_PER_SECOND: Final = 100 / 3600
 EVENTS_BURST: Final = 20.0
 EVENTS_PER_SECOND: Final = 20 / 3600
 """An NMI on each of 1,000 nodes may see the same objects: all together then write 6 Events a second in the long run."""
+NAMESPACE_SHARE: Final = 0.25
+"""Of lines and Events, for the objects of one namespace: a tenant with many such objects hides no other tenant's."""
 TRACEBACKS_MAX: Final = 32
 EVENT_REASON: Final = "ObjectSkipped"
 
@@ -47,8 +49,8 @@ class SkippedObjects:
         self._record: Record | None = None
         self._reported: OrderedDict[tuple[str, str, str, str, str], None] = OrderedDict()
         self._traced: set[tuple[str, str]] = set()
-        self._lines = TokenBucket(LINES_PER_SECOND, LINES_BURST, clock)
-        self._events = TokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, clock)
+        self._lines = SharedTokenBucket(LINES_PER_SECOND, LINES_BURST, NAMESPACE_SHARE, clock)
+        self._events = SharedTokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, NAMESPACE_SHARE, clock)
         self._silent = False
 
     def record_with(self, record: Record) -> None:
@@ -67,11 +69,11 @@ class SkippedObjects:
         while len(self._reported) > REMEMBERED_MAX:
             self._reported.popitem(last=False)
         self._log(kind, meta, reason, error)
-        if self._record is not None and meta.name and self._events.take():
+        if self._record is not None and meta.name and self._events.take(meta.namespace):
             self._record(Resource(metadata=meta), kind, "Warning", EVENT_REASON, _told(kind, reason, error))
 
     def _log(self, kind: Kind[Any], meta: BareMeta, reason: Reason, error: Exception) -> None:
-        if not self._lines.take():
+        if not self._lines.take(meta.namespace):
             if not self._silent:
                 log.warning("more skipped objects than are logged one by one; see the metric objects_skipped_total")
             self._silent = True

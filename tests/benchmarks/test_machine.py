@@ -64,7 +64,7 @@ def test_interrupts_count_only_where_the_kernel_counts_them_to_a_process(
 
 
 def test_a_core_that_is_not_there_is_an_error(proc: Path) -> None:
-    with pytest.raises(ValueError, match="core 2 is not there: the suite needs two cores"):
+    with pytest.raises(ValueError, match="core 2 does not exist: the suite needs two cores"):
         Cores(proc, proc).busy(2)
 
 

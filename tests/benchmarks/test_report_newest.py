@@ -93,6 +93,6 @@ def test_a_figure_that_somebody_typed_is_seen(results: Path, readme: Path) -> No
 @pytest.mark.parametrize("text", ["no marks", FRAME.replace(END, ""), f"{END} <!-- made by: python -m another -->"])
 def test_a_document_without_the_marks_is_not_written(readme: Path, text: str) -> None:
     readme.write_text(text)
-    with pytest.raises(ValueError, match=r"README\.md has no lines .*: put them where the made part belongs"):
+    with pytest.raises(ValueError, match=r"README\.md has no lines .*: insert them where the generated part belongs"):
         put(readme, MAKER, "made")
     assert readme.read_text() == text

@@ -17,14 +17,14 @@ def test_the_head_says_what_was_measured_on_what() -> None:
     head = table(FULL).splitlines()[:3]
     assert head[0] == "2026-01-02 03:04 UTC, commit 0123456789, full run of 14.0 min."
     assert head[1].startswith("A Processor 9000, 2 cores (virtual), 24 GiB, Linux 6.1.0; Python 3.11.7, uvloop 0.23.0")
-    assert head[2] == "Load before: 0.1; a hypervisor took 0.4 s of the cores' time meanwhile."
+    assert head[2] == "Load before: 0.1; a hypervisor took 0.4 s of the cores' time."
     told = replace(FULL, machine=replace(FULL.machine, virtual=False, governor="performance", turbo=False))
     assert "2 cores (bare, governor performance, turbo off)" in table(told)
 
 
 def test_the_verdict_is_one_line_that_says_why_not() -> None:
     assert verdict(FULL).startswith("Accepted: the same server measured twice agrees within 2%")
-    assert verdict(QUICK).startswith("A quick run, for a look: only a full one")
+    assert verdict(QUICK).startswith("A quick run for an overview: only a full one")
     against = verdict(replace(FULL, changed=True, control=None))
     assert against == "Not accepted: files differed from the commit; there was no control."
     assert verdict(replace(QUICK, control=None)).startswith("Not accepted")

@@ -36,7 +36,7 @@ def test_a_file_of_another_schema_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_results_file_is_refused(tmp_path: Path, body: str) -> None:
     file = tmp_path / "odd.json"
     file.write_text(body)
-    with pytest.raises(ValueError, match=r"odd\.json is no results file of this suite .*run `make bench` anew"):
+    with pytest.raises(ValueError, match=r"odd\.json is no results file of this suite .*run `make bench` again"):
         read(file)
 
 

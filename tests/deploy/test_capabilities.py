@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from tests.nmi.node.machines import Machine, machines
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 from tools.chart.rendering import GOLDEN, render
 
 pytestmark = pytest.mark.root
@@ -91,7 +91,7 @@ def test_the_containers_have_what_their_programs_need(node: Node) -> None:
     node.run("sh", "-c", "umask 077; mkdir /run/of-root; echo --network-plugin=cni > /run/of-root/kubelet")
     kubelet = "--kubelet-config=/run/of-root/kubelet"
     flags = ("--route-localnet=set", "--fail-closed", "--enable-conntrack-deletion", kubelet)
-    with Plumbed(node, *flags) as nmi:
+    with RedirectProcess(node, *flags) as nmi:
         nmi.installed()
         nmi.until(lambda state: not state["problem"])
         nmi.kill()  # as with fail-closed: the rules stay
@@ -118,7 +118,7 @@ def test_a_private_file_of_roots_is_read_and_another_users_is_reported(node: Nod
     assert "has --network-plugin=kubenet" in checked(node, "0")
     reported = checked(node, "1000")
     assert "StartError" not in reported
-    assert "WARNING:nmi.node.kubenet:the kubelet's flags may not be read; give the file to root" in reported
+    assert "WARNING:nmi.node.kubenet:no permission to read the kubelet's flags, NMI cannot detect" in reported
 
 
 def test_no_container_has_a_capability_that_this_file_does_not_show_to_be_needed() -> None:

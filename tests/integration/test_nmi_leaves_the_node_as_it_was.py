@@ -75,10 +75,10 @@ async def test_with_fail_closed_both_rules_stay_until_the_cleanup(closed: Sandbo
     said = on_node(closed, sys.executable, "-m", "nmi", "--cleanup")
     assert said.count("removed") == 2
     assert not [line for line in saved(closed) if line in (JUMP, REDIRECT, REJECT)]
-    assert on_node(closed, sys.executable, "-m", "nmi", "--cleanup") == "nothing of NMI's was on this node\n"
+    assert on_node(closed, sys.executable, "-m", "nmi", "--cleanup") == "there was nothing of NMI on this node\n"
 
 
-@pytest.mark.parametrize("moment", ["found the node's iptables", "the watches speak", "nmi is active"])
+@pytest.mark.parametrize("moment", ["found the node's iptables", "the watches speak", "nmi active"])
 async def test_with_fail_closed_a_sigterm_in_the_middle_of_the_start_leaves_the_node_closed(
     closed: Sandbox, moment: str
 ) -> None:

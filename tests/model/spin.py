@@ -14,7 +14,7 @@ DEPTH_MAX: Final = 1_000_000
 MEMORY_MIB: Final = 6000
 SECONDS_MAX: Final = 1500
 _COMPILER_FLAGS: Final = ("-O1", "-w", "-DSAFETY", "-DNOREDUCE", "-DNOFAIR", f"-DMEMLIM={MEMORY_MIB}")
-"""Without partial order reduction: every step reads what the others write, so it has nothing to leave out."""
+"""Without partial order reduction: every step reads the writes of the others, so there is nothing to reduce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parsed(report: str) -> Search:
 
 def _run(command: list[str], directory: Path) -> str:
     result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
-    # pan ends with an error code only if it could not search; spin prints syntax errors and goes on to its exit code.
+    # pan ends with an error code only if it could not search; spin prints syntax errors and continues.
     if result.returncode != 0:
         raise subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)
     return result.stdout

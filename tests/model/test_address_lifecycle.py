@@ -74,7 +74,7 @@ BROKEN: Final = {
         "READS_LAST_LONGER",
     ),
 }
-"""What is broken, and by which macros."""
+"""Each fault with the macros that cause it."""
 
 SERVED: Final = (*SMALL, "SECOND_OWNER_IS_SERVED")
 """Here the assertion fails as soon as the second owner of the address gets its own token."""
@@ -86,7 +86,7 @@ pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Search]"]]:
-    """Every search, two at a time."""
+    """Run every search, two of them concurrently."""
 
     def begin(defines: tuple[str, ...], directory: Path) -> Search:
         return search(defines, directory)

@@ -20,7 +20,7 @@ NOT_THE_PRODUCT: Final = ("tests/", "benchmarks/", "docs/", "tools/")
 
 
 class MutantError(Exception):
-    """An entry that cannot be used; the text says what is wrong with it."""
+    """An entry that cannot be used. The text names the error."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def tracked() -> frozenset[str]:
 
 
 def fault(mutant: Mutant, rows: Sequence[Row]) -> str | None:
-    """Return what is wrong with an entry of the right shape, None if nothing is."""
+    """Return the error of an entry of the right type, or None."""
     return next(_faults(mutant, rows), None)
 
 

@@ -1,7 +1,7 @@
 """`python -m tests.mutants.run [--fast] [--workers N] [WORD …]` applies each mutant to a copy and runs its tests there.
 
-A mutant is *killed* if each of its tests fails. It *survives* if one passes: then that test does not show what
-docs/security.md says it shows. Before that the same tests must pass in the same copy without the change. WORD selects
+A mutant is *killed* if each of its tests fails. It *survives* if one passes: then that test does not prove the
+row of docs/security.md. First the same tests must pass in the same copy without the change. WORD selects
 mutants by topic, or by a part of their file's or tests' names. Exits with 1 if a mutant survives or cannot be judged.
 """
 
@@ -22,16 +22,16 @@ from tests.mutants.trees import Run, Tree
 
 COPIES: Final = ROOT / "build" / "mutants"
 SECONDS: Final = 240
-"""What the tests of one mutant may take, applied or not."""
+"""The limit for the tests of one mutant, with or without the change."""
 SLOW_SECONDS: Final = 900
 PROOF_SECONDS: Final = 1800
-"""What all tests together may take without a change."""
+"""The limit for all tests together without a change."""
 NO_PROOF: Final = {"ImportError", "SyntaxError", "NameError", "Skipped"}
-"""Exceptions that say that the change itself is broken, or that nothing was tested."""
+"""Exceptions that mean that the change itself is broken, or that nothing was tested."""
 
 
 class Verdict(StrEnum):
-    """What became of one mutant."""
+    """The verdict on one mutant."""
 
     KILLED = "killed"
     SURVIVED = "SURVIVED"
@@ -50,7 +50,7 @@ class Result:
 
 
 def judged(mutant: Mutant, run: Run) -> tuple[Verdict, str]:
-    """Return what *run*, the outcomes of its tests with *mutant* applied, says about it."""
+    """Return the verdict on *mutant* by *run*, the outcomes of its tests with the change."""
     if not run.in_time:
         return Verdict.UNJUDGED, "its tests took too long; find one that fails sooner"
     if broken := [each.test for each in run.outcomes if each.when == "collect"]:
@@ -69,7 +69,7 @@ def judged(mutant: Mutant, run: Run) -> tuple[Verdict, str]:
 
 
 def sound(tests: Iterable[str], run: Run) -> str | None:
-    """Return why *run*, without any change, proves nothing about *tests*; None if each passed."""
+    """Return why *run*, without a change, proves nothing about *tests*; None if each passed."""
     if not run.in_time:
         return "took too long without the change"
     for test in tests:
@@ -80,19 +80,19 @@ def sound(tests: Iterable[str], run: Run) -> str | None:
 
 
 class Worker:
-    """Runs mutants one after the other in a copy of its own. `proven` holds the tests known to pass unchanged."""
+    """Runs mutants one after the other in a separate copy. `proven` has the tests that pass without a change."""
 
     def __init__(self, tree: Tree, proven: set[str]) -> None:
         self._tree = tree
         self._proven = proven
 
     def prove(self, tests: Sequence[str]) -> None:
-        """Find out which of *tests* pass without a change, all in one go; one that does not is asked again later."""
+        """Run *tests* together without a change, and record those that pass. Others are run again later."""
         run = self._tree.run(tests, PROOF_SECONDS) if tests else None
         self._proven.update(test for test in tests if run is not None and sound([test], run) is None)
 
     def result(self, mutant: Mutant) -> Result:
-        """Apply one mutant and return what became of it."""
+        """Apply one mutant and return its result."""
         began = time.monotonic()
         verdict, reason, output = self._judged(mutant)
         return Result(mutant, verdict, reason, time.monotonic() - began, output)
@@ -113,7 +113,7 @@ class Worker:
 
 
 def selected(mutants: Iterable[Mutant], words: Sequence[str], *, fast: bool) -> list[Mutant]:
-    """Return the mutants that a word names (all without words), without slow ones if *fast*."""
+    """Return the mutants that a word names (all mutants without words), without slow ones if *fast*."""
 
     def named(mutant: Mutant) -> bool:
         texts = (mutant.file, *mutant.tests)
@@ -171,11 +171,9 @@ def _report(result: Result, number: int, of: int) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
-    parser.add_argument("--fast", action="store_true", help="leave out those marked slow")
-    parser.add_argument("--workers", type=int, default=2, help="copies that run at a time")
-    parser.add_argument(
-        "--verbose", action="store_true", help="print what pytest wrote about those that are not killed"
-    )
+    parser.add_argument("--fast", action="store_true", help="exclude slow mutants")
+    parser.add_argument("--workers", type=int, default=2, help="concurrent copies")
+    parser.add_argument("--verbose", action="store_true", help="print pytest's output for mutants that are not killed")
     parser.add_argument("words", nargs="*", metavar="WORD", help="a topic, or a part of a file's or test's name")
     asked = parser.parse_args()
     try:

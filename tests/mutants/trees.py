@@ -1,6 +1,6 @@
-"""A copy of the source tree with an environment of its own, in which mutants are applied and tests are run.
+"""A copy of the source tree with a separate environment, in which mutants are applied and tests are run.
 
-The environment's files are links to the original's (other packages are never changed); the project's own packages and
+The environment's files are links to the original's (other packages are not changed); the project's packages and
 programs are those of the copy: its `.venv/bin/nmi`, and `python -m nmi` from any directory, import the copy's files.
 """
 
@@ -20,12 +20,12 @@ from tests.mutants.entries import Mutant, MutantError, tracked
 
 PACKAGES: Final = ("_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_demo", "podidentity_sandbox")
 ENDING_SECONDS: Final = 30
-"""How long pytest may take to end its tests' programs after the time limit."""
+"""The time for pytest to end its tests' programs after the time limit."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one phase of one test."""
+    """The outcome of one phase of one test."""
 
     test: str
     when: str
@@ -35,16 +35,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """What became of some tests."""
+    """The outcomes of some tests."""
 
     outcomes: tuple[Outcome, ...]
     in_time: bool
     output: str
-    """The end of what pytest wrote."""
+    """The end of pytest's output."""
 
 
 class Tree:
-    """One copy. `make` creates it; nothing but its own methods may change it."""
+    """One copy. `make` creates it; only its methods may change it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,7 +53,7 @@ class Tree:
         self._outcomes = root / "build" / "outcomes"
 
     def make(self) -> None:
-        """Copy the tree as it is now, in place of an older copy. Raise MutantError if it is not complete."""
+        """Copy the current tree, and replace an older copy. Raise MutantError if it is not complete."""
         shutil.rmtree(self.root, ignore_errors=True)
         names = [*tracked(), *(str(each.relative_to(ROOT)) for each in (ROOT / "_native").glob("*.so"))]
         for name in names:
@@ -72,25 +72,25 @@ class Tree:
         self._check()
 
     def _move(self, file: Path) -> None:
-        """Rewrite the paths of the original tree in *file*; a new file, since the old one is the original's, too."""
+        """Rewrite the original tree's paths in *file*, as a new file, since the old one is a link to the original."""
         mode, content = file.stat().st_mode, file.read_bytes()
         file.unlink()
         file.write_bytes(content.replace(os.fsencode(f"{ROOT}/"), os.fsencode(f"{self.root}/")))
         file.chmod(mode)
 
     def _check(self) -> None:
-        """Raise MutantError unless programs of the copy import the copy, whatever directory they start in."""
+        """Raise MutantError unless programs of the copy import the copy, from any directory."""
         packages = ", ".join(PACKAGES)
         code = f"import json, {packages}; print(json.dumps([each.__file__ for each in ({packages})]))"
         said = subprocess.run(
             [self.python, "-c", code], cwd="/", capture_output=True, text=True, check=True, timeout=60
         ).stdout
         if strangers := [file for file in json.loads(said) if not file.startswith(f"{self.root}/")]:
-            raise MutantError(f"the copy imports {', '.join(strangers)}; its tests would not see a mutant there")
+            raise MutantError(f"the copy imports {', '.join(strangers)}; its tests would not run a mutant there")
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
-        """Apply *mutant* for as long as the context lasts. Raise MutantError if the result does not compile."""
+        """Apply *mutant* inside the block. Raise MutantError if the result does not compile."""
         target = self.root / mutant.file
         original, times = target.read_bytes(), target.stat()
         changed = mutant.applied(original.decode()).encode()
@@ -116,7 +116,7 @@ class Tree:
                 module.write_bytes(content)
 
     def _import(self, file: Path) -> None:
-        """Raise MutantError if a changed module is no Python, uses names that nobody defines or fails on import."""
+        """Raise MutantError if a changed module is not valid Python, uses undefined names or fails on import."""
         checks: list[str | Path] = [
             self.python.with_name("ruff"),
             "check",
@@ -148,7 +148,7 @@ class Tree:
     def run(self, tests: Sequence[str], seconds: float) -> Run:
         """Run *tests* in the copy, at most *seconds*; then pytest is interrupted, and all of its programs end."""
         self._outcomes.unlink(missing_ok=True)
-        # With CI the examples of property tests are the same each time, and nothing is skipped.
+        # With CI, property tests have the same examples each time, and no test is skipped.
         environment = {**os.environ, "CI": "true", "MUTANT_OUTCOMES": str(self._outcomes)}
         environment.pop("PYTHONPATH", None)
         plugins = ("-p", "tests.mutants.outcomes", "-p", "no:cacheprovider")

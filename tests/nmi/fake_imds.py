@@ -33,7 +33,7 @@ class Call:
 
 
 class FakeImds:
-    """Answers the scripted answers in order, then tokens for whatever is asked."""
+    """IMDS on loopback: returns the scripted responses in order, then tokens for every request."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -46,7 +46,7 @@ class FakeImds:
         self.closing = asyncio.Event()
         self.lifetime = 86400
         self.client_ids: dict[str, str] = {}
-        """By resource id, lower-case: whose token who asks by that gets."""
+        """Resource id in lower case to the client id of its token."""
         self.wall: Callable[[], float] = lambda: 1_700_000_000.0
         self.url = ""
 
@@ -126,7 +126,7 @@ async def source_of(
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
     observe: Observe = lambda _named, _seconds, _error: None,
 ) -> AsyncIterator[ImdsSource]:
-    """An ImdsSource with a session of its own, whose pauses cost nothing."""
+    """Return an ImdsSource with its own session, whose pauses take no time."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield ImdsSource(
             session,

@@ -1,4 +1,4 @@
-"""A whole issuer for tests: the feed of a real watch, the real broker, and IMDS on loopback."""
+"""A whole issuer for tests: the cluster cache of a real watch, the real broker, and IMDS on loopback."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -63,7 +63,7 @@ class Office:
         return answer
 
     async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
-        """A pod at ADDRESS, with its identity unless not *assigned*, as the feed has seen it."""
+        """A pod at ADDRESS, with its identity unless not *assigned*, as the cluster cache has seen it."""
         self.cluster.put_pod(pod(**changes))
         if assigned:
             self.cluster.put_assigned(assigned_identity())

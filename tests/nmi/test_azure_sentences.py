@@ -1,4 +1,4 @@
-"""What a pod may read of Azure's sentence about a refused token: the sentence, without others' ids and names."""
+"""The part of Azure's sentence about a refused token that a pod may read: without foreign ids and names."""
 
 import pytest
 from hypothesis import given

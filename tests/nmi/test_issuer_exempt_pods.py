@@ -1,4 +1,4 @@
-"""Exempt pods get what IMDS says, as it says it, and nobody else ever does. Excluded: who is exempt."""
+"""Exempt pods get IMDS's response unchanged, and no other pod does. Excluded: which pods are exempt."""
 
 import asyncio
 from collections.abc import Callable
@@ -41,7 +41,7 @@ MIC = {
 
 
 async def exempt(office: Office, **changes: Any) -> PodEntry:
-    """A pod with an identity of its own, too, that an exception frees of it."""
+    """Put a pod with an assigned identity under an exception."""
     office.cluster.put_exception(exception(labels=APP))
     entry = await office.with_pod(**({"labels": APP} | changes))
     await until(lambda: bool(entry.facts.exempt))
@@ -162,7 +162,7 @@ async def test_without_a_source_of_the_nodes_identities_it_is_refused() -> None:
 
 
 async def while_asking(office: Office, entry: PodEntry, change: Callable[[], object]) -> Issued | RawAnswer | Refusal:
-    """The outcome of a request that is at IMDS while *change* happens and the feed sees it."""
+    """The outcome of a request that is at IMDS while *change* happens and the cluster cache sees it."""
     office.imds.gate.clear()
     office.imds.arrived.clear()
     request = asyncio.create_task(office.issue())

@@ -1,4 +1,4 @@
-"""A pod and its federated identity at the issuer: what goes with the pod, and who may ask. Excluded: the exchange."""
+"""A pod and its federated identity at the issuer: the end of the pod, and other pods. Excluded: the exchange."""
 
 import asyncio
 

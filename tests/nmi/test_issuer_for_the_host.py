@@ -1,4 +1,4 @@
-"""Tokens that a process of the node asks for a pod that it names. Excluded: who may ask; finding the pod."""
+"""Tokens that a process of the node requests for a pod that it names. Excluded: its permission; finding the pod."""
 
 import asyncio
 

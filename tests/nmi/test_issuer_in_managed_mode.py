@@ -22,7 +22,7 @@ BRIEF = DecisionPolicy(force_namespaced=True, max_hold_seconds=0.3)
 
 
 async def bound(office: Office, type_: int = 0) -> None:
-    """A pod with an identity, as the feed has seen it."""
+    """A pod with an identity, as the cluster cache has seen it."""
     office.cluster.put_binding(binding())
     office.cluster.put_identity(identity(type_=type_))
     office.cluster.put_pod(pod())

@@ -1,4 +1,4 @@
-"""What a pod is told while IMDS gives no token, within its budget. Excluded: how long the fetch goes on without it."""
+"""The response to a pod while IMDS returns no token, within the time limit. Excluded: the rest of the fetch."""
 
 import asyncio
 

@@ -20,7 +20,7 @@ OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
 async def while_fetching(office: Office, change: Callable[[], None]) -> "asyncio.Task[Issued | RawAnswer | Refusal]":
-    """A request whose fetch is in the air while *change* happens and the feed sees it."""
+    """Send a request, and apply *change* during its fetch, after the cluster cache has seen it."""
     entry = office.cluster.at(ADDRESS)
     assert entry is not None
     office.imds.gate.clear()
@@ -153,7 +153,7 @@ ENDS_MEANWHILE: dict[str, dict[str, Any]] = {
 
 
 async def doubtful_while_fetching(office: Office, ahead: float, **changes: Any) -> "Issued | RawAnswer | Refusal":
-    """What a pod gets that is being deleted, whose fetch takes *ahead* seconds while it becomes like *changes*."""
+    """Return the response to a pod in deletion that becomes like *changes* during its fetch."""
     uid = office.cluster.put_pod(pod())
     office.cluster.told(pod(uid=uid, deleting=True))
     office.imds.gate.clear()

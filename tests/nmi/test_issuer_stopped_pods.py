@@ -1,4 +1,4 @@
-"""Pods whose containers have all terminated, or whose sandbox is down: no token, whatever a read says."""
+"""Pods whose containers have all terminated, or whose sandbox is down: no token, regardless of a read."""
 
 import asyncio
 from typing import Any

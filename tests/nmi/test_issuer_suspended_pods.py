@@ -1,4 +1,4 @@
-"""A pod whose address has changed hands by local evidence: nothing is granted until it is certain whose it is."""
+"""A pod whose address changed its owner by local evidence: no token until the owner is certain."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ def evidence(office: Office) -> None:
 
 
 async def attached(office: Office) -> PodEntry:
-    """A pod that is served, at an address behind an interface of its own."""
+    """Return a served pod, at an address behind a separate interface."""
     office.cluster.cluster_cache.network_listed([VETH, ROUTE])
     entry = await office.with_pod()
     await office.issued()
@@ -96,7 +96,7 @@ async def test_a_process_of_the_node_that_names_the_pod_is_served() -> None:
         assert isinstance(await office.issue_for(), Issued)
 
 
-# What the watch brings.
+# Watch events.
 
 NOT_PROVING = {
     "another label": pod(labels={"app": "other"}),

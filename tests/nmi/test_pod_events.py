@@ -1,4 +1,4 @@
-"""Refusals as Events on the pod: which, what they say, and that they disturb nobody."""
+"""Refusals as Events on the pod: which ones, their text, and that they delay no response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with th
 
 
 class Told(list[tuple[str, str]]):
-    """In place of PodEvents.tell."""
+    """Replaces PodEvents.tell."""
 
     def tell(self, entry: object, refusal: Refusal) -> None:
         assert entry is not None

@@ -1,4 +1,4 @@
-"""What the app makes of the settings for other rooms, where it matters which value gets where. Excluded: the rest."""
+"""The conversion of the settings where it matters which value goes where. Excluded: the rest."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What of the settings decides where service principals sign in; what cannot be used ends the start with one line."""
+"""Settings that choose the sign-in endpoint of service principals; an unusable one ends the start with one line."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,6 @@
-"""What a running NMI takes on a node of 250 pods, all of which ask, and what it has not loaded for it.
+"""The memory of a running NMI on a node of 250 pods that all request tokens, and the modules that it does not load.
 
-The figures are those of docs/performance.md; the limit is that of the design. Excluded: growth over time, which is the
-soak's to find.
+The figures are those of docs/performance.md; the limit is that of the design. Excluded: growth over time (tests/soak).
 """
 
 import asyncio
@@ -25,7 +24,7 @@ MODULES_MAX = 560
 HEAVY = frozenset(
     ("azure", "cryptography", "iptc", "kubernetes", "msal", "multiprocessing", "requests", "rich", "typer", "yaml")
 )
-"""Each takes megabytes. What needs one of them imports it when it must, away from the loop, or in another process."""
+"""Each takes megabytes. A module that needs one imports it late, outside the event loop or in another process."""
 
 
 def test_a_node_that_needs_none_of_them_loads_no_heavy_packages() -> None:
@@ -84,7 +83,9 @@ def run_pod(world: World, slot: Slot, identity: ManagedIdentity, serial: int) ->
 
 
 async def ask(address: str, port: int) -> None:
-    """Both resources, ROUNDS times over, on one connection. The first may be held until the watch has told NMI."""
+    """Request both resources ROUNDS times on one connection. The first may be held until the watch has delivered the
+    pod.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     try:
         for resource in RESOURCES * ROUNDS:

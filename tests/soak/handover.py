@@ -1,15 +1,16 @@
 """How long, and how often, the next owner of an address gets the former owner's token: measured on the real NMI.
 
-`python -m tests.soak.handover SECONDS [OUT.json]`, as root. Pods are network namespaces behind a bridge or behind
-interfaces of their own (`tests.integration.handing_over`). An address passes on by one batch of `ip`, faster than any
-CNI plugin could; the former pod is never marked for deletion, and what has happened is reported to the API server only
-after a delay. From before its first moment the next pod sends requests, on connections that it keeps and on new ones.
+`python -m tests.soak.handover SECONDS [OUT.json]`, as root. Pods are network namespaces behind a bridge or behind one
+interface each (`tests.integration.handing_over`). An address changes its owner by one batch of `ip`, faster than any
+CNI plugin could; the former pod is never marked for deletion, and the API server receives the change only after a
+delay. From before its first moment the next pod sends requests, on kept connections and on new ones.
 """
 
 import asyncio
 import http.client
 import itertools
 import json
+import math
 import sys
 import threading
 import time
@@ -47,7 +48,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Row:
-    """What was seen in all hand-overs of one sort."""
+    """The results of all hand-overs of one kind."""
 
     kind: str
     evidence: bool
@@ -58,7 +59,7 @@ class Row:
     former: int = 0
     """Answers with the former owner's token."""
     latest: float = 0.0
-    """The longest time from the hand-over to such an answer, seconds."""
+    """The longest time from the hand-over to this kind of response, seconds."""
 
 
 def ask_until(stop: threading.Event, *, kept: bool) -> list[Seen]:
@@ -119,7 +120,7 @@ class HandOvers:
         self._pool.shutdown()
 
     async def once(self, row: Row) -> None:
-        """Hand the address over, and add what was seen to *row*."""
+        """Hand the address over, and add the results to *row*."""
         former, former_id = self._owner, self._client_id
         successor, self._client_id = await self._created()
         await asyncio.to_thread(self._node.net.prepare, successor, ADDRESS)
@@ -128,9 +129,14 @@ class HandOvers:
         await asyncio.sleep(0.05)  # they are at it, in vain
         moment = time.monotonic()
         await asyncio.to_thread(self._node.net.hand_over, former, successor, ADDRESS)
+        wall_second = math.floor(time.time())
         self._owner = successor
         await asyncio.sleep(max(0.0, moment + row.delay - time.monotonic()))
         await self._node.status(former, ended())
+        await self._node.status(successor, running(ADDRESS))
+        # With evidence, a container that was started in the second of the hand-over does not end the suspension: the
+        # start time of whole seconds does not show which came first. One that is started in the next second does.
+        await asyncio.sleep(max(0.0, wall_second + 1.05 - time.time()))
         await self._node.status(successor, running(ADDRESS))
         await asyncio.sleep(AFTER_SECONDS)
         stop.set()
@@ -172,7 +178,7 @@ class HandOvers:
 
 
 def ended() -> dict[str, object]:
-    """What the kubelet reports of a pod whose sandbox is gone."""
+    """Return the status that the kubelet reports for a pod whose sandbox is gone."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
     state = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started}}
     return {
@@ -200,7 +206,7 @@ async def measured(kind: str, *, evidence: bool, delays: tuple[float, ...], enou
 
 
 async def measure(seconds: float) -> list[Row]:
-    """All sorts, in about so many seconds."""
+    """Measure all kinds, in about the given number of seconds."""
     rows: list[Row] = []
     share = seconds / (2 * len(KINDS) * len(DELAYS))
 

@@ -1,19 +1,20 @@
-"""The pods' side of a soak: many connections from the pods' own addresses, and every answer held against who asked.
+"""The pods' side of a soak: many connections from the pods' own addresses, with a check of every response.
 
-A process of its own, `python -m tests.soak.load HOST PORT`, one thread around epoll. Orders come in as lines of JSON:
+A separate process, `python -m tests.soak.load HOST PORT`, one thread around epoll. Commands are lines of JSON:
 
-* `["own", ADDRESS, TENURE, [CLIENT ID...]]`: from now on answers to ADDRESS may be of these identities, too; requests
+* `["own", ADDRESS, TENURE, [CLIENT ID...]]`: from now on responses to ADDRESS may also be of these identities. Requests
   name or leave out an identity as the newest tenure's pod would.
 * `["only", ADDRESS, TENURE, UNDISTURBED]`: and only of this tenure and later ones, for requests sent from now on;
-  whether nothing hindered NMI from hearing of the change at once.
-* `["rest"]`: close the connections on which nothing is awaited.
+  whether nothing kept NMI from noticing the change immediately.
+* `["rest"]`: close the connections without a pending request.
 * `["rate", REQUESTS A SECOND]`
-* `["hold"]`: send as many requests as may wait at once, each naming an identity that is held for and does not come.
-* `["report"]`: write one line of JSON, what was seen since the last report, and go on.
+* `["hold"]`: send as many requests as may wait concurrently, each naming an identity that is held for and does not
+  come.
+* `["report"]`: write one line of JSON with the results since the last report, and continue.
 
-The judge is this: a request may be answered with a token of any tenure that was possible at some moment between its
-sending and its answer, and of no other; and if it named an identity, of that one alone. Whose a token is says its own
-claim `appid`, read once for each token.
+The check: a response may contain a token of any tenure that was possible at some time between the request and the
+response, and of no other; and if the request named an identity, of that one only. The token's own claim `appid`, read
+once for each token, names its identity.
 """
 
 import base64
@@ -32,11 +33,11 @@ from typing import Any
 
 RESOURCES = ("https%3A%2F%2Fmanagement.azure.com%2F", "https%3A%2F%2Fvault.azure.net")
 FRESH_SHARE = 0.2
-"""Of the requests: how many come on a connection of their own, as those of programs that ask once do."""
+"""The share of requests on a new connection, like those of programs that send a single request."""
 NAMED_SHARE = 0.3
 """How many name their identity by client id."""
 FOREIGN_SHARE = 0.0002
-"""How many name an identity of somebody else's. Few: each may be held for as long as --max-hold."""
+"""The share that names another pod's identity. Few: each may be held for as long as --max-hold."""
 ANEW_SHARE = 0.0005
 """How many ask for a fresh token, by which IMDS gets to do something."""
 KEPT_PER_POD = 2
@@ -306,7 +307,7 @@ class Load:
             client = self.known[token] = claimed(token)
         address = link.address
         if client not in address.possible(link.oldest):
-            # A new owner is announced before anybody can know of it, but its answer may be looked at first.
+            # A new owner is announced before its pod can exist, but its response may be checked first.
             self.obey()
         if client not in address.possible(link.oldest) or (link.named and client != link.named):
             self.counts["wrong"] += 1
@@ -382,7 +383,7 @@ class Load:
 
 
 def claimed(token: bytes) -> str:
-    """The claim appid, unverified: what the mint wrote, or nothing at all."""
+    """Return the claim appid, unverified: the value from the mint, or an empty one."""
     payload = token.split(b".")[1]
     return str(json.loads(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))["appid"])
 

@@ -1,9 +1,9 @@
 """Pods that come and go on a fixed set of addresses, so that each address keeps passing to pods of other identities.
 
-Whose an address is, is told to the load in two steps. Before anything is written that could make the new owner known,
-"own": tokens of either owner are right from now on. Once what ends the old owner has been written and NMI's watches
-have been whole for WINDOW_SECONDS since, "only": from now on a token of the old owner's is wrong. While an address is
-between two pods its owner is nobody, and any token is wrong.
+The load learns the owner of an address in two steps. Before any write that could announce the new owner, "own": tokens
+of either owner are right from now on. After the write that ends the old owner, when NMI's watches have been whole for
+WINDOW_SECONDS since, "only": from now on a token of the old owner is wrong. Between two pods an address has no owner,
+and any token is wrong.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from podidentity_sandbox.directory import ManagedIdentity
 from tests.soak.world import NODE, Faults, World
 
 WINDOW_SECONDS: Final = 1.0
-"""Longer than the latency of a healthy watch on a busy machine, by far: docs/security.md speaks of milliseconds."""
+"""Far longer than the latency of a healthy watch on a busy machine: docs/security.md states milliseconds."""
 NAMESPACE: Final = "default"
 TWO_IDENTITIES: Final = 0.2
 """The share of pods that have two."""
 
 Order = Callable[[list[Any]], Awaitable[None]]
-"""Tells the load; back once that can read it."""
+"""Sends a command to the load; returns when the load can read it."""
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Pods:
         await self._delete(old)
 
     async def _namesake(self, slot: Slot) -> None:
-        """As a StatefulSet's pod comes back; what was assigned to the old one is taken away late."""
+        """Replace a pod like a StatefulSet does; the old one's assigned identity is revoked late."""
         old = self._taken(slot)
         await self._announce(slot, self._chosen(slot))
         await self._delete(old, assigned=False)

@@ -1,7 +1,7 @@
-"""A soak: the real NMI under load for minutes, while pods, IMDS and API server do everything that they should not.
+"""A soak: the real NMI under load for minutes, during all kinds of faults of pods, IMDS and API server.
 
-`python -m tests.soak.run SECONDS [REPORT]` or `make soak`; exit code 1 if any promise was broken. What is promised:
-no answer with another pod's token, no growth of memory, descriptors, threads or metric series, most requests answered.
+`python -m tests.soak.run SECONDS [REPORT]` or `make soak`; exit code 1 if any promise was broken. The promises: no
+response with another pod's token, no growth of memory, descriptors, threads or metric series, most requests answered.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from tests.soak.world import Faults, World, fetched
 ROOT: Final = Path(__file__).parents[2]
 SAMPLE_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 3.0
-"""After the load, until NMI has noticed that nobody is connected any more."""
+"""After the load, until NMI has noticed that no client is connected any more."""
 HOLD_SECONDS: Final = 8.0
-"""NMI's --max-hold: a fifth of the usual, so that what is held in a fault is over soon after it."""
+"""NMI's --max-hold: a fifth of the usual, so that requests held in a fault end soon after it."""
 RSS_GROWTH_MIB: Final = 4.0
 SERIES_MAX: Final = 600
 """Those that depend on nothing that pods choose, and a histogram for each status with each of two resources."""
@@ -33,7 +33,7 @@ mean that nothing was tested."""
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a soak is to be."""
+    """The parameters of a soak."""
 
     seconds: float
     pods: int = 250
@@ -43,7 +43,7 @@ class Plan:
     changes: float = 4.0
     """Addresses that change hands in a second."""
     fault_seconds: float = 10.0
-    """About so long from one fault to the next, on either side."""
+    """The average time from one fault to the next, on either side."""
     seed: int = 1
 
 
@@ -61,7 +61,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Report:
-    """What was seen."""
+    """The results."""
 
     plan: dict[str, Any]
     commit: str
@@ -70,15 +70,15 @@ class Report:
     latency: dict[str, float] = field(default_factory=dict)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     former_seconds: float = 0.0
-    """How long after a change was announced a request was sent that still got a token of the former owner's, at most.
-    Changes during a fault of the API server are left out: of those NMI hears when it is over."""
+    """The longest time after the announcement of a change until a request was sent that still got a token of the former
+    owner. Changes during a fault of the API server are excluded: NMI learns of them after it."""
     changes: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     imds_calls: int = 0
     before: Sample | None = None
-    """With pods and tokens in place, but nobody connected."""
+    """With pods and tokens in place, but without connections."""
     after: Sample | None = None
-    """Nobody connected any more."""
+    """Without connections again."""
     samples: list[Sample] = field(default_factory=list)
     log_bytes: int = 0
     cpu_seconds: float = 0.0
@@ -91,7 +91,7 @@ class Report:
         """A line for each promise that was not kept."""
         wrong = self.counts.get("wrong", 0)
         tokens = self.counts.get("status 200", 0)
-        found = [f"{wrong} answers with a token of somebody else's: {self.wrong[:3]}"] if wrong else []
+        found = [f"{wrong} answers with another pod's token: {self.wrong[:3]}"] if wrong else []
         if tokens < FEWEST_TOKENS * self.counts.get("requests", 0) or not tokens:
             found.append(f"only {tokens} of {self.counts.get('requests', 0)} requests got a token")
         if failed := self.counts.get("status 500", 0):
@@ -103,7 +103,7 @@ class Report:
         for name, slack in (("descriptors", 6), ("threads", 2)):
             first, last = getattr(self.before, name), getattr(self.after, name)
             if last > first + slack:
-                found.append(f"{name} went from {first} to {last} with nobody connected")
+                found.append(f"{name} went from {first} to {last} without connections")
         if self.after.series > SERIES_MAX:
             found.append(f"there are {self.after.series} metric series")
         return found
@@ -162,7 +162,7 @@ class Generator:
         return cls(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=1 << 24))
 
     async def order(self, what: list[Any]) -> None:
-        """Back once it lies in the pipe: whoever reads all of that knows of it."""
+        """Send a command. Returns when it is in the pipe: a reader of the pipe then receives it."""
         if self._process.stdin is None:
             raise RuntimeError("it was started with a pipe")
         self._process.stdin.transport.set_write_buffer_limits(0)
@@ -187,7 +187,7 @@ class Generator:
 
 
 async def soak(plan: Plan) -> Report:
-    """Do it. Raises what the sandbox raises when it cannot be set up."""
+    """Run the soak. Raises the sandbox's errors if it cannot be set up."""
     report = Report(asdict(plan), await asyncio.to_thread(commit))
     async with World(plan.identities, flags=(f"--max-hold={HOLD_SECONDS:g}s",)) as world:
         faults = Faults(world, plan.seed, every_seconds=plan.fault_seconds)
@@ -210,7 +210,9 @@ async def soak(plan: Plan) -> Report:
 
 
 async def warm(load: Generator, plan: Plan) -> None:
-    """Until most tokens have been fetched once (IMDS gives 20 a second), and as much was held as ever will be."""
+    """Run until most tokens have been fetched once (IMDS gives 20 a second), and the number of held requests has
+    reached its maximum.
+    """
     await load.order(["rate", 200.0])
     await asyncio.sleep(min(20.0, plan.identities * 2 / 15))
     await load.order(["rate", 0.0])
@@ -222,7 +224,7 @@ async def warm(load: Generator, plan: Plan) -> None:
 
 
 async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, report: Report) -> None:
-    """The soak itself; whatever ends early ends it."""
+    """Run the soak itself; any early end of a part ends it."""
     faults = pods.faults
     await load.order(["rate", plan.rate])
     began = time.monotonic()
@@ -267,13 +269,13 @@ async def sample(world: World, seconds: float) -> Sample:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process so far."""
+    """Return the user and system time of the process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
 def commit() -> str:
-    """What was tested, with a mark when the work tree differs from it."""
+    """Return the tested commit, with a mark if the work tree differs from it."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )

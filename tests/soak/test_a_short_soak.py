@@ -29,7 +29,7 @@ def body_of(client: str) -> bytes:
 
 @pytest.fixture
 def load() -> Iterator[Load]:
-    """One that nobody gives orders to, with an address that has passed from `old` to `new`."""
+    """A load that receives no commands, with an address that has passed from `old` to `new`."""
     orders, ours = socket.socketpair()
     with orders, ours:
         made = Load("127.0.0.1", 9, commands=orders.fileno())

@@ -1,7 +1,7 @@
-"""What stands around the real NMI in a soak: API server and IMDS of the sandbox, and the faults that come over them.
+"""The environment of the real NMI in a soak: API server and IMDS of the sandbox, and their faults.
 
-Two things are replaced. There is no kubelet: whoever owns the world writes a pod's address and phase as one would. And
-there is no MIC, which is not what is tested: its AzureAssignedIdentities are written directly, in the same shape.
+Two programs are replaced. There is no kubelet: the owner of the world writes a pod's address and phase. And there is no
+MIC, which is not under test: its AzureAssignedIdentities are written directly, in the same shape.
 """
 
 import asyncio
@@ -134,7 +134,7 @@ class World:
 
 
 def fetched(port: int, path: str) -> str:
-    """The body of a GET on this machine, or nothing if nobody answers."""
+    """Return the body of a GET on this machine, or an empty one without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
@@ -146,7 +146,7 @@ def fetched(port: int, path: str) -> str:
 
 
 class Faults:
-    """What goes wrong around NMI, one thing at a time on either side, with breaks in between."""
+    """Faults around NMI, one concurrent fault on either side, with breaks in between."""
 
     def __init__(self, world: World, seed: int, *, every_seconds: float) -> None:
         self._world = world

@@ -18,9 +18,9 @@ from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
 from nmi.identity.metrics import IdentityMetrics
-from nmi.node.measures import NodeMeasures
-from nmi.node.plumbing import Plumbing
-from nmi.node.route_netlink import Reports
+from nmi.node.metrics import NodeMetrics
+from nmi.node.network_monitor import NetworkMonitor
+from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.measures import _HOSTS, _LANE_COUNTERS, OTHER, Measures
 from nmi.server.target import Route
 from nmi.settings import Settings as NmiSettings
@@ -67,7 +67,7 @@ class _Watch:
 def nmi_registry() -> CollectorRegistry:
     """Return a registry with all metrics of NMI, and a series for each value of a label with a closed set of values."""
     registry = new_registry()
-    NodeMeasures(registry, Plumbing(NmiSettings(node_name="n")), Reports())
+    NodeMetrics(registry, TrafficRedirect(NmiSettings(node_name="n")), NetworkMonitor())
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
     LoopLag(registry, NMI_PREFIX)
     IdentityMetrics(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})

@@ -1,1 +1,1 @@
-"""Servers in Python that do NMI's job as one would write it at first, to be compared with."""
+"""Python servers for comparison: straightforward implementations of NMI's work per request."""

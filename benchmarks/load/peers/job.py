@@ -1,7 +1,7 @@
-"""What the Python peers do for each request, the same for all: NMI's job as one would write it at first.
+"""The work of all Python peers for each request: a straightforward implementation of NMI's.
 
 The pod at the peer's address, the Metadata header, the parameters, a cached token, its remaining time, one observation.
-What is left out: everything that makes it safe (watches, holding, generations, limits, deadlines).
+All parts that make NMI safe are missing (watches, holds, generations, limits, deadlines).
 """
 
 import argparse
@@ -19,21 +19,21 @@ from benchmarks.load.addresses import addresses
 TOKEN_PATH: Final = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
 CONTENT_TYPE: Final = "application/json"
 MARGIN_SECONDS: Final = 300
-"""A token that lives no longer is not handed out."""
+"""A token with less remaining time is not returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as it was fetched."""
+    """A fetched token."""
 
     document: Mapping[str, str]
-    """The answer, apart from what is computed for each."""
+    """The response without its computed fields."""
     expires_on: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """Who is at an address, and the tokens that it may have."""
+    """The pod at an address, and its tokens."""
 
     client_id: str
     tokens: Mapping[str, Token]
@@ -42,14 +42,14 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What every peer is told."""
+    """The input of each peer."""
 
     port: int
     job: "Job"
 
 
 class Job:
-    """Answers the pods at *pods*, each with the token of *answer*, which is one of NMI's."""
+    """Serves the pods at *pods* with the token of *answer*, which is a response of NMI's."""
 
     def __init__(self, pods: int, answer: bytes, clock: Callable[[], float] = time.time) -> None:
         document: dict[str, str] = json.loads(answer)
@@ -61,7 +61,7 @@ class Job:
         )
 
     def answer(self, peer: str, metadata: str, query: Mapping[str, str]) -> tuple[int, bytes]:
-        """Status and body for a token request of *peer*; *metadata* is the header's value, or empty."""
+        """Return status and body for a token request of *peer*; *metadata* is the header's value, or empty."""
         began = time.perf_counter()
         status, document = self._decide(peer, metadata, query)
         body = json.dumps(document, separators=(",", ":")).encode()
@@ -90,10 +90,10 @@ def refusal(error: str, description: str) -> Mapping[str, str]:
 
 
 def arguments(argv: list[str] | None = None) -> Arguments:
-    """What the command line of a peer says."""
+    """Parse the command line of a peer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pods", type=int, required=True)
-    parser.add_argument("--answer", type=Path, required=True, help="file with the body of one of NMI's answers")
+    parser.add_argument("--answer", type=Path, required=True, help="file with the body of a response of NMI")
     given = parser.parse_args(argv)
     return Arguments(given.port, Job(given.pods, given.answer.read_bytes()))

@@ -1,4 +1,4 @@
-"""NMI's job as an application of aiohttp's server, on uvloop. Run as a program."""
+"""The comparison server as an aiohttp application on uvloop. Run as a program."""
 
 import asyncio
 from typing import Final
@@ -12,7 +12,7 @@ BACKLOG: Final = 4096
 
 
 def application(job: Job) -> web.Application:
-    """One route, which is the token's."""
+    """Return an application with the token's route."""
 
     async def token(request: web.Request) -> web.Response:
         metadata = request.headers.get("Metadata", "")

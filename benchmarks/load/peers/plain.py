@@ -1,4 +1,4 @@
-"""NMI's job in plain Python, quick as such: a protocol on uvloop, requests read by httptools. Run as a program."""
+"""The comparison server as a uvloop protocol with httptools. Run as a program."""
 
 import asyncio
 from http import HTTPStatus
@@ -27,7 +27,7 @@ class TokenServer(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         self._peer = transport.get_extra_info("peername")[0]
 
     @override
@@ -37,7 +37,7 @@ class TokenServer(asyncio.Protocol):
         except httptools.HttpParserError:
             self._transport.close()
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         self._url, self._metadata = b"", ""

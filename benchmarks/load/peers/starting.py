@@ -1,4 +1,4 @@
-"""Starts the peers, each as a process of its own."""
+"""Start of the comparison servers, each as a separate process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,17 @@ from podidentity_sandbox.serving import free_ports
 
 @contextmanager
 def plain(answer: bytes, *, pods: int, core: int | None = 0) -> Iterator[Listening]:
-    """uvloop and httptools, and Python. *answer* is one of NMI's, whose token every pod gets. Raises ProgramError."""
+    """Start the server with uvloop and httptools.
+
+    *answer* is a response of NMI; each pod gets its token. Raises ProgramError.
+    """
     with _peer("uvloop+httptools", "plain", answer, pods, core) as server:
         yield server
 
 
 @contextmanager
 def on_aiohttp(answer: bytes, *, pods: int, core: int | None = 0) -> Iterator[Listening]:
-    """The same on aiohttp's server."""
+    """Start the server with aiohttp."""
     with _peer("aiohttp", "on_aiohttp", answer, pods, core) as server:
         yield server
 

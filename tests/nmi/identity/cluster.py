@@ -1,4 +1,4 @@
-"""A feed that watches the sandbox's API server, and how tests change that cluster and wait for the feed to see it."""
+"""A cluster cache that watches the sandbox's API server, and changes of that cluster for tests."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ class Clock:
 
 
 class Cluster:
-    """The API server's state as tests change it, and the feed that watches it."""
+    """The API server's state as tests change it, and the cluster cache that watches it."""
 
     def __init__(
         self, api: KubeApi, cluster_cache: ClusterCache, index: Index, clock: Clock, registry: CollectorRegistry
@@ -119,14 +119,14 @@ class Cluster:
     def _delete(self, kind: Kind[Any], resource: Resource) -> None:
         self.api.store.delete(f"{kind.plural}.{kind.group}", resource.metadata.name, resource.metadata.namespace)
 
-    # What a watch would tell, told without one.
+    # Watch events without a watch.
 
     def told(self, resource: Resource, watch: str = "pods") -> None:
-        """The watch of that name has told of *resource*."""
+        """Deliver *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch]._handler.upserted(None, resource)
 
     def told_gone(self, resource: Resource, watch: str = "pods") -> None:
-        """The watch of that name has told that *resource* is gone."""
+        """Deliver the removal of *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch]._handler.deleted(resource)
 
     def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
@@ -144,11 +144,11 @@ class Cluster:
         return owner
 
     async def seen(self, condition: Callable[[], bool]) -> None:
-        """Wait until the feed has brought *condition* about."""
+        """Wait until the cluster cache has fulfilled *condition*."""
         await until(condition)
 
     def reads(self) -> list[str]:
-        """Requests of the feed's other than its lists and watches: single objects, and lists by address."""
+        """Return the requests other than lists and watches: single objects, and lists by address."""
         return [
             each.path
             for each in self.api.requests
@@ -157,7 +157,7 @@ class Cluster:
 
 
 def _document(resource: Resource) -> dict[str, Any]:
-    """What the API server stores: it gives out uids and deletion timestamps itself."""
+    """Return the document for the API server, which sets uids and deletion timestamps itself."""
     document: dict[str, Any] = json.loads(msgspec.json.encode(resource))
     for field in ("uid", "resourceVersion", "deletionTimestamp"):
         document["metadata"].pop(field, None)
@@ -175,9 +175,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def running_cluster(
     prepare: Callable[[Cluster], None] | None = None, *, watching: bool = True, **settings: Any
 ) -> AsyncIterator[Cluster]:
-    """A cluster with its feed synced. *prepare* changes the cluster before the feed first looks.
+    """Run a cluster with a synced cache. *prepare* changes the cluster before the first list.
 
-    Without *watching* the feed never hears of anything by itself: the watch at its slowest.
+    Without *watching* the cache receives no events, like from a very slow watch.
     """
     api = await asyncio.to_thread(KubeApi, CRDS, keep=1000)
     await api.start()

@@ -51,7 +51,7 @@ def started_at(second: int) -> str:
 
 
 def since(deleting: bool) -> str | None:
-    """The deletionTimestamp of what is being deleted, or of what is not."""
+    """Return the deletionTimestamp of an object: a time if it is being deleted, else None."""
     return "2026-01-01T00:00:00Z" if deleting else None
 
 
@@ -130,7 +130,7 @@ def assigned_identity(
     own_namespace: str = "default",
     binding_namespace: str | None = None,
 ) -> AzureAssignedIdentity:
-    """By *own_namespace* the object's own; the binding's is the identity's, *namespace*, unless told otherwise."""
+    """*own_namespace* is the object's own namespace. The binding's is the identity's, *namespace*, by default."""
     own: dict[str, Any] = dict(own_annotations or {})
     if pod_uid is not None:
         own[POD_UID_ANNOTATION] = pod_uid

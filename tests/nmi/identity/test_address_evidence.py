@@ -1,4 +1,4 @@
-"""What is evidence that an address has changed hands, and what is not. Excluded: what follows from it."""
+"""Reports that are evidence of a new owner of an address, and reports that are not. Excluded: suspensions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ def host_route(interface: int = VETH, *, address: bytes = X, priority: int = 0, 
     return Route(address, 32, interface, priority, gone)
 
 
-def known(*messages: Message, claimed: Iterable[str] = (ADDRESS,)) -> AddressEvidence:
-    """What is listed at the start, then a pod at the address, then what is reported."""
+def known(*messages: Message, tracked: Iterable[str] = (ADDRESS,)) -> AddressEvidence:
+    """Return the state after a list, then a pod with the address, then reports."""
     evidence = AddressEvidence()
     assert evidence.replace([*LINKS, SUBNET, DEFAULT]) == []
-    for address in claimed:
-        evidence.claim(address)
+    for address in tracked:
+        evidence.track(address)
     assert evidence.apply(messages) == []
     return evidence
 
@@ -168,7 +168,7 @@ def test_a_link_layer_address_behind_a_host_route_counts_too() -> None:
 
 
 def test_an_interface_that_many_addresses_share_is_evidence_for_all_of_them_once_it_is_removed() -> None:
-    evidence = known(neighbour(A), neighbour(B, address=Y), claimed=(ADDRESS, OTHER))
+    evidence = known(neighbour(A), neighbour(B, address=Y), tracked=(ADDRESS, OTHER))
     assert evidence.apply([Link(BRIDGE, "cni0")]) == []
     found = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
     assert sorted(kinds(found)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.INTERFACE_REMOVED)]
@@ -185,7 +185,7 @@ def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_nex
     """Its first packet corrects the neighbour, however long the new pod was silent before."""
     evidence = AddressEvidence()
     evidence.replace([*LINKS, SUBNET, neighbour(A, confirmed=state), behind(VETH)])
-    evidence.claim(ADDRESS)
+    evidence.track(ADDRESS)
     reports: list[Message] = [neighbour(A, confirmed=False), behind(NEXT, B), neighbour(B, confirmed=False)]
     assert evidence.apply(reports) == []
     assert kinds(evidence.apply([neighbour(A, confirmed=False)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
@@ -193,7 +193,7 @@ def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_nex
 
 def test_another_pods_claim_begins_with_what_is_there_then() -> None:
     evidence = bridged()
-    evidence.claim(ADDRESS)
+    evidence.track(ADDRESS)
     assert evidence.apply([neighbour(B, confirmed=False)]) == []
 
 
@@ -242,19 +242,19 @@ UNCLAIMED: dict[str, tuple[list[Message], list[Message], list[tuple[str, Evidenc
 
 
 @pytest.mark.parametrize("case", UNCLAIMED)
-@pytest.mark.parametrize("was_claimed", [True, False])
-def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str, was_claimed: bool) -> None:
+@pytest.mark.parametrize("was_tracked", [True, False])
+def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str, was_tracked: bool) -> None:
     before, after, expected = UNCLAIMED[case]
-    evidence = known(*(() if was_claimed else before), claimed=(ADDRESS,) if was_claimed else ())
-    if was_claimed:
+    evidence = known(*(() if was_tracked else before), tracked=(ADDRESS,) if was_tracked else ())
+    if was_tracked:
         evidence.apply(before)
-        evidence.release(ADDRESS)
+        evidence.untrack(ADDRESS)
     assert kinds(evidence.apply(after)) == expected
     assert evidence.sizes()["claimed"] == 0
 
 
 def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
-    evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), claimed=())
+    evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), tracked=())
     found = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
     assert kinds(found) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.ROUTE_REMOVED)]
     assert evidence.replace(present()) == []
@@ -263,8 +263,8 @@ def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
 @pytest.mark.parametrize("address", ["fd00::1", "", "none", "10.1.0.500", "010.1.0.5"])
 def test_what_is_no_ipv4_address_has_no_evidence(address: str) -> None:
     evidence = AddressEvidence()
-    evidence.claim(address)
-    evidence.release(address)
+    evidence.track(address)
+    evidence.untrack(address)
     assert evidence.sizes()["claimed"] == 0
 
 
@@ -302,7 +302,7 @@ LISTED: dict[str, tuple[list[Message], list[tuple[str, EvidenceKind]]]] = {
 @pytest.mark.parametrize("case", LISTED)
 def test_what_a_list_lacks_or_has_otherwise_counts_like_a_report(case: str) -> None:
     listed, expected = LISTED[case]
-    evidence = known(behind(), neighbour(), host_route(NEXT, address=Y), claimed=(ADDRESS, OTHER))
+    evidence = known(behind(), neighbour(), host_route(NEXT, address=Y), tracked=(ADDRESS, OTHER))
     assert kinds(evidence.replace(listed)) == expected
 
 
@@ -335,7 +335,7 @@ def test_250_pods_that_live_through_every_expiry_are_not_disturbed() -> None:
             neighbour(mac, address=packed, confirmed=False),
         ]
         found += evidence.apply(reports)
-        evidence.claim(address)
+        evidence.track(address)
     for _ in range(3):
         for packed, _, mac, port in pods:
             found += evidence.apply(
@@ -394,7 +394,7 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
 
 def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
     if isinstance(step, Claim):
-        (evidence.claim if step.begins else evidence.release)(step.address)
+        (evidence.track if step.begins else evidence.untrack)(step.address)
         return []
     return evidence.replace(step) if isinstance(step, list) else evidence.apply([step])
 
@@ -404,13 +404,13 @@ def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
 def test_whatever_is_reported_nothing_breaks_and_unclaimed_addresses_have_ends_alone(
     steps: list[Step],
 ) -> None:
-    evidence, claimed = AddressEvidence(), set[str]()
+    evidence, tracked = AddressEvidence(), set[str]()
     for step in steps:
         if isinstance(step, Claim):
-            (claimed.add if step.begins else claimed.discard)(step.address)
-        assert {each.address for each in take(evidence, step) if not each.kind.ends} <= claimed
+            (tracked.add if step.begins else tracked.discard)(step.address)
+        assert {each.address for each in take(evidence, step) if not each.kind.ends} <= tracked
         sizes = evidence.sizes()
-        assert sizes["claimed"] == len(claimed)
+        assert sizes["claimed"] == len(tracked)
         assert sizes["routes"] == sum(len(each) for by in evidence._routes.values() for each in by.values())
 
 
@@ -433,8 +433,8 @@ UNRESOLVED = {
     "one whose link-layer address the kernel has confirmed": (known(neighbour()), []),
     "one whose confirmed entry has become stale": (known(neighbour(), neighbour(confirmed=False)), []),
     "one behind a host route": (routed(), []),
-    "one that only the default route leads to": (known(claimed=["192.0.2.1"]), []),
-    "an address that is no IPv4 address": (known(claimed=["fd00::1"]), []),
+    "one that only the default route leads to": (known(tracked=["192.0.2.1"]), []),
+    "an address that is no IPv4 address": (known(tracked=["fd00::1"]), []),
 }
 
 
@@ -445,9 +445,9 @@ def test_the_addresses_whose_end_would_not_show_are_unresolved(case: str) -> Non
 
 
 def test_an_entry_that_a_former_owner_left_is_unresolved_until_the_kernel_confirms_it() -> None:
-    evidence = known(claimed=())
+    evidence = known(tracked=())
     evidence.apply([neighbour()])
-    evidence.claim(ADDRESS)
+    evidence.track(ADDRESS)
     assert evidence.unresolved() == [Unresolved(X, BRIDGE)]
     assert evidence.apply([neighbour()]) == []
     assert evidence.unresolved() == []

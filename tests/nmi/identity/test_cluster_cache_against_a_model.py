@@ -1,7 +1,8 @@
-"""The feed against a model that works everything out anew from the list of objects, after every event of random runs.
+"""The cluster cache against a model that computes everything from the list of objects, after every event of random
+runs.
 
-What a pod gets, and whether the answers kept for it before may still be served, must never depend on the order in which
-objects came, changed and went, on lists after missed events, or on reads in between. Excluded: silence, and time.
+The decision for a pod, and the validity of its ready answers, must not depend on the order in which objects appear,
+change and disappear, on lists after missed events, or on reads in between. Excluded: silence, and time.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ View = tuple[object, ...]
 
 
 class World:
-    """What the API server holds, by watch and key."""
+    """The objects on the API server, by watch and key."""
 
     def __init__(self, managed: bool, exception_namespaces: tuple[str, ...]) -> None:
         self.watches = MANAGED if managed else STANDARD
@@ -134,7 +135,7 @@ class World:
 
 
 class Reader:
-    """In place of the client: reads answer from the world as it is, ahead of what has been told."""
+    """Replaces the client: reads return the current world, which may be newer than the delivered events."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -157,7 +158,7 @@ class Kept:
 
 @dataclass
 class Run:
-    """A world, the feed that is told of it, and the events on their way."""
+    """A world, the cluster cache that watches it, and the pending events."""
 
     world: World
     version: int = 0
@@ -177,7 +178,7 @@ class Run:
         )
 
     def change(self, watch: str, made: Resource, *, delete: bool) -> None:
-        """The world changes; whoever watches hears of it later."""
+        """Change the world. The watch delivers the event later."""
         known = self.world.objects[watch]
         if delete:
             if known.pop(made.key, None) is not None:
@@ -201,7 +202,7 @@ class Run:
         del self.on_the_way[:most]
 
     def list_anew(self) -> None:
-        """Every event on its way is lost, and a list tells what there is: first what is gone, then the rest."""
+        """Drop all pending events and deliver a list: first the removed objects, then the rest."""
         self.on_the_way.clear()
         for watch, known in self.world.objects.items():
             informer = self.cluster_cache.watches.by_name[watch]
@@ -232,7 +233,7 @@ class Run:
         return ((entry.namespace, entry.name), entry.uid, *gets, entry.ending)
 
     def check_kept(self) -> None:
-        """Wherever an address now answers otherwise than before, what was kept before is void."""
+        """Check that ready answers are void wherever the decision for an address has changed."""
         for address in ADDRESSES:
             view, record = self.answer(address)
             generation = record.generation if record is not None else 0
@@ -242,7 +243,7 @@ class Run:
             self.kept[address] = Kept(view, record, generation)
 
     def check_equal(self) -> None:
-        """Everything has been told: the feed is what the model says."""
+        """After all events, check that the cluster cache equals the model."""
         for address in ADDRESSES:
             view, record = self.answer(address)
             several = self.world.candidates(address)
@@ -269,7 +270,7 @@ class Run:
 
 
 class Dice:
-    """Objects and steps by chance, out of few names, so that they meet; what is rare is rare here too."""
+    """Random objects and steps with few names, so that they collide; rare events are rare here, too."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -350,7 +351,7 @@ class Dice:
         )
 
     def change(self, run: Run) -> None:
-        """One object comes, changes or goes. Exceptions do so seldom: under one nobody's identities can be seen."""
+        """Add, change or remove one object. Exceptions are rare, because they hide the identities of their pods."""
         watch = self.random.choice([*run.world.watches, "pods"])
         known = run.world.objects[watch]
         if known and self.random.random() < (0.7 if watch == "exceptions" else 0.3):

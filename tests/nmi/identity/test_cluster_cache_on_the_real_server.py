@@ -1,4 +1,6 @@
-"""The feed against the real kube-apiserver: its selectors, its events, its reads. Excluded: what the emulator shows."""
+"""The cluster cache against the real kube-apiserver: selectors, events, reads. Excluded: tests that the emulator
+covers.
+"""
 
 import asyncio
 import ssl
@@ -35,7 +37,7 @@ MERGE = "application/merge-patch+json"
 
 
 class RealCluster:
-    """A namespace and a node of this test's own, and a feed of that node."""
+    """A namespace and a node of this test's own, and a cluster cache of that node."""
 
     def __init__(self, plane: up.Plane, client: Client, *, managed: bool = False) -> None:
         self.plane = plane
@@ -134,7 +136,7 @@ async def following(cluster: RealCluster) -> AsyncIterator[None]:
 async def exists(cluster: RealCluster, path: str) -> bool:
     try:
         await cluster.api("GET", path)
-    except Exception:  # noqa: BLE001 - whatever it is, the caller asks again until its deadline
+    except Exception:  # noqa: BLE001 - the caller retries until its deadline
         return False
     return True
 
@@ -260,7 +262,7 @@ async def test_the_reads_behind_silent_watches_say_what_the_watches_would(plane:
         assert now.pod.exempt == f"exception {cluster.namespace}/ex"
         assert [each.identity.metadata.name for each in now.assigned] == ["id"]
         await cluster.api("DELETE", path)
-        await asyncio.sleep(1.0)  # for so long a read is good for everybody who asks
+        await asyncio.sleep(1.0)  # how long all requests share a read
         later = await cluster.cluster_cache.decision_input(entry, "10.99.6.1")
         assert isinstance(later, DecisionInput)
         assert (later.pod.exempt, later.certain) == ("", False)

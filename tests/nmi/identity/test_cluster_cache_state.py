@@ -1,4 +1,4 @@
-"""The state that the debug page shows: enough to see why a pod gets what it gets, bounded, and no client ids."""
+"""The state on the debug page: sufficient to explain a decision, bounded, and without client ids."""
 
 import json
 

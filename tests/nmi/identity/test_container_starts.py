@@ -1,4 +1,4 @@
-"""Whose an address is by the starts of containers. Excluded: who asks, and when."""
+"""The owner of an address by the starts of containers. Excluded: the callers."""
 
 import msgspec
 import pytest

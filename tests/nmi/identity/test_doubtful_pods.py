@@ -167,7 +167,7 @@ async def test_without_an_answer_serving_goes_on_and_a_metric_says_so() -> None:
         assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
         errors, labels = "aadpodidentity_kubernetes_api_operations_errors_count", {"operation_type": "get_pod_list"}
         assert cluster.registry.get_sample_value(errors, labels) == 1.0
-        # It is left alone for a moment, and asked again after it.
+        # No read for a few seconds, and then another one.
         asked = len(cluster.reads())
         cluster.clock.ahead += 2.0
         await cluster.cluster_cache.decision_input(entry, ADDRESS)

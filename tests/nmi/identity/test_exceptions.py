@@ -1,4 +1,4 @@
-"""Exceptions as the watch tells of them: which pods become exempt, and when they stop. Excluded: a silent watch."""
+"""Exceptions from the watch: which pods become exempt, and when the exemption ends. Excluded: a silent watch."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What the watches tell reaches the index: addresses, generations, assigned identities. Excluded: doubt."""
+"""Watch events update the index: addresses, generations, assigned identities. Excluded: doubt."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ ADDRESS = "10.0.0.1"
 
 
 async def with_pod(cluster: Cluster, **changes: Any) -> Any:
-    """A running pod at ADDRESS, once the feed has seen it."""
+    """A running pod at ADDRESS, once the cluster cache has seen it."""
     cluster.put_pod(pod(**changes))
     await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
     return cluster.at(ADDRESS)

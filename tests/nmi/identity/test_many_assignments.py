@@ -1,4 +1,4 @@
-"""Bindings and assigned identities in numbers that only a tenant who floods the API server writes."""
+"""Bindings and assigned identities in numbers that occur only if a tenant floods the API server."""
 
 import logging
 import time
@@ -20,7 +20,7 @@ BEYOND = "aadpodidentity_nmi_assignments_beyond_limit"
 
 
 def named(name: str, namespace: str) -> AzureAssignedIdentity:
-    """For the pod ns/web, in whatever namespace its author may write."""
+    """Return an assigned identity for the pod ns/web, in a namespace that its author may write."""
     made = assigned_identity(binding=name)
     return msgspec.structs.replace(
         made, metadata=msgspec.structs.replace(made.metadata, name=name, namespace=namespace)

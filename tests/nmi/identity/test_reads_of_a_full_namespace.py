@@ -1,4 +1,4 @@
-"""A namespace that is too full to be read in time delays the verification of its own pods alone."""
+"""A namespace that is too full to be read in time delays only the verification of pods in that namespace."""
 
 import asyncio
 from typing import Any
@@ -44,7 +44,7 @@ async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
     assert await reads.exceptions("other") == []
     assert await reads.bindings("other") == []
     assert await reads.assigned("nodename=n") == []
-    with pytest.raises(UnansweredError, match="a moment ago"):
+    with pytest.raises(UnansweredError, match="previous read"):
         await reads.identities("full")
     now[0] += module.UNANSWERED_SECONDS
     with pytest.raises(UnansweredError):
@@ -58,7 +58,7 @@ async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> Non
     reader.away = True
     with pytest.raises(UnansweredError):
         await reads.exceptions("other")
-    with pytest.raises(UnansweredError, match="a moment ago"):
+    with pytest.raises(UnansweredError, match="previous read"):
         await reads.bindings("third")
     await reads.aclose()
 

@@ -20,7 +20,7 @@ def unavailable(_request: object) -> StatusError:
 
 
 def all_but(cluster: Cluster, *silent: str) -> None:
-    """Every watch speaks at this moment but those that are *silent*."""
+    """Deliver an event of every watch except the *silent* ones."""
     for name, informer in cluster.cluster_cache.watches.by_name.items():
         informer._last_sign = cluster.clock() - (1000.0 if name in silent else 0.0)
 

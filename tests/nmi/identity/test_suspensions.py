@@ -1,4 +1,4 @@
-"""When suspensions are verified, how often, and what they leave in the log. Excluded: what a pod gets meanwhile."""
+"""When suspensions are verified, how often, and their log lines. Excluded: the requests of suspended pods."""
 
 import asyncio
 import itertools
@@ -179,7 +179,7 @@ async def test_one_that_claims_an_address_whose_sandbox_has_ended_is_suspended_u
         ward.suspensions.begin([evidence(kind=kind)])
         await asyncio.sleep(4)
         entry = ward.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
-        ward.suspensions.claimed("10.0.0.0", entry)
+        ward.suspensions.address_added("10.0.0.0", entry)
         assert entry.suspended is is_suspended
         await asyncio.sleep(60)
         assert [round(when - begun) for when, _ in ward.reads] == [10] * is_suspended
@@ -192,13 +192,13 @@ async def test_evidence_is_remembered_for_a_minute_and_of_so_many_addresses() ->
         entry = PodEntry(pod(addresses=("10.0.0.0",)))
         ward.suspensions.begin([evidence()])
         await asyncio.sleep(REMEMBERED_SECONDS)
-        ward.suspensions.claimed("10.0.0.0", entry)
+        ward.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
         ward.suspensions.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
         assert ward.suspensions.remembered == REMEMBERED_MAX
-        ward.suspensions.claimed("10.0.0.0", entry)
+        ward.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
-        ward.suspensions.claimed("10.0.0.100", entry)
+        ward.suspensions.address_added("10.0.0.100", entry)
         assert entry.suspended
 
 
@@ -211,7 +211,7 @@ async def test_a_pod_that_is_suspended_without_end_fills_no_log(caplog: pytest.L
             ward.suspensions.begin([evidence()])
             ward.suspensions.left(ward.entry)
             await asyncio.sleep(0.1)
-        lines = [each for each in caplog.records if each.message == "pod suspended, its address has changed hands"]
+        lines = [each for each in caplog.records if each.message == "pod suspended, its address changed its owner"]
         assert LOGGED_AT_ONCE <= len(lines) <= LOGGED_AT_ONCE + (now() - begun) / LOG_GAP_SECONDS + 1
         assert (lines[0].pod, lines[0].address, lines[0].evidence, lines[0].interface) == (  # type: ignore[attr-defined]
             "ns/web-0",

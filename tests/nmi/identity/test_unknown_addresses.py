@@ -175,7 +175,7 @@ async def test_a_pod_that_only_a_read_knew_of_does_not_keep_its_address() -> Non
         cluster.put_pod(pod())
         former = await cluster.cluster_cache.entry_at(ADDRESS)
         assert former is not None
-        # It goes, and another pod gets the address, before the watch has told of either.
+        # The pod ends, and another pod gets the address, before the watch delivers either event.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
         cluster.told(pod("successor", uid=uid))
@@ -226,7 +226,7 @@ async def test_a_read_settles_whose_the_address_is() -> None:
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
-        # A third claim asks the question anew.
+        # A third pod with the address causes another read.
         cluster.told(pod("third", uid="uid-third"))
         assert cluster.at(ADDRESS) is None
         assert not former.gone
@@ -283,7 +283,7 @@ def ended(of: Pod, second: int) -> Pod:
 
 
 async def overtaken(cluster: Cluster, change: Callable[[], object]) -> bool:
-    """Whether a read about the address is to be repeated, where *change* happens after its answer was made."""
+    """Return whether a read about the address must be repeated, if *change* happens after its response was made."""
     list_pods = cluster.cluster_cache._reads.at_address
 
     async def slow(address: str, node: str) -> Sequence[Pod]:

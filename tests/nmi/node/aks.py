@@ -19,6 +19,6 @@ def rule(address: str) -> list[str]:
 
 
 def restrict(node: Machine, backend: str, table: str, address: str = "169.254.0.1") -> None:
-    """What the script does when the kubelet starts."""
+    """Insert the rule like the script does when the kubelet starts."""
     if COMMENT not in node.run(f"iptables-{backend}", "-t", table, "-S"):
         node.run(f"iptables-{backend}", "-t", table, "-I", "FORWARD", "1", *rule(address))

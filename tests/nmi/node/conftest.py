@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine, Worker, machines
-from tests.nmi.node.sites import Site, sites
+from tests.nmi.node.pod_node_imds import Site, sites
 
 OTHERS = """*nat
 :KUBE-SERVICES - [0:0]

@@ -1,6 +1,6 @@
-"""Machines to try nat rules on: each a network and mount namespace of its own, gone with its process.
+"""Machines for tests of iptables rules: each is a network and mount namespace, which ends with its process.
 
-Nothing outside of them is touched: not the host's tables, and, since each has its own /run, not its xtables lock.
+Nothing outside of them changes: not the host's tables, and not its xtables lock, because each machine has its own /run.
 """
 
 import json
@@ -60,7 +60,7 @@ class Machine:
         return [line.split(" [")[0] for line in lines if not line.startswith("#")]
 
     def rules(self, backend: str, chain: str) -> list[str]:
-        """The rules of one chain, whatever its table."""
+        """Return the rules of one chain in every table."""
         return [line for line in self.saved(backend) if line.startswith(f"-A {chain} ")]
 
     def close(self) -> None:
@@ -69,13 +69,13 @@ class Machine:
 
 
 class Worker:
-    """A process inside a machine that holds one driver and does as it is told (tests/nmi/node/worker.py)."""
+    """A process inside a machine that holds one driver and executes commands (tests/nmi/node/rule_worker.py)."""
 
     def __init__(self, machine: Machine, backend: str) -> None:
-        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.worker", backend)
+        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.rule_worker", backend)
 
     def ask(self, action: str, *details: object) -> None:
-        """Tell it what to do, without waiting."""
+        """Send a command without waiting."""
         stdin = _stream(self._process.stdin)
         stdin.write(json.dumps([action, *details]) + "\n")
         stdin.flush()
@@ -85,7 +85,7 @@ class Worker:
         return json.loads(_stream(self._process.stdout).readline())
 
     def do(self, action: str, *details: object) -> Any:
-        """The result of *action*, past what it logs meanwhile."""
+        """Return the result of *action*, and skip its log lines."""
         self.ask(action, *details)
         while "log" in (answer := self.answer()):
             pass
@@ -110,7 +110,7 @@ def machines(count: int) -> Iterator[Sequence[Machine]]:
     made: list[Machine] = []
     try:
         for _ in range(count):
-            made.append(Machine())  # noqa: PERF401  what was made before one fails must be closed
+            made.append(Machine())  # noqa: PERF401  after a failure the earlier ones must be closed
         yield made
     finally:
         for machine in made:

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.nmi.node import aks
-from tests.nmi.node.plumbing_process import Plumbed
-from tests.nmi.node.sites import Site, asked
+from tests.nmi.node.pod_node_imds import Site, asked
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -29,7 +29,7 @@ def test_with_nmi_a_pod_reaches_nmi_and_the_node_imds(
 ) -> None:
     if first == "aks":
         aks.restrict(site.node, backend, table)
-    with Plumbed(site.node, *flags) as nmi:
+    with RedirectProcess(site.node, *flags) as nmi:
         nmi.installed()
         aks.restrict(site.node, backend, table)
         assert asked(site.pod) == "nmi saw 10.244.0.7"
@@ -42,7 +42,7 @@ def test_with_nmi_a_pod_reaches_nmi_and_the_node_imds(
 
 
 def test_nmi_and_the_script_of_the_kubelets_start_do_not_fight(site: Site, backend: str) -> None:
-    with Plumbed(site.node, "--fail-closed", "--ipt-update-interval-sec=1") as nmi:
+    with RedirectProcess(site.node, "--fail-closed", "--ipt-update-interval-sec=1") as nmi:
         nmi.installed()
         for _ in range(3):
             aks.restrict(site.node, backend, "filter")

@@ -1,4 +1,4 @@
-"""Which backend a node uses: by what its tables say, and on real ones. Excluded: what is then done with it."""
+"""Detection of the node's backend: from the text of tables, and on real ones. Excluded: the use of the result."""
 
 import asyncio
 from collections.abc import Iterator

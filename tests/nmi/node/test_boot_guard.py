@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from nmi.node import boot_guard
-from nmi.node.plumbing import redirection_of
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 from tests.nmi.node.machines import ROOT, Machine
-from tests.nmi.node.plumbing_process import Plumbed
-from tests.nmi.node.sites import Site, asked
+from tests.nmi.node.pod_node_imds import Site, asked
+from tests.nmi.node.redirect_process import RedirectProcess
 
-TO = redirection_of(Settings(node_name="n"))
+TO = redirect_spec(Settings(node_name="n"))
 REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
 
@@ -54,13 +54,13 @@ def test_the_directory_of_links_goes_with_the_last_of_them(tmp_path: Path) -> No
 
 def test_what_another_version_or_a_hand_has_left_is_replaced_as_a_whole(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_text("somebody's file")
+    elsewhere.write_text("another program's file")
     (tmp_path / boot_guard.NAME).symlink_to(elsewhere)
     (tmp_path / boot_guard.WANTED_BY).mkdir()
     (tmp_path / boot_guard.WANTED_BY / boot_guard.NAME).symlink_to("/dev/null")
     assert boot_guard.install(tmp_path, TO)
     assert boot_guard.installed(tmp_path)
-    assert elsewhere.read_text() == "somebody's file", "nothing is written through a link"
+    assert elsewhere.read_text() == "another program's file", "nothing is written through a link"
     (tmp_path / boot_guard.NAME).write_text("[Unit]\n")
     assert boot_guard.install(tmp_path, TO)
     assert not boot_guard.install(tmp_path, TO)
@@ -133,7 +133,7 @@ def test_pods_are_refused_before_any_nmi_runs_and_nmi_takes_the_rule_over(
     assert asked(site.node) == "imds saw 169.254.0.1", "the node itself is not meant"
     boot(site.node, backend, tmp_path)
     assert site.node.rules(backend, "FORWARD") == [REJECT], "once, however often the unit runs"
-    with Plumbed(site.node, "--fail-closed") as started:
+    with RedirectProcess(site.node, "--fail-closed") as started:
         assert started.installed()["repairs"] == 0
         assert site.node.rules(backend, "FORWARD") == [REJECT], "NMI found it as its own"
         assert asked(site.pod) == "nmi saw 10.244.0.7"

@@ -1,4 +1,4 @@
-"""`nmi --cleanup`: what it takes off a node, what it leaves, and what it says. Excluded: an NMI that still runs."""
+"""`nmi --cleanup`: the rules that it removes and keeps, and its output. Excluded: a concurrently running NMI."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine, Worker
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -52,7 +52,7 @@ def test_it_removes_both_rules_from_either_backend_and_says_so(machine: Machine)
     for backend, saved in before.items():
         assert machine.saved(backend) == saved
     again = cleanup(machine)
-    assert (again.returncode, again.stderr, again.stdout) == (0, "", "nothing of NMI's was on this node\n")
+    assert (again.returncode, again.stderr, again.stdout) == (0, "", "there was nothing of NMI on this node\n")
 
 
 def test_a_clean_node_stays_without_any_table(machine: Machine) -> None:
@@ -68,7 +68,7 @@ def test_what_the_reference_left_goes_too(machine: Machine, backend: str) -> Non
 
 
 def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine: Machine) -> None:
-    node = Plumbed(machine, "--fail-closed", "--route-localnet=set")
+    node = RedirectProcess(machine, "--fail-closed", "--route-localnet=set")
     node.installed()
     node.kill()
     assert cleanup(machine).returncode == 0
@@ -79,7 +79,7 @@ def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine
 
 def test_other_addresses_are_removed_with_the_flags_that_nmi_had(machine: Machine) -> None:
     flags = ("--metadata-ip=10.9.9.9", "--metadata-port=81")
-    with Plumbed(machine, "--fail-closed", *flags) as node:
+    with RedirectProcess(machine, "--fail-closed", *flags) as node:
         node.installed()
         node.end()
     assert cleanup(machine, *flags).stdout.count("removed") == 2

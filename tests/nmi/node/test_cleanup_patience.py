@@ -1,4 +1,4 @@
-"""`nmi --cleanup` while somebody keeps the lock, or a table cannot be changed: it ends, and says what to do."""
+"""`nmi --cleanup` while another program holds the lock, or a table cannot be changed: it ends with the next action."""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +7,7 @@ import pytest
 from nmi.node import boot_guard
 from nmi.node import cleanup as room
 from nmi.node.backend import Backend
-from nmi.node.rules import Driver, Found, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import FoundRules, IptablesDriver, LockHeldError, RedirectError, TopRule
 from nmi.settings import parse
 from podidentity.exits import StartError
 from tests.virtual_time import in_virtual_time, now
@@ -21,8 +21,8 @@ class Table:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def find(self, rule: TopRule) -> Found:
-        return Found(((1, rule.text),))
+    async def find(self, rule: TopRule) -> FoundRules:
+        return FoundRules(((1, rule.text),))
 
     async def put(self, rule: TopRule) -> None:
         raise AssertionError(rule)
@@ -34,12 +34,12 @@ class Table:
         raise self._error
 
 
-def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
-    async def drivers() -> AsyncIterator[tuple[Backend, Driver, frozenset[str]]]:
+def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: IptablesDriver) -> None:
+    async def drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
         yield Backend.LEGACY, driver, frozenset(("nat",))
 
     monkeypatch.setattr(room, "_drivers", drivers)
-    # The machine's own units are no concern of these tests; test_cleanup.py has the guard in a directory of its own.
+    # These tests do not touch the machine's units; test_cleanup.py covers the guard in a separate directory.
     monkeypatch.setattr(boot_guard, "remove", lambda _directory: False)
 
 

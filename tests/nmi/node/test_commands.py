@@ -68,7 +68,7 @@ async def test_programs_are_found_in_the_given_path_only(tmp_path: Path) -> None
 
 
 def stays(directory: Path) -> tuple[str, ...]:
-    """A program that tells its process id and then does not end."""
+    """Return a program that prints its process id and does not end."""
     return ("sh", "-c", f"echo $$ > {directory}/pid; echo > {directory}/started; exec sleep 60")
 
 

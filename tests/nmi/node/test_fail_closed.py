@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -27,8 +27,8 @@ def test_the_reject_is_there_before_anything_listens_and_the_redirect_only_after
     machine: Machine, backend: str
 ) -> None:
     code = (
-        "import asyncio; from nmi.node.plumbing import Plumbing; from nmi.settings import parse; "
-        "asyncio.run(Plumbing(parse(['--node=n', '--fail-closed'], {})).prepare())"
+        "import asyncio; from nmi.node.traffic_redirect import TrafficRedirect; from nmi.settings import parse; "
+        "asyncio.run(TrafficRedirect(parse(['--node=n', '--fail-closed'], {})).prepare())"
     )
     machine.run(".venv/bin/python", "-c", code)
     lines = machine.saved(backend)
@@ -38,7 +38,7 @@ def test_the_reject_is_there_before_anything_listens_and_the_redirect_only_after
 
 def test_both_rules_stay_at_exit_and_are_taken_over(machine: Machine, backend: str) -> None:
     for _ in range(2):
-        with Plumbed(machine, "--fail-closed") as node:
+        with RedirectProcess(machine, "--fail-closed") as node:
             assert node.installed()["closed"] is True
             node.end()
         lines = machine.saved(backend)
@@ -47,7 +47,7 @@ def test_both_rules_stay_at_exit_and_are_taken_over(machine: Machine, backend: s
 
 
 def test_until_it_is_in_force_the_node_is_not_ready(machine: Machine, backend: str) -> None:
-    with Plumbed(machine, "--fail-closed") as node:
+    with RedirectProcess(machine, "--fail-closed") as node:
         node.installed()
     before, prepared, installed = node.states[:3]
     assert (before["closed"], before["problem"]) == (False, "the node is not prepared yet")
@@ -60,10 +60,10 @@ def test_until_it_is_in_force_the_node_is_not_ready(machine: Machine, backend: s
 
 def test_starting_without_the_flag_opens_the_node_and_leaves_it_clean(machine: Machine, backend: str) -> None:
     before = machine.saved(backend)
-    with Plumbed(machine, "--fail-closed") as node:
+    with RedirectProcess(machine, "--fail-closed") as node:
         node.installed()
     assert machine.saved(backend) != before
-    with Plumbed(machine) as node:
+    with RedirectProcess(machine) as node:
         assert node.installed()["closed"] is False
         lines = machine.saved(backend)
         assert JUMP in lines
@@ -75,7 +75,7 @@ def test_starting_without_the_flag_opens_the_node_and_leaves_it_clean(machine: M
 
 
 def test_a_kept_redirect_is_not_a_closed_node(machine: Machine, backend: str) -> None:
-    with Plumbed(machine, "--keep-iptables-rules") as node:
+    with RedirectProcess(machine, "--keep-iptables-rules") as node:
         node.installed()
         node.end()
     lines = machine.saved(backend)
@@ -87,7 +87,7 @@ def test_without_the_flag_a_legacy_node_gets_no_filter_table() -> None:
     machine = Machine()
     try:
         machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-        with Plumbed(machine) as node:
+        with RedirectProcess(machine) as node:
             node.installed()
             node.end()
         assert sorted(machine.run("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "nat"]

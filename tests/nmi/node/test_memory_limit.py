@@ -1,4 +1,4 @@
-"""The memory limit of a cgroup, of version 1 and 2: the least of its own and its parents'."""
+"""The memory limit of a cgroup, of version 1 and 2: the smallest limit of the cgroup and its parents."""
 
 from pathlib import Path
 

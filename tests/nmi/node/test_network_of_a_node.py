@@ -1,6 +1,7 @@
-"""What the real kernel reports of 250 pods behind a bridge, or behind routes of their own, and what is evidence of it.
+"""Reports of the real kernel about 250 pods behind a bridge, or behind one route each, and the evidence in them.
 
-One namespace is the node, and one has the ends of all pods' cables: as many network stacks would only take longer.
+One namespace is the node, and one contains the ends of all pods' cables: a network stack for each pod would only be
+slower.
 """
 
 import asyncio
@@ -15,7 +16,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nmi.identity.address_evidence import AddressEvidence, Evidence, EvidenceKind, _Attachment
-from nmi.node.route_netlink import READS, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, RouteNetlink, Source
+from nmi.node.network_monitor import (
+    READS,
+    REST_SECONDS,
+    WAKES,
+    WINDOW_SECONDS,
+    NetworkMonitor,
+    NetworkSource,
+    NetworkUpdate,
+    RouteNetlinkSocket,
+)
 from nmi.node.rtnetlink import Message
 from podidentity_sandbox.namespaces import Namespaces
 
@@ -46,7 +56,7 @@ def address(number: int) -> str:
 
 
 class Town:
-    """The node's network, and what is known of it."""
+    """The node's network, and the known state of it."""
 
     def __init__(self, namespaces: Namespaces) -> None:
         self.namespaces = namespaces
@@ -54,7 +64,7 @@ class Town:
         self.found: list[Evidence] = []
         self.handed_on = 0
         self.largest = 0
-        self.reports = Reports(make=self._make, dump_gap_seconds=0.2)
+        self.network_monitor = NetworkMonitor(make=self._make, dump_gap_seconds=0.2)
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         reported = list(messages)
@@ -72,7 +82,7 @@ class Town:
         self.namespaces.inside(POD_ENDS, commands)
 
     def attachment(self, number: int) -> _Attachment:
-        """What is known of a pod's address."""
+        """Return the known state of a pod's address."""
         return self.evidence._attachments[socket.inet_aton(address(number))]
 
     def talk(self, numbers: Iterable[int]) -> None:
@@ -86,21 +96,21 @@ class Town:
 
         self.namespaces.call(NODE, send)
 
-    def _make(self) -> Source:
+    def _make(self) -> NetworkSource:
         return _Inside(self.namespaces, NODE)
 
 
 class _Inside:
-    """A RouteNetlink of another namespace."""
+    """A RouteNetlinkSocket of another namespace."""
 
     def __init__(self, namespaces: Namespaces, name: str) -> None:
         self._call: Callable[[Callable[[], list[Message]]], list[Message]] = lambda of: namespaces.call(name, of)
-        self._source = namespaces.call(name, RouteNetlink)
+        self._source = namespaces.call(name, RouteNetlinkSocket)
 
     def filenos(self) -> Sequence[int]:
         return self._source.filenos()
 
-    def read(self) -> News:
+    def read(self) -> NetworkUpdate:
         return self._source.read()
 
     def dump(self) -> list[Message]:
@@ -159,16 +169,16 @@ async def town(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncI
     await asyncio.to_thread(build)
     async with listening(made):
         for number in everyone:
-            made.evidence.claim(address(number))
+            made.evidence.track(address(number))
         await met(made)
         yield made
 
 
 @asynccontextmanager
 async def listening(town: Town) -> AsyncIterator[None]:
-    task = asyncio.create_task(town.reports.run(town))
+    task = asyncio.create_task(town.network_monitor.run(town))
     try:
-        await until(lambda: town.reports.listening)
+        await until(lambda: town.network_monitor.listening)
         yield
     finally:
         task.cancel()
@@ -196,7 +206,7 @@ async def met(town: Town) -> None:
 
 
 async def noticed(town: Town) -> None:
-    """Everything that has been reported so far has been read: a change that comes after it has."""
+    """Wait until all earlier reports have been read: a marker change after them has been."""
     name = f"mark{time.monotonic_ns() % 10**9}"
     await asyncio.to_thread(town.on_node, f"link add {name} type bridge")
     await until(lambda: name in town.evidence._links.values())
@@ -208,7 +218,7 @@ async def test_250_pods_live_on_undisturbed_and_one_that_is_removed_is_noticed(t
         await asyncio.to_thread(town.on_node, "neigh flush all")
         await asyncio.to_thread(town.talk, range(PODS))
         await noticed(town)
-    # The kernel removes neighbours that failed, and forgets what a bridge has learnt after a second.
+    # The kernel removes failed neighbours, and a bridge's learned entries after a second.
     changes = [f"link set v{number} mtu {1400 + number % 2}" for number in range(PODS)]
     changes += ["link set v1 down", "link set v1 up", "link set v2 down", "link set v2 name renamed"]
     changes += ["link set renamed up", "link set v3 txqueuelen 77", "link set v4 alias x"]
@@ -309,19 +319,19 @@ async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespace
     def lose() -> list[Evidence]:
         change("link add v42 type bridge", "link add v43 type bridge", "link set v42 up", "link set v43 up")
         change(f"route add {address(42)}/32 dev v42", f"route add {address(43)}/32 dev v43")
-        source, evidence = namespaces.call(NODE, RouteNetlink), AddressEvidence()
+        source, evidence = namespaces.call(NODE, RouteNetlinkSocket), AddressEvidence()
         try:
             assert evidence.replace(namespaces.call(NODE, source.dump)) == []
-            evidence.claim(address(42))
-            evidence.claim(address(43))
+            evidence.track(address(42))
+            evidence.track(address(43))
             change(*(f"link set v43 alias {number}" for number in range(4000)))
             change("link delete v42")
             lost, found = False, list[Evidence]()
-            news = News([], more=True)
-            while news.more:
-                news = source.read()
-                lost = lost or news.lost
-                found += evidence.apply(news.messages)
+            update = NetworkUpdate([], more=True)
+            while update.more:
+                update = source.read()
+                lost = lost or update.lost
+                found += evidence.apply(update.messages)
             assert lost
             return found + evidence.replace(namespaces.call(NODE, source.dump))
         finally:

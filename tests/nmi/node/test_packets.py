@@ -1,11 +1,11 @@
-"""What the redirect does to packets. Excluded: the rule's text; what gets past it (test_packets_past_nmi)."""
+"""The effect of the redirect on packets. Excluded: the rule's text; bypasses (test_packets_past_nmi)."""
 
 import sys
 
 import pytest
 
 from tests.nmi.node.machines import Machine, Worker
-from tests.nmi.node.sites import IMDS, Site, asked, open_connection, serving
+from tests.nmi.node.pod_node_imds import IMDS, Site, asked, open_connection, serving
 
 pytestmark = pytest.mark.root
 
@@ -41,7 +41,7 @@ def test_other_ports_and_addresses_are_left_alone(site: Site, backend: str) -> N
 def test_without_route_localnet_packets_vanish_and_the_check_tells_why(site: Site, backend: str) -> None:
     # A change of conf.all does not reach what exists: each interface has its own switch, and one of the two is enough.
     site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
-    code = "from nmi.node import sysctl; print(sysctl.fault())"
+    code = "from nmi.node import route_localnet; print(route_localnet.fault())"
     with Worker(site.node, backend) as worker:
         worker.do("install")
         assert asked(site.pod, seconds=0.5) == "TimeoutError"
@@ -70,7 +70,9 @@ def test_the_guard_keeps_neighbours_out_and_lets_the_redirect_in(site: Site, bac
 
 def guard(machine: Machine, backend: str) -> None:
     call = f"ensure_guard('/usr/sbin/iptables-{backend}')"
-    machine.run(sys.executable, "-c", f"import asyncio; from nmi.node.sysctl import ensure_guard; asyncio.run({call})")
+    machine.run(
+        sys.executable, "-c", f"import asyncio; from nmi.node.route_localnet import ensure_guard; asyncio.run({call})"
+    )
 
 
 def test_a_connection_from_before_the_rule_is_forgotten_and_one_to_nmi_is_not(site: Site, backend: str) -> None:

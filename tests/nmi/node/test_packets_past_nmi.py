@@ -1,4 +1,4 @@
-"""Ways past the redirect, tried with packets: what the reject and conntrack deletion close. Excluded: NMI itself."""
+"""Bypasses of the redirect, tried with packets, that the reject and conntrack deletion close. Excluded: NMI itself."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tests.nmi.node.machines import Worker
-from tests.nmi.node.plumbing_process import Plumbed
-from tests.nmi.node.sites import IMDS, Site, asked, open_connection, serving
+from tests.nmi.node.pod_node_imds import IMDS, Site, asked, open_connection, serving
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -59,7 +59,7 @@ def test_the_reject_covers_an_address_that_the_node_translates_to_imds(site: Sit
 def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -> None:
     old, talk = open_connection(site.pod)
     assert talk() == "imds saw 10.244.0.7"
-    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+    with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         assert node.installed()["backend"] == backend
         assert node.until(lambda state: state["forgotten_connections"] > 0)["problem"] is None
         assert talk() in BROKEN
@@ -68,7 +68,7 @@ def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -
 
 
 def test_a_connection_from_while_the_rule_was_away_is_ended_after_its_repair(site: Site, backend: str) -> None:
-    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+    with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         node.installed()
         forgotten = node.now()["forgotten_connections"]
         os.kill(node.pid, signal.SIGSTOP)  # so that the repair comes when we say so
@@ -85,7 +85,7 @@ def test_a_connection_from_while_the_rule_was_away_is_ended_after_its_repair(sit
 def test_the_nodes_own_connection_to_imds_outlives_the_deletion(site: Site, backend: str) -> None:
     own, talk = open_connection(site.node)
     assert talk() == "imds saw 169.254.0.1"
-    with Plumbed(site.node, "--enable-conntrack-deletion", NEVER) as node:
+    with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         assert node.installed()["backend"] == backend
         assert talk() == "imds saw 169.254.0.1"
     own.communicate()

@@ -1,4 +1,4 @@
-"""The rule in real tables: put in, taken out, put in again over what is there. Excluded: test_redirect_repair."""
+"""The redirect in real tables: inserted, removed, inserted over an old one. Excluded: test_redirect_repair."""
 
 import pytest
 

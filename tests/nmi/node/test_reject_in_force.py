@@ -1,4 +1,4 @@
-"""The reject in real tables: put in, kept first, taken out. Excluded: what it does to packets (test_packets)."""
+"""The reject in real tables: inserted, kept first, removed. Excluded: its effect on packets (test_packets)."""
 
 import pytest
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nmi.node import sysctl
-from nmi.node.tables import all_rules
+from nmi.node import route_localnet
+from nmi.node.rule_text import all_rules
 from podidentity.exits import StartError
 from tests.nmi.node.machines import Machine
 
@@ -26,21 +26,21 @@ def conf(root: Path, **values: str) -> Path:
 
 
 def test_one_switch_for_all_interfaces_is_enough(tmp_path: Path) -> None:
-    assert sysctl.fault(conf(tmp_path, all="1", default="0", eth0="0", lo="0")) is None
+    assert route_localnet.fault(conf(tmp_path, all="1", default="0", eth0="0", lo="0")) is None
 
 
 def test_every_interface_and_those_to_come_are_enough_as_well(tmp_path: Path) -> None:
-    assert sysctl.fault(conf(tmp_path, all="0", default="1", eth0="1", lo="0")) is None
+    assert route_localnet.fault(conf(tmp_path, all="0", default="1", eth0="1", lo="0")) is None
 
 
 def test_any_number_but_zero_is_on_as_the_kernel_reads_it(tmp_path: Path) -> None:
-    assert sysctl.fault(conf(tmp_path, all="2", default="0", eth0="0")) is None
+    assert route_localnet.fault(conf(tmp_path, all="2", default="0", eth0="0")) is None
 
 
 @pytest.mark.parametrize("off", ["default", "eth0"])
 def test_one_interface_that_is_off_is_told_with_the_command_that_cures_it(tmp_path: Path, off: str) -> None:
     values = {"all": "0", "default": "1", "eth0": "1"} | {off: "0"}
-    fault = sysctl.fault(conf(tmp_path, **values))
+    fault = route_localnet.fault(conf(tmp_path, **values))
     assert fault is not None
     assert f"route_localnet is 0 for {off}" in fault
     assert "sysctl -w net.ipv4.conf.all.route_localnet=1" in fault
@@ -49,23 +49,23 @@ def test_one_interface_that_is_off_is_told_with_the_command_that_cures_it(tmp_pa
 def test_an_interface_that_goes_while_being_looked_at_does_no_harm(tmp_path: Path) -> None:
     conf(tmp_path, all="0", default="1")
     (tmp_path / "eth0").mkdir()
-    assert sysctl.fault(tmp_path) is None
+    assert route_localnet.fault(tmp_path) is None
 
 
 def test_switching_on_covers_all_interfaces(tmp_path: Path) -> None:
     conf(tmp_path, all="0", default="0", eth0="0")
-    sysctl.switch_on(tmp_path)
-    assert sysctl.fault(tmp_path) is None
+    route_localnet.switch_on(tmp_path)
+    assert route_localnet.fault(tmp_path) is None
 
 
 def test_a_proc_that_cannot_be_written_is_told_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="give NMI a writable /proc/sys, or run `sysctl -w"):
-        sysctl.switch_on(tmp_path / "missing")
+        route_localnet.switch_on(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(("target", "needed"), [("127.0.0.1", True), ("127.9.9.9", True), ("10.0.0.4", False)])
 def test_only_a_loopback_target_needs_it(target: str, needed: bool) -> None:
-    assert sysctl.needed(target) is needed
+    assert route_localnet.needed(target) is needed
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_only_a_loopback_target_needs_it(target: str, needed: bool) -> None:
     ],
 )  # fmt: skip
 def test_an_equal_guard_is_recognised_and_a_weaker_one_is_not(rules: str, guarded: bool) -> None:
-    assert sysctl.guarded(all_rules(rules)) is guarded
+    assert route_localnet.guarded(all_rules(rules)) is guarded
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ def machine() -> Iterator[Machine]:
 def test_the_guard_is_put_first_and_only_once(machine: Machine, backend: str) -> None:
     program = f"/usr/sbin/iptables-{backend}"
     machine.run(program, "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
-    code = f"import asyncio; from nmi.node.sysctl import ensure_guard; print(asyncio.run(ensure_guard({program!r})))"
+    call = f"ensure_guard({program!r})"
+    code = f"import asyncio; from nmi.node.route_localnet import ensure_guard; print(asyncio.run({call}))"
     assert machine.run(".venv/bin/python", "-c", code) == "True\n"
     assert machine.run(".venv/bin/python", "-c", code) == "False\n"
     rules = [line for line in machine.run(program, "-S", "INPUT").splitlines() if line.startswith("-A")]

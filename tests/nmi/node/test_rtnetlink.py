@@ -1,4 +1,4 @@
-"""What the kernel's messages about the network are read as; bytes that are cut short, or that no kernel sends."""
+"""Decoding of the kernel's messages about the network; truncated bytes, and bytes that no kernel sends."""
 
 import contextlib
 import struct

@@ -2,11 +2,11 @@
 
 import pytest
 
-from nmi.node.nft import clear_script, put_script
-from nmi.node.rules import Found, Redirection, TopRule
-from nmi.node.tables import leads_to, normal
+from nmi.node.nft_driver import clear_script, put_script
+from nmi.node.rule_text import leads_to, normalized
+from nmi.node.rules import FoundRules, RedirectSpec, TopRule
 
-TO = Redirection("169.254.169.254", 80, "127.0.0.1", 2579)
+TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 RULE = TO.redirect
 REJECT = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
@@ -50,7 +50,7 @@ def test_the_reject_stands_by_itself_in_filter() -> None:
     ("rule", "ours"),
     [
         (REJECT, True),
-        (REJECT.replace("-m tcp", '-m comment --comment "put here by nobody" -m tcp'), True),
+        (REJECT.replace("-m tcp", '-m comment --comment "a comment" -m tcp'), True),
         (REJECT.replace("tcp-reset", "icmp-port-unreachable"), False),
         (f"-s 10.0.0.0/8 {REJECT}", False),
         (REJECT.replace("--dport 80", "--dport 8080"), False),
@@ -62,10 +62,10 @@ def test_of_rules_like_the_reject_only_an_equal_one_is_ours(rule: str, ours: boo
 
 
 def test_the_reject_that_was_found_is_at_fault_unless_it_is_first_and_alone() -> None:
-    assert Found(((1, REJECT),)).fault(TO.reject) is None
-    assert Found(()).fault(TO.reject) == "the rule is missing"
-    assert Found(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
-    assert Found(((1, REJECT), (5, REJECT))).fault(TO.reject) == "the rule is there more than once"
+    assert FoundRules(((1, REJECT),)).fault(TO.reject) is None
+    assert FoundRules(()).fault(TO.reject) == "the rule is missing"
+    assert FoundRules(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
+    assert FoundRules(((1, REJECT), (5, REJECT))).fault(TO.reject) == "the rule is there more than once"
 
 
 @pytest.mark.parametrize("rule", [TO.redirect, TO.reject], ids=["redirect", "reject"])
@@ -106,15 +106,15 @@ def test_only_a_verb_leads_to_a_chain(rule: str, leads: bool) -> None:
     ids=["numbers and bare addresses", "with a comment"],
 )
 def test_versions_of_iptables_may_spell_the_rule_differently(spelling: str) -> None:
-    assert normal(spelling) == RULE.rules[0]
+    assert normalized(spelling) == RULE.rules[0]
 
 
 def test_what_was_found_is_at_fault_unless_it_is_exactly_the_rule() -> None:
     jump = ((1, "-j aad-metadata"),)
-    assert Found(jump, RULE.rules).fault(RULE) is None
-    assert Found(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"
-    assert Found(jump, RULE.rules[::-1]).fault(RULE) == "the chain holds other rules"
-    assert Found(jump, ()).fault(RULE) == "the chain holds other rules"
-    assert Found(()).fault(RULE) == "the chain is missing"
-    elsewhere = Redirection("169.254.169.254", 80, "127.0.0.1", 2580).redirect
-    assert Found(jump, RULE.rules).fault(elsewhere) == "the chain holds other rules"
+    assert FoundRules(jump, RULE.rules).fault(RULE) is None
+    assert FoundRules(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"
+    assert FoundRules(jump, RULE.rules[::-1]).fault(RULE) == "the chain holds other rules"
+    assert FoundRules(jump, ()).fault(RULE) == "the chain holds other rules"
+    assert FoundRules(()).fault(RULE) == "the chain is missing"
+    elsewhere = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2580).redirect
+    assert FoundRules(jump, RULE.rules).fault(elsewhere) == "the chain holds other rules"

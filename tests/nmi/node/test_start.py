@@ -37,7 +37,7 @@ def kubeconfig(tmp_path: Path) -> str:
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that says why, after what was logged before it."""
+    """Return the one line with the reason, after the log lines before it."""
     assert done.returncode == 1, done
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]

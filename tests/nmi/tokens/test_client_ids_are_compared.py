@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nmi.issuer import refusal_of
+from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.broker import Broker
 from nmi.tokens.governor import Governor

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nmi.issuer import refusal_of
+from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.assertions import Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from nmi.issuer import refusal_of
+from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.sign_in import ANSWER_MAX, InvalidClient
@@ -350,7 +350,7 @@ async def test_a_secret_that_is_not_there_is_named(bench: Bench, identity: Azure
     assert "team-a/sp does not exist" in error.message
     refusal = refusal_of(error)
     assert (refusal.reason, refusal.detail) == (Reason.UPSTREAM_REFUSED, error.message)
-    assert "Azure was not asked (secret_missing)" in refusal.sentence
+    assert "no request was sent to Azure (secret_missing)" in refusal.sentence
     assert "team-a" not in refusal.sentence
     assert (bench.failed_reads, bench.secret_reads) == (1, 1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nmi.node import boot_guard
-from nmi.node.plumbing import redirection_of
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState, check_fail_closed, has_restriction
@@ -15,7 +15,7 @@ from podidctl.doctor.schema import Level
 from tests.nmi.node import aks
 from tests.nmi.node.machines import Machine, Worker
 
-TO = redirection_of(Settings(node_name="n"))
+TO = redirect_spec(Settings(node_name="n"))
 RULE = "! -s 10.224.0.4/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80"
 COMMENT = f'-m comment --comment "{aks.COMMENT}"'
 

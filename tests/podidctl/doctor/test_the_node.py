@@ -2,7 +2,7 @@
 
 import pytest
 
-from nmi.node.plumbing import redirection_of
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.node_checks import NodeState, packets_in
@@ -10,7 +10,7 @@ from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level
 from tests.podidctl.examined import seen
 
-RULE = redirection_of(Settings(node_name="node-1")).redirect.rules[0]
+RULE = redirect_spec(Settings(node_name="node-1")).redirect.rules[0]
 SAVED = f"""*nat
 :PREROUTING ACCEPT [1:60]
 :aad-metadata - [0:0]

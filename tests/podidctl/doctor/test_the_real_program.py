@@ -91,7 +91,7 @@ async def test_what_may_not_be_read_is_unknown(cloud: LittleCloud) -> None:
 async def test_wrong_flags_and_an_api_server_that_is_away_are_one_line(cloud: LittleCloud) -> None:
     for words, says in (
         (("--imds",), "--node"),
-        (("--node", "No Node"), "no node can be called"),
+        (("--node", "No Node"), "not a valid node name"),
         (("--node", "n7"), "no node n7"),
     ):
         wrong = await ask(cloud, *words)

@@ -48,7 +48,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Written]:
     level = log.level
     log.addHandler(pages)
     log.setLevel(logging.INFO)
-    logging.getLogger("nmi.app").info("nmi is active", extra={"pod": ENTRY.key, "uid": ENTRY.uid})
+    logging.getLogger("nmi.app").info("nmi active", extra={"pod": ENTRY.key, "uid": ENTRY.uid})
     yield lambda: "\n".join(pages.lines)
     log.removeHandler(pages)
     log.setLevel(level)

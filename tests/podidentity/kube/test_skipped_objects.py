@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.skipped import EVENTS_BURST, LINES_BURST, REMEMBERED_MAX, SkippedObjects, reason_of
+from podidentity.kube.skipped import (
+    EVENTS_BURST,
+    LINES_BURST,
+    NAMESPACE_SHARE,
+    REMEMBERED_MAX,
+    SkippedObjects,
+    reason_of,
+)
 from podidentity.resources import EXCEPTIONS, BareMeta, Resource
 
 Recorded = tuple[str, str, str, str]
@@ -37,8 +44,8 @@ def skipped(events: Events, clock: list[float]) -> SkippedObjects:
     return made
 
 
-def meta(name: str, version: str = "1") -> BareMeta:
-    return BareMeta(name=name, namespace="team", uid=f"uid-{name}", resource_version=version)
+def meta(name: str, version: str = "1", namespace: str = "team") -> BareMeta:
+    return BareMeta(name=name, namespace=namespace, uid=f"uid-{name}", resource_version=version)
 
 
 def test_the_event_names_kind_and_cause(skipped: SkippedObjects, events: Events) -> None:
@@ -65,16 +72,32 @@ def test_many_objects_are_told_so_many_times_an_hour(
     number = REMEMBERED_MAX + 1000
     with caplog.at_level(logging.WARNING):
         for each in range(number):
-            skipped.report(EXCEPTIONS, meta(str(each)), Malformed("no"))
+            skipped.report(EXCEPTIONS, meta(str(each), namespace=f"team-{each % 8}"), Malformed("no"))
         assert len(events.recorded) == EVENTS_BURST
         assert len(caplog.records) == LINES_BURST + 1
         clock[0] += 3600
         for each in range(number):
-            skipped.report(EXCEPTIONS, meta(f"later-{each}"), Malformed("no"))
+            skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace=f"team-{each % 8}"), Malformed("no"))
     assert len(events.recorded) == 2 * EVENTS_BURST
     assert len(caplog.records) <= 2 * (LINES_BURST + 1)
     assert skipped.counts == {("azurepodidentityexceptions", "unreadable"): 2 * number}
     assert len(skipped._reported) == REMEMBERED_MAX
+
+
+def test_a_namespace_with_many_skipped_objects_hides_no_other_namespaces(
+    skipped: SkippedObjects, events: Events, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for each in range(1000):
+            skipped.report(EXCEPTIONS, meta(f"hostile-{each}", namespace="hostile"), Malformed("no"))
+        assert len(events.recorded) == EVENTS_BURST * NAMESPACE_SHARE
+        skipped.report(EXCEPTIONS, meta("other"), Malformed("no"))
+    assert events.recorded[-1][0] == "other"
+    assert "team/other" in vars(caplog.records[-1])["resource"]
+    clock[0] += 3600
+    for each in range(1000):
+        skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace="hostile"), Malformed("no"))
+    assert len(events.recorded) == 2 * EVENTS_BURST * NAMESPACE_SHARE + 1
 
 
 def test_the_traceback_of_one_kind_of_failure_is_logged_once(

@@ -6,7 +6,7 @@ NMI then maintains the guard rule.
 import asyncio
 import sys
 
-from nmi.node import sysctl
+from nmi.node import route_localnet
 from nmi.node.backend import detect
 from nmi.node.rules import LockHeldError
 from podidentity.exits import StartError
@@ -18,8 +18,8 @@ async def main() -> None:
     if detected.iptables is None:
         sys.exit("the image has no iptables program for this node's backend: set nmi.routeLocalnet to check")
     try:
-        await sysctl.ensure_guard(detected.iptables)
-        sysctl.switch_on()
+        await route_localnet.ensure_guard(detected.iptables)
+        route_localnet.switch_on()
     except (LockHeldError, StartError) as error:
         sys.exit(str(error))
 

@@ -63,7 +63,7 @@ class Nmi:
         return self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was logged, but for the first line, which lists the settings."""
+        """Return the log lines, except the first, which lists the settings."""
         return [json.loads(line) for line in self.said().splitlines()]
 
     async def stop(self) -> float:
@@ -77,7 +77,7 @@ class Nmi:
 
 @dataclass
 class Away:
-    """The API server, the proxy before it, and what was started."""
+    """The API server, the proxy before it, and the started processes."""
 
     folder: Path
     api: KubeApi

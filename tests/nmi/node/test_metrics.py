@@ -1,11 +1,11 @@
-"""What the node room tells Prometheus. Excluded: when the numbers change (test_redirect_upkeep, test_fail_closed)."""
+"""Prometheus metrics of the node. Excluded: when they change (test_rule_maintenance, test_fail_closed)."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nmi.node.measures import NodeMeasures
-from nmi.node.plumbing import Plumbing
-from nmi.node.route_netlink import Reports
+from nmi.node.metrics import NodeMetrics
+from nmi.node.network_monitor import NetworkMonitor
+from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
 
 
@@ -16,7 +16,7 @@ from nmi.settings import parse
 )
 def test_what_is_there_before_anything_was_done(flags: list[str], in_force: str) -> None:
     registry = CollectorRegistry()
-    NodeMeasures(registry, Plumbing(parse(["--node=n1", *flags], {})), Reports())
+    NodeMetrics(registry, TrafficRedirect(parse(["--node=n1", *flags], {})), NetworkMonitor())
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
     assert lines == [
         "aadpodidentity_nmi_iptables_repairs_total 0.0",

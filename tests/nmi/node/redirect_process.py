@@ -1,4 +1,4 @@
-"""tests.nmi.node.plumbed as an object of a test's."""
+"""The program tests.nmi.node.redirect_program as an object."""
 
 import json
 import sys
@@ -11,12 +11,12 @@ from tests.nmi.node.machines import SECONDS, Machine
 State = dict[str, Any]
 
 
-class Plumbed:
-    """The process; its states so far are in `states`. Left in order by its `with`."""
+class RedirectProcess:
+    """The process; its states are in `states`. Stopped in order at the end of its `with`."""
 
     def __init__(self, machine: Machine, *flags: str) -> None:
         self.states: list[State] = []
-        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.plumbed", *flags)
+        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.redirect_program", *flags)
 
     @property
     def pid(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -22,7 +22,7 @@ def machine() -> Iterator[Machine]:
 
 def told(machine: Machine, *flags: str, during: list[str] | None = None) -> list[str | None]:
     """What problem() said before and after; *during* is filled with the tables between installation and removal."""
-    with Plumbed(machine, *flags) as node:
+    with RedirectProcess(machine, *flags) as node:
         node.installed()
         if during is not None:
             during += machine.saved("nft")
@@ -64,7 +64,7 @@ def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
     with machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat") as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with Plumbed(machine, "--route-localnet=set") as node:
+        with RedirectProcess(machine, "--route-localnet=set") as node:
             node.next()
             node.next()
             time.sleep(3.0)  # longer than iptables itself waits, twice: it looks first, and then writes
@@ -75,14 +75,14 @@ def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
 
 def test_what_others_do_to_route_localnet_and_its_guard_later_is_seen(machine: Machine) -> None:
     switch = "net.ipv4.conf.all.route_localnet"
-    with Plumbed(machine, "--route-localnet=set", "--ipt-update-interval-sec=1") as node:
+    with RedirectProcess(machine, "--route-localnet=set", "--ipt-update-interval-sec=1") as node:
         node.installed()
         machine.run("iptables-nft", "-D", "INPUT", "1")
         machine.run("sysctl", "-qw", f"{switch}=0")
         while machine.run("sysctl", "-n", switch) == "0\n":
             time.sleep(0.05)
         assert machine.rules("nft", "INPUT")[0].startswith("-A INPUT ! -s 127.0.0.0/8")
-    with Plumbed(machine, "--ipt-update-interval-sec=1") as node:
+    with RedirectProcess(machine, "--ipt-update-interval-sec=1") as node:
         assert node.installed()["problem"] is None
         machine.run("sysctl", "-qw", f"{switch}=0")
         assert "sysctl -w" in str(node.until(lambda state: state["problem"] is not None)["problem"])

@@ -1,8 +1,8 @@
 """The kernel's reports about links, neighbours and IPv4 routes of this network namespace (NETLINK_ROUTE).
 
-Two sockets: pods can cause any number of reports about neighbours (by ARP), but none about links and routes, so that a
-flood of the first neither delays nor drops the second. Made by hand, as a library would bring an event loop of its own
-and more memory on each node than all that is decoded here.
+There are two sockets: pods can cause any number of reports about neighbours (by ARP), but none about links and routes.
+So a flood of the former neither delays nor drops the latter. A library is not used, because it would add an event loop
+and more memory on each node than all the decoding here.
 """
 
 import asyncio
@@ -28,59 +28,61 @@ from nmi.node.rtnetlink import (
 log = logging.getLogger(__name__)
 
 READS: Final = 128
-"""Datagrams that one wake-up reads from each socket; most hold one message."""
+"""Datagrams that one wake-up reads from each socket; most contain one message."""
 WINDOW_SECONDS: Final = 0.1
 WAKES: Final = 20
 MESSAGES: Final = 256
-"""What each WINDOW_SECONDS may bring before every reading is followed by a rest."""
+"""Limits per WINDOW_SECONDS. Above them every read is followed by a pause."""
 REST_SECONDS: Final = 0.02
-"""How long the sockets are left alone then: a flood costs 240 readings and 10,000 messages a second at most."""
+"""The pause after a read in a flood. It limits a flood to 240 reads and 10,000 messages per second."""
 DUMP_GAP_SECONDS: Final = 5.0
-"""Between two dumps. In a flood of neighbours reports are lost all the time."""
+"""Between two dumps. During a flood of neighbours the kernel loses reports continuously."""
 DUMP_BYTES_MAX: Final = 1 << 24
 DUMP_TRIES: Final = 4
 _BUFFER: Final = 1 << 20
-"""Bytes that the kernel keeps for each socket (it counts twice as many): a thousand reports and more."""
+"""Bytes of the kernel's buffer for each socket (it counts twice as many): more than a thousand reports."""
 _DATAGRAM_MAX: Final = 1 << 16
 _DUMP_SECONDS: Final = 5.0
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is not cut to net.core.rmem_max
 
 
 @dataclass(slots=True)
-class News:
-    """What one reading brought."""
+class NetworkUpdate:
+    """The result of one read."""
 
     messages: list[Message]
     lost: bool = False
-    """Whether reports were lost, so that only a dump shows what there is."""
+    """Whether reports were lost, so that only a dump shows the current state."""
     more: bool = False
     """Whether there may be more to read."""
 
 
-class Source(Protocol):
-    """Where reports come from: `RouteNetlink`."""
+class NetworkSource(Protocol):
+    """The source of reports: `RouteNetlinkSocket`."""
 
     def filenos(self) -> Sequence[int]:
-        """What to wait for."""
+        """Return the file descriptors to wait for."""
 
-    def read(self) -> News:
-        """Take what there is to read, READS datagrams of each socket at most. Never blocks. Raises OSError."""
+    def read(self) -> NetworkUpdate:
+        """Read up to READS datagrams from each socket. Never blocks. Raises OSError."""
 
     def dump(self) -> list[Message]:
-        """Everything there is now. Blocks for milliseconds. Raises OSError, MalformedError, DumpInterruptedError."""
+        """Return the complete current state. Blocks for milliseconds. Raises OSError, MalformedError,
+        DumpInterruptedError.
+        """
 
     def close(self) -> None:
-        """End it."""
+        """Close the source."""
 
 
-class RouteNetlink:
-    """The sockets. Needs no capability; raises OSError where there is no such netlink family."""
+class RouteNetlinkSocket:
+    """The two sockets. Needs no capability; raises OSError if there is no such netlink family."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(_DATAGRAM_MAX)
         self._sockets: list[socket.socket] = []
         try:
-            # Links and routes first: a neighbour means nothing on a link that is not known.
+            # Links and routes first: a neighbour has no meaning on an unknown link.
             for groups in (LINKS | IPV4_ROUTES, NEIGHBOURS):
                 self._sockets.append(_socket(groups))
         except OSError:
@@ -90,12 +92,12 @@ class RouteNetlink:
     def filenos(self) -> Sequence[int]:
         return [each.fileno() for each in self._sockets]
 
-    def read(self) -> News:
-        news = News([])
+    def read(self) -> NetworkUpdate:
+        update = NetworkUpdate([])
         for each in self._sockets:
-            if not news.more:
-                self._read(each, news)
-        return news
+            if not update.more:
+                self._read(each, update)
+        return update
 
     def dump(self) -> list[Message]:
         for remaining in reversed(range(DUMP_TRIES)):
@@ -110,7 +112,7 @@ class RouteNetlink:
         for each in self._sockets:
             each.close()
 
-    def _read(self, source: socket.socket, news: News) -> None:
+    def _read(self, source: socket.socket, update: NetworkUpdate) -> None:
         for _ in range(READS):
             try:
                 size, _, flags, sender = source.recvmsg_into([self._buffer])
@@ -119,35 +121,35 @@ class RouteNetlink:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                news.lost = True
+                update.lost = True
                 continue
             if sender[0] != 0:
-                continue  # by a process of the node, not by the kernel
+                continue  # sent by a process of the node, not by the kernel
             if flags & socket.MSG_TRUNC:
-                news.lost = True
+                update.lost = True
                 continue
             try:
-                news.messages += decode(bytes(self._buffer[:size]))
+                update.messages += decode(bytes(self._buffer[:size]))
             except MalformedError:
-                news.lost = True
-        news.more = True
+                update.lost = True
+        update.more = True
 
 
-class Receiver(Protocol):
-    """Who uses the reports."""
+class NetworkListener(Protocol):
+    """The receiver of the reports."""
 
     def network_changed(self, messages: Iterable[Message]) -> None:
-        """These were reported, in this order."""
+        """Apply these reports, in this order."""
 
     def network_listed(self, messages: Iterable[Message]) -> None:
-        """This is all that there is, whatever was reported before."""
+        """Replace the state by this complete list."""
 
 
-class Reports:
-    """Hands on what the kernel reports: first everything, then each change. `run` is its task."""
+class NetworkMonitor:
+    """Delivery of the kernel's reports: first the complete state, then each change. `run` is its task."""
 
     def __init__(
-        self, *, make: Callable[[], Source] = RouteNetlink, dump_gap_seconds: float = DUMP_GAP_SECONDS
+        self, *, make: Callable[[], NetworkSource] = RouteNetlinkSocket, dump_gap_seconds: float = DUMP_GAP_SECONDS
     ) -> None:
         self._make = make
         self._dump_gap_seconds = dump_gap_seconds
@@ -159,10 +161,10 @@ class Reports:
         self._messages = 0
         self.listening = False
         self.dumps = 0
-        """How often everything was listed: once at the start, and after each loss."""
+        """How often the complete state was listed: once at the start, and after each loss."""
 
-    async def run(self, receiver: Receiver) -> None:
-        """Listen until cancelled; returns after a warning where the kernel gives no reports."""
+    async def run(self, listener: NetworkListener) -> None:
+        """Listen until cancelled. Return after a warning if the kernel gives no reports."""
         try:
             source = await asyncio.to_thread(self._make)
         except OSError as error:
@@ -170,8 +172,8 @@ class Reports:
             return
         try:
             while self._failed is None:
-                await self._list(source, receiver)
-                self._listen(source, receiver)
+                await self._list(source, listener)
+                self._listen(source, listener)
                 self.listening = self._failed is None
                 await asyncio.sleep(self._dump_gap_seconds)
                 await self._lost.wait()
@@ -184,8 +186,8 @@ class Reports:
             self._ignore(source)
             source.close()
 
-    async def _list(self, source: Source, receiver: Receiver) -> None:
-        """The sockets stay unread meanwhile: what is reported since the dump began must be taken after it."""
+    async def _list(self, source: NetworkSource, listener: NetworkListener) -> None:
+        """Deliver a dump. The sockets are not read during it, because later reports must be applied after it."""
         self._lost.clear()
         try:
             messages = await asyncio.to_thread(source.dump)
@@ -193,42 +195,42 @@ class Reports:
             self._lost.set()
             return
         self.dumps += 1
-        receiver.network_listed(messages)
+        listener.network_listed(messages)
 
-    def _listen(self, source: Source, receiver: Receiver) -> None:
+    def _listen(self, source: NetworkSource, listener: NetworkListener) -> None:
         self._resting = None
         for fd in source.filenos():
-            asyncio.get_running_loop().add_reader(fd, self._read, source, receiver)
+            asyncio.get_running_loop().add_reader(fd, self._read, source, listener)
 
-    def _ignore(self, source: Source) -> None:
+    def _ignore(self, source: NetworkSource) -> None:
         if self._resting is not None:
             self._resting.cancel()
         for fd in source.filenos():
             asyncio.get_running_loop().remove_reader(fd)
 
-    def _read(self, source: Source, receiver: Receiver) -> None:
+    def _read(self, source: NetworkSource, listener: NetworkListener) -> None:
         try:
-            news = source.read()
+            update = source.read()
         except OSError as error:
             self._failed = error
             self._ignore(source)
             self._lost.set()
             return
-        if news.messages:
-            receiver.network_changed(news.messages)
-        if news.lost:
+        if update.messages:
+            listener.network_changed(update.messages)
+        if update.lost:
             self._lost.set()
         loop = asyncio.get_running_loop()
-        if self._is_flood(news, loop.time()):
+        if self._is_flood(update, loop.time()):
             self._ignore(source)
-            self._resting = loop.call_later(REST_SECONDS, self._listen, source, receiver)
+            self._resting = loop.call_later(REST_SECONDS, self._listen, source, listener)
 
-    def _is_flood(self, news: News, now: float) -> bool:
+    def _is_flood(self, update: NetworkUpdate, now: float) -> bool:
         if now - self._window_began >= WINDOW_SECONDS:
             self._window_began, self._wakes, self._messages = now, 0, 0
         self._wakes += 1
-        self._messages += len(news.messages)
-        return news.more or self._wakes > WAKES or self._messages > MESSAGES
+        self._messages += len(update.messages)
+        return update.more or self._wakes > WAKES or self._messages > MESSAGES
 
 
 def _socket(groups: int) -> socket.socket:
@@ -267,7 +269,7 @@ def _dump() -> list[Message]:
 
 def _warn(error: OSError) -> None:
     log.warning(
-        "changes of this node's network are not reported to NMI, which notices a reused address by the API server "
-        "alone; see whether NMI may open netlink sockets",
+        "no reports about this node's network, NMI notices a reused address through the API server only; check that "
+        "NMI may open netlink sockets",
         extra={"error": str(error)},
     )

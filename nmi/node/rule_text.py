@@ -1,4 +1,4 @@
-"""Reading the text in which iptables tells its rules (iptables-save, iptables -S). Pure: text in, values out."""
+"""Parsing of the rules that iptables prints (iptables-save, iptables -S). Pure: text in, values out."""
 
 import itertools
 import shlex
@@ -9,13 +9,13 @@ _ADDRESS_FLAGS = frozenset(("-s", "-d"))
 
 
 def rules_of(text: str, chain: str) -> list[str]:
-    """The rules that *text* appends to *chain*, in order, without "-A" and the chain's name."""
+    """Return the rules that *text* appends to *chain*, in order, without "-A" and the chain's name."""
     start = f"-A {chain} "
     return [line.removeprefix(start).strip() for line in text.splitlines() if line.startswith(start)]
 
 
 def all_rules(text: str) -> Iterator[tuple[str, str]]:
-    """Each rule in *text* as chain and rule, in order."""
+    """Return each rule in *text* as chain and rule, in order."""
     for line in text.splitlines():
         if line.startswith("-A "):
             chain, _, rule = line.removeprefix("-A ").partition(" ")
@@ -23,14 +23,14 @@ def all_rules(text: str) -> Iterator[tuple[str, str]]:
 
 
 def chains_in(text: str) -> set[str]:
-    """The chains that *text*, in the form of iptables-save, declares."""
+    """Return the chains that *text*, in the form of iptables-save, declares."""
     return {line[1:].split(" ", 1)[0] for line in text.splitlines() if line.startswith(":")}
 
 
 def words(rule: str) -> list[str]:
-    """The words of *rule*, quotes undone, comments left out, with the spellings that versions vary made one.
+    """Return the words of *rule*, without quotes and comments, with spellings that differ between versions unified.
 
-    A rule that cannot be split (its comment is somebody else's text) is given back as a single word.
+    A rule that cannot be split (because of another program's comment) is returned as a single word.
     """
     try:
         split = shlex.split(rule)
@@ -52,13 +52,13 @@ def words(rule: str) -> list[str]:
     return made
 
 
-def normal(rule: str) -> str:
-    """*rule* as one comparable text."""
+def normalized(rule: str) -> str:
+    """Return *rule* in a form that can be compared."""
     return " ".join(words(rule))
 
 
 def leads_to(rule: str, chain: str) -> bool:
-    """Whether *rule* jumps or goes to *chain*."""
+    """Return whether *rule* jumps or goes to *chain*."""
     if chain not in rule:
-        return False  # almost all of the ten thousand rules of a large node, without splitting them
+        return False  # fast path for almost all of the ten thousand rules of a large node
     return any(verb in ("-j", "-g") and target == chain for verb, target in itertools.pairwise(words(rule)))

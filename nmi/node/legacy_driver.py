@@ -1,11 +1,11 @@
-"""The tables of a node whose iptables is the legacy one: through python-iptables, under the xtables lock.
+"""Driver of the legacy iptables backend: python-iptables, under the xtables lock.
 
-python-iptables takes no lock of its own, and a table is written back whole: without the lock, rules that kube-proxy
-wrote in between would be lost. Reading and writing is ctypes code that blocks, so each call runs in a thread, and takes
-and gives back the lock there: a caller that is cancelled never leaves it held. While python-iptables reads a rule,
-descriptor 1 of the process is a pipe of its own: a running NMI writes nothing to standard output.
+python-iptables takes no lock itself, and a table is written back as a whole: without the lock, rules that kube-proxy
+wrote in between would be lost. Reading and writing is blocking ctypes code, so each call runs in a thread that also
+takes and releases the lock: a cancelled caller never leaves it held. While python-iptables reads a rule, it replaces
+descriptor 1 of the process by a pipe, so a running NMI writes nothing to standard output.
 
-On a node with the nft backend this module must not be used at all: opening a legacy table creates it.
+Do not use this module on a node with the nft backend: opening a legacy table creates it.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nmi.node.nft import NOT_PERMITTED
-from nmi.node.rules import Found, LockHeldError, RedirectError, TopRule
+from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.rules import FoundRules, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
 LOCK = Path("/run/xtables.lock")
@@ -28,16 +28,16 @@ LOCK = Path("/run/xtables.lock")
 
 
 class LegacyDriver:
-    """`rules.Driver` for the legacy backend."""
+    """`rules.IptablesDriver` for the legacy backend."""
 
     def __init__(self, *, lock: Path = LOCK) -> None:
-        """Raises StartError when python-iptables or the library it drives is missing."""
+        """Load python-iptables. Raises StartError if it, or the library that it uses, is missing."""
         self._lock = lock
         self._iptc = _load()
         # python-iptables keeps one object for each table in the process: two threads would share its handle.
         self._one = threading.Lock()
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> FoundRules:
         return await asyncio.to_thread(self._find, rule)
 
     async def put(self, rule: TopRule) -> None:
@@ -49,9 +49,9 @@ class LegacyDriver:
     async def detach(self, rule: TopRule) -> None:
         await asyncio.to_thread(self._detach, rule)
 
-    def _find(self, rule: TopRule) -> Found:
+    def _find(self, rule: TopRule) -> FoundRules:
         with self._one, self._open(rule.table) as table:
-            return Found(
+            return FoundRules(
                 tops=tuple((at + 1, text) for at, text in self._ours(table, rule)),
                 rules=self._chain(table, rule) if rule.chain and table.is_chain(rule.chain) else None,
             )
@@ -68,8 +68,8 @@ class LegacyDriver:
                 for one in rule.rules:
                     chain.append_rule(self._made(one))
             self._iptc.Chain(table, rule.hook).insert_rule(self._made(rule.text))
-            # python-iptables takes a DNAT without a destination and matches without a value: nothing is committed that
-            # does not read back as what was meant.
+            # python-iptables accepts a DNAT without a destination and matches without a value, so the rule is read
+            # back and compared before the commit.
             made = (tuple(text for _, text in self._ours(table, rule)), self._chain(table, rule))
             if made != ((rule.text,), rule.rules):
                 raise RedirectError(f"python-iptables made {made} of {rule.name}; nothing was written")
@@ -101,9 +101,9 @@ class LegacyDriver:
             table.commit()
 
     def _ours(self, table: Any, rule: TopRule) -> list[tuple[int, str]]:
-        """The rules of the hook that are ours, with their positions from 0."""
+        """Return the rules of the hook that are NMI's, with their positions from 0."""
         entries = list(_entries(table, rule.hook))
-        # Only what leads where ours does is decoded: others may use extensions that this image lacks.
+        # Only rules with the same target are decoded: others may use extensions that this image lacks.
         texts = [(at, self._text(table, rule.hook, entries[at])) for at in _leading(table, rule.hook, rule.target)]
         return [(at, text) for at, text in texts if rule.chain or text == rule.text]
 
@@ -113,16 +113,16 @@ class LegacyDriver:
         return tuple(self._text(table, rule.chain, entry) for entry in _entries(table, rule.chain))
 
     def _delete(self, table: Any, chain: str, positions: Iterable[int]) -> None:
-        """Delete rules by number, from the end so that positions stay true.
+        """Delete rules by number, from the end so that positions stay valid.
 
-        python-iptables offers that only below its surface: deleting by value would need the rule decoded.
+        python-iptables offers that only in its private interface: deleting by value would need the rule decoded.
         """
         for at in sorted(positions, reverse=True):
             if table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle) != 1:  # noqa: SLF001
                 raise RedirectError(f"a rule in {chain} was not deleted: {table.strerror()}")
 
     def _made(self, text: str) -> Any:
-        """A rule of ours as python-iptables has it; knows the words that `rules` uses."""
+        """Return a rule of NMI as a python-iptables object. Knows the words that `rules` uses."""
         made = of = self._iptc.Rule()
         inverted = ""
         left = iter(text.split())
@@ -147,17 +147,17 @@ class LegacyDriver:
         return made
 
     def _text(self, table: Any, chain: str, entry: Any) -> str:
-        """*entry* in iptables-save's words if it is a rule as we make them; otherwise some text unlike ours."""
+        """Return *entry* in the syntax of iptables-save if it has the form of NMI's rules, else some other text."""
         try:
             read = self._iptc.easy.decode_iptc_rule(self._iptc.Rule(entry, self._iptc.Chain(table, chain)))
         except (self._iptc.IPTCError, self._iptc.XTablesError) as error:
-            return f"unreadable: {error}"  # by an extension this image lacks: not our rule in any case
+            return f"unreadable: {error}"  # it uses an extension that this image lacks, so it is not NMI's rule
         return text_of(read)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:
-        """A table as it is now. What is not committed before the end is forgotten."""
-        # Told which tables exist, python-iptables opens no other ones: merely opening a legacy table creates it.
+        """Open a table in its current state. Uncommitted changes are discarded at the end."""
+        # With this list python-iptables opens no other tables: opening a legacy table creates it.
         self._iptc.Table.existing_table_names.update({one: one == name for one in self._iptc.Table.ALL})
         try:
             table = self._iptc.Table(name, autocommit=False)
@@ -170,14 +170,14 @@ class LegacyDriver:
             if any(word in str(error) for word in ("Permission denied", "Operation not permitted")):
                 raise StartError(f"{NOT_PERMITTED} ({error})") from error
             if "temporarily unavailable" in str(error):
-                raise LockHeldError(f"another program wrote to {name} at the same moment, without the lock") from error
+                raise LockHeldError(f"another program wrote to {name} at the same time, without the lock") from error
             raise RedirectError(
                 f"{name} was not read or changed: {error}; look at iptables-legacy -t {name} -S"
             ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The xtables lock; raises LockHeldError at once if somebody else has it."""
+        """Hold the xtables lock. Raises LockHeldError immediately if another program holds it."""
         try:
             lock = os.open(self._lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -191,11 +191,11 @@ class LegacyDriver:
         except BlockingIOError as error:
             raise LockHeldError(f"{self._lock} is locked by another program") from error
         finally:
-            os.close(lock)  # gives the lock back, too
+            os.close(lock)  # also releases the lock
 
 
 def text_of(read: dict[str, Any]) -> str:
-    """A rule as python-iptables decodes it, in iptables-save's words."""
+    """Return a rule that python-iptables decoded, in the syntax of iptables-save."""
     parts: list[str] = []
     for name, flag in (
         ("src", "-s"),
@@ -223,7 +223,7 @@ def text_of(read: dict[str, Any]) -> str:
 
 def _options(options: Any) -> Iterator[str]:
     if not isinstance(options, dict):
-        yield str(options)  # a match that stands twice: never ours
+        yield str(options)  # a repeated match: never NMI's
         return
     for name, value in options.items():
         text = " ".join(value) if isinstance(value, list | tuple) else str(value)
@@ -235,7 +235,7 @@ def _options(options: Any) -> Iterator[str]:
 
 
 def _entries(table: Any, chain: str) -> Iterator[Any]:
-    """The entries of *chain*, undecoded: other people's rules may use extensions that this image lacks."""
+    """Return the entries of *chain*, undecoded: rules of other programs may use extensions that this image lacks."""
     entry = table.first_rule(chain)
     while entry:
         yield entry
@@ -243,17 +243,17 @@ def _entries(table: Any, chain: str) -> Iterator[Any]:
 
 
 def _leading(table: Any, chain: str, target: str) -> list[int]:
-    """The positions from 0 of the rules of *chain* that lead to *target*."""
+    """Return the positions from 0 of the rules of *chain* that jump to *target*."""
     return [at for at, entry in enumerate(_entries(table, chain)) if table.get_target(entry) == target.encode()]
 
 
 def _load() -> ModuleType:
-    """python-iptables. Loads the kernel's ip_tables, 5 MiB of memory, and runs ldconfig to find libip4tc."""
-    # Its search for libraries imports distutils just for one path: 15 MiB on each node where setuptools provides it,
-    # and a deprecation warning otherwise. It has another way for when there is none.
+    """Return python-iptables. Loads the kernel's ip_tables, 5 MiB of memory, and runs ldconfig to find libip4tc."""
+    # Its search for libraries imports distutils for a single path: 15 MiB on each node where setuptools provides it,
+    # and a deprecation warning otherwise. Without distutils it uses another method.
     missing = object()
     kept = sys.modules.get("distutils", missing)
-    sys.modules["distutils"] = None  # type: ignore[assignment]  # what makes an import of it fail
+    sys.modules["distutils"] = None  # type: ignore[assignment]  # makes its import fail
     try:
         import iptc  # noqa: PLC0415  never on a node with the nft backend
     except (ImportError, AttributeError, OSError) as error:

@@ -1,8 +1,8 @@
-"""Being told at once when somebody changes the node's tables, instead of finding out at the next interval.
+"""Notification of changes of the node's tables, so that NMI need not wait for the next interval.
 
-The nft backend tells its changes on a netlink group. The legacy one tells nothing; but every iptables program opens the
-xtables lock's file and closes it when it has written, and inotify tells that. Whoever writes without the lock goes
-unnoticed there until the interval, which stays as the net under both.
+The nft backend reports its changes on a netlink group. The legacy backend reports nothing, but every iptables program
+opens the file of the xtables lock and closes it after writing, and inotify reports that. A program that writes without
+the lock is noticed at the next interval, which covers both backends.
 """
 
 import asyncio
@@ -20,42 +20,42 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 1.0
-"""Between two looks on average: what they cost is bounded however often a table is rewritten."""
+"""Average time between two verifications. It bounds their cost, regardless of how often a table is rewritten."""
 
 BURST = 4
-"""Looks that may follow each other at once: a firewall is loaded in a few steps, and our own repair is one, too."""
+"""Verifications without a pause between them: a firewall is loaded in a few steps, and NMI's own repair is one, too."""
 
 REST_SECONDS = 0.1
-"""How long a source is left unread after it was read, so that ten thousand changes wake us ten times a second."""
+"""Pause after each read of a source, so that ten thousand changes per second wake NMI ten times per second."""
 
 _NETFILTER = 12  # NETLINK_NETFILTER, which the socket module does not name
 _GROUP = 1 << (7 - 1)  # NFNLGRP_NFTABLES
 _RULE_CHAIN, _CHAIN_NAME = 2, 3  # NFTA_RULE_CHAIN, NFTA_CHAIN_NAME of linux/netfilter/nf_tables.h
 _DATAGRAM_MAX = 1 << 16
 _BUFFER = 1 << 16
-"""Bytes of news that the kernel keeps for us. What does not fit is dropped, and that is news enough."""
+"""Size in bytes of the kernel's buffer. A lost report counts as a change."""
 _READS = 64
-"""Datagrams of one reading; with more to come, somebody changes so much that it must be looked at anyway."""
+"""Datagrams per read. More of them are a change in any case."""
 
 _IN_ATTRIB, _IN_CLOSE_WRITE, _IN_CLOSE_NOWRITE, _IN_DELETE_SELF, _IN_MOVE_SELF = 0x4, 0x8, 0x10, 0x400, 0x800
 _WATCHED = _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_CLOSE_NOWRITE | _IN_DELETE_SELF | _IN_MOVE_SELF
 
 
-class Source(Protocol):
-    """Something that becomes readable when the tables may have changed."""
+class ChangeSource(Protocol):
+    """A source that becomes readable when the tables may have changed."""
 
     def fileno(self) -> int:
-        """What to wait for."""
+        """Return the file descriptor to wait for."""
 
     def read(self) -> bool:
-        """Take what there is to read, without blocking; whether it may concern us. Raises OSError when it is over."""
+        """Read without blocking. Return whether NMI's rules may be affected. Raises OSError when the source ends."""
 
     def close(self) -> None:
-        """End it."""
+        """Close the source."""
 
 
 class NftChanges:
-    """The netlink group of nf_tables, listened to for changes of some chains. Needs CAP_NET_ADMIN; raises OSError."""
+    """The netlink group of nf_tables, filtered by chain names. Needs CAP_NET_ADMIN; raises OSError."""
 
     def __init__(self, chains: Iterable[str]) -> None:
         self._marks = [
@@ -75,7 +75,7 @@ class NftChanges:
         return self._socket.fileno()
 
     def read(self) -> bool:
-        """Whether a rule in one of the chains, or the chain itself, came or went, or so much that news were lost."""
+        """Return whether a rule in one of the chains, or a chain itself, changed, or whether reports were lost."""
         concerns = False
         for _ in range(_READS):
             try:
@@ -87,8 +87,8 @@ class NftChanges:
                     raise
                 concerns = True
             else:
-                # A name stands as an attribute, with its length and kind before it: no other name ends like it. The
-                # table is not looked at: the same chain of another one is seldom changed.
+                # A name is an attribute that begins with its length and type, so no other name matches. The table is
+                # not compared, because the chain of the same name in another table rarely changes.
                 concerns = concerns or any(mark in news for mark in self._marks)
         return True
 
@@ -97,7 +97,7 @@ class NftChanges:
 
 
 class LockReleases:
-    """The xtables lock's file, watched for being closed: a program of the legacy backend may have written.
+    """An inotify watch on the xtables lock's file: a close means that a legacy iptables program may have written.
 
     Raises OSError. Blocks no longer than opening a file takes.
     """
@@ -120,7 +120,7 @@ class LockReleases:
             os.read(self._inotify, _DATAGRAM_MAX)
         except BlockingIOError:
             return False
-        self._watch()  # somebody may have removed the file; watching the same one again changes nothing
+        self._watch()  # the file may have been removed; watching the same one again changes nothing
         return True
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class LockReleases:
         try:
             self._checked(self._libc.inotify_add_watch(self._inotify, path, _WATCHED))
         except FileNotFoundError:
-            # Made as every iptables program makes it, and closed before it is watched: what we do is no news.
+            # Created like every iptables program does, and closed before the watch, so NMI does not notify itself.
             os.close(os.open(self._lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._checked(self._libc.inotify_add_watch(self._inotify, path, _WATCHED))
 
@@ -142,24 +142,24 @@ class LockReleases:
         return result
 
 
-class Alarm:
-    """Cuts the wait between two looks short when a source says so."""
+class RuleChangeNotifier:
+    """A wait between two verifications that a change of the tables ends early."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
         self._paid = float("-inf")
-        """When the looks so far are made up for, at one each GAP_SECONDS."""
+        """The time until which the past verifications use up the rate of one per GAP_SECONDS."""
         self.listening = False
-        """Whether a source is there."""
+        """Whether a source is open."""
 
-    def ring(self) -> None:
-        """Somebody may have changed a table."""
+    def notify(self) -> None:
+        """End the current or next wait: a table may have changed."""
         self._changed.set()
 
     async def pause(self, seconds: float) -> None:
-        """Wait for *seconds*, or until something changed since the last return: then the owner looks.
+        """Wait for *seconds*, or until a change since the last return. Then the caller verifies the rules.
 
-        It returns at once BURST times, and after that every GAP_SECONDS, or earlier if *seconds* are less.
+        After a change it returns immediately BURST times, and then every GAP_SECONDS, or earlier if *seconds* are less.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -169,18 +169,18 @@ class Alarm:
                 await self._changed.wait()
         except TimeoutError:
             pass
-        self._changed.clear()  # before the look that follows, so that what changes meanwhile is looked at again
+        self._changed.clear()  # before the verification, so that a change during it causes another one
         self._paid = max(self._paid, loop.time()) + GAP_SECONDS
 
     @asynccontextmanager
-    async def listening_to(self, make: Callable[[], Source]) -> AsyncIterator[None]:
-        """Listen to the source that *make* makes. One that cannot be had is told: then there is the interval alone."""
+    async def listening_to(self, make: Callable[[], ChangeSource]) -> AsyncIterator[None]:
+        """Listen to the source that *make* opens. If it cannot be opened, log a warning and rely on the interval."""
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             try:
                 source = await asyncio.to_thread(make)
             except OSError as error:
-                _told_missing(error)
+                _warn_unavailable(error)
                 yield
                 return
             stack.callback(source.close)
@@ -197,10 +197,10 @@ class Alarm:
                     concerns = source.read()
                 except OSError as error:
                     self.listening = False
-                    _told_missing(error)
+                    _warn_unavailable(error)
                     return
                 if concerns:
-                    self.ring()
+                    self.notify()
                 resting.append(loop.call_later(REST_SECONDS, listen))
 
             def end() -> None:
@@ -215,9 +215,9 @@ class Alarm:
             yield
 
 
-def _told_missing(error: OSError) -> None:
+def _warn_unavailable(error: OSError) -> None:
     log.warning(
-        "changes of this node's tables are not told to NMI; they are found at the interval only "
+        "NMI is not notified of changes of this node's tables; it finds them at the interval only "
         "(--ipt-update-interval-sec)",
         extra={"error": str(error)},
     )

@@ -1,7 +1,7 @@
 """`nmi` started while the API server is unavailable: it waits, reports why, and is active within 5 s of the return.
 
-The limit in these tests is higher than 5 s where a loaded machine could miss it; docs/operations.md has what was
-measured.
+The limit in these tests is higher than 5 s where a loaded machine could miss it; docs/operations.md has the measured
+times.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.waiting import Away, api_server_away
+from tests.nmi.node.unavailable_api_server import Away, api_server_away
 
 ACTIVE_SECONDS = 20.0
 
@@ -89,7 +89,7 @@ async def test_an_outage_between_the_first_answer_and_the_lists(away: Away) -> N
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 async def test_the_reject_is_there_before_the_api_server_answers(away: Away, backend: str) -> None:
-    """On a machine of its own, from which nothing reaches this one's API server."""
+    """On a separate machine, which cannot reach this one's API server."""
     machine = await asyncio.to_thread(Machine)
     try:
         await asyncio.to_thread(machine.run, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
@@ -112,7 +112,7 @@ async def test_sigterm_while_it_waits_ends_it_in_order(away: Away) -> None:
     nmi = await away.nmi()
     await nmi.until("/readyz", lambda _status, text: "no contact" in text)
     assert await nmi.stop() < 5.0
-    assert nmi.lines()[-1]["message"] == "nmi has stopped"
+    assert nmi.lines()[-1]["message"] == "nmi stopped"
 
 
 async def test_a_missing_kubeconfig_still_ends_it_with_one_line(away: Away) -> None:

@@ -1,6 +1,6 @@
-"""What machines.Worker runs inside a machine: one Upkeep, told what to do in JSON lines on standard input.
+"""The program of machines.Worker: one RuleMaintenance with commands as JSON lines on standard input.
 
-Each line is an action, the rule it is about (redirect or reject), and the port that the redirect leads to.
+Each line contains an action, its rule (redirect or reject), and the target port of the redirect.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Any
 
 from nmi.node.backend import detect, find_programs
 from nmi.node.conntrack import find_conntrack, forget_bypassing
-from nmi.node.legacy import LegacyDriver
-from nmi.node.nft import NftDriver
-from nmi.node.rules import Driver, RedirectError, Redirection
-from nmi.node.upkeep import Upkeep
+from nmi.node.legacy_driver import LegacyDriver
+from nmi.node.nft_driver import NftDriver
+from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rules import IptablesDriver, RedirectError, RedirectSpec
 from podidentity.exits import StartError
-from tests.nmi.node.saying import OUT, say
+from tests.nmi.node.standard_output import OUT, say
 
-TO = Redirection("169.254.169.254", 80, "127.0.0.1", 2579)
+TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 
 
 def tell(answer: dict[str, Any]) -> None:
@@ -26,19 +26,23 @@ def tell(answer: dict[str, Any]) -> None:
 
 
 async def act(
-    upkeep: Upkeep, driver: Driver, action: str, name: str = "redirect", port: int = TO.target_port
+    maintenance: RuleMaintenance,
+    driver: IptablesDriver,
+    action: str,
+    name: str = "redirect",
+    port: int = TO.target_port,
 ) -> object:
-    to = Redirection(TO.metadata_ip, TO.metadata_port, TO.target_ip, port)
+    to = RedirectSpec(TO.metadata_ip, TO.metadata_port, TO.target_ip, port)
     rule = to.reject if name == "reject" else to.redirect
     match action:
         case "install":
-            await upkeep.install(rule)
+            await maintenance.install(rule)
         case "verify":
-            return await upkeep.verify()
+            return await maintenance.verify()
         case "withdraw":
-            await upkeep.withdraw(rule)
+            await maintenance.withdraw(rule)
         case "remove":
-            await upkeep.remove(rule)
+            await maintenance.remove(rule)
         case "fault":
             return (await driver.find(rule)).fault(rule)
         case "forget":
@@ -47,17 +51,17 @@ async def act(
             return (await detect()).backend
         case _:
             raise ValueError(action)
-    return upkeep.in_force(rule)
+    return maintenance.in_force(rule)
 
 
 async def main(backend: str) -> None:
     programs = await find_programs()
     assert programs.nft is not None
-    driver: Driver = LegacyDriver() if backend == "legacy" else NftDriver(programs.nft)
-    upkeep = Upkeep(driver)
+    driver: IptablesDriver = LegacyDriver() if backend == "legacy" else NftDriver(programs.nft)
+    maintenance = RuleMaintenance(driver)
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:
-            tell({"done": await act(upkeep, driver, *json.loads(line))})
+            tell({"done": await act(maintenance, driver, *json.loads(line))})
         except (StartError, RedirectError) as error:
             tell({"failed": str(error)})
 

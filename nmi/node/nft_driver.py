@@ -1,7 +1,7 @@
-"""The tables of a node whose iptables is a face of nftables: through the iptables-nft programs, never native rules.
+"""Driver of the nftables iptables backend: the iptables-nft programs, no native nft rules.
 
-A change is one `iptables-nft-restore --noflush`, which the kernel takes as one transaction: there is no moment without
-the rule, and if somebody else changed what it builds on, it fails as a whole and is made anew.
+A change is one `iptables-nft-restore --noflush`, which the kernel applies as one transaction: there is no moment
+without the rule. If another program changed the base of the transaction, it fails as a whole and is retried.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nmi.node.commands import Finished, ProgramTimeoutError, run
-from nmi.node.rules import Found, RedirectError, TopRule
-from nmi.node.tables import all_rules, chains_in, normal, rules_of
+from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
+from nmi.node.rules import FoundRules, RedirectError, TopRule
 from podidentity.exits import StartError
 
 _TRIES = 4
-"""Of one change, each from a fresh look. A writer as busy as kube-proxy is in the way for a few milliseconds."""
+"""Attempts for one change, each with a new read. A busy writer like kube-proxy interferes for a few milliseconds."""
 
 NOT_PERMITTED = (
     "iptables may not be changed here: give NMI the capability NET_ADMIN and run it as root on the host's network, or "
-    "start it with --redirect=none if pods reach it some other way"
+    "start it with --redirect=none if pods reach it in another way"
 )
 
 
@@ -32,25 +32,25 @@ class NftPrograms:
 
 
 class NftDriver:
-    """`rules.Driver` for the nft backend."""
+    """`rules.IptablesDriver` for the nft backend."""
 
     def __init__(self, programs: NftPrograms, *, seconds: float = 30.0) -> None:
-        """*seconds* bounds each program; nodes with ten thousand services need some for theirs."""
+        """Store the programs. *seconds* bounds each program; a node with ten thousand services needs several."""
         self._programs = programs
         self._seconds = seconds
 
-    async def find(self, rule: TopRule) -> Found:
-        # Chains are asked for by name, since a whole nat table may hold ten thousand rules of kube-proxy's. For a
-        # chain that is not there iptables-nft 1.8.9 says that it is "incompatible": so failing is read as "not there",
-        # and what is worse shows in the first command or in the change that follows.
+    async def find(self, rule: TopRule) -> FoundRules:
+        # Chains are listed by name, since a whole nat table may hold ten thousand rules of kube-proxy. For a missing
+        # chain iptables-nft 1.8.9 reports "incompatible", so a failure counts as a missing chain. Other errors show in
+        # the first command or in the change that follows.
         hook = await self._listed(rule)
         rules = None
         if rule.chain:
             ours = await self._run(self._programs.iptables, "-t", rule.table, "-S", rule.chain)
-            rules = tuple(map(normal, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
-        return Found(
+            rules = tuple(map(normalized, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
+        return FoundRules(
             tops=tuple(
-                (position, normal(one))
+                (position, normalized(one))
                 for position, one in enumerate(rules_of(hook, rule.hook), start=1)
                 if rule.is_ours(one)
             ),
@@ -80,7 +80,7 @@ class NftDriver:
         return await self._ask(self._programs.iptables, "-t", rule.table, "-S", rule.hook)
 
     async def _change(self, make: Callable[[], Awaitable[str]], table: str) -> None:
-        """Hand what *make* makes from a fresh look to the restore program, until it takes it."""
+        """Pass the script that *make* builds from a new read to the restore program, until it succeeds."""
         failed = ""
         for attempt in range(_TRIES):
             await asyncio.sleep(0.1 * attempt)
@@ -103,14 +103,14 @@ class NftDriver:
         try:
             done = await run(words, given=given, seconds=self._seconds)
         except ProgramTimeoutError as error:
-            raise RedirectError(f"{error}; find out what keeps it from ending") from error
+            raise RedirectError(f"{error}; find out why it does not end") from error
         if done.not_permitted:
             raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
         return done
 
 
 def put_script(before: str, rule: TopRule) -> str:
-    """What iptables-restore --noflush must be given to put *rule* in force, when *before* is what its hook holds.
+    """Return the input of iptables-restore --noflush that puts *rule* in force; *before* lists its hook.
 
     Declaring a chain creates it or empties it.
     """
@@ -121,7 +121,9 @@ def put_script(before: str, rule: TopRule) -> str:
 
 
 def clear_script(saved: str, rule: TopRule) -> str:
-    """What iptables-restore --noflush must be given to remove *rule*, when *saved* is its table; "" for nothing."""
+    """Return the input of iptables-restore --noflush that removes *rule* from the table *saved*; "" if there is
+    nothing.
+    """
     if rule.chain:
         if rule.chain not in chains_in(saved):
             return ""
@@ -131,7 +133,7 @@ def clear_script(saved: str, rule: TopRule) -> str:
 
 
 def _jumps(saved: str, rule: TopRule) -> list[str]:
-    """What deletes each rule that leads to our chain."""
+    """Return the commands that delete each jump to NMI's chain."""
     return [f"-D {chain} {one}" for chain, one in all_rules(saved) if chain != rule.chain and rule.is_ours(one)]
 
 

@@ -1,8 +1,9 @@
-"""route_localnet: without it the kernel drops what a nat rule leads from another interface to 127.0.0.1, silently.
+"""route_localnet: without it the kernel silently drops packets that a nat rule sends from another interface to
+127.0.0.1.
 
-kube-proxy in iptables mode sets it, others do not. Setting it also opens every service on 127.0.0.1 of this node to its
-neighbours (CVE-2020-8558), so whoever sets it sees to the guard in filter/INPUT, too. Neither is taken back at exit:
-others may have come to rely on the one, and then need the other.
+kube-proxy in iptables mode sets it, others do not. It also exposes every service on 127.0.0.1 of this node to its
+neighbours (CVE-2020-8558), so NMI adds the guard in filter/INPUT when it sets it. NMI reverts neither at exit: other
+programs may need route_localnet by then, and then they need the guard, too.
 """
 
 import ipaddress
@@ -10,36 +11,36 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nmi.node.commands import Finished, ProgramTimeoutError, run
-from nmi.node.nft import NOT_PERMITTED
+from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.rule_text import all_rules, words
 from nmi.node.rules import LockHeldError
-from nmi.node.tables import all_rules, words
 from podidentity.exits import StartError
 
 CONF = Path("/proc/sys/net/ipv4/conf")
 """One directory for each interface, and `all` and `default`."""
 
 COMMAND = "sysctl -w net.ipv4.conf.all.route_localnet=1"
-"""What an operator runs; kept over a reboot it belongs in /etc/sysctl.d."""
+"""The command for operators; /etc/sysctl.d makes it permanent."""
 
 GUARD = (
     *("!", "-s", "127.0.0.0/8", "-d", "127.0.0.0/8"),
     *("-m", "conntrack", "!", "--ctstate", "RELATED,ESTABLISHED,DNAT", "-j", "DROP"),
 )
-"""The rule that keeps neighbours out; kubelet and kube-proxy keep an equal one in a chain of theirs."""
+"""The rule that blocks neighbours; kubelet and kube-proxy keep an equal one in a chain of theirs."""
 
 _BUSY = 4
-"""The exit code of iptables when it did not get the lock; it means a few other things, too."""
+"""The exit code of iptables without the lock; it has a few other meanings, too."""
 
 
 def needed(target_ip: str) -> bool:
-    """Whether a redirect to *target_ip* needs route_localnet."""
+    """Return whether a redirect to *target_ip* needs route_localnet."""
     return ipaddress.IPv4Address(target_ip).is_loopback
 
 
 def fault(conf: Path = CONF) -> str | None:
-    """What keeps pods from being led to 127.0.0.1, with the command that cures it; None when nothing does.
+    """Return why pods cannot be redirected to 127.0.0.1, with the command that fixes it; None if they can.
 
-    `all` covers every interface. Without it each one counts, those of pods to come (`default`) included.
+    `all` covers every interface. Without it each interface counts, including those of future pods (`default`).
     """
     if _is_on(conf / "all"):
         return None
@@ -53,7 +54,7 @@ def fault(conf: Path = CONF) -> str | None:
 
 
 def switch_on(conf: Path = CONF) -> None:
-    """Set it for all interfaces. Raises StartError when /proc/sys cannot be written."""
+    """Set it for all interfaces. Raises StartError if /proc/sys cannot be written."""
     try:
         (conf / "all" / "route_localnet").write_text("1\n")
     except OSError as error:
@@ -67,27 +68,27 @@ def _is_on(interface: Path) -> bool:
     try:
         return (interface / "route_localnet").read_text().strip() != "0"  # any other number switches it on
     except FileNotFoundError:
-        return True  # the interface has gone since it was listed
+        return True  # the interface was removed after it was listed
 
 
 def guarded(rules: Iterable[tuple[str, str]]) -> bool:
-    """Whether filter's *rules* hold the guard in INPUT, or in a chain that INPUT enters whatever the packet."""
+    """Return whether filter's *rules* contain the guard in INPUT, or in a chain that INPUT enters for every packet."""
     listed = [(chain, words(rule)) for chain, rule in rules if chain == "INPUT" or "--ctstate" in rule]
     entered = {"INPUT"} | {
         rule[1] for chain, rule in listed if chain == "INPUT" and rule[:1] == ["-j"] and len(rule) == 2
     }
-    return any(chain in entered and _normal_guard(rule) == _normal_guard(GUARD) for chain, rule in listed)
+    return any(chain in entered and _normalized_guard(rule) == _normalized_guard(GUARD) for chain, rule in listed)
 
 
-def _normal_guard(rule: Iterable[str]) -> list[str]:
-    """*rule* with its connection states in one order: iptables prints them in its own."""
+def _normalized_guard(rule: Iterable[str]) -> list[str]:
+    """Return *rule* with its connection states sorted: iptables prints them in its own order."""
     return [",".join(sorted(word.split(","))) for word in rule]
 
 
 async def ensure_guard(iptables: str) -> bool:
-    """Put the guard into filter/INPUT unless it or its equal is there; whether it was put.
+    """Insert the guard into filter/INPUT unless it or an equal rule exists. Return whether it was inserted.
 
-    Raises LockHeldError while another program writes, StartError when it cannot be done.
+    Raises LockHeldError while another program writes, StartError if it cannot be inserted.
     """
     listed = await _filter(iptables, "-S")
     if listed.code == 0 and guarded(all_rules(listed.stdout)):
@@ -97,7 +98,7 @@ async def ensure_guard(iptables: str) -> bool:
         raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
     if done.code != 0:
         raise StartError(
-            f"the guard of 127.0.0.1 was not put into filter/INPUT ({done.complaint}): put it there yourself, set "
+            f"the guard of 127.0.0.1 cannot be inserted into filter/INPUT ({done.complaint}): insert it manually, set "
             f"route_localnet, and start NMI with --route-localnet=check"
         )
     return True

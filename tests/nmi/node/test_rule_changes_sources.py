@@ -1,4 +1,4 @@
-"""Changes of real tables make themselves known. Excluded: what comes of it (test_repair_at_once)."""
+"""Notifications of changes of real tables. Excluded: their effect (test_immediate_repair)."""
 
 import asyncio
 import logging
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nmi.node.alarm import Alarm, LockReleases, Source
+from nmi.node.rule_changes import ChangeSource, LockReleases, RuleChangeNotifier
 from tests.nmi.node.machines import Machine
 
 # Reads a command, runs it, and says whether the source that listens for changes of PREROUTING and ours has news.
 LISTEN = """
 import os, select, subprocess, sys
-from nmi.node.alarm import NftChanges
+from nmi.node.rule_changes import NftChanges
 source = NftChanges(["PREROUTING", "aad-metadata"])
 print("listening", flush=True)
 for line in sys.stdin:
@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 
 class Listener:
-    """A process on a machine that listens, and does as it is told in between."""
+    """A process on a machine that listens, and executes commands in between."""
 
     def __init__(self, machine: Machine) -> None:
         self._process = machine.start(".venv/bin/python", "-c", LISTEN)
@@ -33,7 +33,7 @@ class Listener:
         assert self._process.stdout.readline() == "listening\n"
 
     def heard(self, command: str) -> str:
-        """What the source says after *command*: True, False for news that do not concern us, None for no news."""
+        """Return the source's result after *command*: True, False for an unrelated change, None without a change."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(command + "\n")
@@ -122,22 +122,22 @@ def test_a_lock_that_is_removed_and_made_anew_is_watched_still(releases: LockRel
 
 
 async def test_the_alarm_hears_its_source(lock: Path) -> None:
-    alarm = Alarm()
-    async with asyncio.timeout(5), alarm.listening_to(lambda: LockReleases(lock)):
-        assert alarm.listening
+    notifier = RuleChangeNotifier()
+    async with asyncio.timeout(5), notifier.listening_to(lambda: LockReleases(lock)):
+        assert notifier.listening
         for _ in range(2):
             await asyncio.to_thread(used, lock)
-            await alarm.pause(60)
-    assert not alarm.listening
+            await notifier.pause(60)
+    assert not notifier.listening
 
 
 async def test_what_cannot_be_listened_to_is_told_once_and_the_interval_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alarm = Alarm()
-    async with asyncio.timeout(5), alarm.listening_to(lambda: LockReleases(tmp_path / "missing" / "lock")):
-        assert not alarm.listening
-        await alarm.pause(0.01)
+    notifier = RuleChangeNotifier()
+    async with asyncio.timeout(5), notifier.listening_to(lambda: LockReleases(tmp_path / "missing" / "lock")):
+        assert not notifier.listening
+        await notifier.pause(0.01)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "--ipt-update-interval-sec" in caplog.text
 
@@ -161,9 +161,9 @@ class Ending:
 
 
 async def test_a_source_that_ends_is_told_once_and_the_interval_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    alarm = Alarm()
-    source: Source = Ending()
-    async with asyncio.timeout(5), alarm.listening_to(lambda: source):
-        await alarm.pause(0.05)
-        assert not alarm.listening
+    notifier = RuleChangeNotifier()
+    source: ChangeSource = Ending()
+    async with asyncio.timeout(5), notifier.listening_to(lambda: source):
+        await notifier.pause(0.05)
+        assert not notifier.listening
     assert len(caplog.records) == 1

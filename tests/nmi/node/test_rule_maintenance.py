@@ -1,4 +1,4 @@
-"""How rules are kept, with a driver that does as it is told. Excluded: real tables (test_redirect_repair)."""
+"""Maintenance of rules, with a scripted driver. Excluded: real tables (test_redirect_repair)."""
 
 import asyncio
 import logging
@@ -7,30 +7,30 @@ from dataclasses import replace
 
 import pytest
 
-from nmi.node.rules import Found, LockHeldError, RedirectError, Redirection, TopRule
-from nmi.node.upkeep import Upkeep
+from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rules import FoundRules, LockHeldError, RedirectError, RedirectSpec, TopRule
 from podidentity.exits import StartError
 
-TO = Redirection("169.254.169.254", 80, "127.0.0.1", 2579)
+TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 RULE = TO.redirect
-NOTHING = Found(())
+NOTHING = FoundRules(())
 
 
-def whole(rule: TopRule) -> Found:
-    return Found(((1, rule.text),), rule.rules or None)
+def whole(rule: TopRule) -> FoundRules:
+    return FoundRules(((1, rule.text),), rule.rules or None)
 
 
 class Tables:
-    """The node's tables, which somebody may break, or lock, or make unreadable."""
+    """The node's tables, which a test may change, lock, or make unreadable."""
 
     def __init__(self) -> None:
-        self.found: dict[TopRule, Found] = {}
+        self.found: dict[TopRule, FoundRules] = {}
         self.errors: list[Exception] = []
         self.broken: set[TopRule] = set()
         self.puts = 0
         self.undone = 0
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> FoundRules:
         self._fail(rule)
         return self.found.get(rule, NOTHING)
 
@@ -58,7 +58,7 @@ class Tables:
 
 
 class Connections:
-    """What is tracked between pods and the real IMDS; forgetting it may fail."""
+    """Tracked connections between pods and the real IMDS; their deletion may fail."""
 
     def __init__(self) -> None:
         self.tracked = 0
@@ -107,42 +107,42 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def upkeep(tables: Tables, connections: Connections, clock: Clock) -> Upkeep:
-    return Upkeep(tables, forget=connections.forget, sleep=clock.sleep)
+def maintenance(tables: Tables, connections: Connections, clock: Clock) -> RuleMaintenance:
+    return RuleMaintenance(tables, forget=connections.forget, sleep=clock.sleep)
 
 
-async def maintain(upkeep: Upkeep) -> None:
+async def maintain(maintenance: RuleMaintenance) -> None:
     with pytest.raises(asyncio.CancelledError):
-        await upkeep.maintain(60)
+        await maintenance.maintain(60)
 
 
-async def test_it_is_not_ready_before_it_is_installed_and_after_it_is_removed(upkeep: Upkeep) -> None:
-    assert not upkeep.in_force(RULE)
-    await upkeep.install(RULE)
-    assert upkeep.problem() is None
-    assert upkeep.in_force(RULE)
-    await upkeep.remove(RULE)
-    assert not upkeep.in_force(RULE)
-    assert upkeep.problem() == "the redirect of 169.254.169.254: it has been removed"
+async def test_it_is_not_ready_before_it_is_installed_and_after_it_is_removed(maintenance: RuleMaintenance) -> None:
+    assert not maintenance.in_force(RULE)
+    await maintenance.install(RULE)
+    assert maintenance.problem() is None
+    assert maintenance.in_force(RULE)
+    await maintenance.remove(RULE)
+    assert not maintenance.in_force(RULE)
+    assert maintenance.problem() == "the redirect of 169.254.169.254: it has been removed"
 
 
-async def test_a_rule_that_is_there_already_is_not_written_again(upkeep: Upkeep, tables: Tables) -> None:
+async def test_a_rule_that_is_there_already_is_not_written_again(maintenance: RuleMaintenance, tables: Tables) -> None:
     tables.found[RULE] = whole(RULE)
-    await upkeep.install(RULE)
+    await maintenance.install(RULE)
     assert tables.puts == 0
 
 
 async def test_it_is_looked_at_every_interval_and_repairs_are_counted(
-    upkeep: Upkeep, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
         tables.found.clear()
 
-    await upkeep.install(RULE)
+    await maintenance.install(RULE)
     clock.meanwhile = [nothing_happens, broken, nothing_happens, broken]
-    await maintain(upkeep)
+    await maintain(maintenance)
     assert clock.slept == [60.0] * 5
-    assert upkeep.repairs == 2
+    assert maintenance.repairs == 2
     assert tables.found[RULE] == whole(RULE)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [getattr(record, "reason", "") for record in warnings] == [
@@ -152,7 +152,7 @@ async def test_it_is_looked_at_every_interval_and_repairs_are_counted(
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no rights"), ZeroDivisionError("a bug")])
 async def test_a_look_that_fails_is_told_to_the_probe_and_made_again_soon(
-    upkeep: Upkeep, tables: Tables, clock: Clock, error: Exception
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock, error: Exception
 ) -> None:
     problems: list[str | None] = []
 
@@ -160,61 +160,63 @@ async def test_a_look_that_fails_is_told_to_the_probe_and_made_again_soon(
         tables.errors = [error]
 
     def noted() -> None:
-        problems.append(upkeep.problem())
+        problems.append(maintenance.problem())
 
-    await upkeep.install(RULE)
+    await maintenance.install(RULE)
     clock.meanwhile = [fails, noted, noted]
-    await maintain(upkeep)
+    await maintain(maintenance)
     assert clock.slept == [60.0, 5.0, 60.0, 60.0]
     assert problems[0] is not None
     assert problems[1] is None
-    assert upkeep.failures == 1
+    assert maintenance.failures == 1
 
 
 async def test_a_held_lock_is_waited_for_ever_more_slowly_and_without_end(
-    upkeep: Upkeep, tables: Tables, clock: Clock
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock
 ) -> None:
     tables.errors = [LockHeldError("held")] * 40
     clock.meanwhile = [nothing_happens] * 40
-    await upkeep.install(RULE)
-    assert upkeep.in_force(RULE)
+    await maintenance.install(RULE)
+    assert maintenance.in_force(RULE)
     assert clock.slept == sorted(clock.slept)
     assert clock.slept[0] <= 0.1
     assert clock.slept[-1] == 2.0
 
 
-async def test_a_held_lock_does_not_make_the_probe_fail(upkeep: Upkeep, tables: Tables, clock: Clock) -> None:
-    await upkeep.install(RULE)
+async def test_a_held_lock_does_not_make_the_probe_fail(
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock
+) -> None:
+    await maintenance.install(RULE)
     tables.errors = [LockHeldError("held")]
-    clock.meanwhile = [lambda: tables.errors.clear() if upkeep.problem() else None]
-    assert await upkeep.verify() is False
+    clock.meanwhile = [lambda: tables.errors.clear() if maintenance.problem() else None]
+    assert await maintenance.verify() is False
 
 
 async def test_a_rule_that_does_not_stay_is_no_success_and_is_tried_again_soon(
-    upkeep: Upkeep, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables.undone = 3
-    await upkeep.install(RULE)
+    await maintenance.install(RULE)
     problem = "the redirect of 169.254.169.254: it was written, but then the chain is missing"
-    assert str(upkeep.problem()).startswith(problem)
-    assert not upkeep.in_force(RULE)
+    assert str(maintenance.problem()).startswith(problem)
+    assert not maintenance.in_force(RULE)
     assert "the rule is not in place yet" in caplog.text
     clock.meanwhile = [nothing_happens]
-    await maintain(upkeep)
+    await maintain(maintenance)
     assert clock.slept == [5.0, 60.0]
-    assert upkeep.in_force(RULE)
+    assert maintenance.in_force(RULE)
 
 
-async def test_want_of_rights_ends_the_start(upkeep: Upkeep, tables: Tables) -> None:
+async def test_want_of_rights_ends_the_start(maintenance: RuleMaintenance, tables: Tables) -> None:
     tables.errors = [StartError("no rights")]
     with pytest.raises(StartError):
-        await upkeep.install(RULE)
+        await maintenance.install(RULE)
 
 
-async def test_a_rule_that_is_undone_at_once_is_written_once_more(upkeep: Upkeep, tables: Tables) -> None:
+async def test_a_rule_that_is_undone_at_once_is_written_once_more(maintenance: RuleMaintenance, tables: Tables) -> None:
     tables.undone = 2
-    await upkeep.install(RULE)
-    assert upkeep.in_force(RULE)
+    await maintenance.install(RULE)
+    assert maintenance.in_force(RULE)
 
 
 async def test_looking_and_removing_never_overlap(tables: Tables) -> None:
@@ -225,50 +227,50 @@ async def test_looking_and_removing_never_overlap(tables: Tables) -> None:
         inside.set()
         await go_on.wait()
 
-    upkeep = Upkeep(tables, sleep=wait_for_the_lock)
+    maintenance = RuleMaintenance(tables, sleep=wait_for_the_lock)
     tables.errors = [LockHeldError("held")]
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        tasks.create_task(upkeep.install(RULE))
+        tasks.create_task(maintenance.install(RULE))
         await inside.wait()
-        removal = tasks.create_task(upkeep.remove(RULE))
+        removal = tasks.create_task(maintenance.remove(RULE))
         await asyncio.sleep(0)  # it runs, and must wait for its turn
         assert not removal.done()
         go_on.set()
     assert not tables.found
-    assert not upkeep.in_force(RULE)
+    assert not maintenance.in_force(RULE)
 
 
 async def test_a_table_that_cannot_be_read_keeps_no_other_rule_from_its_repair(
-    upkeep: Upkeep, tables: Tables, clock: Clock
+    maintenance: RuleMaintenance, tables: Tables, clock: Clock
 ) -> None:
     for rule in (TO.reject, RULE):
-        await upkeep.install(rule)
+        await maintenance.install(rule)
 
     def broken() -> None:
         tables.broken = {TO.reject}
         tables.found.pop(RULE)
 
     clock.meanwhile = [broken]
-    await maintain(upkeep)
+    await maintain(maintenance)
     assert tables.found[RULE] == whole(RULE)
-    assert (upkeep.repairs, upkeep.failures) == (1, 1)
-    assert upkeep.problem() == "the reject of 169.254.169.254: this table cannot be read"
-    assert upkeep.in_force(RULE)
-    assert not upkeep.in_force(TO.reject)
+    assert (maintenance.repairs, maintenance.failures) == (1, 1)
+    assert maintenance.problem() == "the reject of 169.254.169.254: this table cannot be read"
+    assert maintenance.in_force(RULE)
+    assert not maintenance.in_force(TO.reject)
 
 
 async def test_connections_are_ended_after_the_installation_and_after_each_repair(
-    upkeep: Upkeep, tables: Tables, connections: Connections
+    maintenance: RuleMaintenance, tables: Tables, connections: Connections
 ) -> None:
     connections.tracked = 2
-    await upkeep.install(RULE)
-    assert upkeep.forgotten == 2
-    await upkeep.verify()
-    assert connections.asked == 1, "a rule that was there all the time let nobody past"
+    await maintenance.install(RULE)
+    assert maintenance.forgotten == 2
+    await maintenance.verify()
+    assert connections.asked == 1, "a rule that was always in place has no bypassing connections"
     tables.found.clear()
     connections.tracked = 1
-    await upkeep.verify()
-    assert upkeep.forgotten == 3
+    await maintenance.verify()
+    assert maintenance.forgotten == 3
 
 
 async def test_connections_are_ended_after_the_rule_and_not_before(tables: Tables, clock: Clock) -> None:
@@ -278,24 +280,24 @@ async def test_connections_are_ended_after_the_rule_and_not_before(tables: Table
         seen.append(RULE in tables.found)
         return 0
 
-    await Upkeep(tables, forget=forget, sleep=clock.sleep).install(RULE)
+    await RuleMaintenance(tables, forget=forget, sleep=clock.sleep).install(RULE)
     assert seen == [True]
 
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no program")])
 async def test_connections_that_cannot_be_ended_stop_nothing_and_are_tried_again_soon(
-    upkeep: Upkeep, connections: Connections, clock: Clock, error: Exception
+    maintenance: RuleMaintenance, connections: Connections, clock: Clock, error: Exception
 ) -> None:
     problems: list[str | None] = []
 
     def noted() -> None:
-        problems.append(upkeep.problem())
+        problems.append(maintenance.problem())
 
     connections.errors = [error, error]
-    await upkeep.install(RULE)
-    assert upkeep.in_force(RULE)
+    await maintenance.install(RULE)
+    assert maintenance.in_force(RULE)
     clock.meanwhile = [noted, noted, noted]
-    await maintain(upkeep)
+    await maintain(maintenance)
     assert problems == [str(error), str(error), None]
     assert clock.slept == [5.0, 5.0, 60.0, 60.0]
     assert connections.asked == 3

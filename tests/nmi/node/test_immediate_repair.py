@@ -1,4 +1,4 @@
-"""A rule that somebody changes is back long before the interval is over. Excluded: what counts as changed."""
+"""A changed rule is restored long before the interval ends. Excluded: the definition of a change."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.plumbing_process import Plumbed
+from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -38,7 +38,7 @@ def machine(backend: str) -> Iterator[Machine]:
     ids=" ".join,
 )
 def test_whatever_is_done_to_the_rules(machine: Machine, backend: str, damage: list[str]) -> None:
-    with Plumbed(machine, "--fail-closed", NEVER) as node:
+    with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         assert node.installed()["told_of_changes"]
         machine.run(f"iptables-{backend}", "-w", *damage)
         node.until(lambda state: state["repairs"] == 1)
@@ -50,7 +50,7 @@ def test_whatever_is_done_to_the_rules(machine: Machine, backend: str, damage: l
 
 
 def test_each_time_anew(machine: Machine, backend: str) -> None:
-    with Plumbed(machine, "--fail-closed", NEVER) as node:
+    with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         node.installed()
         for _ in range(3):
             before = node.now()["repairs"]
@@ -62,7 +62,7 @@ def test_each_time_anew(machine: Machine, backend: str) -> None:
 
 def test_a_whole_firewall_that_is_loaded_over_everything(machine: Machine, backend: str) -> None:
     firewall = machine.run(f"iptables-{backend}-save")
-    with Plumbed(machine, "--fail-closed", NEVER) as node:
+    with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         node.installed()
         machine.run(f"iptables-{backend}-restore", given=firewall)
         node.until(lambda state: state["repairs"] >= 1 and state["problem"] is None)

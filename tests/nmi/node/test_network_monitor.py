@@ -14,7 +14,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from nmi.node.route_netlink import MESSAGES, REST_SECONDS, WAKES, WINDOW_SECONDS, News, Reports, Source
+from nmi.node.network_monitor import (
+    MESSAGES,
+    REST_SECONDS,
+    WAKES,
+    WINDOW_SECONDS,
+    NetworkMonitor,
+    NetworkSource,
+    NetworkUpdate,
+)
 from nmi.node.rtnetlink import DumpInterruptedError, Link, MalformedError, Message
 
 DEADLINE = 10.0
@@ -29,29 +37,29 @@ class Kernel:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self.present: list[Message] = [Link(1, "lo")]
-        self.pending: list[News | OSError] = []
+        self.pending: list[NetworkUpdate | OSError] = []
         self.dumps = 0
         self.dump_failures: list[Exception] = []
         self.reads: list[float] = []
-        self.endless: News | None = None
+        self.endless: NetworkUpdate | None = None
         self.closed = False
 
-    def report(self, news: News | OSError) -> None:
-        self.pending.append(news)
+    def report(self, update: NetworkUpdate | OSError) -> None:
+        self.pending.append(update)
         self._writer.send(b"x")
 
     def filenos(self) -> Sequence[int]:
         return [self._reader.fileno()]
 
-    def read(self) -> News:
+    def read(self) -> NetworkUpdate:
         self.reads.append(asyncio.get_running_loop().time())
         if self.endless is not None:
             return self.endless
         self._reader.recv(1)
-        news = self.pending.pop(0)
-        if isinstance(news, OSError):
-            raise news
-        return news
+        update = self.pending.pop(0)
+        if isinstance(update, OSError):
+            raise update
+        return update
 
     def dump(self) -> list[Message]:
         self.dumps += 1
@@ -66,7 +74,7 @@ class Kernel:
 
 
 class Heard:
-    """What was handed on, in order."""
+    """The delivered reports, in order."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, list[Message]]] = []
@@ -79,19 +87,19 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(kernel: Kernel) -> AsyncIterator[tuple[Reports, Heard, "asyncio.Task[None]"]]:
-    def make() -> Source:
+async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, Heard, "asyncio.Task[None]"]]:
+    def make() -> NetworkSource:
         return kernel
 
-    reports, heard = Reports(make=make, dump_gap_seconds=GAP), Heard()
-    task = asyncio.create_task(reports.run(heard))
+    network_monitor, heard = NetworkMonitor(make=make, dump_gap_seconds=GAP), Heard()
+    task = asyncio.create_task(network_monitor.run(heard))
     try:
-        yield reports, heard, task
+        yield network_monitor, heard, task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert kernel.closed
-        assert not reports.listening
+        assert not network_monitor.listening
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -102,59 +110,59 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_everything_is_listed_first_and_then_each_change_is_handed_on() -> None:
     kernel = Kernel()
-    kernel.report(News([Link(3, "early")]))
-    async with listening(kernel) as (reports, heard, _):
+    kernel.report(NetworkUpdate([Link(3, "early")]))
+    async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 2)
         assert heard.all == [("listed", [Link(1, "lo")]), ("changed", [Link(3, "early")])]
-        assert reports.listening
-        assert reports.dumps == 1
+        assert network_monitor.listening
+        assert network_monitor.dumps == 1
 
 
 @pytest.mark.parametrize("with_messages", [True, False])
 async def test_after_lost_reports_everything_is_listed_again(with_messages: bool) -> None:
     kernel = Kernel()
-    async with listening(kernel) as (reports, heard, _):
+    async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
         kernel.present.append(Link(9, "new"))
-        kernel.report(News([Link(3, "last")] if with_messages else [], lost=True))
-        await until(lambda: reports.dumps == 2)
+        kernel.report(NetworkUpdate([Link(3, "last")] if with_messages else [], lost=True))
+        await until(lambda: network_monitor.dumps == 2)
         assert heard.all[-1] == ("listed", [Link(1, "lo"), Link(9, "new")])
-        kernel.report(News([Link(4, "later")]))
+        kernel.report(NetworkUpdate([Link(4, "later")]))
         await until(lambda: heard.all[-1] == ("changed", [Link(4, "later")]))
 
 
 async def test_losses_without_end_cause_lists_at_an_interval() -> None:
     kernel = Kernel()
-    async with listening(kernel) as (reports, heard, _):
+    async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
         begun = asyncio.get_running_loop().time()
         for _ in range(50):
-            kernel.report(News([], lost=True))
+            kernel.report(NetworkUpdate([], lost=True))
         while asyncio.get_running_loop().time() < begun + 0.5:
             if not kernel.pending:
-                kernel.report(News([], lost=True))
+                kernel.report(NetworkUpdate([], lost=True))
             await asyncio.sleep(0.001)
-        assert 2 <= reports.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
+        assert 2 <= network_monitor.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
 
 
 @pytest.mark.parametrize("failure", [DumpInterruptedError("changed"), MalformedError("cut")])
 async def test_a_list_that_was_disturbed_is_asked_for_again(failure: Exception) -> None:
     kernel = Kernel()
     kernel.dump_failures = [failure]
-    async with listening(kernel) as (reports, heard, _):
-        await until(lambda: reports.dumps == 1)
+    async with listening(kernel) as (network_monitor, heard, _):
+        await until(lambda: network_monitor.dumps == 1)
         assert heard.all == [("listed", [Link(1, "lo")])]
         assert kernel.dumps == 2
 
 
 @pytest.mark.parametrize("more", [True, False])
 async def test_a_flood_is_read_in_portions_with_rests_between(more: bool) -> None:
-    """Also one that never has more than is read at once: each reading costs more than what it brings."""
+    """Also a flood in which each read gets everything: reads cost more than their messages."""
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
         await until(lambda: len(heard.all) == 1)
-        kernel.endless = News([Link(2, "flood")], more=more)
-        kernel.report(News([]))
+        kernel.endless = NetworkUpdate([Link(2, "flood")], more=more)
+        kernel.report(NetworkUpdate([]))
         await until(lambda: len(kernel.reads) > 100)
         lasted = kernel.reads[-1] - kernel.reads[0]
         windows = lasted / WINDOW_SECONDS + 2
@@ -167,29 +175,29 @@ async def test_many_messages_in_few_readings_are_a_flood_too() -> None:
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
         await until(lambda: len(heard.all) == 1)
-        kernel.endless = News([Link(2, "flood")] * (MESSAGES + 1))
-        kernel.report(News([]))
+        kernel.endless = NetworkUpdate([Link(2, "flood")] * (MESSAGES + 1))
+        kernel.report(NetworkUpdate([]))
         await until(lambda: len(kernel.reads) > 10)
         assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
 
 
 async def test_what_a_few_pods_cause_is_read_at_once() -> None:
     kernel = Kernel()
-    async with listening(kernel) as (reports, heard, _):
+    async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
         for number in range(WAKES):
-            kernel.report(News([Link(number, "veth")]))
+            kernel.report(NetworkUpdate([Link(number, "veth")]))
         await until(lambda: len(heard.all) == WAKES + 1)
-        assert reports._resting is None
+        assert network_monitor._resting is None
 
 
 async def test_without_netlink_there_is_one_warning_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    def make() -> Source:
+    def make() -> NetworkSource:
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
 
-    reports, heard = Reports(make=make), Heard()
-    await asyncio.wait_for(reports.run(heard), DEADLINE)
-    assert not reports.listening
+    network_monitor, heard = NetworkMonitor(make=make), Heard()
+    await asyncio.wait_for(network_monitor.run(heard), DEADLINE)
+    assert not network_monitor.listening
     assert heard.all == []
     assert [each.levelno for each in caplog.records] == [logging.WARNING]
 
@@ -200,10 +208,10 @@ async def test_an_error_of_the_socket_ends_it_with_one_warning(where: str, caplo
     error = OSError(errno.EBADF, os.strerror(errno.EBADF))
     if where == "dump":
         kernel.dump_failures = [error]
-    async with listening(kernel) as (reports, heard, task):
+    async with listening(kernel) as (network_monitor, heard, task):
         if where == "read":
             await until(lambda: len(heard.all) == 1)
             kernel.report(error)
         await asyncio.wait_for(task, DEADLINE)
-        assert not reports.listening
+        assert not network_monitor.listening
         assert [each.levelno for each in caplog.records] == [logging.WARNING]

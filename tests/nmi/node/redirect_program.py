@@ -1,0 +1,39 @@
+"""The traffic redirect of a node, as `nmi.app` uses it: python -m tests.nmi.node.redirect_program FLAGS.
+
+Prints a JSON line of TrafficRedirect.state() before preparation, after it, after the installation, and then one for
+each line of standard input. At the end of standard input it stops in order.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.settings import parse
+from tests.nmi.node.standard_output import say
+
+
+def tell(redirect: TrafficRedirect) -> None:
+    say(json.dumps(redirect.state()))
+
+
+async def main() -> None:
+    redirect = TrafficRedirect(parse(["--node=n1", *sys.argv[1:]], {}))
+    tell(redirect)
+    await redirect.prepare()
+    tell(redirect)
+    maintaining = asyncio.create_task(redirect.maintain())
+    await redirect.install()
+    tell(redirect)
+    while await asyncio.to_thread(sys.stdin.readline):
+        tell(redirect)
+    maintaining.cancel()
+    await asyncio.wait([maintaining])
+    await redirect.remove()
+    tell(redirect)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    asyncio.run(main())
