@@ -1,4 +1,4 @@
-"""The chart as an operator installs it on a real control plane, and what one asks that cluster about it."""
+"""Installation of the chart on a real control plane, and queries of that cluster."""
 
 import contextlib
 import json
@@ -17,11 +17,11 @@ from tools.chart.rendering import CHART
 
 LIMIT: Final = "--timeout=60s"
 Right = tuple[str, str, str]
-"""What `kubectl auth can-i --list` tells in a line: resource, names, verbs."""
+"""One line of `kubectl auth can-i --list`: resource, names, verbs."""
 
 
 class Cluster(Commands):
-    """A control plane as an operator uses it, with one of the helms."""
+    """A control plane with one version of helm."""
 
     def __init__(self, plane: up.Plane, helm: str = "helm") -> None:
         super().__init__(plane.kubeconfig, helm)
@@ -32,17 +32,17 @@ class Cluster(Commands):
 
     @contextlib.contextmanager
     def installed(self, namespace: str, *options: str) -> Iterator[None]:
-        """The chart in a namespace of this name, and afterwards neither."""
+        """Install the chart in a namespace of this name, and remove both afterwards."""
         self.install(namespace, *options)
         try:
             yield
         finally:
-            # The hook that cleans nodes waits for programs that nothing runs here.
+            # The hook that cleans nodes waits for programs that do not run here.
             self.helm("uninstall", "pi", f"--namespace={namespace}", "--no-hooks", LIMIT)
             self.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def rights(self, account: str, *, of: str, within: str) -> set[Right]:
-        """What the service account *account* of namespace *of* may do in *within*, beyond what every account may."""
+        """Return what service account *account* of namespace *of* may do in *within*, beyond every account."""
 
         def told(name: str) -> set[Right]:
             listed = self.kubectl(
@@ -53,12 +53,12 @@ class Cluster(Commands):
         return told(account) - told("nobody-that-was-granted-anything")
 
     def token(self, account: str, namespace: str) -> str:
-        """What a pod of this service account would have mounted."""
+        """Return the token that the kubelet mounts into a pod of this service account."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         return str(self.plane.api("POST", path, {"spec": {"expirationSeconds": 3600}})["status"]["token"])
 
     def kubeconfig_of(self, account: str, namespace: str, file: Path) -> Path:
-        """A kubeconfig with which one is that service account."""
+        """Return a kubeconfig of that service account."""
         config = yaml.safe_load(Path(self.plane.kubeconfig).read_text())
         for user in config["users"]:
             user["user"] = {"token": self.token(account, namespace)}
@@ -66,19 +66,19 @@ class Cluster(Commands):
         return file
 
     def without_our_kinds(self) -> None:
-        """Take the CustomResourceDefinitions off, if they are there."""
+        """Delete the CustomResourceDefinitions if they exist."""
         kinds = [f"crd/{kind}.aadpodidentity.k8s.io" for kind in OUR_KINDS]
         self.kubectl("delete", "--ignore-not-found", "--timeout=20s", *kinds)
 
     def everything(self) -> set[str]:
-        """Each object of the cluster but what the control plane makes and takes by itself."""
+        """Return each object of the cluster except those that the control plane manages itself."""
         kinds = self.kubectl("api-resources", "--verbs=list", "-o", "name").split()
         wanted = ",".join(kind for kind in kinds if kind not in UNTOLD)
         listed = json.loads(self.kubectl("get", wanted, "-A", "-o", "json"))["items"]
         return {f"{each['kind']} {each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in listed}
 
     def until_rights_hold(self, *, account: str, namespace: str, verb: str, resource: str) -> None:
-        """Wait until the server's authorizer has heard of a role."""
+        """Wait until the server's authorizer knows a role."""
         who = f"--as=system:serviceaccount:{namespace}:{account}"
         deadline = time.monotonic() + 20
         while "no" in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
@@ -90,19 +90,18 @@ UNTOLD: Final = {
     *("events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpoints", "nodes", "namespaces"),
     "apiservices.apiregistration.k8s.io",
 }
-"""Kinds of which the control plane makes objects as it runs, the last for each definition; and namespaces, which a test
-makes."""
+"""Kinds whose objects the control plane creates, the last for each definition; and namespaces, which tests create."""
 
 
 def _rights(listed: str) -> Iterator[Right]:
     for line in listed.splitlines():
         found = re.fullmatch(r"(\S+)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
-        if found:  # neither the heading nor paths that are no resources
+        if found:  # skip the heading and non-resource paths
             yield found[1], found[3], " ".join(sorted(found[4].split()))
 
 
 def arguments_of(objects: Sequence[dict[str, Any]], container: str) -> list[str]:
-    """The command line of the container of this name."""
+    """Return the command line of the container with this name."""
     (found,) = (
         one["args"]
         for each in objects

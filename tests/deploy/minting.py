@@ -1,4 +1,4 @@
-"""NMI's service account on a real API server, as the chart's roles and policy for federated identities leave it."""
+"""NMI's service account on a real API server with the chart's roles and policy for federated identities."""
 
 import contextlib
 import copy
@@ -19,24 +19,24 @@ NMI: Final = "aad-pod-identity-nmi"
 OWN: Final = "minting-podid"
 """The release's namespace."""
 OPEN: Final = "minting-open"
-"""A namespace that is listed without service accounts."""
+"""A namespace in the list, without service accounts."""
 NAMED: Final = "minting-named"
-"""One that is listed with the service account `web` alone."""
+"""A namespace in the list, with the service account `web` only."""
 WIDE: Final = "minting-wide"
-"""One that is listed with `web` alone, and in which some other role lets NMI create every token."""
+"""A namespace in the list, with `web` only, in which another role lets NMI create every token."""
 OTHER: Final = "minting-other"
-"""One that is not listed, and in which some other role lets NMI create every token."""
+"""A namespace outside the list, in which another role lets NMI create every token."""
 NODE: Final = "minting-node"
 NAMESPACES: Final = (OPEN, NAMED, WIDE, OTHER)
 LISTED: Final = [{"name": OPEN}, *({"name": name, "serviceAccounts": ["web"]} for name in (NAMED, WIDE))]
 IN_FORCE_SECONDS: Final = 60.0
-"""How long a busy API server may take until it goes by a role or policy that was written."""
+"""Time limit for a busy API server to apply a new role or policy."""
 RBAC: Final = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """An object that a token can be bound to."""
+    """An object to which a token can be bound."""
 
     kind: str
     name: str
@@ -47,13 +47,13 @@ class Bound:
 
 
 class Caller:
-    """Somebody with a token of his own, who asks for tokens of service accounts."""
+    """A client with a token that requests tokens of service accounts."""
 
     def __init__(self, plane: up.Plane, token: str) -> None:
         self.api = up.Api(plane.server, plane.ca, token)
 
     def refusal(self, namespace: str, spec: object, *, account: str = "web", query: str = "") -> str:
-        """What the API server says against it, from the status on; empty where it gives the token."""
+        """Return the API server's refusal, from the status on; empty if it issues the token."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token{query}"
         try:
             assert self.api("POST", path, {"spec": spec})["status"]["token"]
@@ -63,7 +63,7 @@ class Caller:
 
 
 class Minting:
-    """The chart's objects, pods and a node to bind tokens to, and whoever asks."""
+    """The chart's objects, pods and a node to which tokens can be bound, and the clients."""
 
     def __init__(self, plane: up.Plane, folder: Path) -> None:
         self.plane = plane
@@ -90,7 +90,7 @@ class Minting:
         return self.plane.api("POST", path, document)
 
     def pod(self, namespace: str, name: str, account: str, node: str = NODE) -> Bound:
-        """A pod of this service account; with an empty *node* it waits for one."""
+        """Create a pod of this service account; with an empty *node* it is not scheduled."""
         containers = [{"name": "c", "image": "none"}]
         spec = {"serviceAccountName": account, "containers": containers, "terminationGracePeriodSeconds": 0}
         document = {"metadata": {"name": name}, "spec": spec | ({"nodeName": node} if node else {})}
@@ -100,7 +100,7 @@ class Minting:
         return _bound("Secret", self.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}}))
 
     def caller(self, namespace: str, account: str, bound: Bound | None) -> Caller:
-        """Whoever has a token of this service account that is bound to this object."""
+        """Return a client with a token of this service account that is bound to this object."""
         spec = {"boundObjectRef": bound.reference()} if bound else {}
         made = self.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", {"spec": spec})
         caller = Caller(self.plane, made["status"]["token"])
@@ -108,12 +108,12 @@ class Minting:
         return caller
 
     def right(self, namespace: str = OPEN, account: str = "web") -> dict[str, Any]:
-        """What NMI asks for."""
+        """Return NMI's own request."""
         reference = self.pods[namespace, account].reference()
         return {"audiences": [AUDIENCE], "expirationSeconds": 600, "boundObjectRef": reference}
 
     def grant(self, within: str, kind: str, name: str, **more: str) -> None:
-        """Let somebody create tokens of every service account there, as an operator may do besides the chart."""
+        """Permit a user to create tokens of every service account there, as an operator can without the chart."""
         rule = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}
         role = {"apiGroup": RBAC, "kind": "Role", "name": name}
         api = f"/apis/{RBAC}/v1/namespaces/{within}"
@@ -123,7 +123,7 @@ class Minting:
 
     @property
     def policy(self) -> Object:
-        """The chart's policy, a copy to be changed."""
+        """Return a copy of the chart's policy."""
         (found,) = self._of_kind("ValidatingAdmissionPolicy")
         return copy.deepcopy(found)
 
@@ -135,7 +135,7 @@ class Minting:
             self.until_given(self.nmi, each, self.right(each))
 
     def grant_more(self) -> None:
-        """What an operator may have granted to NMI besides."""
+        """Additional permissions that an operator may grant to NMI."""
         for each in (WIDE, OTHER):
             self.grant(each, "ServiceAccount", NMI, namespace=OWN)
             self.until_given(self.nmi, each, self.right(each, "worker"), "worker")
@@ -146,7 +146,7 @@ class Minting:
 
     @contextlib.contextmanager
     def changed(self, policy: Object) -> Iterator[None]:
-        """This stands in place of the chart's policy. It may not be in force yet, nor may the chart's be afterwards."""
+        """Replace the chart's policy by this one. The API server may apply the change, and its reversal, later."""
         self.apply([policy])
         try:
             yield
@@ -172,7 +172,7 @@ class Minting:
         return [each for each in self._rendered if each["kind"] == kind and name in ("", each["metadata"]["name"])]
 
     def close(self) -> None:
-        """Take everything away again."""
+        """Delete all objects."""
         for api in self._apis:
             api.close()
         name = self.policy["metadata"]["name"]

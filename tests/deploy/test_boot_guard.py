@@ -1,4 +1,4 @@
-"""nmi.bootGuard: which container may write to the node's units, and what it is told to do."""
+"""nmi.bootGuard: the container that may write to the node's units, and its arguments."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def sees_units(container: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_no_pod_sees_the_nodes_units_by_default(helm: str) -> None:
+def test_no_pod_mounts_the_nodes_units_by_default(helm: str) -> None:
     for pod in pods_of(render(helm=helm)).values():
         assert DIRECTORY not in [each.get("hostPath", {}).get("path") for each in pod.get("volumes", [])]
         assert not any(sees_units(each) for each in containers(pod))
@@ -59,7 +59,7 @@ def test_it_is_removed_after_the_release_also_where_nmi_does_not_fail_closed() -
     assert "aad-pod-identity-cleanup" not in pods_of(render(options=["--set=nmi.failClosed=false"]))
 
 
-def test_the_daemonset_says_that_it_installs_it_so_that_an_upgrade_can_remove_it() -> None:
+def test_an_annotation_of_the_daemonset_lets_an_upgrade_remove_it() -> None:
     for options, expected in (([ON], "install"), ([], None)):
         (nmi,) = (
             each

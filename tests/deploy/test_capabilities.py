@@ -1,5 +1,5 @@
-"""NMI leads pods to itself and takes its rules off again with nothing but what the chart's containers have: their
-capabilities, no new privileges, a read-only root and /proc/sys, and what is mounted.
+"""NMI installs and removes its rules with only the permissions of the chart's containers: their capabilities, no new
+privileges, a read-only root and /proc/sys, and the mounts.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 
 def container(name: str) -> dict[str, Any]:
-    """The container or init container of this name in the chart's DaemonSets, with everything switched on."""
+    """Return the container or init container of this name in the chart's DaemonSets, with all options enabled."""
     (found,) = (
         one
         for each in render(GOLDEN / "every-flag.values.yaml")
@@ -33,7 +33,7 @@ def container(name: str) -> dict[str, Any]:
 
 
 def as_in(name: str) -> list[str]:
-    """What a command is begun with to have no more rights than that container."""
+    """Return the command prefix that reduces permissions to those of that container."""
     context = container(name)["securityContext"]
     assert context["runAsUser"] == 0
     if context.get("privileged"):
@@ -46,7 +46,7 @@ def as_in(name: str) -> list[str]:
 
 
 class Node(Machine):
-    """A machine on which Plumbed runs as NMI's container."""
+    """A machine on which Plumbed runs with the permissions of NMI's container."""
 
     @override
     def start(self, *words: str) -> "subprocess.Popen[str]":
@@ -55,7 +55,7 @@ class Node(Machine):
 
 @pytest.fixture(params=["nft", "legacy"])
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """A node of this backend, whose file systems are those of a container that is not privileged."""
+    """A node with this backend, with the file systems of an unprivileged container."""
     made = Node()
     try:
         made.run(f"iptables-{request.param}-restore", given="*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n")
@@ -66,10 +66,10 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
 
 
 def as_mounted(node: Machine, name: str) -> None:
-    """Make the machine's file systems those of that container: read-only but for what it mounts to write."""
+    """Give the machine the file systems of that container: read-only except for its writable mounts."""
     written = {mount["mountPath"] for mount in container(name)["volumeMounts"] if not mount.get("readOnly")}
-    assert written == {"/run/xtables.lock", "/tmp"}  # the machine has a /run of its own
-    node.run("mount", "--bind", "/tmp", "/tmp")  # not an empty one: the project itself may lie there
+    assert written == {"/run/xtables.lock", "/tmp"}  # the machine has a separate /run
+    node.run("mount", "--bind", "/tmp", "/tmp")  # not an empty one: the project itself may be there
     node.run("mount", "--bind", "/proc/sys", "/proc/sys")
     node.run("mount", "-o", "remount,bind,ro", "/proc/sys")
     node.run("mount", "-o", "remount,bind,ro", "/")
@@ -79,7 +79,7 @@ def rules(node: Machine) -> str:
     return node.run("iptables-nft-save") + node.run("iptables-legacy-save")
 
 
-def test_the_containers_have_what_their_programs_need(node: Node) -> None:
+def test_the_containers_have_the_permissions_that_their_programs_need(node: Node) -> None:
     program = container("route-localnet")["command"]
     assert program[:2] == ["python3", "-c"]
     node.run(*as_in("route-localnet"), sys.executable, *program[1:])
@@ -94,7 +94,7 @@ def test_the_containers_have_what_their_programs_need(node: Node) -> None:
     with RedirectProcess(node, *flags) as nmi:
         nmi.installed()
         nmi.until(lambda state: not state["problem"])
-        nmi.kill()  # as with fail-closed: the rules stay
+        nmi.kill()  # as with fail-closed: the rules remain
     assert "--to-destination 127.0.0.1:2579" in rules(node)
 
     as_mounted(node, "cleanup")
@@ -106,7 +106,7 @@ def test_the_containers_have_what_their_programs_need(node: Node) -> None:
 
 
 def checked(node: Node, owner: str) -> str:
-    """What NMI reports of kubelet flags that name kubenet, in a file of mode 0600 of this owner."""
+    """Return NMI's report about kubelet flags with kubenet, in a file of mode 0600 with this owner."""
     node.run("sh", "-c", "umask 077; echo --network-plugin=kubenet > /run/kubelet")
     node.run("chown", owner, "/run/kubelet")
     program = "from pathlib import Path; from nmi.node import kubenet; "

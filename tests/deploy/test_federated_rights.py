@@ -1,5 +1,5 @@
-"""With federated identities NMI may create tokens in the listed namespaces, as the real API server sees it, and nothing
-else besides; and helm installs, changes and takes away all of it.
+"""With federated identities NMI may create tokens in the listed namespaces only, according to the real API server. helm
+installs, changes and removes all objects for this.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def namespace() -> str:
 
 @pytest.fixture(params=HELMS)
 def cluster(plane: up.Plane, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """With two namespaces that can be listed, and one that is not."""
+    """A cluster with two namespaces for the list, and one outside it."""
     made = Cluster(plane, request.param)
     namespaces = [f"rights-{name}" for name in ("open", "named", "other")]
     for name in namespaces:
@@ -55,7 +55,7 @@ def policies(cluster: Cluster) -> str:
 
 
 def refused(cluster: Cluster, command: str) -> str:
-    """What is said to a kubectl command that must fail."""
+    """Return the error of a kubectl command that must fail."""
     words = [f"--kubeconfig={cluster.plane.kubeconfig}", *shlex.split(command)[1:]]
     done = subprocess.run([str(up.tool("kubectl")), *words], capture_output=True, text=True, timeout=60, check=False)
     return done.stderr
@@ -100,7 +100,7 @@ def test_an_upgrade_takes_away_what_is_not_listed_any_more(cluster: Cluster, nam
 
 
 def test_the_policy_can_be_there_before_the_roles(cluster: Cluster, namespace: str) -> None:
-    """As docs/security.md says, for whoever will not have NMI do without it for the second between."""
+    """The order in docs/security.md, with which NMI never runs without the policy."""
     first = ("--show-only=templates/nmi-federated-policy.yaml", f"--namespace={namespace}", ON, BOTH)
     policy = cluster.helm("template", "pi", str(CHART), *first)
     cluster.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=policy)

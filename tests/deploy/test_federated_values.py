@@ -1,4 +1,4 @@
-"""What the chart makes of `federated`, what it refuses with which words, and that its parts agree with each other."""
+"""Objects that the chart renders for `federated`, errors for wrong values, and the consistency of the parts."""
 
 import json
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from tools.chart.rendering import GOLDEN, HELMS, Object, RenderError, render
 ON = {"enabled": True, "namespaces": [{"name": "shop"}]}
 PUBLIC = "api://AzureADTokenExchange"
 CLUSTER = "--api-versions=v1/Pod"
-"""What a cluster tells of its kinds, and helm by itself does not."""
+"""The kinds that a cluster reports and helm alone does not know."""
 POLICIES = "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
 
 
 def made(
     tmp_path: Path, federated: Any, *, helm: str = "helm", options: Iterable[str] = (), **where: Any
 ) -> list[Object]:
-    """What is rendered with these values below `federated`."""
+    """Return the objects that are rendered with these values of `federated`."""
     values = tmp_path / "values.yaml"
     values.write_text(json.dumps({"federated": federated}))
     return render(values, helm=helm, options=list(options), **where)
@@ -31,7 +31,7 @@ def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_it_is_off_unless_switched_on_whatever_else_is_set(tmp_path: Path, helm: str) -> None:
+def test_it_is_off_unless_enabled_with_any_other_value(tmp_path: Path, helm: str) -> None:
     assert made(tmp_path, {"namespaces": [{"name": "shop"}], "audience": "api://other"}, helm=helm) == render(helm=helm)
     assert made(tmp_path, None, helm=helm) == render(helm=helm)
 
@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("federated", "options", "told"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_safe_is_refused_with_what_to_set(
+def test_unsafe_values_are_rejected_with_the_value_to_set(
     tmp_path: Path, helm: str, federated: Any, options: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(RenderError, match=told):
@@ -82,7 +82,7 @@ def one(**entry: Any) -> dict[str, Any]:
     return {"enabled": True, "namespaces": [entry]}
 
 
-# What the schema refuses, by where it says that it is, and its neighbour that passes.
+# Values that the schema rejects, with the path in its error, and a similar value that it accepts.
 MISSPELT: dict[str, tuple[Any, str, Any]] = {
     "an unknown value": ({**ON, "audiences": [PUBLIC]}, "audiences", {**ON, "audience": PUBLIC}),
     "an unknown key of a namespace": (
@@ -127,7 +127,7 @@ MISSPELT: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("wrong", "where", "right"), MISSPELT.values(), ids=MISSPELT)
-def test_what_is_misspelt_is_refused_and_its_neighbour_is_not(
+def test_misspelled_values_are_rejected_and_similar_correct_ones_are_not(
     tmp_path: Path, helm: str, wrong: Any, where: str, right: Any
 ) -> None:
     with pytest.raises(RenderError, match=where):
@@ -161,7 +161,7 @@ def test_roles_and_policy_are_about_the_service_account_that_nmi_runs_as(
     assert condition["expression"] == f'request.userInfo.username == "system:serviceaccount:podid:{account}"'
 
 
-def test_the_policy_refuses_in_every_namespace_and_whatever_it_cannot_evaluate(tmp_path: Path) -> None:
+def test_the_policy_applies_to_every_namespace_and_refuses_requests_that_it_cannot_evaluate(tmp_path: Path) -> None:
     objects = made(tmp_path, ON)
     (policy,) = of_kind(objects, "ValidatingAdmissionPolicy")
     (binding,) = of_kind(objects, "ValidatingAdmissionPolicyBinding")
@@ -170,7 +170,7 @@ def test_the_policy_refuses_in_every_namespace_and_whatever_it_cannot_evaluate(t
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 
-def test_each_message_of_the_policy_is_another_and_says_what_to_do(tmp_path: Path) -> None:
+def test_each_message_of_the_policy_is_different_and_names_an_action(tmp_path: Path) -> None:
     (policy,) = of_kind(made(tmp_path, ON), "ValidatingAdmissionPolicy")
     messages = [each["message"] for each in policy["spec"]["validations"]]
     assert len(set(messages)) == len(messages)
@@ -181,7 +181,7 @@ def test_each_message_of_the_policy_is_another_and_says_what_to_do(tmp_path: Pat
 @pytest.mark.parametrize(
     ("release", "options"), [("r" * 53, ()), ("r", (f"--set=fullnameOverride={'f' * 52}-fff",)), ("123", ())]
 )
-def test_the_objects_have_names_that_a_cluster_takes(tmp_path: Path, release: str, options: tuple[str, ...]) -> None:
+def test_the_objects_have_valid_names(tmp_path: Path, release: str, options: tuple[str, ...]) -> None:
     objects = made(tmp_path, ON, options=options, release=release)
     found = [each["metadata"]["name"] for kind in ("Role", "RoleBinding") for each in of_kind(objects, kind)]
     (name,) = {*found, *(each["metadata"]["name"] for each in of_kind(objects, "ValidatingAdmissionPolicy"))}

@@ -1,4 +1,4 @@
-"""Every flag that the chart gives is one that the program takes, and means what the value says."""
+"""The programs accept every flag that the chart sets, with the meaning of the value."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from tools.chart.rendering import GOLDEN, HELMS, Object, golden_sets, render
 
 PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.startup.settings.parse}
 GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
-"""What the kubelet puts into the variables that come from the pod's own fields."""
+"""Values of the variables that the kubelet sets from the pod's fields."""
 
 
 def programs(objects: list[Object]) -> dict[str, Any]:
-    """The settings of each program that is run, as it would read its command line and environment."""
+    """Return the settings that each program reads from its command line and environment."""
     found: dict[str, Any] = {}
     for each in objects:
         pod = each.get("spec", {}).get("template", {}).get("spec", {})
@@ -35,7 +35,7 @@ def programs(objects: list[Object]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
-def test_the_programs_take_their_command_lines(values: Path) -> None:
+def test_the_programs_accept_their_command_lines(values: Path) -> None:
     managed = values.name.startswith("managed.")
     assert set(programs(render(values))) == ({"nmi"} if managed else {"nmi", "mic"})
 
@@ -47,7 +47,7 @@ def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() 
     assert found["nmi"].describe() == {"mic_namespace": "podid", **own}
 
 
-def test_whoever_calls_himself_mic_in_namespace_default_is_believed_only_where_the_release_is() -> None:
+def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_only() -> None:
     own = {"fail_closed": "True", "node_name": "node-1", "probe_port": "8085"}
     assert programs(render(namespace="default"))["nmi"].describe() == own
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
@@ -60,7 +60,7 @@ def test_managed_mode_is_namespaced() -> None:
     assert found.force_namespaced
 
 
-def test_an_admin_secret_stands_in_for_azure_json() -> None:
+def test_an_admin_secret_replaces_azure_json() -> None:
     found = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
     assert found.cloud_config == ""
     assert set(found.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
@@ -130,8 +130,8 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     assert set(found["mic"].describe()) == set(MIC)
 
 
-def test_the_flags_of_the_reference_are_all_given_by_a_value() -> None:
-    """Those that its chart gave, that is: the rest is for extraArgs there too."""
+def test_a_value_sets_each_flag_of_the_go_implementation() -> None:
+    """Flags that the Go implementation's chart set. Others were set by extraArgs there too."""
     given = {"nmi": {flag.field: flag.name for flag in NMI_FLAGS}, "mic": {flag.field: flag.name for flag in MIC_FLAGS}}
     objects = render(GOLDEN / "every-flag.values.yaml")
     words = [

@@ -1,6 +1,6 @@
-"""What the chart renders for each set of values is what tests/deploy/golden holds, whichever helm renders it.
+"""The chart renders the files in tests/deploy/golden, with each version of helm.
 
-`python -m tools.chart` renders all of them anew: look at the difference before you commit it.
+`python -m tools.chart` writes all of them: review the difference before you commit it.
 """
 
 import difflib
@@ -15,11 +15,11 @@ SETS = golden_sets()
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("values", SETS, ids=lambda values: values.name.removesuffix(".values.yaml"))
-def test_the_chart_renders_what_is_kept(values: Path, helm: str) -> None:
+def test_the_chart_renders_the_golden_file(values: Path, helm: str) -> None:
     kept, now = golden_file(values).read_text(), text_of(render(values, helm=helm))
     assert now == kept, "".join(difflib.unified_diff(kept.splitlines(True), now.splitlines(True), "kept", "now"))
 
 
-def test_there_is_nothing_rendered_without_its_values() -> None:
+def test_each_golden_file_has_its_values() -> None:
     assert len(SETS) >= 12
     assert set(GOLDEN.iterdir()) == {*SETS, *map(golden_file, SETS)}

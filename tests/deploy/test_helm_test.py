@@ -1,4 +1,4 @@
-"""`helm test` runs the demo as a pod that has the binding's label, with flags that the demo takes."""
+"""`helm test` runs the demo as a pod with the binding's label, with flags that the demo accepts."""
 
 import pytest
 
@@ -17,5 +17,5 @@ def test_the_demo_takes_its_flags_and_ends(helm: str) -> None:
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"
 
 
-def test_there_is_no_test_unless_somebody_names_a_label() -> None:
+def test_there_is_no_test_without_a_selector() -> None:
     assert [each for each in render() if each["kind"] == "Pod"] == []

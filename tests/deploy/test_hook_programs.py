@@ -1,4 +1,4 @@
-"""The programs that the chart's hooks run do it with what their service accounts may do, on a real API server."""
+"""The programs of the chart's hooks work with the permissions of their service accounts, on a real API server."""
 
 import json
 import os
@@ -23,20 +23,20 @@ KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", 
 
 
 def hook(objects: list[Object], name: str) -> dict[str, Any]:
-    """The container of the Job of this name."""
+    """Return the container of the Job with this name."""
     (job,) = (each for each in objects if each["kind"] == "Job" and each["metadata"]["name"] == name)
     found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
     return found
 
 
 def accounts(objects: list[Object], name: str) -> str:
-    """The objects of this name that are for RBAC, as YAML."""
+    """Return the RBAC objects with this name, as YAML."""
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
     return yaml.safe_dump_all(each for each in objects if each["kind"] in kinds and each["metadata"]["name"] == name)
 
 
 def run(cluster: Cluster, account: str, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a container's *command* as in a pod of *account* in namespace default, by what the kubelet mounts there."""
+    """Run a container's *command* as in a pod of *account* in namespace default, with the kubelet's mounts."""
     mounted = folder / "serviceaccount"
     mounted.mkdir()
     (mounted / "token").write_text(cluster.token(account, "default"))
@@ -68,11 +68,11 @@ OLD: dict[str, Any] = {
     "metadata": {"name": "from-before-v1-6", "namespace": "default"},
     "spec": OLD_SPEC,
 }
-"""As it has stood in the API server's storage since before v1.6.0, whose definitions kept every field."""
+"""An object in the API server's storage from before v1.6.0, whose definitions kept every field."""
 
 
 def of_the_reference(file: Path, *, keeps_all: bool) -> str:
-    """A definition as the reference's chart has it: no columns, unknown fields dropped unless it *keeps_all*."""
+    """Return a definition of the Go implementation's chart: no columns, drops unknown fields unless *keeps_all*."""
     theirs = yaml.safe_load(file.read_text())
     theirs["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved", "theirs": "stays"}
     (version,) = theirs["spec"]["versions"]
@@ -87,7 +87,7 @@ def spec_of_old(cluster: Cluster) -> Any:
 
 
 def until_old_is(cluster: Cluster, spec: dict[str, Any]) -> None:
-    """Wait until the API server serves OLD by the definition that it has been given."""
+    """Wait until the API server serves OLD with the new definition."""
     deadline = time.monotonic() + 20
     while (found := spec_of_old(cluster)) != spec:
         assert time.monotonic() < deadline, found
@@ -95,7 +95,7 @@ def until_old_is(cluster: Cluster, spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.plane
-def test_definitions_that_the_reference_left_become_ours(kwok_plane: up.Plane, tmp_path: Path) -> None:
+def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(kwok_plane)
     cluster.without_our_kinds()
     for keeps_all, verb in ((True, "create"), (False, "replace")):
@@ -139,7 +139,7 @@ def test_definitions_that_the_reference_left_become_ours(kwok_plane: up.Plane, t
 
 
 @pytest.mark.plane
-def test_whom_the_server_refuses_is_told_so(plane: up.Plane, tmp_path: Path) -> None:
+def test_a_refusal_of_the_server_is_reported(plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(plane)
     folder = tmp_path / "definitions"
     folder.mkdir()
@@ -156,7 +156,7 @@ def test_whom_the_server_refuses_is_told_so(plane: up.Plane, tmp_path: Path) -> 
 
 
 @pytest.mark.plane
-def test_a_node_is_cleaned_once_its_nmi_is_gone_and_when_all_are_nothing_is_left(
+def test_a_node_is_cleaned_after_its_nmi_has_ended_and_finally_nothing_remains(
     kwok_plane: up.Plane, tmp_path: Path
 ) -> None:
     cluster = Cluster(kwok_plane)
@@ -189,7 +189,7 @@ def test_a_node_is_cleaned_once_its_nmi_is_gone_and_when_all_are_nothing_is_left
 
 
 @pytest.mark.plane
-def test_a_wait_that_takes_too_long_says_what_is_left(plane: up.Plane, tmp_path: Path) -> None:
+def test_a_wait_that_takes_too_long_reports_the_remaining_nodes(plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(plane)
     objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
     name = "aad-pod-identity-cleanup"
@@ -214,7 +214,7 @@ def test_a_wait_that_takes_too_long_says_what_is_left(plane: up.Plane, tmp_path:
 
 
 @pytest.mark.plane
-def test_a_cleanup_that_is_not_there_is_no_reason_to_wait(plane: up.Plane, tmp_path: Path) -> None:
+def test_a_missing_cleanup_daemonset_causes_no_wait(plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(plane)
     objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
     name = "aad-pod-identity-cleanup"
@@ -228,7 +228,7 @@ def test_a_cleanup_that_is_not_there_is_no_reason_to_wait(plane: up.Plane, tmp_p
 
 
 @pytest.mark.plane
-def test_whoever_may_not_delete_the_cleanup_is_told_to(plane: up.Plane, tmp_path: Path) -> None:
+def test_a_missing_permission_to_delete_the_cleanup_is_reported(plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(plane)
     objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
     name = "aad-pod-identity-cleanup"
@@ -249,7 +249,7 @@ def test_whoever_may_not_delete_the_cleanup_is_told_to(plane: up.Plane, tmp_path
 
 
 NOTHING_TO_CLEAN = b'{"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "desiredNumberScheduled": 0}}'
-# What each says when the server has answered it so.
+# The output of each program for this response of the server.
 ANSWERED = {
     "apply_crds.py": (b"{}", "applied azureassignedidentities"),
     "wait_for_cleanup.py": (NOTHING_TO_CLEAN, "0 of 0 nodes are clean"),
@@ -261,7 +261,7 @@ def test_a_cluster_whose_certificates_have_no_key_identifiers_is_served(name: st
     (tmp_path / "token").write_text("t")
     arguments = [str(CHART / "crds")] if name == "apply_crds.py" else ["default", "cleanup"]
     body, said = ANSWERED[name]
-    # As Python 3.13 is by itself.
+    # The default of Python 3.13.
     strict = "import tests.old_authority as old, ssl\n"
     strict += "ssl.create_default_context = old.as_from_python_3_13_on(ssl.create_default_context)\n"
     with old_server(body) as (authority, port):

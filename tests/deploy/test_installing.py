@@ -1,4 +1,4 @@
-"""The real helms install, upgrade and uninstall the chart in a cluster with a scheduler and (kwok's) kubelets."""
+"""Real versions of helm install, upgrade and uninstall the chart in a cluster with a scheduler and kwok's kubelets."""
 
 import json
 
@@ -34,14 +34,14 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
     assert running.split() == ["node"] * 3
     assert cluster.kubectl("get", f"crd/{DEFINITION}", "-o", "jsonpath={.spec.group}") == "aadpodidentity.k8s.io"
 
-    # Twice (by one helm): what the hooks leave must not be in the way of the next upgrade.
+    # Twice with one helm: objects of the hooks must not block the next upgrade.
     for _ in range(2 if helm == "helm" else 1):
         cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--wait", LIMIT, *EVERYTHING)
     events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
     assert "aad-pod-identity-crds" in events
 
     cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
-    # What the Job's program does once all nodes are clean: kwok runs no program.
+    # The Job's program does this after all nodes are clean. kwok runs no program.
     cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=20s", f"-n={namespace}")
     left = cluster.everything() - before
@@ -52,7 +52,7 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_where_the_cleanup_fails_the_cleaner_stays_for_the_node_that_is_down(plane: up.Plane, helm: str) -> None:
+def test_after_a_failed_cleanup_the_daemonset_remains_for_the_node_that_is_down(plane: up.Plane, helm: str) -> None:
     cluster = Cluster(plane, helm)
     namespace, node = f"down-{helm}", f"down-{helm}"
     plane.api("POST", "/api/v1/nodes", {"metadata": {"name": node, "labels": {"kubernetes.io/os": "linux"}}})
@@ -60,7 +60,7 @@ def test_where_the_cleanup_fails_the_cleaner_stays_for_the_node_that_is_down(pla
     try:
         with pytest.raises(AssertionError, match="uninstall"):
             cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--timeout=3s")
-        # The control plane makes pods of it for as long as it is there, and so is the account that they name.
+        # While the DaemonSet exists, the control plane creates its pods, which need the service account.
         named = "-o=jsonpath={.spec.template.spec.serviceAccountName}{.status.desiredNumberScheduled}"
         assert cluster.kubectl("get", "ds", "aad-pod-identity-cleanup", f"-n={namespace}", named) == "1"
     finally:
@@ -69,7 +69,7 @@ def test_where_the_cleanup_fails_the_cleaner_stays_for_the_node_that_is_down(pla
         plane.api("DELETE", f"/api/v1/nodes/{node}")
 
 
-def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> None:
+def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plane) -> None:
     cluster = Cluster(plane)
     theirs = ("accounting", "monitoring", "leases", "podid", "shop", "reports")
     for namespace in theirs:
@@ -89,7 +89,7 @@ def test_what_is_rendered_for_each_set_of_values_is_taken(plane: up.Plane) -> No
 
 @pytest.mark.parametrize("helm", HELMS)
 def test_a_boot_guard_that_is_switched_off_is_removed_by_the_next_revision(plane: up.Plane, helm: str) -> None:
-    """helm sees in the cluster that the revision before installed it; the hook after the release removes it, too."""
+    """helm detects that the previous revision installed it; the hook after the release removes it, too."""
     cluster = Cluster(plane, helm)
     namespace = f"guard-{helm}"
 
@@ -105,7 +105,7 @@ def test_a_boot_guard_that_is_switched_off_is_removed_by_the_next_revision(plane
         assert arguments() == []
         upgrade("--set=nmi.bootGuard=true")
         assert arguments() == ["--boot-guard=install"]
-        for _ in range(2):  # a node that was down the first time is still to be cleaned
+        for _ in range(2):  # a node that was down at first still needs cleaning
             upgrade("--set=nmi.bootGuard=false")
             assert arguments() == ["--boot-guard=remove"]
         hooks = cluster.helm("get", "hooks", "pi", f"--namespace={namespace}")

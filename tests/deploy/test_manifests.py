@@ -1,4 +1,4 @@
-"""deploy/manifests is what the chart renders, and works by itself."""
+"""deploy/manifests equals the output of the chart, and works without helm."""
 
 import subprocess
 
@@ -19,13 +19,13 @@ def test_there_is_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", MANIFEST_OF)
-def test_nothing_in_it_says_that_helm_looks_after_it(name: str) -> None:
+def test_no_label_marks_it_as_managed_by_helm(name: str) -> None:
     text = (MANIFESTS / name).read_text()
     assert "helm" not in text.lower()
 
 
 @pytest.mark.parametrize("name", [name for name, manifest in MANIFEST_OF.items() if not manifest.only])
-def test_it_warns_whoever_has_the_references_manifests(name: str) -> None:
+def test_it_warns_users_of_the_go_implementations_manifests(name: str) -> None:
     head = (MANIFESTS / name).read_text().partition("---")[0]
     assert "ds/nmi and deploy/mic have other names" in head
     assert "docs/migration.md" in head
@@ -33,7 +33,7 @@ def test_it_warns_whoever_has_the_references_manifests(name: str) -> None:
 
 @pytest.mark.plane
 @pytest.mark.parametrize("name", MANIFEST_OF)
-def test_a_real_api_server_takes_it(plane: up.Plane, name: str) -> None:
+def test_a_real_api_server_accepts_it(plane: up.Plane, name: str) -> None:
     command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "apply", "--dry-run=server"]
     done = subprocess.run(
         [*command, "--validate=strict", "-f", str(MANIFESTS / name)],

@@ -1,4 +1,4 @@
-"""Alert rules and dashboard come from files of the chart; where a file is missing there is nothing of it."""
+"""Alert rules and dashboard are files of the chart; without a file the chart renders no object for it."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ MODES = ("standard", "managed")
 
 @pytest.fixture
 def chart(tmp_path: Path) -> Path:
-    """A chart of the same templates, with neither file."""
+    """A chart with the same templates and without both files."""
     copied = tmp_path / "aad-pod-identity"
     shutil.copytree(CHART, copied, ignore=shutil.ignore_patterns("alerts.yaml", "dashboard.json"))
     return copied
@@ -47,7 +47,7 @@ def test_the_files_arrive_as_they_are(chart: Path, helm: str) -> None:
     assert rules["metadata"]["labels"]["release"] == "prometheus"
 
 
-def test_without_the_files_there_is_nothing_of_them(chart: Path) -> None:
+def test_without_the_files_there_are_no_objects(chart: Path) -> None:
     assert monitoring(render(chart=chart, options=OPTIONS)) == {}
 
 
@@ -68,7 +68,7 @@ def test_by_default_the_rules_are_those_of_the_file(helm: str) -> None:
     assert found["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 
 
-def test_a_managed_cluster_has_no_mic_whose_leader_could_be_missing() -> None:
+def test_managed_mode_has_no_alerts_of_mic() -> None:
     standard, managed = (alerts(render(options=[*OPTIONS, f"--set=operationMode={mode}"])) for mode in MODES)
     assert {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= set(standard)
     assert "PodIdentityNMIDown" in managed
@@ -103,7 +103,7 @@ INTERVALS = {
 
 
 @pytest.mark.parametrize("asked", INTERVALS)
-def test_metrics_are_read_often_enough_for_the_alerts(asked: str) -> None:
+def test_the_scrape_interval_is_short_enough_for_the_alerts(asked: str) -> None:
     kinds = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
     found = [each for each in render(options=[f"--set={asked}"]) if each["kind"] in kinds]
     assert len(found) == 2
@@ -126,7 +126,7 @@ USELESS = {
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("asked", USELESS)
-def test_a_monitor_that_would_leave_alerts_or_prometheus_blind_is_refused(asked: str, helm: str) -> None:
+def test_a_monitor_with_which_alerts_would_not_fire_is_rejected(asked: str, helm: str) -> None:
     enabled = "podMonitor.enabled=true,serviceMonitor.enabled=true"
     with pytest.raises(RenderError, match=USELESS[asked]):
         render(helm=helm, options=[f"--set={enabled},{asked}"])

@@ -1,7 +1,7 @@
-"""What the chart makes for the Prometheus operator is what the operator's own definitions know, field by field.
+"""The Prometheus operator's definitions know every field of the chart's objects for it.
 
-By a package of models made from those definitions: they check types and needed fields, and drop fields that they do not
-know, so that an object which comes out as it went in has none.
+A package of models from those definitions checks types and required fields, and drops unknown fields: an object that is
+unchanged afterwards has no unknown field.
 """
 
 import copy
@@ -21,7 +21,7 @@ ON = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,prometheusRule.e
 
 
 def known(each: Object) -> Object:
-    """What the operator would keep of *each*. Raises ValueError where it would refuse it."""
+    """Return the part of *each* that the operator keeps. Raise ValueError if it refuses the object."""
     model = MODELS[each["kind"]].model_validate(each)
     return dict(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
 

@@ -1,4 +1,4 @@
-"""Whatever text a value or a name holds arrives as that text, and nowhere else: not as a number, a comment, or YAML."""
+"""The text of a value or a name is rendered as exactly that text: not as a number, a comment, or YAML."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ PATH = "/etc/odd #1/'a' \"b\""
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_flags_and_fields_hold_what_the_value_says(helm: str, tmp_path: Path) -> None:
+def test_flags_and_fields_contain_the_value(helm: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "customUserAgent": ODD,
         "mic": {
@@ -37,7 +37,7 @@ def test_flags_and_fields_hold_what_the_value_says(helm: str, tmp_path: Path) ->
         "podIdentityExceptions": {"no": {"podLabels": {"a": "true", "b: c": ODD}}},
     }
     file = tmp_path / "values.yaml"
-    file.write_text(json.dumps(values))  # PyYAML would write 1e3 as it is
+    file.write_text(json.dumps(values))  # PyYAML would not quote 1e3
     objects = render(file, helm=helm)
     mic, nmi = arguments_of(objects, "mic"), arguments_of(objects, "nmi")
     for flag in (f"--cloudconfig={PATH}", f"--custom-user-agent={ODD}", f"--leader-election-instance={ODD}"):

@@ -1,4 +1,4 @@
-"""Values of the reference's chart, of older charts, and empty keys are rendered, or refused with what to do."""
+"""Values of the Go implementation's chart, of older charts, and empty keys are rendered, or rejected with an action."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, RenderError, ren
 
 
 def reference(**changed: Any) -> str:
-    """The values.yaml of the reference, with our images but for what is *changed*."""
+    """Return the Go implementation's values.yaml with this project's images and the values of *changed*."""
     values: dict[str, Any] = {}
     ours = {"image.repository": "ours", "mic.tag": "", "nmi.tag": ""}
     for name, value in {**DEFAULTS, **ours, **changed}.items():
@@ -28,7 +28,7 @@ def reference(**changed: Any) -> str:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """The chart as `helm upgrade --reuse-values` has it: without the defaults of its own values.yaml."""
+    """Return the chart as `helm upgrade --reuse-values` uses it: without the defaults of its own values.yaml."""
     copied = tmp_path / "bare"
     shutil.copytree(CHART, copied)
     (copied / "values.yaml").write_text("")
@@ -42,7 +42,7 @@ def given(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_upgrading_with_the_values_of_the_references_release_is_as_with_our_defaults(
+def test_an_upgrade_with_the_values_of_the_go_implementation_equals_the_defaults(
     bare: Path, helm: str, tmp_path: Path
 ) -> None:
     values = given(tmp_path, reference())
@@ -103,7 +103,7 @@ def test_an_empty_key_is_its_default(name: str, helm: str, tmp_path: Path) -> No
         ]
 
 
-def test_what_stands_in_for_missing_values_is_what_values_yaml_says() -> None:
+def test_the_defaults_for_missing_values_are_those_of_values_yaml() -> None:
     text = (CHART / "templates" / "_values.tpl").read_text()
     missing = text.partition('"aad-pod-identity.missing" -}}')[2].partition("{{- end")[0]
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -127,7 +127,7 @@ def test_what_stands_in_for_missing_values_is_what_values_yaml_says() -> None:
         ({"image.repository": DEFAULTS["image.repository"]}, "image.repository is mcr.microsoft.com"),
     ],
 )
-def test_the_references_images_are_refused(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_the_go_implementations_images_are_rejected(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(RenderError, match=told) as refused:
         render(given(tmp_path, reference(**changed)))
     assert "remove image.repository, mic.tag and nmi.tag from your values" in str(refused.value)
@@ -137,12 +137,12 @@ def nmi_and_cleanup(objects: list[Object]) -> list[Any]:
     return [each["spec"]["template"]["spec"]["tolerations"] for each in objects if each["kind"] == "DaemonSet"]
 
 
-def test_the_references_empty_tolerations_leave_no_node_without_nmi(tmp_path: Path) -> None:
+def test_the_go_implementations_empty_tolerations_leave_no_node_without_nmi(tmp_path: Path) -> None:
     objects = render(given(tmp_path, reference()), options=["--set=nmi.failClosed=true"])
     assert nmi_and_cleanup(objects) == [[{"operator": "Exists"}]] * 2
 
 
-def test_dead_keys_of_older_charts_and_text_for_numbers_and_switches_are_taken(tmp_path: Path) -> None:
+def test_unused_keys_of_older_charts_and_text_for_numbers_and_switches_are_accepted(tmp_path: Path) -> None:
     values = given(tmp_path, "{installCRDs: false, forceNameSpaced: 'false', podMonitor: {enabled: 'true'}}")
     objects = render(values, options=["--set-string=mic.replicas=3,rbac.enabled=true"])
     (mic,) = (each for each in objects if each["kind"] == "Deployment")
@@ -164,7 +164,7 @@ def test_the_systems_own_managed_identity_has_no_client_id(empty: str, tmp_path:
 
 @pytest.mark.parametrize("helm", HELMS)
 def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str, tmp_path: Path) -> None:
-    # Reference: charts/aad-pod-identity/templates/mic-deployment.yaml reads cloudConfig without adminsecret only.
+    # reference: charts/aad-pod-identity/templates/mic-deployment.yaml reads cloudConfig without adminsecret only.
     secret = (GOLDEN / "admin-secret.values.yaml").read_text()
     usual = render(given(tmp_path, secret), helm=helm)
     values = yaml.safe_load(secret)
@@ -173,9 +173,7 @@ def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str,
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_without_adminsecret_an_empty_path_is_refused_with_what_to_do_but_in_managed_mode(
-    helm: str, tmp_path: Path
-) -> None:
+def test_without_adminsecret_an_empty_path_is_rejected_except_in_managed_mode(helm: str, tmp_path: Path) -> None:
     empty = {"mic": {"cloudConfig": ""}}
     with pytest.raises(RenderError, match=r"set mic\.cloudConfig to the path of azure"):
         render(given(tmp_path, yaml.safe_dump(empty)), helm=helm)

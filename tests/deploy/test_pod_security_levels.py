@@ -1,4 +1,4 @@
-"""Which Pod Security Standard each pod of the chart meets, as the real API server's admission judges it."""
+"""The Pod Security Standard that each pod of the chart meets, according to the real API server's admission."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ SETS = ("defaults", "admin-secret", "fail-closed", "helm-test", "every-flag")
 
 
 def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
-    """The metadata's labels and the spec of the pod in the object of this name."""
+    """Return the labels and the spec of the pod in the object with this name."""
     (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name)
     template = found if kind == "Pod" else found["spec"]["template"]
     spec = {key: value for key, value in template["spec"].items() if key not in ("serviceAccountName", "priority")}
@@ -25,7 +25,7 @@ def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def levels(plane: up.Plane) -> Iterator[Cluster]:
-    """Two namespaces that enforce a level, of its name."""
+    """Two namespaces, each of which enforces the level that its name states."""
     cluster = Cluster(plane)
     for level in ("restricted", "baseline"):
         cluster.kubectl("create", "namespace", level)
@@ -35,7 +35,7 @@ def levels(plane: up.Plane) -> Iterator[Cluster]:
     cluster.kubectl("delete", "namespace", "restricted", "baseline", "--wait=false")
 
 
-# The level that it meets, of those that a namespace may enforce; "" is neither.
+# The level that it meets, of those that a namespace can enforce; "" means none.
 POD_LEVELS = {
     ("admin-secret", "Deployment", "aad-pod-identity-mic"): "restricted",
     ("defaults", "Job", "aad-pod-identity-crds"): "restricted",
@@ -81,7 +81,7 @@ def test_every_container_of_every_pod_has_the_runtimes_seccomp_profile(values: P
     assert found
 
 
-def test_nmis_profile_and_capabilities_may_be_as_they_were() -> None:
+def test_nmis_former_profile_and_capabilities_can_be_set() -> None:
     options = ["--set=nmi.failClosed=true", "--set=nmi.seccompProfile=Unconfined"]
     objects = render(options=[*options, "--set=nmi.extraCapabilities={DAC_READ_SEARCH}"])
     for name in ("aad-pod-identity-nmi", "aad-pod-identity-cleanup"):

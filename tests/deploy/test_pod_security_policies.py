@@ -1,4 +1,4 @@
-"""PodSecurityPolicies are made only where the cluster has such a thing; elsewhere the chart says so."""
+"""The chart creates PodSecurityPolicies only if the cluster supports them, and else fails with a message."""
 
 import pytest
 
@@ -9,7 +9,7 @@ OLD = "--api-versions=policy/v1beta1/PodSecurityPolicy"
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_where_there_are_none_the_chart_stops(helm: str) -> None:
+def test_the_chart_fails_on_a_cluster_without_them(helm: str) -> None:
     with pytest.raises(RenderError, match=r"rbac\.pspEnabled is true, but this cluster has no PodSecurityPolicy"):
         render(helm=helm, options=[ASKED])
     objects = render(helm=helm, options=[ASKED, OLD])
@@ -19,7 +19,7 @@ def test_where_there_are_none_the_chart_stops(helm: str) -> None:
     ]
 
 
-def test_each_is_used_by_its_own_account_alone() -> None:
+def test_only_its_own_account_uses_each() -> None:
     objects = render(options=[ASKED, OLD])
     used = [
         each["rules"][0]["resourceNames"]

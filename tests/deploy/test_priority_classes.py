@@ -1,4 +1,4 @@
-"""The priority classes of the chart's pods, and the ResourceQuota that some clusters want for them."""
+"""The priority classes of the chart's pods, and the ResourceQuota that some clusters require for them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def classes_of(objects: list[Object]) -> dict[str, Any]:
 
 
 def quotas_of(objects: list[Object]) -> list[list[str]]:
-    """The classes that each quota names."""
+    """Return the classes that each quota names."""
     return [
         expression["values"]
         for each in objects
@@ -54,7 +54,7 @@ def test_the_quota_names_the_classes_that_are_used(options: list[str], named: li
     assert quota["metadata"]["namespace"] == "podid"
 
 
-def test_fail_closed_is_not_asked_for_where_nothing_is_redirected() -> None:
+def test_fail_closed_is_not_set_without_a_redirect() -> None:
     (nmi,) = (
         each
         for each in render(options=["--set=nmi.extraArgs={--redirect=none}"])

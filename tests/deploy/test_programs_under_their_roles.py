@@ -1,4 +1,4 @@
-"""The real MIC and NMI do their work with no more than the chart's service accounts may do, on a real API server."""
+"""The real MIC and NMI work with the permissions of the chart's service accounts only, on a real API server."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: LittleC
     cluster = Cluster(real)
     await asyncio.to_thread(cluster.kubeconfig_of, "aad-pod-identity-mic", "podid", cloud.folder / "kubeconfig")
     flags = await asyncio.to_thread(lambda: arguments_of(render(), "mic"))
-    given = [flag for flag in flags if not flag.startswith("--cloudconfig=")]  # the little cloud has a file of its own
+    given = [flag for flag in flags if not flag.startswith("--cloudconfig=")]  # the sandbox has a separate file
     mic = await cloud.mic(*given, environ={"MIC_POD_NAMESPACE": "podid"})
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
@@ -67,7 +67,7 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: LittleC
 
 
 def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
-    """The pods that the chart's DaemonSet has made, by the node that each is for, once there are so many."""
+    """Return the pods of the chart's DaemonSet by node, after this number of them exists."""
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         found = {}
@@ -82,7 +82,7 @@ def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
         time.sleep(0.05)
 
 
-async def test_mic_takes_the_startup_taint_off_where_the_charts_nmi_is_ready(
+async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
     cloud: LittleCloud, new_plane: NewPlane
 ) -> None:
     option = "--set=mic.startupTaint=example.com/nmi-not-ready"
@@ -136,7 +136,7 @@ async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
         kubeconfig = await asyncio.to_thread(
             cluster.kubeconfig_of, "aad-pod-identity-nmi", namespace, tmp_path / "kubeconfig"
         )
-        # No rule is made on this machine, and --fail-closed, which is the chart's default, is one.
+        # This test creates no rule on this machine, and --fail-closed, the chart's default, would.
         options = [option, "--set=nmi.extraArgs={--redirect=none}"]
         flags = await asyncio.to_thread(lambda: arguments_of(render(options=options), "nmi"))
         ports = free_ports(3)
@@ -162,7 +162,7 @@ async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
 
 
 async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Wait until /readyz is content: every watch has its first list, and NMI serves."""
+    """Wait until /readyz returns 200: every watch has its first list, and NMI serves."""
 
     def said() -> str:
         return log.read_text()

@@ -1,4 +1,4 @@
-"""Every value of the reference's chart 4.1.18 is here, with the default that it had there."""
+"""The chart has every value of the Go implementation's chart 4.1.18, with the same default."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from tools.chart.rendering import CHART
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 
-# Reference: charts/aad-pod-identity/values.yaml and README.md.
+# reference: charts/aad-pod-identity/values.yaml and README.md.
 DEFAULTS: Mapping[str, Any] = {
     "nameOverride": "",
     "fullnameOverride": "",
@@ -117,7 +117,7 @@ DIFFERENT: Mapping[str, Any] = {
     "nmi.priorityClassName": "system-node-critical",
     "nmi.tolerations": [{"operator": "Exists"}],
 }
-"""What the README names as changed on purpose."""
+"""Intentional differences, which the README lists."""
 
 
 def value(name: str) -> Any:
@@ -128,7 +128,7 @@ def value(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_the_default_is_that_of_the_reference(name: str) -> None:
+def test_the_default_is_that_of_the_go_implementation(name: str) -> None:
     assert value(name) == DIFFERENT.get(name, DEFAULTS[name])
 
 

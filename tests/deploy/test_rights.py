@@ -1,9 +1,9 @@
-"""What the chart lets each program do is exactly what the program calls, as the real API server sees it.
+"""The chart's permissions of each program are exactly the calls of the program, according to the real API server.
 
 The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
 podidentity/kube/{locks,events}.py for MIC;
 nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py, nmi/tokens/secrets.py and
-podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that it is enough.
+podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are sufficient.
 """
 
 import itertools
@@ -75,28 +75,28 @@ def test_in_standard_mode(plane: up.Plane, helm: str, namespace: str) -> None:
         assert cluster.rights("default", of=namespace, within=namespace) == set()
 
 
-def test_in_managed_mode_there_is_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespace: str) -> None:
+def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     with cluster.installed(namespace, "--set=operationMode=managed"):
         assert cluster.rights(NMI, of=namespace, within="default") == MANAGED | SECRETS
         assert cluster.rights(MIC, of=namespace, within="default") == set()
 
 
-def test_secrets_are_read_only_where_that_is_wanted(plane: up.Plane, namespace: str) -> None:
+def test_nmi_may_read_secrets_only_if_the_values_allow_it(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     with cluster.installed(namespace, "--set=rbac.allowAccessToSecrets=false"):
         assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
 
 
 def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> None:
-    """Wait until NMI has these *rights*: the authorizer follows changed roles by a watch."""
+    """Wait until NMI has these *rights*: the authorizer receives changed roles by a watch."""
     deadline = time.monotonic() + 20
     while (found := cluster.rights(NMI, of=namespace, within=within)) != rights:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
 
 
-def test_secrets_are_read_in_the_listed_namespaces_alone(plane: up.Plane, namespace: str) -> None:
+def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     listed, other = f"{namespace}-shop", f"{namespace}-other"
     for name in (listed, other):
@@ -117,14 +117,14 @@ def test_secrets_are_read_in_the_listed_namespaces_alone(plane: up.Plane, namesp
     cluster.kubectl("delete", "namespace", listed, other, "--wait=false")
 
 
-def test_nodes_are_changed_only_where_a_startup_taint_is_to_come_off(plane: up.Plane, namespace: str) -> None:
+def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     with cluster.installed(namespace, "--set=mic.startupTaint=nmi-not-ready"):
         rights = cluster.rights(MIC, of=namespace, within="kube-system")
         assert rights ^ EVERYWHERE == {("nodes", "", "list watch"), ("nodes", "", "list patch watch")}
 
 
-def test_the_lock_may_be_elsewhere_and_called_otherwise(plane: up.Plane, namespace: str) -> None:
+def test_the_lock_can_have_another_namespace_and_name(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     where = f"--set=mic.leaderElection.namespace={namespace},mic.leaderElection.name=ours"
     with cluster.installed(namespace, where):
@@ -132,7 +132,7 @@ def test_the_lock_may_be_elsewhere_and_called_otherwise(plane: up.Plane, namespa
         assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE
 
 
-def test_whoever_may_view_sees_identities_and_whoever_may_edit_changes_them(plane: up.Plane, namespace: str) -> None:
+def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities")
     with cluster.installed(namespace, "--set=rbac.createUserFacingClusterRoles=true"):

@@ -1,6 +1,6 @@
-"""The chart's ValidatingAdmissionPolicy for federated identities on the real API server: what tokens NMI may ask for.
+"""The chart's ValidatingAdmissionPolicy for federated identities on the real API server: the tokens that NMI may get.
 
-Each clause refuses something that nothing else refuses: with the clause taken out the same request is answered.
+Each clause refuses a request that is accepted without this clause.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Spec = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def minting(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minting]:
-    """The chart's roles and policy are in force, and other roles that let NMI do more."""
+    """The chart's roles and policy, and other roles that give NMI more permissions."""
     made = Minting(plane, tmp_path_factory.mktemp("minting"))
     try:
         made.apply_roles()
@@ -34,7 +34,7 @@ def minting(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def callers(minting: Minting) -> dict[str, Caller]:
-    """NMI's service account by other tokens than the one that the kubelet mounts."""
+    """Clients with other tokens of NMI's service account than the one that the kubelet mounts."""
     return {
         "unbound": minting.caller(OWN, NMI, None),
         "pod without node": minting.caller(OWN, NMI, minting.pod(OWN, "waits", NMI, node="")),
@@ -54,11 +54,11 @@ class Wrong:
     clause: int
     told: str
     change: Callable[[Spec, Bound], Spec] = lambda right, _: right
-    """Makes it of what NMI asks for, or of an object of another kind to be bound to."""
+    """Function that derives it from NMI's own request, or from an object of another kind."""
     namespace: str = OPEN
     account: str = "web"
     caller: str = ""
-    """Who asks, if it is not NMI by its mounted token."""
+    """The client, if it is not NMI with its mounted token."""
 
 
 def without(spec: Spec, *names: str) -> Spec:
@@ -93,7 +93,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-def test_what_nmi_never_asks_for_is_refused_and_its_neighbour_is_not(
+def test_requests_that_nmi_never_sends_are_refused_and_similar_valid_ones_are_not(
     minting: Minting, callers: dict[str, Caller], secret: Bound, wrong: Wrong
 ) -> None:
     caller = callers[wrong.caller] if wrong.caller else minting.nmi
@@ -118,11 +118,11 @@ def test_no_other_clause_refuses_it(minting: Minting, callers: dict[str, Caller]
     minting.until_refused(caller, wrong.namespace, spec, wrong.account)
 
 
-def test_every_clause_is_tried(minting: Minting) -> None:
+def test_every_clause_has_a_case(minting: Minting) -> None:
     assert {wrong.clause for wrong in WRONG.values()} == set(range(len(minting.policy["spec"]["validations"])))
 
 
-# What the API server would refuse by itself, were it not for a clause: the clause is asked first and has an answer.
+# Requests that the API server also refuses without the policy: the policy is evaluated first and must have a result.
 ODD: dict[str, tuple[Callable[[Spec], Spec], str]] = {
     "a reference that is empty": (lambda right: {**right, "boundObjectRef": {}}, "bound to a Pod"),
     "a reference without a kind": (
@@ -158,7 +158,7 @@ def test_a_token_that_is_bound_to_nothing_gets_none(minting: Minting, callers: d
     assert "not bound to a node" in callers["unbound"].refusal(OPEN, minting.right())
 
 
-def test_what_cannot_be_evaluated_is_refused_to_nmi_and_nobody_else(minting: Minting) -> None:
+def test_requests_that_cannot_be_evaluated_are_refused_for_nmi_only(minting: Minting) -> None:
     broken = minting.policy
     broken["spec"]["validations"].insert(0, {"expression": "object.spec.missing == 1"})
     admin = Caller(minting.plane, minting.plane.token)
@@ -170,11 +170,11 @@ def test_what_cannot_be_evaluated_is_refused_to_nmi_and_nobody_else(minting: Min
     minting.until_given(minting.nmi, OPEN, minting.right())
 
 
-def test_a_dry_run_is_judged_like_any_other_request(minting: Minting) -> None:
+def test_the_policy_applies_to_a_dry_run_too(minting: Minting) -> None:
     assert BY_POLICY in minting.nmi.refusal(OPEN, {**minting.right(), "expirationSeconds": 601}, query="?dryRun=All")
 
 
-def test_nobody_elses_tokens_are_touched(minting: Minting) -> None:
+def test_token_requests_of_other_clients_are_not_affected(minting: Minting) -> None:
     minting.grant(OPEN, "ServiceAccount", "worker", namespace=OPEN)
     worker = minting.caller(OPEN, "worker", None)
     minting.until_given(worker, OPEN, {})
@@ -186,7 +186,7 @@ def test_nobody_elses_tokens_are_touched(minting: Minting) -> None:
     admin.api.close()
 
 
-def test_a_kubelet_goes_on_mounting_tokens(minting: Minting) -> None:
+def test_a_kubelet_continues_to_mount_tokens(minting: Minting) -> None:
     kubelet = f"system:node:{NODE}"
     minting.grant(OPEN, "User", kubelet)
     reference = [
@@ -198,7 +198,7 @@ def test_a_kubelet_goes_on_mounting_tokens(minting: Minting) -> None:
 
 
 def impersonated(minting: Minting, *extra: str) -> str:
-    """What an administrator is told who says that he is NMI."""
+    """Return the refusal for an administrator who impersonates NMI."""
     pod = minting.pods[OPEN, "web"]
     asked = [f"--audience={AUDIENCE}", "--duration=600s", f"--namespace={OPEN}"]
     asked += ["--bound-object-kind=Pod", f"--bound-object-name={pod.name}", f"--bound-object-uid={pod.uid}"]
@@ -208,8 +208,8 @@ def impersonated(minting: Minting, *extra: str) -> str:
     return done.stderr
 
 
-def test_whoever_impersonates_nmi_has_to_forge_its_node_and_pod_too(minting: Minting) -> None:
-    """Who may impersonate these extras can do so: docs/security.md says that the policy does not keep him from it."""
+def test_a_user_who_impersonates_nmi_must_forge_its_node_and_pod_too(minting: Minting) -> None:
+    """A user who may impersonate these extras passes: docs/security.md states that the policy does not prevent this."""
     node, pod = (f"authentication.kubernetes.io/{part}-name=made-up" for part in ("node", "pod"))
     assert "not bound to a node" in impersonated(minting)
     assert "not bound to a node" in impersonated(minting, pod)
@@ -217,13 +217,13 @@ def test_whoever_impersonates_nmi_has_to_forge_its_node_and_pod_too(minting: Min
     assert impersonated(minting, node, pod) == ""
 
 
-# What RBAC and the API server itself refuse, with the policy content.
+# Requests that the policy accepts, and RBAC or the API server itself refuses.
 
 
 @pytest.mark.parametrize(
     ("namespace", "account", "given"), [(NAMED, "web", True), (NAMED, "worker", False), (OPEN, "worker", True)]
 )
-def test_service_accounts_that_are_not_named_are_refused_by_rbac_alone(
+def test_rbac_alone_refuses_service_accounts_that_are_not_listed(
     minting: Minting, namespace: str, account: str, given: bool
 ) -> None:
     refusal = minting.nmi.refusal(namespace, minting.right(namespace, account), account=account)
@@ -234,7 +234,7 @@ def test_service_accounts_that_are_not_named_are_refused_by_rbac_alone(
         assert BY_POLICY not in refusal
 
 
-def test_a_namespace_that_is_not_listed_is_refused_by_rbac_alone(minting: Minting) -> None:
+def test_rbac_alone_refuses_a_namespace_that_is_not_listed(minting: Minting) -> None:
     minting.create(f"/api/v1/namespaces/{OWN}/serviceaccounts", {"metadata": {"name": "web"}})
     pod = minting.pod(OWN, "web", "web")
     refusal = minting.nmi.refusal(OWN, {**minting.right(), "boundObjectRef": pod.reference()})

@@ -1,7 +1,7 @@
-"""`helm upgrade` takes over a release of the reference's chart in place: same names, and selectors that cannot change.
+"""`helm upgrade` adopts a release of the Go implementation's chart: the same names, and selectors that cannot change.
 
-The chart that is upgraded from has the reference's names, labels and selectors (its templates/_helper.tpl,
-mic-deployment.yaml, nmi-daemonset.yaml, mic-clusterrole.yaml of 4.1.18) and nothing else of it.
+The old chart of this test has the names, labels and selectors of the Go implementation's, and no more.
+reference: templates/_helper.tpl, mic-deployment.yaml, nmi-daemonset.yaml, mic-clusterrole.yaml of chart 4.1.18.
 """
 
 import json
@@ -76,7 +76,7 @@ def test_the_release_is_upgraded_in_place(plane: up.Plane, old_chart: Path, helm
         return {each["metadata"]["name"]: each for each in listed if each["metadata"]["name"].startswith("aad-pod")}
 
     before = {**found("deployments"), **found("daemonsets")}
-    # The hook's Job would wait for a kubelet, and there is none.
+    # The hook's Job would wait for a kubelet, which this cluster does not have.
     options = ("--no-hooks", "--set=image.repository=ours", LIMIT)
     cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", *options)
     try:

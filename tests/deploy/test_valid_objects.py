@@ -1,7 +1,7 @@
-"""Everything that is rendered is a valid object of each Kubernetes from 1.27 to 1.37, with no field that it ignores;
-what the chart makes for newer ones only, of those.
+"""Every rendered object is valid in each Kubernetes version from 1.27 to 1.37, without ignored fields. Objects for
+newer versions only are valid in those.
 
-By the schemas that the package kubernetes-validate carries, which need no cluster and no network.
+The schemas are part of the package kubernetes-validate, so the tests need no cluster and no network.
 """
 
 import functools
@@ -23,13 +23,13 @@ FILES = [
     *sorted((CHART / "crds").iterdir()),
 ]
 OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1"}
-"""Kinds that are no part of Kubernetes. Ours are tried on a real API server."""
+"""Kinds that are not part of Kubernetes. Other tests apply those of this project to a real API server."""
 SINCE = {"admissionregistration.k8s.io/v1": 30}
-"""The minor version from which on the chart makes objects of these; it refuses to before."""
+"""Minimum minor version for these kinds; with older versions the chart fails."""
 
 
 def objects() -> Mapping[str, Any]:
-    """Each object that stands somewhere, once, by its text."""
+    """Return each distinct object of all files, by its text."""
     found = [each for file in FILES for each in yaml.safe_load_all(file.read_text())]
     return {yaml.safe_dump(each): each for each in found if each["apiVersion"] not in OF_OTHERS}
 
@@ -39,7 +39,7 @@ OBJECTS = objects()
 
 @pytest.fixture(scope="module", autouse=True)
 def files_are_read_once() -> Iterator[None]:
-    """The package reads a version's megabytes of definitions anew for each object."""
+    """Cache the definitions of a version: the package would read megabytes for each object."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))
         yield
@@ -55,7 +55,7 @@ def test_every_object_is_valid(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
-def test_what_is_not_valid_is_found(version: str) -> None:
+def test_an_invalid_object_is_found(version: str) -> None:
     account: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
     kubernetes_validate.validate(account, version, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):

@@ -1,4 +1,4 @@
-"""values.schema.json knows each value of values.yaml and nothing else, and helm refuses what it does not know."""
+"""values.schema.json contains exactly the values of values.yaml, and helm rejects other values."""
 
 import json
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from tools.chart.values_table import values_of
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OPEN = {"global"}
-"""What helm itself puts among the values."""
+"""Values that helm itself adds."""
 DEAD = {"installCRDs", "forceNameSpaced"}
-"""Values of the reference's older charts that are taken where they mean nothing."""
+"""Values of the Go implementation's older charts that the chart accepts and ignores."""
 
 
 def schemas(part: Any) -> Iterator[dict[str, Any]]:
@@ -40,7 +40,7 @@ def test_every_value_is_known() -> None:
     assert values <= set(names(SCHEMA))
 
 
-def test_nothing_is_known_that_is_no_value() -> None:
+def test_the_schema_has_no_unknown_values() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert set(SCHEMA["properties"]) - OPEN - DEAD == set(values)
     for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test", "federated"):
@@ -51,7 +51,7 @@ def test_every_set_of_names_is_closed() -> None:
     assert all(each["additionalProperties"] is False for each in schemas(SCHEMA) if "properties" in each)
 
 
-# What must be refused, by a word of what helm says, and its neighbour that must pass.
+# Values that helm must reject, with a part of its error, and similar values that it must accept.
 REFUSED = {
     "nmi: {probPort: 8085}": ("probPort", "nmi: {probePort: 8085}"),
     "forceNameSpaced: 'true'": ("forceNameSpaced", "forceNamespaced: 'true'"),
@@ -93,7 +93,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("wrong", REFUSED)
-def test_what_is_wrong_is_refused_and_its_neighbour_is_not(wrong: str, helm: str, tmp_path: Path) -> None:
+def test_wrong_values_are_rejected_and_similar_correct_ones_are_not(wrong: str, helm: str, tmp_path: Path) -> None:
     word, right = REFUSED[wrong]
     values = tmp_path / "values.yaml"
     values.write_text(wrong)
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_refused_and_its_neighbour_is_not(wrong: str, helm: str
         assert render(values, helm=helm)
 
 
-# What the templates refuse, where no schema could say why.
+# Values that the templates reject, because a schema could not state the reason.
 MISSING = {
     "adminsecret: {cloud: AzurePublicCloud}": "adminsecret.subscriptionID is missing",
     "azureIdentities: {a: {type: 0, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.resourceID is",
@@ -120,7 +120,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("wrong", MISSING)
-def test_what_is_missing_is_named(wrong: str, tmp_path: Path) -> None:
+def test_an_error_names_the_missing_value(wrong: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(wrong)
     with pytest.raises(RenderError, match=MISSING[wrong]) as refused:

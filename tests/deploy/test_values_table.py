@@ -1,4 +1,4 @@
-"""The README's table says of each value what values.yaml says."""
+"""The table in the README equals the comments in values.yaml."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""The sentences that NMI and MIC can say, read out of their source: what stands in the code, whoever calls it when.
+"""The sentences that NMI and MIC can return, read from their source code.
 
-A sentence with parts that are only known at run time is a tuple of what stands between them. An expression that this
-cannot follow is an error, so that no sentence is overlooked.
+A sentence with variable parts is a tuple of its constant parts. An expression that this module cannot evaluate is an
+error, so that no sentence is missed.
 """
 
 import ast
@@ -15,12 +15,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 ROOT: Final = Path(__file__).parents[2]
 PASSED_ON: Final = {"error.sentence"}
-"""PolicyError's own, whose makers are read too."""
+"""The text of a PolicyError, whose constructor calls are read too."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """What a pod may read, and for which reason."""
+    """A text that a pod can receive, and its reason."""
 
     parts: tuple[str, ...]
     reason: str
@@ -33,12 +33,12 @@ class Sentence:
 
 
 def pattern(parts: Iterable[str]) -> re.Pattern[str]:
-    """Whatever stands in the place of what is known at run time only."""
+    """Return a pattern that matches any text between the constant *parts*."""
     return re.compile(".*".join(map(re.escape, parts)))
 
 
 def refusals() -> list[Sentence]:
-    """Every sentence that a Refusal of NMI can hold."""
+    """Return every sentence that a Refusal of NMI can contain."""
     modules = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "nmi").rglob("*.py"))}
     return [
         Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
@@ -49,12 +49,12 @@ def refusals() -> list[Sentence]:
 
 
 def calls(module: ast.Module, names: set[str]) -> Iterator[tuple[Function | None, ast.Call]]:
-    """Each call of one of *names*, with the innermost function around it."""
+    """Yield each call of one of *names*, with the innermost function that contains it."""
 
     def within(node: ast.AST, function: Function | None) -> Iterator[tuple[Function | None, ast.Call]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = node
-        # A pattern of a match statement (`case Refusal():`) is no call in the tree.
+        # A pattern of a match statement (`case Refusal():`) is not a call in the tree.
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
             yield function, node
         for child in ast.iter_child_nodes(node):
@@ -78,7 +78,7 @@ def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) ->
 
 
 def texts(said: ast.expr, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, ...]]:
-    """What *said*, within *function*, can be: a text, one assigned before, or what callers give."""
+    """Yield the values of the expression *said* in *function*: a text, an assigned text, or an argument of callers."""
     match said:
         case ast.Constant(value=str(text)):
             yield (text,)
@@ -103,7 +103,7 @@ def texts(said: ast.expr, function: Function | None, modules: list[ast.Module]) 
 
 
 def _merged(said: ast.JoinedStr) -> list[ast.expr]:
-    """The constants of *said*, and an empty one at each end where a value stands there."""
+    """Return the constants of *said*, with an empty one at each end that is variable."""
     empty = ast.Constant(value="")
     values = [each for each in said.values if isinstance(each, ast.Constant)]
     first = [] if isinstance(said.values[0], ast.Constant) else [empty]
@@ -112,7 +112,7 @@ def _merged(said: ast.JoinedStr) -> list[ast.expr]:
 
 
 def returned(path: str, *functions: str) -> list[tuple[str, ...]]:
-    """Every text that one of *functions* of the file at *path* returns."""
+    """Return every text that one of *functions* of the file at *path* returns."""
     module = ast.parse((ROOT / path).read_text())
     return [
         parts

@@ -1,4 +1,4 @@
-"""The commands of the pages name what the project installs, where it is installed, and what a reader has."""
+"""Commands in the documentation name objects that the project installs, with their namespace."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ KINDS = {"deploy": "Deployment", "deployment": "Deployment", "ds": "DaemonSet", 
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Each command of kubectl's, whether it stands in a block or in a sentence; a wrapped one is one."""
+    """Yield each kubectl command in blocks and sentences; a wrapped command is one."""
     text = re.sub(r"\\\n *", " ", page.read_text())
     for found in COMMAND.finditer(text):
         yield " ".join((found[1] or found[2]).split())
@@ -31,7 +31,7 @@ def commands(page: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def installed() -> set[tuple[str, str]]:
-    """Kind and name of what runs pods."""
+    """Return kind and name of the objects that run pods."""
     return {
         (document["kind"], document["metadata"]["name"])
         for file in INSTALLED
@@ -41,7 +41,7 @@ def installed() -> set[tuple[str, str]]:
     }
 
 
-def test_enough_commands_are_found_to_believe_that_all_are() -> None:
+def test_the_number_of_commands_is_plausible() -> None:
     found = [command for page in PAGES for command in commands(page)]
     assert len(found) > 50
     assert sum(bool(OBJECT.search(command)) for command in found) >= 3
@@ -56,6 +56,6 @@ def test_a_deployment_or_daemonset_that_a_command_names_is_installed(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_such_a_command_says_in_which_namespace(page: Path) -> None:
+def test_a_command_for_such_an_object_names_the_namespace(page: Path) -> None:
     for command in commands(page):
         assert not OBJECT.search(command) or re.search(r" (-n|--namespace) \S", command), command

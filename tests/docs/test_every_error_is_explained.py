@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md has every sentence that NMI can answer, with its status, and none that it cannot."""
+"""docs/troubleshooting.md contains exactly the sentences that NMI can return, with their status."""
 
 import re
 
@@ -26,7 +26,7 @@ def is_told_under(heading: str, sentence: Sentence) -> bool:
     return sentence.pattern.fullmatch(heading) is not None
 
 
-def test_enough_was_found_to_believe_that_all_was() -> None:
+def test_the_number_of_sentences_is_plausible() -> None:
     assert {sentence.reason for sentence in SENTENCES} == {reason.name for reason in Reason}
     assert len({sentence.parts for sentence in SENTENCES}) > 50
     assert len(MICS) == 11
@@ -50,7 +50,7 @@ def test_each_heading_is_a_sentence_of_nmi(heading: str) -> None:
 
 
 @pytest.mark.parametrize("heading", ANSWERS)
-def test_each_heading_says_what_to_do_or_what_it_is(heading: str) -> None:
+def test_each_heading_has_an_explanation(heading: str) -> None:
     assert len(ANSWERS[heading].splitlines()) > 2
 
 

@@ -1,4 +1,4 @@
-"""Whatever flag a page names, some program has: one of ours, or one of those that people use beside them."""
+"""Every flag in the documentation exists in this project's programs or in the other programs of the commands."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ OTHERS = {
     *("enable-oidc-issuer", "enable-imds-restriction"),  # az aks
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
-    "flag",  # stands for any
+    "flag",  # a placeholder
 }
 COMMANDS: tuple[list[str], ...] = (
     [],
@@ -42,7 +42,7 @@ COMMANDS: tuple[list[str], ...] = (
 
 
 def podidctls() -> set[str]:
-    """The flags that the help of its commands lists."""
+    """Return the flags in the help of its commands."""
     found: set[str] = set()
     for command in COMMANDS:
         words = [sys.executable, "-m", "podidctl", *command, "--help"]

@@ -1,4 +1,4 @@
-"""The tables of flags and metrics say what the programs have."""
+"""The tables of flags and metrics equal the programs' definitions."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ else:
 
 
 class Read(Mapping[str, str]):
-    """An environment that notes what is asked of it, and has just enough for a start."""
+    """An environment that records the names that are read, with the minimum for a start."""
 
     def __init__(self, **values: str) -> None:
         self.values_ = values
@@ -41,16 +41,16 @@ class Read(Mapping[str, str]):
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_the_made_part_is_what_would_be_made_now(name: str) -> None:
+def test_the_generated_part_is_up_to_date(name: str) -> None:
     assert standing(DOCS / name, MAKER) == PARTS[name](), "run `make docs`"
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-def test_the_reference_has_no_flag_that_is_missing_here(program: Program) -> None:
+def test_every_flag_of_the_go_implementation_exists(program: Program) -> None:
     assert set(program.theirs) <= {flag.name for flag in program.flags}
 
 
-def test_every_variable_that_is_read_is_in_the_page_and_no_other() -> None:
+def test_the_page_lists_exactly_the_variables_that_are_read() -> None:
     page = (DOCS / "flags.md").read_text()
     rows = re.findall(r"^\| (`[^|]+) \| (both|NMI|MIC) \|", page, re.MULTILINE)
     listed = {
@@ -67,17 +67,17 @@ def test_every_variable_that_is_read_is_in_the_page_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0"), (0.1, "100ms"), (1, "1s"), (90, "90s"), (120, "2m"), (5400, "90m"), (7200, "2h")]
 )
-def test_a_duration_is_spelled_as_a_flag_takes_it(seconds: float, text: str) -> None:
+def test_a_duration_has_the_syntax_of_a_flag(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_every_metric_of_the_reference_is_marked_as_such() -> None:
+def test_every_metric_of_the_go_implementation_is_marked() -> None:
     page = (DOCS / "metrics.md").read_text()
     marked = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `") and line.endswith("| yes |")}
     assert marked == known.METRICS
 
 
-def test_the_pages_are_where_they_are_linked_from() -> None:
+def test_links_lead_to_existing_pages() -> None:
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

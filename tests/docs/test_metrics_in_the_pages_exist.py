@@ -1,4 +1,4 @@
-"""Whatever metric a page names is one that a scrape shows, by exactly that name."""
+"""Every metric in the documentation exists in a scrape with exactly that name."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what the real programs expose: their names, their types, and no value of a label besides."""
+"""docs/metrics.md lists the metrics of the real programs: names, types, and all values of labels."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, show
 pytestmark = pytest.mark.programs
 
 LAZY = {"aadpodidentity_nmi_operations_duration_seconds"}
-"""It has series only for what has been asked."""
+"""This metric has series only after requests."""
 
 
 def scraped(port: int) -> dict[str, Shown]:

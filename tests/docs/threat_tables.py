@@ -1,4 +1,4 @@
-"""The threat tables of docs/security.md: one row for each threat, with its promise and the tests that show it."""
+"""The threat tables of docs/security.md: one row for each threat, with its promise and its tests."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The observability pack as the tests read it, and the programs of Prometheus that they run."""
+"""The alerts, the dashboard and the runbooks as tests read them, and the programs of Prometheus."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ UNPACKED: Final = ROOT / "build/prometheus/usr/bin"
 
 
 class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "alert", "held": "for"}):
-    """One alert of the rules, all that the file says of it."""
+    """One alert of the rule file, with all its fields."""
 
     name: str
     expr: str
@@ -29,18 +29,18 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"na
 
 @functools.cache
 def rules() -> dict[str, Any]:
-    """The rule file as it stands."""
+    """Return the content of the rule file."""
     read: dict[str, Any] = yaml.safe_load((FILES / "alerts.yaml").read_text())
     return read
 
 
 def alerts() -> list[Alert]:
-    """Every alert of every group, in the file's order."""
+    """Return every alert of every group, in the file's order."""
     return [msgspec.convert(rule, Alert) for group in rules()["groups"] for rule in group["rules"]]
 
 
 def selectors(alert: Alert) -> list[str]:
-    """What *alert* selects of our metrics; where it names several values of a label, a selector for each of them."""
+    """Return the selectors of *alert*; one for each value if a selector names several values of a label."""
     found = []
     for written in re.findall(r"\b(?:aadpodidentity|process)_\w+(?:\{[^}]*\})?", alert.expr):
         selector = re.sub(r"\s+", "", written)
@@ -52,13 +52,13 @@ def selectors(alert: Alert) -> list[str]:
 
 @functools.cache
 def cases() -> dict[str, Any]:
-    """promtool's cases of the alerts."""
+    """Return promtool's test cases of the alerts."""
     read: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "firing.yaml").read_text())
     return read
 
 
 def expectations(alert: Alert) -> list[list[dict[str, str]]]:
-    """For each time at which the cases look for *alert*: the labels of those that fire."""
+    """Return the labels of the firing alerts for each time at which the cases check *alert*."""
     return [
         [fires["exp_labels"] for fires in look["exp_alerts"]]
         for case in cases()["tests"]
@@ -69,32 +69,32 @@ def expectations(alert: Alert) -> list[list[dict[str, str]]]:
 
 @functools.cache
 def dashboard() -> dict[str, Any]:
-    """The dashboard as it stands."""
+    """Return the content of the dashboard's file."""
     read: dict[str, Any] = msgspec.json.decode((FILES / "dashboard.json").read_bytes())
     return read
 
 
 def panels() -> list[dict[str, Any]]:
-    """The dashboard's panels, without the rows' headings."""
+    """Return the dashboard's panels, without the rows' headings."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def queries() -> Iterator[tuple[str, str, str]]:
-    """Of each query of each panel: the panel's title, the query's letter, and the query."""
+    """Yield the panel's title, the query's letter, and the query, for each query of each panel."""
     for panel in panels():
         for target in panel["targets"]:
             yield panel["title"], target["refId"], target["expr"]
 
 
 def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is. Missing, it fails the test: `make setup` installs it."""
+    """Return the path of `prometheus` or `promtool`. Fail if it is missing; make setup has it."""
     found = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
     assert found, f"{name} is missing: run make setup"
     return found
 
 
 def promtool(*arguments: str) -> str:
-    """What promtool says to a command that it must be content with."""
+    """Return promtool's output of a command that must succeed."""
     done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

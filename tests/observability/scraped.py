@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback that scrapes the real NMI and MIC of a sandbox, and what it says of them."""
+"""A real Prometheus on loopback that scrapes the real NMI and MIC of a sandbox, and its results."""
 
 import asyncio
 import contextlib
@@ -25,66 +25,66 @@ from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, prog
 from tests.observability.troubles import CONNECTIONS_OF_ONE_POD, noticed
 
 RATE_INTERVAL = "12s"
-"""What Grafana would make of $__rate_interval: here a few scrapes."""
+"""Value for Grafana's $__rate_interval: a few scrapes."""
 FLAGS = (f"--max-connections-per-pod={CONNECTIONS_OF_ONE_POD}",)
 TEXT = "Text"
-"""What stands before the names of alerts that fire always, for their texts."""
+"""Prefix of the names of alerts that always fire, to test their texts."""
 GONE = {"PodIdentityNMIDown", "PodIdentityNMIMissing", "PodIdentityMICLeaderMissing"}
-"""What must notice that NMI and MIC were stopped."""
+"""Alerts that must fire after NMI and MIC were stopped."""
 SECONDS = 30.0
-"""For what takes a second or two on a machine that does nothing else."""
+"""Time limit for operations that take a second or two on an idle machine."""
 
 
 @dataclass
 class Seen:
-    """What Prometheus answered, of a cloud in which all is well, and then of one whose programs were stopped."""
+    """Results of Prometheus for a sandbox without faults, and then for one whose programs were stopped."""
 
     metrics: set[str] = field(default_factory=set)
-    """Names of all series that our programs expose."""
+    """Names of all series that the programs expose."""
     panels: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """By panel and query: all values of the last seconds."""
+    """All values of the last seconds, by panel and query."""
     expressions: dict[str, list[float]] = field(default_factory=dict)
-    """By alert: what its expression brings while all is well."""
+    """Result of each alert's expression without faults."""
     selected: dict[str, list[float]] = field(default_factory=dict)
-    """By selector of an alert: the values of the series that it finds while all is well."""
+    """Values of the series that each selector of an alert finds without faults."""
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By alert: how Prometheus itself evaluates it while all is well."""
+    """Prometheus's own evaluation of each alert without faults."""
     pages: dict[str, str] = field(default_factory=dict)
-    """By program: what the runbooks' commands `ready`, `state` and `leads` print for it."""
+    """Output of the runbooks' commands `ready`, `state` and `leads`, by program."""
     noticed: dict[str, bool] = field(default_factory=dict)
-    """By alert: whether its expression became true in trouble."""
+    """Whether the expression of each alert became true after its fault."""
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By alert: its annotations as Prometheus fills them in, where targets have no label `node`."""
+    """Annotations of each alert as Prometheus renders them for targets without a label `node`."""
     pending: set[str] = field(default_factory=set)
-    """Alerts whose expressions became true when NMI and MIC had been stopped."""
+    """Alerts whose expressions became true after NMI and MIC were stopped."""
 
 
 class Prometheus:
-    """Its HTTP API."""
+    """Client of Prometheus's HTTP API."""
 
     def __init__(self, port: int, process: Program) -> None:
         self._port = port
         self.process = process
 
     async def get(self, path: str, **query: str) -> Any:
-        """What is under `data` of the answer. A refused query fails the test with Prometheus's own words."""
+        """Return `data` of the response. Fail with Prometheus's error if it refuses the query."""
         answer = await asyncio.to_thread(self._get, f"/api/v1/{path}?{urlencode(query)}")
         assert answer["status"] == "success", (path, query, answer)
         return answer["data"]
 
     async def values(self, query: str) -> list[float]:
-        """The value of each series that *query* brings now."""
+        """Return the current value of each series of *query*."""
         return [float(series["value"][1]) for series in (await self.get("query", query=query))["result"]]
 
     async def graph(self, query: str) -> list[float]:
-        """Every value that *query* has brought within the last seconds, asked for as a panel does; NaN is none."""
+        """Return all values of *query* in the last seconds, without NaN, requested as a panel does."""
         now = time.time()
         told = await self.get("query_range", query=query, start=f"{now - 10:.3f}", end=f"{now:.3f}", step="1")
         found = [float(value) for series in told["result"] for _, value in series["values"]]
         return [value for value in found if not math.isnan(value)]
 
     async def alerts(self) -> dict[str, dict[str, Any]]:
-        """How it evaluates the rules, by the alert's name."""
+        """Return the evaluation of the rules, by the alert's name."""
         groups = (await self.get("rules"))["groups"]
         return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
@@ -100,7 +100,7 @@ class Prometheus:
 
 
 def _always_firing() -> list[dict[str, Any]]:
-    """Every alert's texts on an expression that is always true and has the labels that the alert has."""
+    """Return rules with every alert's texts, whose expressions are always true and have the alert's labels."""
     made = []
     for alert in alerts():
         labels = max(expectations(alert), key=len)[0]
@@ -114,7 +114,7 @@ def _always_firing() -> list[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus]:
-    """One that scrapes the sandbox's programs and evaluates our rules, with all it keeps in *folder*, until the end."""
+    """Run a Prometheus that scrapes the sandbox's programs and evaluates the rules, with its data in *folder*."""
     nmi = sandbox.nmis[NODE]
     targets = [
         ("nmi", nmi.metrics_port, {"pod": "nmi-x7k2p", "node": NODE}),
@@ -124,7 +124,7 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "500ms"},
         "rule_files": [str(FILES / "alerts.yaml"), "texts.yaml"],
         "scrape_configs": [
-            # The labels that Prometheus's operator sets: `namespace` is the target's own, and ours gives way to it.
+            # The labels that the Prometheus operator sets. The target's `namespace` replaces the one of the metric.
             {
                 "job_name": job,
                 "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": "kube-system", **own}}],
@@ -155,9 +155,9 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
 
 
 async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
-    """Start everything, use it until the panels show *enough* (or for a while), and end everything.
+    """Start everything, send requests until the panels show *enough* (or the time limit ends), and stop everything.
 
-    A query that Prometheus refuses raises AssertionError.
+    Raise AssertionError if Prometheus refuses a query.
     """
     seen = Seen()
     async with (
@@ -200,9 +200,9 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
 
 
 async def by_the_runbooks(pod: str, port: int) -> str:
-    """What `ready`, `state` and `leads` print, as the runbooks define them.
+    """Return the output of `ready`, `state` and `leads` as the runbooks define them.
 
-    kubectl runs things here instead of in a pod, and calls each pod `it`.
+    A replacement of kubectl runs commands here instead of in a pod, and names each pod `it`.
     """
     here = 'kubectl() { if [ "$1" = exec ]; then while [ "$1" != -- ]; do shift; done; shift; "$@"; else echo it; fi; }'
     commands = f"ready {pod} {port} && state {pod} {port} && leads {port}"
@@ -211,7 +211,7 @@ async def by_the_runbooks(pod: str, port: int) -> str:
         "-euc",
         f"{here}\n{definitions()}\n{commands}",
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,  # what stands there is of the port at which no MIC is here
+        stderr=asyncio.subprocess.PIPE,  # contains the error of the port on which no MIC runs
     )
     said, wrong = await shell.communicate()
     assert shell.returncode == 0, (said + wrong).decode()
@@ -219,13 +219,13 @@ async def by_the_runbooks(pod: str, port: int) -> str:
 
 
 def definitions() -> str:
-    """The commands that the runbooks begin with."""
+    """Return the definitions at the beginning of the runbooks."""
     _, block, _ = (RUNBOOKS / "README.md").read_text().split("```")
     return block
 
 
 async def _ready(server: Prometheus) -> None:
-    """Wait until it answers and both programs have been scraped."""
+    """Wait until Prometheus responds and has scraped both programs."""
     deadline = time.monotonic() + SECONDS
     while True:
         assert server.process.returncode is None, str(server.process.exit_error())
@@ -237,7 +237,7 @@ async def _ready(server: Prometheus) -> None:
 
 
 async def _quiet(server: Prometheus, seen: Seen) -> None:
-    """Ask for every alert's expression and state, again for a while if one is true: a scrape may have come too late."""
+    """Evaluate every alert's expression and state. Repeat while one is true, because a scrape can be late."""
     deadline = time.monotonic() + SECONDS
     while True:
         for alert in alerts():
@@ -252,7 +252,7 @@ async def _quiet(server: Prometheus, seen: Seen) -> None:
 async def _use(
     sandbox: Sandbox, server: Prometheus, seen: Seen, enough: Callable[[Seen], bool]
 ) -> list[ExecutionContext]:
-    """Pods come and ask, for what they may have and for what nobody may, until it is *enough*; where they are."""
+    """Create pods that send accepted and refused requests until the results are *enough*. Return their contexts."""
     asked = {(panel, letter): substituted(query) for panel, letter, query in queries()}
     deadline = time.monotonic() + SECONDS
     contexts: list[ExecutionContext] = []
@@ -268,7 +268,7 @@ async def _use(
 
 
 def substituted(query: str) -> str:
-    """*query* as Grafana would send it with every variable on All."""
+    """Return *query* as Grafana sends it with every variable set to All."""
     for name, value in (("$__rate_interval", RATE_INTERVAL), ("$node", ".*"), ("$namespace", ".*")):
         query = query.replace(name, value)
     return query

@@ -1,4 +1,4 @@
-"""The whole pack on a real Prometheus that scrapes the real NMI and MIC: every panel's query and every alert's."""
+"""Every query of the panels and the alerts, on a real Prometheus that scrapes the real NMI and MIC."""
 
 import asyncio
 import re
@@ -9,21 +9,21 @@ from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expecta
 from tests.observability.scraped import GONE, Seen, look
 from tests.observability.troubles import TROUBLES
 
-# The first of these tests waits for all that there is to be seen.
+# The first of these tests waits for all results.
 pytestmark = pytest.mark.timeout(120)
 
 MAY_BE_EMPTY = {
     "Limits": "no limit bites here: only those that bite are shown",
 }
-"""Panels without data in a cloud where all is well, and why. All others must show something."""
+"""Panels without data if there is no fault, with the reason. All others must have data."""
 
 MAY_BE_MISSING = {
     'aadpodidentity_nmi_watch_staleness_seconds{watch="bindings"}': "NMI has it in managed mode alone",
 }
-"""What alerts select that is not there in a cloud where all is well, and why that is no harm."""
+"""Selectors of alerts without a series if there is no fault, with the reason."""
 
 OF_PROMETHEUS = {"up", "ALERTS"}
-"""Series that Prometheus makes itself."""
+"""Series that Prometheus creates itself."""
 
 WANTED = {(panel, letter) for panel, letter, _ in queries() if panel not in MAY_BE_EMPTY}
 MOVING = (
@@ -40,22 +40,22 @@ MOVING = (
     "Memory",
     "CPU",
 )
-"""Panels whose first query shows more than zero once pods have asked."""
+"""Panels whose first query is above zero after requests of pods."""
 
 
 def enough(seen: Seen) -> bool:
-    """Whether all that is to be seen has been."""
+    """Return whether all expected results are present."""
     return all(seen.panels[key] for key in WANTED) and all(max(seen.panels[panel, "A"]) > 0 for panel in MOVING)
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """One look, shared by all that follows."""
+    """Results that all tests of this module share."""
     return asyncio.run(look(tmp_path_factory.mktemp("prometheus"), enough))
 
 
 def named(expression: str) -> set[str]:
-    """The metrics of an expression: in ours each name has an underscore or is one of Prometheus's own."""
+    """Return the metrics of an expression: names of this project, and series that Prometheus creates."""
     bare = re.sub(r'"[^"]*"', "", expression)
     return set(re.findall(r"\b(?:aadpodidentity|process)_\w+", bare)) | {
         word for word in OF_PROMETHEUS if re.search(rf"\b{word}\b", bare)
@@ -67,17 +67,17 @@ def test_every_panel_that_must_have_data_has_some(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("panel", MOVING)
-def test_what_pods_do_shows(seen: Seen, panel: str) -> None:
+def test_a_panel_shows_requests_of_pods(seen: Seen, panel: str) -> None:
     assert max(seen.panels[panel, "A"]) > 0
 
 
-def test_shares_and_leaders_are_what_they_are_called(seen: Seen) -> None:
+def test_shares_and_leaders_have_plausible_values(seen: Seen) -> None:
     assert 0 < max(seen.panels["Fast-lane share", "A"]) < 1
     assert max(seen.panels["MIC leads", "A"]) == 1
     assert max(seen.panels["Nodes without redirect", "A"]) == 0
 
 
-def test_no_panel_is_excused_that_does_not_exist() -> None:
+def test_every_panel_that_may_be_empty_exists() -> None:
     assert MAY_BE_EMPTY.keys() <= {panel for panel, _, _ in queries()}
 
 
@@ -92,18 +92,18 @@ def test_every_metric_that_a_panel_or_an_alert_names_exists(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
-def test_what_an_alert_selects_is_there_before_it_happens(seen: Seen, alert: Alert) -> None:
+def test_the_series_of_an_alert_exist_without_a_fault(seen: Seen, alert: Alert) -> None:
     assert [each for each in selectors(alert) if not seen.selected[each] and each not in MAY_BE_MISSING] == []
 
 
 @pytest.mark.parametrize("name", [alert.name for alert in alerts()])
-def test_no_alert_fires_or_fails_while_all_is_well(seen: Seen, name: str) -> None:
+def test_no_alert_fires_or_fails_without_a_fault(seen: Seen, name: str) -> None:
     assert seen.expressions[name] == []
     rule = seen.rules[name]
     assert (rule["health"], rule["state"], rule.get("lastError", "")) == ("ok", "inactive", "")
 
 
-def test_the_runbooks_commands_show_what_they_look_for(seen: Seen) -> None:
+def test_the_output_of_the_runbooks_commands_contains_the_parts_that_they_search(seen: Seen) -> None:
     assert seen.pages["nmi"].startswith("[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n")
     assert seen.pages["mic"].startswith("[+]api server ok\n[+]watches ok\n[+]azure ok\nready\n")
     assert seen.pages["mic"].endswith("\nit\n"), "the MIC that leads is not found"
@@ -125,7 +125,7 @@ def test_the_runbooks_name_no_metric_that_does_not_exist(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
-def test_texts_are_filled_in_also_where_targets_have_no_node(seen: Seen, alert: Alert) -> None:
+def test_texts_are_rendered_for_targets_without_a_node(seen: Seen, alert: Alert) -> None:
     filled = seen.texts[alert.name]
     assert filled.keys() == alert.annotations.keys()
     for text in filled.values():
@@ -137,15 +137,15 @@ def test_texts_are_filled_in_also_where_targets_have_no_node(seen: Seen, alert: 
 
 
 @pytest.mark.parametrize("name", sorted(set().union(*TROUBLES.values())))
-def test_an_alert_notices_its_trouble(seen: Seen, name: str) -> None:
+def test_an_alert_fires_after_its_fault(seen: Seen, name: str) -> None:
     assert seen.noticed[name]
 
 
-def test_prometheus_notices_that_the_programs_are_gone(seen: Seen) -> None:
+def test_alerts_fire_after_the_programs_were_stopped(seen: Seen) -> None:
     assert seen.pending >= GONE
 
 
-def test_the_panels_that_the_runbooks_name_are_there() -> None:
+def test_the_panels_that_the_runbooks_name_exist() -> None:
     titles = {panel for panel, _, _ in queries()}
     text = " ".join(page.read_text() for page in RUNBOOKS.glob("*.md"))
     named = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text))

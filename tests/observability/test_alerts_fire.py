@@ -1,4 +1,4 @@
-"""Each alert fires when it must and is silent in the neighbour case: promtool's own check and unit tests."""
+"""Each alert fires in its case and is silent in a similar case, according to promtool's check and unit tests."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ MINUTE = 60
 
 
 def watched_series(alert: Alert) -> list[int]:
-    """For each case that looks for *alert*: how many series of its metrics it has."""
+    """Return the number of series of *alert*'s metrics, for each case that checks the alert."""
     metrics = set(re.findall(r"\baadpodidentity_\w+|\bup\b", alert.expr))
     return [
         sum(series["series"].partition("{")[0] in metrics for series in case["input_series"])
@@ -24,16 +24,16 @@ def watched_series(alert: Alert) -> list[int]:
     ]
 
 
-def test_promtool_finds_nothing_to_object_to() -> None:
+def test_promtool_accepts_the_rules() -> None:
     assert f"{len(alerts())} rules found" in promtool("check", "rules", str(FILES / "alerts.yaml"))
 
 
-def test_each_alert_fires_when_it_must_and_not_beside_it(tmp_path: Path) -> None:
+def test_each_alert_fires_in_its_case_only(tmp_path: Path) -> None:
     tried(cases(), tmp_path)
 
 
 def tried(some: dict[str, Any], folder: Path) -> None:
-    """Let promtool try *some* cases on the rules without their annotations; it must be content."""
+    """Run promtool on *some* cases with the rules without annotations. Fail if it fails."""
     bare = {
         "groups": [
             {**group, "rules": [{**rule, "annotations": {}} for rule in group["rules"]]} for group in rules()["groups"]
@@ -45,7 +45,7 @@ def tried(some: dict[str, Any], folder: Path) -> None:
 
 
 def samples(values: str) -> Iterator[str]:
-    """Each sample of a series in promtool's shorthand."""
+    """Yield each sample of a series in promtool's shorthand."""
     for word in values.split():
         first, step, times = re.fullmatch(r"(_|stale|Inf|-?[\d.]+)([+-][\d.]+)?(?:x(\d+))?", word).groups()  # type: ignore[union-attr]
         for number in range(int(times or 0) + (first != "_" or not times)):
@@ -53,7 +53,7 @@ def samples(values: str) -> Iterator[str]:
 
 
 def scraped_each(seconds: int) -> dict[str, Any]:
-    """The cases as Prometheus would see them that reads metrics so rarely."""
+    """Return the cases with the samples of a Prometheus with this scrape interval."""
     found = copy.deepcopy(cases())
     for case in found["tests"]:
         every = max(1, seconds // {"30s": 30, "1m": MINUTE}[case["interval"]])
@@ -63,7 +63,7 @@ def scraped_each(seconds: int) -> dict[str, Any]:
     return found
 
 
-def test_the_longest_interval_that_the_chart_lets_monitors_have_is_short_enough(tmp_path: Path) -> None:
+def test_alerts_work_with_the_longest_interval_that_the_chart_accepts(tmp_path: Path) -> None:
     tried(scraped_each(MINUTE), tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_the_longest_interval_that_the_chart_lets_monitors_have_is_short_enough(
         (3, {"PodIdentityNMIDown", "PodIdentityTokensUnavailable", "PodIdentityLimitsHit"}),
     ],
 )
-def test_with_a_longer_one_alerts_would_be_late_or_blind(minutes: int, blind: set[str], tmp_path: Path) -> None:
+def test_alerts_are_late_or_silent_with_a_longer_interval(minutes: int, blind: set[str], tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as failed:
         tried(scraped_each(minutes * MINUTE), tmp_path)
     silent = re.findall(r"alertname: (\w+), (?:(?!got:).)*got:\[\]", str(failed.value), re.DOTALL)

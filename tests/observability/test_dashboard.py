@@ -1,4 +1,4 @@
-"""The dashboard's file is what its source makes, and Grafana finds in it all that it refers to."""
+"""The dashboard's file equals the output of its generator, and all its references exist."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from tools.dashboard import text
 OF_GRAFANA = {"__rate_interval"}
 
 
-def test_the_file_is_what_its_source_makes() -> None:
+def test_the_file_equals_the_output_of_its_generator() -> None:
     made = (FILES / "dashboard.json").read_text()
     assert made == text(), "write it anew: python -m tools.dashboard"
 
 
-def test_each_panel_has_a_number_and_a_place_of_its_own() -> None:
+def test_panels_have_unique_numbers_and_do_not_overlap() -> None:
     everything = dashboard()["panels"]
     assert len({panel["id"] for panel in everything}) == len(everything)
     for one, other in combinations([panel["gridPos"] for panel in everything], 2):
@@ -34,14 +34,14 @@ def test_each_panel_has_a_number_and_a_place_of_its_own() -> None:
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in everything)
 
 
-def test_every_variable_that_is_used_is_there() -> None:
+def test_every_used_variable_exists() -> None:
     there = {variable["name"] for variable in dashboard()["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard()["panels"])))
     assert used - OF_GRAFANA == there == {"datasource", "node", "namespace"}
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows_and_asks_the_chosen_data_source(panel: dict[str, Any]) -> None:
+def test_a_panel_has_a_description_and_uses_the_selected_data_source(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     assert panel["targets"]
     for asking in (panel, *panel["targets"]):
@@ -49,11 +49,11 @@ def test_a_panel_says_what_it_shows_and_asks_the_chosen_data_source(panel: dict[
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_a_rate_interval_holds_two_samples_also_where_targets_are_scraped_once_a_minute() -> None:
+def test_a_rate_interval_contains_two_samples_at_a_scrape_interval_of_a_minute() -> None:
     assert {target["interval"] for panel in panels() for target in panel["targets"]} == {"1m"}
 
 
-def test_what_a_former_leader_remembers_is_not_shown() -> None:
+def test_values_of_a_former_leader_are_not_shown() -> None:
     of_the_leader = {
         "aadpodidentity_mic_oldest_pending_assignment_age_seconds",
         "aadpodidentity_mic_quarantined_identities",
@@ -77,7 +77,7 @@ LED = 'aadpodidentity_mic_lease_held{instance="a:8888"}'
     ],
     ids=["one-leads", "none-leads", "no-mic", "managed-mode"],
 )
-def test_who_leads_is_red_without_a_leader_but_not_in_managed_mode(
+def test_the_leader_panel_is_red_without_a_leader_but_not_in_managed_mode(
     tmp_path: Path, series: dict[str, int], shown: float | None
 ) -> None:
     (expr,) = [expr for title, _, expr in queries() if title == "MIC leads"]
@@ -91,6 +91,6 @@ def test_who_leads_is_red_without_a_leader_but_not_in_managed_mode(
     promtool("test", "rules", str(tmp_path / "leads.yaml"))
 
 
-def test_titles_are_not_used_twice() -> None:
+def test_titles_are_unique() -> None:
     titles = [panel["title"] for panel in dashboard()["panels"]]
     assert len(set(titles)) == len(titles)

@@ -1,6 +1,6 @@
-"""Trouble brought to the real programs, until the alerts' own expressions are true of what Prometheus has scraped.
+"""Faults for the real programs, until the alerts' expressions are true for the scraped metrics.
 
-What an alert waits for (`for`) is left out, and so are troubles that take minutes: promtool's cases show those.
+Excluded: the waiting time of an alert (`for`), and faults that take minutes; promtool's cases test those.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from podidentity_sandbox.serving import ResponseFault
 from tests.integration.walking import NODE, ask, binding, identity, run_bound_pod, run_pod
 
 CONNECTIONS_OF_ONE_POD = 8
-"""What NMI is told to allow, so that few are too many."""
+"""A low limit for NMI."""
 SECONDS = 20.0
 
 Bring = Callable[[Sandbox, Sequence[ExecutionContext]], Awaitable[None]]
 
 
 async def a_token_about_to_expire(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
-    """Azure gives a token of two hundred seconds to a pod that goes on asking for it."""
+    """Azure issues a token of 200 seconds to a pod that requests it repeatedly."""
     sandbox.azure.imds.token_seconds = 200
     _, context = await run_bound_pod(sandbox, "short")
     for _ in range(2):
@@ -32,7 +32,7 @@ async def a_token_about_to_expire(sandbox: Sandbox, contexts: Sequence[Execution
 
 
 async def an_identity_that_azure_refuses(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
-    """MIC may not assign it."""
+    """MIC has no permission to assign it."""
     known = sandbox.azure.directory.add_identity(identity_id("forbidden"))
     sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
     await sandbox.cluster.apply(identity("forbidden", type=0, resourceID=known.resource_id, clientID=known.client_id))
@@ -41,7 +41,7 @@ async def an_identity_that_azure_refuses(sandbox: Sandbox, contexts: Sequence[Ex
 
 
 async def a_pod_with_too_many_connections(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
-    """A hundred at once, which say nothing."""
+    """A pod opens a hundred connections and sends nothing."""
     source = contexts[0].environment["SANDBOX_SOURCE_ADDRESS"]
     port = int(sandbox.nmis[NODE].url.rpartition(":")[2])
     opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)) for _ in range(100)]
@@ -52,14 +52,14 @@ async def a_pod_with_too_many_connections(sandbox: Sandbox, contexts: Sequence[E
 
 
 async def an_imds_that_throttles(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
-    """Two pods want tokens for what is not in the cache; their first calls are answered with 429."""
+    """Two pods request tokens that are not in the cache; IMDS answers the first calls with 429."""
     await _asked_amid(
         sandbox, contexts, ResponseFault(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH)
     )
 
 
 async def an_imds_that_fails(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
-    """The same with 500, until nothing is asked any more."""
+    """The same with 500 for all calls."""
     await _asked_amid(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
 
 
@@ -70,13 +70,13 @@ TROUBLES: dict[Bring, set[str]] = {
     an_imds_that_throttles: {"PodIdentityIMDSThrottling"},
     an_imds_that_fails: {"PodIdentityIMDSUnavailable", "PodIdentityTokensUnavailable"},
 }
-"""What is done, and the alerts that must notice it."""
+"""Faults, and the alerts that must fire."""
 
 
 async def noticed(
     sandbox: Sandbox, contexts: Sequence[ExecutionContext], true_now: Callable[[str], Awaitable[bool]]
 ) -> AsyncIterator[tuple[str, bool]]:
-    """For each alert whether its expression, which *true_now* asks, has become true after its trouble (not before)."""
+    """Yield for each alert whether its expression, evaluated by *true_now*, became true after its fault only."""
     for bring, names in TROUBLES.items():
         for name in names:
             assert not await true_now(name), f"{name} was true before there was any trouble"
@@ -89,7 +89,7 @@ async def noticed(
 
 
 async def _asked_amid(sandbox: Sandbox, contexts: Sequence[ExecutionContext], fault: ResponseFault) -> None:
-    """Let *mishap* happen while two pods ask for eight tokens that nobody has asked for; it goes on afterwards."""
+    """Apply *mishap* while two pods request eight new tokens; it stays in force afterwards."""
     sandbox.azure.imds.faults.clear()
     sandbox.azure.imds.faults.add(fault)
     some = f"https://{fault.status}-"

@@ -86,9 +86,9 @@ def mic_registry() -> CollectorRegistry:
     LoopLag(registry, mic_app.PREFIX)
     settings = MicSettings(namespace="default")
     watches = {name: _Watch() for name in MIC_WATCHES}
-    others = ("lease_client", "lease", "contact", "view", "applier", "reconciler", "compute", "recorder")
-    rooms = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
-    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **rooms)
+    others = ("lease_client", "lease", "contact", "view", "host_reconciler", "controller", "compute", "recorder")
+    mocks = {name: MagicMock(**{"remaining_seconds.return_value": 0.0}) for name in others}
+    Endpoints(settings, registry, MicMetrics(registry), watches=watches, **mocks)
     return registry
 
 
