@@ -17,14 +17,14 @@ from typing import Final
 from benchmarks import machine
 from benchmarks.budgets import budgets
 from benchmarks.controller.run import SIZES, costs, fed
-from benchmarks.load import cases, closed, meanwhile, timely
+from benchmarks.load import cases, closed_loop, disturbances, open_loop
 from benchmarks.load.cases import Load
-from benchmarks.load.closed import Pace
+from benchmarks.load.closed_loop import Pace
+from benchmarks.load.footprint import start_seconds, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.servers import found
 from benchmarks.load.stage import Stage, behind_the_rule, on_loopback
-from benchmarks.load.weight import start_seconds, weighed
 from benchmarks.machine import Cores
 from benchmarks.micro.measure import rows
 from benchmarks.report.plots import draw
@@ -46,7 +46,7 @@ FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
 QUICK_SECONDS: Final = 120.0
 LEFT_OUT: Final = (
-    "Servers and clients share one machine's loopback, save in the rows of the nat rule: there is no network card.",
+    "Servers and clients share one machine's loopback, except in the rows of the nat rule: there is no network card.",
     "nginx sends the same bytes and looks at nothing; NMI reads the request, knows the pod, counts down the token.",
     "No client sends more than one request at a time on a connection.",
     "IMDS and API server are emulators, IMDS without delay unless a row says otherwise.",
@@ -93,7 +93,7 @@ class Bench:
     def full_node(self) -> None:
         with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as stage:
             log_progress("control")
-            self.found.control = closed.control(stage, self.cores, self.control_pace)
+            self.found.control = closed_loop.control(stage, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, stage)
             self._meanwhile(stage)
 
@@ -101,16 +101,16 @@ class Bench:
         for load in loads:
             if load.quick or not self.quick:
                 log_progress(load.title)
-                self.found.cases.append(closed.measured(load, stage, self.cores, self.pace))
+                self.found.cases.append(closed_loop.measured(load, stage, self.cores, self.pace))
 
     def _meanwhile(self, stage: Stage) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
-        self.found.open_loop = timely.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
+        self.found.open_loop = open_loop.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
                 log_progress(each.title)
-                self.found.background += meanwhile.measured(each, stage, 4.0 if self.quick else 8.0)
+                self.found.background += disturbances.measured(each, stage, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
@@ -119,7 +119,7 @@ class Bench:
         with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
             log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
-            self.found.cases += closed.side_by_side(both, self.cores, self.pace)
+            self.found.cases += closed_loop.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
 
     def through_the_rule(self) -> None:

@@ -1,9 +1,9 @@
-"""Puts MIC together: every object is made here, given what it needs, and run by one tree of tasks.
+"""Assembly of MIC: this module creates every object, passes its dependencies to it, and runs one tree of tasks.
 
-Order: probes and metrics, then the first answer of the API server, however long that takes, then the lease, then the
-type upgrade, then the watches, and once those are complete the rounds. So a second replica answers its probes and
-waits, and nothing is written that is not the leader's. Stopping goes the other way: rounds end, then the locks are
-released for whoever waits.
+MIC starts in this order: probes and metrics, the first response of the API server (without a time limit), the lease,
+the type upgrade, the watches and, once these are complete, reconciliation. A second replica therefore answers its
+probes while it waits, and only the leader writes. MIC stops in the reverse order: reconciliation ends, then MIC
+releases the locks for the next leader.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ READ_KINDS = (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS
 SCHEDULED = "spec.nodeName!="
 COMPONENT = "aad-pod-identity-mic"
 RELEASE_SECONDS = 3.0
-"""How long giving up the lease may take at the end; after that it expires by itself."""
+"""Limit for the release of the lease at the end; after that the lease expires."""
 
 
 class Stopped(Exception):  # noqa: N818  unwinds the task group after an ordered stop; never an error
@@ -77,17 +77,17 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError, and LeadershipLost in an exception group."""
     configure(settings.log_format, settings.verbosity)
     if settings.verbosity < LIBRARIES_VERBOSE:
-        # A sign-in that fails is told by us, once for each host; its lines differ at each try, which nothing bounds.
+        # MIC logs a failed sign-in once per host. The library's lines differ on each attempt, without a limit.
         logging.getLogger("azure").setLevel(logging.ERROR)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    told = " ".join(f"{name}={value}" for name, value in settings.describe().items())
+    changed = " ".join(f"{name}={value}" for name, value in settings.describe().items())
     log.info(
-        "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": told}
+        "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": changed}
     )
-    # What was imported stays: later collections would look at it again, each for 50 ms.
+    # Imported objects stay alive. Without the freeze each later collection would scan them again, for 50 ms.
     gc.collect()
     gc.freeze()
     try:
@@ -125,7 +125,7 @@ class App:
         client: Client,
         registry: CollectorRegistry,
     ) -> None:
-        """*client* is the elector's alone: no renewal waits behind what the work has to ask."""
+        """*client* is used by the elector only, so that no renewal waits behind other requests."""
         self._credential = credential
         host = socket.gethostname()
         limit = LogLimit()
@@ -148,7 +148,7 @@ class App:
         SkippedMetrics(registry, PREFIX, READ_KINDS).watch(self._client.skipped.counts)
         self._lag = LoopLag(registry, PREFIX)
         self._ignored = IgnoredObjects(self._recorder, self._metrics.ignored)
-        # A request to Azure must be over, one way or the other, while the lease is certainly ours.
+        # A request to Azure must end while this process certainly holds the lease.
         request_seconds = min(REQUEST_SECONDS, settings.lease_seconds * 0.6)
         self._compute = Compute(
             credential,
@@ -204,7 +204,7 @@ class App:
             if settings.type_upgrade
             else None
         )
-        # A pod that no node runs yet needs nothing, and the watch brings it once it is scheduled.
+        # A pod without a node needs nothing. The watch reports it once it is scheduled.
         self._pods = Informer(
             self._client,
             PODS,
@@ -252,7 +252,7 @@ class App:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lead when it is our turn, until *stop* is set."""
+        """Lead whenever this process holds the lease, until *stop* is set."""
         try:
             await self._endpoints.start()
             try:
@@ -261,7 +261,7 @@ class App:
                     tasks.create_task(self._lag.run(), name="event loop lag")
                     tasks.create_task(self._serve(), name="serving")
             except* Stopped:
-                log.info("stopping; whatever lock is ours is released")
+                log.info("stopping; leader locks are released")
         except PortInUse as error:
             raise StartError(str(error)) from error
         finally:
@@ -271,12 +271,13 @@ class App:
             await self._endpoints.stop()
 
     async def _release(self) -> None:
-        """Let another one lead, whatever ended us: nothing of ours runs any more, and a lock may still be held."""
+        """Release the leader locks, after any end of the tasks. No task of MIC runs at this point, and a lock may still
+        be held."""
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._elector.release()
         except TimeoutError:
-            log.warning("the lease could not be released in time; it expires by itself")
+            log.warning("lease not released in time; it will expire")
 
     async def _serve(self) -> None:
         await self._contact.made()
@@ -307,7 +308,7 @@ class App:
             unfinished = [host_key.key for host_key in self._view.host_states() if host_key.has_work]
             for host_key in unfinished:
                 self._dirty(host_key)
-            # What is there now mostly stays: each full collection would look at all of it again, and stop the loop.
+            # Most of these objects stay alive. Each full collection would scan them again and block the loop.
             gc.collect()
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
@@ -318,7 +319,7 @@ class App:
             self._host_reconciler.protect(config.user_assigned_identity)
 
     def _dirty(self, host_key: str) -> None:
-        if self._known:  # until then everything seems unfinished once: five lists do not come in one moment
+        if self._known:  # the five lists do not arrive together, so until then every object seems to be out of sync
             self._controller.dirty(host_key)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:

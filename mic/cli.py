@@ -1,7 +1,7 @@
-"""The command `mic`: the one place that reads the process's arguments and environment.
+"""The command `mic`: the only module that reads the process's arguments and environment.
 
-Its exit codes are those of `podidentity.exits`. With `--plan` it ends with 0 where there is nothing to do, with
-`SOMETHING_TO_DO` where there is, and with 1 where that is not, or not wholly, known.
+The exit codes are those of `podidentity.exits`. With `--plan`, 0 means that there is nothing to do, `SOMETHING_TO_DO`
+that there is, and 1 that this is unknown or only partly known.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from podidentity.kube.locks import LeadershipLost
 from podidentity.version import VERSION
 
 CONTAINER: Final = Path("/proc/1/cmdline")
-"""The command line of the process that a container was started for: with `kubectl exec`, the MIC beside ours."""
+"""Command line of the container's first process: under `kubectl exec`, of the MIC that runs in this container."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     settings = parse(argv, os.environ)
     if settings.plan and os.getpid() != 1:
-        # The plan is to be that of the MIC beside us; what is given here still counts more.
+        # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
         settings = parse([*flags_beside(_read(CONTAINER)), *argv], os.environ)
     if settings.version:
         sys.stdout.write(f"mic {VERSION}\n")
@@ -54,13 +54,13 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def flags_beside(command_line: bytes) -> list[str]:
-    """The flags in the command line of another process, each part of it ended by a zero, if that process is a MIC."""
+    """Return the flags in *command_line*, which has a zero byte after each argument, if that process is a MIC."""
     words = [word.decode(errors="replace") for word in command_line.split(b"\0")][:-1]
     for place, word in enumerate(words):
         if word.rpartition("/")[2] == "mic":
             return words[place + 1 :]
         if word.startswith("-") and word not in {"-m", "--"}:
-            break  # some other program's flags, in which the word would mean something else
+            break  # another program's flags, where this argument has another meaning
     return []
 
 
@@ -72,7 +72,8 @@ def _read(path: Path) -> bytes:
 
 
 def _plan(settings: Settings) -> int:
-    """Print what would be done. Raises StartError, also where Azure did not tell all of it: then after printing."""
+    """Print the changes that MIC would make. Raise StartError, after printing, if Azure did not respond for every
+    host."""
     from mic.preview.schema import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.text import lines, unanswered  # noqa: PLC0415  not for a MIC that runs
@@ -94,5 +95,5 @@ def _print(lines: Iterable[str]) -> None:
         sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough (head, a pager); what is left must not fail again as the process ends.
+        # The reader (head, a pager) has closed the pipe. The flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

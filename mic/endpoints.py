@@ -1,7 +1,7 @@
-"""What MIC shows of itself: /healthz, /readyz and /debug on the probe port, /metrics on its own.
+"""HTTP endpoints of MIC: /healthz, /readyz and /debug on the probe port, /metrics on a second port.
 
-Ready means that this replica does its part: it reaches the API server and, where it leads, hears its watches and can
-sign in to Azure. One that waits for the lease is ready too, since it would take over.
+Ready means that this replica can do its work: it reaches the API server and, if it leads, its watches are alive and it
+can sign in to Azure. A replica that waits for the lease is ready too, because it can take over.
 """
 
 import math
@@ -26,16 +26,17 @@ from podidentity.version import VERSION
 
 EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from elsewhere
 SILENT_SECONDS: Final = 30.0
-"""After this long without any answer of the API server we are not ready; the lease alone asks every few seconds."""
+"""Time without a response of the API server after which MIC is not ready; the lease alone sends a request every few
+seconds."""
 WATCH_GRACE_SECONDS: Final = 10.0
 """For a watch that was found silent to be replaced."""
 
 
 class Lease(Protocol):
-    """What is shown of the leadership."""
+    """The state of the leadership."""
 
     def remaining_seconds(self) -> float:
-        """How long nobody else can hold it; 0 for who does not."""
+        """Return the seconds during which no other process can hold the lease; 0 without it."""
 
 
 class Contact(Protocol):
@@ -46,7 +47,7 @@ class Contact(Protocol):
 
 
 class Endpoints:
-    """Both listeners, and what they say."""
+    """The two listeners and their content."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Endpoints:
         compute: Compute,
         recorder: EventRecorder,
     ) -> None:
-        """*lease_client*: the one that asks for the lease, since that is what a replica without it asks for alone."""
+        """*lease_client*: the elector's client, the only one that a replica without the lease uses."""
         self._client = lease_client
         self._lease = lease
         self._contact = contact
@@ -115,15 +116,15 @@ class Endpoints:
         await self._probes.stop()
 
     def health(self) -> str:
-        """What /healthz says: the reference's words."""
+        """Return the body of /healthz, worded as in the Go implementation."""
         return "Active" if self._controller.running else "Not Active"
 
     def checks(self) -> dict[str, str | None]:
-        """What /readyz says: name of the check -> why it fails."""
+        """Return the checks of /readyz: name -> why it fails."""
         return {"api server": self._unanswered(), "watches": self._silent(), "azure": self._compute.sign_in_problem}
 
     def state(self) -> dict[str, object]:
-        """What /debug/state says, of every room. No secrets, nothing unbounded."""
+        """Return the state of all parts for /debug/state, without secrets and of limited size."""
         return {
             "version": VERSION,
             "health": self.health(),
@@ -143,7 +144,7 @@ class Endpoints:
         return f"no answer for {silent:.0f} s from {self._client.access.server}; see whether it runs and is reachable"
 
     def _silent(self) -> str | None:
-        """Only the leader watches."""
+        """Return which watches are silent. Only the leader watches."""
         if self._lease.remaining_seconds() <= 0:
             return None
         age = {name: watch.staleness_seconds() for name, watch in self._watches.items()}

@@ -1,7 +1,7 @@
-"""Nothing is changed by who does not lead: the last look at the lease, at the very moment before a request is sent.
+"""Writes only by the leader: the last check of the lease, immediately before a request is sent.
 
-Between the decision to write and the first byte there may be a wait for a connection, for a token, or for a process
-that was suspended to be woken: only what is asked after all of them counts.
+Between the decision to write and the first byte the process may wait for a connection or a token, or be suspended. Only
+a check after all of these is safe.
 """
 
 import time
@@ -20,14 +20,14 @@ READS: Final = frozenset({"GET", "HEAD"})
 
 
 class LeaseRunOut(aiohttp.ClientConnectionError):
-    """The request was not sent, since somebody else may lead by now."""
+    """The request was not sent, because another process may lead by now."""
 
     def __init__(self) -> None:
         super().__init__("the leader lease has run out, so nothing is written")
 
 
 class LeaderConnector(aiohttp.TCPConnector):
-    """Hands a connection to a request that changes something only while *may_write*."""
+    """Connector that provides a connection for a write only while *may_write* returns True."""
 
     def __init__(self, may_write: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)
@@ -37,7 +37,7 @@ class LeaderConnector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """A connection on which *req* is sent next, without another wait. Raises LeaseRunOut."""
+        """Return a connection on which *req* is sent without another wait. Raise LeaseRunOut."""
         connection = await super().connect(req, traces, timeout)
         if req.method not in READS and not self._may_write():
             connection.release()
@@ -46,8 +46,8 @@ class LeaderConnector(aiohttp.TCPConnector):
 
 
 class LeaderClient(Client):
-    """The API server as the leader's work uses it: what changes something is sent, and waited for, only while the lease
-    is certainly ours. The elector has a client of its own, so that no renewal waits behind that work."""
+    """Client of the API server for the leader's work: a write is sent, and its response awaited, only while this
+    process certainly holds the lease. The elector has its own client, so that no renewal waits behind that work."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LeaderClient(Client):
         timeout_seconds: float | None = None,
         **options: Any,
     ) -> bytes:
-        """As of Client. Raises Unreachable for a write once the lease has run out."""
+        """Send a request as Client does. Raise Unreachable for a write after the lease has expired."""
         if method not in READS:
             remaining = self._remaining_seconds()
             if remaining <= 0:

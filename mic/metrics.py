@@ -1,4 +1,5 @@
-"""MIC's metrics: the reference's names, which dashboards know, and a few of our own. In a registry passed in."""
+"""MIC's metrics: those of the Go implementation, with their names, and additional ones. The caller provides the
+registry."""
 
 from collections.abc import Callable
 from typing import Final
@@ -23,7 +24,7 @@ STATUS_OPERATION: Final = "update_azure_assigned_identity_status"
 
 
 class MicMetrics:
-    """All of them, with one method for each thing that happens."""
+    """The metrics, with one method for each event."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -47,9 +48,9 @@ class MicMetrics:
         self._cloud_errors = {each: cloud_errors.labels(each) for each in KINDS if each != POLL}
         calls = self._counter("mic_arm_calls_count", "Calls to Resource Manager", "operation_type", "outcome")
         self._arm_calls = {(kind, outcome): calls.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
-        self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one round for one host")
-        self._cycles = self._counter("mic_cycle_count", "Rounds, each for one VM or scale set")
-        faults = self._counter("mic_faults_total", "Unexpected exceptions; what they concern is left out", "where")
+        self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one reconcile pass of a host")
+        self._cycles = self._counter("mic_cycle_count", "Reconcile passes, each of one VM or scale set")
+        faults = self._counter("mic_faults_total", "Unexpected exceptions; the affected object is left out", "where")
         self._faults = {each: faults.labels(each) for each in FAULTS}
         self._ignored = self._counter(
             "mic_ignored_objects_total", "Identities and bindings that were ignored, each change of one counted again"
@@ -57,26 +58,26 @@ class MicMetrics:
         self._elections = self._counter("mic_new_leader_election_count", "Times this process became the leader")
 
     def ignored(self) -> None:
-        """An identity or a binding that is new or has changed is ignored."""
+        """Count an identity or a binding that is new or has changed and is ignored."""
         self._ignored.inc()
 
     def faulted(self, where: str) -> None:
-        """An exception that is not expected was raised in one of FAULTS; what it concerns is left out for a while."""
+        """Count an unexpected exception in one of FAULTS, whose object MIC leaves out for some time."""
         self._faults[where].inc()
 
     def wrote(self, operation: str, seconds: float) -> None:
-        """A write to the API server succeeded; changes of a status alone have no metric of their own."""
+        """Count a successful write to the API server; changes of a status only have no metric."""
         if operation in self._object_seconds:
             self._object_seconds[operation].observe(seconds)
             self._object_counts[operation].inc()
 
     def failed(self, operation: str) -> None:
-        """A write to the API server failed."""
+        """Count a failed write to the API server."""
         self._object_errors[operation].inc()
 
     def called_cloud(self, operation: str, seconds: float, outcome: str) -> None:
-        """A call to Resource Manager ended, an update with its whole operation. Polls have no name of the reference's:
-        they are counted only."""
+        """Count a call to Resource Manager, an update with its whole operation. Polls have no metric in the Go
+        implementation and are only counted."""
         self._arm_calls[operation, outcome].inc()
         if operation == POLL:
             return
@@ -85,16 +86,16 @@ class MicMetrics:
             self._cloud_errors[operation].inc()
 
     def reconciled(self, seconds: float) -> None:
-        """One round for one host ended."""
+        """Count one reconcile pass of a host."""
         self._cycle_seconds.observe(seconds)
         self._cycles.inc()
 
     def became_leader(self) -> None:
-        """The lease is ours."""
+        """Count an election as the leader."""
         self._elections.inc()
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
-        """Show *value* under *name*, asked for at each scrape."""
+        """Register a gauge that reads *value* at each scrape."""
         Gauge(PREFIX + name, documentation, registry=self._registry).set_function(value)
 
     def _histogram(self, name: str, documentation: str, *labels: str) -> Histogram:

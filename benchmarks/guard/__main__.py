@@ -8,8 +8,8 @@ import sys
 
 from benchmarks.guard import baseline
 from benchmarks.guard.counting import counted
+from benchmarks.guard.environment import current_environment
 from benchmarks.guard.functions import tables
-from benchmarks.guard.here import here
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     if what == "functions":
         sys.stdout.write("\n\n".join(tables()) + "\n")
         return 0
-    environment, found = here(), counted()
+    environment, found = current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []
     if what == "write":
         others = [each for each in every if each.environment != environment]

@@ -19,7 +19,7 @@ from typing import Final
 import uvloop
 
 from benchmarks.compiled import loaded
-from benchmarks.guard.served import Served, pod_address
+from benchmarks.guard.token_server import Served, pod_address
 from tests.corpus.corpus import ACCEPTED
 
 marks: Final = loaded(Path(__file__).with_name("marks.pyx"))

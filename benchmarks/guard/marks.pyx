@@ -38,7 +38,7 @@ def instrument():
 
 
 def trace():
-    """From here on begin, end and done are to be seen in a trace of system calls."""
+    """From here on begin, end and done are visible in a trace of system calls."""
     global tracing
     tracing = True
 

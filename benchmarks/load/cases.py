@@ -1,4 +1,4 @@
-"""The cases of the suite as data. `closed`, `timely` and `meanwhile` run them."""
+"""The cases of the suite as data. `closed_loop`, `open_loop` and `disturbances` run them."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -110,7 +110,7 @@ QUICK_RATES: Final = (10_000,)
 
 
 @dataclass(frozen=True, slots=True)
-class Meanwhile:
+class Disturbance:
     """A disturbance during an open loop of ready answers."""
 
     key: str
@@ -123,27 +123,29 @@ class Meanwhile:
 
 BACKGROUND_RATE: Final = 5_000
 BACKGROUND_PODS: Final = 99
-NOTHING: Final = Meanwhile(
+NOTHING: Final = Disturbance(
     "nothing", "nothing else", "5,000 requests a second of 99 pods, and nothing else", quick=True
 )
-RELIST: Final = Meanwhile("relist", "re-lists of 250 pods", "all watches end with 410 every 1.5 s", quick=True)
-EVENTS: Final = Meanwhile("events", "1,000 watch events/s", "heartbeats of pods and annotations of assigned identities")
-SCRAPES: Final = Meanwhile("scrapes", "a scrape each second", "Prometheus reads /metrics once a second")
-NOISY: Final = Meanwhile(
+RELIST: Final = Disturbance("relist", "re-lists of 250 pods", "all watches end with 410 every 1.5 s", quick=True)
+EVENTS: Final = Disturbance(
+    "events", "1,000 watch events/s", "heartbeats of pods and annotations of assigned identities"
+)
+SCRAPES: Final = Disturbance("scrapes", "a scrape each second", "Prometheus reads /metrics once a second")
+NOISY: Final = Disturbance(
     "noisy",
     "1 noisy pod of 100",
     "another pod: 200 connections in a closed loop and 50 clients that close, without a rate limit",
 )
-MISSES: Final = Meanwhile(
+MISSES: Final = Disturbance(
     "misses", "misses beside hits", "8 requests a second for a token of IMDS, which takes 50 ms", own="a miss itself"
 )
-RENEWALS: Final = Meanwhile(
+RENEWALS: Final = Disturbance(
     "renewals",
     "renewals under load",
     "8 cached tokens a second are fetched again (bypass_cache=true), which takes IMDS 50 ms",
     own="a renewal itself",
 )
-PASSED_ON: Final = Meanwhile(
+PASSED_ON: Final = Disturbance(
     "passed-on",
     "instance metadata",
     "8 requests a second that are passed on to IMDS",

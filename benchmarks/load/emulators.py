@@ -1,4 +1,4 @@
-"""The API server and IMDS around one NMI, as a process of their own: `python -m benchmarks.load.emulators`.
+"""The API server and IMDS around one NMI, as a separate process: `python -m benchmarks.load.emulators`.
 
 It reads orders as lines (`orders`), responds with one line each, and exits at the end of its input. There is no kubelet
 and no MIC: the process writes pods and AzureAssignedIdentities in their final states, about as large as real ones.
@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from benchmarks.controller import stream
 from benchmarks.load.addresses import addresses
-from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Told, line
+from benchmarks.load.orders import AddPods, Churn, Counts, Order, Relist, SetImds, line
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
 from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.directory import ManagedIdentity
@@ -84,7 +84,7 @@ class Emulators:
         await self._api.stop()
         await self._imds.stop()
 
-    async def take(self, order: Order) -> Told:
+    async def take(self, order: Order) -> Counts:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
@@ -98,7 +98,7 @@ class Emulators:
                 self._relist()
             case _:
                 pass
-        return Told(
+        return Counts(
             imds_port=self._imds.port,
             pods=len(self._names),
             imds_calls=len(self._imds.token_calls),

@@ -63,7 +63,7 @@ class Group:
     """Connections are bound round-robin to *sources* addresses that start here."""
     sources: int
     requests: tuple[Request, ...]
-    """Taken in turn."""
+    """Used round-robin."""
     close: bool = False
     """Whether requests are sent with `Connection: close`."""
     rate: float | None = None

@@ -33,14 +33,14 @@ class Relist(msgspec.Struct, frozen=True, tag="relist"):
     """End each watch and delete the history: the API server refuses to resume with 410, and clients list again."""
 
 
-class Tell(msgspec.Struct, frozen=True, tag="tell"):
+class GetCounts(msgspec.Struct, frozen=True, tag="tell"):
     """Request the counts only."""
 
 
-Order = AddPods | SetImds | Churn | Relist | Tell
+Order = AddPods | SetImds | Churn | Relist | GetCounts
 
 
-class Told(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True):
     """The response to an order, sent when it is complete; for a churn, when it has started."""
 
     imds_port: int
@@ -56,5 +56,5 @@ class Told(msgspec.Struct, frozen=True):
     churning: bool
 
 
-def line(message: Order | Told) -> bytes:
+def line(message: Order | Counts) -> bytes:
     return msgspec.json.encode(message) + b"\n"

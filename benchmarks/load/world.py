@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.load.addresses import FIRST_POD, addresses
-from benchmarks.load.orders import AddPods, Churn, Order, Relist, SetImds, Tell, Told, line
+from benchmarks.load.orders import AddPods, Churn, Counts, GetCounts, Order, Relist, SetImds, line
 from benchmarks.load.servers import HERE, Side, folder, running
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.tokens import TOKEN_SECONDS
@@ -22,7 +22,7 @@ TOKEN_BYTES: Final = 1500
 LOG: Final = "emulators.log"
 KUBECONFIG: Final = "kubeconfig"
 
-_told = msgspec.json.Decoder(Told)
+_counts = msgspec.json.Decoder(Counts)
 
 
 class World:
@@ -35,7 +35,7 @@ class World:
         self.side = side
         """The side on which it runs, and the node."""
         self.kubeconfig = kept / KUBECONFIG
-        self.imds_port = self.told().imds_port
+        self.imds_port = self.counts().imds_port
 
     @property
     def pid(self) -> int:
@@ -44,7 +44,7 @@ class World:
     @property
     def pods(self) -> list[str]:
         """Return the addresses of all pods on the node in the order of their creation."""
-        return addresses(self.told().pods, self._first_pod)
+        return addresses(self.counts().pods, self._first_pod)
 
     def add_pods(self, count: int) -> list[str]:
         """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds."""
@@ -64,17 +64,17 @@ class World:
         self._order(Churn(events_per_second * 0.75, events_per_second * 0.25, seconds))
 
     def relist(self) -> None:
-        """Have all watching clients list again. `told` has the number of started lists.
+        """Have all watching clients list again. `counts` has the number of started lists.
 
         NMI starts within a second if its watches have existed for one; more frequent calls increase its backoff.
         """
         self._order(Relist())
 
-    def told(self) -> Told:
+    def counts(self) -> Counts:
         """Return the current counts."""
-        return self._order(Tell())
+        return self._order(GetCounts())
 
-    def _order(self, order: Order) -> Told:
+    def _order(self, order: Order) -> Counts:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("it was started with pipes")
         try:
@@ -86,7 +86,7 @@ class World:
         if not answer:
             last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
             raise ProgramError(f"the emulators have ended: {' '.join(last) or 'they said nothing'}")
-        return _told.decode(answer)
+        return _counts.decode(answer)
 
 
 @contextmanager

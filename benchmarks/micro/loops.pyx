@@ -1,7 +1,7 @@
 """Loops around functions of the data plane that are called from C only; a call from Python would cost more than they.
 
 Each loop goes over its texts *times* times and returns the nanoseconds of CPU that it took, and how many calls had a
-result, so that what is timed can be asserted.
+result, so that the timed calls can be asserted.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

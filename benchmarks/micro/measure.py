@@ -12,7 +12,7 @@ from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
 from benchmarks.compiled import loaded
-from benchmarks.micro import yardsticks
+from benchmarks.micro import comparisons
 from benchmarks.paired import quartiles
 from benchmarks.results import Micro
 from nmi.server.measures import BUCKETS_SECONDS
@@ -83,8 +83,8 @@ def cases() -> Iterator[Case]:
     kept = [head for head in fast if b"connection: close" not in head.lower()]
     for corpus, heads in (("accepted", kept), ("SDKs", sdks)):
         for how, parse in (
-            ("httptools silent", yardsticks.httptools_parses),
-            ("httptools tells Python", yardsticks.httptools_tells),
+            ("httptools silent", comparisons.httptools_parses),
+            ("httptools tells Python", comparisons.httptools_tells),
         ):
             yield Case(
                 f"scan_head ({how})",
@@ -102,12 +102,12 @@ def cases() -> Iterator[Case]:
             len(texts),
             {
                 "native": bound(loops.read, texts),
-                "oracle": bound(yardsticks.oracle_judges, [target.decode() for target in targets]),
-                "httptools": bound(yardsticks.httptools_splits, targets),
+                "oracle": bound(comparisons.oracle_judges, [target.decode() for target in targets]),
+                "httptools": bound(comparisons.httptools_splits, targets),
             },
         )
     for corpus, heads, results in (("accepted", fast, len(fast)), ("all, refused ones too", every, len(fast))):
-        native, oracle = bound(loops.scan_and_read, heads), bound(yardsticks.oracle_reads, heads)
+        native, oracle = bound(loops.scan_and_read, heads), bound(comparisons.oracle_reads, heads)
         yield Case("scan_head, read_query", corpus, len(heads), results, {"native": native, "oracle": oracle})
     yield from index_cases(loops, queries["SDKs"])
     yield from answer_cases(loops)
@@ -147,7 +147,7 @@ def answer_cases(loops: ModuleType) -> Iterator[Case]:
     now = time.monotonic_ns()
     for corpus, step in (("within a second", 0), ("a second later each time", 10**9)):
         native = bound(loops.write, answer(), now, step)
-        oracle = bound(yardsticks.json_writes, TOKEN, 3600)
+        oracle = bound(comparisons.json_writes, TOKEN, 3600)
         yield Case("ReadyAnswer.written (json.dumps)", corpus, 1, 1, {"native": native, "oracle": oracle})
     series = Histogram(BUCKETS_SECONDS).series(("200",))
     for corpus, spent in (("in the first bucket", 10_000), ("beyond the last", 100 * 10**9)):

@@ -1,7 +1,7 @@
-"""The identities on VMs and scale sets, read and changed through azure-mgmt-compute.
+"""Reads and updates of the identities of VMs and scale sets, through azure-mgmt-compute.
 
-One call of the SDK is one request: its own repetitions are off, because when to ask again is decided where the other
-work on the host is known. Only the identity part of a resource is ever sent. Every failure is an AzureError.
+One call of the SDK is one request. Its own retries are off, because the caller, which knows the other work on the host,
+decides about retries. Only the identity part of a resource is sent. Every failure is an AzureError.
 """
 
 import asyncio
@@ -39,31 +39,31 @@ from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
 
 REQUEST_SECONDS: Final = 10.0
-"""For one request, be it the PATCH that begins an operation: less than a lease is held for after a renewal."""
+"""Limit of one request, including the PATCH that starts an operation: less than the remaining lease after a renewal."""
 
 OPERATION_SECONDS: Final = 30 * 60.0
-"""For a whole operation: a large scale set takes many minutes; after this the host is looked at again."""
+"""Limit of a whole operation: a large scale set takes many minutes. After this the host is read again."""
 
 POLL_FIRST_SECONDS: Final = 0.2
 POLL_LAST_SECONDS: Final = 5.0
 POLL_SHARE: Final = 0.08
-"""The pause as a share of what was waited so far: an operation of 5 s is seen to end within 0.4 s, for 20 calls; one
-of half an hour within 5 s."""
+"""Pause as a share of the elapsed waiting time: the end of an operation of 5 s is noticed within 0.4 s with 20 calls,
+that of half an hour within 5 s."""
 
 CONNECTIONS_MAX: Final = 64
 
 API_VERSION: Final = "2024-07-01"
-"""Has etags on VMs and scale sets; the SDK's own default moves with its version, and this must not."""
+"""Returns etags for VMs and scale sets. The SDK's default changes with its version, so MIC pins one."""
 STACK_API_VERSION: Final = "2020-06-01"
 """The newest that Azure Stack Hub's present releases serve; it gives no etags."""
 
 Observe = Callable[[str, float, str], None]
-"""Told of each call: its kind (one of KINDS), how many seconds it took, and its outcome (`errors.OUTCOMES`)."""
+"""Callback for each call: its kind (one of KINDS), its duration in seconds, and its outcome (`errors.OUTCOMES`)."""
 
 POLL: Final = "operation_get"
 KINDS: Final = ("vm_get", "vm_update", "vmss_get", "vmss_update", POLL)
-"""An update counts once, with its whole operation; each look at how that goes, and at what it has left, is a call of
-its own."""
+"""An update counts once, with its whole operation. Each poll of the operation, and the read after it, is a separate
+call."""
 
 
 def default_api_version(cloud: Cloud) -> str:
@@ -72,7 +72,7 @@ def default_api_version(cloud: Cloud) -> str:
 
 
 class GrowingPolling(AsyncARMPolling):
-    """ARM's polling, beginning quickly and slowing down; where Azure says Retry-After, that is obeyed."""
+    """ARM polling that starts quickly and slows down. Retry-After takes precedence."""
 
     _waited_seconds = 0.0
 
@@ -98,16 +98,16 @@ class GrowingPolling(AsyncARMPolling):
 
     @override
     async def _poll(self) -> None:
-        # The operation cannot be over before it has begun: the SDK would ask at once and then wait.
+        # The SDK would poll immediately and then wait, but no operation ends that early.
         if not self.finished():
             await self._delay()
         await super()._poll()
 
     @override
     def _extract_delay(self) -> float:
-        told = self._pipeline_response.http_response.headers.get("Retry-After", "")
-        if told.isascii() and told.isdigit():
-            return min(float(told), OPERATION_SECONDS)
+        header = self._pipeline_response.http_response.headers.get("Retry-After", "")
+        if header.isascii() and header.isdigit():
+            return min(float(header), OPERATION_SECONDS)
         delay = min(max(POLL_FIRST_SECONDS, POLL_SHARE * self._waited_seconds), POLL_LAST_SECONDS)
         self._waited_seconds += delay
         return delay
@@ -129,7 +129,7 @@ class Compute:
         clock: Callable[[], float] = time.monotonic,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """*may_write*: asked when a change is about to be sent, after every wait for a token or a connection."""
+        """*may_write* is called immediately before a change is sent, after every wait for a token or a connection."""
         self._credential = credential
         self._cloud = cloud
         self._user_agent = user_agent
@@ -143,10 +143,10 @@ class Compute:
         self._clients: dict[str, ComputeManagementClient] = {}
         self._making = asyncio.Lock()
         self.sign_in_problem: str | None = None
-        """Why the last call had no valid token, until Azure has answered one again."""
+        """Why the last call had no valid token, until Azure accepts one again."""
 
     async def get(self, host: Host) -> HostIdentities:
-        """What is on *host* now; `GONE` where Azure knows no such host."""
+        """Return the identities of *host*; `GONE` if Azure knows no such host."""
         found = GONE
 
         def keep(response: Any, *_: Any) -> None:
@@ -162,10 +162,10 @@ class Compute:
         return found
 
     async def update(self, host: Host, change: Change) -> HostIdentities:
-        """Carry out *change* and wait for its end; what is on the host then. `GONE` where Azure knows no such host.
+        """Make *change*, wait for its end, and return the identities of the host; `GONE` if Azure knows no such host.
 
-        A failure leaves open what has been done: look again, though not at once after LooksThrottled. 404 may be about
-        what the update names, or about the operation: only a look tells whether it is about the host.
+        After a failure the state of the host is unknown: read it again, but not immediately after LooksThrottled. A 404
+        may concern an identity in the update or the operation; only a read shows whether it concerns the host.
         """
         after = GONE
         begun = False
@@ -212,7 +212,8 @@ class Compute:
             await session.close()
 
     async def _operations(self, host: Host) -> Any:
-        """The SDK's operations for the host's kind; both kinds have the same shape, which their types do not say."""
+        """Return the SDK's operations for the host's kind; both kinds have the same methods, which their types do not
+        declare."""
         async with self._making:
             client = self._clients.get(host.subscription)
             if client is None:

@@ -1,7 +1,8 @@
-"""What Azure Resource Manager can answer, one class for each thing that MIC does about it.
+"""Failures of Azure Resource Manager, one class for each way in which MIC reacts.
 
-`podidentity.azure.errors` has the general ones (Unreachable, Throttled, Refused, and AzureError itself for a failure
-that may pass); here are those that only an identity on a VM or scale set can have. azure-core's exceptions end here.
+`podidentity.azure.errors` defines the general ones (Unreachable, Throttled, Refused, and AzureError itself for a
+failure that may be temporary); this module defines those that concern identities of a VM or scale set. It translates
+azure-core's exceptions.
 """
 
 import json
@@ -33,9 +34,9 @@ __all__ = [
 ]
 
 ROLE_CODE: Final = "linkedauthorizationfailed"
-"""Names in its message what the caller may not put on the host: mostly identities, but a subnet or a disk too."""
+"""The message names resources that the caller may not assign: mostly identities, but also subnets or disks."""
 IDENTITY_CODE: Final = "failedidentityoperation"
-"""Is about an identity in any case, and mostly names it."""
+"""Always concerns an identity, and mostly names it."""
 
 READ_MAX: Final = 64 * 1024
 """Characters of a message that are searched for ids: 150 ids of the longest form fit."""
@@ -48,10 +49,10 @@ _ID: Final = re.compile(
 
 
 _QUOTED_CLIENT_ID: Final = re.compile(r"'([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'", re.IGNORECASE)
-"""As Entra names an application in its sentences; the ids by which its support finds the request are not in quotes."""
+"""Entra's notation of an application in messages. The ids by which its support finds the request are not in quotes."""
 
 _MENTION: Final = "microsoft.managedidentity"
-"""In the action or the scope of a refusal that is about an identity, and not about a subnet or a disk of the host."""
+"""Occurs in the action or the scope of a refusal that concerns an identity, not a subnet or a disk."""
 
 
 class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
@@ -59,24 +60,24 @@ class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base
 
 
 class Missing(Refused):
-    """The host is there, and something that the update names is not: an identity's group, subscription or itself."""
+    """The host exists, but something that the update names does not: an identity, its group or its subscription."""
 
 
 class SignInFailed(Refused):
-    """There is no token for Resource Manager, or ours is not valid: whatever a request asks for, it is refused."""
+    """MIC has no valid token for Resource Manager, so that every request is refused."""
 
 
 class LooksThrottled(Throttled):
-    """Azure took an update, and allows no more looks at how it goes: neither at what is on the host for now."""
+    """Azure accepted an update and now throttles polls and reads of the host."""
 
 
 class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """Somebody else changes the VM or scale set (409), or has changed it since it was read (412): look again."""
+    """Another client changes the host (409), or has changed it since it was read (412): read it again."""
 
 
 class BadIdentities(Refused):
-    """The update was refused because of certain identities: `ids` are the keys (lower-case resource ids) that could be
-    read out of the message. An id that has a quote in it, say, cannot, and then these name nobody of the update."""
+    """Azure refused the update because of certain identities. `ids` are the keys (lower-case resource ids) found in the
+    message. An id that contains a quote, for example, cannot be found, so `ids` may name no identity of the update."""
 
     ids: frozenset[str] = frozenset()
 
@@ -94,7 +95,7 @@ OUTCOMES: Final = ("ok", *_OUTCOMES.values())
 
 
 def outcome_of(error: AzureError | None) -> str:
-    """Which of OUTCOMES it was; None stands for a call that succeeded."""
+    """Return the outcome, one of OUTCOMES; None is a successful call."""
     return "ok" if error is None else next(name for kind, name in _OUTCOMES.items() if isinstance(error, kind))
 
 
@@ -102,15 +103,15 @@ _CLASSES: Final[Mapping[int, type[AzureError]]] = {404: NotFound, 409: Conflict,
 
 
 def translated(error: BaseException) -> AzureError:
-    """The same failure in our own words. For what azure-core and azure-identity raise, and for TimeoutError."""
+    """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError."""
     if isinstance(error, ClientAuthenticationError):
-        told = _QUOTED_CLIENT_ID.sub(lambda found: f"'{redacted(found[1])}'", error.message)
-        why = f"no token for Resource Manager; check the credentials in the cloud config: {told}"
+        detail = _QUOTED_CLIENT_ID.sub(lambda found: f"'{redacted(found[1])}'", error.message)
+        why = f"no token for Resource Manager; check the credentials in the cloud config: {detail}"
         return SignInFailed(why, status=error.status_code)
     if not isinstance(error, HttpResponseError) or error.response is None:
         reason = error.message if isinstance(error, SdkError) else ""
         return Unreachable(f"no answer from Resource Manager: {reason or type(error).__name__}")
-    code, message = _told(error)
+    code, message = _code_and_message(error)
     status = error.status_code or 0
     headers: Any = getattr(error.response, "headers", {})
     about: dict[str, Any] = {
@@ -129,7 +130,7 @@ def translated(error: BaseException) -> AzureError:
 
 
 def status_error(status: int) -> AzureError | None:
-    """What an answer of this status alone says; None where it is no failure."""
+    """Return the failure for a response with this status; None if it is no failure."""
     return _class_of(status)("", status=status) if status >= 400 else None
 
 
@@ -137,16 +138,16 @@ def _class_of(status: int) -> type[AzureError]:
     return _CLASSES.get(status, Refused if 400 <= status < 500 else AzureError)
 
 
-def _told(error: HttpResponseError) -> tuple[str, str]:
-    """Code and message of the answer's body, or what the SDK made of it."""
+def _code_and_message(error: HttpResponseError) -> tuple[str, str]:
+    """Return code and message of the response's body, or the SDK's message."""
     try:
         body: Any = json.loads(error.response.text()) if error.response is not None else {}
-        told = body.get("error") or {}
-        return str(told.get("code") or ""), str(told.get("message") or error.message)
+        reported = body.get("error") or {}
+        return str(reported.get("code") or ""), str(reported.get("message") or error.message)
     except (AttributeError, ValueError, RuntimeError):  # a RecursionError is a RuntimeError
         return "", str(error.message)
 
 
 def seconds(header: str) -> float | None:
-    """The seconds of a Retry-After header; None where it holds anything else (Azure sends no dates)."""
+    """Return the seconds of a Retry-After header; None for anything else (Azure sends no dates)."""
     return float(header) if header.isascii() and header.isdigit() and len(header) <= 6 else None

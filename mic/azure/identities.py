@@ -1,4 +1,4 @@
-"""The identity part of a VM or scale set: what Azure says it is, and a change to it as it goes over the wire. Pure."""
+"""The identity part of a VM or scale set as Azure reports it, and changes to it as request bodies. Pure."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ NONE: Final = "None"
 UPDATING: Final = "updating"
 
 MOST_IN_ONE_UPDATE: Final = 150
-"""What Azure promises to take in one PATCH, adds and removes together."""
+"""Azure's documented limit for one PATCH, additions and removals together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +21,25 @@ class Attached:
     """One user-assigned identity on a host."""
 
     text: str
-    """Its id in Resource Manager's own spelling: removal wants exactly this key."""
+    """Its id in Resource Manager's spelling: a removal must use exactly this key."""
     client_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HostIdentities:
-    """What Azure said of one VM or scale set at one moment."""
+    """Azure's response for one VM or scale set at one time."""
 
     type: str = NONE
-    """As Azure spelled it."""
+    """In Azure's spelling."""
     attached: Mapping[str, Attached] = field(default_factory=dict)
     """By the identity's key (lower-case id)."""
     etag: str = ""
-    """Empty where the cloud gives none."""
+    """Empty if the cloud returns none."""
     provisioning_state: str = ""
     gone: bool = False
     """Azure knows no such VM or scale set."""
     steady: frozenset[str] = frozenset()
-    """While an operation runs: the identities (keys) that were there before it."""
+    """During an operation: the identities (keys) that were attached before it."""
 
     @property
     def system_assigned(self) -> bool:
@@ -50,12 +50,12 @@ class HostIdentities:
         return self.provisioning_state.lower() == UPDATING
 
     def certain(self, key: str) -> bool:
-        """Whether the identity is there and stays so however an operation that runs ends: of others Azure shows what it
-        is to lead to, and it may fail."""
+        """Return whether the identity is attached and stays so, however a running operation ends. Azure shows the
+        intended result of an operation, which may still fail."""
         return key in self.attached and (not self.updating or key in self.steady)
 
     def shows(self, change: "Change") -> bool:
-        """Whether *change* has been made: what it adds is there, and what it removes is not."""
+        """Return whether *change* is visible: its additions are attached, its removals are not."""
         there = all(text.lower() in self.attached for text in change.adds)
         return there and not any(text.lower() in self.attached for text in change.removes)
 
@@ -71,16 +71,16 @@ class Change:
     removes: tuple[str, ...]
     type: str
     etag: str = ""
-    """Sent as If-Match. Only where `type` changes: the map is merged by key, so nobody's concurrent change to it is
-    lost, but a type is simply overwritten."""
+    """Sent as If-Match, only if `type` changes. Azure merges the map by key, so that concurrent changes to it are kept,
+    but it overwrites the type."""
     retypes: bool = False
-    """Whether `type` changes. Without an etag, read the host again right before: that leaves one request's time in
-    which a second writer's change of it could be lost."""
+    """Whether `type` changes. Without an etag, MIC reads the host again immediately before, so that another client's
+    change can be lost only during one request."""
 
     def body(self) -> bytes:
-        """The PATCH's body: the identity part only, and of that only the difference.
+        """Return the body of the PATCH: only the identity part, and only the difference.
 
-        A type without user-assigned identities clears them all, and Azure refuses a map beside it.
+        A type without user-assigned identities removes them all, and Azure then refuses a map.
         """
         identity: dict[str, Any] = {"type": self.type}
         if USER in self.type:
@@ -92,10 +92,10 @@ class Change:
 def change(
     now: HostIdentities, adds: Iterable[str], removes: Iterable[str], *, most: int = MOST_IN_ONE_UPDATE
 ) -> Change | None:
-    """What makes of *now* a host with *adds* and without *removes*; None where there is nothing to do.
+    """Return the change that adds *adds* and removes *removes*; None if there is nothing to do.
 
-    The system-assigned identity stays as it is. At most *most* entries, additions first: the rest is for the next
-    change.
+    The system-assigned identity stays unchanged. The change has at most *most* entries, additions first; the next
+    change contains the rest.
     """
     adding = tuple(text for text in adds if text.lower() not in now.attached)[:most]
     going = [now.attached[text.lower()].text for text in removes if text.lower() in now.attached]
@@ -110,7 +110,7 @@ def change(
 
 
 def applied(now: HostIdentities, change: Change) -> HostIdentities:
-    """What is on the host once *change* is carried out, as far as *now* tells: without client ids of what is new."""
+    """Return the identities of the host after *change*, as far as *now* shows; new ones have no client id."""
     going = {text.lower() for text in change.removes}
     stay = {key: each for key, each in now.attached.items() if key not in going} if USER in change.type else {}
     return replace(now, type=change.type, attached=stay | {text.lower(): Attached(text) for text in change.adds})
@@ -121,7 +121,7 @@ def _flat(type_: str) -> str:
 
 
 def read(body: Mapping[str, Any], etag_header: str = "") -> HostIdentities:
-    """What a GET's or a finished update's body says; absent parts are read as empty."""
+    """Return the identities in the body of a GET or a finished update; absent parts are empty."""
     identity: Any = body.get("identity") or {}
     attached: Any = identity.get("userAssignedIdentities") or {}
     properties: Any = body.get("properties") or {}

@@ -1,6 +1,6 @@
-"""What one process remembers of one VM or scale set between rounds: the last answer, waits, and refused identities.
+"""State of one VM or scale set between reconcile passes: the last response, pauses, and quarantined identities.
 
-Nothing here is needed for correctness: a process that begins with an empty memory looks at Azure again.
+Correctness does not depend on it: a process with an empty memory reads Azure again.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -12,23 +12,23 @@ from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, HostIdentities
 
 QUARANTINE_FIRST_SECONDS: Final = 30.0
 QUARANTINE_MOST_SECONDS: Final = 30 * 60.0
-"""A role that is granted takes effect within minutes; a mistake that stays costs one call in half an hour."""
+"""A granted role takes effect within minutes; a permanent mistake costs one call per half hour."""
 
 WAIT_FIRST_SECONDS: Final = 0.5
 WAIT_MOST_SECONDS: Final = 60.0
 DELAY_SECONDS: Final = 60.0
-"""Of failures alone, after which whoever waits for an identity is told: what passes sooner is nobody's matter."""
+"""Duration of failures after which the waiting pods get an Event; shorter failures are not reported."""
 
 GONE_SURE_SECONDS: Final = 60.0
-"""From the first answer that there is no such host to one that is believed: a 404 that passes must revoke nobody."""
+"""Time between the first 404 for a host and the one that MIC accepts: a temporary 404 must revoke nothing."""
 GONE_FIRST_SECONDS: Final = 5.0
-"""To the second such answer, and then twice as long each time: a VM that is new may not be known everywhere yet."""
+"""Pause before the second read, doubled each time: Azure may not know a new VM everywhere yet."""
 POLL_FIRST_SECONDS: Final = 0.2
 POLL_MOST_SECONDS: Final = 5.0
 DOUBT_SECONDS: Final = 120.0
-"""An operation that lasts longer is taken for one that is not about identities, as a scale set's growing is."""
+"""An operation that lasts longer counts as unrelated to identities, like the scaling of a scale set."""
 CULPRITS_MOST: Final = 2
-"""Found one after the other in one batch; after so many it is taken for bad as a whole and tried one by one."""
+"""Refused identities found one after the other in a batch, after which each one is tried alone."""
 
 
 @dataclass(slots=True)
@@ -37,16 +37,16 @@ class _Quarantine:
     seconds: float
     reason: str
     adding: bool
-    """Whether it was to be put on the host, or to be taken off."""
+    """Whether MIC tried to attach it, or to detach it."""
 
 
 @dataclass(slots=True)
 class Waits:
-    """When the next call of one kind to one host may be made: after Retry-After, else after a growing pause."""
+    """Earliest time of the next call of one kind to one host: after Retry-After, otherwise after a growing pause."""
 
     until: float = 0.0
     refusal: str = ""
-    """Why Azure refused the last call, where repeating it alone will not help; the same words each time."""
+    """Why Azure refused the last call, if a retry alone will not help; the same text each time."""
     _failures: int = 0
     _failing_since: float | None = None
 
@@ -61,50 +61,50 @@ class Waits:
         self.until, self.refusal, self._failures, self._failing_since = 0.0, "", 0, None
 
     def delayed(self, now: float) -> bool:
-        """Whether calls have failed for so long that people should know."""
+        """Return whether calls have failed for DELAY_SECONDS, so that MIC reports it."""
         return self._failing_since is not None and now - self._failing_since >= DELAY_SECONDS
 
 
 @dataclass(slots=True)
 class HostMemory:
-    """One host's. *clock* is monotonic seconds, as are all times in here."""
+    """Memory of one host. All times are monotonic seconds, as of *clock*."""
 
     clock: Callable[[], float]
     known: HostIdentities | None = None
-    """Azure's last answer; None before the first and after anything that leaves the host's state open."""
+    """Azure's last response; None before the first and after a failure that leaves the host's state unknown."""
     learned_at: float = float("-inf")
-    """When Azure answered last."""
+    """Time of Azure's last response."""
     reads: Waits = field(default_factory=Waits)
     writes: Waits = field(default_factory=Waits)
     most: int = MOST_IN_ONE_UPDATE
-    """Halved when Azure refuses a batch without naming anybody, until the one that it means stands alone."""
+    """Maximum of identities in one update. Halved when Azure refuses a batch without naming an identity, until the
+    refused one is alone."""
     missing_since: float | None = None
-    """When Azure first answered that there is no such host, if it has not shown one since."""
+    """Time of the first 404 for the host since it was last visible."""
     over: bool = False
-    """Whether no operation of ours can be running any more, nor one of an earlier leader."""
+    """Whether certainly no operation of this process or of an earlier leader is running."""
     _steady: frozenset[str] = frozenset()
-    """What was there when no operation ran, or when it had run for too long to be about identities."""
+    """Identities attached while no operation ran, or only one too long to concern identities."""
     _busy_since: float | None = None
     _polls: int = 0
     _undone: bool = False
-    """Whether the last update that Azure took had no effect."""
+    """Whether the last accepted update had no effect."""
     _suspects: int = 0
-    """How many of the last refused batch may still be the one that is meant."""
+    """Identities of the last refused batch among which the refused one is."""
     _culprits: int = 0
-    """Found one by one since the last update that Azure took."""
+    """Refused identities found one by one since the last accepted update."""
     _quarantined: dict[str, _Quarantine] = field(default_factory=dict)
     _idle_since: dict[str, float] = field(default_factory=dict)
 
     def learn(self, found: HostIdentities, look_seconds: float) -> None:
-        """Azure has answered. That the host is gone is believed when it is said for GONE_SURE_SECONDS, and then asked
-        again every *look_seconds*."""
+        """Record a response. A 404 counts after GONE_SURE_SECONDS; the host is then read every *look_seconds*."""
         self.reads.succeeded()
         self.learned_at = self.clock()
         if not found.gone:
             self.missing_since = None
             self._rest(found)
             self.known = replace(found, steady=self._steady) if found.updating else found
-            if not found.updating:  # until its end, what an operation is to lead to is shown, and it may fail
+            if not found.updating:  # during an operation Azure shows its intended result, and it may fail
                 self.end_quarantine(
                     [key for key, each in self._quarantined.items() if (key in found.attached) is each.adding]
                 )
@@ -130,47 +130,47 @@ class HostMemory:
 
     @property
     def doubtful(self) -> bool:
-        """Whether an operation runs that may be ours, or an earlier leader's."""
+        """Return whether an operation of this process or an earlier leader may be running."""
         return self.known is not None and self.known.updating and not self.over
 
     def next_poll(self) -> float:
-        """Seconds until a running operation is asked for again; more each time."""
+        """Return the seconds until the next poll of a running operation; they grow each time."""
         pause = min(POLL_FIRST_SECONDS * 1.5**self._polls, POLL_MOST_SECONDS)
         self._polls = min(self._polls + 1, 16)
         return pause
 
     def unanswered(self, error: AzureError, refusal: str) -> None:
-        """Azure did not say what is on the host. A host that was gone is taken for gone until it is seen."""
+        """Record a failed read. A host that Azure does not know stays so until it is visible."""
         self.reads.failed(error, self.clock(), refusal)
         if self.known is None or not self.known.gone:
             self.known = None
 
     def delayed(self) -> bool:
-        """Whether nothing could be asked or changed for so long that people should know."""
+        """Return whether reads or writes have failed for long enough to report it."""
         now = self.clock()
         return self.reads.delayed(now) or self.writes.delayed(now)
 
     def refused_together(self, keys: Collection[str]) -> None:
-        """Azure took none of these, and did not say whom it means: next a part of them."""
+        """Record that Azure refused these identities without naming one: the next update has a part of them."""
         self._suspects = len(keys)
         self.most = max(1, len(keys) // 2)
 
     def refused_alone(self, key: str, reason: str, *, adding: bool) -> None:
-        """It was this one."""
+        """Record that Azure refused this identity."""
         self.quarantine(key, reason, adding=adding)
         self._suspects = 0
         self._culprits += 1
         self.most = MOST_IN_ONE_UPDATE if self._culprits < CULPRITS_MOST else 1
 
     def had_no_effect(self, error: AzureError) -> None:
-        """Azure took an update and does not show it. What a second writer undid is made good at once; what is undone
-        again and again, after growing pauses."""
+        """Record that an accepted update is not visible. MIC repeats it immediately once, because another client may
+        have undone it, and then after growing pauses."""
         if self._undone:
             self.writes.failed(error, self.clock(), "")
         self._undone = True
 
     def accepted(self, keys: Collection[str]) -> None:
-        """Azure took an update of these. The rest of a refused batch has the one that is meant."""
+        """Record that Azure accepted an update of these identities. The refused one is among the rest of the batch."""
         self.writes.succeeded()
         self._undone = False
         self.end_quarantine(keys)
@@ -179,8 +179,8 @@ class HostMemory:
         self.most = max(1, self._suspects // 2) if self._suspects else MOST_IN_ONE_UPDATE
 
     def quarantine(self, key: str, reason: str, *, adding: bool = True) -> None:
-        """Do not try this identity again for a while, longer each time. Those that nobody has tried for long after
-        their time are forgotten."""
+        """Quarantine this identity, longer each time. Entries that have not been retried long after their end are
+        dropped."""
         now = self.clock()
         for each in [
             each for each, quarantined in self._quarantined.items() if quarantined.until < now - QUARANTINE_MOST_SECONDS
@@ -191,38 +191,39 @@ class HostMemory:
         self._quarantined[key] = _Quarantine(now + seconds, seconds, reason, adding)
 
     def end_quarantine(self, keys: Iterable[str]) -> bool:
-        """Try these again as if nothing had been; whether any of them was barred."""
+        """End the quarantine of these and forget their refusals. Return whether any was quarantined."""
         return sum(self._quarantined.pop(key, None) is not None for key in keys) > 0
 
     def retry_now(self, key: str) -> bool:
-        """Try this one again now, though apart from others, as it may be as bad as before; whether it was barred."""
+        """Retry this identity now, apart from others, because Azure may refuse it again. Return whether it was
+        quarantined."""
         quarantined = self._quarantined.get(key)
         if quarantined is not None:
             quarantined.until = self.clock()
         return quarantined is not None
 
     def quarantined(self) -> dict[str, str]:
-        """The identities not to be tried now, and why. One whose time is up keeps its count until it succeeds."""
+        """Return the quarantined identities and the reasons. The pauses keep growing until a retry succeeds."""
         now = self.clock()
         return {key: each.reason for key, each in self._quarantined.items() if each.until > now}
 
     def retry_due(self) -> set[str]:
-        """The identities that were refused and may be tried again now."""
+        """Return the refused identities whose quarantine has ended."""
         now = self.clock()
         return {key for key, each in self._quarantined.items() if each.until <= now}
 
     def was_refused(self, key: str) -> bool:
-        """Whether Azure refused this identity when it was tried last, be its time up or not."""
+        """Return whether Azure refused this identity at the last attempt, even if its quarantine has ended."""
         return key in self._quarantined
 
     def next_retry(self, key: str) -> float | None:
-        """Seconds until this identity is to be tried again; None where it is not barred."""
+        """Return the seconds until the retry of this identity; None if it is not quarantined."""
         quarantined = self._quarantined.get(key)
         return None if quarantined is None else max(0.0, quarantined.until - self.clock())
 
     def warm(self, idle: Iterable[str], grace_seconds: float) -> dict[str, float]:
-        """Which of the *idle* identities may not be taken off yet, and for how many seconds. Whatever is not idle now
-        has its whole grace again the next time."""
+        """Return the *idle* identities within their grace period and their remaining seconds. An identity that is in
+        use gets the whole period again."""
         if grace_seconds <= 0:
             return {}
         now = self.clock()
@@ -231,7 +232,7 @@ class HostMemory:
         return {key: seconds for key, seconds in left.items() if seconds > 0}
 
     def state(self) -> dict[str, object]:
-        """What is out of the ordinary here, for a person to read; empty where nothing is. Seconds are from now."""
+        """Return the notable state of this host for /debug/state; empty if there is none. Seconds count from now."""
         now = self.clock()
         noted: dict[str, object] = {
             "quarantined": {key: round(each.until - now, 1) for key, each in self._quarantined.items()},

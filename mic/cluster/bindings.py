@@ -232,7 +232,7 @@ class BindingIndex:
                 for binding in group.members.values():
                     yield binding, beyond_limit(group.selector, namespace)
 
-    # What pods want
+    # Desired assignments
 
     def offered(self, namespace: str, selector: str) -> Iterable[Key]:
         """The identities that a pod of *namespace* whose label has the value *selector* may claim."""
@@ -242,7 +242,8 @@ class BindingIndex:
         return own.counted.keys() | shared.counted.keys()
 
     def desired(self, pod: Pod, identity: Key, embedded: Collection[Key]) -> DesiredAssignment | None:
-        """What *pod*, which has a label, wants of one identity; *embedded*: bindings that the claim's objects embed."""
+        """Return the desired assignment of *pod*, which has a label, for one identity. *embedded*: bindings that the
+        assignment's objects embed."""
         namespace, selector = pod.metadata.namespace, pod.binding_label
         for bucket in (self._own.get((namespace, selector)), self._shared.get(selector)):
             if bucket is not None and (group := bucket.counted.get(identity)) is not None:
@@ -259,7 +260,7 @@ class BindingIndex:
         return None
 
     def all_desired(self, pod: Pod, embedded: Collection[Key] = ()) -> dict[AssignmentKey, DesiredAssignment]:
-        """All that *pod* wants: nothing unless it may have identities (`may_have_identities`)."""
+        """Return all desired assignments of *pod*: none unless it may have identities (`may_have_identities`)."""
         if not may_have_identities(pod):
             return {}
         namespace, selector = pod.metadata.namespace, pod.binding_label
@@ -495,5 +496,5 @@ def beyond_limit(selector: str, namespace: str) -> str:
 
 
 def _substance(identity: AzureIdentity) -> tuple[object, ...]:
-    """What of an identity can change a claim."""
+    """Return the parts of an identity that affect assignments."""
     return identity.metadata.uid, identity.spec, identity.metadata.annotation(BEHAVIOR_ANNOTATION)

@@ -1,4 +1,4 @@
-"""VMs and scale sets as the cluster sees them: whose nodes, which claims are open, what is leaving. No I/O."""
+"""State of VMs and scale sets according to the cluster: nodes, assignments out of sync, terminating objects. No I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,33 +11,34 @@ from podidentity.azure.resource_ids import Host
 
 @dataclass(slots=True)
 class Assignment:
-    """One pod's need of one identity: what is wanted, if anything, and the living objects that stand for it."""
+    """One pod's use of one identity: the desired assignment, if any, and the active objects."""
 
     desired: DesiredAssignment | None = None
     active: dict[Key, ExistingAssignment] = field(default_factory=dict)
     out_of_sync_at: tuple[str, ...] = ()
-    """The places that have to do something about it."""
+    """Keys of the hosts that have to act on it."""
 
 
 class ClusterLookup(Protocol):
-    """What a place asks of the rest of the cluster."""
+    """The parts of the cluster state that a host's state reads."""
 
     def assignment(self, key: AssignmentKey) -> Assignment | None:
-        """The claim by its key."""
+        """Return the assignment with this key."""
 
     def existing(self, key: Key) -> ExistingAssignment | None:
-        """The object by its namespace and name."""
+        """Return the object with this namespace and name."""
 
     def host_state(self, key: str) -> "HostState":
-        """The place by its key."""
+        """Return the state of the host with this key."""
 
     def host_key_of(self, existing: ExistingAssignment) -> str:
-        """The key of the place of the node that the object names."""
+        """Return the key of the host of the node that the object names."""
 
 
 @dataclass(slots=True)
 class HostState:
-    """One VM or scale set, or one node without either. Implements `stakes.Picture`; owned and changed by the View."""
+    """State of one VM or scale set, or of one node without either. Implements `HostView`; ClusterView owns and changes
+    it."""
 
     key: str
     cluster: ClusterLookup
@@ -50,7 +51,7 @@ class HostState:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything here differs from what it should be, as far as the cluster can tell."""
+        """Return whether anything on this host is out of sync, according to the cluster."""
         return bool(self.out_of_sync or self.terminating or self.pending_detaches)
 
     @property

@@ -1,7 +1,9 @@
-"""Mirror pods get no identity: a kubelet creates those of its own node, in any namespace and with any labels.
+"""Reports of mirror pods, which get no identity: a kubelet creates them on its own node, in any namespace, with any
+labels.
 
-A compromised node could otherwise name every identity of the cluster. `claims.may_claim` leaves them out; here the
-operator is told of each, since a static pod that somebody labelled on purpose gets nothing either.
+A compromised node could otherwise name every identity of the cluster. `assignments.may_have_identities` excludes them.
+This module reports each one to the operator, because a static pod that the operator labelled on purpose gets no
+identity either.
 """
 
 import logging
@@ -27,10 +29,10 @@ WHY: Final = (
 
 
 class MirrorPods:
-    """The handler of the pods' watch: reports labelled mirror pods, and passes every change on.
+    """Handler of the pod watch that reports labelled mirror pods and passes every change on.
 
-    One log line and one Event for each pod and label: a kubelet that makes new pods without end gets LINES_BURST lines,
-    then one a second, and as many Events as `EventRecorder` lets through.
+    It writes one log line and one Event per pod and label. A kubelet that creates pods without end gets LINES_BURST
+    lines, then one per second, and as many Events as `EventRecorder` allows.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class MirrorPods:
         if new.mirror and new.binding_label and not new.finished and _is_news(old, new):
             if self._lines.take():
                 log.warning(
-                    "a mirror pod with the label of bindings gets no identity; find out who made it on that node",
+                    "mirror pod with a binding label gets no identity; find its creator on that node",
                     extra={"pod": "/".join(new.key), "node": new.spec.node_name, "binding": new.binding_label},
                 )
             self._recorder.record(new, PODS, "Warning", IGNORED, f"pod {'/'.join(new.key)}: {WHY}")

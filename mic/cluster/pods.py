@@ -1,4 +1,4 @@
-"""Index of the pods that may have identities (`claims.may_claim`). No I/O."""
+"""Index of the pods that may have identities (`assignments.may_have_identities`). No I/O."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class PodIndex:
         return self._by_node.get(node, ())
 
     def selected(self, selector: str, namespace: str) -> list[Key]:
-        """The pods with this label value in *namespace*, or in every namespace if that is empty."""
+        """Return the pods with this label value in *namespace*, or in every namespace if that is empty."""
         by_namespace = self._by_selector.get(selector)
         if by_namespace is None:
             return []
@@ -35,7 +35,7 @@ class PodIndex:
         return [key for pods in by_namespace.values() for key in pods]
 
     def replace(self, key: Key, new: Pod | None) -> tuple[Pod | None, Pod | None]:
-        """The pod is now like *new*, or does not exist: what is in the index before and afterwards."""
+        """Replace the pod with *new*, or remove it if None. Return its entries before and after."""
         before = self._pods.get(key)
         now = new if new is not None and may_have_identities(new) else None
         if before is not None and now is not None and same_assignments(before, now):
@@ -64,7 +64,7 @@ class PodIndex:
 
 
 def same_assignments(first: Pod, second: Pod) -> bool:
-    """Whether two states of a pod, both in the index, make the same claims."""
+    """Return whether two states of a pod, both in the index, have the same assignments."""
     return (first.metadata.uid, first.spec.node_name, first.binding_label) == (
         second.metadata.uid,
         second.spec.node_name,

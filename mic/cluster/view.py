@@ -1,7 +1,8 @@
-"""The cluster as MIC sees it: indices that five watches keep up to date, one event at a time.
+"""Indexes of the cluster that five watches update event by event.
 
-An event costs what it touches (a pod's few claims, the pods of a selector), never the size of the cluster, and marks
-only the VMs and scale sets concerned. Nothing here calls anybody; what is to be done about the picture is `plan`'s.
+The cost of an event depends on the objects that it affects (a pod's assignments, the pods of a selector), never on the
+size of the cluster. An event marks only the affected VMs and scale sets. This module makes no requests and decides
+nothing; `decisions.plan` does.
 """
 
 import time
@@ -32,20 +33,21 @@ from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIde
 R_contra = TypeVar("R_contra", bound=Resource, contravariant=True)
 
 NODE_PREFIX: Final = "node:"
-"""Begins the place of a node that is gone or belongs to no Azure host; an Azure id begins with a slash."""
+"""Prefix of the key of a node that no longer exists or belongs to no Azure host; an Azure id begins with a slash."""
 
 REVOKED_JUST_NOW: Final = "revoked"
-"""Stands in for the deletion's time from our DELETE's answer until the watch brings the object as it is now."""
+"""Placeholder for the deletionTimestamp between the response to MIC's DELETE and the watch event."""
 
 VERSION_DIGITS: Final = 20
 """Digits of a resourceVersion that is compared as a number: etcd's revisions have 64 bits."""
 
 RELEASED_MAX: Final = 20_000
-"""Uids of objects known to be gone whose end the watch has not told yet: milliseconds' worth, unless it is away."""
+"""Uids of deleted objects whose watch event has not arrived: some milliseconds' worth, unless the watch is interrupted.
+"""
 
 
 class Changes(Protocol[R_contra]):
-    """What an informer calls, one object at a time."""
+    """Handler of an informer's events, each for one object."""
 
     def upserted(self, old: R_contra | None, new: R_contra) -> None: ...
 
@@ -64,8 +66,8 @@ class _Handler(Generic[R_contra]):
 
 
 class ClusterView:
-    """The indices. `on_dirty` is told the key of each place that has something to be done; `on_identity` each
-    identity that is new or whose spec has changed, `on_ignored` a binding that pods do not get, and why."""
+    """The indexes. `on_dirty` receives the key of each host with work to do, `on_identity` each identity that is new or
+    whose spec has changed, `on_ignored` a binding that pods do not get and the reason."""
 
     def __init__(
         self,
@@ -92,17 +94,17 @@ class ClusterView:
         self._clock = clock
         self._waiting: dict[AssignmentKey, float] = {}
         self.waiting: Mapping[AssignmentKey, float] = MappingProxyType(self._waiting)
-        """The wanted claims that are not settled, and since when (by *clock*): the oldest first."""
+        """The desired assignments that are not in sync, with the time since when (by *clock*), oldest first."""
         self.pods: Changes[Pod] = _Handler(self._pod)
         self.nodes: Changes[Node] = _Handler(self._node)
         self.identities: Changes[AzureIdentity] = _Handler(self._identity)
         self.bindings: Changes[AzureIdentityBinding] = _Handler(self._binding)
         self.assigned: Changes[AzureAssignedIdentity] = _Handler(self._assigned)
 
-    # What others read
+    # Read access
 
     def host_state(self, key: str) -> HostState:
-        """The place by its key; an empty one where nothing is known of it."""
+        """Return the state of the host; an empty one if nothing is known about it."""
         return self._host_states.get(key) or HostState(key, self)
 
     def host_states(self) -> Iterable[HostState]:
@@ -116,7 +118,7 @@ class ClusterView:
 
     @property
     def beyond_limit(self) -> int:
-        """How many identities do not count for a selector, as others fill its limit."""
+        """Number of identities that do not count for a selector because others fill its limit."""
         return self._bindings.beyond_limit
 
     def existing(self, key: Key) -> ExistingAssignment | None:
@@ -126,11 +128,11 @@ class ClusterView:
         return self._host_key(existing.node)
 
     def host_key_of_node(self, node: str) -> str:
-        """The key of the place that the node belongs to."""
+        """Return the key of the host that the node belongs to."""
         return self._host_key(node)
 
     def state(self) -> dict[str, object]:
-        """For /debug/state: how much of everything there is."""
+        """Return the numbers of objects, for /debug/state."""
         return {
             "nodes": len(self._hosts_of_nodes),
             "bound pods": len(self._pods),
@@ -140,15 +142,15 @@ class ClusterView:
             "waiting": len(self._waiting),
         }
 
-    # What the controller itself has just done, ahead of the watch
+    # Own writes, ahead of the watch
 
     def wrote(self, written: AzureAssignedIdentity) -> None:
-        """The API server's answer to our write: as good as its event, which will say the same later."""
+        """Take in the API server's response to MIC's write. The watch reports the same later."""
         self._assigned(None, written)
         self._report()
 
     def revoked(self, existing: ExistingAssignment) -> None:
-        """Our DELETE of *held* was accepted: from now on it only waits for its finalizer to come off."""
+        """Record that the API server accepted MIC's DELETE: from now on the object is terminating."""
         present = self._existing.get(existing.key)
         if present is None or present.terminating or present.object.metadata.uid != existing.object.metadata.uid:
             return
@@ -157,7 +159,7 @@ class ClusterView:
         self._report()
 
     def gone(self, existing: ExistingAssignment) -> None:
-        """The object is known to be gone, whatever older news of it the watch still brings."""
+        """Record that the object is deleted, even if the watch still delivers older events."""
         present = self._existing.get(existing.key)
         if present is not None and present.object.metadata.uid == existing.object.metadata.uid:
             self._released[existing.object.metadata.uid] = None
@@ -178,7 +180,8 @@ class ClusterView:
         self._report()
 
     def _renew(self, key: Key, pod: Pod) -> None:
-        """Replace the pod in its claims, which differs in nothing that they depend on: the older one is not kept."""
+        """Replace the pod in its desired assignments, which do not depend on the difference, and release the older
+        object."""
         all_desired = self._desired.get(key, {})
         for assignment, desired in all_desired.items():
             self._assignments[assignment].desired = all_desired[assignment] = replace(desired, pod=pod)
@@ -201,7 +204,7 @@ class ClusterView:
         self._report()
 
     def _look_into(self, concerns: Iterable[Concern]) -> None:
-        """Work out again what the concerns say may have changed."""
+        """Recompute the desired assignments that may have changed."""
         for selector, namespace, identity in concerns:
             for pod in self._pods.selected(selector, namespace):
                 self._update_desired(pod, identity)
@@ -231,10 +234,10 @@ class ClusterView:
                 self._replace_existing(present, ExistingAssignment(new))
         self._report()
 
-    # Indices
+    # Indexes
 
     def _update_all_desired(self, pod_key: Key) -> None:
-        """Work out again all that one pod wants, and change its claims and stakes accordingly."""
+        """Recompute all desired assignments of one pod, and update the counts accordingly."""
         pod = self._pods.get(pod_key)
         before = self._desired.get(pod_key, {}).keys()
         keys = {AssignmentKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
@@ -247,7 +250,7 @@ class ClusterView:
         return self._bindings.offered(pod.metadata.namespace, pod.binding_label)
 
     def _update_desired(self, pod_key: Key, identity: Key) -> None:
-        """The same for one identity."""
+        """Recompute the desired assignment of one pod for one identity."""
         key = AssignmentKey(*pod_key, *identity)
         all_desired = self._desired.get(pod_key)
         before = all_desired.get(key) if all_desired is not None else None
@@ -305,7 +308,7 @@ class ClusterView:
         for key in keys:
             desired = self._assignments[key].desired
             if desired is not None and now is not None and now.object.spec.azure_binding_ref.key != desired.binding.key:
-                # Two bindings may lead to this identity, and the object that stands decides which of them it is.
+                # Two bindings may name this identity; the existing object decides which one counts.
                 self._update_desired(desired.pod.key, desired.identity.key)
             else:
                 self._judge(key)
@@ -373,7 +376,7 @@ class ClusterView:
         if assignment.desired is None and not assignment.active:
             del self._assignments[key]
 
-    # Places
+    # Hosts
 
     def _host_key(self, node: str) -> str:
         host = self._hosts_of_nodes.get(node) or self._departed.get(node)
@@ -398,10 +401,10 @@ class ClusterView:
             del self._host_states[host_key].usages[identity_id.key]
 
     def _move_node(self, name: str, *, known: bool, host: Host | None, departed: Host | None) -> None:
-        """Let *name* belong to *host*, or to nobody, and carry over the claims and objects of its pods.
+        """Move *name* to *host*, or to no host, with the assignments and objects of its pods.
 
-        The objects of a node that leaves a scale set stay with the set while that has other nodes: what MIC put on
-        the set for the node's pods still has to come off when nobody else needs it.
+        The objects of a node that leaves a scale set stay with the set while it has other nodes: an identity that MIC
+        attached to the set for the node's pods must still be detached when no other pod needs it.
         """
         pods = tuple(self._pods.on_node(name))
         objects = tuple(self._existing[key] for key in self._existing_by_node.get(name, ()))
@@ -433,7 +436,7 @@ class ClusterView:
             self._update_all_desired(pod)
 
     def _abandon(self, host_state: HostState) -> None:
-        """The last node of a host is gone: whatever stood there is each node's own remnant now."""
+        """Handle the removal of the host's last node: each object now belongs to its own node only."""
         host_state.host = None
         self._touched.add(host_state.key)
         for name in [name for name, host in self._departed.items() if host.key == host_state.key]:
@@ -468,10 +471,10 @@ def _same_host(first: Host | None, second: Host | None) -> bool:
 
 
 def _stale(present: AzureAssignedIdentity, new: AzureAssignedIdentity) -> bool:
-    """Whether the watch brings what our own write's answer has already replaced.
+    """Return whether the watch event is older than the response to MIC's own write.
 
-    Only versions of one object are compared, and only as whole numbers, which they are in every API server that
-    keeps its objects in etcd; anything else is taken as news.
+    Only versions of one object are compared, and only as whole numbers, which they are in every API server that keeps
+    its objects in etcd. Any other version counts as new.
     """
     if present.metadata.uid != new.metadata.uid:
         return False

@@ -33,26 +33,27 @@ from podidentity.resources import (
 )
 
 DETACH_PENDING_ANNOTATION: Final = "aadpodidentity.k8s.io/detach-pending"
-"""Names what this object once stood for and MIC has yet to take off: `[[host id, identity id], …]`. So an update in
-place (the pod moved, the identity got another resource id) keeps the record of ownership until the detach is done."""
+"""Lists identities that this object represented earlier and that MIC still has to detach: `[[host id, identity id],
+…]`. An update in place (the pod moved, the identity got another resource id) thus keeps the record of ownership until
+the detach is done."""
 
 PENDING_DETACHES_MAX: Final = 64
-"""Entries of that annotation that are read. MIC adds one when a pod moves or an identity changes, and removes it when
-the host is clean."""
+"""Entries of that annotation that MIC reads. It adds one when a pod moves or an identity changes, and removes it when
+the identity is detached."""
 PENDING_DETACHES_TEXT_MAX: Final = 64 * 1024
-"""Characters of that annotation; a longer one, which MIC does not write, is ignored. An entry has about 350."""
+"""Characters of that annotation. MIC never writes a longer one and ignores it. An entry has about 350."""
 
 _JSON: Final = msgspec.json.Decoder()
 
 AttachedBy: TypeAlias = Literal["mic", "foreign", ""]
-"""Who put the identity on the host, or empty: not decided yet."""
+"""Who attached the identity to the host; empty if MIC has not decided yet."""
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of an object."""
 
 
 class AssignmentKey(NamedTuple):
-    """The four parts that tell one claim from every other."""
+    """The four parts that identify one assignment."""
 
     pod_namespace: str
     pod: str
@@ -61,7 +62,8 @@ class AssignmentKey(NamedTuple):
 
 
 class PendingDetach(NamedTuple):
-    """An identity that MIC put on a host and that the object naming it no longer stands for. Both ids as spelled."""
+    """An identity that MIC attached to a host and that the object no longer represents. Both ids keep their
+    spelling."""
 
     host: str
     identity: str
@@ -69,13 +71,14 @@ class PendingDetach(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DesiredAssignment:
-    """A live, scheduled pod's need of one identity, through one binding."""
+    """The use of one identity by a running, scheduled pod, through one binding."""
 
     pod: Pod
     binding: AzureIdentityBinding
     identity: AzureIdentity
     identity_id: UserAssignedIdentity | None
-    """What has to be on the pod's host; None for service principals, which Azure does not attach to anything."""
+    """The identity that must be attached to the pod's host; None for service principals, which Azure attaches to no
+    host."""
     namespaced: bool
 
     @property
@@ -89,13 +92,13 @@ class DesiredAssignment:
 
     @property
     def namespace(self) -> str:
-        """Where its AzureAssignedIdentity belongs."""
+        """The namespace of its AzureAssignedIdentity."""
         return self.identity.metadata.namespace if self.namespaced else "default"
 
 
 @dataclass(frozen=True)
 class ExistingAssignment:
-    """An AzureAssignedIdentity with what it says, read once."""
+    """An AzureAssignedIdentity with its parsed content."""
 
     object: AzureAssignedIdentity
 
@@ -111,7 +114,7 @@ class ExistingAssignment:
 
     @cached_property
     def identity_id(self) -> UserAssignedIdentity | None:
-        """What it put, or has yet to put, on its host; None for service principals and malformed ids."""
+        """The identity on its host; None for service principals and malformed ids."""
         spec = self.object.spec.azure_identity_ref.spec
         return parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
 
@@ -121,17 +124,19 @@ class ExistingAssignment:
 
     @property
     def terminating(self) -> bool:
-        """Whether it has been revoked: NMI serves it no more, and only our finalizer holds it."""
+        """Return whether it has been revoked: NMI no longer serves it, and only MIC's finalizer keeps the object."""
         return self.object.metadata.deletion_timestamp is not None
 
     @property
     def released(self) -> bool:
-        """Whether it is dying and ours no more: another's finalizer holds it, and what it stood for is settled."""
+        """Return whether it is terminating without MIC's finalizer: another finalizer keeps it, and MIC has nothing
+        left to do for it."""
         return self.terminating and FINALIZER not in (self.object.metadata.finalizers or ())
 
     @property
     def attached_by(self) -> AttachedBy:
-        """Who put the identity there. The reference wrote no such annotation: what it left Assigned counts as MIC's."""
+        """Who attached the identity. The Go implementation wrote no such annotation: its Assigned objects count as
+        MIC's."""
         written = self.object.metadata.annotation(ATTACHED_BY_ANNOTATION)
         if written == "mic":
             return "mic"
@@ -146,7 +151,7 @@ class ExistingAssignment:
 
 
 def _decode_pending_detaches(written: str) -> Iterable[PendingDetach]:
-    """The first DEBTS_MAX debts in the annotation; entries that are no pair of ids are ignored."""
+    """Yield at most PENDING_DETACHES_MAX entries of the annotation; skip entries that are not a pair of ids."""
     if len(written) > PENDING_DETACHES_TEXT_MAX:
         return
     try:
@@ -162,12 +167,12 @@ def _decode_pending_detaches(written: str) -> Iterable[PendingDetach]:
 
 
 def encode_pending_detaches(pending_detaches: Iterable[PendingDetach]) -> str:
-    """What `Held.debts` reads."""
+    """Return the annotation text that `ExistingAssignment.pending_detaches` reads."""
     return json.dumps([list(pending_detach) for pending_detach in pending_detaches], separators=(",", ":"))
 
 
 def misconfigured(identity: AzureIdentity) -> str:
-    """Why no pod can have this identity, as a sentence for the person who wrote it, or an empty string."""
+    """Return why no pod can have this identity, as a sentence for its author, or an empty string."""
     spec = identity.spec
     if why := oversized(identity):
         return why
@@ -183,15 +188,15 @@ def misconfigured(identity: AzureIdentity) -> str:
 
 
 def may_have_identities(pod: Pod) -> bool:
-    """Whether *pod* may have identities: it has the label, is on a node, has not finished and is no mirror pod."""
+    """Return whether *pod* may have identities: it has the label and a node, has not finished and is no mirror pod."""
     return bool(pod.binding_label and pod.spec.node_name) and not pod.finished and not pod.mirror
 
 
 def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
-    """Whether the object still says what is wanted, its status aside.
+    """Return whether the object agrees with the desired assignment, apart from its status.
 
-    resourceVersion plays no part, so that no status or annotation that is written makes MIC act on itself. What the
-    reference did not write (the pod's uid) is taken to agree.
+    resourceVersion is not compared, so that writing a status or an annotation never triggers MIC itself. The Go
+    implementation did not write the pod's uid: an absent uid agrees.
     """
     meta, spec = existing.object.metadata, existing.object.spec
     identity, binding = spec.azure_identity_ref, spec.azure_binding_ref
@@ -213,7 +218,8 @@ def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
 
 
 def _substance(spec: AzureIdentitySpec) -> AzureIdentitySpec:
-    """*spec* without the difference between absent and empty: the reference writes `{}` and `[]` into its copies."""
+    """Return *spec* with absent and empty fields made equal: the Go implementation writes `{}` and `[]` into its
+    copies."""
     return msgspec.structs.replace(
         spec,
         client_password=spec.client_password if spec.client_password != SecretReference() else None,
@@ -222,7 +228,7 @@ def _substance(spec: AzureIdentitySpec) -> AzureIdentitySpec:
 
 
 def in_sync(desired: DesiredAssignment | None, active: Collection[ExistingAssignment]) -> bool:
-    """Whether nothing is left to do for a claim, given the objects that stand for it and are not being deleted."""
+    """Return whether an assignment needs no change, given its active objects."""
     if desired is None or not active:
         return desired is None and not active
     if len(active) > 1:

@@ -18,10 +18,10 @@ SHOWN_MAX: Final = 64
 
 
 def mismatch(identity: AzureIdentity, attached: Attached | None) -> str:
-    """Why *identity*, whose resource id is *attached* on a host, is not assigned; empty where nothing is against it.
+    """Return why *identity*, whose resource id is *attached* to a host, is not assigned; empty if it may be.
 
-    Nothing is where *identity* names no client id, or Azure reports none (yet, or never in this cloud). At most
-    MESSAGE_MAX characters.
+    It may be if *identity* names no client id, or Azure reports none (yet, or never in this cloud). At most MESSAGE_MAX
+    characters.
     """
     named, reported = _plain(identity.spec.client_id), _plain(attached.client_id if attached is not None else "")
     if attached is None or not named or not reported or named == reported:
@@ -34,16 +34,16 @@ def mismatch(identity: AzureIdentity, attached: Attached | None) -> str:
 
 
 def fault(desired: DesiredAssignment, azure: HostIdentities | None) -> str:
-    """The mismatch of the identity that is wanted, by what *azure* says; empty where nothing is known."""
+    """Return the mismatch of the desired identity according to *azure*; empty if *azure* is unknown."""
     if desired.identity_id is None or azure is None:
         return ""
     return mismatch(desired.identity, azure.attached.get(desired.identity_id.key))
 
 
 def faulty(host_view: HostView, azure: HostIdentities) -> Iterator[tuple[ExistingAssignment, str]]:
-    """The Assigned objects of an identity with a mismatch, and the mismatch.
+    """Yield the Assigned objects of identities with a mismatch, and the mismatch.
 
-    Each identity of the host costs a comparison; its objects are read only where some of them names another client id.
+    Each identity of the host costs one comparison. Its objects are read only if one of them names another client id.
     """
     for key, usage in host_view.usages.items():
         attached = azure.attached.get(key)
@@ -56,8 +56,8 @@ def faulty(host_view: HostView, azure: HostIdentities) -> Iterator[tuple[Existin
 
 
 def is_news(host_view: HostView, azure: HostIdentities) -> bool:
-    """Whether *azure* shows a mismatch that no object tells yet. Worth a fresh look: the identity may have been deleted
-    and created again under its name since."""
+    """Return whether *azure* shows a mismatch that no object reports yet. MIC then reads the host again, because the
+    identity may have been deleted and created again under its name since."""
     return any(
         desired is not None and (why := fault(desired, azure)) and not any(tells(existing, why) for existing in active)
         for desired, active in host_view.out_of_sync_assignments()
@@ -65,12 +65,12 @@ def is_news(host_view: HostView, azure: HostIdentities) -> bool:
 
 
 def tells(existing: ExistingAssignment, why: str) -> bool:
-    """Whether the object is Created, and its message is *why*."""
+    """Return whether the object is Created and its message is *why*."""
     return existing.object.status.status == CREATED and existing.object.metadata.annotation(MESSAGE_ANNOTATION) == why
 
 
 def same(first: AzureIdentity, second: AzureIdentity) -> bool:
-    """Whether both name the same client id."""
+    """Return whether both name the same client id."""
     return _plain(first.spec.client_id) == _plain(second.spec.client_id)
 
 

@@ -1,4 +1,4 @@
-"""AzureAssignedIdentities as written: names, whole documents, and the patches that change one in place. Pure."""
+"""AzureAssignedIdentities as MIC writes them: names, whole documents, and JSON patches. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
@@ -40,17 +40,18 @@ Operations: TypeAlias = list[dict[str, Any]]
 NAME_MAX: Final = 253
 """The API server's limit for the name of a custom resource's object."""
 MESSAGE_MAX: Final = 1024
-"""Messages quote Azure; all annotations of an object together may hold 256 KiB, and people read the first line."""
+"""Limit of a message, which may quote Azure. All annotations of an object together may have 256 KiB."""
 
 
 def plain_name(key: AssignmentKey) -> str:
-    """The reference's name for the claim's object: ambiguous, and sometimes longer than the API server takes."""
+    """Return the Go implementation's name for the object: ambiguous, and sometimes longer than the API server
+    allows."""
     return f"{key.pod}-{key.pod_namespace}-{key.identity}"
 
 
 def distinct_name(key: AssignmentKey, again: int = 0) -> str:
-    """A name that is the claim's alone: the plain one, cut where needed, and ten hex digits of the four parts. With
-    *again* another one, for a claim whose earlier objects still have it."""
+    """Return a name that no other assignment has: the plain one, cut if necessary, and ten hex digits of a hash of the
+    four parts. *again* selects further names for an assignment whose earlier objects still have this one."""
     parts = (key.pod, key.pod_namespace, key.identity, key.identity_namespace, *([str(again)] if again else ()))
     # No part can contain the separator, so no two claims are hashed alike.
     digest = sha256("/".join(parts).encode()).hexdigest()[:10]
@@ -58,10 +59,10 @@ def distinct_name(key: AssignmentKey, again: int = 0) -> str:
 
 
 def free_name(desired: DesiredAssignment, taken: Callable[[Key], bool]) -> str:
-    """The name for a new object, given which names are *taken* (by another claim, or by an object still going).
+    """Return the name for a new object. *taken* reports names of other assignments and of terminating objects.
 
-    There is always one: an object that goes may be the record by which MIC knows the identity on the host for its own,
-    and stay until another object has that record.
+    There is always a free name. A terminating object may be MIC's only record that it attached the identity, and then
+    stays until another object has that record.
     """
     candidates = chain(
         [plain_name(desired.assignment_key)], (distinct_name(desired.assignment_key, again) for again in count())
@@ -70,11 +71,12 @@ def free_name(desired: DesiredAssignment, taken: Callable[[Key], bool]) -> str:
 
 
 def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) -> Document:
-    """*resource* as an embedded object: its spec, the annotations that decide who is served, and nothing else of the
-    metadata that its author writes, since one object for each pod has the copy.
+    """Return *resource* as an embedded object: its spec and the annotations that decide which pods are served. No other
+    metadata of its author is copied, because each pod's object contains a copy.
 
-    Also its resourceVersion, by which the reference tells whether a copy is up to date: without it, a reference that
-    takes over sets every object back to Created, and pods get no tokens meanwhile. MIC itself never compares it.
+    The copy has the resourceVersion, by which the Go implementation checks that a copy is up to date. Without it, a Go
+    MIC that takes over would set every object back to Created, and pods would get no tokens until it is done. MIC
+    itself never compares it.
     """
     meta = resource.metadata
     metadata: Document = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
@@ -86,12 +88,12 @@ def embedded(kind: Kind[Any], resource: AzureIdentity | AzureIdentityBinding) ->
             metadata["annotations"] = annotations
     spec: Document = msgspec.to_builtins(resource.spec)
     if isinstance(resource, AzureIdentity):
-        spec["type"] = resource.spec.type  # zero is a default, but people read these objects
+        spec["type"] = resource.spec.type  # zero is the default, but operators read these objects
     return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec}
 
 
 def spec_for(desired: DesiredAssignment) -> Document:
-    """The spec of the object that stands for *want*."""
+    """Return the spec of the object for *desired*."""
     return {
         "azureIdentityRef": embedded(IDENTITIES, desired.identity),
         "azureBindingRef": embedded(BINDINGS, desired.binding),
@@ -104,7 +106,7 @@ def spec_for(desired: DesiredAssignment) -> Document:
 def annotations_for(
     desired: DesiredAssignment, attached_by: AttachedBy, pending_detaches: Iterable[PendingDetach] = ()
 ) -> dict[str, str]:
-    """Ours, without those that would be empty."""
+    """Return MIC's annotations, without empty ones."""
     pending_detaches = tuple(pending_detaches)
     ours = {
         POD_UID_ANNOTATION: desired.pod.metadata.uid,
@@ -115,7 +117,7 @@ def annotations_for(
 
 
 def new_document(desired: DesiredAssignment, name: str, status: str, attached_by: AttachedBy) -> Document:
-    """The whole object for *want*, as it is created."""
+    """Return the whole object for *desired*, for its creation."""
     return {
         "apiVersion": ASSIGNED_IDENTITIES.api_version,
         "kind": ASSIGNED_IDENTITIES.name,
@@ -138,7 +140,7 @@ def update_operations(
     attached_by: AttachedBy,
     pending_detaches: Iterable[PendingDetach],
 ) -> Operations:
-    """The JSON patch that makes *held* stand for *want*; refused where the object has changed meanwhile."""
+    """Return the JSON patch that updates *existing* in place to *desired*. It fails if the object has changed since."""
     meta = existing.object.metadata
     ours = (POD_UID_ANNOTATION, ATTACHED_BY_ANNOTATION, DETACH_PENDING_ANNOTATION, MESSAGE_ANNOTATION)
     others = {key: value for key, value in (meta.annotations or {}).items() if key not in ours}
@@ -156,29 +158,29 @@ def update_operations(
             "value": others | annotations_for(desired, attached_by, pending_detaches),
         },
         {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
-        # Whole, so that nothing of the older spec (a secret's name, an old spelling) stays behind.
+        # The whole spec, so that no part of the older one (a secret's name, an old spelling) remains.
         {"op": "add", "path": "/spec", "value": spec_for(desired)},
         {"op": "add", "path": "/status", "value": _status(status)},
     ]
 
 
 def status_operations(existing: ExistingAssignment, status: str, annotations: Mapping[str, str | None]) -> Operations:
-    """The JSON patch that sets the status and changes *annotations* (None removes one)."""
+    """Return the JSON patch that sets the status and changes *annotations* (None removes one)."""
     return [*_same(existing), _status_operation(existing, status), *_annotation_operations(existing, annotations)]
 
 
 def annotation_operations(existing: ExistingAssignment, annotations: Mapping[str, str | None]) -> Operations:
-    """The JSON patch that changes *annotations* alone."""
+    """Return the JSON patch that changes *annotations* only."""
     return [*_same(existing), *_annotation_operations(existing, annotations)]
 
 
 def explain_operations(existing: ExistingAssignment, message: str) -> Operations:
-    """The JSON patch that says why *held* is, or is again, only Created."""
+    """Return the JSON patch that sets the status Created and records the reason."""
     return status_operations(existing, CREATED, {MESSAGE_ANNOTATION: message})
 
 
 def pending_detach_operations(existing: ExistingAssignment, pending_detaches: Collection[PendingDetach]) -> Operations:
-    """The JSON patch that leaves exactly *debts* owed; refused where others have been written down meanwhile."""
+    """Return the JSON patch that leaves exactly *pending_detaches*. It fails if others have been recorded since."""
     path = f"/metadata/annotations/{_pointer(DETACH_PENDING_ANNOTATION)}"
     owed = {DETACH_PENDING_ANNOTATION: encode_pending_detaches(pending_detaches) if pending_detaches else None}
     return [
@@ -189,7 +191,8 @@ def pending_detach_operations(existing: ExistingAssignment, pending_detaches: Co
 
 
 def release_operations(existing: ExistingAssignment, status: str) -> Operations:
-    """The JSON patch that says it is over and takes our finalizer off: with it, the object goes."""
+    """Return the JSON patch that sets the status and removes MIC's finalizer, whereupon the API server deletes the
+    object."""
     rest = [name for name in existing.object.metadata.finalizers or () if name != FINALIZER]
     return [
         *_same(existing),
@@ -204,7 +207,7 @@ def _same(existing: ExistingAssignment) -> Operations:
 
 
 def _status(status: str) -> Document:
-    # One replica is what the reference writes; its own programs never read it.
+    # The Go implementation writes one replica; no program reads it.
     return {"status": status, "availableReplicas": 1}
 
 
@@ -212,7 +215,7 @@ def _status_operation(existing: ExistingAssignment, status: str) -> dict[str, An
     before = existing.object.status
     if before.status:
         return {"op": "replace", "path": "/status/status", "value": status}
-    # An object that somebody wrote without any status has no /status to replace a part of.
+    # Another client may have written the object without a status, so that /status does not exist.
     return {"op": "add", "path": "/status", "value": _status(status)}
 
 
@@ -229,5 +232,5 @@ def _annotation_operations(existing: ExistingAssignment, annotations: Mapping[st
 
 
 def _pointer(key: str) -> str:
-    """*key* as one part of a JSON pointer (RFC 6901 §3)."""
+    """Return *key* as one part of a JSON pointer (RFC 6901 §3)."""
     return key.replace("~", "~0").replace("/", "~1")

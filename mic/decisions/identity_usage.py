@@ -1,6 +1,7 @@
-"""What the cluster has to do with one identity on one VM or scale set, counted as things come and go. No I/O.
+"""Usage of one identity on one VM or scale set, counted incrementally. No I/O.
 
-The counts are kept up to date one object at a time, so that asking never means looking at every pod of a large set.
+Each event updates the counts of one object, so that reading them never requires a scan of all pods of a large scale
+set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,31 +14,31 @@ from podidentity.azure.resource_ids import Host, UserAssignedIdentity
 
 @dataclass(slots=True)
 class IdentityUsage:
-    """One identity on one host, seen from the cluster."""
+    """Usage of one identity on one host."""
 
     identity_id: UserAssignedIdentity
     needed: int = 0
-    """Live pods on the host that need the identity."""
+    """Running pods on the host that need the identity."""
     owned: int = 0
-    """Living objects whose record says that MIC put it there."""
+    """Active objects that record that MIC attached it."""
     foreign: int = 0
-    """Living objects whose record says that it was there before MIC."""
+    """Active objects that record that it was attached before MIC."""
     undecided: int = 0
-    """Living objects without a record: Azure has not been asked yet."""
+    """Active objects that do not record who attached it: MIC has not read the host yet."""
     owned_terminating: int = 0
-    """Revoked objects, and debts of objects now standing for something else, whose record says MIC."""
+    """Terminating objects and pending detaches that record that MIC attached it."""
     terminating: int = 0
-    """Revoked objects, whatever their record says."""
+    """All terminating objects."""
     client_ids: dict[str, int] = field(default_factory=dict)
-    """Client ids, lower-case, that the identity goes by in the objects, and in how many of them."""
+    """Client ids, lower-case, that the objects name for the identity, with the number of objects."""
     active: dict[Key, ExistingAssignment] = field(default_factory=dict)
-    """The living objects that stand for the identity on this host."""
+    """The active objects of the identity on this host."""
     pending_detaches: dict[Key, tuple[ExistingAssignment, PendingDetach]] = field(default_factory=dict)
-    """The objects that owe its detaching from this host."""
+    """The objects with a pending detach of the identity from this host."""
 
     @property
     def attached_by_mic(self) -> bool:
-        """Whether any record, of the living or of those that go, says that MIC put it there."""
+        """Return whether any object, active or terminating, records that MIC attached it."""
         return self.owned + self.owned_terminating > 0
 
     @property
@@ -45,7 +46,7 @@ class IdentityUsage:
         return not (self.needed or self.active or self.terminating or self.pending_detaches)
 
     def count(self, existing: ExistingAssignment, by: int) -> None:
-        """Add (*by* 1) or take away (-1) an object whose present claim is on this identity and host."""
+        """Add (*by* 1) or remove (-1) an object that represents this identity on this host."""
         if existing.released:
             return
         if existing.terminating:
@@ -71,7 +72,7 @@ class IdentityUsage:
                 self.client_ids.pop(client_id, None)
 
     def count_pending_detach(self, existing: ExistingAssignment, pending_detach: PendingDetach, by: int) -> None:
-        """Add or take away an object that owes the identity's detaching from this host."""
+        """Add or remove an object with a pending detach of the identity from this host."""
         self.owned_terminating += by
         if by > 0:
             self.pending_detaches[existing.key] = (existing, pending_detach)
@@ -80,11 +81,11 @@ class IdentityUsage:
 
 
 class HostView(Protocol):
-    """One VM or scale set, or one node that has neither, as the cluster sees it now. Live: read it, keep nothing."""
+    """Read-only state of one VM or scale set, or of one node that has neither. It is live: do not keep references."""
 
     @property
     def host(self) -> Host | None:
-        """What identities are put on; None for a node that is gone or belongs to no Azure host."""
+        """The VM or scale set; None for a node that no longer exists or belongs to no Azure host."""
 
     @property
     def usages(self) -> Mapping[str, IdentityUsage]:
@@ -92,19 +93,20 @@ class HostView(Protocol):
 
     @property
     def terminating(self) -> Mapping[Key, ExistingAssignment]:
-        """Revoked objects of this host's nodes that our finalizer still holds."""
+        """Terminating objects of this host's nodes that MIC's finalizer still keeps."""
 
     def out_of_sync_assignments(self) -> Iterator[tuple[DesiredAssignment | None, tuple[ExistingAssignment, ...]]]:
-        """The claims that are not settled: what is wanted, if anything, and the living objects in its place.
+        """Yield the assignments that are not in sync: the desired one, if any, and the active objects.
 
-        Where nothing is wanted, only this host's objects are given; else, those of other hosts too.
+        Without a desired assignment only this host's objects are included, otherwise also those of other hosts.
         """
 
     def taken(self, key: Key, desired: DesiredAssignment) -> bool:
-        """Whether an object of this name stands for another claim than *want*'s, or is still going."""
+        """Return whether an object of this name belongs to another assignment, or is terminating."""
 
     def holds(self, existing: ExistingAssignment) -> bool:
-        """Whether the object names a node of this host."""
+        """Return whether the object names a node of this host."""
 
     def pending_detaches_of(self, existing: ExistingAssignment) -> tuple[PendingDetach, ...]:
-        """What would be owed if the object stopped standing for what it now names; nothing where no host is known."""
+        """Return the pending detaches that result if the object no longer represents its identity; none if no host is
+        known."""

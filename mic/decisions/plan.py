@@ -1,10 +1,10 @@
-"""What one VM or scale set needs, given what the cluster wants and what Azure has: steps as values. Pure.
+"""Steps that bring one VM or scale set to its desired state, from the cluster state and Azure's response. Pure.
 
-A round asks three times, each time of the picture as it then is: `prepare` (objects to create, update, mark, revoke,
-before Azure is touched), `azure_change` (one merged update of the host), `settle` (what may be said and let go of now).
-Nothing is remembered between them, so a round that was cut short anywhere is simply begun again. Two rules give the
-order its safety: an identity is added only when a record of it is written, and removed only when everything that stood
-for it has been revoked.
+A reconcile pass plans three times, each time from the current state: `prepare` (objects to create, update, annotate and
+revoke before Azure is changed), `azure_change` (one merged update of the host), `finish` (statuses to set and objects
+to release after it). Nothing is remembered between them, so an interrupted pass is simply repeated. Two rules make the
+order safe: MIC attaches an identity only after an object records it, and detaches it only after every object that
+represents it has been revoked.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,27 +21,28 @@ from podidentity.resources import ASSIGNED, CREATED, FINALIZER
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator decided about taking identities off."""
+    """The operator's settings for detaching identities."""
 
     immutable: frozenset[str] = frozenset()
-    """Client ids (or resource ids), lower-case, that are never taken off: `--immutable-user-msis` and the cluster's own
+    """Client ids (or resource ids), lower-case, that MIC never detaches: `--immutable-user-msis` and the cluster's own
     identity."""
     adopt_existing: bool = False
-    """Treat what was on a host before MIC as if MIC had put it there."""
+    """Treat identities that were attached before MIC as if MIC had attached them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restraint:
-    """What is not to be done to a host just now, though it is due. Identities by their keys."""
+    """Changes of a host that are due but must wait. Identities are given by their keys."""
 
     quarantined: Collection[str] = ()
-    """Not to be added or taken off: Azure has just refused that."""
+    """Not attached or detached, because Azure has refused this recently."""
     retry_due: Collection[str] = ()
-    """To be tried when nothing else is: Azure has refused them before, and nobody else's update is to fail again."""
+    """Attempted only if no other change is due: Azure has refused them before, and other changes must not fail with
+    them."""
     warm: Collection[str] = ()
-    """Not to be taken off: the grace since they were needed last goes on."""
+    """Not detached yet: the grace period since their last use has not passed."""
     most: int = MOST_IN_ONE_UPDATE
-    """How many one update may name: fewer while it is not known whom Azure refuses."""
+    """Maximum of identities in one update: fewer while it is unknown which one Azure refuses."""
 
 
 UNRESTRAINED: Final = Restraint()
@@ -49,7 +50,7 @@ UNRESTRAINED: Final = Restraint()
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Write a new object for *want*."""
+    """Create an object for *desired*."""
 
     desired: DesiredAssignment
     name: str
@@ -59,7 +60,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Make *held* stand for *want* in place."""
+    """Update *existing* in place to *desired*."""
 
     existing: ExistingAssignment
     desired: DesiredAssignment
@@ -70,7 +71,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class SetAttachedBy:
-    """Write down who put the identity on the host."""
+    """Record who attached the identity."""
 
     existing: ExistingAssignment
     attached_by: AttachedBy
@@ -78,45 +79,46 @@ class SetAttachedBy:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Delete *held*: NMI stops serving it at once, our finalizer keeps the object until the host is clean."""
+    """Delete *existing*: NMI stops serving it immediately, and MIC's finalizer keeps the object until the detach is
+    done."""
 
     existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """The identity is there: status Assigned."""
+    """Set the status Assigned: the identity is attached."""
 
     existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
 class Explain:
-    """Say on *held* why it is still, or again, Created."""
+    """Record on *existing* why its status is Created."""
 
     existing: ExistingAssignment
     message: str
     identity_at_fault: bool = False
-    """Whether its AzureIdentity has to be corrected, so that people are told there too."""
+    """Whether its AzureIdentity must be corrected, so that MIC writes an Event on that object too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Status Unassigned and the finalizer off: the object goes."""
+    """Set the status Unassigned and remove the finalizer, so that the API server deletes the object."""
 
     existing: ExistingAssignment
 
 
 @dataclass(frozen=True, slots=True)
 class CompleteDetaches:
-    """*debts* are paid: take them off the object's list."""
+    """Remove *pending_detaches*, which are done, from the object."""
 
     existing: ExistingAssignment
     pending_detaches: frozenset[PendingDetach]
 
     @property
     def remaining(self) -> tuple[PendingDetach, ...]:
-        """What is owed still."""
+        """The pending detaches that remain."""
         return tuple(
             pending_detach
             for pending_detach in self.existing.pending_detaches
@@ -129,22 +131,22 @@ FinishStep: TypeAlias = Confirm | Explain | Release | CompleteDetaches
 
 
 OnFault: TypeAlias = Callable[[Key, Exception], None]
-"""Called with the namespace and name of a pod or an object for which no step could be planned, and the exception. The
-other steps of the host are planned all the same."""
+"""Called with the namespace and name of a pod or an object for which planning raised, and the exception. The other
+steps of the host are planned nevertheless."""
 
 
 def raised(_about: Key, error: Exception) -> None:
-    """An `OnFault` for callers that know of no better one."""
+    """Raise *error*: the default `OnFault`."""
     raise error
 
 
 def asks_azure(
     host_view: HostView, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
-    """Whether this round needs a fresh look at Azure, *known* being the last one of this process, if any.
+    """Return whether this pass must read the host from Azure. *known* is the last response in this process, if any.
 
-    Whose an identity without any record is, is always asked anew: where nothing of the cluster was on the host, the
-    last look may be old.
+    The owner of an identity that no object records is always read again: while no object of the cluster was on the
+    host, the last response may have become outdated.
     """
     if host_view.host is None:
         return False
@@ -156,7 +158,7 @@ def asks_azure(
 
 
 def _waits(host_view: HostView, known: HostIdentities) -> bool:
-    """Whether anything here may be said or let go of only when an operation has ended."""
+    """Return whether any step has to wait for the end of an operation."""
     owed = any(usage.pending_detaches for usage in host_view.usages.values())
     waiting = (
         desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known))
@@ -176,13 +178,13 @@ def _needs_read(key: str, usage: IdentityUsage, known: HostIdentities, policy: P
 
 
 def idle(host_view: HostView) -> list[str]:
-    """The identities (keys) that nobody here is served any more: for these a grace is counted."""
+    """Return the identities (keys) that no pod of this host uses: their grace period runs."""
     return [key for key, usage in host_view.usages.items() if usage.needed == 0 and not usage.active]
 
 
 def independent(host_view: HostView, policy: Policy, on_fault: OnFault = raised) -> list[PrepareStep]:
-    """What is to be written for pods whose identities no host has to have: service principals and federated ones. Part
-    of `prepare` too, but it needs nothing of Azure and never waits for it."""
+    """Return the steps for pods whose identities need no host: service principals and federated ones. `prepare`
+    includes these steps, but they never wait for Azure."""
     steps: list[PrepareStep] = []
     names: set[Key] = set()
     for desired, active in host_view.out_of_sync_assignments():
@@ -195,8 +197,8 @@ def independent(host_view: HostView, policy: Policy, on_fault: OnFault = raised)
 
 
 def revocations(host_view: HostView) -> list[Revoke]:
-    """The objects that stand for nothing any more. Part of `prepare` too, but these need nothing of Azure and never
-    wait for it."""
+    """Return the revocations of objects without a desired assignment. `prepare` includes these steps, but they never
+    wait for Azure."""
     return [
         Revoke(existing)
         for desired, active in host_view.out_of_sync_assignments()
@@ -206,9 +208,9 @@ def revocations(host_view: HostView) -> list[Revoke]:
 
 
 def left_on(host_view: HostView, azure: HostIdentities, policy: Policy) -> dict[str, bool]:
-    """The identities (keys) on the host that the objects here stood for, nobody needs any more and are never taken off.
+    """Return the identities (keys) on the host that no pod needs and MIC never detaches.
 
-    True where MIC put them there: then they are immutable. False: they are somebody else's.
+    True if MIC attached them (they are immutable), False if another client did.
     """
     return {
         key: _ours(usage, policy)
@@ -223,7 +225,7 @@ def left_on(host_view: HostView, azure: HostIdentities, policy: Policy) -> dict[
 def prepare(
     host_view: HostView, azure: HostIdentities | None, policy: Policy, on_fault: OnFault = raised
 ) -> list[PrepareStep]:
-    """What to write before Azure is changed. Without an answer from Azure (None) nobody's ownership is decided."""
+    """Return the steps before Azure is changed. Without a response from Azure (None) no owner is decided."""
     steps: list[PrepareStep] = []
     recorded: set[str] = set()
     names: set[Key] = set()
@@ -259,10 +261,11 @@ def _objects_for(
     *,
     names: set[Key],
 ) -> Iterator[PrepareStep]:
-    """What makes one object, and no other, stand for *want*. *names*: those of the objects that are to be created.
+    """Yield the steps after which exactly one object represents *desired*. *names*: names of objects that this pass
+    creates.
 
-    What cannot go on standing for it (an identity that serves only its own namespace now has its objects there) is
-    revoked when the new object is there, and not before: the pod is not to be without.
+    An object that can no longer represent it (an identity that now serves only its own namespace has its objects there)
+    is revoked after the new object exists, so that the pod always has one.
     """
     usage = host_view.usages.get(desired.identity_id.key) if desired.identity_id else None
     attached_by = _attached_by(usage, azure, policy)
@@ -282,7 +285,7 @@ def _objects_for(
 def azure_change(
     host_view: HostView, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> Change | None:
-    """The one merged change that the host needs now, as far as *restraint* lets it be made."""
+    """Return the merged change that the host needs now, as far as *restraint* allows it."""
     if host_view.host is None or azure.gone:
         return None
     adds: list[str] = []
@@ -307,7 +310,8 @@ def finish(
     failures: Mapping[str, str] | None = None,
     on_fault: OnFault = raised,
 ) -> list[FinishStep]:
-    """What may be said and let go of, by what is really there. *failures*: why an identity (key) is not."""
+    """Return the steps after Azure is changed, given the attached identities. *failures*: why an identity (key) is
+    not."""
     failures = failures or {}
     if host_view.host is None:
         azure = GONE
@@ -340,7 +344,7 @@ def finish(
 def _completed_detaches(
     host_view: HostView, azure: HostIdentities | None, policy: Policy
 ) -> Iterator[CompleteDetaches]:
-    """One step for each object, whatever it owes here: each is written as a whole list."""
+    """Yield one step per object with completed detaches, because its list is written as a whole."""
     paid: dict[Key, tuple[ExistingAssignment, set[PendingDetach]]] = {}
     for key, usage in host_view.usages.items():
         if usage.pending_detaches and _is_detached(key, usage, azure, policy):
@@ -350,20 +354,22 @@ def _completed_detaches(
 
 
 def _revocations_of_lost_host(host_view: HostView) -> list[Revoke]:
-    """What stands for identities on a host that Azure has lost. The node may live on, but no pod can run there; its
-    pods get new objects when the host is back."""
+    """Return revocations of all objects on a host that Azure no longer has. Its node may still exist, but no pod can
+    run there. Its pods get new objects when the host is back."""
     standing = {existing.key: existing for usage in host_view.usages.values() for existing in usage.active.values()}
     for desired, active in host_view.out_of_sync_assignments():
         if desired is None or desired.identity_id is None:
             for existing in active:
-                standing.pop(existing.key, None)  # revoked in any case, or made to stand for what needs no host
+                # Another step revokes it, or updates it to an identity that needs no host.
+                standing.pop(existing.key, None)
         else:
             standing |= {existing.key: existing for existing in active}
     return [Revoke(existing) for existing in standing.values()]
 
 
 def _attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, policy: Policy) -> AttachedBy:
-    """Who put, or will have put, the identity on the host: decided before the first update, from what is there."""
+    """Return who attached, or will attach, the identity, decided before the first update from the attached
+    identities."""
     if usage is None:
         return ""
     if usage.attached_by_mic or policy.adopt_existing:
@@ -374,7 +380,7 @@ def _attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, poli
 
 
 def _keeper(desired: DesiredAssignment, active: tuple[ExistingAssignment, ...]) -> ExistingAssignment | None:
-    """Which of the objects goes on standing for *want*: the first that can, names of ours before others."""
+    """Return the object that continues to represent *desired*: the first usable one, preferring MIC's names."""
     names = (plain_name(desired.assignment_key), distinct_name(desired.assignment_key))
     usable = [existing for existing in active if existing.object.metadata.namespace == desired.namespace]
     return min(usable, key=lambda existing: (existing.key[1] not in names, existing.key), default=None)
@@ -418,14 +424,14 @@ def _update(
             if pending_detach not in pending_detaches
         )
     if host is not None and desired.identity_id is not None:
-        # What is owed to the very place where it is wanted again is owed no more.
+        # A detach from the host that needs the identity again is no longer pending.
         here = (host.key, desired.identity_id.key)
         pending_detaches = [
             pending_detach
             for pending_detach in pending_detaches
             if (pending_detach.host.lower(), pending_detach.identity.lower()) != here
         ]
-    # A client id that is new is believed only where Azure tells whose it is.
+    # A new client id is accepted only after Azure has reported it.
     same_client = client_ids.same(existing.object.spec.azure_identity_ref, desired.identity)
     was_true = stays and same_client and existing.object.status.status == ASSIGNED and azure is None
     status = ASSIGNED if was_true or _present(desired, attached_by, azure) else CREATED
@@ -433,7 +439,7 @@ def _update(
 
 
 def _present(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIdentities | None) -> bool:
-    """Whether what is wanted needs nothing of Azure, or is known to be there and whose it is."""
+    """Return whether the desired identity needs no host, or is known to be attached with a known owner."""
     if desired.identity_id is None:
         return True
     if azure is None or client_ids.fault(desired, azure):
@@ -444,10 +450,10 @@ def _present(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIde
 def _attached_by_updates(
     host_view: HostView, azure: HostIdentities, policy: Policy, recorded: Collection[str]
 ) -> list[SetAttachedBy]:
-    """Records to pass on, so that what MIC put or is about to put on the host never goes without one.
+    """Return updates that record MIC as the owner, so that each identity that MIC attached or will attach has a record.
 
-    Needed where somebody took off what was there before us and we put it back, and where the last object that has the
-    record goes while others still need the identity. One holder of it is enough.
+    They are needed if another client detached a foreign identity and MIC attaches it again, and if the last object with
+    the record is deleted while other objects still need the identity. One active object with the record is enough.
     """
     updates = []
     for key, usage in host_view.usages.items():
@@ -463,23 +469,21 @@ def _ours(usage: IdentityUsage, policy: Policy) -> bool:
 
 
 def _immutable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
-    """Whether the identity goes by an id that must stay, in any object's words or in Azure's own."""
+    """Return whether any object or Azure names an immutable id for the identity."""
     attached = azure.attached.get(key)
     names = usage.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
     return not policy.immutable.isdisjoint(names)
 
 
 def _removable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
-    """Whether nobody is served it any more, MIC put it there, and it may go."""
+    """Return whether no pod uses the identity, MIC attached it, and MIC may detach it."""
     terminating = usage.owned_terminating > 0 or (policy.adopt_existing and usage.terminating > 0)
     return usage.needed == 0 and not usage.active and terminating and not _immutable(key, usage, azure, policy)
 
 
 def _stays(key: str, usage: IdentityUsage, azure: HostIdentities | None, policy: Policy) -> bool | None:
-    """Whether a record that goes may go: the identity is off, or stays for good, or another object keeps the record.
-
-    None where that cannot be told without Azure.
-    """
+    """Return whether an object's record may be deleted: the identity is detached, is never detached, or another object
+    keeps the record. None if this is unknown without Azure."""
     if usage.owned > 0:
         return True
     if azure is None:
@@ -503,7 +507,8 @@ def _releasable(
 
 
 def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
-    """What says Assigned of an identity that somebody has taken off, where Azure does not take it again."""
+    """Yield explanations for Assigned objects whose identity another client detached and Azure refuses to attach
+    again."""
     if azure is None or azure.gone or azure.updating:
         return
     for key, why in failures.items():

@@ -1,6 +1,6 @@
-"""`mic --plan`: what MIC would do against the live cluster and Azure, without doing it.
+"""`mic --plan`: the changes that MIC would make to the cluster and to Azure, without making them.
 
-`survey` reads both once, `rehearsal` gives MIC's rounds on a picture in memory, `outcome` makes of that the values in
-`shapes` (with `left_out`, what MIC cannot act on), `text` the lines to read. Nothing in here can write anywhere: there
-is no lease, no watch and no Event, and it works beside a MIC that leads.
+`survey` reads both once, `dry_run` runs reconcile passes in memory, `outcome` converts their result to the values in
+`schema` (with `left_out`, the objects that MIC cannot act on), and `text` formats them. No module here can write: there
+is no lease, no watch and no Event, and the plan works while another MIC leads.
 """

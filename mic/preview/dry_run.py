@@ -1,8 +1,8 @@
-"""What MIC's rounds come to, carried out on a picture of its own instead of the API server and Azure. Pure.
+"""Dry run of MIC's reconcile passes on an in-memory state instead of the API server and Azure. Pure.
 
-Each round is planned by the very functions that plan a real one, and the patches that would be sent change the objects
-of the picture. Rounds go on until none of them finds anything to do, so that what one write leads to (created, put on
-the VM, Assigned) shows as a whole. What Azure would refuse cannot be told beforehand: each change is taken to succeed.
+The same functions as in MIC plan each pass, and the patches that MIC would send change the objects in memory. Passes
+continue until none finds work, so that the whole result of a write (created, attached, Assigned) is visible. Azure's
+refusals cannot be predicted: each change is assumed to succeed.
 """
 
 import itertools
@@ -35,16 +35,16 @@ from podidentity.resources import (
 Step: TypeAlias = plan.PrepareStep | plan.FinishStep
 
 PASSES_MOST: Final = 1000
-"""Each round of a host takes at most 150 identities; a host's own limit is far below a thousand times that."""
+"""Each pass of a host attaches up to 150 identities; a host's limit is far below a thousand times that."""
 
 
 class DryRunError(Exception):
-    """The rounds did not come to an end: a defect of ours, and the message names the places."""
+    """The passes did not end, which is a bug. The message names the hosts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What the API server had, one list of each kind."""
+    """Objects of the API server, one list per kind."""
 
     pods: tuple[Pod, ...] = ()
     nodes: tuple[Node, ...] = ()
@@ -55,16 +55,16 @@ class Snapshot:
 
 @dataclass(slots=True)
 class HostActions:
-    """What was done for one place, in order."""
+    """Steps and changes for one host, in order."""
 
     steps: list[Step] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     left_on: dict[str, bool] = field(default_factory=dict)
-    """Identities that stay though nobody needs them, as `plan.left_on` tells."""
+    """Identities that stay although no pod needs them, as `plan.left_on` returns them."""
 
 
 class DryRun:
-    """A picture of the cluster, and the rounds on it. Used once: `run` changes the picture for good."""
+    """In-memory cluster and the passes on it. Used once: `run` changes the state."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy, *, force_namespaced: bool = False) -> None:
         self.force_namespaced = force_namespaced
@@ -73,9 +73,9 @@ class DryRun:
         self._writes = itertools.count(1)
         self.view = ClusterView(force_namespaced=force_namespaced, on_dirty=self._touched.add)
         self.azure: dict[str, HostIdentities] = {}
-        """What is on each host, by its key, after the rounds so far."""
+        """Identities of each host, by its key, after the finished passes."""
         self.actions: dict[str, HostActions] = {}
-        """By the place's key; places where nothing was done or to be told have none."""
+        """By the host's key; hosts without actions have none."""
         self._take_in(self.view.nodes, snapshot.nodes)
         self._take_in(self.view.identities, snapshot.identities)
         self._take_in(self.view.bindings, snapshot.bindings)
@@ -83,7 +83,7 @@ class DryRun:
         self._take_in(self.view.pods, snapshot.pods)
 
     def hosts(self) -> list[Host]:
-        """The VMs and scale sets of which MIC asks Azure what is on them."""
+        """Return the VMs and scale sets that MIC reads from Azure."""
         found = [
             host_state.host
             for host_state in self.view.host_states()
@@ -92,10 +92,10 @@ class DryRun:
         return sorted(found, key=lambda host: host.key)
 
     def run(self, azure: Mapping[str, HostIdentities]) -> None:
-        """Give rounds until nothing is left to do. A host that is not in *azure* has not answered. Raises NoRestError.
+        """Run passes until nothing is left to do. A host that is not in *azure* has not responded. Raise DryRunError.
 
-        Places are worked on in the order of their keys, so that the same cluster has the same course; hosts that Azure
-        does not know come last, as MIC waits a while before it believes that.
+        Hosts are processed in the order of their keys, so that the same cluster gives the same result. Hosts that Azure
+        does not know come last, because MIC waits before it accepts that.
         """
         self.azure = dict(azure)
         lost = {key for key, known in azure.items() if known.gone}
@@ -114,7 +114,7 @@ class DryRun:
             changes.upserted(None, each)
 
     def _round(self, key: str) -> bool:
-        """One round as `mic.reconciliation.host_reconciler` gives it; whether it did anything."""
+        """Run one pass as `HostReconciler` does. Return whether it did anything."""
         host_state, known = self.view.host_state(key), self.azure.get(key)
         host_actions = self.actions.get(key) or HostActions()
         before = plan.prepare(host_state, known, self._policy)
@@ -172,13 +172,13 @@ class DryRun:
         self._wrote(document, uid=present.object.metadata.uid)
 
     def _wrote(self, document: documents.Document, uid: str) -> None:
-        # A version of our own making: one that is as it was would be taken for old news of what was revoked since.
+        # A new version: an unchanged one would count as an older event of an object revoked since.
         document["metadata"] |= {"uid": uid, "resourceVersion": f"rehearsed-{next(self._writes)}"}
         self.view.wrote(msgspec.convert(document, AzureAssignedIdentity))
 
 
 def key_of(step: Step) -> Key:
-    """Namespace and name of the object that the step is about."""
+    """Return namespace and name of the step's object."""
     return (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
 
 

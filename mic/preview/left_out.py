@@ -1,4 +1,4 @@
-"""Objects that somebody has to correct before MIC can act on them, and how many pods that concerns. Pure."""
+"""Objects that must be corrected before MIC can act on them, and the number of affected pods. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from podidentity.resources import Pod
 
 
 def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
-    """All of them, in the order of their kinds and names."""
+    """Return all of them, ordered by kind and name."""
     found = [
         *_bindings_and_identities(snapshot, force_namespaced=force_namespaced),
         *_nodes(snapshot, force_namespaced=force_namespaced),
@@ -24,7 +24,7 @@ def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
 
 
 def bound(snapshot: Snapshot) -> Iterator[Pod]:
-    """The pods that a binding may mean: on a node, with a label, and not at their end."""
+    """Yield the pods that bindings may select: on a node, with a label, and not finished."""
     return (pod for pod in snapshot.pods if pod.binding_label and pod.spec.node_name and not pod.finished)
 
 
@@ -48,7 +48,7 @@ def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> I
 
 
 def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
-    """Nodes without a host, where that keeps something from a pod."""
+    """Yield nodes without a host whose pods need one."""
     nodes = {each.metadata.name: each.spec.provider_id for each in snapshot.nodes}
     index = _index(snapshot, force_namespaced=force_namespaced)
     pods: Counter[str] = Counter()

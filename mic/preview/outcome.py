@@ -1,4 +1,4 @@
-"""From what Azure answered and what the rehearsal did to the values that are shown. Pure."""
+"""Report values from Azure's responses and the dry run. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,36 +30,36 @@ STEP_NAMES: Final[Mapping[type, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureReads:
-    """What Azure was asked, and what it said."""
+    """Reads of the hosts from Azure, and their results."""
 
     answers: Mapping[str, HostIdentities | AzureError] | None
-    """By the host's key; None where Azure was not asked at all."""
+    """By the host's key; None if Azure was not read."""
     own_identity: str = ""
-    """The cluster's own identity, by its client id or resource id, to name it as the reason why it stays."""
+    """The cluster's own identity, by client id or resource id, which MIC never detaches."""
 
     def identities(self, key: str) -> HostIdentities | None:
-        """What is on the host, where Azure told."""
-        told = (self.answers or {}).get(key)
-        return told if isinstance(told, HostIdentities) else None
+        """Return the identities of the host, if Azure responded."""
+        answer = (self.answers or {}).get(key)
+        return answer if isinstance(answer, HostIdentities) else None
 
     def problem(self, key: str) -> str:
-        """Why Azure did not tell; empty where it did or was not asked."""
-        told = (self.answers or {}).get(key)
-        if not isinstance(told, AzureError):
+        """Return why the read failed; empty if it succeeded or was not made."""
+        answer = (self.answers or {}).get(key)
+        if not isinstance(answer, AzureError):
             return ""
-        status = " ".join(filter(None, (str(told.status or ""), told.code)))
-        match told:
+        status = " ".join(filter(None, (str(answer.status or ""), answer.code)))
+        match answer:
             case Refused():
                 advice = "check MIC's credentials in the cloud config, and its role there"
             case Throttled():
                 advice = "try again later"
             case _:
                 advice = ""
-        return cut(": ".join(filter(None, (advice, status, told.message))))
+        return cut(": ".join(filter(None, (advice, status, answer.message))))
 
 
 def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Mapping[str, str]) -> Preview:
-    """Run *rehearsal*, a new one of *snapshot*, and tell what came of it. Raises NoRestError."""
+    """Run *dry_run*, a new one of *snapshot*, and return the report. Raise DryRunError."""
     view = dry_run.view
     stored = {each.key: ExistingAssignment(each) for each in snapshot.assigned}
     standing = {key: view.host_key_of(existing) for key, existing in stored.items()}
@@ -105,7 +105,7 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
 
 
 class _HostBefore:
-    """What is to be known of a place that the rounds may change."""
+    """State of a host before the dry run changes it."""
 
     def __init__(self, host_state: HostState) -> None:
         self.name = host_state.host.text if host_state.host is not None else host_state.key
@@ -188,8 +188,8 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
 
 
 def _waiting(host_state: HostState, known: HostIdentities | None) -> Iterator[Waiting]:
-    """What is still open after the last round, and why."""
-    unknown = "it is not known what is on the host"
+    """Yield the assignments that are out of sync after the last pass, and why."""
+    unknown = "the identities of the host are unknown"
     for desired, _ in host_state.out_of_sync_assignments():
         if desired is None:
             continue

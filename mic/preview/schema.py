@@ -1,6 +1,5 @@
-"""The preview as values: for each VM or scale set the identities and objects that change, and why something that one
-might expect does not happen. These are the documents of the machine-readable output, too. Pure.
-"""
+"""Report of the plan as values: the identities and objects that change on each host, and why others do not. The
+machine-readable output has the same structure. Pure."""
 
 from typing import Final
 
@@ -10,22 +9,21 @@ from podidentity.resources import ASSIGNED
 from podidentity.telemetry.logs import redact
 
 MESSAGE_MAX: Final = 300
-"""Characters of what Azure said that are shown."""
+"""Characters of an Azure message in the report."""
 
 SOMETHING_TO_DO: Final = 3
-"""The exit code of a program that has told of something to do."""
+"""Exit code of a program that has reported something to do."""
 
 VERBS: Final = ("create", "update", "remove", "assign", "note")
-"""What happens to an object, in one word: `assign` is a status that becomes Assigned and nothing else, `note` only an
-annotation of MIC's own."""
+"""Summary of an object's change: `assign` sets only the status Assigned, `note` changes only an annotation of MIC."""
 
 
 class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What every part of the preview has in common: the names of its fields in JSON."""
+    """Base class of the report's parts: camel-case field names in JSON."""
 
 
 class ObjectChange(ReportModel, frozen=True):
-    """What happens to one AzureAssignedIdentity at one place."""
+    """Change of one AzureAssignedIdentity on one host."""
 
     namespace: str
     name: str
@@ -36,22 +34,22 @@ class ObjectChange(ReportModel, frozen=True):
     steps: list[str]
     """Values of `outcome.STEP_NAMES`, in order."""
     was: str
-    """Its status now; empty where there is no such object."""
+    """Its current status; empty if there is no such object."""
     becomes: str
-    """Its status in the end; empty where it is gone then."""
+    """Its final status; empty if it is removed."""
     detail: str = ""
-    """What differs, for an update in place; why it is still Created, where Azure refused it lately."""
+    """The difference, for an update in place; why it is still Created, if Azure refused it recently."""
 
 
 class Kept(ReportModel, frozen=True):
-    """An identity that nobody needs any more and that stays on its host."""
+    """An identity that no pod needs and that stays attached."""
 
     identity: str
     why: str
 
 
 class Waiting(ReportModel, frozen=True):
-    """What does not become as it should be."""
+    """An assignment that does not become in sync."""
 
     pod: str
     identity: str
@@ -62,37 +60,37 @@ class HostPreview(ReportModel, frozen=True):
     """One VM or scale set, or one node that has neither."""
 
     host: str
-    """Azure's id; `node:<name>` where no host is known."""
+    """Azure's id; `node:<name>` if no host is known."""
     nodes: list[str]
     problem: str = ""
-    """Why it is not known what is on the host; empty where Azure told."""
+    """Why the host could not be read; empty if it could."""
     add: list[str] = []
     remove: list[str] = []
     type: str = ""
     new_type: str = ""
-    """The same as `type` where that does not change."""
+    """Equal to `type` if that does not change."""
     updates: int = 0
-    """PATCHes to Azure, where the hosts are worked on in the order of their ids. In another order, what an object that
-    moves leaves behind on one host may be merged with other changes there, or not."""
+    """PATCHes to Azure, if the hosts are processed in the order of their ids. In another order, a pending detach of a
+    moved object may or may not be merged with other changes of its host."""
     objects: list[ObjectChange] = []
     kept: list[Kept] = []
     waiting: list[Waiting] = []
     as_it_should_be: int = 0
-    """Objects that say what is wanted, are Assigned, and are not written."""
+    """Objects that are in sync and not written."""
 
     @property
     def changes(self) -> bool:
-        """Whether MIC would write anything here."""
+        """Return whether MIC would write anything for this host."""
         return bool(self.objects or self.updates)
 
     @property
     def notable(self) -> bool:
-        """Whether there is more to tell than that all is well."""
+        """Return whether anything is out of sync or unknown here."""
         return self.changes or bool(self.kept or self.waiting or self.problem)
 
 
 class LeftOut(ReportModel, frozen=True):
-    """An object that MIC cannot act on, and of how many pods that keeps an identity."""
+    """An object that MIC cannot act on, and the number of pods that get no identity because of it."""
 
     kind: str
     name: str
@@ -101,26 +99,26 @@ class LeftOut(ReportModel, frozen=True):
 
 
 class Summary(ReportModel, frozen=True):
-    """The whole in numbers."""
+    """Totals of the report."""
 
     objects: dict[str, int]
-    """How many AzureAssignedIdentities there are of each of `VERBS`."""
+    """AzureAssignedIdentities for each of `VERBS`."""
     identities_added: int
     identities_removed: int
     hosts_changed: int
     hosts: int
     updates: int
     pods: int
-    """Pods on nodes with the label of a binding, finished ones left out."""
+    """Pods on nodes with the label of a binding, without finished ones."""
     pods_as_they_should_be: int
-    """Of those: they have all that MIC can give them already. Pods that nothing is bound to are not among them."""
+    """Those of them that already have all identities that MIC can assign. Pods without a binding are not included."""
 
 
 class Preview(ReportModel, frozen=True):
-    """All of it. `hosts` are in the order of their ids, what is in them in the order of names."""
+    """The report. `hosts` are ordered by id, their content by name."""
 
     settings: dict[str, str]
-    """Flags that decide what is done, where they differ from their defaults."""
+    """Flags that affect the plan, if they differ from their defaults."""
     asked_azure: bool
     summary: Summary
     hosts: list[HostPreview]
@@ -128,21 +126,21 @@ class Preview(ReportModel, frozen=True):
 
     @property
     def changes(self) -> bool:
-        """Whether MIC would write anything at all."""
+        """Return whether MIC would write anything."""
         return any(host.changes for host in self.hosts)
 
     def shortened(self) -> "Preview":
-        """Without the hosts where all is as it should be; the summary still counts them."""
+        """Return the report without hosts that are in sync; the summary still counts them."""
         return msgspec.structs.replace(self, hosts=[host for host in self.hosts if host.notable])
 
     @property
     def unanswered(self) -> list[HostPreview]:
-        """The hosts of which Azure was asked in vain."""
+        """Return the hosts that could not be read."""
         return [host for host in self.hosts if host.problem]
 
 
 def verb_of(change: ObjectChange) -> str:
-    """The one of `VERBS` that says most about what happens to the object."""
+    """Return the one of `VERBS` that describes the object's change best."""
     for verb, step in (("create", "create"), ("remove", "revoke"), ("remove", "release"), ("update", "update")):
         if step in change.steps:
             return verb
@@ -150,5 +148,5 @@ def verb_of(change: ObjectChange) -> str:
 
 
 def cut(text: str) -> str:
-    """What somebody else said, as one line of at most MESSAGE_MAX characters and without credentials."""
+    """Return foreign text as one line of at most MESSAGE_MAX characters, without credentials."""
     return redact(" ".join(text.split())[:MESSAGE_MAX])

@@ -1,6 +1,7 @@
-"""One look at the live cluster and at Azure: a LIST of each kind, and a GET for each VM or scale set with a stake.
+"""One read of the live cluster and of Azure: a LIST of each kind, and a GET of each VM or scale set in use.
 
-Reads only, so a service account that may list these kinds, and a role that may read VMs and scale sets, are enough.
+It only reads: a service account with list permission for these kinds, and a role that may read VMs and scale sets,
+suffice.
 """
 
 import asyncio
@@ -27,23 +28,23 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, 
 from podidentity.version import VERSION
 
 PARALLEL: Final = 16
-"""GETs in flight: a thousand VMs are read in seconds, and the MIC that runs still gets its answers."""
+"""Concurrent GETs: they read a thousand VMs within seconds, without starving a running MIC."""
 NO_USE: Final = frozenset({None, 400, 401})
-"""Statuses of a refusal that is the same for every host: no token, a sign-in or an api-version that is not accepted."""
+"""Statuses of a refusal that is the same for every host: no token, or a sign-in or api-version that is not accepted."""
 USER_AGENT: Final = "aad-pod-identity-mic-plan"
 
 
 class Hosts(Protocol):
-    """What Azure is asked: `mic.azure.compute.Compute`, or a stand-in."""
+    """The requests to Azure: `mic.azure.compute.Compute`, or a fake."""
 
     async def get(self, host: Host) -> HostIdentities:
-        """What is on the host; `GONE` where there is no such host. Raises AzureError."""
+        """Return the identities of the host; `GONE` if it does not exist. Raise AzureError."""
 
 
 async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
-    """What a MIC with these settings would do now. Raises StartError where that cannot be told.
+    """Return the plan of a MIC with these settings. Raise StartError if it is unknown.
 
-    Hosts of which Azure does not tell are in the preview's `unanswered`; without *ask_azure* no host is known, and no
+    The report's `unanswered` lists hosts that Azure did not return. Without *ask_azure* no host is known, and no
     credentials are needed.
     """
     try:
@@ -61,10 +62,10 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
 
 
 async def read_cluster(client: Client) -> Snapshot:
-    """One list of each kind. Raises ApiError.
+    """Return one list of each kind. Raise ApiError.
 
-    The assigned identities first: what is written while the lists are read can then look as if it were still to be
-    done, but nothing that has just been assigned looks as if nobody wanted it.
+    Assigned identities come first. An object that is written during the lists may then look pending, but none that has
+    just been assigned looks unused.
     """
     assigned = await client.list(ASSIGNED_IDENTITIES)
     identities = await client.list(IDENTITIES)
@@ -89,12 +90,12 @@ async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
 
 @asynccontextmanager
 async def reached(settings: Settings) -> AsyncIterator[tuple[str, Hosts]]:
-    """The cluster's own identity, or an empty string, and Azure, to be asked. Raises StartError."""
-    # Half a second of imports, which a survey without Azure does not need.
+    """Yield the cluster's own identity, or an empty string, and a client of Azure. Raise StartError."""
+    # These imports take half a second, and a survey without Azure does not need them.
     from mic.azure.compute import Compute  # noqa: PLC0415  see above
     from mic.startup.cloud_config import ConfigError, cloud_of, credential_for, read  # noqa: PLC0415  see above
 
-    # A sign-in that fails is told with the hosts that it keeps from us, and needs no lines of the library beside that.
+    # The report contains a failed sign-in with the affected hosts; the library's own lines add nothing.
     logging.getLogger("azure").setLevel(logging.ERROR)
 
     def configured() -> tuple[str, Compute, Closing]:
@@ -117,7 +118,7 @@ async def reached(settings: Settings) -> AsyncIterator[tuple[str, Hosts]]:
 
 
 class Closing(Protocol):
-    """A credential, as far as its end."""
+    """A credential that can be closed."""
 
     async def close(self) -> None: ...
 
@@ -130,10 +131,10 @@ def _told(settings: Settings, snapshot: Snapshot) -> Preview:
 async def ask(
     compute: Hosts, hosts: Sequence[Host], *, parallel: int = PARALLEL
 ) -> dict[str, HostIdentities | AzureError]:
-    """What Azure says of each host, by its key, or why it says nothing; at most *parallel* requests at once.
+    """Return Azure's response for each host, by key, or the failure. At most *parallel* requests run concurrently.
 
-    Where it is plain that more requests would fare no better (`NO_USE`; a subscription that is throttled; nobody
-    there), they are not made, and the hosts left have the same answer.
+    Requests that would certainly fail in the same way (`NO_USE`, a throttled subscription, an unreachable Azure) are
+    not made; the remaining hosts get the same failure.
     """
     answers: dict[str, HostIdentities | AzureError] = {}
     given_up: dict[str, AzureError] = {}
@@ -161,12 +162,12 @@ async def ask(
 
 
 def _policy(settings: Settings, own: str = "") -> Policy:
-    """As MIC has it; the cluster's own identity, if any, is never taken off."""
+    """Return MIC's policy; the cluster's own identity, if any, is never detached."""
     return Policy(frozenset({*settings.immutable_client_ids, own.lower()} - {""}), settings.adopt_existing)
 
 
 def _shown(settings: Settings) -> dict[str, str]:
-    """The flags that decide what is done and differ from their defaults; of client ids only how many there are."""
+    """Return the flags that affect the plan and differ from their defaults; of client ids only the number."""
     immutable = len(settings.immutable_client_ids)
     values = {
         "force_namespaced": "true" if settings.force_namespaced else "",
@@ -178,12 +179,12 @@ def _shown(settings: Settings) -> dict[str, str]:
 
 
 def advice(error: ApiError) -> str:
-    """Why the API server does not tell what was asked, and what to do, in one line."""
+    """Return in one line why the API server refused, and what to do."""
     match error:
         case Unauthorized():
             return f"the API server refuses us ({error}): check the credentials in --kubeconfig"
         case Forbidden():
-            return f"not allowed to read the cluster: grant get and list on what the message names ({error.message})"
+            return f"not allowed to read the cluster: grant get and list on the named resources ({error.message})"
         case NotFound():
             return f"the API server does not know one of our kinds: install deploy/crds ({error.message})"
         case _ if not error.status:

@@ -1,4 +1,4 @@
-"""The preview as lines for people: the numbers first, then each VM or scale set where something happens. Pure."""
+"""Report of the plan as text: totals first, then each VM or scale set with changes. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from typing import Final
 from mic.preview.schema import VERBS, HostPreview, ObjectChange, Preview, Summary, verb_of
 
 HOSTS_MOST: Final = 50
-"""How many of the hosts where something happens are listed, unless all are asked for."""
+"""Hosts with changes that are listed unless all are requested."""
 OBJECTS_MOST: Final = 10
-"""Of how many objects of one kind of change on one host the line is written, unless all are asked for."""
+"""Objects per kind of change on one host that are listed unless all are requested."""
 
 SIGNS: Final = {"create": "+", "update": "~", "remove": "-", "assign": "~", "note": "~"}
 
@@ -18,15 +18,15 @@ NOTHING_KNOWN: Final = "Nothing to do, as far as is known."
 
 
 def lines(preview: Preview, *, everything: bool = False) -> Iterator[str]:
-    """Line by line, without ends. With *everything* also what stays as it is, and every object.
+    """Yield the lines, without line ends; with *everything* also unchanged hosts, and every object.
 
-    What objects' authors wrote steers no terminal: a character that is not printed is a question mark.
+    Text from objects cannot control a terminal: a question mark replaces each unprintable character.
     """
     yield from map(printable, _lines(preview, everything=everything))
 
 
 def printable(line: str) -> str:
-    """*line*, in which may stand what somebody wrote into an object, so that it does not steer a terminal."""
+    """Return *line*, which may contain text from objects, without characters that control a terminal."""
     return "".join(each if each.isprintable() else "?" for each in line)
 
 
@@ -41,13 +41,13 @@ def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
         yield f"… and {more} more VMs and scale sets (--plan-all lists them)"
     if preview.left_out:
         yield ""
-        yield "left out until somebody corrects them:"
+        yield "left out until they are corrected:"
         for each in preview.left_out:
             yield f"  {each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
 
 
 def summary(preview: Preview) -> Iterator[str]:
-    """What there is to do, in numbers, and what the numbers rest on."""
+    """Yield the totals and their basis."""
     numbers = preview.summary
     yield "What MIC would do; nothing has been done."
     if preview.settings:
@@ -68,12 +68,12 @@ def summary(preview: Preview) -> Iterator[str]:
         f"{numbers.pods_as_they_should_be} of {numbers.pods}"
     )
     if not preview.asked_azure:
-        yield "  Azure was not asked, so what is put on or taken off VMs and scale sets is not known."
+        yield "  Azure was not read, so attached and detached identities of VMs and scale sets are unknown."
     yield from unanswered(preview)
 
 
 def hosts(preview: Preview, *, everything: bool) -> tuple[list[HostPreview], int]:
-    """The hosts to be listed, and how many more there are where something happens."""
+    """Return the hosts to list and the number of others with changes."""
     if everything:
         return preview.hosts, 0
     notable = [host for host in preview.hosts if host.notable]
@@ -81,7 +81,7 @@ def hosts(preview: Preview, *, everything: bool) -> tuple[list[HostPreview], int
 
 
 def unanswered(preview: Preview) -> Iterator[str]:
-    """A line for each reason why Azure did not tell what is on a host."""
+    """Yield a line for each reason why hosts could not be read."""
     by_problem: defaultdict[str, list[str]] = defaultdict(list)
     for host in preview.unanswered:
         by_problem[host.problem].append(host.host)
@@ -91,12 +91,12 @@ def unanswered(preview: Preview) -> Iterator[str]:
 
 
 def title(host: HostPreview) -> str:
-    """The host, and how many nodes are on it."""
+    """Return the host and its number of nodes."""
     return f"{host.host} ({counted(len(host.nodes), 'node')})" if host.nodes else host.host
 
 
 def facts(host: HostPreview) -> Iterator[tuple[str, str]]:
-    """What happens to the host itself and what does not, each with its sign."""
+    """Yield changes of the host itself and identities that stay, each with its sign."""
     if host.new_type != host.type:
         yield "~", f"type {host.type} → {host.new_type}"
     yield from (("+", f"identity {each}") for each in host.add)
@@ -111,7 +111,7 @@ def facts(host: HostPreview) -> Iterator[tuple[str, str]]:
 
 
 def becomes(change: ObjectChange) -> str:
-    """What the object is in the end, and what differs."""
+    """Return the object's final status and the difference."""
     match verb_of(change):
         case "remove":
             end = "revoked, then removed" if not change.becomes else "revoked"
@@ -127,7 +127,7 @@ def becomes(change: ObjectChange) -> str:
 
 
 def chosen(host: HostPreview, *, everything: bool) -> Iterator[tuple[str, list[ObjectChange], int]]:
-    """For each verb the objects to be listed, and how many more there are."""
+    """Yield for each verb the objects to list and the number of others."""
     by_verb: defaultdict[str, list[ObjectChange]] = defaultdict(list)
     for change in host.objects:
         by_verb[verb_of(change)].append(change)
@@ -138,12 +138,12 @@ def chosen(host: HostPreview, *, everything: bool) -> Iterator[tuple[str, list[O
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """*number* and the word for so many."""
+    """Return *number* with the singular or plural noun."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def fine(host: HostPreview) -> str:
-    """How many objects nothing has to be done about."""
+    """Return the number of objects that are in sync."""
     return counted(host.as_it_should_be, "object is as it should be", "objects are as they should be")
 
 

@@ -1,4 +1,4 @@
-"""Drives the rounds: what the view marks dirty is worked on soon, and everything is looked at from time to time."""
+"""Queues and workers that run the reconcile passes: for each dirty host soon, and periodically for all hosts."""
 
 import asyncio
 import logging
@@ -13,34 +13,34 @@ from podidentity.resources import AzureIdentity
 log = logging.getLogger(__name__)
 
 BESIDE_SECONDS: Final = 0.01
-"""One drain of a node is one sweep over its host's open claims, and nobody notices ten milliseconds."""
+"""Time for which events of a host are collected: one drained node then causes one pass over its host."""
 
 
 class HostPasses(Protocol):
-    """What is driven: `mic.reconciliation.host_reconciler.Applier`."""
+    """The passes that the controller runs: `HostReconciler`, or a fake."""
 
     async def reconcile(self, key: str) -> PassResult:
-        """Bring the place a step nearer to what it should be."""
+        """Reconcile the host once."""
 
     async def revoke(self, key: str) -> PassResult:
-        """Revoke what nobody wants any more there."""
+        """Revoke objects of the host without a desired assignment."""
 
     async def assign(self, key: str) -> PassResult:
-        """Write what pods need there that no host has to have."""
+        """Write assignments of the host's pods that need no host."""
 
     def look_again(self, key: str) -> None:
-        """Have the next round ask Azure in any case."""
+        """Make the next pass read the host from Azure."""
 
     def retry_identity(self, identity_key: str) -> list[str]:
-        """Try the identity again; the places where it had been refused."""
+        """Retry the identity. Return the hosts where Azure had refused it."""
 
 
 class Controller:
-    """Owns the tasks that give rounds. `running` turns true once they are given.
+    """Owner of the queues and their tasks. `running` is true while passes run.
 
-    A round may be waiting minutes for Azure. So revocations have a queue of their own, as a pod that is gone, or whose
-    binding is, must not be served for so long; and so has the assigning of what is on no host, which never concerns
-    Azure. The two are apart, since the latter may be many writes and no revocation is to wait for them.
+    A pass may wait minutes for Azure. Revocations therefore have their own queue, so that NMI stops serving a deleted
+    pod, or one without a binding, without that delay. Assignments that need no host have another, because they never
+    involve Azure. The two are separate because the latter may be many writes, and no revocation may wait for them.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """*look_seconds*: how often each host is compared with Azure; *resync_seconds*: how often everything that is
-        not as it should be gets a round whether or not an event asked for one. *on_fault* is called when a pass has
-        raised an exception."""
+        """*look_seconds*: interval at which each host is compared with Azure. *resync_seconds*: interval at which every
+        host that is out of sync gets a pass, with or without an event. *on_fault* is called after a pass raised an
+        exception."""
         self._view = view
         self._passes = WorkQueue(clock=clock, on_fault=on_fault)
         self._revocations, self._assignments = (
@@ -68,11 +68,11 @@ class Controller:
         self.running = False
 
     def __len__(self) -> int:
-        """Hosts that wait for a round or have one."""
+        """Return the number of hosts with a waiting or running pass."""
         return len(self._passes)
 
     def state(self) -> dict[str, object]:
-        """For /debug/state."""
+        """Return the state of the queues, for /debug/state."""
         return {
             "rounds": self._passes.state(),
             "revocations": self._revocations.state(),
@@ -80,21 +80,21 @@ class Controller:
         }
 
     def dirty(self, key: str) -> None:
-        """Something about this place is not as it should be."""
+        """Queue the host, which is out of sync."""
         self._revocations.add(key)
         self._assignments.add(key)
         self._passes.add(key)
 
     def identity_changed(self, identity: AzureIdentity) -> None:
-        """Try it again where Azure had refused it: whoever changed it may have put it right."""
+        """Retry the identity where Azure had refused it, because the change may have corrected it."""
         for key in self._host_reconciler.retry_identity(identity.spec.resource_id.lower()):
             self._passes.add(key)
 
     async def run(self) -> NoReturn:
-        """Give rounds until cancelled."""
+        """Run passes until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._revocations.run(self._host_reconciler.revoke), name="revoke")
-            tasks.create_task(self._assignments.run(self._host_reconciler.assign), name="assign what is on no host")
+            tasks.create_task(self._assignments.run(self._host_reconciler.assign), name="assignments without a host")
             tasks.create_task(self._look_at_all(), name="compare hosts with Azure")
             tasks.create_task(self._resync(), name="full resync")
             self.running = True
@@ -104,7 +104,7 @@ class Controller:
                 self.running = False
 
     async def _look_at_all(self) -> NoReturn:
-        """One GET for each host in each interval, spread evenly over it: no peak at Azure, none in our own loop."""
+        """Read each host once per interval, spread evenly, without a peak at Azure or in the event loop."""
         while True:
             keys = [host.key for host in self._view.host_states() if host.host is not None and host.usages]
             pause = self._look_seconds / (len(keys) + 1)

@@ -1,9 +1,8 @@
-"""What MIC says in Events about identities that are not where they should be: to whoever made them, and to whose pods
-wait for them.
+"""Kubernetes Events for identities that are not attached to their host, on the binding, the waiting pod and the
+AzureAssignedIdentity.
 
-Said on the binding, in the reference's words, on the pod and on the AzureAssignedIdentity. Bounded: thousands of pods
-may wait for one identity, and the message of each object says it too. Successes are told on bindings alone
-(`writing`).
+The binding's Event has the wording of the Go implementation. Their number is limited, because thousands of pods may
+wait for one identity, and each object has the message too. `writer` records successes, on bindings only.
 """
 
 from collections.abc import Iterable
@@ -29,36 +28,36 @@ APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
 APPLY_ERROR: Final = "binding apply error"
 INVALID_IDENTITY: Final = "invalid identity"
-"""Reasons of Events as the reference words them: people's alerts look for them."""
+"""Reasons of Events, spelled as in the Go implementation, because alerts match them."""
 
 EVENTS_PER_IDENTITY_MAX: Final = 10
-"""Of how many pods Events tell that one identity is not on their host."""
+"""Pods with an Event for one identity in one pass."""
 EVENTS_PER_PASS_MAX: Final = 30
-"""The same, for one host at one time: its identities may all be refused at once."""
+"""Pods with an Event in one pass of a host, whose identities may all be refused together."""
 
 
 class AssignmentEvents:
-    """Tells of one host's round: make one for each."""
+    """Events of one reconcile pass: create one object per pass."""
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder
         self._left = EVENTS_PER_PASS_MAX
 
     def not_applied(self, waiting: Iterable[ExistingAssignment], why: str) -> None:
-        """Say for the first few of *waiting*, objects of one identity, why it is not on their host."""
+        """Record for the first few of *waiting*, objects of one identity, why it is not attached."""
         for existing in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
             spec = existing.object.spec
             message = self._say(spec.azure_binding_ref, _pod_of(existing), existing.node, why)
             self._recorder.record(existing.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
 
     def invalid_identity(self, existing: ExistingAssignment, why: str) -> None:
-        """Say why it is not on its host on the AzureIdentity too, which has to be corrected. Its repeats for other pods
-        and hosts are counted on one Event."""
+        """Record the reason on the AzureIdentity too, whose author must correct it. Repeats for other pods and hosts
+        are counted on one Event."""
         identity = existing.object.spec.azure_identity_ref
         self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
 
     def not_created(self, wanted: Iterable[DesiredAssignment], why: str) -> None:
-        """Say for the first few of *wanted* why there is not even an object for them."""
+        """Record for the first few of *needed* why they have no object."""
         for desired in islice(wanted, min(EVENTS_PER_IDENTITY_MAX, self._left)):
             self._say(desired.binding, desired.pod, desired.node, why)
 
@@ -78,7 +77,7 @@ def _pod_of(existing: ExistingAssignment) -> Pod:
 
 
 def advice(identity_id: str, error: AzureError) -> str:
-    """Why the identity is not on the host, and what to do, for whoever made it."""
+    """Return why the identity is not attached and what its author must do."""
     match error.code.lower():
         case "linkedauthorizationfailed":
             return f"MIC may not assign {identity_id}: grant it the role Managed Identity Operator there ({error.code})"
@@ -91,17 +90,17 @@ def advice(identity_id: str, error: AzureError) -> str:
 
 
 def refusal(host: Host, error: AzureError) -> str:
-    """Why Azure changes nothing on the host, or shows nothing of it, and what to do; empty where time may cure it."""
+    """Return why Azure refuses to change or show the host and what to do; empty if the failure may be temporary."""
     if not isinstance(error, Refused):
         return ""
-    told = " ".join(filter(None, (str(error.status or ""), error.code))) or "no token"
+    response = " ".join(filter(None, (str(error.status or ""), error.code))) or "no token"
     if isinstance(error, BadIdentities):
         there = ", ".join(sorted(error.ids))
-        return f"Azure changes nothing on {host.text} while {there} is on it ({told}): check that this exists"
-    return f"Azure refuses MIC on {host.text} ({told}): check its credentials and its role there"
+        return f"Azure changes nothing on {host.text} while {there} is on it ({response}): check that this exists"
+    return f"Azure refuses MIC on {host.text} ({response}): check its credentials and its role there"
 
 
 def delay(host: Host) -> str:
-    """What whoever waits is told when calls about the host have failed for long; the same words whatever the failure,
-    so that each object is written once."""
-    return f"Azure has not let MIC work on {host.text} for a minute and more; MIC goes on trying, and its log says why"
+    """Return the message for pods after calls for the host have failed for a long time. The text does not depend on the
+    failure, so that each object is written once."""
+    return f"calls to Azure for {host.text} have failed for more than a minute; MIC keeps retrying, see its log"

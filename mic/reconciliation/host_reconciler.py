@@ -1,7 +1,8 @@
-"""One round for one VM or scale set: look, write, change Azure, write again, each planned from the picture of then.
+"""Reconcile pass of one VM or scale set: read Azure, write objects, update Azure, write objects again.
 
-The order is `plan`'s; here are the calls, what is remembered between rounds, and what a failure means for the next.
-A round that is cut short anywhere, by an error or by the end of the process, leaves nothing that the next cannot mend.
+`plan` decides each step from the state at that time. This module makes the calls, keeps the state between passes, and
+handles failures. A pass that ends early, by an error or with the process, leaves nothing that the next pass cannot
+repair.
 """
 
 import asyncio
@@ -35,34 +36,34 @@ REFUSED: Final = (
 )
 FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
 BLOCKED_SCAN_MAX: Final = 5000
-"""Claims passed over at one scrape, which must not hold up the loop: some milliseconds' worth."""
+"""Blocked assignments that one scrape skips: some milliseconds, because it blocks the event loop."""
 SHOWN_MOST: Final = 100
-"""Hosts that /debug/state tells of."""
+"""Hosts that /debug/state lists."""
 DOUBT_SECONDS: Final = 30.0
-"""Age of an answer from which on it is asked for again before an AzureIdentity is found at fault by it."""
+"""Age of a response after which MIC reads the host again before it reports an AzureIdentity as faulty."""
 STALE_SECONDS: Final = 0.05
-"""Pause before a round is repeated because an object was other than thought."""
+"""Pause before a pass is repeated because an object had changed."""
 CONFLICTS_MOST: Final = 3
-"""How often in one round a host is read again because somebody else changed it."""
+"""Reads per pass of a host that another client changes concurrently."""
 LEASE_WAIT_SECONDS: Final = 30.0
 REFUSED_SECONDS: Final = 15.0
-"""Pause before an object that the API server refused is tried again; events of the host try it too."""
+"""Pause before MIC writes an object again that the API server refused; events of the host trigger it too."""
 IDLE_SECONDS: Final = 30.0
-"""Pause of a host that waits for something else: the news of that is an event, and this only in case it is missed."""
+"""Pause of a host that waits for an event, in case the event is lost."""
 
 
 class Hosts(Protocol):
-    """What Azure is asked: `mic.azure.compute.Compute`, or a stand-in."""
+    """The requests to Azure: `mic.azure.compute.Compute`, or a fake."""
 
     async def get(self, host: Host) -> HostIdentities:
-        """What is on the host; `GONE` where there is no such host. Raises AzureError."""
+        """Return the identities of the host; `GONE` if it does not exist. Raise AzureError."""
 
     async def update(self, host: Host, change: Change) -> HostIdentities:
-        """Carry out the change; what is there afterwards. Raises AzureError."""
+        """Make the change and return the identities afterwards. Raise AzureError."""
 
 
 class HostReconciler:
-    """Rounds for all hosts; one at a time for each, which the queue sees to."""
+    """Reconcile passes of all hosts. The work queue runs at most one pass per host concurrently."""
 
     def __init__(
         self,
@@ -82,9 +83,9 @@ class HostReconciler:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """*grace_seconds*: how long an identity that nobody needs stays on its host; a new leader counts anew.
-        *gone_seconds*: pause between looks at a host that Azure does not know. A change of Azure is only begun while
-        *lease_remaining* is more than *lease_needed_seconds*."""
+        """*grace_seconds*: how long an identity that no pod needs stays attached; a new leader starts it again.
+        *gone_seconds*: pause between reads of a host that Azure does not know. A change of Azure starts only while
+        *lease_remaining* exceeds *lease_needed_seconds*."""
         self._view = view
         self._writer = writer
         self._hosts = hosts
@@ -103,26 +104,26 @@ class HostReconciler:
         self._looks: set[str] = set()
 
     def look_again(self, key: str) -> None:
-        """Have the next round ask Azure even where the cluster gives no reason to."""
+        """Make the next pass read the host from Azure even without a reason in the cluster."""
         self._looks.add(key)
 
     def protect(self, identity: str) -> None:
-        """Never take the identity with this client id or resource id off any host from now on."""
+        """Never detach the identity with this client id or resource id from now on."""
         self._policy = replace(self._policy, immutable=self._policy.immutable | {identity.lower()})
 
     def retry_identity(self, identity_key: str) -> list[str]:
-        """The identity was changed: try it again everywhere, apart from others; the hosts where it had been refused."""
+        """Retry a changed identity on every host, apart from others. Return the hosts where Azure had refused it."""
         return [key for key, memory in self._memories.items() if memory.retry_now(identity_key)]
 
     def quarantined(self) -> int:
-        """How many identities are held back on how many hosts, for a metric."""
+        """Return the number of quarantined identities, counted per host, for a metric."""
         return sum(len(memory.quarantined()) for memory in self._memories.values())
 
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest claim that waits for its assignment and is not held back by a refused identity, or one
-        whose AzureIdentity has to be corrected.
+        """Return the age of the oldest pending assignment that is not blocked by a quarantined identity or a faulty
+        AzureIdentity.
 
-        Where very many are held back, the next one is taken for one that is not.
+        If more than BLOCKED_SCAN_MAX are blocked, the next one counts as not blocked.
         """
         now = self._clock()
         for number, (key, since) in enumerate(self._view.waiting.items()):
@@ -140,12 +141,12 @@ class HostReconciler:
         return 0.0
 
     def state(self) -> dict[str, object]:
-        """For /debug/state: the hosts of which there is something to say, the first of them if there are many."""
-        told = {key: said for key, memory in self._memories.items() if (said := memory.state())}
-        return {"known": len(self._memories), "noted": len(told), "first": dict(islice(told.items(), SHOWN_MOST))}
+        """Return the hosts with a notable state, for /debug/state; only the first ones if there are many."""
+        notable = {key: state for key, memory in self._memories.items() if (state := memory.state())}
+        return {"known": len(self._memories), "noted": len(notable), "first": dict(islice(notable.items(), SHOWN_MOST))}
 
     async def reconcile(self, key: str) -> PassResult:
-        """Bring the place a step nearer to what it should be; how, and when, to go on."""
+        """Run one pass for the host and return when to run the next one."""
         began = self._clock()
         host_view = self._view.host_state(key)
         if host_view.empty:
@@ -158,14 +159,14 @@ class HostReconciler:
             self._metrics.reconciled(self._clock() - began)
 
     async def revoke(self, key: str) -> PassResult:
-        """Revoke what nobody wants any more. Beside the rounds, since those may be waiting for Azure."""
+        """Revoke objects without a desired assignment. Runs in parallel with passes, which may wait for Azure."""
         written = await self._writer.carry_out(plan.revocations(self._view.host_state(key)))
         again = STALE_SECONDS if written.stale else REFUSED_SECONDS if written.refused else None
         return PassResult(failed=written.error is not None, again_after=again)
 
     async def assign(self, key: str) -> PassResult:
-        """Write what pods need that no host has to have. Beside the rounds, since those may be waiting for Azure; what
-        the API server refuses is left to them."""
+        """Write assignments that need no host. Runs in parallel with passes, which may wait for Azure. A pass repeats
+        writes that the API server refuses."""
         skipped = Skipped(key, self._metrics)
         written = await self._writer.carry_out(plan.independent(self._view.host_state(key), self._policy, skipped.note))
         again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
@@ -180,7 +181,7 @@ class HostReconciler:
         before = await self._writer.carry_out(plan.prepare(host_view, memory.known, self._policy, skipped.note))
         failed: dict[str, str] = {}
         if asked:
-            # Also where some write failed: what has no record is not added, and what still stands is not taken off.
+            # Also after a failed write: an identity without a record is not attached, one in use is not detached.
             failed = await self._change(key, memory)
         host_view = self._view.host_state(key)
         outcomes = plan.finish(host_view, memory.known, self._policy, self._reasons(host_view, memory), skipped.note)
@@ -199,35 +200,35 @@ class HostReconciler:
         return PassResult(again_after=again)
 
     async def _look(self, key: str, host_view: HostView, memory: HostMemory) -> bool:
-        """Ask Azure if there is reason to and the time has come; whether `memory.known` is fresh."""
+        """Read the host if there is a reason and the time has come. Return whether `memory.known` is fresh."""
         host = host_view.host
         due = key in self._looks or self._asks(host_view, memory) or self._doubts(host_view, memory)
         if host is None or not due or memory.reads.until > self._clock():
             return False
         if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
-            return False  # nothing could be done about the answer yet
+            return False  # MIC could not act on the response yet
         self._looks.discard(key)
         return await self._read(host, memory)
 
     async def _read(self, host: Host, memory: HostMemory) -> bool:
-        """Ask Azure what is on the host; whether the answer can be relied on."""
+        """Read the host. Return whether the response is reliable."""
         try:
             found = await self._hosts.get(host)
         except AzureError as error:
             memory.unanswered(error, refusal(host, error))
-            self._warn("Azure did not say what is on the host; trying again", host, error)
+            self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
         memory.learn(found, self._gone_seconds)
         if found.gone:
             log.warning(
-                "Azure knows no such host, while the cluster has a node there; asking again, then its objects go",
+                "Azure does not know the host of a node; reading it again before its objects are removed",
                 extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},
             )
         return memory.known is not None
 
     async def _change(self, key: str, memory: HostMemory) -> dict[str, str]:
-        """One merged update of the host, and another without what Azure refuses in it. Which identities (keys) an
-        update left out or failed to put there, and why."""
+        """Update the host, and again without the identities that Azure refuses. Return the identities (keys) that an
+        update left out or failed to attach, with the reason."""
         failed: dict[str, str] = {}
         conflicts = retries = 0
         while (ready := await self._next_change(key, memory)) is not None:
@@ -241,7 +242,7 @@ class HostReconciler:
                         retries += 1
                         await self._sleep(self._retry_seconds)
                     case Refused() if again and not isinstance(error, BadIdentities):
-                        pass  # a part of it, at once: it is known how many parts there are
+                        pass  # continue with a part immediately: the number of parts is limited
                     case Conflict() if again and conflicts < CONFLICTS_MOST:
                         conflicts += 1
                     case _:
@@ -251,7 +252,7 @@ class HostReconciler:
             if after.gone:
                 break
             if not after.shows(change):
-                idle = AzureError("Azure took the update, and the host does not show it")
+                idle = AzureError("Azure accepted the update, but the host does not show it")
                 memory.had_no_effect(idle)
                 self._warn("an update had no effect; trying again", host, idle)
                 break
@@ -264,14 +265,14 @@ class HostReconciler:
         return failed
 
     async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
-        """What is to be sent now, if anything: from the newest picture, and from Azure's newest answer where a second
-        writer's change could be lost."""
+        """Return the update to send now, if any, from the current state. If it could overwrite another client's change,
+        MIC reads the host first."""
         host = self._view.host_state(key).host
         if host is None or memory.writes.until > self._clock() or self._planned(key, memory) is None:
             return None
         if not await self._may_write(host, memory):
             return None
-        change = self._planned(key, memory)  # anew: waiting for the lease or for Azure took its time
+        change = self._planned(key, memory)  # planned again, because the wait for the lease or for Azure took time
         if change is not None and change.retypes and not change.etag:
             change = self._planned(key, memory) if await self._read(host, memory) else None
         return None if change is None else (host, change)
@@ -287,20 +288,21 @@ class HostReconciler:
         return Restraint(memory.quarantined(), memory.retry_due(), warm, memory.most)
 
     async def _may_write(self, host: Host, memory: HostMemory) -> bool:
-        """Wait until the lease is sure to last for the request, and an earlier leader's operation is over."""
+        """Wait until the lease lasts for the request and an earlier leader's operation has ended. Return whether to
+        write."""
         try:
             async with asyncio.timeout(LEASE_WAIT_SECONDS):
                 while self._lease_remaining() <= self._lease_needed:
                     await self._sleep(0.1)
         except TimeoutError:
-            log.warning("the leader lease is not renewed in time, so Azure is left alone", extra={"vm": host.text})
+            log.warning("leader lease not renewed in time; Azure is not changed", extra={"vm": host.text})
             return False
         await self._operation_ends(host, memory)
         return memory.known is not None and not memory.known.gone
 
     async def _operation_ends(self, host: Host, memory: HostMemory) -> None:
-        """Wait for an operation that an earlier leader may have begun, or ourselves before our connection broke: what
-        Azure shows until then is only what it is to lead to."""
+        """Wait for an operation that an earlier leader, or this process before its connection broke, may have started.
+        Until its end Azure shows only its intended result."""
         while memory.doubtful:
             await self._sleep(memory.next_poll())
             await self._read(host, memory)
@@ -308,8 +310,8 @@ class HostReconciler:
     async def _failed(
         self, host: Host, memory: HostMemory, change: Change, error: AzureError, failed: dict[str, str]
     ) -> bool:
-        """Draw the lesson of a failed update, tell it to *failed*, and look at what it has left; whether to try again
-        within this round."""
+        """Process a failed update: record the refused identities in *failed*, and read the host again. Return whether
+        to retry now."""
         texts = {text.lower(): text for text in (*change.adds, *change.removes)}
         adds = {text.lower() for text in change.adds}
         on_host = memory.known.attached.keys() if memory.known is not None else set()
@@ -346,8 +348,8 @@ class HostReconciler:
     def _report_failed(
         self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[plan.FinishStep]
     ) -> None:
-        """Say why identities are not on the host: to those who wait for one that has just failed, and to whoever has
-        not been told yet."""
+        """Record Events with the reason why identities are not attached: for the pods of each newly failed identity,
+        and for objects that have no message yet."""
         events = AssignmentEvents(self._recorder)
         for key, why in failed.items():
             usage = host_view.usages.get(key)
@@ -363,7 +365,7 @@ class HostReconciler:
                 log.warning(FAULTY, extra={"identity": identity, "error": step.message})
 
     def _report_lost(self, host_view: HostView) -> None:
-        """Say to those who wait on a host that Azure knows no longer that it is in vain."""
+        """Record Events for the pods that wait on a host that Azure no longer knows."""
         if host_view.host is None:
             return
         why, events = _lost(host_view.host), AssignmentEvents(self._recorder)
@@ -374,7 +376,7 @@ class HostReconciler:
         )
 
     def _reasons(self, host_view: HostView, memory: HostMemory) -> dict[str, str]:
-        """Why identities are not on the host, for the objects that wait for them."""
+        """Return why identities are not attached, for the messages of their objects."""
         if memory.missing_since is not None and host_view.host is not None:
             return dict.fromkeys(host_view.usages, _lost(host_view.host))
         if why := memory.reads.refusal or memory.writes.refusal:
@@ -384,7 +386,7 @@ class HostReconciler:
         return memory.quarantined()
 
     def _next_try(self, key: str, memory: HostMemory, *, asked: bool) -> float | None:
-        """Seconds until this host is worth another round by itself; None where only an event can make it so."""
+        """Return the seconds until the next pass of this host, or None if only an event can require one."""
         host_view = self._view.host_state(key)
         if host_view.host is None:
             return None
@@ -398,7 +400,7 @@ class HostReconciler:
         return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
 
     def _next_retry(self, host_view: HostView, memory: HostMemory) -> float | None:
-        """Seconds until a refused identity is to be tried again, or one that nobody needs has had its grace."""
+        """Return the seconds until the next retry of a refused identity or the end of a grace period."""
         if memory.known is None:
             return None
         attached, retries = memory.known.attached, []
@@ -409,8 +411,8 @@ class HostReconciler:
         return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
     def _doubts(self, host_view: HostView, memory: HostMemory) -> bool:
-        """Whether to ask Azure again before an AzureIdentity is found at fault. Not soon after the last answer: a
-        client that writes AzureIdentities without end must not cause calls without end."""
+        """Return whether to read the host again before MIC reports a faulty AzureIdentity. Not soon after the last
+        response: a client that changes AzureIdentities without end must not cause calls without end."""
         old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
         return old and memory.known is not None and client_ids.is_news(host_view, memory.known)
 
@@ -423,14 +425,14 @@ class HostReconciler:
 
 
 def _is_blocked(desired: DesiredAssignment, memory: HostMemory) -> bool:
-    """Whether the identity has to be corrected before *want* can be assigned on this host."""
+    """Return whether *desired* is blocked on this host until its identity is corrected."""
     key = desired.identity_id.key if desired.identity_id is not None else ""
     return memory.was_refused(key) or bool(client_ids.fault(desired, memory.known))
 
 
 def _narrows(error: Refused, on_host: Collection[str]) -> bool:
-    """Whether the refusal is about what the update asks for, so that a part of it may be taken. It is not where it
-    names only what is on the host already."""
+    """Return whether the refusal concerns the content of the update, so that Azure may accept a part. It does not if it
+    names only identities that are already attached."""
     if isinstance(error, BadIdentities):
         return error.ids.isdisjoint(on_host)
     return isinstance(error, Missing) or (error.status == 400 and not isinstance(error, SignInFailed))

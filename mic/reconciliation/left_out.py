@@ -1,4 +1,4 @@
-"""Pods and objects that one reconcile pass leaves out, because planning for them raised an exception."""
+"""Pods and objects that one reconcile pass leaves out because planning for them raised an exception."""
 
 import logging
 from typing import Final
@@ -9,11 +9,11 @@ from mic.metrics import MicMetrics
 log = logging.getLogger(__name__)
 
 FAULT_SECONDS: Final = 30.0
-"""Pause before a host is worked on again by itself after something on it was left out."""
+"""Pause before the next pass of a host after one left something out."""
 
 
 class Skipped:
-    """Those of one pass. `note` is a `plan.OnFault`."""
+    """Objects that one pass left out. `note` is a `plan.OnFault`."""
 
     def __init__(self, host_key: str, metrics: MicMetrics) -> None:
         self._host_key = host_key
@@ -24,12 +24,12 @@ class Skipped:
         return self._count > 0
 
     def note(self, about: Key, error: Exception) -> None:
-        """Count it. The log has the first one of the pass, with its traceback."""
+        """Count the object. The log has the first one of the pass, with its traceback."""
         self._metrics.faulted("plan")
         self._count += 1
         if self._count == 1:
             log.error(
-                "a pod or an object is left out, as planning for it failed unexpectedly; report this as a bug",
+                "planning for a pod or an object failed unexpectedly, so it is left out; report this as a bug",
                 extra={"resource": "/".join(about), "vm": self._host_key},
                 exc_info=error,
             )

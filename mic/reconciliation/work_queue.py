@@ -1,6 +1,6 @@
-"""A queue of keys, each worked on by one worker at a time; what arrives meanwhile is merged into one more turn.
+"""Work queue of keys with one worker per key. Keys added during a pass cause one more pass.
 
-It knows nothing of what the keys mean. Nothing is lost: a key that is added is worked on after that, once or more.
+The queue does not interpret the keys and loses none: each added key gets at least one later pass.
 """
 
 import asyncio
@@ -15,34 +15,34 @@ from typing import Final, NoReturn
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS: Final = 0.1
-"""How long a key must have been quiet before its turn: pods of one rollout come milliseconds apart, and each update
-of a host takes seconds."""
+"""Time without a new event before a key's pass: pods of one rollout arrive within milliseconds, and each update of a
+host takes seconds."""
 GATHER_MOST_SECONDS: Final = 0.4
-"""How long a key that is never quiet waits at most: a pod's wait stays within its host's own operation + 0.5 s."""
+"""Maximum of that delay: a pod waits at most 0.5 s longer than its host's own operation."""
 
 RETRY_FIRST_SECONDS: Final = 0.5
 RETRY_MOST_SECONDS: Final = 10.0
-"""Also the longest that a revocation waits behind an API server that refused the last write."""
+"""Also the longest delay of a revocation after the API server refused a write."""
 
 PARALLEL: Final = 256
-"""Turns at once. Most of a turn is waiting for Azure, so this bounds memory, not work."""
+"""Passes that run concurrently. Most of a pass is waiting for Azure, so this limits memory, not work."""
 
 SHOWN_MOST: Final = 100
-"""Keys of a kind that /debug/state tells of."""
+"""Keys per list in /debug/state."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """How a turn ended."""
+    """Result of a pass."""
 
     again_after: float | None = None
-    """Seconds until the key wants another turn by itself; None: only when it is added again."""
+    """Seconds until the next pass; None: only when the key is added again."""
     failed: bool = False
-    """The turn did not get through: another one after a pause that grows with each failure in a row."""
+    """The pass failed: it is repeated after a pause that grows with each consecutive failure."""
 
 
 class WorkQueue:
-    """The queue. `add` may be called from anywhere in the loop, also from inside a turn."""
+    """The queue. `add` may be called from anywhere in the loop, also during a pass."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class WorkQueue:
         clock: Callable[[], float] = time.monotonic,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_fault* is called when a turn has raised an exception."""
+        """*on_fault* is called after a pass raised an exception."""
         self._on_fault = on_fault
         self._parallel = parallel
         self._gather_seconds = gather_seconds
@@ -69,11 +69,11 @@ class WorkQueue:
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
-        """Keys that wait for a turn or have one."""
+        """Return the number of keys with a waiting or running pass."""
         return len(self._due.keys() | self._running)
 
     def state(self) -> dict[str, object]:
-        """For /debug/state: how many wait, who has a turn, whose turns failed and how often in a row."""
+        """Return the waiting, running and failing keys, for /debug/state."""
         return {
             "waiting": len(self._due),
             "running": sorted(self._running)[:SHOWN_MOST],
@@ -81,7 +81,7 @@ class WorkQueue:
         }
 
     def add(self, key: str) -> None:
-        """Something about *key* changed: give it a turn, soon, together with what else arrives until then."""
+        """Queue a pass for *key*, which changed, together with further changes until then."""
         now = self._clock()
         if key in self._running:
             self._again[key] = min(now, self._again.get(key, now))
@@ -93,7 +93,7 @@ class WorkQueue:
             self._set(key, when)
 
     def later(self, key: str, seconds: float) -> None:
-        """Give *key* a turn in *seconds*, or sooner if it is due sooner."""
+        """Queue a pass for *key* in *seconds*, or earlier if it is due earlier."""
         now = self._clock()
         when = max(now + seconds, self._not_before.get(key, now))
         if key in self._running:
@@ -107,7 +107,7 @@ class WorkQueue:
         self._news.set()
 
     async def run(self, turn: Callable[[str], Awaitable[PassResult]]) -> NoReturn:
-        """Give turns until cancelled. An exception out of *turn* is logged and counts as a failed turn."""
+        """Run passes until cancelled. An exception from *turn* is logged and counts as a failed pass."""
         async with asyncio.TaskGroup() as turns:
             while True:
                 pause = self._start_due(turns, turn)
@@ -119,12 +119,12 @@ class WorkQueue:
                     continue
 
     def _start_due(self, turns: asyncio.TaskGroup, turn: Callable[[str], Awaitable[PassResult]]) -> float | None:
-        """Start what is due; seconds until the next is, None where only news can say."""
+        """Start the passes that are due. Return the seconds until the next one; None if only `add` can cause one."""
         now = self._clock()
         while self._heap:
             when, key = self._heap[0]
             if self._due.get(key) != when:
-                heapq.heappop(self._heap)  # put off or started since
+                heapq.heappop(self._heap)  # postponed or started since
                 continue
             if when > now:
                 return when - now
@@ -142,7 +142,9 @@ class WorkQueue:
             done = await turn(key)
         except Exception:
             self._on_fault()
-            log.exception("a round failed unexpectedly and is repeated; report this as a bug", extra={"vm": key})
+            log.exception(
+                "a reconcile pass failed unexpectedly and is repeated; report this as a bug", extra={"vm": key}
+            )
             done = PassResult(failed=True)
         finally:
             self._running.discard(key)

@@ -1,7 +1,7 @@
-"""Whose turn it is to send the next write to the API server: within a rate, fair between hosts, urgent ones first.
+"""Rate limit and order of writes to the API server: within a rate, fair between hosts, urgent ones first.
 
-A rollout of thousands of pods on one scale set waits here, and a single pod's write for another host must not wait
-behind it.
+A rollout of thousands of pods on one scale set waits here. A single pod's write for another host must not wait behind
+it.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from typing import Final
 from podidentity.kube.rates import TokenBucket
 
 LEAST_SHARE: Final = 10
-"""Of this many turns one goes to what is least urgent, so that nothing waits for ever."""
+"""One of this many permits goes to the least urgent write, so that none waits forever."""
 
 
 class Urgency(IntEnum):
-    """The order in which what waits is sent."""
+    """Order of waiting writes."""
 
     REVOKE = 0
-    """Somebody must not be served any longer."""
+    """NMI must stop serving a pod."""
     ASSIGN = 1
-    """Somebody waits for an identity."""
+    """A pod waits for an identity."""
     TIDY = 2
-    """Nobody waits: objects whose host is clean, and their debts."""
+    """No pod waits: the release of objects and completed detaches."""
 
 
 class WriteLimiter:
-    """Turns to send one request each: *in_flight* at once, *per_second* in the long run, *burst* after a quiet time.
+    """Permits for one request each: *in_flight* concurrently, *per_second* on average, *burst* after an idle time.
 
-    Within one urgency, hosts take turns. Belongs to one event loop.
+    Within one urgency, hosts are served round-robin. Belongs to one event loop.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class WriteLimiter:
 
     @asynccontextmanager
     async def permit(self, urgency: Urgency, host: str) -> AsyncIterator[None]:
-        """Wait for a turn and have it."""
+        """Wait for a permit and hold it."""
         mine = asyncio.get_running_loop().create_future()
         self._lines[urgency].setdefault(host, deque()).append(mine)
         self._grant()
@@ -66,7 +66,7 @@ class WriteLimiter:
         self._grant()
 
     def _grant(self) -> None:
-        """Give turns to whoever may have one now, and come back when the rate allows the next."""
+        """Grant permits as far as the rate allows, and set a timer for the next."""
         if self._alarm is not None:
             return
         while self._free > 0 and (lines := self._next_lines()) is not None:
@@ -77,7 +77,7 @@ class WriteLimiter:
             del lines[host]
             first = line.popleft()
             if line:
-                lines[host] = line  # at the end: the others come first
+                lines[host] = line  # at the end: other hosts are served first
             first.set_result(None)
             self._free -= 1
             self._turns += 1
@@ -87,7 +87,7 @@ class WriteLimiter:
         self._grant()
 
     def _next_lines(self) -> dict[str, deque[asyncio.Future[None]]] | None:
-        """The lines of the urgency whose turn it is; None where nobody waits."""
+        """Return the queues of the next urgency; None if no write waits."""
         order = sorted(Urgency, reverse=self._turns % LEAST_SHARE == LEAST_SHARE - 1)
         for urgency in order:
             lines = self._lines[urgency]

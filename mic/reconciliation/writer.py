@@ -1,7 +1,7 @@
-"""Carries out the steps that concern AzureAssignedIdentities: one request each, within the limits the operator set.
+"""Writes of AzureAssignedIdentities: one request per step, within the operator's limits.
 
-What the API server answers goes into the view at once. A step that fails is no error of the round: the object is read
-again where it turned out to be other than thought, and the next round plans from what is then known.
+Each response of the API server updates the view immediately. A failed step does not fail the pass: MIC reads an object
+that had changed again, and the next pass plans from the new state.
 """
 
 import asyncio
@@ -36,27 +36,26 @@ log = logging.getLogger(__name__)
 Step = plan.PrepareStep | plan.FinishStep
 
 REFUSALS: Final = frozenset({400, 403, 413, 422})
-"""Statuses by which the API server says that it is the object, or our role, and not the moment."""
+"""Statuses of a refusal that concerns the object or MIC's role, so that an immediate retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How the steps went."""
+    """Result of the steps."""
 
     stale: bool = False
-    """Some object was not as thought; it has been read again, so that planning once more makes sense at once."""
+    """An object had changed. MIC has read it again, so that planning again makes sense immediately."""
     error: ApiError | None = None
-    """The last failure that only time can cure."""
+    """A temporary failure, if any."""
     refused: bool = False
-    """The API server does not take some object as it is (a quota, an admission rule, its size): that one's own matter,
-    and no reason to hold back others."""
+    """The API server refuses an object (a quota, an admission rule, its size). Other objects are not affected."""
 
 
 class Writer:
-    """The one place that writes AzureAssignedIdentities.
+    """The only writer of AzureAssignedIdentities.
 
-    At most *batch* requests are in flight, for all hosts together, and *per_second* are begun each second in the long
-    run: what a quiet time left unused, up to *burst* requests, may be begun at once.
+    At most *batch* requests are in flight for all hosts together, and *per_second* start per second on average. Up to
+    *burst* requests that an idle time left unused may start immediately.
     """
 
     def __init__(
@@ -80,12 +79,12 @@ class Writer:
         self._clock = clock
 
     async def carry_out(self, steps: Iterable[Step]) -> Written:
-        """Do all *steps*, in no particular order among them but for what is urgent; failures are told in the result."""
+        """Run all *steps*, in no particular order except by urgency. Failures are in the result."""
         async with asyncio.TaskGroup() as tasks:
             running = [self._begun(tasks, step) for step in steps]
         if running:
-            await asyncio.wait(running)  # for those that another round has begun
-        # Cancelled is only what that other round left behind when it failed: planned anew, it is sent.
+            await asyncio.wait(running)  # for those that another pass has started
+        # A task is cancelled only if the other pass failed. The write is planned again and sent.
         outcomes = [Written(stale=True) if task.cancelled() else task.result() for task in running]
         return Written(
             stale=any(outcome.stale for outcome in outcomes),
@@ -94,7 +93,7 @@ class Writer:
         )
 
     def _begun(self, tasks: asyncio.TaskGroup, step: Step) -> asyncio.Task[Written]:
-        """The step's task. A round and what goes on beside it may both ask for one write: that is sent once."""
+        """Return the step's task. A pass and a parallel worker may plan the same write, which is sent once."""
         shared = _shared(step)
         if shared in self._under_way:
             return self._under_way[shared]
@@ -113,7 +112,7 @@ class Writer:
                 self._metrics.failed(operation)
                 return await self._failed(step, error)
             except Exception:
-                # Cancelled with the other writes of its host, those of other pods would fail with it.
+                # An exception would cancel the other writes of the host, and thus those of other pods.
                 self._metrics.faulted("write")
                 log.exception(
                     "a write failed unexpectedly and is left out for now; report this as a bug", extra=_about(step)
@@ -162,7 +161,7 @@ class Writer:
         operations = documents.release_operations(existing, UNASSIGNED)
         left = await self._client.patch_json(ASSIGNED_IDENTITIES, *existing.key, operations)
         if left.metadata.finalizers:
-            self._view.wrote(left)  # somebody else's finalizer holds it on
+            self._view.wrote(left)  # another client's finalizer keeps the object
         else:
             self._view.gone(existing)
         spec = existing.object.spec
@@ -183,21 +182,20 @@ class Writer:
                 return Written(stale=True)
             case Conflict() | Invalid() if await self._read_again(key, existing):
                 return Written(stale=True)
-            case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):  # as what cannot be read
+            # AlreadyExists: the existing object could not be read.
+            case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):
                 log.warning(
-                    "an assigned identity is refused by the API server; see what its namespace and our role allow",
+                    "the API server refuses an assigned identity; check its namespace's policies and MIC's role",
                     extra=_about(step) | {"error": error},
                 )
                 self._record_refused(step, error)
                 return Written(refused=True)
             case _:
-                log.warning(
-                    "an assigned identity could not be written; trying again", extra=_about(step) | {"error": error}
-                )
+                log.warning("cannot write an assigned identity; trying again", extra=_about(step) | {"error": error})
                 return Written(error=error)
 
     async def _read_again(self, key: tuple[str, str], thought: ExistingAssignment | None) -> bool:
-        """Whether the view now has the object as it is stored, and that differs from what it, or *thought*, was."""
+        """Read the object again. Return whether it differs from its earlier state, or from *thought*."""
         before = thought or self._view.existing(key)
         try:
             stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
@@ -248,9 +246,9 @@ _URGENCIES: Final[dict[type, Urgency]] = {
 
 
 def _shared(step: Step) -> tuple[object, ...]:
-    """By what a write is known that is asked for twice; empty for what only rounds ask for, each for its own host.
+    """Return the key by which equal writes are merged; empty for steps that only passes plan, each for its own host.
 
-    Where the two differ in what they would write, the later one finds so in the answer to the first.
+    If the two differ in content, the second one is planned again from the response to the first.
     """
     match step:
         case plan.Create(desired, name):
@@ -268,7 +266,7 @@ def _pod(existing: ExistingAssignment) -> str:
 
 
 def _about(step: Step) -> dict[str, object]:
-    """The log fields that tell which object a step is about."""
+    """Return the log fields that identify the object of a step."""
     if isinstance(step, plan.Create):
         pod, node, identity, binding = (
             "/".join(step.desired.pod.key),

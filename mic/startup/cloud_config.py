@@ -1,7 +1,7 @@
-"""Where MIC's own credentials come from: azure.json, or the environment where there is no such file.
+"""MIC's own credentials: azure.json, or the environment if there is no such file.
 
-The file is read again when it changes, so that a rotated secret needs no restart. Secrets stay in here: no message and
-no `repr` carries one.
+MIC reads the file again when it changes, so that a rotated secret needs no restart. No message and no `repr` contains a
+secret.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from podidentity.azure.resource_ids import parse_user_assigned
 log = logging.getLogger(__name__)
 
 REREAD_SECONDS: Final = 5.0
-"""How often the file's time is looked at. Kubernetes itself takes a minute to bring a changed Secret into a pod."""
+"""Interval of checks of the file. Kubernetes itself takes a minute to update a mounted Secret."""
 
 MANAGED: Final = "msi"
-"""Stands in azure.json for a client id or secret where a managed identity is to be used."""
+"""Value in azure.json in place of a client id or secret if a managed identity is used."""
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the message is one line and says what to do."""
+    """The configuration cannot be used; the message is one line and states what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
-    """Who MIC is to Azure, and in which cloud."""
+    """MIC's identity at Azure, and the cloud."""
 
     cloud: str = ""
     tenant_id: str = ""
@@ -43,12 +43,12 @@ class CloudConfig:
     client_secret: str = field(default="", repr=False)
     use_managed_identity: bool = False
     user_assigned_identity: str = ""
-    """MIC's managed identity by its client id or its resource id. On most clusters it is the cluster's own: it is never
-    taken off a host. Empty means the system-assigned identity."""
+    """MIC's managed identity by client id or resource id. On most clusters it is the cluster's own, so MIC never
+    detaches it. Empty means the system-assigned identity."""
 
     @property
     def managed(self) -> bool:
-        """Whether a managed identity speaks for MIC rather than a service principal."""
+        """Return whether MIC uses a managed identity rather than a service principal."""
         return self.use_managed_identity or MANAGED in {self.client_id.lower(), self.client_secret.lower()}
 
 
@@ -63,7 +63,7 @@ _ENVIRONMENT: Final = {
 
 
 def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
-    """The configuration in the file *path*, or in *environ* where *path* is empty. Raises ConfigError."""
+    """Return the configuration in the file *path*, or in *environ* if *path* is empty. Raise ConfigError."""
     if path:
         source, found = f"--cloudconfig {path!r}", _in_file(Path(path))
     else:
@@ -111,7 +111,7 @@ def _in_file(path: Path) -> dict[str, Any]:
 
 
 def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
-    """The cloud that *config* names. Raises ConfigError."""
+    """Return the cloud that *config* names. Raise ConfigError."""
     try:
         return by_name(config.cloud, environment_file)
     except CloudError as error:
@@ -119,7 +119,7 @@ def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
 
 
 def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
-    """A new credential of azure-identity, which the caller closes. Raises ConfigError."""
+    """Return a new credential of azure-identity, which the caller closes. Raise ConfigError."""
     if config.managed:
         identity = config.user_assigned_identity
         if "/" in identity:
@@ -139,7 +139,7 @@ def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
 
 
 class RotatingCredential(AsyncTokenCredential):
-    """The credential of the configuration as it is now. `follow` is the task that reads the file again."""
+    """Credential of the current configuration. The task `follow` reads the file again."""
 
     def __init__(
         self,
@@ -148,26 +148,26 @@ class RotatingCredential(AsyncTokenCredential):
         cloud: Cloud,
         make: Callable[[CloudConfig, Cloud], AsyncTokenCredential] = credential_for,
     ) -> None:
-        """Raises ConfigError; reads the file, so make it before the loop is busy."""
+        """Raise ConfigError. Reads the file, which blocks."""
         self._path = path
         self._environ = environ
         self._cloud = cloud
         self._make = make
         self._seen = self._stamp()
         self.config = read(path, environ)
-        """As it is in use now."""
+        """The configuration in use."""
         self._inner = make(self.config, cloud)
 
     @override
     async def get_token(
         self, *scopes: str, claims: str | None = None, tenant_id: str | None = None, **options: Any
     ) -> AccessToken:
-        """A token by the present credential. Raises what azure-identity raises."""
+        """Return a token of the current credential. Raise what azure-identity raises."""
         return await self._inner.get_token(*scopes, claims=claims, tenant_id=tenant_id, **options)
 
     @override
     async def close(self) -> None:
-        """Close the present credential."""
+        """Close the current credential."""
         await self._inner.close()
 
     @override
@@ -175,16 +175,16 @@ class RotatingCredential(AsyncTokenCredential):
         await self.close()
 
     async def follow(self, changed: Callable[[CloudConfig], None]) -> NoReturn:
-        """Look at the file from time to time; a new one that cannot be used is told and the old credential kept.
+        """Check the file periodically. If a new one is invalid, log that and keep the old credential.
 
-        *changed* is told of each new configuration before it is used.
+        *changed* receives each new configuration before its first use.
         """
         while True:
             await asyncio.sleep(REREAD_SECONDS)
             await self.reread(changed)
 
     async def reread(self, changed: Callable[[CloudConfig], None] = lambda _config: None) -> bool:
-        """Read the file if it has changed since; whether the credential was replaced."""
+        """Read the file if it has changed. Return whether the credential was replaced."""
         stamp = await asyncio.to_thread(self._stamp)
         if stamp == self._seen:
             return False
@@ -193,7 +193,7 @@ class RotatingCredential(AsyncTokenCredential):
             config = await asyncio.to_thread(self._read_anew)
             fresh = self._make(config, self._cloud)
         except ConfigError as error:
-            log.warning("the changed cloud config cannot be used; going on with the last", extra={"error": error})
+            log.warning("the changed cloud config is invalid; still using the previous one", extra={"error": error})
             return False
         changed(config)
         old, self._inner, self.config = self._inner, fresh, config
@@ -208,7 +208,7 @@ class RotatingCredential(AsyncTokenCredential):
         return config
 
     def _stamp(self) -> tuple[int, int, int] | None:
-        """What changes with the file: a mounted Secret changes by another file taking its place."""
+        """Return a value that changes with the file: Kubernetes replaces the file of a mounted Secret."""
         if not self._path:
             return None
         try:

@@ -1,6 +1,6 @@
-"""The flags of MIC: the reference's, spelled as it spells them, and ours beside them, each with the setting it fills.
+"""Flags of MIC: those of the Go implementation, with their spelling, and additional ones, each with its setting.
 
-Only names and how a value is read. Defaults, meanings and what must hold together are in `mic.startup.settings`.
+This module defines names and value parsers. `mic.startup.settings` defines defaults, meanings and checks.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def _client_ids(text: str) -> tuple[str, ...]:
 
 
 FLAGS: Final[tuple[Flag, ...]] = (
-    Flag("cloudconfig", "cloud_config", str, "path of azure.json; without it the environment is used"),
+    Flag("cloudconfig", "cloud_config", str, "path of azure.json; if empty, the environment is used"),
     Flag("kubeconfig", "kubeconfig", str, "path of a kubeconfig; without it the pod's service account"),
     Flag(
         "forceNamespaced",
@@ -38,18 +38,28 @@ FLAGS: Final[tuple[Flag, ...]] = (
         go_bool,
         "identity, binding and pod in one namespace (env FORCENAMESPACED)",
     ),
-    Flag("immutable-user-msis", "immutable_client_ids", _client_ids, "client ids never taken off a host, by comma"),
-    Flag("adopt-existing", "adopt_existing", go_bool, "take off also what was on a host before MIC"),
-    Flag("detach-grace", "detach_grace_seconds", go_duration, "how long an identity nobody needs stays on its host"),
+    Flag(
+        "immutable-user-msis",
+        "immutable_client_ids",
+        _client_ids,
+        "client ids that are never detached, comma-separated",
+    ),
+    Flag("adopt-existing", "adopt_existing", go_bool, "also detach identities that were attached before MIC"),
+    Flag("detach-grace", "detach_grace_seconds", go_duration, "how long an unused identity stays attached"),
     Flag(
         "identity-assignment-reconcile-interval", "look_seconds", go_duration, "how often hosts are compared with Azure"
     ),
-    Flag("syncRetryDuration", "resync_seconds", go_duration, "how often everything unfinished is tried again"),
-    Flag("createDeleteBatch", "write_batch", go_int, "requests to the API server in flight at once"),
-    Flag("clientQps", "writes_per_second", _number, "writes to the API server begun each second, in the long run"),
-    Flag("client-burst", "burst_writes", go_int, "writes begun at once after a quiet time; 0: 30 s of clientQps"),
-    Flag("update-user-msi-max-retry", "update_retries", go_int, "tries without the identities that Azure refused"),
-    Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a try"),
+    Flag("syncRetryDuration", "resync_seconds", go_duration, "how often everything out of sync is tried again"),
+    Flag("createDeleteBatch", "write_batch", go_int, "concurrent requests to the API server"),
+    Flag("clientQps", "writes_per_second", _number, "average writes to the API server per second"),
+    Flag(
+        "client-burst",
+        "burst_writes",
+        go_int,
+        "writes that may start immediately after an idle time; 0: 30 s of clientQps",
+    ),
+    Flag("update-user-msi-max-retry", "update_retries", go_int, "retries without the identities that Azure refused"),
+    Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a retry"),
     Flag("arm-api-version", "arm_api_version", str, "api-version of the Compute API; pinned for each cloud if empty"),
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("leader-election-instance", "lease_holder", str, "name of this process in the lease; the host name if empty"),
@@ -60,22 +70,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("config-map-name", "upgrade_config_map", str, "ConfigMap that records the type upgrade"),
     Flag("type-upgrade-status-key", "upgrade_key", str, "key in that ConfigMap"),
     Flag("enableScaleFeatures", "scale_features", go_bool, "deprecated, always on"),
-    Flag("startup-taint", "startup_taint", str, "taint (its key) to take off a node when its NMI is Ready"),
-    Flag("startup-taint-nmi-selector", "nmi_selector", str, "labels of NMI's pods, which are in MIC's namespace"),
+    Flag("startup-taint", "startup_taint", str, "key of the taint that is removed from a node when its NMI is Ready"),
+    Flag("startup-taint-nmi-selector", "nmi_selector", str, "label selector of NMI's pods in MIC's namespace"),
     Flag("http-probe-port", "probe_port", go_int, "port of /healthz, /readyz and, on loopback, /debug/state"),
     Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
     Flag("enableProfile", "profile", go_bool, "serve profiles of the running program on loopback"),
     Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
-    Flag("logtostderr", "log_to_stderr", go_bool, "deprecated, always so"),
-    Flag("v", "verbosity", go_int, "how much is logged, as klog counts", ("--verbosity",)),
+    Flag("logtostderr", "log_to_stderr", go_bool, "deprecated, always on"),
+    Flag("v", "verbosity", go_int, "log verbosity, on klog's scale", ("--verbosity",)),
     Flag(
         "plan",
         "plan",
         go_bool,
-        "print what would be done, do nothing, and exit: 0 nothing to do, 3 something to do, 1 not (wholly) known",
+        "print the changes that MIC would make, and exit: 0 nothing to do, 3 something to do, 1 (partly) unknown",
     ),
     Flag("plan-output", "plan_output", one_of(PlanOutput), "text or json"),
-    Flag("plan-all", "plan_all", go_bool, "print also what stays as it is, and every object"),
+    Flag("plan-all", "plan_all", go_bool, "also print unchanged hosts, and every object"),
     Flag("version", "version", go_bool, "print the version, and exit"),
 )
 

@@ -1,7 +1,7 @@
-"""Every setting of MIC as one frozen value. Which flag fills which of them: `mic.startup.flag_table`.
+"""Settings of MIC as one frozen value. `mic.startup.flag_table` maps flags to settings.
 
-Reading a command line is `parse`: a function of its arguments alone. What a setting does is for the room that reads
-it; what is checked here is that the settings make sense, each alone and all together.
+`parse` reads a command line and depends only on its arguments. This module checks that the settings are valid,
+individually and together.
 """
 
 import dataclasses
@@ -16,65 +16,65 @@ from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
 from podidentity.telemetry.logs import LogFormat, redacted
 
 BURST_SECONDS: Final = 30.0
-"""How many seconds' worth of unused writes may be begun at once, where no flag says otherwise: with it 2,000 pods that
-come after a quiet time have their identities 10 s after their host's own operation, at 50 writes a second."""
+"""Seconds of unused writes that may start immediately by default: 2,000 pods that start after an idle time then have
+their identities 10 s after their host's own operation, at 50 writes per second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What MIC was told. Making one checks it: raises UsageError with one line that says what to change."""
+    """The settings. The constructor raises UsageError with one line that states what to change."""
 
     namespace: str
     """The namespace MIC runs in (environment MIC_POD_NAMESPACE); required."""
 
     # Azure.
     cloud_config: str = ""
-    """Path of azure.json, read again when it changes; empty means that the environment has the same facts."""
+    """Path of azure.json, read again when it changes; if empty, the environment contains these values."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
-    """The part of the environment that stands in for azure.json."""
+    """The environment variables that replace azure.json."""
     azure_environment_file: Path | None = None
-    """Description of a cloud of one's own (environment AZURE_ENVIRONMENT_FILEPATH)."""
+    """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
     arm_api_version: str = ""
     """Version of the Compute API; empty means the one that is pinned for the cloud."""
     custom_user_agent: str = ""
     """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
 
-    # Which identity, and taking it off again.
+    # Selection and detaching of identities.
     force_namespaced: bool = False
     """Identity, binding and pod must be in one namespace."""
     immutable_client_ids: tuple[str, ...] = ()
-    """Client ids, lower-case, of identities that are never taken off a host."""
+    """Client ids, lower-case, of identities that MIC never detaches."""
     adopt_existing: bool = False
-    """Treat what was on a host before MIC as put there by MIC: take it off when no pod needs it."""
+    """Treat identities that were attached before MIC as MIC's: detach them when no pod needs them."""
     detach_grace_seconds: float = 0.0
-    """How long an identity that nobody needs any more stays on its host, though no pod is served it; counted anew by
-    a new leader."""
+    """How long an identity that no pod needs stays attached, although no pod is served it; a new leader starts it
+    again."""
 
-    # Pace.
+    # Intervals and rates.
     look_seconds: float = 180.0
-    """How often each VM or scale set is compared with what Azure has."""
+    """Interval at which each VM or scale set is compared with Azure."""
     resync_seconds: float = 3600.0
-    """How often everything unfinished is tried again whether or not anything happened."""
+    """Interval at which everything out of sync is tried again, with or without an event."""
     write_batch: int = 20
     """Requests to the API server that create, change or delete assigned identities, in flight at once."""
     writes_per_second: float = 50.0
-    """Such requests begun each second, in the long run."""
+    """Such requests that start per second, on average."""
     burst_writes: int = 0
-    """How many of them that were left unused may be begun at once; 0: thirty seconds' worth."""
+    """Unused requests that may start immediately; 0: 30 seconds' worth."""
     update_retries: int = 2
-    """How often within one round an update is tried again without the identities that Azure refused."""
+    """Retries of an update within one pass, without the identities that Azure refused."""
     update_retry_seconds: float = 1.0
-    """Pause before such a try."""
+    """Seconds of pause before each of these retries."""
 
     # Leadership.
     lease_holder: str = ""
-    """This process's name in the lease, to which it adds what makes it its own; empty means the host's name."""
+    """This process's name in the lease, which MIC makes unique; empty means the host name."""
     lease_namespace: str = "default"
     """Namespace of the lease."""
     lease_name: str = "aad-pod-identity-mic"
     """Name of the lease."""
     lease_seconds: float = 15.0
-    """How long others wait for a leader that has gone silent; it gives up itself after half of that."""
+    """How long other replicas wait for a silent leader, which itself stops after half of that."""
 
     # Type upgrade.
     type_upgrade: bool = True
@@ -86,7 +86,7 @@ class Settings:
 
     # Start-up taint.
     startup_taint: str = ""
-    """Key of a taint that is taken off a node when its NMI is Ready; empty means that taints are nobody's business."""
+    """Key of a taint that MIC removes from a node when its NMI is Ready; empty: MIC changes no taints."""
     nmi_selector: str = "app.kubernetes.io/component=nmi"
     """Label selector of NMI's pods, in MIC's namespace."""
 
@@ -98,9 +98,9 @@ class Settings:
     profile: bool = False
     """Serve profiles of the running program on loopback."""
     log_format: LogFormat = LogFormat.TEXT
-    """Lines for people, or one JSON object a line."""
+    """Text lines, or one JSON object per line."""
     verbosity: int = 0
-    """klog's scale: 0 what was done, 4 and more for debugging."""
+    """klog's scale: 0 logs actions, 4 and more is for debugging."""
     kubeconfig: str = ""
     """Path of a kubeconfig; empty means the service account of this pod."""
     service_host: str = ""
@@ -108,19 +108,19 @@ class Settings:
     service_port: str = ""
     """Its port (environment KUBERNETES_SERVICE_PORT)."""
 
-    # Accepted for old command lines; nothing is left to switch.
+    # Accepted for old command lines, without effect.
     scale_features: bool = True
     """Deprecated: always on."""
     log_to_stderr: bool = True
-    """Deprecated: always so."""
+    """Deprecated: always on."""
 
     # Instead of running.
     plan: bool = False
-    """Print what MIC would do, do nothing, and exit."""
+    """Print the changes that MIC would make, make none, and exit."""
     plan_output: PlanOutput = PlanOutput.TEXT
-    """How the plan is printed: lines for people, or one JSON object."""
+    """Format of the plan: text, or one JSON object."""
     plan_all: bool = False
-    """Print also what stays as it is, and every object."""
+    """Also print unchanged hosts, and every object."""
     version: bool = False
     """Print the version, and exit."""
 
@@ -134,8 +134,8 @@ class Settings:
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             unit = "s" if name.endswith("_seconds") else ""
-            told = f"--{FLAG_OF[name]} is {value:g}{unit}; it may be {least:g}{unit} to {most:.12g}{unit}"
-            _demand(least <= value <= most, told)
+            problem = f"--{FLAG_OF[name]} is {value:g}{unit}; it may be {least:g}{unit} to {most:.12g}{unit}"
+            _demand(least <= value <= most, problem)
         _demand(
             self.probe_port != self.metrics_port,
             f"--http-probe-port and --prometheus-port are both {self.probe_port}; give each its own",
@@ -173,17 +173,17 @@ class Settings:
 
     @property
     def writes_at_once(self) -> float:
-        """Writes that may be begun at once after a quiet time."""
+        """Return the writes that may start immediately after an idle time."""
         return self.burst_writes or BURST_SECONDS * self.writes_per_second
 
     @property
     def cluster_environment(self) -> Mapping[str, str]:
-        """The part of the environment by which a pod finds its API server."""
+        """Return the environment variables by which a pod finds its API server."""
         found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
         return {name: value for name, value in found.items() if value}
 
     def describe(self) -> dict[str, str]:
-        """Every setting that differs from its default, for the one log line at the start; secrets as ***, client ids
+        """Return each setting that differs from its default, for the log line at the start; secrets as ***, client ids
         cut."""
         shown = {}
         for one in dataclasses.fields(self):
@@ -195,7 +195,7 @@ class Settings:
 
 
 def _words(value: object) -> str:
-    return ",".join(map(redacted, value)) if isinstance(value, tuple) else str(value)  # only client ids are several
+    return ",".join(map(redacted, value)) if isinstance(value, tuple) else str(value)  # only client ids are tuples
 
 
 def _demand(holds: bool, sentence: str) -> None:
@@ -221,7 +221,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "lease_seconds": (2, 3600),
     "probe_port": (1, 65_535),
     "metrics_port": (1, 65_535),
-    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
+    "verbosity": (0, 2**31 - 1),  # klog accepts any value, and some charts set 100
 }
 
 CLOUD_VARIABLES: Final = (
@@ -238,13 +238,13 @@ CLOUD_VARIABLES: Final = (
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
+    """Return the settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
-    FORCENAMESPACED=true counts whatever the flag says, as in the reference. Raises UsageError in one line;
+    FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raise UsageError in one line, and
     SystemExit(0) after printing --help.
     """
     given = read_flags(
-        FLAGS, argv, prog="mic", description="Puts the Azure identities that pods are bound to on their VMs."
+        FLAGS, argv, prog="mic", description="Attaches the Azure identities that pods are bound to to their VMs."
     )
     values = _from_environment(environ) | given
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)

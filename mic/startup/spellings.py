@@ -1,4 +1,4 @@
-"""What the type upgrade makes of one object, and which kinds it has nothing to read of. Pure."""
+"""Type upgrade of one object, and kinds whose old spellings the API server drops. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,18 +8,18 @@ import msgspec
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, fold
 
 KINDS: Final[tuple[Kind[Any], ...]] = (IDENTITIES, BINDINGS, EXCEPTIONS, ASSIGNED_IDENTITIES)
-"""Whose objects may be spelled the old way, in the order of rewriting."""
+"""Kinds whose objects may have old spellings, in the order of the upgrade."""
 
 _EMBEDDED: Final[Mapping[str, Kind[Any]]] = {"azureIdentityRef": IDENTITIES, "azureBindingRef": BINDINGS}
 _PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 
 
 def respelled(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """*document*, an object of *kind*, with its fields in the present spelling; None where they already are.
+    """Return *document*, an object of *kind*, with its fields in the current spelling; None if nothing changes.
 
-    What is read out of it (`kube.decoding`) is the same before and after, so nobody who watches sees a change. Nothing
-    but the spelling changes, with one exception: an embedded copy under its old name needed no apiVersion and kind, and
-    under its present one the API server takes none without.
+    `kube.decoding` reads the same values before and after, so that no watcher sees a change. Only the spelling changes,
+    with one exception: an embedded copy under its old name needed no apiVersion and kind, but under its current name
+    the API server requires them.
     """
     present = fold(document, kind.shape)
     spec = present.get("spec")
@@ -53,10 +53,10 @@ _DESCRIPTION: Final = msgspec.json.Decoder(_Description)
 
 
 def dropping(described: bytes) -> list[Kind[Any]]:
-    """The kinds whose old spellings the API server drops, given its own OpenAPI v3 description of our group.
+    """Return the kinds whose old spellings the API server drops, given its OpenAPI v3 description of the group.
 
-    It drops what a schema does not name, at reading as well as at writing, unless the schema says otherwise. What is
-    not described, or not in a way that can be read, counts as kept.
+    It drops fields that a schema does not name, on reads and on writes, unless the schema says otherwise. Fields
+    without a readable description count as kept.
     """
     try:
         schemas = _DESCRIPTION.decode(described).components.schemas.values()

@@ -1,7 +1,7 @@
-"""Takes the start-up taint off a node when that node's NMI is Ready, so that no pod of ours runs there before.
+"""Removal of the start-up taint from a node when its NMI is Ready, so that no pod with an identity runs there earlier.
 
-Whoever makes nodes puts the taint on them; it is never put back. NMI's pods are looked for in MIC's own namespace
-alone: who may make pods elsewhere must not be able to open a node.
+The creator of a node sets the taint; MIC never sets it again. MIC looks for NMI's pods only in its own namespace, so
+that permission to create pods elsewhere does not suffice to open a node.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Taints(Wire, frozen=True):
-    """Of a node's spec: its taints as they came, since a patch tests them as a whole."""
+    """Taints in a node's spec, unparsed, because a patch tests them as a whole."""
 
     taints: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
@@ -49,7 +49,7 @@ class NmiPod(Resource, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Whether it answers: Ready, and not on its way out."""
+        """Return whether it is Ready and not terminating."""
         if self.metadata.deletion_timestamp is not None:
             return False
         return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
@@ -60,12 +60,12 @@ NMI_PODS: Final = Kind("Pod", "pods", NmiPod)
 
 
 def without(taints: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The taints but those of this key, whatever their value and effect."""
+    """Return the taints except those with this key, regardless of value and effect."""
     return [each for each in taints if each.get("key") != key]
 
 
 class StartupTaint:
-    """Two watches of its own and the removals that follow from them. Only the leader runs it."""
+    """Two watches and the removals that follow from them. Only the leader runs it."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class StartupTaint:
         selector: str,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """*key* is the taint's; NMI's pods are those in *namespace* that the label *selector* finds. *on_fault* is
-        called when the work on one node has raised an exception."""
+        """*key* is the taint's. NMI's pods are those in *namespace* that match the label *selector*. *on_fault* is
+        called after the work on a node raised an exception."""
         self._client = client
         self._key = key
         self._queue = WorkQueue(on_fault=on_fault)
@@ -87,7 +87,7 @@ class StartupTaint:
         self.pods = Informer(client, NMI_PODS, self._ready, namespace=namespace, label_selector=selector)
 
     async def run(self) -> NoReturn:
-        """Take taints off, until cancelled. Both informers are to be run beside it."""
+        """Remove taints until cancelled. The caller also runs both informers."""
         await self.nodes.synced()
         await self.pods.synced()
         await self._queue.run(self._turn)
@@ -100,7 +100,7 @@ class StartupTaint:
         return PassResult(failed=len(left) < len(node.spec.taints) and not await self._leave(node, left))
 
     async def _leave(self, node: TaintedNode, taints: list[dict[str, Any]]) -> bool:
-        """Leave only *taints* on the node, unless it is not as the watch told; whether there is nothing more to do."""
+        """Replace the node's taints by *taints* unless the node has changed. Return whether nothing is left to do."""
         name = node.metadata.name
         operations: list[Mapping[str, Any]] = [
             {"op": "test", "path": "/metadata/uid", "value": node.metadata.uid},
@@ -112,30 +112,32 @@ class StartupTaint:
         except NotFound:
             return True
         except (Conflict, Invalid) as error:
-            log.info("the node is not as the watch told; looking at it again", extra={"node": name, "error": error})
+            log.info(
+                "the node has changed since the watch event; reading it again", extra={"node": name, "error": error}
+            )
             return False
         except Forbidden as error:
             self._say_forbidden(error)
             return False
         except ApiError as error:
-            log.warning("the start-up taint could not be taken off; trying again", extra={"node": name, "error": error})
+            log.warning("cannot remove the start-up taint; trying again", extra={"node": name, "error": error})
             return False
         self._forbidden = False
-        log.info("NMI is ready on the node; its start-up taint has been taken off", extra={"node": name})
+        log.info("NMI is ready on the node; start-up taint removed", extra={"node": name})
         return True
 
     def _say_forbidden(self, error: ApiError) -> None:
-        """Once, for all nodes: it is one right that is missing."""
+        """Log once for all nodes, because one permission is missing."""
         if not self._forbidden:
             log.error(
-                "not allowed to take start-up taints off; grant MIC's ClusterRole `patch` on nodes",
+                "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes",
                 extra={"error": error},
             )
         self._forbidden = True
 
 
 class _Tainted:
-    """Nodes: those with the taint get a turn."""
+    """Handler that queues nodes with the taint."""
 
     def __init__(self, key: str, queue: WorkQueue) -> None:
         self._key = key
@@ -150,7 +152,7 @@ class _Tainted:
 
 
 class _Ready:
-    """NMI's pods: how many of each node are Ready, two for a moment while one takes over from the other."""
+    """NMI's pods that are Ready, counted per node: two for a short time during a replacement."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue

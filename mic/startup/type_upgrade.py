@@ -1,17 +1,17 @@
-"""The type upgrade: objects with the field spellings from before v1.6.0 are rewritten in the present ones, once.
+"""Type upgrade: rewrites objects with the field spellings from before v1.6.0 in the current ones, once.
 
-Our programs read every spelling, so no pod depends on this. It is done so that people, kubectl's columns and programs
-that know only the present spelling find what they look for; the reference, after a way back to it, is one of those.
+MIC and NMI read every spelling, so no pod depends on the upgrade. It serves operators, kubectl's columns and programs
+that know only the current spelling, such as the Go implementation after a rollback.
 
-Done once means: a ConfigMap says so. Any value under its key counts, also one from the reference, which wrote its own
-version there after the same work; then no object is even listed. To have it done again, delete the key.
+A ConfigMap records that the upgrade is done. Any value of its key counts, including one of the Go implementation, which
+wrote its own version after the same work. MIC then lists no objects. To repeat the upgrade, delete the key.
 
-Nothing here keeps MIC from assigning identities. A request that fails for the moment is tried again a few times, and an
-object that cannot be rewritten is told about, by name, in the log and as an Event, while the others go on. Then nothing
-is recorded, so that the next start tries again what was left: the log names it at each start until it is corrected.
-Where not even the record can be read, nothing is listed and nothing written, since it may all have been done.
+The upgrade never prevents MIC from assigning identities. MIC retries a request that fails temporarily. It reports an
+object that cannot be rewritten by name, in the log and as an Event, and continues with the others. In that case it
+records nothing, so that the next start tries the remaining objects again. If MIC cannot read the record, it lists and
+writes nothing, because the upgrade may be done.
 
-The rights it needs are those of the reference: list and update on the four kinds; get, create and update on
+It needs the permissions of the Go implementation: list and update on the four kinds; get, create and update on
 ConfigMaps in MIC's own namespace.
 """
 
@@ -40,13 +40,13 @@ T = TypeVar("T")
 CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Resource)
 
 TRIES: Final = 5
-"""Of what fails for the moment, with pauses that grow from 1 to 8 s; and of a write that loses against another's."""
+"""Attempts of a request that fails temporarily, with pauses from 1 to 8 s, and of a write with conflicts."""
 LIMIT_SECONDS: Final = 600.0
-"""After so long MIC goes on without; the next start carries on, since what is rewritten stays so."""
+"""Limit after which MIC continues without the upgrade; the next start resumes it, because rewritten objects stay so."""
 REWRITTEN_MAX: Final = 256 * 1024
-"""Bytes of an object that is rewritten; decoding a larger one as a whole would stop the loop for too long."""
-TOLD_MAX: Final = 20
-"""Objects of one kind that are named in the log; the rest is counted."""
+"""Bytes of an object that is rewritten; decoding a larger one would block the event loop for too long."""
+NAMED_MAX: Final = 20
+"""Objects of one kind that the log names; the rest is counted."""
 REASON: Final = "type upgrade failed"
 
 _PASSING: Final = (Unreachable, ServerError, Throttled)
@@ -54,7 +54,7 @@ _DOCUMENT: Final = msgspec.json.Decoder(Document)
 
 
 class UpgradeRecord:
-    """The note in the ConfigMap that the upgrade is done."""
+    """The record in the ConfigMap that the upgrade is done."""
 
     def __init__(self, client: Client, namespace: str, name: str, key: str) -> None:
         self._client = client
@@ -63,18 +63,18 @@ class UpgradeRecord:
         self._key = key
 
     @property
-    def told(self) -> str:
-        """Where it is, for people."""
+    def location(self) -> str:
+        """Return its location for messages."""
         return f"key {self._key} of ConfigMap {self._namespace}/{self._name}"
 
     async def read(self) -> str | None:
-        """The version that is noted, None if there is none. Raises ApiError."""
+        """Return the recorded version, None if there is none. Raise ApiError."""
         return _noted(await self._stored()).get(self._key)
 
     async def write(self, version: str) -> None:
-        """Note *version* unless something is noted; the ConfigMap's other keys stay. Raises ApiError.
+        """Record *version* unless something is recorded; other keys of the ConfigMap are kept. Raise ApiError.
 
-        Somebody else's change in between is read again, so that it is not lost.
+        After a conflict MIC reads the ConfigMap again, so that another client's change is not lost.
         """
         for left in reversed(range(TRIES)):
             stored = await self._stored()
@@ -101,7 +101,7 @@ class UpgradeRecord:
         try:
             return _DOCUMENT.decode(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ServerError(502, "Malformed", f"the answer about {self.told} cannot be read: {error}") from error
+            raise ServerError(502, "Malformed", f"the response for {self.location} cannot be read: {error}") from error
 
 
 def _noted(config_map: Document | None) -> dict[str, str]:
@@ -109,7 +109,7 @@ def _noted(config_map: Document | None) -> dict[str, str]:
 
 
 class TypeUpgrade:
-    """`run` is awaited once, by the leader, before anything else that it does."""
+    """The upgrade. The leader awaits `run` once, before anything else."""
 
     def __init__(
         self,
@@ -121,7 +121,8 @@ class TypeUpgrade:
         limit_seconds: float = LIMIT_SECONDS,
         pauses: Callable[[], Backoff] = lambda: Backoff(random.random, most_seconds=8.0),
     ) -> None:
-        """*client* refuses to write once another leads; *in_flight* objects are written at once, at most."""
+        """*client* refuses to write once another process leads. At most *in_flight* objects are written
+        concurrently."""
         self._client = client
         self._recorder = recorder
         self._record = record
@@ -130,17 +131,19 @@ class TypeUpgrade:
         self._pauses = pauses
 
     async def run(self) -> None:
-        """Rewrite whatever is left to rewrite, unless that is recorded as done. What fails is told, never raised."""
+        """Rewrite the remaining objects, unless the upgrade is recorded as done. Failures are logged, never raised."""
         try:
             async with asyncio.timeout(self._limit_seconds):
                 await self._run()
         except TimeoutError:
             log.warning(
-                "the type upgrade takes too long and is left for the next start; see how the API server does",
+                "the type upgrade takes too long and is deferred to the next start; check the API server",
                 extra={"seconds": self._limit_seconds},
             )
         except Exception:
-            log.exception("the type upgrade failed unexpectedly and is left for the next start; report this as a bug")
+            log.exception(
+                "the type upgrade failed unexpectedly and is deferred to the next start; report this as a bug"
+            )
 
     async def _run(self) -> None:
         try:
@@ -149,11 +152,11 @@ class TypeUpgrade:
             log.warning(
                 "whether the type upgrade is done cannot be read, so it is left for the next start; grant MIC's role "
                 "get, create and update on ConfigMaps in its namespace, or set --enable-type-upgrade=false",
-                extra={"resource": self._record.told, "error": error},
+                extra={"resource": self._record.location, "error": error},
             )
             return
         if recorded is not None:
-            log.debug("the type upgrade is done", extra={"resource": self._record.told, "version": recorded})
+            log.debug("the type upgrade is done", extra={"resource": self._record.location, "version": recorded})
             return
         dropped = await self._dropped()
         if dropped:
@@ -161,7 +164,7 @@ class TypeUpgrade:
                 "the installed CustomResourceDefinitions drop fields in the spellings from before v1.6.0, so there is "
                 "nothing of these kinds to upgrade; should storage still hold such fields, apply ours (deploy/crds), "
                 "delete the record and restart MIC",
-                extra={"resource": ", ".join(kind.plural for kind in dropped), "path": self._record.told},
+                extra={"resource": ", ".join(kind.plural for kind in dropped), "path": self._record.location},
             )
         complete = True
         for kind in KINDS:
@@ -169,9 +172,9 @@ class TypeUpgrade:
                 complete = await self._upgrade(kind) and complete
         if not complete:
             log.warning(
-                "the type upgrade is not complete, and the next start tries the rest again; until then these objects "
+                "the type upgrade is incomplete, and the next start continues it; until then these objects "
                 "are read as they are",
-                extra={"resource": self._record.told},
+                extra={"resource": self._record.location},
             )
             return
         try:
@@ -180,21 +183,23 @@ class TypeUpgrade:
             log.warning(
                 "the type upgrade is done but cannot be recorded, so each start looks at every object; grant MIC's "
                 "role create and update on ConfigMaps in its namespace",
-                extra={"resource": self._record.told, "error": error},
+                extra={"resource": self._record.location, "error": error},
             )
         else:
-            log.info("the type upgrade is done and recorded", extra={"resource": self._record.told, "version": VERSION})
+            log.info(
+                "the type upgrade is done and recorded", extra={"resource": self._record.location, "version": VERSION}
+            )
 
     async def _dropped(self) -> list[Kind[Any]]:
-        """Kinds of whose old spellings there is nothing to read. Everybody may read the description of a group."""
+        """Return the kinds whose old spellings the API server drops. Every client may read a group's description."""
         try:
             return dropping(await self._client.request("GET", f"/openapi/v3/apis/{GROUP}/v1"))
         except ApiError as error:
-            log.debug("which fields the API server keeps is not known", extra={"error": error})
+            log.debug("cannot determine which fields the API server keeps", extra={"error": error})
             return []
 
     async def _upgrade(self, kind: Kind[Any]) -> bool:
-        """Whether no object of *kind* is left in an old spelling."""
+        """Rewrite the objects of *kind*. Return whether none has an old spelling any more."""
         work = _Work(self._client, kind, self._slots)
         try:
             await self._again_and_again(work.once)
@@ -207,11 +212,11 @@ class TypeUpgrade:
             )
         except ApiError as error:
             log.warning(
-                "the API server fails again and again, so objects are left in old spellings; see how it does",
+                "the API server keeps failing, so objects remain in old spellings; check the API server",
                 extra={"resource": kind.plural, "error": error},
             )
         for number, (meta, reason) in enumerate(work.failed.values()):
-            if number < TOLD_MAX:
+            if number < NAMED_MAX:
                 log.warning(
                     "an object in an old spelling cannot be rewritten; correct it, or see what our role and admission "
                     "rules allow",
@@ -231,7 +236,7 @@ class TypeUpgrade:
         return work.complete
 
     async def _again_and_again(self, call: Callable[[], Awaitable[T]]) -> T:
-        """*call*'s result. Raises ApiError where it fails for good, or for the moment TRIES times."""
+        """Return *call*'s result. Raise ApiError if it fails permanently, or temporarily TRIES times."""
         pauses = self._pauses()
         for left in reversed(range(TRIES)):
             try:
@@ -253,15 +258,15 @@ class _Work:
         self.seen = 0
         self.rewritten = 0
         self.failed: dict[tuple[str, str], tuple[BareMeta, str]] = {}
-        """What could not be rewritten in the last pass, and why."""
+        """Objects that the last pass could not rewrite, and why."""
         self.complete = False
-        """Every object has been looked at, and none is left."""
+        """Every object has been read, and none remains."""
 
     async def once(self) -> None:
-        """Look at every object, a page at a time. What an earlier pass has rewritten costs its listing alone.
+        """Process every object, page by page. An object that an earlier pass has rewritten costs only its listing.
 
-        Raises ApiError where the list fails or the API server is away, and where some objects failed for the moment:
-        a webhook that is down, for one, fails all that it is asked about.
+        Raise ApiError if the list fails, the API server is unreachable, or objects failed temporarily: a webhook that
+        is down, for example, fails every write that it must admit.
         """
         self.complete = False
         passing: list[ApiError] = []
@@ -275,12 +280,12 @@ class _Work:
                 self._fail(each.meta, str(each.error))
             async with asyncio.TaskGroup() as tasks:
                 for raw in page.items:
-                    await asyncio.sleep(0)  # reading a large object takes long enough
+                    await asyncio.sleep(0)  # decoding a large object blocks the loop for long enough
                     if (document := self._to_do(raw)) is None:
                         continue
                     work = self._one(decode_meta(raw), document, passing, cut=page.cut)
                     if len(memoryview(raw)) > WHOLE_MAX:
-                        await work  # one at a time: in Python it is many times as large
+                        await work  # one by one: a decoded object is many times as large
                     else:
                         tasks.create_task(work, name=f"upgrade {self._kind.name}")
             del page
@@ -291,7 +296,7 @@ class _Work:
         self.complete = not self.failed
 
     def _to_do(self, raw: msgspec.Raw) -> Document | None:
-        """The object as stored, if it has to be rewritten."""
+        """Return the stored object if it must be rewritten."""
         size = len(memoryview(raw))
         try:
             if size > WHOLE_MAX and not self._is_old(raw):
@@ -301,7 +306,7 @@ class _Work:
                 return None
             document = _DOCUMENT.decode(raw)
             return document if respelled(self._kind, document) is not None else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this object
+        except Exception as error:  # noqa: BLE001 - any failure concerns only this object
             self._fail(decode_meta(raw), f"it cannot be read ({type(error).__name__}: {error})")
             return None
 
@@ -315,26 +320,26 @@ class _Work:
             return
         async with self._slots:
             if any(isinstance(error, Unreachable) for error in passing):
-                return  # it would be the same for each that waits here
+                return  # each waiting object would fail in the same way
             try:
                 await self._rewrite(meta, document if not cut else await self._stored(meta))
             except ApiError as error:
                 if isinstance(error, _PASSING):
                     passing.append(error)
                 self._fail(meta, str(error))
-            except RecursionError:  # also in writing, which needs more of the stack than reading
+            except RecursionError:  # also raised by encoding, which needs more stack than decoding
                 self._fail(meta, "something in it is nested too deep")
             except Exception as error:  # noqa: BLE001 - as in `_to_do`
                 self._fail(meta, f"unexpected {type(error).__name__}")
 
     async def _rewrite(self, meta: BareMeta, document: Document | None) -> None:
-        """Write *document* in the present spelling; where somebody was faster, what they have written."""
+        """Write *document* in the current spelling; after a conflict, the newer version."""
         for left in reversed(range(TRIES)):
             present = respelled(self._kind, document) if document is not None else None
             if present is None:
                 return
             try:
-                # PUT, which the reference's role allows, with the resourceVersion that was read.
+                # PUT, which the Go implementation's role allows, with the resourceVersion that was read.
                 await self._client.replace(self._kind, meta.namespace, meta.name, present)
             except NotFound:
                 return
@@ -347,8 +352,8 @@ class _Work:
                 return
 
     async def _stored(self, meta: BareMeta) -> Document | None:
-        """The object as it is now, None if it is gone; by way of a list, since the reference's role has no get for
-        every kind. Raises RecursionError rather than return a part of it."""
+        """Return the current object, None if it is deleted. MIC lists it, because the Go implementation's role has no
+        get for every kind. Raise RecursionError rather than return a part of it."""
         found: Document | None = None
         async for page in self._client.pages(self._kind, meta.namespace, field_selector=f"metadata.name={meta.name}"):
             if page.cut or page.skipped:

@@ -162,10 +162,10 @@ def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadConta
 async def _upgrade_record(client: Client, settings: Settings, unread: dict[str, str]) -> tuple[str | None, str]:
     record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
     try:
-        return await record.read(), record.told
+        return await record.read(), record.location
     except Forbidden as error:
-        unread[record.told] = error.message
-        return None, record.told
+        unread[record.location] = error.message
+        return None, record.location
 
 
 async def _lock_holder(client: Client, settings: Settings, lock_at: str, unread: dict[str, str]) -> str | None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed, meanwhile, timely
-from benchmarks.load.closed import Pace
+from benchmarks.load import cases, closed_loop, disturbances, open_loop
+from benchmarks.load.closed_loop import Pace
+from benchmarks.load.footprint import start_seconds, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
 from benchmarks.load.stage import Stage, on_loopback
-from benchmarks.load.weight import start_seconds, weighed
 from benchmarks.load.world import world
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
@@ -30,7 +30,7 @@ def stage() -> Iterator[Stage]:
 
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
 def test_a_closed_loop_measures_each_server(stage: Stage, load: cases.Load) -> None:
-    found = closed.measured(load, stage, Cores(), SHORT)
+    found = closed_loop.measured(load, stage, Cores(), SHORT)
     assert set(found.servers) == set(load.servers)
     for name, served in found.servers.items():
         assert served.errors == {}
@@ -39,13 +39,13 @@ def test_a_closed_loop_measures_each_server(stage: Stage, load: cases.Load) -> N
 
 
 def test_the_control_measures_nmi_twice(stage: Stage) -> None:
-    found = closed.control(stage, Cores(), SHORT)
+    found = closed_loop.control(stage, Cores(), SHORT)
     assert found.ratios.rps.median > 0
 
 
 def test_sizes_of_the_index_are_measured_in_the_same_rounds(stage: Stage) -> None:
     with on_loopback(1, cases.PAIR) as few:
-        found = closed.side_by_side(((cases.ONE_POD, few), (cases.MANY_PODS, stage)), Cores(), SHORT)
+        found = closed_loop.side_by_side(((cases.ONE_POD, few), (cases.MANY_PODS, stage)), Cores(), SHORT)
     assert [(case.key, case.pods) for case in found] == [("pods-1", 1), ("pods-10000", cases.BACKGROUND_PODS + 1)]
     few_servers, many_servers = (case.servers for case in found)
     assert few_servers["nginx"] == many_servers["nginx"]
@@ -54,20 +54,20 @@ def test_sizes_of_the_index_are_measured_in_the_same_rounds(stage: Stage) -> Non
 
 
 def test_an_open_loop_is_on_time(stage: Stage) -> None:
-    (row,) = timely.at_rates([500], stage, 0.4)
+    (row,) = open_loop.at_rates([500], stage, 0.4)
     assert set(row.servers) == set(cases.PAIR)
     assert all(each.errors == 0 and each.p50_us > 0 for each in row.servers.values())
 
 
 @pytest.mark.parametrize("what", cases.BACKGROUND, ids=lambda what: what.key)
-def test_whatever_goes_on_the_hits_are_answered(stage: Stage, what: cases.Meanwhile) -> None:
-    hits, *own = meanwhile.measured(what, stage, 1.5)
+def test_whatever_goes_on_the_hits_are_answered(stage: Stage, what: cases.Disturbance) -> None:
+    hits, *own = disturbances.measured(what, stage, 1.5)
     assert hits.errors == 0
     assert hits.requests == pytest.approx(1.5 * cases.BACKGROUND_RATE, rel=0.02)
     assert [row.title for row in own] == ([what.own] if what.own else [])
     assert all(row.errors == 0 and row.requests == pytest.approx(15, abs=3) for row in own)
     if what in {cases.MISSES, cases.RENEWALS}:
-        assert own[0].p50_us > 1_000 * meanwhile.IMDS_DELAY_MS, "an answer that IMDS was not asked for"
+        assert own[0].p50_us > 1_000 * disturbances.IMDS_DELAY_MS, "an answer that IMDS was not asked for"
 
 
 def test_a_node_is_weighed() -> None:

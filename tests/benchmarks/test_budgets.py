@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.budgets import budgets
 from benchmarks.results import Background, Case, Controller, Memory, Quartiles, Ratios
-from tests.benchmarks.invented import case
+from tests.benchmarks.sample_results import case
 
 BACKGROUND = (Background("relist", "re-list", "", 1, 1, 1, 4_900, 1, 0, 0),)
 MEMORY = (Memory(250, 50, 63), Memory(10_000, 80, 119))

@@ -1,4 +1,4 @@
-"""What a run of the controller's benchmarks says of each size of cluster."""
+"""Results of the controller's benchmarks for each size of cluster."""
 
 from benchmarks.controller.cases import Row
 from benchmarks.controller.run import costs

@@ -1,4 +1,4 @@
-"""The synthesised watch stream is what MIC reads: a small one goes through, and means what it should."""
+"""MIC reads the synthesised watch stream: a small stream has the expected result."""
 
 import json
 

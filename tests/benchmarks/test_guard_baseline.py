@@ -1,4 +1,4 @@
-"""The comparison of counts with the baseline: what it lets pass, what it complains of, and how."""
+"""The comparison of counts with the baseline: accepted differences, reported differences, and messages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -138,7 +138,7 @@ def test_a_baseline_that_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_committed_baseline_says_how_the_hot_path_calls_the_kernel() -> None:
-    """The numbers that the design promises: an answer is one recv and one send, whoever else is served."""
+    """The numbers of the design: a response takes one recv and one send, independently of other clients."""
     for base in read(BASELINE):
         calls = base.batches["keep-alive on 32 connections"].system_calls
         assert {name: calls[name] for name in ("recvfrom", "sendto")} == {"recvfrom": 1.0, "sendto": 1.0}

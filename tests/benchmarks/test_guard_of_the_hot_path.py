@@ -1,16 +1,16 @@
-"""What a request costs in instructions, allocations and system calls is what the committed baseline says."""
+"""The cost of a request in instructions, allocations and system calls equals the committed baseline."""
 
 import pytest
 
 from benchmarks.guard import baseline
 from benchmarks.guard.counting import counted, tool
-from benchmarks.guard.here import here
+from benchmarks.guard.environment import current_environment
 
 
 @pytest.mark.tools
-@pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute where others work beside it
+@pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute with other load
 def test_a_request_costs_what_the_baseline_says() -> None:
-    environment = here()
+    environment = current_environment()
     base = baseline.nearest(baseline.read(), environment)
 
     found = counted()

@@ -1,4 +1,4 @@
-"""The load generator counts what a small server did, sees what the server did wrong, and ends in time."""
+"""The load generator counts the responses of a small server, detects its errors, and ends in time."""
 
 import asyncio
 import os
@@ -29,14 +29,14 @@ Answering = Callable[["Server", int, asyncio.StreamWriter], Any]
 
 
 async def turns() -> None:
-    """Let the loop do what it has begun."""
+    """Let the loop run its pending callbacks."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @dataclass
 class Server:
-    """On loopback, and answers in the order in which requests come; keeps what it was sent, and by whom."""
+    """Server on loopback that responds in the order of requests, and records the requests and their clients."""
 
     answer: Answering
     port: int = 0
@@ -263,13 +263,13 @@ async def test_connections_come_from_all_the_addresses() -> None:
 
 
 def waiting_sides() -> Counter[str]:
-    """How often an address is the local one of what is in TIME_WAIT, as the kernel writes them."""
+    """Return the number of TIME_WAIT sockets per local address, in the kernel's format."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return Counter(row[1].partition(":")[0] for row in rows if row[3] == "06")
 
 
 async def test_connections_per_request_take_no_ports_away() -> None:
-    """TIME_WAIT is for whoever closes first: that is the server, though on loopback both are in the same table."""
+    """The side that closes first has TIME_WAIT: the server, though on loopback both sides are in the same table."""
     async with serving(always(OK)) as server:
         measured = await only(server, group(4, source=("127.4.0.1", 1), close=True))
     assert measured.requests > 50

@@ -13,7 +13,7 @@ GOOD = (
     b"server 127.0.0.1 9\ncore -1\nmicroseconds 0 1000\ngroups 1\ngroup 1 127.0.0.1 1 keep closed 1\n"
     b"request %d 1 29\n%s\nend\n" % (len(TEXT), TEXT)
 )
-"""A millisecond on a port where nobody listens: that it went wrong is part of the result, and no refusal."""
+"""Load of a millisecond on a port without a server: the errors are part of the result."""
 REFUSED_AND_PASSING: dict[str, tuple[tuple[bytes, bytes], tuple[bytes, bytes]]] = {
     "no IPv4 address": ((b"server 127.0.0.1", b"server localhost"), (b"server 127.0.0.1", b"server 127.0.0.2")),
     "two spaces": ((b"server 127", b"server  127"), (b"server 127", b"server 127")),

@@ -29,7 +29,7 @@ Counted = Callable[[list[int]], Latency]
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    """What the C code makes of nanoseconds."""
+    """The buckets that the C code uses for durations."""
     folder = tmp_path_factory.mktemp("times")
     (folder / "harness.c").write_text(HARNESS)
     subprocess.run([*STRICT, "-I", generator.HERE, "-o", folder / "harness", folder / "harness.c"], check=True)

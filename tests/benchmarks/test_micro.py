@@ -11,7 +11,7 @@ from benchmarks.results import Micro, Quartiles
 def taking(
     nanoseconds: int, calls: list[str], name: str = "native", results: int = 2
 ) -> Callable[[int], tuple[int, int]]:
-    """A loop over two calls that says that each takes so long."""
+    """Return a loop of two calls that reports a given duration per call."""
 
     def loop(times: int) -> tuple[int, int]:
         calls.append(name)

@@ -1,4 +1,4 @@
-"""Arithmetic of rounds, held to what must be so whatever was measured."""
+"""Statistics of rounds: properties that are true for all measurements."""
 
 import statistics
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.paired import Round, Sample, agree, control, dirty, judged, objections, quartiles, ratios, served
 from benchmarks.results import Quartiles, Ratios, Results
-from tests.benchmarks.invented import FULL, QUICK
-from tests.benchmarks.invented import control as invented_control
+from tests.benchmarks.sample_results import FULL, QUICK
+from tests.benchmarks.sample_results import control as invented_control
 
 Change = Callable[[Results], Results]
 USUAL = {"rps": 1_000.0, "cpu": 8.0, "p50": 200.0, "p99": 400.0}

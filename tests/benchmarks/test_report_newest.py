@@ -10,7 +10,7 @@ from benchmarks.report.marks import END, put, standing
 from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest, renew
 from benchmarks.report.table import table, verdict
 from benchmarks.results import Results, write
-from tests.benchmarks.invented import FULL, control
+from tests.benchmarks.sample_results import FULL, control
 
 FRAME = f"# A title\n\n<!-- made by: python -m {MAKER} -->\nold\n{END}\n\nThe rest.\n"
 

@@ -1,4 +1,4 @@
-"""Plots are drawn of what was measured, alike each time, and each says what and where."""
+"""Plots contain the measured figures, are the same each time, and name the measurement and the machine."""
 
 import struct
 from dataclasses import replace
@@ -10,7 +10,7 @@ from matplotlib.text import Annotation, Text
 
 from benchmarks.report.plots import LOOKS, NAMES, draw, plots
 from benchmarks.results import BASE, Results
-from tests.benchmarks.invented import FULL, QUICK
+from tests.benchmarks.sample_results import FULL, QUICK
 
 FILES = ["throughput.png", "latency.png", "cpu.png", "memory.png", "controller.png"]
 

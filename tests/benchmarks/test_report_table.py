@@ -1,4 +1,4 @@
-"""What a results file's table says, and when it says nothing."""
+"""The table of a results file, and omitted parts."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from benchmarks.paired import judged
 from benchmarks.report.table import budgets, figure, grid, short, table, verdict
 from benchmarks.results import write
-from tests.benchmarks.invented import FULL, QUICK
+from tests.benchmarks.sample_results import FULL, QUICK
 
 
 def test_the_head_says_what_was_measured_on_what() -> None:

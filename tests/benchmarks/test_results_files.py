@@ -1,4 +1,4 @@
-"""A results file says after reading what it said before writing, and other files are refused."""
+"""A results file is read as it was written, and other files are rejected."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import FOLDER, SCHEMA, file_name, read, write
-from tests.benchmarks.invented import FULL
+from tests.benchmarks.sample_results import FULL
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

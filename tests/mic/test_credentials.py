@@ -56,7 +56,7 @@ async def test_a_secret_that_is_rotated_while_mic_runs_is_the_one_of_the_next_to
 
     good = (cloud.folder / "azure.json").read_text()
     (cloud.folder / "azure.json").write_text(good[:20])
-    await cloud.until(lambda: "going on with the last" in mic.said())
+    await cloud.until(lambda: "still using the previous one" in mic.said())
     cloud.remove_pod("second")
     await cloud.until(lambda: not cloud.on(vm_id("n1")))
 

@@ -77,7 +77,7 @@ async def test_without_the_right_it_says_once_what_to_grant(cloud: LittleCloud, 
     for number in range(3):
         await asyncio.to_thread(nmi, real, number)
     mic = await cloud.mic(FLAG)
-    told = "not allowed to take start-up taints off; grant MIC's ClusterRole `patch` on nodes"
+    told = "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes"
     await cloud.until(lambda: told in mic.said())
     assert mic.said().count(told) == 1
     right = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}

@@ -11,7 +11,7 @@ import pytest
 
 import mic.startup.type_upgrade
 from mic.app import COMPONENT
-from mic.startup.type_upgrade import REWRITTEN_MAX, TOLD_MAX, TRIES, TypeUpgrade, UpgradeRecord
+from mic.startup.type_upgrade import NAMED_MAX, REWRITTEN_MAX, TRIES, TypeUpgrade, UpgradeRecord
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
@@ -279,12 +279,12 @@ async def test_a_bad_object_is_told_and_the_others_go_on(cluster: Cluster, caplo
 
 
 async def test_a_thousand_bad_objects_do_not_fill_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(TOLD_MAX + 30):
+    for number in range(NAMED_MAX + 30):
         cluster.create(BINDINGS, f"b{number}", {"Weight": "x"})
     with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
         await cluster.start()
-    assert sum("cannot be rewritten" in each.message for each in caplog.records) == TOLD_MAX
-    assert any(f"0 rewritten, {TOLD_MAX + 30} left" in str(each.__dict__.get("outcome")) for each in caplog.records)
+    assert sum("cannot be rewritten" in each.message for each in caplog.records) == NAMED_MAX
+    assert any(f"0 rewritten, {NAMED_MAX + 30} left" in str(each.__dict__.get("outcome")) for each in caplog.records)
 
 
 def refusing(cluster: Cluster, code: int, reason: str, *, times: int, method: str = "", what: str = "") -> None:
@@ -398,7 +398,7 @@ async def test_an_object_with_odd_metadata_is_told_and_the_others_go_on(caplog: 
     await server.stop()
     written = [(each.method, each.path) for each in server.requests if each.method != "GET"]
     assert written == [("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/good")]
-    assert any("not complete" in each.message for each in caplog.records)
+    assert any("is incomplete" in each.message for each in caplog.records)
 
 
 @pytest.mark.parametrize("what", ["respelled", "decode_meta"])
@@ -439,8 +439,8 @@ async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pyte
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()
     assert [each.method for each in server.requests if each.method != "GET"] == ["PUT"] * TRIES
-    assert any("fails again and again" in each.message for each in caplog.records)
-    assert any("not complete" in each.message for each in caplog.records)
+    assert any("keeps failing" in each.message for each in caplog.records)
+    assert any("is incomplete" in each.message for each in caplog.records)
 
 
 async def test_a_record_that_cannot_be_read_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,7 +130,7 @@ def covers(mutant: Mutant, row: Row) -> bool:
 
 
 def uncovered(rows: Sequence[Row], mutants: Sequence[Mutant]) -> list[Row]:
-    """Return the rows that have no mutant of their own.
+    """Return the rows without a mutant.
 
     Rows that share a test need a mutant each: rows and mutants are matched one to one, as many rows as possible
     (augmenting paths, Kuhn's method).

@@ -1,4 +1,4 @@
-"""A mutant is seen by whatever a test starts, judged by the tests' failures, and leaves nothing behind."""
+"""A mutant affects all programs that a test starts, is judged by the tests' failures, and is removed completely."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""After warming up, the fast lane answers each pod; a pod that never gets there is told of, not measured."""
+"""After the warm-up the fast lane answers each pod; a pod without a ready answer is reported, not measured."""
 
 import pytest
 
@@ -9,9 +9,9 @@ from podidentity_sandbox.processes import ProgramError
 
 
 def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: World, nmi: Node) -> None:
-    calls = around.told().imds_calls
+    calls = around.counts().imds_calls
     nmi.warm(around.pods)
-    assert around.told().imds_calls - calls <= 3, "pods of one identity share its token"
+    assert around.counts().imds_calls - calls <= 3, "pods of one identity share its token"
     before = nmi.lane()
     for pod in around.pods:
         assert ask(nmi.address, nmi.port, source=pod).status == 200

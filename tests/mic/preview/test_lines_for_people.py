@@ -194,7 +194,7 @@ def test_what_mic_cannot_act_on_is_left_out_with_the_reason() -> None:
         ),
     )
     said = text(told(snapshot, {VM: on()}))
-    assert said[said.index("left out until somebody corrects them:") + 1 :] == [
+    assert said[said.index("left out until they are corrected:") + 1 :] == [
         f"  AzureIdentity default/bad (1 pod): {misconfigured(snapshot.identities[1])}",
         "  AzureIdentityBinding default/none (1 pod): there is no AzureIdentity default/none",
         "  Node bare (1 pod): it has no providerID, so its VM or scale set is not known",

@@ -48,8 +48,8 @@ async def test_json_yaml_and_mics_own_json_say_the_same(cloud: LittleCloud) -> N
 async def test_without_azure_it_needs_no_credentials_and_says_what_it_does_not_know(cloud: LittleCloud) -> None:
     answer = await plan(cloud, "--no-azure", cloudconfig=False)
     assert (answer.code, answer.err) == (3, "")
-    assert "Azure was not asked" in answer.out
-    assert "waits: pod default/web, identity default/demo: it is not known what is on the host" in answer.out
+    assert "Azure was not read" in answer.out
+    assert "waits: pod default/web, identity default/demo: the identities of the host are unknown" in answer.out
     assert cloud.arm.calls == []
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from benchmarks.load import requests
 from benchmarks.load.cases import PAIR, RATE_CONNECTIONS
-from benchmarks.load.closed import errors, percentiles
+from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.generator import Group
 from benchmarks.load.servers import Server
 from benchmarks.load.stage import Stage

@@ -1,12 +1,12 @@
-"""The suite's cases: told apart, and what they send is what they say."""
+"""The suite's cases: they have different names, and send the requests that they describe."""
 
 from itertools import chain
 
 from _native import query, scan
 from benchmarks.load import cases
 from benchmarks.load.cases import Load
+from benchmarks.load.disturbances import force_refresh, uncached
 from benchmarks.load.generator import Request
-from benchmarks.load.meanwhile import anew, unknown
 
 LOADS: tuple[Load, ...] = tuple(
     chain(cases.ON_A_FULL_NODE, (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE), cases.BEHIND_THE_RULE)
@@ -14,7 +14,7 @@ LOADS: tuple[Load, ...] = tuple(
 
 
 def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
-    """What the fast lane understands; None if the request is not for it."""
+    """Return the request as the fast lane reads it; None if it belongs to the general lane."""
     outcome, _, text, metadata, _ = scan.examine(request.text)
     assert outcome == "done"
     assert metadata
@@ -47,7 +47,7 @@ def test_all_requests_of_closed_loops_are_for_the_fast_lane() -> None:
 
 
 def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
-    request = unknown()
+    request = uncached()
     (place,) = request.ids
     other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
     first, second = asked(request), asked(Request(other))
@@ -60,5 +60,5 @@ def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
 
 
 def test_a_renewal_asks_for_a_ready_token_the_general_way() -> None:
-    assert asked(anew()) is None
-    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in anew().text
+    assert asked(force_refresh()) is None
+    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in force_refresh().text

@@ -31,7 +31,7 @@ with world(core=None) as around, node(around, core=None) as nmi, nginx(b"x", cor
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, other than as a corpse."""
+    """Return whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -31,40 +31,40 @@ def silent_seconds(nmi: Node) -> dict[str, float]:
 def test_a_relist_makes_nmi_list_all_pods_again_and_it_goes_on_serving(around: World, nmi: Node) -> None:
     for _ in range(2):
         time.sleep(1.1)  # NMI paces itself after watches that lived less than a second
-        before = around.told().lists
+        before = around.counts().lists
         around.relist()
-        until(lambda before=before: around.told().lists > before and around.told().watches == 3)  # type: ignore[misc]
+        until(lambda before=before: around.counts().lists > before and around.counts().watches == 3)  # type: ignore[misc]
     assert nmi.answer(around.pods[-1])
 
 
 def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: World, nmi: Node) -> None:
-    until(lambda: around.told().watches == 3)
+    until(lambda: around.counts().watches == 3)
     until(lambda: min(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) > 1.5)
-    before = around.told().events
+    before = around.counts().events
     around.churn(100, seconds=2.0)
     until(lambda: max(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) < 1.0)
-    until(lambda: not around.told().churning)
-    assert around.told().events - before == 200
+    until(lambda: not around.counts().churning)
+    assert around.counts().events - before == 200
     assert nmi.answer(around.pods[0]), "what changed concerns nobody's identity"
 
 
 def test_a_new_churn_ends_the_one_before(around: World) -> None:
     around.churn(10, seconds=600)
-    assert around.told().churning
+    assert around.counts().churning
     around.churn(0, seconds=0)
-    until(lambda: not around.told().churning)
+    until(lambda: not around.counts().churning)
 
 
 def test_imds_takes_as_long_as_told(around: World, nmi: Node) -> None:
-    pod, calls = around.pods[0], around.told().imds_calls
+    pod, calls = around.pods[0], around.counts().imds_calls
     around.set_imds(delay_ms=300)
     began = time.monotonic()
     nmi.answer(pod, ANEW)
     assert time.monotonic() - began >= 0.3
-    assert around.told().imds_calls == calls + 1
+    assert around.counts().imds_calls == calls + 1
     around.set_imds()
     nmi.answer(pod)
-    assert around.told().imds_calls == calls + 1, "what is cached does not come from IMDS"
+    assert around.counts().imds_calls == calls + 1, "what is cached does not come from IMDS"
 
 
 def test_tokens_live_as_long_as_told(around: World, nmi: Node) -> None:

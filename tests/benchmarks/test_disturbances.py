@@ -1,11 +1,11 @@
-"""What goes on beside a load goes on as often as it is to, and its failures are not lost."""
+"""A disturbance during a load runs at its interval, and its errors are reported."""
 
 import threading
 from itertools import count
 
 import pytest
 
-from benchmarks.load.meanwhile import repeated
+from benchmarks.load.disturbances import repeated
 
 PATIENCE_SECONDS = 10.0
 

@@ -12,10 +12,10 @@ from typing import Final
 
 from benchmarks.load import cases, requests
 from benchmarks.load.addresses import addresses
-from benchmarks.load.cases import Meanwhile
-from benchmarks.load.closed import errors, percentiles
+from benchmarks.load.cases import Disturbance
+from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.generator import Group, Load, Measured, Request
-from benchmarks.load.orders import Told
+from benchmarks.load.orders import Counts
 from benchmarks.load.servers import ask
 from benchmarks.load.stage import GENERATOR_CORE, Stage
 from benchmarks.results import Background
@@ -37,7 +37,7 @@ ID: Final = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Concurrent:
     """A disturbance: other clients, and actions on the node during the load."""
 
     clients: tuple[Group, ...] = ()
@@ -50,9 +50,9 @@ class Beside:
     last: Callable[[], object] | None = None
 
 
-def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background, ...]:
+def measured(what: Disturbance, stage: Stage, seconds: float) -> tuple[Background, ...]:
     """Return a row of cached requests with the other clients' errors, and a row of these clients if `own` names it."""
-    beside, before = _beside(what, stage, seconds), stage.world.told()
+    beside, before = _concurrent(what, stage, seconds), stage.world.counts()
     hits = Group(
         HITS, CONNECTIONS, stage.first_pod, cases.BACKGROUND_PODS, (requests.plain(),), rate=cases.BACKGROUND_RATE
     )
@@ -69,14 +69,16 @@ def measured(what: Meanwhile, stage: Stage, seconds: float) -> tuple[Background,
     finally:
         if beside.last:
             beside.last()
-    text = f"{what.text}{_took_place(what, before, stage.world.told(), sum(each.requests for each in others.values()))}"
+    text = (
+        f"{what.text}{_description(what, before, stage.world.counts(), sum(each.requests for each in others.values()))}"
+    )
     row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
     if not what.own:
         return (row,)
     return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[BESIDE])
 
 
-def _took_place(what: Meanwhile, before: Told, after: Told, noise: int) -> str:
+def _description(what: Disturbance, before: Counts, after: Counts, noise: int) -> str:
     """Return the measured amount of the disturbance."""
     happened = {
         cases.RELIST.key: f"{after.lists - before.lists} lists",
@@ -106,34 +108,34 @@ def errors_of(groups: Iterable[Measured]) -> int:
     return sum(sum(errors(each).values()) for each in groups)
 
 
-def _beside(what: Meanwhile, stage: Stage, seconds: float) -> Beside:
+def _concurrent(what: Disturbance, stage: Stage, seconds: float) -> Concurrent:
     (other,) = addresses(cases.BACKGROUND_PODS + 1, stage.first_pod)[-1:]
     slowly = partial(Group, BESIDE, 16, stage.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
-    beside: Mapping[str, Callable[[], Beside]] = {
-        cases.NOTHING.key: Beside,
-        cases.RELIST.key: lambda: Beside(again=stage.world.relist, seconds=RELIST_SECONDS),
-        cases.EVENTS.key: lambda: Beside(
+    beside: Mapping[str, Callable[[], Concurrent]] = {
+        cases.NOTHING.key: Concurrent,
+        cases.RELIST.key: lambda: Concurrent(again=stage.world.relist, seconds=RELIST_SECONDS),
+        cases.EVENTS.key: lambda: Concurrent(
             first=partial(stage.world.churn, EVENTS_PER_SECOND, seconds + 2 * WARM_SECONDS),
             last=partial(stage.world.churn, 0, 0),
         ),
-        cases.SCRAPES.key: lambda: Beside(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
-        cases.NOISY.key: lambda: Beside(
+        cases.SCRAPES.key: lambda: Concurrent(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
+        cases.NOISY.key: lambda: Concurrent(
             noise=(
                 Group("loud", 200, other, 1, (requests.plain(),)),
                 Group("closing", 50, other, 1, (requests.plain(),), close=True),
             )
         ),
-        cases.MISSES.key: lambda: Beside(
-            clients=(slowly(requests=(unknown(),)),),
+        cases.MISSES.key: lambda: Concurrent(
+            clients=(slowly(requests=(uncached(),)),),
             first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
             last=stage.world.set_imds,
         ),
-        cases.RENEWALS.key: lambda: Beside(
-            clients=(slowly(requests=(anew(),)),),
+        cases.RENEWALS.key: lambda: Concurrent(
+            clients=(slowly(requests=(force_refresh(),)),),
             first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
             last=stage.world.set_imds,
         ),
-        cases.PASSED_ON.key: lambda: Beside(clients=(slowly(requests=(requests.instance_metadata(),)),)),
+        cases.PASSED_ON.key: lambda: Concurrent(clients=(slowly(requests=(requests.instance_metadata(),)),)),
     }
     return beside[what.key]()
 
@@ -143,13 +145,13 @@ def _scrape(stage: Stage) -> None:
     assert answer.status == 200, f"/metrics answered {answer.status}"
 
 
-def unknown() -> Request:
+def uncached() -> Request:
     """Return a request for another token each time, none of which was requested before."""
     text = requests.plain().text.replace(b"resource=https%3A%2F%2F", b"resource=https%3A%2F%2F" + ID.encode() + b".")
     return Request(text, (text.index(ID.encode()),))
 
 
-def anew() -> Request:
+def force_refresh() -> Request:
     """Return a request that has NMI fetch a cached token again, as SDKs send it after a revocation."""
     asked = requests.plain()
     return replace(asked, text=asked.text.replace(b"&resource=", b"&bypass_cache=true&resource="))

@@ -1,4 +1,4 @@
-"""What stands in one table answers the same request with the same answer, and who does not is found out."""
+"""Servers in one table give the same response to the same request; a server that does not is reported."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A results file that nobody measured, to see what is made of one."""
+"""A sample results file without a measurement, for tests of reports."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

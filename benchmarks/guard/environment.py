@@ -9,7 +9,7 @@ import sys
 from benchmarks.guard.baseline import Environment
 
 
-def here() -> Environment:
+def current_environment() -> Environment:
     """Return the environment. Raises CalledProcessError if the compiler does not print its version."""
     compiler = os.environ.get("CC", "cc")
     said = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
