@@ -54,7 +54,7 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str, account:
         case IdentityType.USER_ASSIGNED:
             user_assigned.check(identity)
             managed = settings.operation_mode is OperationMode.MANAGED
-            by = user_assigned.asking(identity, by_resource_id=managed)
+            by = user_assigned.imds_selector(identity, by_resource_id=managed)
             return f"IMDS of the node, by {'client id' if by.client_id else 'resource id'}"
         case type_ if type_ in SERVICE_PRINCIPAL_TYPES:
             application = sign_in_policy(settings).application(identity)

@@ -11,11 +11,11 @@ import aiohttp
 from nmi.flag_table import RedirectMode
 from nmi.node import boot_guard, route_localnet
 from nmi.node.backend import Backend, DetectedBackend, detect
-from nmi.node.commands import ProgramTimeoutError, run
 from nmi.node.kubenet import names_kubenet
 from nmi.node.rules import RedirectError, RedirectSpec, TopRule
 from nmi.node.traffic_redirect import driver_for, redirect_spec
 from nmi.settings import Settings
+from nmi.subprocesses import ProgramTimeoutError, run
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
 from podidctl.doctor.node_checks import NodeState, packets_in

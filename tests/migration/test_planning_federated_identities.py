@@ -68,7 +68,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         (BOUND, {"tenant": "adfs"}, "has tenant adfs"),
         ([identity(clientID=" "), binding()], {}, "has no usable clientID"),
         ([identity(auxiliaryTenantIDs=["t"]), binding()], {}, "has auxiliaryTenantIDs"),
-        ([identity(adEndpoint="https://evil.example/"), binding()], {}, "to which nothing has been sent"),
+        ([identity(adEndpoint="https://evil.example/"), binding()], {}, "nothing was sent to it"),
         (BOUND, {"version": "v1.29.9"}, "Kubernetes is v1.29.9"),
         (BOUND, {"nmis": (FEDERATING, Settings(node_name="m"))}, "NMI runs without --federated-identities on m"),
         (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not ask for tokens of service account shop/web"),

@@ -24,7 +24,7 @@ from _native.index import Index, PodRecord
 from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -101,7 +101,7 @@ class World:
             index=self.index,
             issuer=Generous(self.record),
             proxy=NoProxy(),
-            measures=Measures(),
+            measures=ServerMetrics(),
         )
         self.runner.run(self.server.start(self.listener))
 

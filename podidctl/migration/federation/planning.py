@@ -290,7 +290,7 @@ class _FederationPlanner:
             yield Remark(why=TENANT.partition(": ")[0], do=TENANT.partition(": ")[2])
         else:
             try:
-                self._policy.trusting(as_federated(identity, tenant))
+                self._policy.federation(as_federated(identity, tenant))
             except PolicyError as error:
                 yield Remark(why=error.detail, do="correct it, then run this again")
         own = [each for each in accounts if each.namespace == identity.metadata.namespace]

@@ -9,7 +9,6 @@ import asyncio
 import sys
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,12 +16,12 @@ import aiohttp
 import msgspec
 
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
-from nmi.tokens.claims import claims_of
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
+from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import new_session, proxy_by
 from nmi.tokens.sign_ins import SignIns
-from nmi.tokens.source import PolicyError, Workload
+from nmi.tokens.source import FetchRequest, PolicyError, Workload
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
@@ -63,7 +62,7 @@ class _CallerAssertions(Assertions):
             raise NoAssertionError(error.message, code=code) from error
         except ValueError:
             token = ""
-        claims = claims_of(token)
+        claims = decode_claims(token)
         if not claims.sub:
             raise NoAssertionError("the API server answered with no token", code="assertion_refused")
         return Assertion(token, claims.iss, claims.sub, self.audience)
@@ -109,14 +108,12 @@ class TokenTester:
         source = FederatedSource(self._policy, proofs, self._sign_ins, enabled=True)
         try:
             granted = await source.fetch(
-                identity,
-                self._resource,
-                xms_cc="",
-                bypass_cache=True,
-                within=self._within,
-                lag_seconds=0.0,
-                slot=_no_slot,
-                workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
+                FetchRequest(
+                    identity=identity,
+                    resource=self._resource,
+                    timeout_seconds=self._within,
+                    workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
+                )
             )
         except PolicyError as error:
             return _failed_test(account, error.detail, "correct the AzureIdentity")
@@ -141,10 +138,6 @@ class TokenTester:
 def new_token_session() -> aiohttp.ClientSession:
     """What `Trying` sends by."""
     return new_session(f"podidctl/{VERSION}")
-
-
-def _no_slot() -> AbstractAsyncContextManager[None]:
-    return nullcontext()
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:

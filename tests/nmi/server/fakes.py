@@ -17,7 +17,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import Decisions
 from nmi.server.general import GeneralLane
 from nmi.server.handlers import Handlers
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -232,7 +232,7 @@ class World:
         self.index.put(peer, self.entry.record)
         self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
-        self.measures = Measures(registry)
+        self.measures = ServerMetrics(registry)
         self.decisions = decisions or Decisions()
         self.handlers = Handlers(
             policy=self.policy,

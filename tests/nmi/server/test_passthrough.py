@@ -274,11 +274,11 @@ async def test_a_query_that_cannot_be_read_for_sure_is_not_forwarded() -> None:
     assert imds.asked == []
 
 
-async def test_each_call_takes_a_slot_charged_to_its_pod() -> None:
+async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
     charged: list[str] = []
 
     class Full:
-        def slot(self, pod_key: str) -> AbstractAsyncContextManager[None]:
+        def permit(self, pod_key: str) -> AbstractAsyncContextManager[None]:
             charged.append(pod_key)
             return self.full()
 

@@ -9,7 +9,7 @@ import aiohttp
 
 from _native.index import Index
 from _native.lane import Limits
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
@@ -69,7 +69,7 @@ class Front:
 
     def __init__(self, upstream: Upstream, session: aiohttp.ClientSession, policy: ServerPolicy) -> None:
         self.governor = Governor()
-        self.measures = Measures()
+        self.measures = ServerMetrics()
         self.index, entry = Index(), pod_entry()
         self.index.put(LOCAL, entry.record)
         self.proxy = MetadataProxy(session, upstream.url, self.governor, policy)

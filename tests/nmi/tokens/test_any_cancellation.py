@@ -53,8 +53,8 @@ async def run(events: list[Event], at_once: int) -> None:
             assert not isinstance(result, BaseException), result
     await asyncio.sleep(5.0)
     assert (bench.governor.in_flight, bench.governor.waiting) == (0, 0)
-    assert bench.broker._flights == {}
-    assert bench.broker._tasks == set()
+    assert not bench.broker._flights
+    assert bench.broker._flights.tasks == set()
     await bench.broker.aclose()
 
 

@@ -25,10 +25,16 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"certificate": b"no file at all"}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right"), "password": b"wrong"}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")[:-1], "password": b"right"}, "no PKCS"),
+        ({"certificate": b"no file at all"}, "not a PKCS #12"),
+        (
+            {"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right"), "password": b"wrong"},
+            "not a PKCS #12",
+        ),
+        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")}, "not a PKCS #12"),
+        (
+            {"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")[:-1], "password": b"right"},
+            "not a PKCS",
+        ),
         ({"certificate": pfx_of(None, certificate_of(rsa_key()))}, "private key"),
         ({"certificate": pfx_of(CURVE, certificate_of(CURVE))}, "not RSA"),
         ({"certificate": pfx_of(rsa_key(1024), certificate_of(rsa_key(1024)))}, "1024 bits"),

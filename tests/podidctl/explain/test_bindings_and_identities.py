@@ -120,7 +120,7 @@ def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes
                 type=1, client_id="c", tenant_id="t", client_password=SecretReference(name="s", namespace="far")
             ),
             False,
-            "Secret far/s, which has not been read",
+            "Secret far/s, which was not read",
         ),
         (AzureIdentitySpec(type=7, client_id="c"), True, "set spec.type of the AzureIdentity right"),
         (AzureIdentitySpec(type=0), True, "clientID"),

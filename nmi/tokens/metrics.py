@@ -1,6 +1,7 @@
-"""What the token room counts: plain integers that the code beside them moves, read by a collector at each scrape.
+"""Metrics of nmi.tokens: plain integers that the code increments, read by a collector at each scrape.
 
-No label takes a value that a pod can choose. The names of `imds_operations_…` are the reference's and an interface.
+No label has a value that a pod can choose. The names `imds_operations_…` come from the Go implementation and are an
+interface.
 """
 
 import math
@@ -19,35 +20,35 @@ PREFIX: Final = "aadpodidentity_"
 SYSTEM_ASSIGNED: Final = "adal_token_msi"
 USER_ASSIGNED: Final = "adal_token_msi_userassignedid"
 SERVICE_PRINCIPAL: Final = "adal_token"
-"""The reference's names of a call: to IMDS without a selector (exempt pods only), to IMDS with one, to AAD."""
+"""The Go implementation's names of a call: to IMDS without a selector (exempt pods only), to IMDS with one, to AAD."""
 OPERATIONS: Final = (SYSTEM_ASSIGNED, USER_ASSIGNED, SERVICE_PRINCIPAL)
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: IMDS answers from its cache in milliseconds, anew in a second or so, and a try ends at ten."""
+"""Seconds: IMDS responds in milliseconds from its cache, else in about a second; an attempt ends after ten."""
 
 
 WAIT_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds: most calls wait for nothing, a flood's for their turn, and a pause that IMDS asks for lasts up to thirty."""
+"""Seconds: most calls do not wait, concurrent calls wait in the queue, and a pause of IMDS takes up to 30."""
 
 
-class TokenMeasures:
-    """Counters of the broker and calls to IMDS; registers itself."""
+class TokenMetrics:
+    """Metrics of the broker and of the calls to IMDS. The constructor registers the collector."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.hits = 0
         """Requests answered from the cache."""
         self.misses = 0
-        """Requests that had to wait for a fetch."""
+        """Requests that waited for a fetch."""
         self.fetches = 0
-        """Fetches begun: fewer than misses when requests share one."""
+        """Started fetches: fewer than misses if requests share a fetch."""
         self.refreshes = 0
-        """Fetches begun ahead of need."""
+        """Fetches started ahead of expiry."""
         self.failures = 0
         """Fetches that ended without a token."""
         self.unchanged = 0
-        """Fetches that brought the token that was there already."""
+        """Fetches that returned the cached token again."""
         self.stale_served = 0
-        """Requests answered with a token that had under five minutes left, for want of a fresher one."""
+        """Requests answered with a token of less than five minutes because no fresher one was available."""
         self._errors = dict.fromkeys(OPERATIONS, 0)
         self._throttled = dict.fromkeys(OPERATIONS, 0)
         self._tokens: Callable[[], int] = lambda: 0
@@ -63,7 +64,7 @@ class TokenMeasures:
         self._durations = {operation: durations.labels(operation) for operation in OPERATIONS}
         self._waits = Histogram(
             f"{PREFIX}nmi_governor_wait_seconds",
-            "Seconds that a call to IMDS waited for its turn.",
+            "Seconds that a call to IMDS waited in the governor's queue.",
             buckets=WAIT_BUCKETS,
             registry=registry,
         )
@@ -76,9 +77,9 @@ class TokenMeasures:
         soonest_expiry: Callable[[], float] = lambda: math.inf,
         governor: Governor,
     ) -> None:
-        """Where the gauges are read from at a scrape, and the governor whose waits are observed.
+        """Set the functions that a scrape reads the gauges from, and observe the waits of *governor*.
 
-        *soonest_expiry*: the seconds left to the token in use which expires first; infinitely many without one.
+        *soonest_expiry*: the seconds to the first expiry of a token in use; infinity without one.
         """
         self._tokens = tokens
         self._soonest_expiry = soonest_expiry
@@ -86,11 +87,11 @@ class TokenMeasures:
         governor.observe_waits(self._waits.observe)
 
     def observe_imds(self, named: bool, seconds: float, error: AzureError | None) -> None:
-        """One call to IMDS has ended, which *named* an identity or not: what ImdsSource's *observe* wants."""
+        """Record the end of a call to IMDS, which *named* an identity or not. For ImdsSource's *observe*."""
         self._observe(USER_ASSIGNED if named else SYSTEM_ASSIGNED, seconds, error)
 
     def observe_aad(self, seconds: float, error: AzureError | None) -> None:
-        """One call to Azure AD for a service principal has ended."""
+        """Record the end of a sign-in."""
         self._observe(SERVICE_PRINCIPAL, seconds, error)
 
     def _observe(self, operation: str, seconds: float, error: AzureError | None) -> None:
@@ -102,7 +103,7 @@ class TokenMeasures:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
-        errors = Metric(f"{PREFIX}imds_operations_errors_count", "Calls that brought no token.", "counter")
+        errors = Metric(f"{PREFIX}imds_operations_errors_count", "Calls that returned no token.", "counter")
         for operation, count in self._errors.items():
             errors.add_sample(errors.name, {"operation_type": operation}, count)
         yield errors
@@ -115,25 +116,25 @@ class TokenMeasures:
             throttled.add_metric([operation], count)
         yield throttled
         for name, text, value in (
-            ("cache_hits", "Token requests answered from the node's cache, beside lane_fast_answers.", self.hits),
+            ("cache_hits", "Token requests answered from the node's cache, without lane_fast_answers.", self.hits),
             ("cache_misses", "Token requests that waited for a fetch.", self.misses),
-            ("fetches", "Fetches of a token begun; shared ones count once.", self.fetches),
-            ("refreshes", "Fetches begun ahead of expiry.", self.refreshes),
-            ("fetch_failures", "Fetches that brought no token.", self.failures),
-            ("fetches_unchanged", "Fetches that brought the token already there.", self.unchanged),
-            ("stale_served", "Requests answered with a token of under five minutes' life.", self.stale_served),
+            ("fetches", "Started token fetches; a shared fetch counts once.", self.fetches),
+            ("refreshes", "Fetches started ahead of expiry.", self.refreshes),
+            ("fetch_failures", "Fetches that returned no token.", self.failures),
+            ("fetches_unchanged", "Fetches that returned the cached token again.", self.unchanged),
+            ("stale_served", "Requests answered with a token of less than five minutes.", self.stale_served),
         ):
             yield CounterMetricFamily(f"{PREFIX}nmi_token_{name}", text, value=value)
         governor = self._governor
         for name, text, value in (
-            ("token_cache_size", "Tokens kept.", self._tokens()),
-            ("upstream_in_flight", "Calls to IMDS in the air.", governor.in_flight if governor else 0),
-            ("governor_waiting", "Calls to IMDS that wait for their turn.", governor.waiting if governor else 0),
+            ("token_cache_size", "Cached tokens.", self._tokens()),
+            ("upstream_in_flight", "Calls to IMDS in flight.", governor.in_flight if governor else 0),
+            ("governor_waiting", "Calls to IMDS in the governor's queue.", governor.waiting if governor else 0),
         ):
             yield GaugeMetricFamily(f"{PREFIX}nmi_{name}", text, value=value)
         yield GaugeMetricFamily(
             f"{PREFIX}nmi_token_soonest_expiry_seconds",
-            "Seconds left to the token that expires first of those asked for within half an hour; +Inf without one.",
+            "Seconds to the first expiry of a token that was requested within half an hour; +Inf without one.",
             value=self._soonest_expiry(),
         )
         if governor is not None:
@@ -144,14 +145,14 @@ def _of_breaker(breaker: Breaker) -> Iterator[Metric]:
     present = breaker.state
     state = GaugeMetricFamily(
         f"{PREFIX}nmi_imds_breaker_state",
-        "1 for the state that the circuit breaker before IMDS is in.",
+        "1 for the present state of the circuit breaker for IMDS.",
         labels=["state"],
     )
     for each in State:
         state.add_metric([each.value], float(each is present))
     yield state
     for name, text, value in (
-        ("opened", "How often calls to IMDS have been shut off because it failed.", breaker.opened),
-        ("refused", "Calls to IMDS that were therefore not made.", breaker.refused),
+        ("opened", "How often the circuit breaker for IMDS has opened.", breaker.opened),
+        ("refused", "Calls to IMDS that the circuit breaker refused.", breaker.refused),
     ):
         yield CounterMetricFamily(f"{PREFIX}nmi_imds_breaker_{name}", text, value=value)

@@ -1,8 +1,8 @@
-"""What the token server measures: the request histogram of the reference, refusals, and the lane's counters.
+"""Metrics of the token server: the Go implementation's request histogram, refusals, and the lane's counters.
 
-Label values come from closed sets, so nothing a pod sends makes a new series: the route's canonical path, our status
-codes, a known audience or `other`, and the namespaces of pods that were really there, up to a limit. Observations go to
-C arrays (`_native.histogram`); the collector here reads them when Prometheus asks.
+Label values come from closed sets, so that no request can create a new series: the route's canonical
+path, NMI's status codes, a known audience or `other`, and the namespaces of known pods up to a limit. Observations go
+to C arrays (`_native.histogram`), which the collector reads at each scrape.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +18,11 @@ from nmi.refusal import Limit, Reason
 
 BUCKETS_SECONDS: Final = (
     *(0.000_05, 0.000_1, 0.000_25, 0.000_5),  # ready answers
-    *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1),  # the token cache; IMDS at its best
-    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0, 60.0),  # upstream, and holds up to --max-hold
+    *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1),  # the token cache; a fast IMDS
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0, 60.0),  # upstream, and waiting up to --max-hold
 )
 SERIES_MAX: Final = 2048
-"""A scrape writes some twenty lines for each, and must not take long. Beyond it namespace and resource are `other`."""
+"""A scrape writes about twenty lines per series and must be short. Beyond it, namespace and resource are `other`."""
 
 OTHER: Final = "other"
 _HOSTS: Final = (
@@ -65,13 +65,13 @@ _AUDIENCES: Final = {host: f"https://{host}/" for host in _HOSTS}
 
 
 def audience(resource: str) -> str:
-    """The label value for *resource*: a known audience in one spelling, else `other`."""
+    """Return the label value for *resource*: a known audience in one spelling, else `other`."""
     host = resource.lower().removeprefix("https://").removesuffix("/.default").rstrip("/")
     return _AUDIENCES.get(host, OTHER)
 
 
-class Measures:
-    """A collector that owns the histogram and the counters; registers itself with *registry* if there is one."""
+class ServerMetrics:
+    """Collector with the histogram and the counters. The constructor registers it with *registry*, if given."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.histogram = Histogram(BUCKETS_SECONDS)
@@ -85,15 +85,15 @@ class Measures:
             registry.register(self)
 
     def watch(self, *, lane: Callable[[], Mapping[str, int]], pending: Callable[[], int]) -> None:
-        """From now on expose the lane's counters and the number of requests that wait for their answer."""
+        """Expose the lane's counters and the number of waiting requests."""
         self._lane, self._pending = lane, pending
 
     def also_count(self, limit: Limit, count: Callable[[], int]) -> None:
-        """From now on *count* says how often *limit* has bitten, besides what is told to `limit_hit`."""
+        """Add the result of *count* to the count of *limit*, in addition to calls of `limit_hit`."""
         self._elsewhere[limit] = count
 
     def series(self, operation: str, status: int, namespace: str, resource: str) -> Series:
-        """Where to count an answer. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
+        """Return the series of an answer. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
         labels = (operation, str(status), namespace, resource)
         made = self._made.get(labels)
         if made is None:
@@ -109,11 +109,11 @@ class Measures:
         return self._refusals[reason]
 
     def limit_hit(self, limit: Limit) -> None:
-        """Count that *limit* bit; those of the lane are counted there."""
+        """Count that *limit* took effect. The lane counts its own limits."""
         self._limits[limit] += 1
 
     def limits_hit(self) -> dict[Limit, int]:
-        """How often each limit has bitten, the lane's included."""
+        """Return how often each limit took effect, including the lane's limits."""
         lane = self._lane()
         return {
             limit: count + lane.get(_LANE_LIMITS.get(limit, ""), 0) + self._elsewhere.get(limit, int)()
@@ -121,7 +121,7 @@ class Measures:
         }
 
     def state(self) -> dict[str, object]:
-        """What has been refused and limited so far, and how many series there are."""
+        """Return the counts of refusals and limits, and the number of series."""
         return {
             "refusals": {reason.value: count for reason, count in self._refusals.items() if count},
             "limits_hit": {limit.value: count for limit, count in self.limits_hit().items() if count},
@@ -129,7 +129,7 @@ class Measures:
         }
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering does not collect."""
+        """Return nothing, so that the registration does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -141,7 +141,7 @@ class Measures:
             refusals.add_metric([reason.value], count)
         yield refusals
         limits = CounterMetricFamily(
-            "aadpodidentity_nmi_limits_hit", "How often a limit of the token server bit, by limit.", labels=["limit"]
+            "aadpodidentity_nmi_limits_hit", "How often a limit of the token server took effect.", labels=["limit"]
         )
         for limit, count in self.limits_hit().items():
             limits.add_metric([limit.value], count)
@@ -174,8 +174,8 @@ class Measures:
 
 _LANE_COUNTERS: Final = {
     "accepted": "Connections accepted.",
-    "refused_total": "Connections closed at once because all places were taken.",
-    "refused_peer": "Connections closed at once because one peer's places were taken.",
+    "refused_total": "Connections refused because all connection slots were in use.",
+    "refused_peer": "Connections refused because all slots of the peer were in use.",
     "timed_out": "Connections closed at a deadline.",
     "fast_answers": "Requests answered from ready answers.",
     "handed_over": "Requests handed to the general lane.",
@@ -194,4 +194,4 @@ _LANE_LIMITS: Final = {
     Limit.IDLE: "timed_out_idle",
     Limit.WRITE: "timed_out_write",
 }
-"""Which of the lane's counters counts a limit."""
+"""The lane's counter of each limit."""

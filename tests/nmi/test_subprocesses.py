@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nmi.node.commands import ProgramTimeoutError, find_program, run
+from nmi.subprocesses import ProgramTimeoutError, find_program, run
 from podidentity.exits import StartError
 
 
