@@ -14,6 +14,8 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, binding, eventually, identity, run_pod
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture(params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:

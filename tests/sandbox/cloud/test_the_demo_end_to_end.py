@@ -12,6 +12,8 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES, orphaned
 from tests.testplane import up
 
+pytestmark = pytest.mark.programs
+
 LINES = [
     "successfully doARMOperations vm count 1",
     "successfully acquired a token using the MSI, msiEndpoint({endpoint})",

@@ -6,6 +6,8 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from tests.sandbox.cloud.test_the_demo_end_to_end import demo, leftovers
 from tests.testplane import up
 
+pytestmark = pytest.mark.programs
+
 
 def went_well(*flags: str) -> None:
     """Run it, and look at what each step has seen."""

@@ -23,7 +23,7 @@ from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 
 # Common to the programs inside the pods: a connection from the pod's address to the metadata address.
 PRELUDE = """
