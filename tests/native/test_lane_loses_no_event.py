@@ -1,4 +1,4 @@
-"""epoll tells the lane of each event once: whatever was left in a socket then is found all the same."""
+"""epoll reports each event to the lane once: bytes that remain in a socket are still found."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ import pytest
 from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Serving, serving
 
 READ_MAX = 16 * 1024
-"""What the lane reads at a time."""
+"""Bytes that the lane reads per call."""
 
 
 def turns(lane: Serving, count: int = 20) -> None:

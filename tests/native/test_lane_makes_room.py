@@ -1,4 +1,4 @@
-"""When all places are taken, the greediest peer gives one up, and who has less than others loses nothing."""
+"""If all slots are in use, the peer with most connections loses one; a peer with fewer loses none."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Answers are sent when all requests of a turn have been read. Whatever happens in between, each gets there."""
+"""Answers are sent when all requests of a turn have been read, and each arrives in spite of events in between."""
 
 from typing_extensions import override
 

@@ -16,7 +16,7 @@ SIZES = Sizes(head_bytes=512, fields=8, target_bytes=100, body_bytes=64)
 
 
 def read(data: bytes, *, step: int = 0, sizes: Sizes = SIZES) -> list[Request | Refusal]:
-    """Everything in *data*, fed at once or *step* bytes at a time."""
+    """Return the requests in *data*, fed in one call or in steps of *step* bytes."""
     reader = RequestReader(sizes)
     found: list[Request | Refusal] = []
     pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]

@@ -36,7 +36,7 @@ class Row:
     """What occurs in error_description."""
     data: bytes = TOLD
     decided: Reason | None = None
-    """What the issuer says."""
+    """The issuer's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
     """What must be there besides Content-Type, Content-Length and the id."""
