@@ -129,7 +129,7 @@ class MicObjects:
         return cluster, own
 
     def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
-        """Anyone who may write there may take its identity away."""
+        """Anyone with permission to write there may remove its identity."""
         claim = ExistingAssignment(thing).assignment_key if isinstance(thing, AzureAssignedIdentity) else None
         return (
             thing.metadata.namespace == BYSTANDER

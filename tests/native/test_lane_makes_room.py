@@ -13,7 +13,7 @@ A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 
 async def is_open(peer: Peer) -> bool:
-    """Whether the lane still serves it; what it has not read yet is thrown away."""
+    """Return whether the lane still serves it; unread bytes are discarded."""
     try:
         return (await peer.ask()).startswith(b"HTTP/1.1")
     except (OSError, asyncio.IncompleteReadError):

@@ -14,7 +14,7 @@ from tests.oracle.requests import Asked, Verdict, read
 
 
 def fast(data: bytes) -> Asked | None:
-    """What the fast lane would answer *data* with, in the oracle's words; None if it would hand it over."""
+    """Return the fast lane's answer to *data*, in the oracle's form; None if it would hand it over."""
     outcome, size, text, metadata, close = scan.examine(data)
     found = query.examine(text) if outcome == "done" else None
     if found is None or not metadata:

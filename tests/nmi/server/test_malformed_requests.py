@@ -1,6 +1,6 @@
-"""Bytes that are no request we serve, each beside a neighbour that is one; whole and in every split.
+"""Bytes that are not a served request, each with a neighbour that is one; whole and in every split.
 
-Excluded: what a well-formed request is answered.
+Excluded: the answers to well-formed requests.
 """
 
 import pytest

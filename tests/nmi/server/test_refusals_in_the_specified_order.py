@@ -1,4 +1,4 @@
-"""The refusal table, row by row in its order: what is refused, as what, and the neighbour that passes.
+"""The refusal table, row by row in its order: the request, its refusal, and an accepted neighbour.
 
 What the issuer decides is put into its mouth here. Excluded: variants of each row (test_refusal_table), bytes that are
 no request (tests/corpus/refused, by both lanes and the oracle).
