@@ -14,7 +14,7 @@ from podidentity_sandbox.issuing import fetch, issuer_of
 from podidentity_sandbox.proofs import NotProvenError
 from podidentity_sandbox.tokens import read_claims
 from tests.contract.servers import Server
-from tests.sandbox.kubeapi.calling import Answer, Caller
+from tests.sandbox.kubeapi.client import Answer, Caller
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 AUDIENCE = "api://AzureADTokenExchange"

@@ -22,7 +22,7 @@ from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.test_greedy_pods import City
 from tests.integration.walking import run_bound_pod
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 
 MEMORY_LIMIT = 512 << 20
 BOUND = MEMORY_LIMIT // 4

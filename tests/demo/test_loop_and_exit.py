@@ -1,4 +1,4 @@
-"""How the demo goes on and how it ends: pauses, --once and its time, signals, exit codes."""
+"""The demo's loop and its end: pauses, --once and its time limit, signals, exit codes."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tests.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
 
 
 class Clock:
-    """Time that passes only while somebody sleeps; EnoughError after *most* sleeps."""
+    """A clock that advances only in sleeps. Raise EnoughError after *most* sleeps."""
 
     def __init__(self, most: int = 1000) -> None:
         self.now = 100.0
@@ -57,26 +57,26 @@ def go(times: float, once_seconds: float | None, clock: Clock) -> tuple[int, lis
     return code, lines
 
 
-def test_it_goes_round_for_ever_whatever_comes() -> None:
+def test_the_loop_never_ends_after_failures() -> None:
     clock = Clock(most=5)
     with pytest.raises(EnoughError):
         go(2, None, clock)
     assert clock.sleeps == [20] * 5
 
 
-def test_once_ends_with_the_first_round_that_works() -> None:
+def test_once_ends_with_the_first_run_without_failure() -> None:
     assert go(0, 300, Clock()) == (0, ["done"])
     clock = Clock()
     assert go(2, 300, clock) == (0, ["failed to do it, error: not yet"] * 2 + ["done"])
     assert clock.sleeps == [20, 20]
 
 
-def test_once_gives_up_when_another_round_would_begin_too_late() -> None:
+def test_once_ends_when_the_next_run_would_begin_too_late() -> None:
     clock = Clock()
     code, lines = go(1000, 60, clock)
     assert code == 1
     assert clock.sleeps == [20, 20, 20]
-    assert lines[-1] == "gave up after 60 s; what failed last: do it"
+    assert lines[-1] == "gave up after 60 s; failed last: do it"
 
 
 async def ended(*argv: str, environ: dict[str, str] | None = None) -> tuple[int | None, str, str]:

@@ -1,6 +1,6 @@
-"""Pods, MIC and NMI as real programs: who gets a token, who is refused, and how soon it ends.
+"""Tokens of pods with the real MIC and NMI: grants, refusals, and the delay of a revocation.
 
-One sandbox serves the whole module, in namespaces and on loopback: each test brings an identity and pods of its own.
+One sandbox serves the whole module, in namespaces and on loopback: each test creates its own identity and pods.
 Excluded: the demo's walk, and what NMI does to the node's rules.
 """
 
@@ -23,9 +23,9 @@ from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 
-# What the programs inside the pods have in common: a connection from the pod's own address to where pods ask.
+# Common to the programs inside the pods: a connection from the pod's address to the metadata address.
 PRELUDE = """
 import http.client, json, os, sys, threading, time
 HOST = os.environ["ASK"]
@@ -101,7 +101,7 @@ async def start(city: Sandbox, context: ExecutionContext, code: str) -> asyncio.
 
 
 async def told(city: Sandbox, context: ExecutionContext, code: str) -> Any:
-    """What the program says, run by Python inside the pod."""
+    """Return the output of the program, run by Python inside the pod."""
     process = await start(city, context, code)
     output, _ = await process.communicate()
     assert process.returncode == 0
@@ -117,7 +117,7 @@ async def test_a_pod_gets_a_token_whose_claims_name_its_identity(city: Sandbox) 
     assert body["client_id"] == identity.client_id
 
 
-async def test_a_request_without_the_header_is_refused_at_once(city: Sandbox) -> None:
+async def test_a_request_without_the_header_is_refused_immediately(city: Sandbox) -> None:
     context = await place_of(city, pod("headerless"), {"aadpodidbinding": "nobody-binds-this"})
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
     status, kind, body, seconds = await told(city, context, code)
@@ -125,7 +125,7 @@ async def test_a_request_without_the_header_is_refused_at_once(city: Sandbox) ->
     assert seconds < 1
 
 
-async def test_a_pod_without_the_label_is_refused_at_once(city: Sandbox) -> None:
+async def test_a_pod_without_the_label_is_refused_immediately(city: Sandbox) -> None:
     context = await place_of(city, pod("unlabelled"), {})
     code = "began = time.monotonic(); say([*ask(connect()), time.monotonic() - began])"
     status, _, body, seconds = await told(city, context, code)
@@ -133,7 +133,7 @@ async def test_a_pod_without_the_label_is_refused_at_once(city: Sandbox) -> None
     assert seconds < 2  # the address is new to NMI, which may look it up once
 
 
-async def test_a_request_that_comes_too_early_is_held_until_the_identity_is_assigned(city: Sandbox) -> None:
+async def test_an_early_request_is_held_until_the_identity_is_assigned(city: Sandbox) -> None:
     context = await place_of(city, pod("early"), {"aadpodidbinding": "early"})
     asking = await start(city, context, "say(ask(connect()))")
     identity = await bind(city, "early")
@@ -142,7 +142,7 @@ async def test_a_request_that_comes_too_early_is_held_until_the_identity_is_assi
     assert (status, body["client_id"]) == (200, identity.client_id)
 
 
-async def test_a_hundred_first_requests_at_once_cause_one_call_to_imds(city: Sandbox) -> None:
+async def test_a_hundred_concurrent_first_requests_cause_one_call_to_imds(city: Sandbox) -> None:
     identity, context = await assign(city, "hundred")
     before = len(city.azure.imds.token_calls)
     code = """
@@ -177,7 +177,7 @@ while status == 200:
 """
 
 
-async def test_deleting_the_binding_ends_it_on_an_open_connection_before_azure_has_changed(city: Sandbox) -> None:
+async def test_a_deleted_binding_ends_tokens_on_an_open_connection_before_azure_changes(city: Sandbox) -> None:
     _, context = await assign(city, "unbound")
     machine = city.azure.arm.vm(city.vm_id("node-0"))
     machine.operation_seconds = 5.0
@@ -188,13 +188,13 @@ async def test_deleting_the_binding_ends_it_on_an_open_connection_before_azure_h
     assert seconds < 1.0
 
 
-async def test_deleting_the_pod_ends_it_on_an_open_connection(city: Sandbox) -> None:
+async def test_a_deleted_pod_gets_no_tokens_on_an_open_connection(city: Sandbox) -> None:
     _, context = await assign(city, "removed")
     assert await _seconds_of_grants_after(city, context, PODS, "removed") < 1.0
 
 
 async def _seconds_of_grants_after(city: Sandbox, context: ExecutionContext, kind: Kind[Any], name: str) -> float:
-    """How long after the deletion of an object the pod still got a token for what it asked then."""
+    """Return how long after the deletion of an object the pod still got a token."""
     process = await start(city, context, ASK_UNTIL_IT_ENDS)
     assert process.stdout is not None
     assert json.loads(await process.stdout.readline())[0] == 200
@@ -211,7 +211,7 @@ async def test_the_python_sdk_gets_its_token_with_no_override(city: Sandbox) -> 
     identity, context = await assign(city, "sdk")
     if not city.redirects:
         assert context.environment["SANDBOX_SOURCE_ADDRESS"] == context.address
-        return  # the SDK cannot be told which address to ask from
+        return  # the SDK has no setting for the source address
     code = (
         "from azure.identity import ManagedIdentityCredential\n"
         "say(ManagedIdentityCredential().get_token('https://management.azure.com/.default').token)\n"

@@ -20,7 +20,7 @@ def four_lines(azure: Azure) -> list[str]:
     ]
 
 
-async def test_the_four_lines_come_in_the_references_order(azure: Azure, settings: Settings) -> None:
+async def test_the_four_lines_have_the_order_of_the_go_implementation(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     assert await one_round(settings) == four_lines(azure)
@@ -36,7 +36,7 @@ async def test_azures_library_names_no_identity_and_the_plain_requests_name_it(
     assert named == [azure.one.client_id, None, azure.one.client_id]
 
 
-async def test_each_round_asks_anew(azure: Azure, settings: Settings) -> None:
+async def test_each_run_requests_new_tokens(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     for _ in range(2):
@@ -44,14 +44,14 @@ async def test_each_round_asks_anew(azure: Azure, settings: Settings) -> None:
     assert len(azure.imds.token_calls) == 6
 
 
-async def test_a_step_that_fails_is_told_and_the_others_are_tried(azure: Azure, settings: Settings) -> None:
+async def test_a_failed_step_is_reported_and_the_others_run(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
     failed, *others = await one_round(settings)
     assert failed.startswith("failed to doARMOperations, error: ")
     assert others == four_lines(azure)[1:]
 
 
-async def test_a_mishap_of_one_round_is_over_in_the_next(azure: Azure, settings: Settings) -> None:
+async def test_a_fault_in_one_run_is_over_in_the_next(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
@@ -60,7 +60,7 @@ async def test_a_mishap_of_one_round_is_over_in_the_next(azure: Azure, settings:
     assert await one_round(settings) == four_lines(azure)
 
 
-async def test_two_identities_on_one_pod_are_noticed(azure: Azure, settings: Settings) -> None:
+async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
     azure.vm.attach(azure.two)
     other = dataclasses.replace(settings, client_id=azure.two.client_id)

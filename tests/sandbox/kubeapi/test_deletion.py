@@ -1,9 +1,9 @@
-"""How namespaces and definitions end, and everything in them. Objects: test_same_as_the_real_server."""
+"""How namespaces and definitions end, and everything in them. Objects: test_equals_the_real_server."""
 
 from typing import Any
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import CONFIGMAPS, IDENTITIES, MERGE, Caller, identity, pod
+from tests.sandbox.kubeapi.client import CONFIGMAPS, IDENTITIES, MERGE, Caller, identity, pod
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 THINGS = "/apis/example.com/v1/namespaces/default/things"
@@ -30,7 +30,7 @@ def thing(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec}
 
 
-async def test_a_namespace_goes_after_what_is_in_it(api: KubeApi, call: Caller) -> None:
+async def test_a_namespace_is_deleted_after_its_objects(api: KubeApi, call: Caller) -> None:
     await call("POST", "/api/v1/namespaces", {"metadata": {"name": "n"}})
     await call("POST", "/api/v1/namespaces/n/pods", pod("running", node="n1"))
     deleted = await call("DELETE", "/api/v1/namespaces/n")
@@ -62,7 +62,7 @@ async def test_a_definition_serves_its_kind_until_it_is_deleted(call: Caller) ->
     assert (await call("GET", THINGS)).names == []
 
 
-async def test_a_changed_definition_changes_what_is_accepted(call: Caller) -> None:
+async def test_a_changed_definition_changes_the_validation(call: Caller) -> None:
     await call("POST", DEFINITIONS, definition())
     assert (await call("POST", THINGS, thing("a", size="big"))).status == 422
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}

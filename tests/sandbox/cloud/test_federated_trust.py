@@ -1,4 +1,4 @@
-"""A sandbox's Azure trusts the service accounts of the sandbox's own cluster, once it is told to."""
+"""The sandbox's Azure trusts service accounts of the sandbox's cluster after `trust`."""
 
 import ssl
 from typing import Any
@@ -65,7 +65,7 @@ async def test_another_audience_is_trusted_where_it_is_named(stage: Sandbox) -> 
     assert "access_token" in await exchanged(stage, await assertion(stage, audience=china))
 
 
-async def test_nobody_is_trusted_twice(stage: Sandbox) -> None:
+async def test_a_service_account_cannot_be_trusted_twice(stage: Sandbox) -> None:
     await stage.trust("default")
     with pytest.raises(DirectoryError, match="already exists"):
         await stage.trust("default")

@@ -1,4 +1,4 @@
-"""A new user's walk: the commands of README's "Try the installation", each as it stands there."""
+"""The commands of README's "Try the installation", word for word."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def blocks() -> list[list[str]]:
 
 
 class Terminal:
-    """A shell that keeps what was exported in it."""
+    """A shell that keeps exported variables."""
 
     def __init__(self) -> None:
         self._exports: list[str] = []
@@ -58,7 +58,7 @@ class Terminal:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[None]:
-    """What `make cluster` starts, and what is left of it after Ctrl-C: nothing."""
+    """The processes and files of `make cluster`; none remains after Ctrl-C."""
     before = set(NAMESPACES.glob("*"))
     log = tmp_path / "cluster.log"
     with log.open("wb") as output:
@@ -77,7 +77,7 @@ def cluster(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_readme_tells_a_new_user_to_type() -> None:
+def test_the_commands_of_the_readme() -> None:
     start, use, look, leave = blocks()
     assert start == ["make cluster"]  # which the fixture has done
     terminal = Terminal()

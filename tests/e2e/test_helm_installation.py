@@ -42,7 +42,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         await uninstalled(here)
 
 
-async def test_with_fail_closed_uninstalling_and_a_cleanup_by_hand_give_pods_their_imds_back(
+async def test_with_fail_closed_uninstall_and_cleanup_restore_access_to_imds(
     new_plane: NewPlane, tmp_path: Path
 ) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
@@ -63,7 +63,7 @@ async def test_with_fail_closed_uninstalling_and_a_cleanup_by_hand_give_pods_the
 
 
 async def cleans_by_hand(here: Cluster) -> None:
-    """What the page on operations says, word for word, takes off the node whatever NMI left there, and says so."""
+    """The command on the operations page, word for word, removes NMI's leftovers from the node and reports it."""
     (block,) = BY_HAND.findall((ROOT / "docs" / "operations.md").read_text())
     assert "aad-" in await here.tables()
     said = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))

@@ -12,13 +12,13 @@ import pytest
 
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import PODS, Caller, pod
+from tests.sandbox.kubeapi.client import PODS, Caller, pod
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "a.b.c", "é"])
-async def test_without_good_credentials_everything_is_401(api: KubeApi, token: str) -> None:
+async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: str) -> None:
     caller = Caller(api.server, token, api.authority.client_context())
     for path in ("/api", "/healthz", "/api/v1/pods", "/nosuch"):
         answer = await caller("GET", path)
@@ -26,14 +26,14 @@ async def test_without_good_credentials_everything_is_401(api: KubeApi, token: s
     await caller.close()
 
 
-async def test_a_client_certificate_of_the_servers_authority_is_good(api: KubeApi) -> None:
+async def test_a_client_certificate_of_the_servers_authority_is_accepted(api: KubeApi) -> None:
     certificate = api.authority.client("someone", ["system:masters"])
     caller = Caller(api.server, "", api.authority.client_context(certificate))
     assert (await caller("GET", "/healthz")).status == 200
     await caller.close()
 
 
-async def test_a_client_certificate_of_another_authority_is_not(api: KubeApi) -> None:
+async def test_a_client_certificate_of_another_authority_is_rejected(api: KubeApi) -> None:
     certificate = Authority().client("someone", ["system:masters"])
     caller = Caller(api.server, "", api.authority.client_context(certificate))
     with pytest.raises((aiohttp.ClientError, OSError)):
@@ -41,7 +41,7 @@ async def test_a_client_certificate_of_another_authority_is_not(api: KubeApi) ->
     await caller.close()
 
 
-async def test_a_service_accounts_token_is_good_for_this_server_until_it_expires() -> None:
+async def test_a_service_account_token_is_valid_until_it_expires() -> None:
     moment = datetime.datetime.now(datetime.UTC)
     api = KubeApi(now=lambda: moment)
     await api.start()
@@ -56,7 +56,7 @@ async def test_a_service_accounts_token_is_good_for_this_server_until_it_expires
     await api.stop()
 
 
-async def test_a_token_for_another_audience_is_not_good_here(api: KubeApi, call: Caller) -> None:
+async def test_a_token_for_another_audience_is_rejected(api: KubeApi, call: Caller) -> None:
     asked = {"spec": {"audiences": ["api://AzureADTokenExchange"]}}
     token = (await call("POST", TOKEN, asked)).body["status"]["token"]
     caller = Caller(api.server, token, api.authority.client_context())
@@ -101,7 +101,7 @@ async def test_a_token_request_of_the_wrong_shape_is_refused(call: Caller, spec:
     assert (await call("POST", TOKEN, {"spec": spec})).status == 400
 
 
-async def test_a_pod_that_is_overdue_has_a_good_token_no_more() -> None:
+async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
     moment = datetime.datetime.now(datetime.UTC)
     api = KubeApi(now=lambda: moment)
     await api.start()
@@ -120,7 +120,7 @@ async def test_a_pod_that_is_overdue_has_a_good_token_no_more() -> None:
     await api.stop()
 
 
-async def test_the_kubeconfig_is_for_its_owner_alone(api: KubeApi, tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_kubeconfig(api: KubeApi, tmp_path: Path) -> None:
     path = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
     assert path.stat().st_mode & 0o777 == 0o600
     config = json.loads(path.read_text())

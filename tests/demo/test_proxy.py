@@ -13,7 +13,9 @@ from tests.sandbox.azure.conftest import Azure
 
 @asynccontextmanager
 async def proxy(asked: list[str]) -> AsyncIterator[str]:
-    """A proxy that connects to wherever it is told, and notes the first line of what it is asked; its host and port."""
+    """Start a proxy that connects to any requested address and records the first line of each request. Yield its host
+    and port.
+    """
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(65536):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import (
+from tests.sandbox.kubeapi.client import (
     DEADLINE,
     JSON,
     JSON_PATCH,
@@ -319,7 +319,7 @@ def unequal(ours: Any, real: Any, place: str = "") -> list[str]:
 
 
 def stable(value: Any) -> Any:
-    """*value* with dots for whatever differs from server to server, and without what is empty."""
+    """Return *value* with dots for parts that differ between servers, and without empty parts."""
     if isinstance(value, dict):
         kept = {name: stable(inner) for name, inner in value.items() if name not in NOT_OURS}
         kept = {name: inner for name, inner in kept.items() if inner not in (None, "", [], {}) or name == "items"}

@@ -109,7 +109,7 @@ async def test_while_silent_old_connections_stay_open_and_deliver_nothing(proxy:
     await client.close()
 
 
-async def test_while_silent_even_the_end_of_the_server_is_not_told(proxy: FaultProxy, echo: int) -> None:
+async def test_while_silent_even_the_end_of_the_server_is_not_forwarded(proxy: FaultProxy, echo: int) -> None:
     client = await connect(proxy)
     await client.says(b"x")
     await proxy.set_mode(Mode.SILENT)
@@ -118,7 +118,7 @@ async def test_while_silent_even_the_end_of_the_server_is_not_told(proxy: FaultP
     await client.close()
 
 
-async def test_while_refusing_nobody_can_connect_and_the_port_comes_back(proxy: FaultProxy) -> None:
+async def test_while_refusing_no_client_can_connect_and_the_port_comes_back(proxy: FaultProxy) -> None:
     old = await connect(proxy)
     await old.says(b"x")
     port = proxy.port

@@ -20,7 +20,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 async def saved(sandbox: Sandbox) -> list[str]:
-    """The node's rules, without the comments and counters that tell the time and the traffic."""
+    """Return the node's rules without comments and counters."""
     process = await asyncio.create_subprocess_exec(
         *sandbox.contexts[NODE].command(["iptables-save"]), stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""Whatever servers answer, no line of the demo holds a token, and each is printable and not too long."""
+"""No line of the demo contains a token for any response, and each line is printable and short."""
 
 import asyncio
 import dataclasses
@@ -64,7 +64,7 @@ def sound(lines: list[str]) -> bool:
         ("999 " + "x" * 70_000, b""),
     ],
 )
-async def test_a_server_that_answers_anything(status: str, body: bytes, led: Led) -> None:
+async def test_a_server_that_returns_anything(status: str, body: bytes, led: Led) -> None:
     async with answering(status, body) as url:
         lines = await one_round(led(url))
     assert len(lines) == 4
@@ -80,7 +80,7 @@ async def test_a_token_with_a_line_break_does_not_become_a_header(led: Led) -> N
     assert sound([failed, *others])
 
 
-async def test_a_token_that_ends_at_a_refusing_resource_manager_is_not_said(led: Led) -> None:
+async def test_a_token_that_arm_echoes_in_an_error_is_not_printed(led: Led) -> None:
     body = json.dumps({"access_token": TOKEN, "expires_in": "3600", "compute": {}}).encode()
     async with answering("200 OK", body) as url:
         lines = await one_round(led(url))
@@ -98,7 +98,7 @@ async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings:
     assert azure.arm.calls == []
 
 
-def test_ordinary_words_are_left_as_they_are() -> None:
+def test_ordinary_words_are_unchanged() -> None:
     said = "AuthorizationFailed: the client d3a0c11e-0000-4000-8000-000000000001 at management.azure.com"
     assert presentable(said) == said
     assert presentable(f"a {TOKEN} b") == "a (left out) b"

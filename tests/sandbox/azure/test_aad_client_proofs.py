@@ -1,6 +1,6 @@
-"""How AAD is convinced that an application is itself: each wrong assertion beside the one that passes.
+"""Client authentication at AAD: each invalid assertion next to a valid one.
 
-The assertions are made here, by hand: what `nmi` makes is tested with `nmi`.
+This file builds the assertions itself. The tests of `nmi` cover the assertions of `nmi`.
 """
 
 import base64
@@ -79,7 +79,7 @@ async def test_the_older_algorithm_and_thumbprint_pass_too(signing: Signing) -> 
     ("claims", "number"),
     [
         ({"aud": "https://login.microsoftonline.com/other/oauth2/v2.0/token"}, 700023),
-        ({"iss": "another"}, 70025),  # somebody else's: a federated one, which this application trusts from nobody
+        ({"iss": "another"}, 70025),  # from another issuer: a federated assertion, and the application trusts no issuer
         ({"sub": "another"}, 700021),
         ({"exp": int(time.time()) - 3600, "nbf": int(time.time()) - 7200}, 700024),
         ({"nbf": int(time.time()) + 3600, "exp": int(time.time()) + 7200}, 700024),
@@ -94,7 +94,7 @@ async def test_a_wrong_claim_is_refused(signing: Signing, claims: dict[str, Any]
 
 
 @pytest.mark.parametrize("jwt", ["", "a.b", "a.b.c", "..", "eyJhbGciOiJub25lIn0.e30."])
-async def test_what_is_no_signed_assertion_is_refused(signing: Signing, jwt: str) -> None:
+async def test_an_unsigned_assertion_is_rejected(signing: Signing, jwt: str) -> None:
     status, body = await signing.ask(jwt)
     assert (status, body["error"]) == (401, "invalid_client")
 
@@ -159,7 +159,7 @@ async def test_a_new_secret_is_known_after_a_while(azure: Azure) -> None:
     assert await status("new") == 200
 
 
-async def test_an_application_is_in_each_tenant_somebody_else(azure: Azure) -> None:
+async def test_an_application_has_a_principal_in_each_tenant(azure: Azure) -> None:
     other = azure.directory.add_tenant(domain="contoso.example")
     fields = {
         "grant_type": "client_credentials",
