@@ -43,7 +43,7 @@ def prepare(plane: Plane) -> None:
     for name in ("nmi", "shop", "bare"):
         plane.api("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": name}})
     rule = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"], "resourceNames": ["shop"]}
-    plane.api("POST", f"{RBAC}/roles", {"metadata": {"name": "nmi"}, "configuration": [rule]})
+    plane.api("POST", f"{RBAC}/roles", {"metadata": {"name": "nmi"}, "rules": [rule]})
     binding = {
         "metadata": {"name": "nmi"},
         "subjects": [{"kind": "ServiceAccount", "name": "nmi", "namespace": "default"}],
