@@ -1,125 +1,157 @@
-# make demo | test | test-sdks | lint | soak | bench | bench-controller …  Everything is installed into .venv, pinned by requirements.lock.
+# Everything is installed into .venv, pinned by requirements.lock. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-# The headers are where tools/system-packages unpacks them for a user who cannot install any.
+# tools/system-packages unpacks the headers here for a user who cannot install packages.
 HEADERS = $(CURDIR)/.venv/headers/usr/include
 PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
+PACKAGES = @PYTHON=$(PYTHON) tools/system-packages
+TESTPLANE = @$(BIN)/python tests/testplane/up.py
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
+STARTED := $(shell date +%s)
+TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the start of make"
 
-.PHONY: cluster e2e fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller demo docs test lint format image sbom local-images lock clean
+.NOTPARALLEL:
+.PHONY: help setup demo cluster check test test-all test-plane test-measures test-sdks test-images audit lint format docs \
+	e2e fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
 
-demo: .venv/.built
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-18s %s\n' "$$name" "$$text"; done
+
+setup: ## Install all system packages that the build and the tests need
+	$(PACKAGES) build test nginx prometheus spin
+
+demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
 
-# A real control plane with one empty node, to install the chart into by hand, until Ctrl-C. As root.
-cluster: .venv/.built
+cluster: .venv/.built ## Start a real control plane with one empty node, until Ctrl-C (as root)
 	@$(BIN)/python -m tools.cluster
 
-# These wait for most of their time, and run next to the others, which take as long.
-BESIDE := tests/deploy tests/mic
-# These measure delays, memory or CPU time, which other tests on the same cores would disturb.
-ALONE := tests/benchmarks/test_load_generator.py tests/integration/test_greedy_pods.py \
-	tests/integration/test_memory_of_connections.py tests/mic/test_hostile_objects_on_a_real_api_server.py
-test: .venv/.built
-	@$(BIN)/python tests/testplane/up.py build >/dev/null
-	@$(BIN)/python tests/testplane/up.py tools >/dev/null
-	@tools/bench-packages
-	@tools/observability-packages
+# Test processes. Each runs whole files, because tests of one file share servers.
+JOBS ?= auto
+# Each process starts its own control plane.
+PLANE_JOBS ?= 2
+# tests/selection.py sets the markers run_check, run_test and run_test_all. The folder is the input of `make audit`.
+PYTEST = CALLS_SEEN=build/calls $(BIN)/pytest -q --durations=20 --durations-min=0.5 $(PYTEST_FLAGS)
+PARALLEL = --dist=loadfile --numprocesses
+
+check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls
-	@CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE) $(ALONE:%=--ignore=%) $(PYTEST_FLAGS) >build/tests-beside.log 2>&1 & beside=$$!; \
-	trap 'kill $$beside' INT TERM; \
-	CALLS_SEEN=build/calls $(BIN)/pytest $(BESIDE:%=--ignore=%) --ignore=tests/model $(ALONE:%=--ignore=%) $(PYTEST_FLAGS); \
-	others=$$?; wait $$beside; beside=$$?; cat build/tests-beside.log; [ $$others = 0 ] && [ $$beside = 0 ]
-	@CALLS_SEEN=build/calls $(BIN)/pytest $(ALONE) $(PYTEST_FLAGS)
+	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_check
+	$(TOOK)
+
+test: check ## Also run the tests that need root, the emulators, helm or Prometheus
+	$(PACKAGES) test nginx prometheus
+	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
+	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_test
+	$(TOOK)
+
+# Run everything else. Fuzzing and the model are short here.
+test-all: FUZZ_SECONDS = 60
+test-all: MODEL = quick
+test-all: test test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+
+test-plane: .venv/.built ## Run the tests on a real control plane; the first run compiles it (7 minutes)
+	$(PACKAGES) test
+	$(TESTPLANE) build >/dev/null
+	$(TESTPLANE) tools >/dev/null
+	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m "plane and not measures"
+	$(TOOK)
+
+test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone
+	$(PACKAGES) test nginx
+	$(TESTPLANE) build >/dev/null
+	$(PYTEST) -m "measures"
+	$(TOOK)
+
+test-images: local-images ## Build the images and run the programs in them
+
+test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
+	@$(BIN)/python tests/sdks/applications.py
+	$(PYTEST) tests/sdks
+
+audit: ## Test that the chart's roles grant only what the tests so far called (after test, test-plane, test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
-# Azure's own SDKs in five languages; their tests are no part of `make test`.
-test-sdks: .venv/.built
-	@$(BIN)/python tests/sdks/applications.py
-	@$(BIN)/pytest tests/sdks $(PYTEST_FLAGS)
-
-lint: .venv/.built
+lint: .venv/.built ## Check style, types, import contracts, stubs and language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint _native/*.pyx _native/*.pxd
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m tools.language
 	$(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
 		$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
 
-format: .venv/.built
+format: .venv/.built ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# The tables of flags and metrics, from the code.
-docs: .venv/.built
+docs: .venv/.built ## Generate the tables of flags, metrics and mutants in docs/
 	$(BIN)/python -m tools.handbook
 	$(BIN)/python -m tests.mutants.count
 
-# Coverage-guided, an hour in all: the parsers under the sanitizers, the lanes against each other and the oracle.
+# Coverage-guided fuzzing: the parsers under sanitizers, the lanes against each other and against the oracle.
 FUZZ_SECONDS ?= 3600
-fuzz: build/fuzz/.built
+fuzz: build/fuzz/.built ## Fuzz the parsers and the request lanes for FUZZ_SECONDS (an hour)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
 
 build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock tests/fuzz/build.py tests/fuzz/*.pyx tests/fuzz/*.c)
-	@echo "compiling the data plane once more, with sanitizers"
+	@echo "compiling the data plane with sanitizers"
 	@rm -rf build/fuzz/site
 	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/fuzz/requirements.lock
 	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/fuzz/build.py >/dev/null
 	@touch $@
 
-# Each change in tests/mutants breaks one promise of docs/security.md in a copy, and the tests named there must fail. As root.
-# MUTANTS="tokens node/3 nmi/cli.py test_governor.py" selects; FAST=1 leaves out those that take minutes.
-mutants: .venv/.built
+# Each change in tests/mutants breaks one promise of docs/security.md in a copy of the tree; the tests named there must
+# fail. MUTANTS="tokens node/3 nmi/cli.py test_governor.py" selects; FAST=1 omits those that take minutes.
+mutants: .venv/.built ## Run the mutants of tests/mutants (as root)
+	$(PACKAGES) test nginx prometheus
 	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py build >/dev/null)
 	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py tools >/dev/null)
 	@$(BIN)/python -m tests.mutants.run $(if $(FAST),--fast) $(MUTANTS)
 
-# The model of an address's life cycle, searched completely by spin (docs/address-lifecycle.md); no part of `make test`.
-# A minute with MODEL=quick, as .ci/run does it; with MODEL=full, as every night, the larger configurations as well.
+# MODEL=quick takes a minute; MODEL=full searches the larger configurations as well.
 MODEL ?= full
-model: .venv/.built
-	@tools/model-packages
+model: .venv/.built ## Check the model of an address's life cycle completely (docs/address-lifecycle.md)
+	$(PACKAGES) spin
 	@MODEL=$(MODEL) $(BIN)/pytest tests/model -rP $(PYTEST_FLAGS)
 
-# Ten minutes of load while pods come and go and everything around NMI fails in turn.
 SOAK_SECONDS ?= 600
-soak: .venv/.built
+soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
 
-# Part of `make test` with a tenth of the objects: what MIC and NMI do about a tenant who fills the API server.
-hostile-objects: .venv/.built
-	@$(BIN)/python tests/testplane/up.py build >/dev/null
+# test-measures runs this test with a tenth of the objects.
+hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the API server
+	$(TESTPLANE) build >/dev/null
 	@HOSTILE_OBJECTS=all $(BIN)/pytest -s tests/mic/test_hostile_objects_on_a_real_api_server.py $(PYTEST_FLAGS)
 
-# What the next owner of an address gets, with and without local evidence, behind two kinds of CNI. As root.
 HANDOVER_SECONDS ?= 180
-handover: .venv/.built
+handover: .venv/.built ## Measure what the next owner of an address gets, behind two kinds of CNI (as root)
 	$(BIN)/python -m tests.soak.handover $(HANDOVER_SECONDS) build/handover.json
 
-# A quarter of an hour, or three minutes: NMI beside nginx and others, what it weighs, its functions, what MIC costs.
-bench: .venv/.built
-	@tools/bench-packages
+bench: .venv/.built ## Run all benchmarks (15 minutes)
+	$(PACKAGES) nginx
 	@$(BIN)/python -m benchmarks.run
 
-bench-quick: .venv/.built
-	@tools/bench-packages
+bench-quick: .venv/.built ## Run the benchmarks with fewer repetitions (3 minutes)
+	$(PACKAGES) nginx
 	@$(BIN)/python -m benchmarks.run --quick
 
-# Ten minutes: MIC on a real API server, up to 10,000 pods. The figures are of use only from a quiet machine.
-bench-controller: .venv/.built
-	@$(BIN)/python tests/testplane/up.py build >/dev/null
+bench-controller: .venv/.built ## Measure MIC on a real API server with up to 10,000 pods (10 minutes, quiet machine)
+	$(TESTPLANE) build >/dev/null
 	@$(BIN)/python -m benchmarks.controller.run
 
-# Part of `make test`: the chart installed by the real helm on a fresh control plane, used, upgraded and taken off.
-e2e: .venv/.built
-	@$(BIN)/python tests/testplane/up.py build >/dev/null
-	@$(BIN)/python tests/testplane/up.py tools >/dev/null
-	@tools/observability-packages
+# A part of test-plane: install the chart with helm on a new control plane, use, upgrade and uninstall it.
+e2e: .venv/.built ## Run the end-to-end tests only
+	$(PACKAGES) test prometheus
+	$(TESTPLANE) build >/dev/null
+	$(TESTPLANE) tools >/dev/null
 	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
 
-# The images, and what is in them (deploy/docker/README.md). DOCKER may be podman or buildah, too.
+# deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker
 IMAGES ?= aad-pod-identity
 IMAGE_FLAGS ?=
@@ -128,28 +160,27 @@ REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' podidentity/version.py)
 IMAGE_BUILD = $(DOCKER) build -f deploy/docker/Dockerfile --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
 	--build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(IMAGE_FLAGS)
-WITH_DIGEST = @case "$(BASE)" in *@sha256:*) ;; *) echo "name the base by its digest: make $@ BASE=IMAGE@sha256:… \
-	(deploy/docker/README.md says which fit)" >&2; exit 2 ;; esac
+WITH_DIGEST = @case "$(BASE)" in *@sha256:*) ;; *) echo "set BASE to an image with a digest: make $@ BASE=IMAGE@sha256:… \
+	(deploy/docker/README.md lists suitable images)" >&2; exit 2 ;; esac
 
-image:
+image: ## Build the container images on BASE
 	$(WITH_DIGEST)
 	$(IMAGE_BUILD) --target nmi -t $(IMAGES)/nmi:$(VERSION) .
 	$(IMAGE_BUILD) --target mic -t $(IMAGES)/mic:$(VERSION) .
 	$(IMAGE_BUILD) --target demo -t $(IMAGES)/demo:$(VERSION) .
 
-sbom:
+sbom: ## Write the bills of materials of the images
 	$(WITH_DIGEST)
 	$(IMAGE_BUILD) --target sbom --output type=local,dest=build/sbom .
 
-# Ten minutes, as root on Debian: a base from Debian's packages, the images twice, the programs run out of them.
-local-images: .venv/.built
+local-images: .venv/.built ## Build the images twice on a base of Debian packages and test them (10 minutes, root on Debian)
 	tools/local-images
-	$(BIN)/pytest tests/images/built $(PYTEST_FLAGS)
+	$(PYTEST) tests/images/built
 
-# The environment: only what the lock names, each package by its hash; then the project itself, compiled in place.
+# The environment has only the packages of the lock, verified by hash. The project is then compiled in place.
 .venv/.installed: build.lock requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.11 …")'
-	@tools/system-packages $(PYTHON)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is required; run make PYTHON=python3.11 …")'
+	$(PACKAGES) build
 	@echo "installing into .venv (a minute, once)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes -r build.lock
@@ -161,13 +192,14 @@ local-images: .venv/.built
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-# Renews the locks from pyproject.toml's ranges.
+# UPGRADE= keeps the locked versions and only adds and removes packages.
+UPGRADE ?= --upgrade
 COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate --upgrade
-lock:
+	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
+lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
 	@$(COMPILE) --group build --group test --group lint --group bench --extra sandbox -o requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
 
-clean:
+clean: ## Delete .venv, build/ and compiled files
 	rm -rf .venv build *.egg-info _native/*.so _native/*.c

@@ -1,4 +1,4 @@
-"""Compile the data plane. Every directive stands here and nowhere else, so that no file can quietly vary them.
+"""Compile the data plane. All directives are here, so that no file can vary them unnoticed.
 
 NATIVE_ANNOTATE=1 writes the coloured HTML; NATIVE_TRACE=1 builds for line coverage (never take timings from it).
 NATIVE_ONLY=lane compiles that module alone. PROJECT_URL adds the repository's address to the metadata.

@@ -18,13 +18,13 @@ cdef class ReadyAnswer:
     cdef readonly int64_t fresh_until_ns
     cdef readonly Series series
     cdef readonly Usage usage
-    cdef unsigned char *_buffer    # HEAD_ROOM bytes, then the body; the head stands right before the body
+    cdef unsigned char *_buffer    # HEAD_ROOM bytes, then the body; the head is directly before the body
     cdef Py_ssize_t _room
     cdef Py_ssize_t _before        # bytes of the body before the digits
     cdef Py_ssize_t _after         # bytes of the body after them
-    cdef Py_ssize_t _digits        # how many digits there are now
-    cdef int64_t _second           # what the digits say now
-    cdef bint _close               # which head stands there now
+    cdef Py_ssize_t _digits        # present number of digits
+    cdef int64_t _second           # present value of the digits
+    cdef bint _close               # whether the present head closes the connection
     cdef Py_ssize_t _head          # its size
     cdef void _write_head(self, bint close) noexcept
     cdef void _write_second(self, int64_t second) noexcept

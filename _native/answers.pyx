@@ -1,9 +1,9 @@
-"""Ready answers: whole HTTP answers that need nothing but the seconds which are left.
+"""Ready answers: whole HTTP answers in which only the remaining seconds change.
 
-An answer lives in one buffer. `expires_in` is written over in place when the second has changed; the rest of the body
-moves only when the number has lost a digit, and the head is written anew only then, or when an answer that keeps the
-connection follows one that closes it. What `written` returns is valid until its next call: whoever cannot send it at
-once keeps a copy.
+An answer has one buffer. When the second changes, `expires_in` is overwritten in place. The rest of the body moves only
+when the number loses a digit. The head is rewritten only then, or if one answer closes the connection and the
+next one does not, or vice versa. The result of `written` is valid until its next call: a caller that cannot send
+all of it must copy it.
 """
 
 cimport cython
@@ -19,7 +19,7 @@ cdef bytes CLOSE = b"\r\nConnection: close\r\n\r\n"
 
 
 cdef Py_ssize_t write_digits(int64_t number, unsigned char *at) noexcept:
-    """Write *number*, which is not negative, in decimal; how many digits. There is DIGITS_ROOM."""
+    """Write *number* (not negative) in decimal to DIGITS_ROOM bytes at *at*. Return the number of digits."""
     cdef unsigned char[DIGITS_ROOM] backwards
     cdef Py_ssize_t count = 0
     cdef Py_ssize_t place
@@ -59,7 +59,7 @@ cdef class ReadyAnswer:
         Series series not None, Usage usage not None
     ):
         if self._buffer != NULL:
-            raise TypeError("a ReadyAnswer is made once")
+            raise TypeError("a ReadyAnswer is initialized once")
         self._before = PyBytes_GET_SIZE(before)
         self._after = PyBytes_GET_SIZE(after)
         self._room = HEAD_ROOM + self._before + DIGITS_ROOM + self._after
@@ -83,7 +83,7 @@ cdef class ReadyAnswer:
         PyMem_Free(self._buffer)
 
     cdef void _write_head(self, bint close) noexcept:
-        """Put the head right before the body. The longest is 63 + 20 + 23 bytes, which HEAD_ROOM holds."""
+        """Write the head directly before the body. The longest has 63 + 20 + 23 bytes, less than HEAD_ROOM."""
         cdef unsigned char[DIGITS_ROOM] length
         cdef Py_ssize_t digits = write_digits(self._before + self._digits + self._after, length)
         cdef bytes end = CLOSE if close else KEEP
@@ -108,7 +108,7 @@ cdef class ReadyAnswer:
         self._second = second
 
     cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
-        """The whole answer as of *now_ns*; valid until the next call."""
+        """Return the whole answer as of *now_ns*, valid until the next call."""
         cdef int64_t second = 0
         if self.expires_ns > now_ns:
             second = (self.expires_ns - now_ns) // NANOSECONDS
@@ -125,4 +125,4 @@ cdef class ReadyAnswer:
         return PyBytes_FromStringAndSize(whole, size)
 
     def __repr__(self):
-        return "<ReadyAnswer>"  # what is in it is a secret
+        return "<ReadyAnswer>"  # the content is secret

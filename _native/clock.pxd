@@ -1,4 +1,4 @@
-"""The one clock of the data plane: what `time.monotonic_ns()` reads, without a Python object."""
+"""The clock of the data plane: the same as `time.monotonic_ns()`, without a Python object."""
 
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec

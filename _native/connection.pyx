@@ -1,12 +1,13 @@
-"""One accepted connection: what it reads, who answers, what it sends, how it ends.
+"""One accepted connection: reading, the fast answer or the hand-over, sending, and closing.
 
-Its bytes go the fast way while no request is pending on it: a complete ordinary head (`scan`), a query of known fields
-(`query`), a known address whose record holds a fresh answer (`index`): that answer is sent. At the first byte where any
-of this does not hold, the connection is handed over: the general lane gets every byte from there on until it says
-`resume`. Part of a head is handed over, too, and not kept here. It costs such a request some microseconds, and it saves
-a second place where fragments are gathered, limited and scanned again with each byte that arrives.
+While no request is pending, the fast lane answers a request with a complete ordinary head (`scan`), a query of known
+fields (`query`) and an address whose pod record contains a fresh answer (`index`). At the first byte where one of these
+conditions fails, the connection is handed over: the general lane gets every byte from there on until it calls `resume`.
+An incomplete head is handed over too. This costs some microseconds per request, and it avoids a second place that
+collects, limits and rescans fragments.
 
-Accepting, deadlines and turns are `lane`'s; of it, a connection knows only what `Owner` declares.
+`lane` accepts connections and owns deadlines and the fair queue. A connection knows only the part of it that `Owner`
+declares.
 """
 
 cimport cython
@@ -25,13 +26,13 @@ from _native.sockets cimport *
 from typing import Protocol
 
 cdef enum:
-    NOTHING = 0                # no events: epoll is to be asked anew, whatever it was asked before
-    REQUESTS_PER_TURN = 32     # of one connection, before the others have theirs
-    NARROW_READ = 2 * 1024     # bytes per recv of a connection that is narrow: a few requests
+    NOTHING = 0                # no events: the next arm() registers with epoll again
+    REQUESTS_PER_TURN = 32     # of one connection, before other peers are served
+    NARROW_READ = 2 * 1024     # bytes per recv of a narrow connection: a few requests
     NARROW_SEND = 2 * 1024
-    NARROW_REQUESTS = 2        # in place of REQUESTS_PER_TURN
+    NARROW_REQUESTS = 2        # instead of REQUESTS_PER_TURN
     UNACKNOWLEDGED_MAX = 8 * 1024  # bytes of answers that may be on their way to a peer when its connection is closed
-    LINGER_BYTES = 256 * 1024  # read and thrown away after the last answer, so that closing does not reset it away
+    LINGER_BYTES = 256 * 1024  # read and discarded after the last answer: closing with unread bytes would reset it
 
 
 class GeneralLane(Protocol):
@@ -46,15 +47,15 @@ cdef class Owner:
         raise NotImplementedError
 
     cdef int set_held(self, Connection connection, bint held) except -1:
-        """It is HELD from now on, or no longer."""
+        """Record that the connection became, or ceased to be, HELD."""
         raise NotImplementedError
 
     cdef int remove(self, Connection connection) except -1:
-        """It is closed: its place is free."""
+        """Remove a closed connection and release its slot."""
         raise NotImplementedError
 
     cdef int queue_disconnect(self, object general) except -1:
-        """Call general.connection_lost() when no call into or out of a general lane is on the stack."""
+        """Call general.connection_lost() as soon as no call into or out of a general lane is on the stack."""
         raise NotImplementedError
 
 
@@ -77,7 +78,7 @@ cdef class Connection:
         if self.fd >= 0:
             close_fd(self.fd)
 
-    # What the general lane may call.
+    # Called by the general lane.
 
     @property
     def peer(self):
@@ -133,10 +134,10 @@ cdef class Connection:
     cdef bint is_open(self) noexcept:
         return self.state != CLOSED and self.state < FINISHING
 
-    # What the owner calls.
+    # Called by the owner.
 
     cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t number, uint32_t serial) except -1:
-        """Take over *fd*, which was accepted just now."""
+        """Take ownership of *fd*, which was just accepted."""
         self.owner = owner
         self.fd = fd
         self.peer_key = peer_key
@@ -147,7 +148,7 @@ cdef class Connection:
         return 0
 
     cdef int on_events(self, uint32_t events) except -1:
-        if events & EPOLLERR:  # reset: the kernel has dropped what it held
+        if events & EPOLLERR:  # reset: the kernel has freed its buffers
             self.notify_peer_gone()
             return self.close_now()
         if events & EPOLLHUP:  # both sides are shut: nothing more can be sent
@@ -158,25 +159,25 @@ cdef class Connection:
         if events & EPOLLOUT:
             self.send_rest()
         if events & EPOLLIN:
-            # What is still there, or an end that came together with what was read, would not be told again.
+            # Edge-triggered epoll does not report remaining bytes, or an end that arrived with the bytes read, again.
             if self.read() or events & EPOLLRDHUP:
                 self.armed = NOTHING
         self.arm()
         return 0
 
     cdef bint read(self) except -1:
-        """Read once, if nothing is in the way; whether there may be more."""
+        """Read once if the state allows it. Return whether there may be more."""
         cdef Py_ssize_t size
         cdef Py_ssize_t most = NARROW_READ if self.narrow else READ_MAX
         if self.state == CLOSED or self.state == HELD or self.state == FINISHING or self.state == LEAVING:
             return 0
-        if self.unsent is not None or self.unread is not None:  # no reading ahead of what waits already
+        if self.unsent is not None or self.unread is not None:  # earlier bytes come first
             return 0
         size = recv(self.fd, self.owner.inbox, <size_t>most, MSG_DONTWAIT)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
-            # An end here is an end between requests or in the midst of one: no answer is due in either case.
+            # The peer has closed between requests or inside one: no answer is due in either case.
             if self.sent <= UNACKNOWLEDGED_MAX:
                 self.close_now()
             else:
@@ -191,7 +192,7 @@ cdef class Connection:
         return size == most
 
     cdef int process_unread(self) except -1:
-        """Look at what was left unread, if nothing is in the way any more, or for the first time."""
+        """Process the unread bytes if the state allows it; read for the first time if FRESH."""
         cdef bytes data = self.unread
         if self.state == FRESH:
             return self.read()
@@ -201,7 +202,7 @@ cdef class Connection:
         return self.consume(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int consume(self, const unsigned char *data, Py_ssize_t size) except -1:
-        """Answer the requests in *data* in their order, or hand them over; keep what has to wait."""
+        """Answer the requests in *data* in order, or hand them over. Keep the bytes that must wait."""
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t length
         cdef int count = 0
@@ -238,7 +239,7 @@ cdef class Connection:
         return 0
 
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
-        """Answer the request that stands at *at*, which moves on; False if it is not for the fast lane."""
+        """Answer the request at *at* and advance *at*. Return False if it is not for the fast lane."""
         cdef Owner owner = self.owner
         cdef int64_t begun = monotonic_ns()
         cdef Head head
@@ -273,7 +274,7 @@ cdef class Connection:
         return True
 
     cdef int send_later(self, ReadyAnswer answer, int64_t since) except -1:
-        """Send it at the end of the turn: reading and sending each keep the kernel's code for it in the cache."""
+        """Send *answer* at the end of the turn: batches of reads and of sends use the CPU's code cache better."""
         cdef Owner owner = self.owner
         self.due = answer
         self.due_since = since
@@ -309,7 +310,7 @@ cdef class Connection:
         return 0
 
     cdef int hand_over(self) except -1:
-        self.flush_buffered()  # the general lane's answer comes after these
+        self.flush_buffered()  # before the general lane's answer
         if self.state == CLOSED:
             return 0
         self.state = HANDED_OVER
@@ -317,7 +318,7 @@ cdef class Connection:
         self.owner.handed_over += 1
         if self.general is None:
             general = self.owner.general(self)
-            if self.state == CLOSED:  # while it was made
+            if self.state == CLOSED:  # by the constructor of the general lane
                 self.owner.queue_disconnect(general)
                 return 0
             self.general = general
@@ -332,7 +333,7 @@ cdef class Connection:
     # Sending.
 
     cdef int buffer_answer(self, const char *data, Py_ssize_t size) except -1:
-        """Send *data* together with the answers beside it: one segment, not one each."""
+        """Buffer *data* and send it together with other answers: one segment instead of one each."""
         cdef Owner owner = self.owner
         if owner.buffered + size > owner.buffer_bytes:
             self.flush_buffered()
@@ -349,7 +350,7 @@ cdef class Connection:
         return 0
 
     cdef int send_bytes(self, const char *data, Py_ssize_t size) except -1:
-        """Send what the socket takes at once and keep the rest."""
+        """Send the bytes that the socket accepts now and keep the rest."""
         cdef Py_ssize_t sent
         if self.unsent is not None:
             self.unsent = self.unsent[self.unsent_from:] + data[:size]
@@ -378,11 +379,11 @@ cdef class Connection:
         return 0
 
     cdef Py_ssize_t send_parts(self, const char *data, Py_ssize_t size) except -2:
-        """How much of it the socket takes now; -1 if the connection is closed.
+        """Send in parts. Return the number of bytes that the socket accepted; -1 if the connection is closed.
 
-        Part by part, each a record of its own (MSG_EOR): the kernel looks at what is in the send buffer for a new
-        segment only, and otherwise takes up to 64 KiB more. And a peer that gets a buffer's content as one segment may
-        wait 40 ms before it acknowledges (RFC 1122 §4.2.3.2).
+        Each part is a record (MSG_EOR): the kernel checks the send buffer only for a new segment, and otherwise accepts
+        up to 64 KiB more. A peer that receives the whole buffer as one segment may also wait 40 ms before it
+        acknowledges (RFC 1122 §4.2.3.2).
         """
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t sent, part
@@ -419,32 +420,34 @@ cdef class Connection:
             self.process_unread()
         return 0
 
-    # Ending.
+    # Closing.
 
     cdef int close_if_finished(self) except -1:
-        """If this is finishing and all is sent, end it."""
+        """Close the connection if it is FINISHING and everything has been sent."""
         if self.state == IDLE and self.owner.draining and self.unread is None:
             self.state = FINISHING
         if self.state != FINISHING or self.unsent is not None:
             return 0
         if self.general is None:
-            # The fast lane reads whole requests only: nothing is left in the socket that would reset it.
+            # The fast lane reads whole requests only: no unread bytes in the socket can cause a reset.
             return self.close_now() if self.sent <= UNACKNOWLEDGED_MAX else self.close_when_acknowledged()
-        # Bytes that are unread when a socket is closed, or come later, reset it, and the peer may lose our last answer
-        # (RFC 9112 §9.6). So shut our side, and read until the peer has shut its own.
+        # Bytes that are unread when a socket is closed, or arrive later, cause a reset, and the peer may lose the last
+        # answer (RFC 9112 §9.6). So shut down the sending side, and read until the peer has closed.
         shutdown(self.fd, SHUT_WR)
         self.state = LINGERING
         self.deadline_ns = monotonic_ns() + LINGER_NS
         return 0
 
     cdef bint has_acknowledged_all(self) noexcept:
-        """Whether the peer has acknowledged all answers but what may be on its way."""
+        """Return whether the peer has acknowledged the answers, except UNACKNOWLEDGED_MAX bytes."""
         cdef uint32_t[MEMINFO_VARS] values
         return not kernel_memory(self.fd, values) or values[QUEUED] <= UNACKNOWLEDGED_MAX
 
     cdef int close_when_acknowledged(self) except -1:
-        """Close, but not before the peer has taken its answers: the kernel would hold them, on our account and for
-        minutes, and the place would already be free for the next connection of that kind. `deadlines` sees to the rest.
+        """Close as soon as the peer has acknowledged its answers.
+
+        Otherwise the kernel would keep them for minutes, charged to NMI, while the slot would be free for the next such
+        connection. `deadlines` closes the connection.
         """
         if self.state == CLOSED or self.state == LEAVING:
             return 0
@@ -462,10 +465,11 @@ cdef class Connection:
         return self.queue_disconnect()
 
     cdef int arm(self) except -1:
-        """Ask epoll for what this connection waits for now. Errors and full hang-ups are reported always.
+        """Register the events that the connection waits for. epoll always reports errors and hang-ups.
 
-        Edges are asked for: what has happened is told once, and epoll need not look at each connection again a turn
-        later. Asking tells what is so already, and whatever was in the way of reading changes what is asked for.
+        The registration is edge-triggered: epoll reports an event once and does not check the connection again in each
+        turn. A registration reports events that have already happened, and every obstacle to reading changes the set of
+        registered events.
         """
         cdef epoll_event event
         cdef uint32_t wanted = EPOLLET
@@ -482,14 +486,14 @@ cdef class Connection:
         event.events = wanted
         event.data.u64 = (<uint64_t>self.serial << 32) | self.number
         if epoll_ctl(self.owner.epoll, EPOLL_CTL_MOD if self.registered else EPOLL_CTL_ADD, self.fd, &event) != 0:
-            self.close_now()  # ENOMEM or ENOSPC: it could never be served again
+            self.close_now()  # ENOMEM or ENOSPC: the connection would get no further event
             return 0
         self.registered = True
         self.armed = wanted
         return 0
 
     cdef int close_now(self) except -1:
-        """Close the descriptor now. The general lane hears of it when the turn ends, never inside a call of its own."""
+        """Close the descriptor now. The general lane is notified at the end of the turn, never inside its own call."""
         if self.state == CLOSED:
             return 0
         self.end_hold()
@@ -505,7 +509,7 @@ cdef class Connection:
         return 0
 
     cdef int reset(self) except -1:
-        """Close with a reset, so that the kernel drops what it holds for the connection."""
+        """Close with a reset, so that the kernel frees the buffers of the connection."""
         cdef linger now
         now.l_onoff, now.l_linger = 1, 0
         if self.state != CLOSED:

@@ -1,15 +1,15 @@
-"""Which peer holds which of the lane's places, and whose is given to a newcomer when all are taken.
+"""The connection slots of the lane by peer, and the eviction of a connection when all slots are in use.
 
-The peer that has most connections gives one up: of those on which nothing is pending the one that was idle longest. So
-nobody loses a connection to whom anybody has more, and however many places are hoarded, who hoards least is served. If
-the greediest peer has none idle, one goes on which it is slow, or sends without waiting for answers; but then only to a
-newcomer that has at least two fewer, or two busy peers would take each other's places in turn. A connection whose
-request is being answered is never given up.
+The peer with most connections loses one: of those on which nothing is pending, the one that was idle longest. So no
+peer loses a connection while another peer has more, and the peer with fewest connections is always served. If the
+peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for answers. In
+this case the newcomer must have at least two fewer connections, or two busy peers would evict each other
+alternately. A connection whose request is being answered is never evicted.
 
-What it costs: taking and leaving a place are constant. The connections of the greediest peer are sorted when one is to
-be given up, and used up in that order until none of them is as it was; each entry is sorted once, and what makes it
-worthless is something that its peer did. So an eviction costs the logarithm of connections_per_peer, amortised, and at
-worst one sort of so many: 0.1 ms for 512.
+Cost: taking and releasing a slot take constant time. The connections of the peer with most are sorted for an eviction,
+and evicted in that order until every entry is outdated. Each entry is sorted once, and only an action of its peer makes
+it outdated. An eviction therefore costs the logarithm of connections_per_peer, amortised, and at most one sort of
+connections_per_peer entries: 0.1 ms for 512.
 """
 
 cimport cython
@@ -20,11 +20,11 @@ from _native.connection cimport (
 from _native.sockets cimport MSG_DONTWAIT, MSG_PEEK, recv
 
 cdef enum:
-    TRIES = 8  # connections asked to give up their place, each of which may be about to be read
+    TRIES = 8  # candidates for one eviction: a request may have arrived on any of them
 
 
 cdef bint is_idle(Connection each) noexcept:
-    """Whether nothing is pending on it."""
+    """Return whether nothing is pending on the connection."""
     return (
         each.unread is None and each.unsent is None
         and (each.state == IDLE or each.state == FRESH or each.state == LINGERING)
@@ -32,20 +32,20 @@ cdef bint is_idle(Connection each) noexcept:
 
 
 cdef bint close_if_idle(Connection each) except -1:
-    """Close it now unless something is owed to its peer; whether it is closed."""
+    """Close the connection unless something is pending on it. Return whether it is closed."""
     cdef char byte = 0
-    # A request that has arrived and was not read yet is pending, too.
+    # A request that has arrived but was not read yet is pending too.
     if is_idle(each) and (each.state == LINGERING or recv(each.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0):
         each.close_now()
     return each.state == CLOSED
 
 
 cdef tuple eviction_rank(Connection each):
-    """How soon it is to be given up, the least first: (kind, since when); None if never."""
+    """Return the order of eviction, the smallest first: (kind, time since); None if it must not be evicted."""
     if each.state == CLOSED or each.state == HELD:
         return None
     if each.unread is not None:
-        return 2, each.deadline_ns  # its peer sends faster than its turn comes
+        return 2, each.deadline_ns  # its peer sends faster than the fair queue serves it
     if each.unsent is not None:
         return 1, each.write_deadline_ns - each.owner.write_ns
     if each.state == HANDED_OVER:
@@ -64,7 +64,7 @@ cdef class ConnectionSlots:
         self.by_count = [None] * (per_peer + 1)
 
     cdef Peer peer_of(self, object address):
-        """The peer's record; a new one is nobody's until it takes a place."""
+        """Return the record of the peer. A new one is not stored before it takes a slot."""
         cdef Peer peer = self.peers.get(address)
         if peer is None:
             peer = Peer.__new__(Peer)
@@ -72,7 +72,7 @@ cdef class ConnectionSlots:
         return peer
 
     cdef int take(self, Peer peer, Connection connection) except -1:
-        """Raises MemoryError at most, and then nothing has changed."""
+        """Give a slot of *peer* to *connection*. Raises MemoryError at most, and then without a change."""
         if not peer.open:
             self.peers[peer.address] = peer
         self.unlink(peer)
@@ -97,7 +97,7 @@ cdef class ConnectionSlots:
         connection.preceding = connection.following = None
         peer.open -= 1
         if peer.order is not None and len(peer.order) > 2 * peer.open:
-            peer.order = None  # it keeps closed connections from being freed
+            peer.order = None  # its entries keep closed connections in memory
         if peer.open:
             self.link(peer)
         else:
@@ -105,7 +105,7 @@ cdef class ConnectionSlots:
         return 0
 
     cdef int set_held(self, Peer peer, bint held) except -1:
-        """A request on one of the peer's connections is being answered, or is so no longer."""
+        """Count a connection of the peer that became, or ceased to be, HELD."""
         cdef bint could_give = peer.open > peer.held
         if held:
             peer.held += 1
@@ -117,7 +117,7 @@ cdef class ConnectionSlots:
         return 0
 
     cdef bint evict_for(self, Peer newcomer) except -1:
-        """Close a connection whose place *newcomer* may have; whether there was one."""
+        """Close a connection in favour of *newcomer*. Return whether there was one."""
         cdef Connection connection
         for _ in range(<int>TRIES):
             connection = self.next_victim(newcomer)
@@ -133,7 +133,7 @@ cdef class ConnectionSlots:
         return False
 
     cdef Connection next_victim(self, Peer newcomer):
-        """The connection whose place *newcomer* may have, or None. Asked again, it names another."""
+        """Return the connection to evict in favour of *newcomer*, or None. Each call returns another one."""
         cdef Peer peer
         cdef Connection connection
         while self.most and self.by_count[self.most] is None:
@@ -155,7 +155,7 @@ cdef class ConnectionSlots:
         return None
 
     cdef int sort_connections(self, Peer peer) except -1:
-        """Those first to go come last."""
+        """Sort the connections of *peer*; the next one to evict is the last."""
         cdef Connection connection = peer.first
         cdef list order = []
         while connection is not None:
@@ -167,7 +167,7 @@ cdef class ConnectionSlots:
         peer.order = order
         return 0
 
-    # by_count: each entry begins a list, linked both ways, of peers that have so many connections.
+    # by_count: each entry is the head of a doubly linked list of the peers with that number of connections.
 
     cdef int link(self, Peer peer) except -1:
         cdef Peer first

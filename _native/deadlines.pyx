@@ -1,4 +1,4 @@
-"""Closing what is past its deadline: a walk now and then, which costs those nothing that do not live long."""
+"""The deadlines of connections: a periodic pass closes late ones, so that short connections need no timer."""
 
 cimport cython
 from libc.stdint cimport int64_t
@@ -9,13 +9,13 @@ from _native.connection cimport (
 )
 
 cdef enum:
-    CLOSES_MAX = 128  # at 8 us each; a peer may have thousands of connections come to their deadline together
+    CLOSES_MAX = 128  # at 8 us each; thousands of connections of a peer may reach their deadline at the same time
 
 
 cdef State late_state(Connection each, int64_t now_ns) noexcept:
-    """The state in which its peer was too slow, FINISHING if that is in reading its answers; CLOSED if none.
+    """Return the state in which the peer was too slow, FINISHING if it does not read its answers, CLOSED if it is not.
 
-    No other deadline passes while bytes of the peer wait here: then it is we who are slow.
+    While received bytes wait here, only the deadline for writing counts: then the lane is slow, not the peer.
     """
     if each.unsent is not None and now_ns >= each.write_deadline_ns:
         return FINISHING
@@ -34,9 +34,9 @@ cdef class Deadlines:
         }
 
     cdef bint close_late(self, list connections) except -1:
-        """Close what is late among *connections* (None is nobody), up to CLOSES_MAX; whether the walk came to its end.
+        """Close the late connections, CLOSES_MAX at most. Return whether the pass reached the end of the list.
 
-        A walk over 8,192 takes 0.1 ms.
+        *connections* may contain None. A pass over 8,192 takes 0.1 ms.
         """
         cdef int64_t now = monotonic_ns()
         cdef Connection connection
@@ -55,7 +55,7 @@ cdef class Deadlines:
                 continue
             self.count(state)
             if state == FINISHING or state == LEAVING or state == LINGERING:
-                connection.reset()  # it does not read, and what the kernel holds for it would stay
+                connection.reset()  # the peer does not read: without a reset the kernel would keep the buffers
             else:
                 connection.close_now()
             closed += 1
@@ -73,4 +73,4 @@ cdef class Deadlines:
             self.idle += 1
         elif state == FINISHING or state == LEAVING:
             self.write += 1
-        return 0  # lingering is ours to end
+        return 0  # the end of LINGERING is not the peer's fault

@@ -1,4 +1,4 @@
-"""Telling general lanes that their connection has ended, and the log that something of ours failed on one."""
+"""Notification of general lanes that their connection ended, and the log of their failures."""
 
 cimport cython
 from libc.stdint cimport int64_t
@@ -18,7 +18,7 @@ cdef class Disconnects:
         self.pending = []
 
     cdef int notify_all(self) except -1:
-        """Tell everybody, one after the other and never within each other."""
+        """Notify the pending general lanes one by one, never from within a notification."""
         if not self.pending or self.notifying:
             return 0
         self.notifying = True
@@ -34,7 +34,7 @@ cdef class Disconnects:
         return 0
 
     cdef int record_failure(self, str peer, object error) except -1:
-        """Count it and, if the log has been quiet for a while, tell of it. Raises what is meant for the program."""
+        """Count a failure and log it, once per QUIET_NS. Re-raise KeyboardInterrupt and SystemExit."""
         cdef int64_t now = monotonic_ns()
         self.failed += 1
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -43,7 +43,7 @@ cdef class Disconnects:
             return 0
         self.logged_ns = now
         log.error(
-            "closed a connection because its handler failed; this is a defect of ours, please report the traceback",
+            "connection closed because its handler failed; report this traceback, it is a defect in NMI",
             exc_info=error,
             extra={"peer": peer, "count": self.failed},
         )

@@ -2,6 +2,6 @@ from typing import final
 
 @final
 class FairQueue:
-    """Who waits for a turn in a lane; made and used by the lane only."""
+    """The waiting connections of a lane by peer, served round-robin. Created and used by the lane only."""
 
     def __init__(self) -> None: ...

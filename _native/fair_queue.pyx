@@ -1,6 +1,6 @@
-"""Who is served next: each peer has a queue of connections that wait, and peers take turns, one connection each.
+"""A fair queue: one queue of waiting connections per peer, served round-robin, one connection of each peer.
 
-So whoever has many connections here, or asks what takes long, delays their own.
+So a peer with many connections or slow requests delays its own requests only.
 """
 
 cimport cython
@@ -16,7 +16,7 @@ cdef class FairQueue:
         self.ring = deque()
 
     cdef int put(self, Connection connection) except -1:
-        """It waits from now on, unless it does already."""
+        """Queue *connection* unless it is queued."""
         cdef Peer peer = connection.holder
         if connection.queued:
             return 0
@@ -30,7 +30,7 @@ cdef class FairQueue:
         return 0
 
     cdef Connection take(self):
-        """The next one; there must be any."""
+        """Remove and return the next connection. The queue must not be empty."""
         cdef Peer peer = <Peer>self.ring.popleft()
         cdef Connection connection = <Connection>peer.queue.popleft()
         connection.queued = False

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
-    BOUNDS_MAX = 31  # the reference's histogram has 14; arrays of fixed size need no malloc
+    BOUNDS_MAX = 31  # the Go implementation's histogram has 14; arrays of fixed size need no malloc
 
 cdef class Series:
     cdef readonly tuple labels

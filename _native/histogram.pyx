@@ -1,7 +1,7 @@
 """Bucket counts in C arrays: one observation costs about a nanosecond.
 
-`nmi.server.measures` reads them into a Prometheus collector. Nothing here knows a metric's name, and nothing here
-limits how many series there are: whoever asks for series takes the label values from closed sets.
+The Prometheus collector in `nmi.server.metrics` reads them. This module neither defines metric names nor limits the
+number of series: the caller takes label values from closed sets.
 """
 
 cimport cython
@@ -18,7 +18,7 @@ cdef class Series:
         cdef int at = 0
         if nanoseconds < 0:
             nanoseconds = 0
-        # Prometheus buckets hold what is less than or equal to their bound.
+        # A Prometheus bucket counts values less than or equal to its bound.
         while at < self.bounds and nanoseconds > self.bound_ns[at]:
             at += 1
         self.bucket[at] += 1

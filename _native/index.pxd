@@ -9,8 +9,8 @@ cdef class _CachedAnswer:
     cdef bytes selector
     cdef bytes xms_cc
     cdef ReadyAnswer answer
-    cdef bytes spelled  # the query that it answered last, as it was sent; None if there was none, or a long one
-    cdef uint64_t used  # the record's count of uses when this was last used: the least goes first
+    cdef bytes spelled  # the raw query that it answered last; None before the first one or after a long one
+    cdef uint64_t used  # the record's count of uses at the last use: the smallest is evicted first
     cdef bint is_spelled(self, const unsigned char *text, Py_ssize_t length) noexcept
     cdef bint answers(self, const Query *query) noexcept
 
@@ -26,6 +26,6 @@ cdef class PodRecord:
 
 cdef class Index:
     cdef public bint suspended
-    cdef uint64_t version  # never 0; another one whenever an address has changed hands
-    cdef dict _records  # sin_addr.s_addr as the kernel gives it, or an IPv6 address's 16 bytes -> record
+    cdef uint64_t version  # never 0; changes with each change of an address
+    cdef dict _records  # the kernel's sin_addr.s_addr, or the 16 bytes of an IPv6 address -> record
     cdef PodRecord record_of(self, object key)

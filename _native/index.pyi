@@ -6,7 +6,7 @@ READY_ANSWERS_MAX: int
 
 @final
 class PodRecord:
-    """One pod as the data plane knows it. Owns its ready answers: READY_ANSWERS_MAX at most, the least used goes."""
+    """The data plane's record of one pod. It owns up to READY_ANSWERS_MAX ready answers (LRU)."""
 
     def __init__(self, owner: object) -> None: ...
     @property
@@ -14,9 +14,9 @@ class PodRecord:
     @property
     def generation(self) -> int: ...
     suspended: bool
-    """While true no ready answer is served: each request goes the general way."""
+    """While true, no ready answer is served: every request goes to the general lane."""
     def invalidate(self) -> int:
-        """Drop every ready answer and begin a new generation; returns it."""
+        """Drop every ready answer and start a new generation. Return its number."""
     def admit(
         self,
         generation: int,
@@ -27,29 +27,29 @@ class PodRecord:
         xms_cc: bytes,
         answer: ReadyAnswer,
     ) -> bool:
-        """Keep *answer* for such requests (selector_value is compared lower-cased), replacing the one before it.
+        """Store *answer* for requests with this key, in place of an earlier one. selector_value ignores letter case.
 
-        False, and nothing kept, if the record's generation is no longer *generation* or the key is too long.
+        Return False without storing it if the record's generation is not *generation* or the key is too long.
         """
     def find(
         self, resource: bytes, selector_kind: int, selector_value: bytes, xms_cc: bytes, now_ns: int
     ) -> ReadyAnswer | None:
-        """The answer kept for such requests, None if there is none, it is not fresh, or the record is suspended."""
+        """Return the answer for requests with this key; None without one, if it is not fresh, or while suspended."""
     __pyx_vtable__: object
-    """How other compiled rooms call it."""
+    """C methods for other compiled modules."""
 
 @final
 class Index:
-    """Address to pod record. IPv4 in C; an IPv6 address is kept too, though no redirected request comes from one."""
+    """Pod records by address. IPv4 in C; IPv6 addresses are stored too, although no redirected request uses one."""
 
     def __init__(self) -> None: ...
     suspended: bool
-    """While true no ready answer of any record is served (the watch is silent past its deadline)."""
+    """While true, no ready answer of any record is served (the watch is silent past its deadline)."""
     def put(self, address: str, record: PodRecord) -> None:
-        """Raises ValueError if *address* is no IP address."""
+        """Assign *address* to *record*. Raise ValueError if *address* is not an IP address."""
     def remove(self, address: str, record: PodRecord) -> bool:
-        """Take *address* away if it is *record*'s; whether it was."""
+        """Remove *address* if it belongs to *record*. Return whether it did."""
     def get(self, address: str) -> PodRecord | None: ...
     def __len__(self) -> int: ...
     __pyx_vtable__: object
-    """How other compiled rooms call it."""
+    """C methods for other compiled modules."""

@@ -1,8 +1,8 @@
-"""Which pod an address is, and the answers that stand ready for it.
+"""The index from address to pod record, and the ready answers of a pod record.
 
-`nmi.identity.cluster_cache` is the only writer; the lane looks an address up for every request. A lookup costs the same with
-ten pods and with ten thousand. A record's generation is what ties an answer to the decision it came from:
-`invalidate` begins a new one, and nothing decided under an older one is let in.
+`nmi.identity.cluster_cache` is the only writer. The lane looks up the address for every request; a lookup costs the
+same with ten pods as with ten thousand. A record's generation ties an answer to the decision that it is based on:
+`invalidate` starts a new generation, and answers of an older one are not admitted.
 """
 
 cimport cython
@@ -22,12 +22,12 @@ READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2
 cdef int ANSWERS_MAX = READY_ANSWERS_MAX
 
 cdef enum:
-    SPELLING_MAX = 1024  # bytes of a query that is recognised without being decoded; SDKs' are under 900
+    SPELLING_MAX = 1024  # bytes of a query that is recognized without decoding; SDKs' queries have under 900
 
 
 @cython.final
 cdef class _CachedAnswer:
-    """One ready answer and the request it answers."""
+    """One ready answer and its request."""
 
     cdef bint is_spelled(self, const unsigned char *text, Py_ssize_t length) noexcept:
         return (
@@ -69,10 +69,10 @@ cdef class PodRecord:
         return self.generation
 
     cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
-        """The answer to the query *text* if one is kept and still fresh; None, too, if `query` cannot read it.
+        """Return the fresh answer to the query *text*; None without one, or if `query` cannot read the text.
 
-        Applications ask the same again and again. What it means depends on nothing but its bytes, so a query that is
-        byte for byte one that was read before need not be decoded.
+        Applications repeat their requests. The meaning of a query depends on its bytes only, so a query equal to an
+        earlier one needs no decoding.
         """
         cdef _CachedAnswer kept
         cdef Query query
@@ -96,7 +96,7 @@ cdef class PodRecord:
         return None
 
     cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns):
-        """Its answer, which counts as used, or None."""
+        """Return the answer if it is fresh, and count a use; else None."""
         if now_ns >= kept.answer.fresh_until_ns or now_ns >= kept.answer.expires_ns:
             return None
         self._uses += 1
@@ -155,7 +155,7 @@ cdef class PodRecord:
 
 
 cdef object key_of(str address):
-    """Raises ValueError if *address* is no IP address in its ordinary spelling."""
+    """Return the key of *address*. Raise ValueError if it is not an IP address in its usual spelling."""
     cdef uint32_t number = 0
     cdef bytes packed
     try:
@@ -164,7 +164,7 @@ cdef object key_of(str address):
         packed = socket.inet_pton(socket.AF_INET, address)
     except (OSError, UnicodeEncodeError) as error:
         raise ValueError(f"not an IP address: {address[:64]!r}") from error
-    memcpy(&number, PyBytes_AS_STRING(packed), 4)  # as the kernel puts it into sin_addr.s_addr, where the lane takes it
+    memcpy(&number, PyBytes_AS_STRING(packed), 4)  # the form of sin_addr.s_addr, which the lane uses
     return number
 
 

@@ -11,7 +11,7 @@ __all__ = ["Lane", "Limits"]
 
 @final
 class Lane(Owner):
-    """The listener and its connections, on an epoll descriptor of their own that is registered in the loop."""
+    """The listener and its connections, on their own epoll descriptor, which is registered in the loop."""
 
     def __init__(
         self,
@@ -22,31 +22,30 @@ class Lane(Owner):
         require_metadata: bool = True,
         redirected_from: tuple[str, int] | None = None,
     ) -> None:
-        """With *redirected_from*, a connection that was not made to that IPv4 address and port, and redirected from
-        there, gets no fast answer: everything on it goes to the general lane.
+        """With *redirected_from*, only connections that were redirected from that IPv4 address and port get fast
+        answers; all others are handed to the general lane.
 
-        Raises OSError when there is no descriptor or *redirected_from* holds no IPv4 address, OverflowError
-        when it holds no port.
+        Raise OSError if no descriptor is available or *redirected_from* contains no IPv4 address, OverflowError if it
+        contains no port.
         """
     def start(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        """Serve *listener* (bound, listening, non-blocking; the caller goes on owning it).
+        """Serve *listener* (bound, listening, non-blocking). The caller owns it.
 
-        Raises ValueError for a listener that is none of that, RuntimeError when called again.
+        Raise ValueError for an unsuitable listener, RuntimeError on a second call.
         """
     def stop_accepting(self) -> None:
-        """Leave the listener alone from now on. Idempotent; what is connected is served as before."""
+        """Stop using the listener. Idempotent; open connections are still served."""
     def close_idle(self) -> int:
-        """Close connections on which no request is pending; how many stay. Each of those closes after its answer."""
+        """Close connections without a pending request; the others close after their answer. Return their number."""
     def close(self) -> None:
-        """Close everything, at once. Idempotent."""
+        """Close all connections immediately. Idempotent."""
     def counters(self) -> dict[str, int]:
-        """What has happened since the lane was made, in connections unless it says otherwise.
+        """Return counts since the lane was created, of connections unless stated otherwise.
 
-        accepted; open (now); refused_peer (one peer's places were taken); refused_total (all places were taken, and
-        nobody owed one); evicted_idle and evicted_slow (closed to make room: one that was idle, and where none was one
-        whose peer was slow or sent without waiting for answers); narrowed, refused_memory and evicted_memory (slowed
-        down, not taken, and closed, for the memory that their peer held); memory_bytes (that all held when it was
-        measured last); timed_out, and what of it is timed_out_first_byte, timed_out_head, timed_out_idle and
-        timed_out_write; fast_answers and handed_over (requests); failed (exceptions out of the general lane, or no
-        memory for a connection).
+        accepted; open (now); refused_peer (all slots of the peer in use); refused_total (all slots in use, and none
+        could be evicted); evicted_idle and evicted_slow (closed for a newcomer: an idle connection, or else one whose
+        peer was slow or sent without waiting for answers); narrowed, refused_memory and evicted_memory (made narrow,
+        refused, and closed because of their peer's memory); memory_bytes (of all connections in the last pass);
+        timed_out and its parts timed_out_first_byte, timed_out_head, timed_out_idle and timed_out_write; fast_answers
+        and handed_over (requests); failed (exceptions of the general lane, or no memory for a connection).
         """

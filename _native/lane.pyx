@@ -1,12 +1,12 @@
-"""The listener and its connections' turns.
+"""The lane: the listener and its connections.
 
-They live on an epoll descriptor of their own, which is itself registered in the event loop: whenever any of them is
-ready, the loop calls `_turn` once, and everything happens in there or in a method that the general lane calls. All of
-it runs on the loop's thread. A turn reads first and sends its answers then.
+They use their own epoll descriptor, which is registered in the event loop: if any of them is ready, the loop calls
+`_turn` once. One call is a *turn*: it first reads and then sends its answers. All code runs on the loop's thread, in a
+turn or in a method that the general lane calls.
 
-What a peer can do to its neighbours is bounded: connections in all and per peer, work per wake-up and per connection,
-one deadline for each state, no reading from a peer that does not read its answers. What cannot be done at once waits in
-its peer's queue, and peers take turns, whatever the number of their connections. The numbers stand below and in
+Limits protect peers from each other: connections in total and per peer, work per turn and per connection, one deadline
+per state, no reading from a peer that does not read its answers. Work beyond a limit waits in the peer's queue, and
+peers are served round-robin, independent of the number of their connections. The numbers are below and in
 `connection`, with their reasons.
 """
 
@@ -35,26 +35,26 @@ from _native.limits import Limits
 __all__ = ["Lane", "Limits"]
 
 cdef enum:
-    EVENTS_PER_TURN = 64       # at 6 us each a turn stays under half a millisecond, then the loop's tasks get theirs
-    ACCEPTS_PER_TURN = 256     # at 4 us each: the kernel has one queue for all peers, and who is behind many waits long
-    ARRIVALS_PER_TURN = 16     # of one peer, read at once: with the first answer that costs 25 us; the rest wait for it
-    PART_LEAST = 4 * 1024      # an ordinary token is sent whole
-    PARTS_BELOW = 64 * 1024    # a send buffer that holds a whole ready answer of the largest size needs no parts
-    LISTENER = 0xFFFFFFFF      # in place of a slot
+    EVENTS_PER_TURN = 64       # at 6 us each, a turn takes less than half a millisecond; then the loop's tasks run
+    ACCEPTS_PER_TURN = 256     # at 4 us each: the kernel has one queue for all peers, which must be emptied quickly
+    ARRIVALS_PER_TURN = 16     # of one peer, read immediately: 25 us each with the first answer; others are queued
+    PART_LEAST = 4 * 1024      # a usual token is sent whole
+    PARTS_BELOW = 64 * 1024    # a send buffer for a whole ready answer of the largest size needs no parts
+    LISTENER = 0xFFFFFFFF      # instead of a connection's number
 
-cdef double REST_SECONDS = 0.1             # how long to leave the listener alone when it cannot be accepted from
-cdef double SWEEP_AGAIN_SECONDS = 0.001    # when there was more to close
-cdef int64_t TURN_NS = NANOSECONDS // 4000  # of work on what waits for a turn, before events and the loop's tasks
-cdef double SWEEP_SECONDS = 0.25           # how late a deadline may be noticed, or a quarter of the shortest
+cdef double REST_SECONDS = 0.1             # pause of accepting after accept() failed
+cdef double SWEEP_AGAIN_SECONDS = 0.001    # if the sweep did not close every late connection
+cdef int64_t TURN_NS = NANOSECONDS // 4000  # of work on the fair queue, before events and the loop's tasks
+cdef double SWEEP_SECONDS = 0.25           # largest delay of a deadline; at most a quarter of the shortest deadline
 
 
 @cython.final
 cdef class Lane(Owner):
     cdef OurLimits limits
     cdef object loop
-    cdef object listener          # kept open as long as its descriptor is in our epoll set
+    cdef object listener          # open while its descriptor is in the epoll set
     cdef int listener_fd
-    cdef list connections               # Connection or None
+    cdef list connections         # Connection or None, by number
     cdef list free_numbers
     cdef ConnectionSlots connection_slots
     cdef Deadlines deadlines
@@ -65,7 +65,7 @@ cdef class Lane(Owner):
     cdef object acceptor          # TimerHandle while out of descriptors
     cdef double sweep_seconds
     cdef uint32_t serial
-    cdef Redirects redirects      # which alone may have fast answers; None: anybody
+    cdef Redirects redirects      # only redirected connections get fast answers; None: all connections
     cdef bint turning
     cdef bint queue_scheduled
     cdef uint64_t accepted, refused_total, refused_peer
@@ -79,7 +79,7 @@ cdef class Lane(Owner):
         redirected_from=None
     ):
         if self.epoll >= 0:
-            raise TypeError("a Lane is made once")
+            raise TypeError("a Lane is initialized once")
         self.index = index
         self.general = general
         self.limits = limits
@@ -119,14 +119,14 @@ cdef class Lane(Owner):
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen; call listen() before start()")
         self.listener_fd = listener.fileno()
-        # Accepted connections inherit all. An answer is one send, so there is nothing to wait for before sending it.
+        # Accepted connections inherit all options. An answer is one send: Nagle's algorithm would only delay it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
-        # Nothing congests the way between a pod and its own node, but some of a machine's defaults (BBR) work on every
-        # answer as if it did. Reno does least, and every kernel has it.
+        # There is no congestion between a pod and its node, but some default algorithms (BBR) do work for each answer.
+        # Reno does the least work, and every kernel has it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.limits.receive_bytes)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_bytes)
-        # The kernel goes on sending after a connection is closed, and holds the data of a peer that does not read.
+        # The kernel continues to send after a connection is closed, and keeps the data of a peer that does not read.
         timeout_ms = max(1000, self.write_ns // (NANOSECONDS // 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         if self.limits.defer_accept:
@@ -200,7 +200,7 @@ cdef class Lane(Owner):
     # Called by the loop.
 
     def _turn(self):
-        """Serve what is ready, up to EVENTS_PER_TURN; the loop calls again while there is more."""
+        """Serve up to EVENTS_PER_TURN events. The loop calls again while there are more."""
         cdef epoll_event[EVENTS_PER_TURN] events
         cdef uint64_t which
         cdef uint32_t number
@@ -219,7 +219,7 @@ cdef class Lane(Owner):
                     self.accept_waiting()
                     continue
                 each = self.connections[number]
-                # An event may be about a connection that was closed, and its slot given away, earlier in this turn.
+                # The connection may have been closed, and its number reused, earlier in this turn.
                 if each is None or (<Connection>each).serial != <uint32_t>(which >> 32):
                     continue
                 connection = <Connection>each
@@ -236,7 +236,7 @@ cdef class Lane(Owner):
             self.notify_disconnects()
 
     def _serve_queue(self):
-        """Let peers have their turns, one connection's share each time, for as long as TURN_NS."""
+        """Serve the fair queue for TURN_NS, one connection at a time."""
         cdef Connection connection
         cdef int64_t until = monotonic_ns() + TURN_NS
         self.queue_scheduled = False
@@ -309,10 +309,10 @@ cdef class Lane(Owner):
             self.loop.call_soon(self._notify_disconnects)
         return 0
 
-    # The rest is the lane's own.
+    # Private.
 
     cdef int send_all_due(self) except -1:
-        """Send the answers that were owed in this turn, in the order in which they were asked for."""
+        """Send the answers of this turn in the order of their requests."""
         cdef Connection connection
         while self.first_due is not None:
             connection = self.first_due
@@ -346,7 +346,7 @@ cdef class Lane(Owner):
         cdef Connection connection
         cdef int waiting = self.queue_length()
         for _ in range(waiting):
-            if self.listener is None:  # a handler stopped us
+            if self.listener is None:  # a handler called stop_accepting()
                 return 0
             size = sizeof(sockaddr_in)
             fd = accept4(self.listener_fd, <sockaddr *>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -373,9 +373,9 @@ cdef class Lane(Owner):
         return 0
 
     cdef int queue_length(self) noexcept:
-        """How many connections to accept now, from 1 to ACCEPTS_PER_TURN: those that the kernel holds.
+        """Return the number of connections to accept now, from 1 to ACCEPTS_PER_TURN: the length of the kernel's queue.
 
-        To find out by accepting until there is none costs more: it makes a whole socket before it looks.
+        Accepting until the queue is empty costs more: accept4 creates a socket before it checks the queue.
         """
         cdef tcp_info info
         cdef socklen_t size = sizeof(tcp_info)
@@ -385,7 +385,7 @@ cdef class Lane(Owner):
         return <int>max(1, min(info.tcpi_unacked, <uint32_t>ACCEPTS_PER_TURN))
 
     cdef Connection admit(self, int fd, object address):
-        """Take *fd* over; None if there is no place for it. Whatever raises does so before anything has changed."""
+        """Take ownership of *fd*; return None if it gets no slot. An exception leaves the lane unchanged."""
         cdef Peer peer = self.connection_slots.peer_of(address)
         cdef Connection connection
         cdef uint32_t number
@@ -396,7 +396,7 @@ cdef class Lane(Owner):
             self.memory.refused += 1
             return None
         if self.open >= self.limits.connections:
-            self.send_all_due()  # whose answer is owed is not idle, but it may be as soon as that is sent
+            self.send_all_due()  # a connection with a due answer is not idle, but may be after sending it
             if not self.connection_slots.evict_for(peer):
                 self.refused_total += 1
                 return None
@@ -417,7 +417,7 @@ cdef class Lane(Owner):
         return connection
 
     cdef int read_first(self, Connection connection) except -1:
-        """Read at once, since most often the request is here already, unless its peer comes with too many."""
+        """Read immediately, because the request has usually arrived, unless the peer opened too many in this turn."""
         cdef Peer peer = connection.holder
         if peer.arrived_in != self.turn:
             peer.arrived_in = self.turn
@@ -429,7 +429,7 @@ cdef class Lane(Owner):
         return connection.arm()
 
     cdef int pause_accepting(self) except -1:
-        """Out of descriptors or the like: the listener would be ready for ever, and the loop would spin on it."""
+        """Stop accepting for REST_SECONDS. Without descriptors, the listener would stay ready and the loop spin."""
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listener_fd, NULL)
         self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
         return 0
@@ -453,7 +453,7 @@ cdef class Lane(Owner):
         return 0
 
     cdef int handler_failed(self, Connection connection, object error) except -1:
-        """Whatever the general lane raises ends one connection and nothing else."""
+        """Close the connection whose general lane raised *error*; no other connection is affected."""
         peer = connection.peer
         connection.close_now()
         return self.disconnects.record_failure(peer, error)

@@ -2,13 +2,13 @@ from typing import final
 
 @final
 class Limits:
-    """Named limits of the listener, each with a default and its reason in the .pyx. Times are seconds.
+    """The listener's limits; the .pyx contains the reasons for the defaults. Times are seconds.
 
-    *head_seconds* runs from the first byte of a request until the general lane calls pause(), so it bounds a body, too.
-    *receive_bytes* and *send_bytes* are buffers of each connection in the kernel, *memory_bytes* what all connections
-    may hold together, in the kernel and here; 0 means no bound.
-    *defer_accept* leaves silent connections in the kernel (TCP_DEFER_ACCEPT): cheaper, but the limits do not see them.
-    Raises ValueError for a limit under 1 and a time that is not more than 0 and at most a day.
+    *head_seconds* runs from the first byte of a request until the general lane calls pause(), so it covers a body too.
+    *receive_bytes* and *send_bytes* are a connection's buffers in the kernel, *memory_bytes* the bound of all
+    connections together, in the kernel and in this process; 0 means no bound. *defer_accept* leaves silent connections
+    in the kernel (TCP_DEFER_ACCEPT): cheaper, but the limits do not count them. Raise ValueError for a limit under 1
+    and for a time that is not above 0 and at most a day.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The listener's limits, each with its default and the reason for it."""
+"""The listener's limits with their defaults and reasons."""
 
 cimport cython
 from libc.stdint cimport int64_t
@@ -16,15 +16,15 @@ cdef int64_t nanoseconds(object seconds) except -1:
 @cython.final
 cdef class Limits:
     # connections: a node runs up to 250 pods, an SDK keeps a handful; one costs about 350 bytes and a descriptor.
-    # connections_per_peer: 200 requests at once from one pod have been seen in practice; sixteen pods together can
-    # take all places, and then the greediest give some back.
-    # first_byte: SDKs send at once; a silent connection is a probe or an attack.
-    # head: from the first byte to the end of the request, body included: a segment or two.
-    # idle: longer than the 60 to 90 s that HTTP clients keep idle connections: they close first.
-    # receive, send: the kernel's buffers of a connection; it doubles the numbers, and counts its bookkeeping in.
+    # connections_per_peer: 200 concurrent requests from one pod occur in practice. Sixteen pods together can use all
+    # slots; then those with most connections lose some.
+    # first_byte: SDKs send immediately; a silent connection is a probe or an attack.
+    # head: from the first byte to the end of the request, including the body: a segment or two.
+    # idle: longer than the 60 to 90 s for which HTTP clients keep idle connections, so that clients close first.
+    # receive, send: the kernel's buffers of a connection; it doubles the numbers and includes its bookkeeping.
     # Without them it would keep megabytes for a peer that sends without pause or reads no answers.
-    # memory: what connections may hold in all, here and in the kernel; `memory` says what happens then. 0: no bound.
-    # write: from the moment the socket was full until everything is sent.
+    # memory: the bytes of all connections, here and in the kernel; `memory` enforces it. 0: no bound.
+    # write: from the first byte that the socket did not accept until everything is sent.
 
     def __init__(
         self, *, int connections=8192, int connections_per_peer=512, first_byte_seconds=10.0, head_seconds=10.0,

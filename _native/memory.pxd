@@ -4,18 +4,18 @@ from _native.connection cimport Connection, Owner, Peer
 from _native.connection_slots cimport ConnectionSlots
 
 cdef class Memory:
-    cdef int64_t limit_bytes            # bytes that all connections may hold together; 0 if there is no bound
-    cdef int send_bytes          # of a connection that is not narrow
-    cdef int64_t used            # bytes, when it was measured last
-    cdef int64_t measured_ns     # when that was
+    cdef int64_t limit_bytes     # of all connections together; 0 without a limit
+    cdef int send_bytes          # send buffer of a connection that is not narrow
+    cdef int64_t used            # bytes in the last pass
+    cdef int64_t measured_ns     # time of the last pass
     cdef uint32_t passes
-    cdef bint is_short              # so much that peers with more than an equal share get no further connection
+    cdef bint is_short           # peers with more than an equal share get no further connection
     cdef uint64_t narrowed, evicted, refused
     cdef bint is_due(self, int open, int64_t sent) noexcept
     cdef bint must_measure(self, int64_t sent) noexcept
     cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1
     cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept
-    # The rest is its own.
+    # Private.
     cdef int64_t bytes_of(self, Connection each, bint again) noexcept
     cdef int64_t share(self, ConnectionSlots connection_slots) noexcept
     cdef int narrow_greedy(self, list connections, int64_t share) except -1

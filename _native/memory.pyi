@@ -2,6 +2,6 @@ from typing import final
 
 @final
 class Memory:
-    """What the connections of a lane hold in memory; made and used by the lane only."""
+    """The memory of a lane's connections. Created and used by the lane only."""
 
-    def __init__(self, limit_bytes: int, send_bytes: int) -> None: ...
+    def __init__(self, bound_bytes: int, send_bytes: int) -> None: ...

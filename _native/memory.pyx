@@ -1,20 +1,22 @@
-"""How many bytes the connections hold together, here and in the kernel, and what is done when these become too many.
+"""The memory of all connections, in this process and in the kernel, and the limit for it.
 
-The kernel charges what it keeps for a socket to the container, and keeps it for as long as a peer does not read. So
-what connections hold has a bound in all, `Limits.memory_bytes`:
+The kernel charges the buffers of a socket to the container, and keeps them while a peer does not read. The connections
+together therefore have a bound, `Limits.memory_bytes`. The allocator's overhead, and the data that arrives between two
+measurements, come on top of the measured bytes: 32 MiB with 8,192 connections. Therefore the limit that this module
+applies is five eighths of the bound:
 
-* From half of it on, connections of peers that hold more than an equal share get little at a time (`narrow`): a small
-  send buffer, which answers soon fill; then nothing more is read from them until they have read. Below a quarter of the
-  bound they are as before.
-* From three quarters of it on, such a peer gets no further connection.
-* Over it, the peer that holds most loses the connection that holds most, with a reset, so that the kernel drops what it
-  holds; then the peer that holds most now, until an eighth of the bound is free. So no pod loses a connection while
-  another one holds more. A request that is being answered is cut only where its peer has no other connection.
+* Above half of the limit, connections of peers with more than an equal share become narrow: they get a small send
+  buffer, which answers soon fill; then nothing more is read from them until they have read. Below a quarter of the
+  limit, they get the usual buffers again.
+* Above three quarters of the limit, these peers get no further connection.
+* Above the limit, the peer with most bytes loses its connection with most bytes, by a reset, so that the kernel frees
+  the buffers; then the peer that has most now, until an eighth of the limit is free. So no pod loses a connection while
+  another one uses more. A request that is being answered is reset only if its peer has no other connection.
 
-What a connection holds is asked of the kernel (SO_MEMINFO), in passes over all connections and never for a request:
-with each sweep once an eighth of the bound could be in use, and in between once a sixteenth of it was sent. A
-connection without traffic since the last pass and nothing in its buffers is not asked about, and one that only waits
-for its peer to read in every fourth pass. There is a pass every 50 ms at most.
+The kernel reports the bytes of a connection (SO_MEMINFO). The lane measures in passes over all connections, never per
+request: with each sweep if an eighth of the limit could be in use, and in between if a sixteenth of it was sent. A pass
+skips connections without traffic since the last pass and with empty buffers, and measures those that only wait for
+their peer to read in every fourth pass. There is at most one pass every 50 ms.
 """
 
 cimport cython
@@ -29,11 +31,11 @@ from _native.sockets cimport *
 import heapq
 
 cdef enum:
-    EACH_BYTES = 2 * 1024     # a connection without anything in its buffers, here and in the kernel: 1.7 KiB measured
-    GENERAL_BYTES = 4 * 1024  # more, with an object of the general lane
-    ARRIVING_BYTES = 8 * 1024  # what the kernel may hold of it before anything is read
-    NARROW_BYTES = 2048       # send buffer; the kernel takes its own minimum, 4,608
-    CLOSES_MAX = 1024         # in one pass, at 8 us each
+    EACH_BYTES = 2 * 1024     # a connection with empty buffers, here and in the kernel: 1.7 KiB measured
+    GENERAL_BYTES = 4 * 1024  # in addition, for its object of the general lane
+    ARRIVING_BYTES = 8 * 1024  # the bytes that the kernel may receive before the lane reads
+    NARROW_BYTES = 2048       # send buffer; the kernel uses its own minimum, 4,608
+    CLOSES_MAX = 1024         # per pass, at 8 us each
     AGAIN_PASSES = 4
     PASS_NS = 50_000_000
 
@@ -48,30 +50,30 @@ cdef bint held_last(Connection each) noexcept:
 
 @cython.final
 cdef class Memory:
-    def __init__(self, int64_t limit_bytes, int send_bytes):
-        self.limit_bytes = limit_bytes
+    def __init__(self, int64_t bound_bytes, int send_bytes):
+        self.limit_bytes = bound_bytes // 8 * 5
         self.send_bytes = send_bytes
 
     cdef bint is_due(self, int open, int64_t sent) noexcept:
-        """Whether so much may be in use that a sweep should measure it."""
+        """Return whether a sweep must measure."""
         cdef int64_t most = self.used + sent + open * <int64_t>(EACH_BYTES + ARRIVING_BYTES)
         return self.limit_bytes != 0 and most > self.limit_bytes // 8
 
     cdef bint must_measure(self, int64_t sent) noexcept:
-        """Whether so much was sent since the last pass that it cannot wait for a sweep."""
+        """Return whether so many bytes were sent since the last pass that it must not wait for the next sweep."""
         if self.limit_bytes == 0 or sent <= self.limit_bytes // 16:
             return False
         return monotonic_ns() - self.measured_ns > <int>PASS_NS
 
     cdef int64_t share(self, ConnectionSlots connection_slots) noexcept:
-        """What a peer may hold where memory is short: an equal part of half of the bound."""
+        """Return the bytes that a peer may use when memory is short: an equal part of half of the limit."""
         return self.limit_bytes // 2 // max(1, len(connection_slots.peers))
 
     cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept:
         return peer.bytes > self.share(connection_slots)
 
     cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1:
-        """One pass: measure, and do what follows from it."""
+        """Make one pass: measure all connections and apply the limit."""
         cdef bint again = self.passes % <int>AGAIN_PASSES == 0
         cdef Connection connection
         cdef Peer peer
@@ -99,7 +101,7 @@ cdef class Memory:
         return 0
 
     cdef int64_t bytes_of(self, Connection each, bint again) noexcept:
-        """What it holds now."""
+        """Return the bytes that the connection uses now."""
         cdef uint32_t[MEMINFO_VARS] values
         cdef int64_t bytes = EACH_BYTES + size_of(each.unread) + size_of(each.unsent) + each.handed
         if each.general is not None:
@@ -118,7 +120,7 @@ cdef class Memory:
         return bytes + each.kernel_bytes
 
     cdef int narrow_greedy(self, list connections, int64_t share) except -1:
-        """Give little at a time to connections of peers that hold more than *share*."""
+        """Make the connections of peers with more than *share* bytes narrow."""
         cdef Connection connection
         cdef int size = NARROW_BYTES
         for each in connections:
@@ -143,7 +145,7 @@ cdef class Memory:
         return 0
 
     cdef int evict(self, ConnectionSlots connection_slots) except -1:
-        """Close until an eighth of the bound is free, CLOSES_MAX at most."""
+        """Reset connections until an eighth of the limit is free, CLOSES_MAX at most."""
         cdef Peer peer
         cdef Connection connection
         cdef int64_t enough = self.limit_bytes - self.limit_bytes // 8
@@ -172,7 +174,7 @@ cdef class Memory:
         return 0
 
     cdef list order_of(self, Peer peer):
-        """Its connections, those that are closed first at the end."""
+        """Return the connections of *peer*; the first one to reset is the last."""
         cdef Connection connection = peer.first
         cdef list order = []
         while connection is not None:

@@ -1,8 +1,8 @@
 def examine(text: bytes) -> tuple[bytes, int, bytes, bytes] | None:
-    """What the fast lane makes of a raw query: resource, selector kind, selector value in lower case, xms_cc.
+    """Return the fast lane's reading of a raw query: resource, selector kind, lower-case selector value, xms_cc.
 
-    None sends a request to the general lane; it is no answer by itself. For tests and for people.
+    None means that the general lane handles the request. For tests and debugging.
     """
 
 __pyx_capi__: dict[str, object]
-"""What the other compiled rooms call."""
+"""C functions for other compiled modules."""

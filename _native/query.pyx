@@ -1,17 +1,17 @@
-"""What a token request asks for: percent-decoding, and the few parameters a ready answer depends on.
+"""The parser of a token request's query: percent-decoding, and the parameters that a ready answer depends on.
 
-Like `scan`, this takes a strict subset of what the general lane takes. The following is left to the general lane: a
-parameter of any other name or in an escaped spelling, a repeated one, two selectors, one that is empty or has no "=",
-a missing resource, a bad escape, "+" and ";" (form decoding and plain decoding read them differently), and a value
-that is not printable ASCII once decoded (so the case of letters is a matter of 26 of them here). `api-version` is
-accepted and ignored, as it is there.
+Like `scan`, it accepts a strict subset of the general lane's input. It leaves the following to the general lane: a
+parameter with another name or an escaped name, a repeated parameter, two selectors, a parameter that is empty or has no
+"=", a missing resource, a bad escape, "+" and ";" (form decoding and plain decoding read them differently), and a value
+that is not printable ASCII after decoding (so that lower-casing concerns 26 letters only). `api-version` is accepted
+and ignored, as in the general lane.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 cdef enum Field:
-    UNKNOWN  # zero on purpose: an accident must look like a refusal
+    UNKNOWN  # zero on purpose: an accidental value must be a refusal
     RESOURCE
     SELECTOR
     XMS_CC
@@ -20,7 +20,7 @@ cdef enum Field:
 
 
 cdef inline int hex_digit(unsigned char byte) noexcept nogil:
-    """RFC 3986 §2.1: its value, or -1."""
+    """Return the value of a hex digit (RFC 3986 §2.1), or -1."""
     if c'0' <= byte <= c'9':
         return byte - c'0'
     if c'a' <= byte <= c'f':
@@ -31,7 +31,7 @@ cdef inline int hex_digit(unsigned char byte) noexcept nogil:
 
 
 cdef Field field_named(const unsigned char *name, Py_ssize_t length, Query *query) noexcept nogil:
-    """Names are exact, as they are in Azure's endpoint. A selector's kind is noted in *query*."""
+    """Return the field of an exact name, as in Azure's endpoint. Store a selector's kind in *query*."""
     if length == 6 and memcmp(name, b"xms_cc", 6) == 0:
         return XMS_CC
     if length == 8 and memcmp(name, b"resource", 8) == 0:
@@ -55,7 +55,7 @@ cdef Field field_named(const unsigned char *name, Py_ssize_t length, Query *quer
 cdef bint read_query(const unsigned char *text, Py_ssize_t length, Query *query) noexcept nogil:
     """Decode *text* into *query*, whose texts point into itself: it may not be copied. False refuses."""
     cdef Py_ssize_t pos = 0  # in text
-    cdef Py_ssize_t out = 0  # in query.decoded; never ahead of pos, so it needs no limit of its own
+    cdef Py_ssize_t out = 0  # in query.decoded; never ahead of pos, so it needs no separate limit
     cdef Py_ssize_t start
     cdef Field field
     cdef Text *target
@@ -72,7 +72,7 @@ cdef bint read_query(const unsigned char *text, Py_ssize_t length, Query *query)
         start = pos
         while pos < length and text[pos] != c'=' and text[pos] != c'&':
             pos += 1
-        if pos == length or text[pos] == c'&':  # no "=", or nothing at all
+        if pos == length or text[pos] == c'&':  # no "=", or empty
             return False
         field = field_named(text + start, pos - start, query)
         if field == UNKNOWN or seen[<int>field]:

@@ -1,7 +1,7 @@
-"""Where a peer meant to connect before a nat rule of this node redirected it here.
+"""The original destination of a connection that a nat rule of this node redirected (SO_ORIGINAL_DST).
 
-The kernel knows (SO_ORIGINAL_DST). Its errors mean that nothing was rewritten: ENOENT when it tracks connections, but
-not this one, ENOPROTOOPT when it tracks none.
+An error of the kernel means that the connection was not redirected: ENOENT if the kernel tracks connections but not
+this one, ENOPROTOOPT if it tracks none.
 """
 
 cimport cython
@@ -20,7 +20,7 @@ cdef class Redirects:
         self.port = htons(port)
 
     cdef bint matches(self, int fd) noexcept:
-        """Whether the peer of *fd* meant this address and port. One system call."""
+        """Return whether the original destination of *fd* is this address and port. One system call."""
         cdef sockaddr_in meant
         cdef socklen_t size = sizeof(sockaddr_in)
         if getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &meant, &size) != 0:
@@ -29,7 +29,7 @@ cdef class Redirects:
 
 
 cdef object redirected_from(int fd):
-    """Where the peer of *fd* meant to connect, (address, port), or None if that was here. Two system calls."""
+    """Return the original destination of *fd*, (address, port), or None if not redirected. Two system calls."""
     cdef sockaddr_in meant, local
     cdef socklen_t size = sizeof(sockaddr_in)
     if getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &meant, &size) != 0:

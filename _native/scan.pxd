@@ -1,11 +1,11 @@
 cdef enum Step:
-    REFUSED  # zero on purpose: an accident must look like a refusal
-    MORE     # so far a prefix of something acceptable
+    REFUSED  # zero on purpose: an accidental value must be a refusal
+    MORE     # a prefix of acceptable input
     DONE
 
 cdef enum:
-    HEAD_MAX = 4096    # a token request with all that an SDK sends is under 1.5 kB
-    QUERY_MAX = 1536   # a full ARM id, its slashes escaped, beside a resource and a client capability is under 900
+    HEAD_MAX = 4096    # a token request with all fields of an SDK has under 1.5 kB
+    QUERY_MAX = 1536   # a full ARM id with escaped slashes, a resource and a client capability have under 900
     FIELDS_MAX = 32    # SDKs send 5 to 12; with a service mesh's tracing about 20
 
 cdef struct Span:
@@ -13,10 +13,10 @@ cdef struct Span:
     Py_ssize_t stop
 
 cdef struct Head:
-    Py_ssize_t size    # of the whole head, its blank line included: the next request begins here
+    Py_ssize_t size    # of the whole head with its blank line: the offset of the next request
     Span query
-    bint metadata      # `Metadata: true` was there (any other value is refused)
-    bint close         # `Connection: close` was there
+    bint metadata      # `Metadata: true` is present (any other value is refused)
+    bint close         # `Connection: close` is present
 
 cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noexcept nogil
 cdef Py_ssize_t to_blank_line(const unsigned char *data, Py_ssize_t size) noexcept nogil

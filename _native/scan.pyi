@@ -1,11 +1,11 @@
 from typing import Literal
 
 def examine(data: bytes) -> tuple[Literal["refused", "more", "done"], int, bytes, bool, bool]:
-    """What the fast lane makes of the head that *data* begins with: for tests and for people.
+    """Return the fast lane's reading of the head at the start of *data*. For tests and debugging.
 
-    The outcome, and with "done" the head's size in bytes, its raw query, whether `Metadata: true` and
-    `Connection: close` were there. "refused" sends a request to the general lane; it is no answer by itself.
+    The result contains the outcome and, for "done", the head's size in bytes, its raw query, and whether
+    `Metadata: true` and `Connection: close` are present. "refused" means that the general lane handles the request.
     """
 
 __pyx_capi__: dict[str, object]
-"""What the other compiled rooms call."""
+"""C functions for other compiled modules."""

@@ -1,10 +1,10 @@
-"""Is this the head of an ordinary token request? Decided on the raw bytes, without an allocation or an exception.
+"""The scanner that recognizes the head of an ordinary token request in raw bytes, without allocation or exception.
 
-What passes is a strict subset of what the general lane accepts, and means the same there; a differential test holds
-the two together. REFUSED therefore means "not for the fast lane", never "answer 400": whoever calls hands the very
-same bytes to the general lane. When in doubt, refuse.
+It accepts a strict subset of the general lane's input, with the same meaning; a differential test compares the two.
+REFUSED therefore means "not for the fast lane", never "answer 400": the caller hands the same bytes to the general
+lane. When in doubt, refuse.
 
-A head passes when it is complete and consists of
+A head is accepted if it is complete and consists of
 
 * `GET`, the token path (`metadata` in any case, one leading slash more and one trailing slash allowed), a query,
   `HTTP/1.1`, ended by CR LF as every line is;
@@ -13,7 +13,7 @@ A head passes when it is complete and consists of
 * no field that could announce a body, an upgrade, a forwarded request or another meaning of the connection;
 * otherwise any fields of visible ASCII, ignored like in the general lane.
 
-The scanner begins at the head's first byte each time, so its limits count across reads by themselves.
+The scanner always starts at the head's first byte, so its limits count across reads.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -24,9 +24,9 @@ cdef extern from "string.h":
     void *memmem(const void *where, size_t size, const void *what, size_t length) nogil
 
 cdef enum ByteClass:
-    TOKEN = 1   # RFC 9110 §5.6.2 tchar: what a field's name is made of
-    VALUE = 2   # RFC 9110 §5.5 field-vchar, SP and HTAB, but no obs-text (%x80-FF): it goes the general way
-    QUERY = 4   # RFC 3986 §3.4 pchar, "/" and "?", without "+" and ";", which not everybody reads alike
+    TOKEN = 1   # RFC 9110 §5.6.2 tchar: the bytes of a field name
+    VALUE = 2   # RFC 9110 §5.5 field-vchar, SP and HTAB, without obs-text (%x80-FF): left to the general lane
+    QUERY = 4   # RFC 3986 §3.4 pchar, "/" and "?", without "+" and ";", which parsers read differently
     HOST = 8    # RFC 3986 §3.2.2 reg-name without escapes, "~" and sub-delims; no "[" of an IPv6 literal either
 
 cdef uint64_t ONES = 0x0101010101010101
@@ -73,10 +73,10 @@ cdef inline void skip(Cursor *c, unsigned char wanted) noexcept nogil:
 
 
 cdef inline bint all_printable(const unsigned char *at) noexcept nogil:
-    """Whether the 8 bytes at *at* are all from 0x20 to 0x7E.
+    """Return whether the 8 bytes at *at* are all from 0x20 to 0x7E.
 
-    A byte that is not has its top bit set, or gets it by adding 1 (0x7F) or by taking away 0x20 (what is less). A carry
-    or borrow into the next byte comes only from one that fails.
+    Any other byte has its top bit set, or gets it by adding 1 (0x7F) or by subtracting 0x20 (smaller bytes). A carry or
+    borrow into the next byte comes only from a byte that fails.
     """
     cdef uint64_t word = 0
     memcpy(&word, at, 8)
@@ -84,7 +84,7 @@ cdef inline bint all_printable(const unsigned char *at) noexcept nogil:
 
 
 cdef inline void skip_value(Cursor *c) noexcept nogil:
-    """Move past all bytes of class VALUE, by eights where it can: most of a head is such."""
+    """Move past all bytes of class VALUE, eight at a time if possible: most bytes of a head are of this class."""
     while c.end - c.pos >= 8 and all_printable(c.base + c.pos):
         c.pos += 8
     skip(c, VALUE)
@@ -102,7 +102,7 @@ cdef inline Step expect(Cursor *c, const char *wanted, Py_ssize_t length) noexce
 
 
 cdef inline bint same(const unsigned char *text, const char *lower, Py_ssize_t length) noexcept nogil:
-    """Whether *length* bytes of *text* spell *lower*, which is lower-case, in any case."""
+    """Return whether *length* bytes of *text* equal *lower* (lower case), in any letter case."""
     cdef Py_ssize_t at
     for at in range(length):
         if LOWER[text[at]] != <unsigned char>lower[at]:
@@ -111,7 +111,7 @@ cdef inline bint same(const unsigned char *text, const char *lower, Py_ssize_t l
 
 
 cdef inline Step expect_any_case(Cursor *c, const char *lower, Py_ssize_t length) noexcept nogil:
-    """Move past these bytes in any case."""
+    """Move past these bytes in any letter case."""
     cdef Py_ssize_t here = c.end - c.pos
     if not same(c.base + c.pos, lower, length if length < here else here):
         return REFUSED
@@ -122,7 +122,7 @@ cdef inline Step expect_any_case(Cursor *c, const char *lower, Py_ssize_t length
 
 
 cdef inline void skip_one(Cursor *c, unsigned char wanted) noexcept nogil:
-    """Move past one such byte if it is the next."""
+    """Move past one byte if it equals *wanted*."""
     if c.pos < c.end and c.base[c.pos] == wanted:
         c.pos += 1
 
@@ -140,7 +140,7 @@ cdef Step scan_request_line(Cursor *c, Head *head) noexcept nogil:
     if step != DONE:
         return step
     skip_one(c, c'/')
-    step = expect(c, b"?", 1)  # without a query there is no resource, and the general lane knows what to say
+    step = expect(c, b"?", 1)  # without a query there is no resource, and the general lane returns the error
     if step != DONE:
         return step
     head.query.start = c.pos
@@ -176,9 +176,9 @@ cdef bint check_field(
     const unsigned char *name, Py_ssize_t name_length, const unsigned char *value, Py_ssize_t length,
     Head *head, Seen *seen
 ) noexcept nogil:
-    """False as soon as one field makes the request anything but ordinary."""
+    """Return False if the field makes the request unsuitable for the fast lane."""
     if name_length == 2:
-        # A TE without its Connection option means nothing (RFC 9110 §10.1.4), but it is not ordinary either.
+        # A TE without its Connection option has no meaning (RFC 9110 §10.1.4), but it is not ordinary either.
         return not same(name, b"te", 2)
     if name_length == 4:
         if same(name, b"host", 4):
@@ -255,7 +255,7 @@ cdef Step scan_fields(Cursor *c, Head *head) noexcept nogil:
 
 
 cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noexcept nogil:
-    """Scan the head that begins at *base*. *head* is to be used after DONE only, its offsets count from *base*."""
+    """Scan the head at *base*. *head* is valid after DONE only; its offsets count from *base*."""
     cdef Cursor c
     cdef Step step
     c.base = base
@@ -281,9 +281,9 @@ def examine(bytes data not None):
 
 
 cdef Py_ssize_t to_blank_line(const unsigned char *data, Py_ssize_t size) noexcept nogil:
-    """How many bytes the general lane gets at a time: to the end of the first head, so that none of its turns is long.
+    """Return the number of bytes for one call of the general lane: to the end of the first head, to keep calls short.
 
-    Where two requests end among them, one is the body of the other's head, or began in an earlier read.
+    If two requests end within them, one is the body of the other's head, or began in an earlier read.
     """
     cdef const void *found = memmem(data, <size_t>size, b"\r\n\r\n", 4)
     return size if found == NULL else <const unsigned char *>found - data + 4

@@ -1,4 +1,4 @@
-"""What the lane asks of the kernel, declared once."""
+"""Declarations of the system calls that the lane uses."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -65,21 +65,21 @@ cdef extern from *:
 
 
 cdef inline str dotted(uint32_t address):
-    """An IPv4 address as the kernel holds it, as people write it."""
+    """Return the dotted form of an IPv4 address in network byte order."""
     cdef const unsigned char *part = <const unsigned char *>&address
     return f"{part[0]}.{part[1]}.{part[2]}.{part[3]}"
 
 
 cdef enum:
-    # Of SO_MEMINFO's values, from linux/sock_diag.h. All are bytes with the kernel's own bookkeeping.
+    # Values of SO_MEMINFO, from linux/sock_diag.h. All are bytes and include the kernel's bookkeeping.
     RECEIVED = 0       # SK_MEMINFO_RMEM_ALLOC: in the receive buffer
-    RESERVED = 4       # SK_MEMINFO_FWD_ALLOC: taken from the system for either, and not used yet
+    RESERVED = 4       # SK_MEMINFO_FWD_ALLOC: reserved for both buffers and not used yet
     QUEUED = 5         # SK_MEMINFO_WMEM_QUEUED: in the send buffer, until the peer has acknowledged it
     BACKLOG = 7        # SK_MEMINFO_BACKLOG: received while the socket was in use
     MEMINFO_VARS = 9
 
 
 cdef inline bint kernel_memory(int fd, uint32_t *values) noexcept:
-    """Fill *values* (MEMINFO_VARS of them) with what the kernel holds for a socket; False where it does not tell."""
+    """Fill *values* (MEMINFO_VARS entries) with a socket's memory in the kernel. Return False if it is unknown."""
     cdef socklen_t size = MEMINFO_VARS * sizeof(uint32_t)
     return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &size) == 0 and size == MEMINFO_VARS * sizeof(uint32_t)

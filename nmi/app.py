@@ -35,15 +35,15 @@ from nmi.pod_events import PodEvents
 from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
@@ -119,7 +119,7 @@ class App:
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
         self._server: Server | None = None
-        self._broker: Broker | None = None
+        self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
         self._listener: socket.socket | None = None
         self._maintaining: asyncio.Task[None] | None = None
@@ -174,7 +174,7 @@ class App:
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(
-            client, index, cluster_cache, identities, Decisions(tell=PodEvents(events).tell)
+            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell)
         )
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
@@ -278,7 +278,7 @@ class App:
                 headers={"User-Agent": self._user_agent},
             )
         )
-        measures = TokenMeasures(self._registry)
+        measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
         imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
@@ -294,7 +294,7 @@ class App:
             sign_ins,
         )
         assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
-        broker = Broker(
+        broker = TokenBroker(
             {
                 IdentityType.USER_ASSIGNED: UserAssignedSource(
                     imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
@@ -323,7 +323,7 @@ class App:
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, governor, policy)
         self._stack.callback(proxy.close)
-        counted = Measures(self._registry)
+        counted = ServerMetrics(self._registry)
         counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
         server = Server(
             limits=limits(settings, await self._connection_limits()),

@@ -21,7 +21,7 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, Broker
+from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.source import PolicyError, Workload
@@ -126,7 +126,7 @@ class Issuer:
     def __init__(
         self,
         cluster_cache: ClusterCache,
-        broker: Broker,
+        broker: TokenBroker,
         policy: DecisionPolicy,
         measures: IdentityMetrics,
         *,

@@ -211,7 +211,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
     else:
         lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
     if chart_values is not None:
-        lines.append(f"# nothing of ours runs yet; what the chart is to be told: {chart_values}")
+        lines.append(f"# MIC and NMI do not run yet; the chart values: {chart_values}")
     lines.append("# try: podidctl plan; podidctl doctor; podidctl sandbox fault imds=500")
     lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")

@@ -1,10 +1,10 @@
-"""What to do about an answer that is not the wanted one. Pure: from where and which status to a sentence."""
+"""The next action for an error response, from the service and the status. Pure."""
 
 from enum import Enum, auto
 
 
 class Asked(Enum):
-    """Who was asked."""
+    """The service that returned the response."""
 
     TOKEN = auto()
     METADATA = auto()
@@ -18,8 +18,8 @@ _TOKEN = {
     403: "see that --clientid is the clientID of an AzureIdentity that is bound to this pod, and what NMI logs of it",
     404: "the identity is still being assigned to the node, or never was: kubectl get azureassignedidentity -A, and "
     "MIC's log if it is not there or not Assigned",
-    429: "Azure has too many requests from this node; this program goes on later",
-    503: "the node's metadata service does not answer NMI; this program goes on later",
+    429: "Azure limits the requests of this node; this program tries again",
+    503: "the node's metadata service does not answer NMI; this program tries again",
 }
 _RESOURCE_MANAGER = {
     0: "see that the pod may reach Azure Resource Manager: network policies, the firewall, HTTPS_PROXY",
@@ -27,14 +27,14 @@ _RESOURCE_MANAGER = {
     403: "give the identity the role Reader on the resource group (az role assignment create --role Reader --assignee "
     "CLIENT_ID --scope /subscriptions/SUBSCRIPTION/resourceGroups/GROUP); it counts after some minutes",
     404: "see that --subscriptionid and --resourcegroup are right",
-    429: "Azure has too many requests of this identity; this program goes on later",
+    429: "Azure limits the requests of this identity; this program tries again",
 }
 
 
 def advice(asked: Asked, status: int) -> str:
-    """One sentence without a full stop; *status* 0: no answer came."""
+    """Return the next action, one sentence without a full stop. *status* 0 means that there was no response."""
     if asked is Asked.RESOURCE_MANAGER:
-        known, other = _RESOURCE_MANAGER, "see whether Azure has an outage; this program goes on later"
+        known, other = _RESOURCE_MANAGER, "check whether Azure has an outage; this program tries again"
     else:
         known, other = _TOKEN, "see what NMI on this pod's node logs about it"
     if asked is Asked.METADATA and status:

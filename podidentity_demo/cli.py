@@ -1,7 +1,7 @@
-"""The command `podidentity-demo`: the one place that reads the process's arguments and environment.
+"""The command `podidentity-demo`. Only this module reads the process's arguments and environment.
 
-Exit codes: 0 when it was told to end (SIGTERM), or with --once when everything worked; 1 with --once when it did not;
-2 for a command line that cannot be used; 130 for Ctrl-C.
+Exit codes: 0 after SIGTERM, or with --once when every step succeeded; 1 with --once when a step failed; 2 for an
+invalid command line; 130 after Ctrl-C.
 """
 
 import logging
@@ -18,10 +18,10 @@ from podidentity_demo.steps import Demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program with *argv* (sys.argv[1:] by default) and return its exit code."""
+    """Run the program with *argv* (by default sys.argv[1:]) and return its exit code."""
     settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
-    signal.signal(signal.SIGTERM, _end)  # the first process of a container would ignore it
-    # The lines tell all; the libraries' own warnings would say it twice, and differently.
+    signal.signal(signal.SIGTERM, _end)  # without a handler the first process of a container ignores it
+    # The printed lines contain every error; the libraries' warnings would repeat them.
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
         _say(f"starting demo pod {settings.pod}".rstrip())

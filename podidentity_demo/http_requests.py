@@ -1,4 +1,4 @@
-"""The demo's two ways to ask: plain HTTP by the standard library, and a token by azure-identity, as applications do."""
+"""Requests of the demo: plain HTTP by the standard library, and a token by azure-identity, as in applications."""
 
 import http.client
 import json
@@ -16,31 +16,31 @@ from requests.adapters import HTTPAdapter
 from typing_extensions import override
 
 TRY_SECONDS: Final = 80.0
-"""As the reference's demo; longer than NMI holds a request whose identity is still being assigned."""
-BODY_MAX: Final = 1 << 20  # no answer that this program asks for is larger
+"""As in the Go implementation's demo. Longer than NMI holds a request whose identity is still being assigned."""
+BODY_MAX: Final = 1 << 20  # no response that this program needs is larger
 TEXT_MAX: Final = 300
 _TOKEN_LIKE: Final = re.compile(r"[\w-]{16,}\.[\w-]{16,}(?:\.[\w-]*)?")
 
 
 class AskError(Exception):
-    """What was asked for did not come. The text is one line and holds nothing secret."""
+    """A request that failed. The text is one line without secrets."""
 
     def __init__(self, text: str, *, status: int = 0) -> None:
         super().__init__(presentable(text))
         self.status = status
-        """The HTTP status of the answer; 0: there was none."""
+        """The HTTP status of the response; 0 if there was none."""
 
 
 def presentable(text: str) -> str:
-    """*text* as one printable line of at most TEXT_MAX characters, with what looks like a token left out."""
+    """Return *text* as one printable line of at most TEXT_MAX characters, without anything that looks like a token."""
     line = " ".join(_TOKEN_LIKE.sub("(left out)", text).split())
     return "".join(each if each.isprintable() else "?" for each in line)[:TEXT_MAX]
 
 
 def get(server: str, path: str, headers: Mapping[str, str], *, source: str = "", proxy: str = "") -> dict[str, Any]:
-    """The JSON object at *path* of *server* (a URL without path), by a connection of its own. Follows no redirect.
+    """Return the JSON object at *path* of *server* (a URL without path). Follow no redirect and reuse no connection.
 
-    *source* is the address to ask from, *proxy* the host and port of a proxy for https. Raises AskError.
+    *source* is the source address of the connection, *proxy* the host and port of a proxy for https. Raise AskError.
     """
     connection = _connection(server, source, proxy)
     try:
@@ -78,7 +78,7 @@ def _connection(server: str, source: str, proxy: str) -> http.client.HTTPConnect
 
 
 def _said(body: bytes) -> str:
-    """The words in an error's body, as IMDS, AAD and Azure Resource Manager put them; else its beginning."""
+    """Return the message in an error body of IMDS, AAD or Azure Resource Manager, or the beginning of another body."""
     text = body[: 4 * TEXT_MAX].decode(errors="replace")
     try:
         document = json.loads(body)
@@ -94,11 +94,11 @@ def _said(body: bytes) -> str:
 
 
 def token_by_sdk(resource: str, *, source: str = "") -> str:
-    """A token without naming an identity, by Azure's own library; it finds the metadata service by itself.
+    """Return a token from azure-identity, which finds the metadata service itself, without naming an identity.
 
-    Neither a retry nor a token of an earlier call is the library's to give: each call asks once. Raises AskError.
+    The library neither retries nor caches: each call sends one request. Raise AskError.
     """
-    statuses = [0]  # the library's errors do not always tell it
+    statuses = [0]  # the library's errors do not always contain it
     with requests.Session() as session:
         session.hooks["response"].append(lambda answer, **_: statuses.append(answer.status_code))
         if source:
@@ -113,7 +113,7 @@ def token_by_sdk(resource: str, *, source: str = "") -> str:
 
 
 class _FromAddress(HTTPAdapter):
-    """Connects from one address of several."""
+    """HTTP adapter that connects from a given source address."""
 
     def __init__(self, address: str) -> None:
         self._address = address

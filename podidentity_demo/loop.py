@@ -1,4 +1,4 @@
-"""Round after round: each step once, each told, then a pause."""
+"""The loop: each step once, one line for each, then a pause."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from podidentity_demo.steps import Step, StepError
 
 
 def go_round(steps: Sequence[Step], say: Callable[[str], None]) -> list[str]:
-    """Do each step and say what came of it; one that fails does not keep the others from being tried.
+    """Run each step and print its line. A step that fails does not prevent the next ones.
 
-    Returns the names of those that failed.
+    Return the names of the failed steps.
     """
     failed = []
     for name, step in steps:
@@ -32,7 +32,7 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Go round for ever, or with *once_seconds* until a round has worked wholly, for so long. Returns the exit code."""
+    """Repeat the steps; with *once_seconds* until all succeed, for at most this time. Return the exit code."""
     began = clock()
     while True:
         failed = go_round(steps, say)
@@ -40,6 +40,6 @@ def run(
             if not failed:
                 return 0
             if clock() - began + wait_seconds > once_seconds:
-                say(f"gave up after {clock() - began:.0f} s; what failed last: {'; '.join(failed)}")
+                say(f"gave up after {clock() - began:.0f} s; failed last: {'; '.join(failed)}")
                 return 1
         sleep(wait_seconds)

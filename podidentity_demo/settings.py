@@ -1,7 +1,7 @@
-"""What the demo is told: the flags of the reference's demo image, in both spellings that it has had.
+"""Settings of the demo: the flags of the Go implementation's demo image, in both spellings.
 
 Reference: cmd/demo/main.go. Up to v1.7 the flags were --subscriptionid, --clientid, --resourcegroup, --aad-resourcename
-and --retry-wait-time; v1.8 renamed them. Manifests of either go on working. `--once` and `--timeout` are ours.
+and --retry-wait-time; v1.8 renamed them. Manifests with either spelling work. `--once` and `--timeout` are additions.
 """
 
 import argparse
@@ -22,10 +22,12 @@ LONGEST_SECONDS: Final = 86_400.0
 SUBSCRIPTION: Final = "the subscription of the resource group"
 CLIENT_ID: Final = "the client id of the identity that is bound to this pod"
 GROUP: Final = "a resource group on which the identity has the role Reader; its VMs are counted"
-RESOURCE: Final = "what the tokens are for (%(default)s)"
-WAIT: Final = "the pause between two rounds, also with a unit: 100s, 1m30s (%(default)g)"
-ONCE: Final = "end with code 0 after the first round in which everything worked, with 1 if there is none in --timeout"
-TIMEOUT: Final = "with --once: how long to try; a round that has begun is finished (%(default)g)"
+RESOURCE: Final = "the resource of the tokens (%(default)s)"
+WAIT: Final = "the pause between two runs of the steps, also with a unit: 100s, 1m30s (%(default)g)"
+ONCE: Final = (
+    "end with code 0 after the first run of the steps without a failure, with 1 if there is none within --timeout"
+)
+TIMEOUT: Final = "with --once: the time limit; a run of the steps that has begun is finished (%(default)g)"
 
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|[smh])")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -33,35 +35,35 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to ask, and where."""
+    """The requests of the demo, and their servers."""
 
     subscription: str
     client_id: str
     resource_group: str
     resource: str
-    """What the tokens are for."""
+    """The resource of the tokens."""
     wait_seconds: float
-    """The pause between two rounds."""
+    """The pause between two runs of the steps."""
     once: bool
-    """End after the first round in which everything worked."""
+    """End after the first run of the steps without a failure."""
     once_seconds: float
-    """With *once*: how long to try."""
+    """With *once*: the time limit."""
     metadata_service: str
     """URL without a slash at its end, as is *resource_manager*."""
     resource_manager: str
     proxy: str
-    """The host and port of the HTTP proxy that leads to Azure Resource Manager; empty: none is needed."""
+    """The host and port of the HTTP proxy for Azure Resource Manager; empty if none is needed."""
     pod: str
-    """The pod by namespace, name and address, where the manifest tells them."""
+    """The pod's namespace, name and address, as far as the manifest contains them."""
     source_address: str
-    """The address to ask from, where it is not the machine's own choice; empty: its choice."""
+    """The source address of requests; empty for the machine's choice."""
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Exits with 2 and a line on stderr when the command line cannot be used, with 0 after --help."""
+    """Parse the command line. Exit with 2 and a line on stderr if it is invalid, with 0 after --help."""
     parser = argparse.ArgumentParser(
         prog="podidentity-demo",
-        description="Uses the pod's Azure identity in four ways, again and again, and says what came of each.",
+        description="Use the pod's Azure identity in four ways, repeatedly, and print the result of each.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -82,7 +84,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         wait_seconds=given.retry_wait_time,
         once=given.once,
         once_seconds=given.timeout,
-        # These two names are what Azure's own client libraries and tools read.
+        # These two names are those that Azure's own client libraries and tools read.
         metadata_service=environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", METADATA_SERVICE).rstrip("/"),
         resource_manager=resource_manager,
         proxy=_proxy(resource_manager, environ),
@@ -92,7 +94,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 
 def seconds(text: str) -> float:
-    """Seconds from a number, or a duration as Go's flags take it (`1m30s`). Raises ArgumentTypeError."""
+    """Return the seconds of a number, or of a duration as Go's flags write it (`1m30s`). Raise ArgumentTypeError."""
     try:
         found = float(text)
     except ValueError:
@@ -108,22 +110,22 @@ def seconds(text: str) -> float:
 
 
 def _given(text: str) -> str:
-    """*text*, unless it is empty or still the placeholder that an example manifest has. Raises ArgumentTypeError."""
+    """Return *text* unless it is empty or the placeholder of an example manifest. Raise ArgumentTypeError."""
     if not text.strip() or not text.isprintable():
-        raise argparse.ArgumentTypeError("is empty, or has characters that cannot be printed: put the real value in")
+        raise argparse.ArgumentTypeError("is empty or not printable; insert the real value")
     if text in {"SUBSCRIPTION_ID", "CLIENT_ID", "RESOURCE_GROUP"} or text.startswith("$"):
-        raise argparse.ArgumentTypeError(f"{text!r} is a placeholder: put the real value in")
+        raise argparse.ArgumentTypeError(f"{text!r} is a placeholder; insert the real value")
     return text
 
 
 def _pod(environ: Mapping[str, str]) -> str:
-    """Reference: the demo's first line is made of these three."""
+    """Return the pod for the first line, as the Go implementation's demo prints it."""
     name, namespace, address = (environ.get(f"MY_POD_{part}", "") for part in ("NAME", "NAMESPACE", "IP"))
     return " ".join(filter(None, (f"{namespace}/{name}".strip("/"), address)))
 
 
 def _proxy(server: str, environ: Mapping[str, str]) -> str:
-    """Host and port of HTTPS_PROXY, unless NO_PROXY names the server. The metadata service is never behind one."""
+    """Return the host and port of HTTPS_PROXY, unless NO_PROXY names the server. IMDS is never behind a proxy."""
     chosen = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
     excepted = {"no": environ.get("NO_PROXY") or environ.get("no_proxy") or ""}
     where = urlsplit(server)

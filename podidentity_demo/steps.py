@@ -1,4 +1,4 @@
-"""The four ways to use the identity, each told in the reference's words, and the comparison of the two tokens."""
+"""The four ways to use the identity, reported in the Go implementation's words, and the comparison of two tokens."""
 
 import base64
 import json
@@ -31,7 +31,9 @@ class Demo:
         self._settings = settings
         self._endpoint = f"{settings.metadata_service}{TOKEN_PATH}"
         self._unnamed = ""
-        """The client id in the token that was got last without naming one; empty: none, or it cannot be told."""
+        """The client id in the last token that was requested without naming one; empty if there is none or it is
+        unknown.
+        """
 
     @property
     def steps(self) -> list[Step]:
@@ -63,7 +65,7 @@ class Demo:
         return f"successfully doARMOperations vm count {len(listed)}"
 
     def token_by_msi(self) -> str:
-        """A token without naming an identity, by Azure's own library."""
+        """Return a token without naming an identity, by Azure's own library."""
         self._unnamed = ""
         try:
             token = token_by_sdk(self._settings.resource, source=self._settings.source_address)
@@ -73,7 +75,7 @@ class Demo:
         return f"successfully acquired a token using the MSI, msiEndpoint({self._endpoint})"
 
     def token_by_client_id(self) -> str:
-        """A token of the identity with the client id."""
+        """Return a token of the identity with the client id."""
         self._token()
         return (
             f"successfully acquired a token, userAssignedID MSI, msiEndpoint({self._endpoint}) "
@@ -81,7 +83,7 @@ class Demo:
         )
 
     def instance_metadata(self) -> str:
-        """What the VM says about itself."""
+        """Read the instance metadata of the VM."""
         server = self._settings.metadata_service
         try:
             found = get(server, METADATA_PATH, _METADATA, source=self._settings.source_address)
@@ -92,7 +94,7 @@ class Demo:
         return "successfully made GET on instance metadata"
 
     def compare(self) -> str:
-        """Whether the token without a client id is the same identity's. Nothing is said where it is."""
+        """Return whether the token without a client id is the same identity's. Nothing is said where it is."""
         if self._unnamed and self._unnamed.lower() != self._settings.client_id.lower():
             raise StepError(
                 f"the token without a client id is of {presentable(self._unnamed)}; bind only one AzureIdentity to "
@@ -101,7 +103,7 @@ class Demo:
         return ""
 
     def _token(self) -> str:
-        """A token of the identity with the client id, by plain HTTP."""
+        """Return a token of the identity with the client id, by plain HTTP."""
         settings = self._settings
         wanted = {"api-version": "2018-02-01", "resource": settings.resource, "client_id": settings.client_id}
         path = f"{TOKEN_PATH}?{urlencode(wanted)}"
@@ -119,7 +121,7 @@ def _error(failure: AskError, asked: Asked) -> StepError:
 
 
 def client_id_in(token: str) -> str:
-    """The client id that *token* names, or "" where that cannot be told: only Azure has to understand a token."""
+    """Return the client id in *token*, or "" if it is unreadable: only Azure must understand a token."""
     part = token.split(".")[1:2]
     try:
         claims: Any = json.loads(base64.urlsafe_b64decode(part[0] + "=" * (-len(part[0]) % 4))) if part else None

@@ -1,5 +1,5 @@
-"""A whole little cloud on one machine: an API server, IMDS, AAD and ARM that really speak HTTP, nodes and pods.
+"""Emulators of a cluster and of Azure on one machine: an API server, IMDS, AAD and ARM over HTTP, nodes and pods.
 
-Emulators keep to what our programs and kubectl on our kinds need. They prove nothing about the real servers; the
-API server's emulator is held to the contract tests that the real one passes too.
+The emulators implement what the project's programs and kubectl need. They prove nothing about the real servers. The
+emulated API server must pass the contract tests that the real one passes.
 """

@@ -1,8 +1,8 @@
-"""Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the documents clients ask first.
+"""Azure Active Directory of the sandbox, over TLS: tokens for service principals, and the discovery documents.
 
-Client credentials with a secret, a signed assertion or a federated one, on the v2.0 endpoint; instance discovery and
-the OpenID configuration as the real azure-identity and MSAL ask for them. Errors carry AADSTS numbers, as clients and
-people look for those. A user-assigned identity is a client like any other, but has no secret and no certificate.
+It accepts client credentials with a secret, a signed assertion or a federated one, on the v2.0 endpoint, and serves
+instance discovery and the OpenID configuration to azure-identity and MSAL. Errors have AADSTS numbers. A user-assigned
+identity is a client without secret and certificate.
 """
 
 import json
@@ -36,7 +36,7 @@ _INSTANCE = "/common/discovery/instance"
 
 @dataclass(slots=True)
 class AadCall:
-    """One request as it came in (never its secret), and how it was answered."""
+    """One request, without its secret, and its response."""
 
     method: str
     path: str
@@ -44,7 +44,7 @@ class AadCall:
     scope: str = ""
     tenant: str = ""
     proof: str = ""
-    """What the application proved itself with: `secret`, `federated`, or the algorithm of its assertion."""
+    """The proof that the application sent: `secret`, `federated`, or the algorithm of its assertion."""
     status: int = 0
     error: int = 0
     """The AADSTS number of a refusal."""
@@ -87,7 +87,7 @@ class Aad(HttpService):
         return json_response(document)
 
     def _document(self, request: web.BaseRequest) -> dict[str, Any] | None:
-        """What clients read before they ask for a token; None where there is nothing."""
+        """Return a discovery document; None if there is none at the path."""
         base = f"{self.scheme}://{request.host}"
         openid = _OPENID.fullmatch(request.path)
         if openid:
@@ -139,7 +139,7 @@ class Aad(HttpService):
     async def _proof(
         self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
     ) -> str:
-        """What the client proved itself with. Raises NotProvenError or _RefusedError."""
+        """Return the kind of proof that the client sent. Raise NotProvenError or _RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
         application = self._directory.application(client_id) or Application(client_id)
         if not is_by_another(assertion, client_id):
@@ -157,7 +157,7 @@ class Aad(HttpService):
         return "federated"
 
     def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal | ManagedIdentity:
-        """Who asks. Raises _RefusedError."""
+        """Return the client's principal. Raise _RefusedError."""
         if not self._directory.tenant(tenant):
             raise _RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
         if form.get("grant_type") != "client_credentials":
@@ -208,7 +208,7 @@ class _RefusedError(Exception):
 
 
 def _resource(form: Mapping[str, str]) -> str:
-    """What the token is to be for. Raises _RefusedError."""
+    """Return the resource of the token. Raise _RefusedError."""
     resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
     if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
         raise _RefusedError("invalid_scope", 1002012, "A scope here must end in /.default.")
@@ -216,7 +216,7 @@ def _resource(form: Mapping[str, str]) -> str:
 
 
 def _capabilities(claims: str) -> list[str]:
-    """The client's capabilities in a claims request. Raises _RefusedError for what is none."""
+    """Return the client's capabilities in a claims request. Raise _RefusedError for an invalid one."""
     if not claims:
         return []
     try:

@@ -38,14 +38,14 @@ _OPERATION = re.compile(
 
 @dataclass(slots=True)
 class ArmCall:
-    """One request as it came in, and how it was answered. *at* is by the emulator's monotonic clock."""
+    """One request and its response. *at* is by the emulator's monotonic clock."""
 
     method: str
     path: str
     at: float
     body: Any = None
     status: int = 0
-    """0 for as long as no answer has been decided on."""
+    """0 until the response is determined."""
     caller: str = ""
     """The object id in the caller's token."""
     code: str = ""
@@ -80,7 +80,7 @@ class Arm(HttpService):
         self.lag_seconds = 0.0
         """How long IMDS does not yet know an identity that an operation has put on a machine."""
         self.etags = True
-        """Whether answers carry an etag and If-Match is heeded; not every cloud does."""
+        """Whether responses have an etag and If-Match is evaluated, which not every cloud supports."""
         self._mint = mint
         self._audiences = {audience.rstrip("/").lower() for audience in audiences}
         self._clock = clock
@@ -96,19 +96,21 @@ class Arm(HttpService):
         return self._add(resource_id, "virtualMachineScaleSets", attributes)
 
     def remove(self, resource_id: str) -> None:
-        """Have the VM or scale set gone."""
+        """Remove the VM or scale set."""
         del self._machines[resource_id.lower()]
 
     def vm(self, resource_id: str) -> Machine:
-        """The VM or scale set with this resource id, letter case aside. Raises KeyError."""
+        """Return the VM or scale set with this resource id, letter case aside. Raise KeyError."""
         return self._machines[resource_id.lower()]
 
     def find(self, resource_id: str) -> Machine | None:
-        """As `vm`, or None where there is no such machine."""
+        """Return the machine as `vm` does, or None."""
         return self._machines.get(resource_id.lower())
 
     def identities_seen_by_imds(self, resource_id: str) -> HostIdentities:
-        """What IMDS may give tokens of on this machine: what operations have reached, `lag_seconds` ago or more."""
+        """Return the identities of this machine for IMDS: the result of operations that ended at least `lag_seconds`
+        ago.
+        """
         machine = self._machines.get(resource_id.lower())
         if machine is None:
             return HostIdentities()
@@ -122,12 +124,12 @@ class Arm(HttpService):
         return HostIdentities(tuple(user_assigned), machine.system_assigned if SYSTEM in machine.types else None)
 
     def writes(self, resource_id: str = "") -> list[ArmCall]:
-        """The PATCHes so far, of one machine or of all."""
+        """Return the PATCH requests, of one machine or of all."""
         wanted = resource_id.lower()
         return [call for call in self.calls if call.method == "PATCH" and call.path.lower().startswith(wanted)]
 
     def reads(self, resource_id: str = "") -> list[ArmCall]:
-        """The GETs of machines so far, of one or of all; polling of operations is not counted."""
+        """Return the GET requests of machines, of one or of all, without those that poll operations."""
         wanted = resource_id.lower()
         return [
             call
@@ -143,7 +145,7 @@ class Arm(HttpService):
         try:
             call.body = json.loads(raw) if raw else None
         except ValueError:
-            call.body = raw  # kept as it came; what reads it wants an object
+            call.body = raw  # kept as received; its reader requires an object
         response = await self.faults.apply(request) or self._answered(request, call)
         call.status = response.status
         return response
@@ -158,7 +160,7 @@ class Arm(HttpService):
             return json_response(refusal.document(), status=refusal.status, headers=headers)
 
     def _authenticated(self, request: web.BaseRequest) -> str:
-        """The caller's object id. Raises ArmRefusalError (401)."""
+        """Return the caller's object id. Raise ArmRefusalError (401)."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise ArmRefusalError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")

@@ -1,6 +1,6 @@
-"""The sandbox's Azure, put together: directory, AAD, ARM and IMDS, the VMs of its nodes, and the files that tell of it.
+"""The emulated Azure: directory, AAD, ARM and IMDS, the VMs of the nodes, and the files that describe it to programs.
 
-The ids are always the same, so that the YAML of the demo can name them. They exist nowhere else.
+The ids are constant, so that the demo's manifests can contain them. They do not exist elsewhere.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}
 
 
 def identity_id(name: str) -> str:
-    """The resource id of the user-assigned identity of this name in the sandbox's resource group."""
+    """Return the resource id of the user-assigned identity of this name in the sandbox's resource group."""
     return (
         f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}"
         f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
@@ -35,10 +35,10 @@ def identity_id(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AzureFiles:
-    """What a program reads to find its way about in this Azure."""
+    """The files that describe this Azure to a program."""
 
     cloud_config: Path
-    """azure.json: who the controller is, and in which cloud."""
+    """azure.json: the controller's credentials and cloud."""
     environment: Path
     """The description of the cloud, for AZURE_ENVIRONMENT_FILEPATH."""
     certificates: Path
@@ -71,7 +71,7 @@ class AzureEmulator:
         await self.imds.start()
 
     async def add_vm(self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2) -> str:
-        """Create the VM of a node that the network already has; IMDS serves it from now on. Returns its resource id.
+        """Create the VM of a node that the network already has; IMDS serves it from now on. Return its resource id.
 
         With *scale_set* it is the next instance of the set of this name, and identities are the set's.
         """
@@ -109,11 +109,11 @@ class AzureEmulator:
         return resource_id
 
     def metadata_port(self, node: str) -> int:
-        """The port at which the node reaches IMDS."""
+        """Return the port at which the node reaches IMDS."""
         return next(host.port for host in self.imds.hosts if host.name == node) or 80
 
     def write_files(self, folder: Path) -> AzureFiles:
-        """Write what the programs read into *folder*; the one with the secret is for this user alone."""
+        """Write the files for the programs into *folder*. Only this user can read the file with the secret."""
         files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / "ca.pem")
         files.certificates.write_text(self._authority.pem)
         files.cloud_config.touch(mode=0o600)

@@ -33,7 +33,7 @@ class KeyPair:
 
 
 class Authority:
-    """A new authority with a P-256 key; everything it signs is trusted by whoever trusts `pem`."""
+    """A new certificate authority with a P-256 key. A client that trusts `pem` trusts all its certificates."""
 
     def __init__(self, name: str = "podidctl sandbox") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -50,11 +50,11 @@ class Authority:
 
     @property
     def pem(self) -> str:
-        """The authority's own certificate: what clients put in their trust store."""
+        """The authority's certificate, for clients' trust stores."""
         return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def server(self, hosts: Iterable[str] = LOOPBACK) -> KeyPair:
-        """A serving certificate for *hosts*: names or IP addresses, at least one."""
+        """Return a serving certificate for *hosts*: names or IP addresses, at least one."""
         names = list(hosts)
         return self._issue(
             [x509.NameAttribute(NameOID.COMMON_NAME, names[0])],
@@ -63,13 +63,15 @@ class Authority:
         )
 
     def client(self, user: str, groups: Iterable[str] = ()) -> KeyPair:
-        """A client certificate as the API server reads it: common name is the user, organizations are the groups."""
+        """Return a client certificate as the API server reads it: common name is the user, organizations are the
+        groups.
+        """
         subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         subject.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
         return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
     def server_context(self, hosts: Iterable[str] = LOOPBACK, *, ask_clients: bool = False) -> ssl.SSLContext:
-        """A context that serves a new certificate for *hosts*.
+        """Return a context that serves a new certificate for *hosts*.
 
         With *ask_clients* a client may show a certificate of this authority; one of any other ends the handshake.
         """
@@ -81,7 +83,7 @@ class Authority:
         return context
 
     def client_context(self, key_pair: KeyPair | None = None) -> ssl.SSLContext:
-        """A context that trusts this authority alone, showing *key_pair* if given."""
+        """Return a context that trusts this authority alone, showing *key_pair* if given."""
         context = ssl.create_default_context(cadata=self.pem)
         if key_pair is not None:
             load_key_pair(context, key_pair)
@@ -120,7 +122,7 @@ def load_key_pair(context: ssl.SSLContext, key_pair: KeyPair) -> None:
     """Let *context* show *key_pair* to its peers."""
     file = os.memfd_create("key pair")
     try:
-        os.set_blocking(file, False)  # memory never blocks; this says so to whoever watches for calls that might
+        os.set_blocking(file, False)  # in memory: does not block, which the detector of blocking calls cannot see
         os.write(file, (key_pair.certificate + key_pair.key).encode())
         context.load_cert_chain(f"/proc/self/fd/{file}")
     finally:

@@ -1,7 +1,7 @@
-"""The sandbox's cluster, put together: the API server (the emulator, or one that exists), nodes, kubelets, scheduler.
+"""The sandbox's cluster: the API server (the emulator, or an existing one), nodes, kubelets and scheduler.
 
-Nothing here knows which API server it is once it can be reached: custom resource definitions, nodes and pods are
-written over HTTP.
+Custom resource definitions, nodes and pods are written over HTTP, so most of this module does not depend on the kind of
+API server.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ MANIFESTS: Final = Path(__file__).parent / "manifests"
 """Package data. In a checkout these folders are links to those of `deploy`."""
 CRDS: Final = MANIFESTS / "crds"
 DEMO: Final = MANIFESTS / "demo"
-ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # for a real scheduler, which wants to know
+ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
 
@@ -50,14 +50,14 @@ CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "CustomResourceDefinitio
 
 
 class ClusterError(Exception):
-    """The cluster could not be made ready; the message says what to do."""
+    """The cluster cannot start. The message names the next action."""
 
 
 class Cluster:
-    """An API server with *nodes* that exist on *network* already. `run` is the task of its controllers.
+    """An API server and nodes that exist on *network*. A task runs the kubelets and the scheduler.
 
-    *kubeconfig* names a server that exists; None: an emulator of our own. *schedule* is False where a scheduler runs
-    already. *on_pod_running* is told of each pod when it runs.
+    *kubeconfig* names an existing server; None starts the emulator. *schedule* is False if another scheduler runs.
+    *on_pod_running* is called for each pod that runs.
     """
 
     def __init__(
@@ -74,12 +74,13 @@ class Cluster:
         trusted: Path | None = None,
         relayed: Sequence[int] = (),
     ) -> None:
-        """Without *schedule* somebody else binds pods to nodes, without *run_pods* somebody else is the kubelet,
-        without *install_kinds* somebody else brings the custom resources.
+        """Without *schedule* another program binds pods to nodes, without *run_pods* another program is the kubelet,
+        and
+        without *install_kinds* another program installs the custom resources.
 
-        *node_files* are, by their paths there, the files that every node has, *trusted* the certificate authorities of
-        what runs there, and *relayed* ports of this machine's loopback that pods of NMI and MIC reach; all of use only
-        where nodes are network namespaces.
+        *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate
+        authorities of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC
+        reach. These three have an effect only if nodes are network namespaces.
         """
         self._trusted = trusted
         self._node_files = node_files or {}
@@ -101,7 +102,7 @@ class Cluster:
 
     @property
     def client(self) -> Client:
-        """A client of the administrator's. Raises RuntimeError before `start`."""
+        """A client with administrator permissions. Raise RuntimeError before `start`."""
         if self._client is None:
             raise RuntimeError("the cluster has not been started")
         return self._client
@@ -109,9 +110,10 @@ class Cluster:
     async def start(
         self, nodes: Mapping[str, tuple[ExecutionContext, str]], *, pod_environment: Mapping[str, Mapping[str, str]]
     ) -> None:
-        """Serve or reach the API server, install the four kinds, add *nodes* (name -> place and providerID).
+        """Serve or reach the API server, install the four kinds, add *nodes* (name -> execution context and
+        providerID).
 
-        *pod_environment* is what the programs of each node's pods find in their environment. Raises ClusterError.
+        *pod_environment* is the environment of the pods of each node. Raise ClusterError.
         """
         if self.api is not None:
             await self.api.start()
@@ -169,12 +171,12 @@ class Cluster:
             await self.api.stop()
 
     def failure(self) -> BaseException | None:
-        """What ended the kubelets or the scheduler, or None while they run."""
+        """Return the exception that ended the kubelets or the scheduler, or None while they run."""
         tasks = self._tasks
         return tasks.exception() if tasks is not None and tasks.done() and not tasks.cancelled() else None
 
     async def apply(self, document: Mapping[str, Any]) -> None:
-        """Create the object, or merge it into the one that exists. Raises ApiError."""
+        """Create the object, or merge it into the existing one. Raise ApiError."""
         kind = kind_of(document)
         metadata = document["metadata"]
         namespace = metadata.get("namespace", "default") if kind.namespaced else ""
@@ -184,7 +186,7 @@ class Cluster:
             await self.client.patch_merge(kind, namespace, metadata["name"], document)
 
     async def pod_log(self, namespace: str, name: str) -> str:
-        """What the pod's first container has written so far."""
+        """Return the output of the pod's first container."""
         pieces = [
             piece
             for kubelet in self.kubelets.values()
@@ -193,7 +195,7 @@ class Cluster:
         return b"".join(pieces).decode(errors="replace")
 
     def _files_of(self, node: str, access: ClusterAccess) -> NodeFiles | None:
-        """The node's files, where it is a place of its own that has any."""
+        """Return the node's files, or None if nodes are not network namespaces."""
         if not self._network.redirects or self._trusted is None:
             return None
         trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
@@ -248,7 +250,7 @@ class Cluster:
             raise ClusterError("the API server does not serve the custom resources; see its log") from late
 
     async def _served(self) -> bool:
-        """Whether every kind is served: a real API server says 404, then 429, until it has made ready for a new one."""
+        """Return whether every kind is served: a real API server returns 404, then 429, until a new kind is ready."""
         try:
             for kind in (IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS):
                 await self.client.list(kind)
@@ -257,7 +259,7 @@ class Cluster:
         return True
 
     async def _add_node(self, name: str, context: ExecutionContext, provider_id: str) -> None:
-        moment = "2000-01-01T00:00:00Z"  # nobody judges the sandbox's nodes by their heartbeats
+        moment = "2000-01-01T00:00:00Z"  # nothing evaluates the heartbeats of the sandbox's nodes
         await self.apply(
             {
                 "apiVersion": "v1",
@@ -271,7 +273,7 @@ class Cluster:
         )
         status = {
             "status": {
-                # A real API server asks for logs at the host name, which it prefers to the address.
+                # A real API server requests logs from the host name, which it prefers to the address.
                 "addresses": [
                     {"type": "Hostname", "address": "127.0.0.1"},
                     {"type": "InternalIP", "address": context.address},
@@ -289,11 +291,11 @@ class Cluster:
         try:
             await self.client.request("PATCH", path, body=msgspec.json.encode(status), content_type=MERGE_PATCH)
         except ApiError as error:
-            # Only people who list nodes miss it.
+            # It is only for users who list nodes.
             log.warning("a node's status could not be written", extra={"node": name, "error": error})
 
     async def _remove_nodes(self) -> None:
-        """Leave no nodes on a server that goes on without us: nobody would ever end the pods on them."""
+        """Delete the nodes: no kubelet would end the pods on them after the sandbox."""
         for name in self.kubelets:
             try:
                 await self.client.delete(NODES, "", name)
@@ -316,7 +318,7 @@ class Cluster:
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:
-    """The kind of a document as it stands in YAML. Only kinds whose plural is regular or known are used here."""
+    """Return the kind of a manifest. Only kinds with a regular or known plural are supported."""
     group, _, version = str(document["apiVersion"]).rpartition("/")
     name = str(document["kind"])
     plural = name.lower() + "s" if not name.endswith("Identity") else name.lower().removesuffix("y") + "ies"
@@ -324,7 +326,7 @@ def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:
-    """The documents of a YAML file, or of every YAML file of a folder in order of name."""
+    """Return the documents of a YAML file, or of every YAML file of a folder in order of name."""
     files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
     documents = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
     return json.loads(json.dumps(documents))  # type: ignore[no-any-return] # plain JSON types: YAML has more

@@ -1,7 +1,7 @@
-"""A program started as a container's is: it sees its volumes, has the container's user and rights, and no more.
+"""The command line that runs a program like a container: with its volumes, its user and its capabilities.
 
-There is no engine and no image: the program is one of ours, run by this interpreter from this machine's files, in a
-mount namespace of its own. Only root can do that.
+There is no container engine and no image. The program is one of this project, run by this interpreter from this
+machine's files in its own mount namespace. This needs root.
 """
 
 import sys
@@ -16,12 +16,12 @@ DEFAULT_CAPABILITIES = (
     *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid"),
     *("setpcap", "net_bind_service", "net_raw", "sys_chroot", "mknod", "audit_write", "setfcap"),
 )
-"""What container engines leave to root where a pod says nothing."""
+"""The capabilities that container engines grant to root if a pod does not name any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A file or folder of this machine, and where the program sees it."""
+    """A file or folder of this machine, and its path in the container."""
 
     source: Path
     target: PurePosixPath
@@ -29,11 +29,10 @@ class Mount:
 
 
 def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityContext, scratch: Path) -> list[str]:
-    """The command that runs *argv* with *mounts* and the rights of *context*; *scratch* is a folder for it alone, and
-    is made.
+    """Return the command that runs *argv* with *mounts* and the permissions of *context*.
 
-    The program's root is this machine's under a layer of its own: what is made for the mounts, and what the program
-    writes elsewhere, is gone with it.
+    The command creates *scratch*, a folder for this program alone. The root file system is this machine's with an
+    overlay: mount points and files that the program writes elsewhere disappear with the program.
     """
     root = scratch / "root"
     layers = quote(f"lowerdir=/,upperdir={scratch}/upper,workdir={scratch}/work")
@@ -54,13 +53,13 @@ def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityConte
 
 
 def _mounted() -> list[str]:
-    """What is mounted right below the root: a layer does not show it."""
+    """Return the mount points directly below the root, which an overlay does not contain."""
     targets = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
     return sorted(target for target in targets if target.count("/") == 1 and target != "/")
 
 
 def _bind(mount: Mount, root: Path, where: PurePosixPath) -> list[str]:
-    """What mounts it at *where* in *root*, and again what the program itself is made of, should that lie below."""
+    """Return the commands that mount it at *where* in *root*, and the interpreter's folders below it again."""
     source, target = quote(str(mount.source)), quote(f"{root}{where}")
     file = f"mkdir -p $(dirname {target}); [ -e {target} ] || : > {target}"
     made = f"mkdir -p {target}" if mount.source.is_dir() else file
@@ -75,7 +74,7 @@ def _bind(mount: Mount, root: Path, where: PurePosixPath) -> list[str]:
 
 
 def _rights(context: SecurityContext) -> list[str]:
-    """setpriv and its options. A container of ours never gains rights by what it runs."""
+    """Return setpriv with its options. The program cannot gain privileges by executing another one."""
     user = [] if context.run_as_user in {None, 0} else [f"--reuid={context.run_as_user}", "--clear-groups"]
     if context.privileged:
         return ["setpriv", "--pdeathsig=KILL", "--no-new-privs", *user]
@@ -87,5 +86,5 @@ def _rights(context: SecurityContext) -> list[str]:
 
 
 def _real(target: PurePosixPath) -> PurePosixPath:
-    """Where a path leads on machines on which /var/run is a link, that is, on all."""
+    """Return the path without the link /var/run, which every machine has."""
     return PurePosixPath("/run", *target.parts[3:]) if target.parts[:3] == ("/", "var", "run") else target

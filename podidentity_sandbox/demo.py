@@ -1,7 +1,7 @@
-"""The demo of the README, end to end, against a sandbox: each step is done, watched, and reported with its answer.
+"""The demo of the README, end to end: each step is executed, observed and reported.
 
-It applies the YAML of `deploy/demo`, sees MIC assign and ARM change, reads the demo pod's four lines, and takes
-everything away again, down to the rule on the node. What it reports it has seen; nothing is assumed.
+It applies the manifests of `deploy/demo`, waits until MIC assigns and ARM changes, reads the four lines of the demo
+pod, and removes everything, including the rule on the node. Each report contains observations only.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class _Statuses:
-    """Every assigned identity's status as it changes; None once it is gone."""
+    """The statuses of every assigned identity, in order; None after its deletion."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[str | None]] = {}
@@ -43,7 +43,7 @@ class _Statuses:
         self.changed.set()
 
     async def until(self, wanted: Callable[[], T | None]) -> T:
-        """What *wanted* finds, as soon as a change lets it find something."""
+        """Return the result of *wanted* as soon as a change makes it other than None."""
         while True:
             found = wanted()
             if found is not None:
@@ -53,7 +53,7 @@ class _Statuses:
 
 
 class Demo(DemoRun):
-    """The identity is put on the node's VM: type 0, as everybody has it."""
+    """A demo with a user-assigned identity (type 0), which MIC attaches to the node's VM."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(sandbox, clock=clock)

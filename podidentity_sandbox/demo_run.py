@@ -1,6 +1,6 @@
-"""What the sandbox's demos share: each is a walk of steps, and each step is done, watched and reported, or fails.
+"""The base of the sandbox's demos: a sequence of steps, each executed, observed and reported, or failed.
 
-What a step reports it has seen; nothing is assumed.
+Each report contains observations only.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ CHAIN: Final = "aad-metadata"
 
 
 class DemoError(Exception):
-    """A step did not come out as it should; the message says what was seen instead."""
+    """A step failed. The message describes the observation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that worked: what was done, what was seen, and how long that took."""
+    """A completed step, its observation and its duration."""
 
     name: str
     answer: str
@@ -35,18 +35,18 @@ class Step:
 
 
 class DemoRun:
-    """The steps, in order, by `steps`. The sandbox is started and stopped by them: both are part of what is shown."""
+    """The steps, which start and stop the sandbox."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._sandbox = sandbox
         self._clock = clock
         self.lines: list[str] = []
-        """What it all comes down to, once seen."""
+        """The result in a few lines, after it was observed."""
         self.doing = ""
-        """What is being waited for at this moment."""
+        """The name of the current step."""
 
     def steps(self) -> AsyncIterator[Step]:
-        """Do the demo. Raises DemoError, or whatever the sandbox's start raises; what was made is cleaned up."""
+        """Run the demo and clean up. Raise DemoError, or an exception of the sandbox's start."""
         raise NotImplementedError
 
     async def _step(self, name: str, act: Callable[[], Awaitable[str]]) -> Step:
@@ -63,7 +63,7 @@ class DemoRun:
     async def _start(self) -> str:
         await self._sandbox.start()
         if self._sandbox.redirects:
-            return "nodes and pods are network namespaces; pods ask http://169.254.169.254, a nat rule leads to NMI"
+            return "nodes and pods are network namespaces; a nat rule redirects requests to 169.254.169.254 to NMI"
         url = self._sandbox.metadata_url(self._sandbox.node_names[0])
         return (
             f"{self._sandbox.loopback_reason}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
@@ -113,24 +113,24 @@ class DemoRun:
         return f"NMI ended with code 0; no {CHAIN} rule is left"
 
     async def _rules(self) -> list[str]:
-        """The lines of the node's nat table that speak of NMI's chain."""
+        """Return the lines of the node's nat table that contain NMI's chain."""
         saved = await _output(self._sandbox.contexts[self._sandbox.node_names[0]], "iptables-save", "-t", "nat")
         return [line for line in saved.splitlines() if CHAIN in line]
 
     def _last_words(self) -> str:
-        """What the programs said last: a hint for whoever looks for the fault."""
+        """Return the last line of each program, as a hint for the diagnosis."""
         sandbox = self._sandbox
         programs = [sandbox.mic] if sandbox.mic is not None else []
         programs += [nmi.program for nmi in sandbox.nmis.values()]
         words = []
         for program in programs:
             last = (program.output().strip().splitlines() or ["nothing"])[-1]
-            words.append(f"{program.name} said last: {last[-300:]}")
+            words.append(f"{program.name} wrote last: {last[-300:]}")
         return "; ".join(words)
 
 
 async def _output(context: ExecutionContext, *argv: str) -> str:
-    """What the command prints, run at *place*. Raises DemoError when it fails."""
+    """Return the output of the command in *context*. Raise DemoError if it fails."""
     process = await asyncio.create_subprocess_exec(
         *context.command(argv), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

@@ -1,6 +1,6 @@
-"""Who exists in the sandbox's Azure: managed identities, service principals, and what roles they hold.
+"""The directory of the emulated Azure: managed identities, service principals and their roles.
 
-A stand-in for the directory behind AAD, ARM and IMDS: one object, shared by the three emulators. It knows no protocol.
+AAD, ARM and IMDS share one object. It implements no protocol.
 """
 
 import uuid
@@ -16,7 +16,7 @@ FEDERATED_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ManagedIdentity:
-    """A user-assigned identity (with a resource id of its own) or a VM's system-assigned one (with the VM's)."""
+    """A user-assigned identity (with its own resource id) or a system-assigned one (with the resource id of its VM)."""
 
     resource_id: str
     client_id: str
@@ -36,29 +36,29 @@ class ServicePrincipal:
 
 @dataclass(slots=True)
 class Application:
-    """An application as all tenants that know it share it: whatever it may prove itself with, now or soon."""
+    """An application, in all tenants that know it, and the credentials that it may use."""
 
     client_id: str
     secrets: dict[str, float] = field(default_factory=dict, repr=False)
-    """Each with the moment from which it is known everywhere, in Unix seconds: AAD takes a while to spread one."""
+    """Each with the time from which it is effective, in Unix seconds: AAD replicates it with a delay."""
     certificates: list[x509.Certificate] = field(default_factory=list)
     subjects: set[str] = field(default_factory=set)
-    """Certificates of these subjects are trusted whatever their key, if the request brings them along (x5c)."""
+    """Certificates of these subjects are trusted with any key, if the request contains the certificate (x5c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FederatedCredential:
-    """Whose assertions an identity trusts: all three as they stand in the assertion, letter case included."""
+    """The assertions that an identity trusts. All three fields are compared with case."""
 
     issuer: str
     subject: str
     audience: str
     known_from: float = float("-inf")
-    """The moment from which it is known everywhere, in Unix seconds: AAD takes seconds to minutes to spread one."""
+    """The time from which it is effective, in Unix seconds: AAD needs seconds to minutes to replicate one."""
 
 
 class DirectoryError(Exception):
-    """Azure would not have the change; the message is Azure's kind of sentence."""
+    """Azure refuses the change. The message is in Azure's style."""
 
 
 class Directory:
@@ -74,7 +74,7 @@ class Directory:
         self._federated: dict[str, list[FederatedCredential]] = {}
 
     def add_tenant(self, tenant_id: str = "", *, domain: str = "") -> str:
-        """Create another tenant, which can be named by *domain* too; returns its id."""
+        """Create another tenant, which can be named by *domain* too; return its id."""
         added = tenant_id or str(uuid.uuid4())
         for name in (added, domain):
             if name:
@@ -82,7 +82,7 @@ class Directory:
         return added
 
     def tenant(self, name: str) -> str:
-        """The id of the tenant with this id or domain; empty where there is none."""
+        """Return the id of the tenant with this id or domain; empty where there is none."""
         return self._tenants.get(name.lower(), "")
 
     def add_identity(self, resource_id: str, *, client_id: str = "", object_id: str = "") -> ManagedIdentity:
@@ -103,7 +103,7 @@ class Directory:
     def add_principal(
         self, *, client_id: str = "", secret: str = "", certificate: x509.Certificate | None = None
     ) -> ServicePrincipal:
-        """Create an application and its principal in the directory's own tenant; what is not given is drawn.
+        """Create an application and its principal in the directory's own tenant. Missing ids are random.
 
         With a *certificate* and no *secret* it has no secret.
         """
@@ -117,7 +117,7 @@ class Directory:
         return self._join(application, self.tenant_id, chosen)
 
     def consent(self, client_id: str, tenant: str) -> ServicePrincipal:
-        """Make the application known in another tenant: a principal of its own there. KeyError for unknown ones."""
+        """Create a principal of the application in another tenant. Raise KeyError if either is unknown."""
         return self._join(self._applications[client_id.lower()], self._tenants[tenant.lower()], "")
 
     def _join(self, application: Application, tenant_id: str, secret: str) -> ServicePrincipal:
@@ -126,26 +126,28 @@ class Directory:
         return principal
 
     def application(self, client_id: str) -> Application | None:
-        """The application with this client id, whatever tenants know it."""
+        """Return the application with this client id, in any tenant."""
         return self._applications.get(client_id.lower())
 
     def identity(self, resource_id: str) -> ManagedIdentity | None:
-        """The user-assigned identity with this resource id."""
+        """Return the user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
     def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
-        """The user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is in."""
+        """Return the user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is
+        in.
+        """
         if tenant and self.tenant(tenant) != self.tenant_id:
             return None
         return next((each for each in self._managed.values() if each.client_id.lower() == client_id.lower()), None)
 
     def principal(self, client_id: str, tenant: str = "") -> ServicePrincipal | None:
-        """The application's service principal in *tenant*, or in the directory's own."""
+        """Return the application's service principal in *tenant*, or in the directory's own."""
         tenant_id = self.tenant(tenant) if tenant else self.tenant_id
         return self._principals.get((tenant_id.lower(), client_id.lower()))
 
     def federate(self, client_id: str, credential: FederatedCredential) -> None:
-        """Let a user-assigned identity or an application trust assertions. Raises DirectoryError as Azure refuses."""
+        """Let a user-assigned identity or an application trust assertions. Raise DirectoryError as Azure refuses."""
         if self.managed(client_id) is None and self.application(client_id) is None:
             raise DirectoryError(f"There is no identity and no application with client id '{client_id}'.")
         known = self._federated.setdefault(client_id.lower(), [])
@@ -156,18 +158,18 @@ class Directory:
         known.append(credential)
 
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
-        """Take the trust away. Where there was none that is no error."""
+        """Remove the credential. A missing one is no error."""
         known = self._federated.get(client_id.lower(), [])
         known[:] = [each for each in known if (each.issuer, each.subject) != (issuer, subject)]
 
     def federated(self, client_id: str, now: float) -> list[FederatedCredential]:
-        """Whose assertions the identity or application trusts, as far as AAD knows by then."""
+        """Return the credentials of the identity or application that are effective at *now*."""
         return [each for each in self._federated.get(client_id.lower(), []) if each.known_from <= now]
 
     def grant(self, object_id: str, *roles: str) -> None:
-        """Give roles (`Reader`, `Contributor`) to whoever has this object id, on everything ARM holds."""
+        """Grant roles (`Reader`, `Contributor`) on everything in ARM to this object id."""
         self._roles.setdefault(object_id, set()).update(roles)
 
     def may(self, object_id: str, roles: Iterable[str]) -> bool:
-        """Whether whoever has this object id holds any one of *roles*."""
+        """Return whether this object id has one of *roles*."""
         return not self._roles.get(object_id, set()).isdisjoint(roles)

@@ -1,4 +1,4 @@
-"""The sandbox's network as a real node has it: namespaces for nodes and pods, cables between them, and a fabric.
+"""The sandbox's network like that of a real node: network namespaces for nodes and pods, veth pairs, and a fabric.
 
                  fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM as pods reach it)
                  |  10.199.<node>.0/30           |
@@ -6,8 +6,8 @@
               |        10.200.<node>.0/24
             pod   pod   pod
 
-Pods route by way of their node, so the node's own nat rule is what stands between them and IMDS, as on Azure. Nothing
-is connected to the host's own network.
+Pods route through their node, so the node's nat rule is between them and IMDS, as on Azure. Nothing is connected to the
+host's network.
 """
 
 import contextlib
@@ -64,11 +64,11 @@ class Fabric(Network):
         self._pods.clear()
 
     def node_namespace(self, node: str) -> str:
-        """The node's namespace as `ip netns exec` wants it."""
+        """Return the node's namespace for `ip netns exec`."""
         return self._namespaces.full_name(node)
 
     def pod_namespace(self, uid: str) -> str:
-        """The pod's namespace as `ip netns exec` wants it."""
+        """Return the pod's namespace for `ip netns exec`."""
         return self._namespaces.full_name(f"pod-{uid}")
 
     @override
@@ -128,21 +128,21 @@ class Fabric(Network):
         with self._lock:
             number = self._pods.pop((node, uid), None)
         if number is not None:
-            # Explicitly, since the kernel takes its time with a namespace's end and the next pod wants the name.
+            # Explicitly: the kernel removes a namespace with a delay, and the next pod needs the name.
             with contextlib.suppress(NamespaceError):
                 self._namespaces.inside(node, [f"link delete pod{number}"])
         self._namespaces.delete(f"pod-{uid}")
 
     @override
     def metadata_socket(self, node: str) -> socket.socket | None:
-        """One socket in the fabric serves every node: they are told apart by their addresses."""
+        """Return one socket in the fabric for all nodes, which differ by their addresses."""
         if self._nodes[node] > 0:
             return None
         return self._namespaces.listening(FABRIC, METADATA_ADDRESS, 80)
 
     @override
     def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
-        """The node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
+        """Return the node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
         number = self._nodes[node]
         return (
             ipaddress.IPv4Network(f"10.199.{number}.2/32"),
@@ -151,12 +151,12 @@ class Fabric(Network):
 
     @override
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
-        """A socket inside the node, so that one kubeconfig is good there and on the host."""
+        """Return a socket inside the node, so that one kubeconfig is good there and on the host."""
         return [self._namespaces.listening(node, "127.0.0.1", port)]
 
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
-        """A socket in the fabric, which every pod reaches by way of its node."""
+        """Return a socket in the fabric, which every pod reaches by way of its node."""
         return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
 
     @override
@@ -165,7 +165,7 @@ class Fabric(Network):
 
     @override
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
-        """A socket on the pod's own loopback."""
+        """Return a socket on the pod's own loopback."""
         return [self._namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
 
     @override

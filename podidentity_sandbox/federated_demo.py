@@ -1,8 +1,8 @@
-"""The demo of federated identities: a pod gets a token by its own service account, and no VM is touched for it.
+"""The demo of federated identities: a pod gets a token by its own service account, without a change to a VM.
 
-The pod asks before Azure has been told to trust its service account, and is held until Azure knows; another pod, whose
-service account nobody trusts, is told what would have to be trusted. In the end ARM has not been called once, nor IMDS
-asked for any token.
+The pod sends its request before AAD trusts its service account, and NMI holds the request until AAD does. For another
+pod, whose service account AAD does not trust, NMI returns the credential that is missing. ARM gets no call and IMDS no
+token request.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE, Sandbox
 from podidentity_sandbox.tokens import read_claims
 
 NMI_FLAGS: Final = ("--federated-identities", "--max-hold=12s")
-"""The hold is short so that the untrusted pod has its answer within a step."""
+"""A short hold, so that the untrusted pod gets its response within one step."""
 DELAY_SECONDS: Final = 2.0
-"""How long AAD takes to learn of a credential here; the real one takes seconds to minutes."""
+"""The delay until AAD knows a credential; the real AAD takes seconds to minutes."""
 RESOURCE: Final = "https://vault.azure.net"
 TRUSTED: Final = "federated-demo"
 STRANGER: Final = "federated-stranger"
@@ -52,7 +52,7 @@ class FederatedDemo(DemoRun):
             yield await self._step("MIC assigns both: AzureAssignedIdentity", self._assigned)
             yield await self._step("the pod asks before Azure trusts its service account, and is held", self._held)
             yield await self._step("the token is the identity's", self._claims)
-            yield await self._step("the other pod is told what Azure does not trust", self._refused)
+            yield await self._step("the response to the other pod names the missing credential", self._refused)
             yield await self._step("delete pods, binding, identity and service accounts", self._unmake)
             yield await self._step("MIC revokes both: AzureAssignedIdentity", self._revoked)
             yield await self._step("no call of ARM, and none of IMDS for a token", self._untouched)
@@ -101,12 +101,12 @@ class FederatedDemo(DemoRun):
 
     async def _claims(self) -> str:
         claims = read_claims(str(self._answer["access_token"]))
-        told = {name: claims.get(name) for name in ("appid", "oid", "aud", "xms_mirid")}
+        found = {name: claims.get(name) for name in ("appid", "oid", "aud", "xms_mirid")}
         demo = self._sandbox.azure.demo
         wanted = {"appid": DEMO_CLIENT_ID, "oid": demo.object_id, "aud": RESOURCE, "xms_mirid": demo.resource_id}
-        if told != wanted:
-            raise DemoError(f"the token's claims are {told} instead of {wanted}")
-        self.lines = [f"{name} {value}" for name, value in told.items()]
+        if found != wanted:
+            raise DemoError(f"the token has the claims {found} instead of {wanted}")
+        self.lines = [f"{name} {value}" for name, value in found.items()]
         return "\n".join(self.lines)
 
     async def _refused(self) -> str:
@@ -141,7 +141,7 @@ class FederatedDemo(DemoRun):
         return [call for call in self._sandbox.azure.aad.calls if call.error and call.client_id == DEMO_CLIENT_ID]
 
     async def _ask(self, name: str) -> tuple[int, dict[str, Any]]:
-        """What the pod is answered when it asks for a token, by its own address and, where it has one, network."""
+        """Return status and body of a token request from the pod's address and, if it has one, network namespace."""
         pod = await self._sandbox.cluster.client.get(PODS, "default", name)
         url = self._sandbox.metadata_url(pod.spec.node_name)
         return await asyncio.to_thread(
@@ -178,7 +178,7 @@ def _document(version: str, kind: str, name: str, **parts: Any) -> dict[str, Any
 
 
 def _asked(url: str, source: str) -> tuple[int, dict[str, Any]]:
-    """Status and body of a token request that comes from *source*. Blocks."""
+    """Return status and body of a token request with the source address *source*. Block."""
     query = urlencode({"api-version": "2018-02-01", "resource": RESOURCE})
     where = urlsplit(url)
     connection = http.client.HTTPConnection(

@@ -1,14 +1,14 @@
-"""How the sandbox's AAD is convinced by somebody else's assertion: federated identity credentials.
+"""Federated identity credentials in the sandbox's AAD: the check of an assertion by another issuer.
 
 An assertion by another issuer than the client itself is held against the client's federated credentials (issuer,
 subject and audience, each exactly, letter case included), then its signature against the keys that the issuer serves,
-then its times. An issuer that no credential names is never asked for keys: people are told of a mismatch for issuers
+then its times. No keys are requested from an issuer that no credential names: AAD reports a mismatch for issuers
 that the Internet does not reach (Azure/azure-workload-identity#616).
 
 Numbers and texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows
 of), 700211 to 700213 and 7002138 where none fits (Azure/azure-workload-identity#1200, Azure/login#515), 700024 out of
 its time (risingwavelabs/risingwave#17123), 7000272 where the issuer does not serve the key
-(Azure/azure-workload-identity#1232): all of them `invalid_client` with 401. Where the issuer cannot be asked it is
+(Azure/azure-workload-identity#1232): all of them `invalid_client` with 401. If the issuer is not reachable it is
 50166, `invalid_request` with 400 (Azure/azure-workload-identity#1130). That a wrong signature by a known key is 50013
 is a guess by AAD's other assertions.
 
@@ -48,7 +48,7 @@ ADVICE_ON_CASE: Final = (
 _UNREADABLE: Final = "JWT token is invalid or malformed."
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""GETs a URL. Whatever it raises means that there is nothing to be had."""
+"""GETs a URL. Any exception means that the document is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Assertion:
 
 
 def read_assertion(text: str) -> Assertion:
-    """Raises NotProvenError for what is none."""
+    """Parse an assertion. Raise NotProvenError for an invalid one."""
     try:
         head, body, signature = text.split(".")
         header, claims = (json.loads(_decoded(part)) for part in (head, body))
@@ -89,7 +89,8 @@ def read_assertion(text: str) -> Assertion:
 
 
 def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential]) -> None:
-    """Return if one of the client's credentials is meant. Raises NotProvenError, which names what none of them has.
+    """Return if one of the client's credentials matches. Raise NotProvenError, which names the part that does not
+    match.
 
     *client* is how a message calls it: id and name.
     """
@@ -108,7 +109,7 @@ def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential
 
 
 def check_times(assertion: Assertion, now: float) -> None:
-    """Raises NotProvenError for an assertion that is over, or not valid yet."""
+    """Raise NotProvenError for an assertion that is over, or not valid yet."""
     if assertion.begins - SKEW_SECONDS <= now < assertion.ends + SKEW_SECONDS:
         return
     moments = [_spelled(moment) for moment in (now, assertion.begins, assertion.ends)]
@@ -121,7 +122,7 @@ def check_times(assertion: Assertion, now: float) -> None:
 
 
 class IssuerKeys:
-    """The keys of issuers, asked for by OpenID's discovery, and again when an assertion names one that is unknown.
+    """The keys of issuers, fetched by OpenID discovery, and again when an assertion names an unknown key.
 
     Without *fetch* no issuer can be reached.
     """
@@ -131,7 +132,7 @@ class IssuerKeys:
         self._keys: dict[tuple[str, str], rsa.RSAPublicKey] = {}
 
     async def check_signature(self, assertion: Assertion) -> None:
-        """Raises NotProvenError for a signature by anybody but the issuer, or any other than RS256."""
+        """Raise NotProvenError unless the signature is by the issuer and the algorithm is RS256."""
         if assertion.algorithm != "RS256":
             raise NotProvenError(50027, _UNREADABLE)
         named = (assertion.issuer, assertion.key_id)
@@ -170,7 +171,7 @@ class IssuerKeys:
 
 
 class IssuerUnreachableError(Exception):
-    """The issuer does not serve what assertions are checked by."""
+    """The issuer does not serve the documents that verify assertions."""
 
 
 def _unmatched(number: int, part: str, presented: str, advice: str = ADVICE) -> NotProvenError:

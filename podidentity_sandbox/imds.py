@@ -2,8 +2,8 @@
 
 Follows Azure's documentation and captures of its answers (sources in the project's notes on clients): header rules,
 parameters, error bodies, the limit of 20 requests a second and 5 at once for tokens. It gives a token only for an
-identity that ARM has put on the VM, and only once the lag between the two has passed. Which VM asks is told by the
-peer's address, as the wire tells the real one.
+identity that ARM has attached to the VM, after the lag between the two. The peer's
+address identifies the VM, as on Azure.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ API_VERSIONS = (
 )
 NEWEST_VERSIONS = list(reversed(API_VERSIONS[-3:]))
 RATE_PER_SECOND = 20
-AT_ONCE = 5
+CONCURRENT_MAX = 5
 SELECTORS = {
     "client_id": "client_id",
     "object_id": "object_id",
@@ -44,7 +44,7 @@ SELECTORS = {
 
 @dataclass(frozen=True, slots=True)
 class HostIdentities:
-    """What the asking VM may have tokens of, at this moment."""
+    """The identities for which the requesting VM can get tokens now."""
 
     user_assigned: tuple[ManagedIdentity, ...] = ()
     system_assigned: ManagedIdentity | None = None
@@ -52,25 +52,25 @@ class HostIdentities:
 
 @dataclass(frozen=True, slots=True)
 class ImdsVm:
-    """One VM as IMDS sees it: where its requests come from, who is on it, and what it says about itself."""
+    """One VM: the source addresses of its requests, its identities and its instance data."""
 
     name: str
     networks: tuple[ipaddress.IPv4Network, ...]
     identities: Callable[[], HostIdentities]
     compute: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
-    """The port at which IMDS serves this VM alone, where addresses cannot tell; 0: any."""
+    """The port at which IMDS serves only this VM, if source addresses are equal; 0: any."""
 
 
 @dataclass(slots=True)
 class ImdsCall:
-    """One request as it came in, and how it was answered."""
+    """One request and its response."""
 
     host: str
     path: str
     query: Mapping[str, str]
     status: int = 0
-    """0 for as long as no answer has been decided on."""
+    """0 until the response is determined."""
 
 
 class Imds(HttpService):
@@ -99,11 +99,11 @@ class Imds(HttpService):
 
     @property
     def token_calls(self) -> list[ImdsCall]:
-        """The requests of the token path, whatever their answer."""
+        """Return the requests to the token path, with any response."""
         return [call for call in self.calls if call.path == TOKEN_PATH]
 
     async def start_on_loopback(self, identities: Callable[[], HostIdentities], *, host: str = "127.0.0.1") -> None:
-        """Start as the IMDS of one VM that asks from anywhere on loopback: what a test mostly wants."""
+        """Start as the IMDS of one VM with source addresses anywhere on loopback. For tests."""
         self.hosts.append(ImdsVm("vm", (ipaddress.IPv4Network("127.0.0.0/8"),), identities))
         await self.start(host)
 
@@ -129,7 +129,7 @@ class Imds(HttpService):
 
     @override
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request by IMDS's rules."""
+        """Return the response to one request by IMDS's rules."""
         host = self._host_of(request)
         if host is None:
             return _refusal(401, "unknown_source", f"Unknown Source {request.remote}")
@@ -159,12 +159,14 @@ class Imds(HttpService):
             document[asked[0][0]] = asked[0][1]
         return json_response(document)
 
-    def _document(self, identity: ManagedIdentity, resource: str, capabilities: str, anew: bool) -> dict[str, str]:
-        """The body of a token answer. A token is handed out again until half its life is over, as Azure does."""
+    def _document(
+        self, identity: ManagedIdentity, resource: str, capabilities: str, force_refresh: bool
+    ) -> dict[str, str]:
+        """Return the body of a token response. A token is reused until half its lifetime is over, as on Azure."""
         now = self._clock()
         key = (identity.client_id, resource, capabilities)
         token, expires = self._cached.get(key, ("", 0.0))
-        if anew or expires - now < self.token_seconds / 2:
+        if force_refresh or expires - now < self.token_seconds / 2:
             expires = float(int(now) + int(self.token_seconds))
             token = self._mint.mint(
                 audience=resource,
@@ -201,10 +203,10 @@ class Imds(HttpService):
         )
 
     def _enter(self, host: str) -> bool:
-        """Whether the VM is within its limits; if so one more request of it counts as running."""
+        """Return whether the VM is within its limits; if so, count one more running request."""
         now = self._monotonic()
         recent = self._recent[host] = [at for at in self._recent.get(host, ()) if now - at < 1.0]
-        if len(recent) >= RATE_PER_SECOND or self._running.get(host, 0) >= AT_ONCE:
+        if len(recent) >= RATE_PER_SECOND or self._running.get(host, 0) >= CONCURRENT_MAX:
             return False
         recent.append(now)
         self._running[host] = self._running.get(host, 0) + 1
@@ -212,7 +214,7 @@ class Imds(HttpService):
 
 
 def _documents(host: ImdsVm) -> dict[str, dict[str, Any]]:
-    """What can be read beside tokens, by path."""
+    """Return the documents other than tokens, by path."""
     compute = dict(host.compute)
     tenant = next((identity.tenant_id for identity in host.identities().user_assigned), "")
     return {
@@ -224,7 +226,7 @@ def _documents(host: ImdsVm) -> dict[str, dict[str, Any]]:
 
 
 def _refused_before_routing(request: web.BaseRequest) -> web.Response | None:
-    """What IMDS checks on every path: its header, no proxy in between, no doubled parameter, the api-version."""
+    """Check what IMDS checks on every path: its header, no proxy, no repeated parameter, the api-version."""
     if request.headers.get("Metadata", "").lower() != "true":
         return _refusal(400, "invalid_request", "Required metadata header not specified")
     if "X-Forwarded-For" in request.headers:

@@ -1,7 +1,8 @@
-"""The cluster as an issuer of tokens: what whoever is shown one checks it by, fetched from the API server itself.
+"""The cluster as an issuer of tokens: the documents that verify a token, fetched from the API server itself.
 
 An issuer need not be where its server is: AKS serves the same two documents from public storage, and a server may call
-itself https://kubernetes.default.svc. Here nothing else serves them, so they are asked of the server whatever the name.
+itself https://kubernetes.default.svc. Here nothing else serves them, so they are requested from the server for any
+issuer name.
 """
 
 import json
@@ -17,11 +18,11 @@ SECONDS: Final = 10.0
 
 
 class IssuerError(Exception):
-    """The API server does not tell who its tokens are by; the message says what was seen."""
+    """The issuer of the API server's tokens is unknown. The message describes its response."""
 
 
 async def issuer_of(access: ClusterAccess) -> str:
-    """Who the service account tokens of the cluster say has made them. Raises IssuerError."""
+    """Return the issuer in the cluster's service account tokens. Raise IssuerError."""
     try:
         return str(json.loads(await fetch(access, CONFIGURATION))["issuer"])
     except (aiohttp.ClientError, OSError, ValueError, KeyError) as wrong:
@@ -29,12 +30,12 @@ async def issuer_of(access: ClusterAccess) -> str:
 
 
 async def fetch(access: ClusterAccess, url: str) -> bytes:
-    """The issuer's document that is meant by *url*. Raises ValueError for another, and what aiohttp raises."""
+    """Return the issuer's document at *url*. Raise ValueError for another, and what aiohttp raises."""
     path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
     if not path:
         raise ValueError(f"{url} is no document of an issuer's")
     authorization = await access.authorization()
-    # Without Accept: the key set has a media type of its own, which a client that wants JSON is refused.
+    # Without Accept: the key set has its own media type, and the server refuses a client that accepts only JSON.
     headers = {"Authorization": authorization} if authorization else {}
     async with (
         aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,

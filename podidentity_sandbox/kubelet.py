@@ -1,8 +1,8 @@
-"""The sandbox's kubelet, one per node: gives pods a place, runs the demo program, says so in their status, ends them.
+"""The sandbox's kubelet, one per node: creates each pod's execution context, runs its programs, writes its status.
 
-It speaks HTTP like the real one, so it serves the emulator and a real API server alike. The images that it runs are the
-demo's (`podidentity_demo`) and, where nodes are network namespaces, NMI's and MIC's, as a chart or a manifest has
-them: with their volumes, service account, user and rights. A pod of any other image is a place with an address, for
+It uses HTTP like the real kubelet, so it works with the emulator and with a real API server. The images that it runs
+are the demo's (`podidentity_demo`) and, where nodes are network namespaces, NMI's and MIC's, as a chart or a manifest
+has them: with their volumes, service account, user and rights. A pod of any other image is a place with an address, for
 people and tests to run programs in.
 """
 
@@ -28,17 +28,17 @@ from podidentity_sandbox.volumes import NodeFiles
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.5
-RESTART_SECONDS: Final = 1.0  # before a program that ended is started again
-PROBE_SECONDS: Final = 0.2  # between two looks at whether a container is ready
-FOLLOW_SECONDS: Final = 0.2  # how often a log that is followed is read
+RESTART_SECONDS: Final = 1.0  # delay before a restart
+PROBE_SECONDS: Final = 0.2  # interval of the readiness probe
+FOLLOW_SECONDS: Final = 0.2  # interval of reads of a followed log
 
 
 PodObserver = Callable[[str, NodePod, ExecutionContext], None]
-"""Told of each pod (its node, itself, its place) when it runs."""
+"""Called for each pod that runs, with its node, the pod and its execution context."""
 
 
 class _ManagedPod:
-    """What the kubelet holds of one pod (by uid): its task, its place and programs, and the order to end it."""
+    """The kubelet's state of one pod: its execution context, its programs, and the order to end it."""
 
     def __init__(self, pod: NodePod) -> None:
         self.pod = pod
@@ -46,10 +46,10 @@ class _ManagedPod:
         self.programs: dict[str, Program] = {}
         self.ready = False
         self.finished = False
-        """Its programs have ended, and are not started again."""
+        """Its programs have ended and are not started again."""
         self.end = asyncio.Event()
         self.gone = False
-        """The object is gone already: there is nothing left to delete."""
+        """The object is already deleted, so the kubelet does not delete it."""
 
 
 class Kubelet:
@@ -92,7 +92,7 @@ class Kubelet:
         self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={node}")
 
     def upserted(self, old: NodePod | None, new: NodePod) -> None:
-        """A pod has come to this node, or has changed."""
+        """Handle a new or changed pod of this node."""
         del old
         managed = self._managed.get(new.metadata.uid)
         if managed is None:
@@ -105,14 +105,14 @@ class Kubelet:
             managed.end.set()
 
     def deleted(self, old: NodePod) -> None:
-        """The pod is gone from the API server, whoever removed it."""
+        """Handle the removal of the pod from the API server."""
         managed = self._managed.get(old.metadata.uid)
         if managed is not None:
             managed.gone = True
             managed.end.set()
 
     async def run(self) -> NoReturn:
-        """Look after the node's pods until cancelled; then their programs are stopped and their places removed."""
+        """Run the node's pods until cancelled; then stop their programs and remove their execution contexts."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._informer.run(), name=f"watch pods of {self.node}")
             while True:
@@ -120,13 +120,13 @@ class Kubelet:
                 tasks.create_task(self._run_pod(managed), name=f"pod {'/'.join(managed.pod.key)}")
 
     def context(self, namespace: str, name: str) -> ExecutionContext | None:
-        """Where the pod of this name runs, once it does."""
+        """Return the execution context of the pod, or None while it does not run."""
         return next(
             (managed.context for managed in self._managed.values() if managed.pod.key == (namespace, name)), None
         )
 
     def log_file(self, namespace: str, name: str, container: str = "") -> Path | None:
-        """The file with the output of the pod's container (the first, without *container*), or None without one."""
+        """Return the file with the output of the pod's container (by default the first), or None if there is none."""
         if (namespace, name) in self.static_logs:
             return self.static_logs[namespace, name]
         for managed in self._managed.values():
@@ -138,7 +138,9 @@ class Kubelet:
     async def read_log(
         self, namespace: str, name: str, container: str = "", *, follow: bool, tail: int | None = None
     ) -> AsyncIterator[bytes]:
-        """The output so far (of that the last *tail* lines), in pieces; with *follow* also what comes, to the end."""
+        """Yield the output in pieces, from the last *tail* lines on; with *follow* also later output, until the pod
+        ends.
+        """
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
             complete = not follow or self._finished(namespace, name)
@@ -171,7 +173,7 @@ class Kubelet:
             if not managed.pod.spec.host_network:
                 await asyncio.to_thread(self._network.remove_pod, self.node, uid)
             managed.context, managed.finished = None, True
-        await managed.end.wait()  # its log can be read as long as its object is there
+        await managed.end.wait()  # its log is readable while its object exists
         if not managed.gone:
             await self._delete(managed.pod)
         del self._managed[uid]
@@ -187,7 +189,7 @@ class Kubelet:
         first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
         programs = [each for each in pod.spec.containers if self._launcher.runs(each)]
         managed.ready = not first and not any(probe_of(each) for each in programs)
-        # The address is published before the program starts: NMI may know the pod when its first request comes.
+        # Publish the address before the program starts, so that NMI can know the pod at its first request.
         await self._publish(managed, "Running")
         if self._on_pod_running is not None:
             self._on_pod_running(self.node, pod, managed.context)
@@ -198,7 +200,7 @@ class Kubelet:
                 await self._start(managed, container)
 
     async def _run_to_its_end(self, managed: _ManagedPod, container: Container) -> None:
-        """An init container: again and again until it goes well, or the pod is to end."""
+        """Run an init container until it succeeds or the pod ends."""
         while not managed.end.is_set():
             await self._start(managed, container)
             program = managed.programs.pop(container.name, None)
@@ -219,12 +221,12 @@ class Kubelet:
             managed.programs[container.name] = await self._launcher.start(pod, container, context, log_file)
         except LaunchError as error:
             log.warning(
-                "a pod's program cannot be started; see what the error says, and delete the pod to have it tried again",
+                "cannot start a program of a pod; correct the error, then delete the pod and create it again",
                 extra={"pod": "/".join(pod.key), "error": error},
             )
 
     async def _follow_readiness(self, managed: _ManagedPod) -> None:
-        """Say in the pod's status what its probes say, as long as it runs."""
+        """Publish the readiness of the pod while it runs."""
         probed = any(probe_of(each) for each in managed.pod.spec.containers)
         while managed.programs and managed.context is not None and (probed or not managed.ready):
             ready = await asyncio.to_thread(is_ready, self._network, self.node, managed.pod, managed.context)
@@ -234,7 +236,7 @@ class Kubelet:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _watch_programs(self, managed: _ManagedPod) -> None:
-        """Return when the pod is to end, or when all its programs have ended for good."""
+        """Return when the pod must end, or when all its programs have ended finally."""
         ending = asyncio.ensure_future(managed.end.wait())
         waits = {asyncio.ensure_future(program.wait()): name for name, program in managed.programs.items()}
         codes: list[int] = []
@@ -259,7 +261,7 @@ class Kubelet:
                 task.cancel()
 
     async def _publish(self, managed: _ManagedPod, phase: str) -> None:
-        """Write the pod's status; tried until it is written or the pod is gone."""
+        """Write the pod's status. Retry until it is written or the pod is gone."""
         if managed.context is None:
             return
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
@@ -301,7 +303,7 @@ class Kubelet:
         await self._until_done(managed.pod, "PATCH", path, body, MERGE_PATCH)
 
     async def _delete(self, pod: NodePod) -> None:
-        """Take the object away for good, as a kubelet does once the pod's processes are gone."""
+        """Delete the object finally, as a kubelet does after the pod's processes have ended."""
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}}
         await self._until_done(pod, "DELETE", NODE_PODS.path(*pod.key), msgspec.json.encode(options))
 
@@ -312,10 +314,10 @@ class Kubelet:
             try:
                 await self._client.request(method, path, body=body, content_type=content_type)
             except (NotFound, Conflict):
-                return  # gone, or a namesake has come
+                return  # deleted, or replaced by a pod of the same name
             except ApiError as error:
                 log.warning(
-                    "a pod's object could not be written and is tried again; see why the API server refuses",
+                    "cannot write a pod, retrying; see the API server's error",
                     extra={"pod": "/".join(pod.key), "node": self.node, "error": error},
                 )
                 await asyncio.sleep(RETRY_SECONDS)

@@ -1,7 +1,7 @@
-"""Where a real API server fetches pods' logs: the one request of a kubelet's own HTTPS endpoint that is answered here.
+"""The log endpoint of a kubelet's HTTPS server, from which a real API server fetches the logs of pods.
 
-The emulator does not need it: it reads the logs in process. Nobody is authenticated here, as on no real kubelet; it
-listens on loopback, and a sandbox's logs hold no secrets.
+The emulator reads the logs in process instead. There is no authentication: the server listens on loopback, and a
+sandbox's logs contain no secrets.
 """
 
 import re
@@ -18,7 +18,7 @@ _LOGS: Final = re.compile(r"/containerLogs/(?P<namespace>[^/]+)/(?P<pod>[^/]+)/(
 
 
 class KubeletLogs(HttpService):
-    """Serves the logs of the pods of several kubelets."""
+    """Server of the logs of several kubelets' pods."""
 
     def __init__(self, kubelets: Iterable[Kubelet]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class KubeletLogs(HttpService):
 
     @override
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer as a kubelet does: the log as text, going on with `follow`, from its end with `tailLines`."""
+        """Return the log as text; with `follow` also later output, with `tailLines` from the end."""
         asked = _LOGS.fullmatch(request.path)
         if asked is None or request.method != "GET":
             return web.Response(status=404, text="404 page not found\n")

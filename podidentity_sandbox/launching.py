@@ -1,4 +1,6 @@
-"""Starts the programs of a pod's containers: the demo at the pod's place, NMI and MIC as their containers say."""
+"""Start of the programs of a pod's containers: the demo in the pod's context, NMI and MIC with their container
+settings.
+"""
 
 import asyncio
 import re
@@ -20,20 +22,20 @@ IMAGE: Final = re.compile(r".*aad-pod-identity/(demo|mic|nmi)([:@].*)?")
 PROGRAMS: Final = {"demo": "podidentity_demo", "mic": "mic", "nmi": "nmi"}
 VARIABLE: Final = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 STOP_SECONDS: Final = 2.0
-"""What the demo's program may take to end: it has nothing to save."""
+"""The time limit for the demo to end. It has no state to save."""
 DAEMON_STOP_SECONDS: Final = 20.0
-"""What NMI and MIC may take."""
+"""The time limit for NMI and MIC to end."""
 
 
 class LaunchError(Exception):
-    """A container's program cannot be started; the message says why."""
+    """The program of a container cannot be started. The message is the cause."""
 
 
 class Launcher:
-    """Of one node. Without *files*, the node's own, only the demo is run.
+    """Starts programs on one node. Without *files*, the node's own files, it runs only the demo.
 
-    *environment* is what every program finds in its environment, beside what the pod itself says; *relayed* are the
-    ports on this machine's loopback that a pod of NMI's or MIC's reaches on its own.
+    *environment* is added to the variables that the pod declares. *relayed* are the ports of this machine's loopback
+    that a pod of NMI or MIC reaches on its own loopback.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Launcher:
         self._relays: dict[str, list[FaultProxy]] = {}
 
     def runs(self, container: Container) -> bool:
-        """Whether the container's image is one that is run here."""
+        """Return whether the launcher runs the container's image."""
         program = program_of(container.image)
         return program == "demo" or (program != "" and self._files is not None)
 
     async def start(self, pod: NodePod, container: Container, context: ExecutionContext, log: Path) -> Program:
-        """Start the container's program, its output to *log*. Raises LaunchError."""
+        """Start the container's program with its output in *log*. Raise LaunchError."""
         try:
             environment = {**self._environment, **await self._declared(pod, container, context)}
             files = self._files if program_of(container.image) != "demo" else None
@@ -79,7 +81,7 @@ class Launcher:
             raise LaunchError(str(error)) from error
 
     async def stop(self, pod: NodePod, programs: Sequence[Program]) -> None:
-        """End them, and what was made for the pod."""
+        """Stop the programs and the relays of the pod."""
         daemons = any(program_of(container.image) in {"mic", "nmi"} for container in pod.spec.containers)
         seconds = DAEMON_STOP_SECONDS if daemons else STOP_SECONDS
         for program in programs:
@@ -88,7 +90,7 @@ class Launcher:
             await relay.stop()
 
     async def _relay(self, pod: NodePod) -> None:
-        """Let the pod reach on its own loopback what listens on this machine's."""
+        """Relay ports of this machine's loopback to the pod's loopback."""
         if pod.spec.host_network or pod.metadata.uid in self._relays:
             return
         relays = self._relays[pod.metadata.uid] = []
@@ -98,7 +100,7 @@ class Launcher:
             await relay.start(extra_sockets=sockets)
 
     async def _declared(self, pod: NodePod, container: Container, context: ExecutionContext) -> dict[str, str]:
-        """The environment that the container's own specification asks for."""
+        """Return the environment that the container declares."""
         fields = {
             "metadata.name": pod.metadata.name,
             "metadata.namespace": pod.metadata.namespace,
@@ -120,20 +122,20 @@ class Launcher:
 
 
 def program_of(image: str) -> str:
-    """Which of our programs the image holds; empty for any other image."""
+    """Return the project's program in the image; empty for any other image."""
     known = IMAGE.fullmatch(image)
     return known[1] if known else ""
 
 
 def expanded(argument: str, environment: Mapping[str, str]) -> str:
-    """A container's argument as Kubernetes expands it: $(NAME) is the variable's value where there is one, $$ is $."""
+    """Return an argument as Kubernetes expands it: $(NAME) becomes the variable's value if it exists, $$ becomes $."""
     return VARIABLE.sub(lambda found: "$" if found[0] == "$$" else environment.get(found[1], found[0]), argument)
 
 
 def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:
-    """What runs in the image: its own program, or the container's command, which may name that program too.
+    """Return the command line: the image's program, or the container's command, which may name that program.
 
-    Python is the one that runs us.
+    Python is this process's interpreter.
     """
     own = program_of(container.image)
     arguments = [expanded(each, environment) for each in container.args]

@@ -1,7 +1,7 @@
-"""VMs and scale sets as ARM holds them: their identity section, its merge rules, and the operation in progress. No I/O.
+"""VMs and scale sets in ARM: their identity section, its merge rules, and the operation in progress. No I/O.
 
-The rules are those of Azure's compute API: the map of user-assigned identities is merged by key, null takes one off,
-the `type` replaces what was there, and narrowing it takes off what it no longer names.
+The rules are those of Azure's compute API: the map of user-assigned identities is merged by key, null detaches one,
+the `type` replaces the former one, and a narrower type detaches the identities that it excludes.
 """
 
 import uuid
@@ -19,7 +19,7 @@ MOST_ENTRIES = 150
 
 
 class ArmRefusalError(Exception):
-    """ARM says no: the status, code and message of its answer."""
+    """ARM refuses a request: the status, code and message of its response."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class ArmRefusalError(Exception):
 
 
 def no_such_identity(machine: "Machine", resource_id: str) -> ArmRefusalError:
-    """What a PATCH gets that names an identity which does not exist, in Azure's doubly wrapped wording."""
+    """Return the error of a PATCH that names a missing identity, in Azure's doubly wrapped wording."""
     return ArmRefusalError(
         400,
         "FailedIdentityOperation",
@@ -44,7 +44,7 @@ def no_such_identity(machine: "Machine", resource_id: str) -> ArmRefusalError:
 
 @dataclass(frozen=True, slots=True)
 class IdentityChange:
-    """The identity section that a PATCH asks for, resolved against what was there before."""
+    """The identity section after a PATCH, resolved against the former one."""
 
     types: frozenset[str]
     user_assigned: Mapping[str, ManagedIdentity]
@@ -58,7 +58,7 @@ class Operation:
     ends: float
     before: IdentityChange
     error: ArmRefusalError | None = None
-    """What it will turn out to have failed with; None: it succeeds."""
+    """The error with which it will end; None: it succeeds."""
     completed: bool = False
 
 
@@ -76,7 +76,7 @@ class Machine:
     user_assigned: dict[str, ManagedIdentity] = field(default_factory=dict)
     """By lower-case resource id."""
     attached_at: dict[str, float] = field(default_factory=dict)
-    """Since when each identity has been on the machine, by the clock: IMDS lags behind this."""
+    """When each identity was attached, by the clock. IMDS lags behind this."""
     operation_seconds: float = 0.2
     version: int = 1
     failing_next: list[ArmRefusalError] = field(default_factory=list)
@@ -103,20 +103,20 @@ class Machine:
         return self.operation is not None and not self.operation.completed
 
     def attach(self, identity: ManagedIdentity) -> None:
-        """Put an identity on the machine as somebody else than MIC would: at once, outside any operation."""
+        """Attach an identity immediately and without an operation, as a client other than MIC."""
         self.types |= {USER}
         self.user_assigned[identity.resource_id.lower()] = identity
         self.attached_at[identity.resource_id.lower()] = self.clock()
         self.version += 1
 
     def enable_system(self, identity: ManagedIdentity) -> None:
-        """Give the machine an identity of its own, as somebody else than MIC would: at once, outside any operation."""
+        """Set a system-assigned identity immediately and without an operation, as a client other than MIC."""
         self.system_assigned = identity
         self.types |= {SYSTEM}
         self.version += 1
 
     def complete_operation(self) -> None:
-        """Let an operation whose time has come take effect."""
+        """Apply an operation whose time is over."""
         operation = self.operation
         if operation is None or operation.completed or self.clock() < operation.ends:
             return
@@ -130,7 +130,7 @@ class Machine:
         self.version += 1
 
     def update(self, change: IdentityChange) -> Operation:
-        """Begin to make *change* true. The model shows the goal at once, IMDS only what has been reached."""
+        """Start the operation for *change*. The model has the new state immediately, IMDS only completed changes."""
         before = IdentityChange(self.types, dict(self.user_assigned))
         error = self.failing_next.pop(0) if self.failing_next else None
         self.types, self.user_assigned = change.types, dict(change.user_assigned)
@@ -139,7 +139,7 @@ class Machine:
         return self.operation
 
     def document(self) -> dict[str, Any]:
-        """The resource as a GET shows it."""
+        """Return the resource as in a GET response."""
         failed = self.operation is not None and self.operation.completed and self.operation.error is not None
         state = "Updating" if self.updating else "Failed" if failed else "Succeeded"
         document: dict[str, Any] = {
@@ -174,10 +174,10 @@ class Machine:
 
 
 def merge(machine: Machine, asked: Mapping[str, Any], directory: Directory) -> IdentityChange:
-    """What the identity section of *machine* becomes by a PATCH with *asked*.
+    """Return the identity section of *machine* after a PATCH with *asked*.
 
-    Raises ArmRefusalError for what Azure refuses: an unknown type or identity, a value that is neither null nor an
-    empty object, identities under a type without them, a type of user-assigned ones that leaves none.
+    Raise ArmRefusalError for what Azure refuses: an unknown type or identity, a value that is neither null nor an empty
+    object, identities under a type without them, or no identity under a type with user-assigned ones.
     """
     types = _types(asked.get("type"), machine)
     entries = asked.get("userAssignedIdentities") or {}
@@ -233,6 +233,6 @@ def _existing(resource_id: str, machine: Machine, directory: Directory) -> Manag
 
 
 def _spelled_by_arm(resource_id: str) -> str:
-    """Compute spells `resourceGroups` its own way, whoever wrote it how: clients must not compare it byte by byte."""
+    """Return the id with `resourceGroups` as Compute spells it: clients must not compare ids byte by byte."""
     parts = resource_id.split("/")
     return "/".join("resourcegroups" if part.lower() == "resourcegroups" else part for part in parts)

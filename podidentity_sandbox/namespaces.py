@@ -1,7 +1,7 @@
 """Network namespaces of one sandbox: made, entered, and removed again, also those that a killed sandbox left behind.
 
 Linux and root only. Every name carries the process id and start time of its owner, so that two sandboxes never meet and
-a leftover is told from a living one. Nothing here touches an interface or a rule of the host's own namespace.
+leftovers are recognisable. This module changes no interface and no rule of the host's namespace.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ _NAME: Final = re.compile(rf"{PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-.+")
 
 
 class NamespaceError(Exception):
-    """A namespace could not be made or entered; the message says what the system said."""
+    """A namespace cannot be created or entered. The message is the system's error."""
 
 
 def available() -> bool:
-    """Whether this process may make network namespaces here: tries it."""
+    """Return whether this process may make network namespaces here: tries it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     trial = f"{owner()}-trial{threading.get_ident()}"
@@ -46,13 +46,13 @@ def available() -> bool:
 
 
 def of_any_sandbox(name: str) -> str:
-    """The full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
+    """Return the full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
     found = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
     return next((full for full in found if not orphaned(full)), "")
 
 
 class Namespaces:
-    """The namespaces of this process. *instance* tells several sandboxes of one process apart.
+    """The namespaces of this process. *instance* distinguishes the sandboxes of one process.
 
     All methods block for milliseconds: call them by way of `asyncio.to_thread`.
     """
@@ -62,18 +62,18 @@ class Namespaces:
         self._made: list[str] = []
 
     def full_name(self, name: str) -> str:
-        """The name under /run/netns."""
+        """Return the name under /run/netns."""
         return f"{self._prefix}-{name}"
 
     def create(self, name: str) -> None:
-        """Make the namespace, its loopback interface up. Raises NamespaceError."""
+        """Make the namespace, its loopback interface up. Raise NamespaceError."""
         full = self.full_name(name)
         _ip("netns", "add", full)
         self._made.append(name)
         _ip("-n", full, "link", "set", "lo", "up")
 
     def delete(self, name: str) -> None:
-        """Remove the namespace and all links in it; what runs inside keeps running. A missing one is no error."""
+        """Remove the namespace and all links in it; processes inside continue. A missing one is no error."""
         with contextlib.suppress(NamespaceError):
             _ip("netns", "delete", self.full_name(name))
         with contextlib.suppress(ValueError):
@@ -85,19 +85,21 @@ class Namespaces:
             self.delete(name)
 
     def configure(self, commands: Iterable[str]) -> None:
-        """Run `ip` commands, one a line; `{name}` stands for the full name of a namespace. Raises NamespaceError."""
+        """Run `ip` commands, one per line, with `{name}` replaced by the full name of a namespace. Raise
+        NamespaceError.
+        """
         known = {name: self.full_name(name) for name in self._made}
         lines = [re.sub(r"\{(.+?)\}", lambda found: known[found[1]], command) for command in commands]
         _ip("-batch", "-", batch="\n".join(lines))
 
     def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
-        """Connect two namespaces by a cable; each end is up. Raises NamespaceError."""
+        """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
         self.configure([f"link add {one_end} netns {{{one}}} type veth peer name {other_end} netns {{{other}}}"])
         self.inside(one, [f"link set {one_end} up"])
         self.inside(other, [f"link set {other_end} up"])
 
     def inside(self, name: str, commands: Iterable[str]) -> None:
-        """Run `ip` commands inside the namespace. Raises NamespaceError."""
+        """Run `ip` commands inside the namespace. Raise NamespaceError."""
         _ip("-n", self.full_name(name), "-batch", "-", batch="\n".join(commands))
 
     def set_sysctl(self, name: str, values: dict[str, str]) -> None:
@@ -110,7 +112,7 @@ class Namespaces:
         self.call(name, write)
 
     def call(self, name: str, function: Callable[[], T]) -> T:
-        """Call *function* in a thread of its own that has entered the namespace; its result or exception is ours.
+        """Call *function* in a new thread inside the namespace. Return its result or raise its exception.
 
         The thread ends with the call: no other code ever runs in it, so that nothing enters the namespace by mistake.
         """
@@ -121,7 +123,7 @@ class Namespaces:
             try:
                 _enter(NAMESPACES / self.full_name(name))
                 results.append(function())
-            except Exception as failure:  # noqa: BLE001 - carried over to the calling thread, whatever it is
+            except Exception as failure:  # noqa: BLE001 - raised again in the calling thread
                 failures.append(failure)
 
         thread = threading.Thread(target=enter_and_call, name=f"inside {name}")
@@ -132,16 +134,16 @@ class Namespaces:
         return results[0]
 
     def listening(self, name: str, host: str, port: int) -> socket.socket:
-        """A listening socket inside the namespace, usable from anywhere in this process. Raises OSError."""
+        """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
         return self.call(name, lambda: listening(host, port))
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
-        """The command line that runs *argv* inside the namespace, as the process itself, not as a child of one."""
+        """Return the command line that runs *argv* inside the namespace, without a parent process."""
         return ["ip", "netns", "exec", self.full_name(name), *argv]
 
 
 def sweep() -> list[str]:
-    """Remove what killed sandboxes left: their namespaces, and the processes in those. Returns the names removed."""
+    """Remove the namespaces of killed sandboxes, and the processes in them. Return the names removed."""
     if not NAMESPACES.is_dir() or os.geteuid() != 0:
         return []
     removed = []
@@ -158,18 +160,18 @@ def sweep() -> list[str]:
 
 
 def owner() -> str:
-    """What the names of everything carry that this process leaves on the machine if it is killed."""
+    """Return the prefix of the names of everything that a killed process leaves on the machine."""
     return f"{PREFIX}-{os.getpid()}-{_start_time(os.getpid())}"
 
 
 def orphaned(name: str) -> bool:
-    """Whether *name* carries the mark of an owner that is dead."""
+    """Return whether the owner in *name* is dead."""
     found = _NAME.fullmatch(name)
     return found is not None and _start_time(int(found["pid"])) != found["started"]
 
 
 def _start_time(pid: int) -> str:
-    """When the process started, in the kernel's ticks since boot; empty when there is no such process."""
+    """Return the start time of the process in ticks since boot; empty if there is no such process."""
     try:
         # The name, in parentheses, may hold spaces: field 22 is the twentieth after it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

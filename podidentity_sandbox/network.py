@@ -1,7 +1,7 @@
-"""Where the sandbox's nodes and pods are: the interface that both kinds of network share, and the one without root.
+"""The networks of the sandbox's nodes and pods: the common interface, and the implementation without root.
 
-`fabric` is the other kind, of real network namespaces. Here every pod is an address of 127.0.0.0/8 and every node is
-this machine: no nat rule, so programs are told where to ask, and pods must bind their own address to be told apart.
+`fabric` is the implementation with network namespaces. Here every pod is an address in 127.0.0.0/8 and every node is
+this machine. There is no nat rule: programs get NMI's address by configuration, and pods bind their own address.
 """
 
 import ipaddress
@@ -22,14 +22,14 @@ METADATA_ADDRESS = "169.254.169.254"
 
 @dataclass(frozen=True, slots=True)
 class ExecutionContext:
-    """Where programs run: the address they have, what goes before their command line, and into their environment."""
+    """The address, command prefix and environment of a program in the sandbox."""
 
     address: str
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The command line that runs *argv* here."""
+        """Return the command line that runs *argv* in this context."""
         return [*self.prefix, *argv]
 
 
@@ -40,43 +40,43 @@ class Network(Protocol):
     """Whether pods reach NMI by a nat rule on the metadata address, as on a real node."""
 
     def start(self) -> None:
-        """Make what all nodes share. Raises NamespaceError."""
+        """Create what all nodes share. Raise NamespaceError."""
 
     def stop(self) -> None:
         """Remove everything. Does nothing the second time."""
 
     def add_node(self, name: str) -> ExecutionContext:
-        """Make a node; its place is that of host-network programs."""
+        """Create a node; return the context of host-network programs."""
 
     def add_pod(self, node: str, uid: str) -> ExecutionContext:
-        """Give a pod of *node* its own place."""
+        """Create the context of a pod of *node*."""
 
     def remove_pod(self, node: str, uid: str) -> None:
-        """Take the place away. One that is not there is no error."""
+        """Remove the context. A missing one is no error."""
 
     def metadata_socket(self, node: str) -> socket.socket | None:
-        """A listening socket at which IMDS is to serve *node*; None when an earlier node's serves it too."""
+        """Return a listening socket for the node's IMDS; None if the socket of an earlier node serves it."""
 
     def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
-        """Where requests come from that IMDS must take as this node's."""
+        """Return the source addresses of this node's requests to IMDS."""
 
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
-        """Listening sockets at 127.0.0.1:*port* as programs on *node* see it, where that is not this machine's own."""
+        """Return sockets at 127.0.0.1:*port* of the node, if that is not this machine's own loopback."""
 
     def pod_sockets(self, port: int) -> list[socket.socket]:
-        """Listening sockets at `pod_facing_address`:*port*, likewise."""
+        """Return listening sockets at `pod_facing_address`:*port*, if that is not this machine's own."""
 
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
-        """Listening sockets at 127.0.0.1:*port* as the pod sees it, where that is not this machine's own."""
+        """Return sockets at 127.0.0.1:*port* of the pod, if that is not this machine's own loopback."""
 
     def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
-        """As `call_on_node`, in the pod of this uid."""
+        """Call *function* with the sockets of the pod of this uid."""
 
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
-        """Call *function* as a program of the node's would run: its sockets are the node's. Blocks as it does."""
+        """Call *function* with the sockets of the node. Block while it runs."""
 
     pod_facing_address: str
-    """The address at which pods reach what the sandbox serves to them."""
+    """The address of the sandbox's servers for pods."""
 
 
 class Loopback(Network):
@@ -94,11 +94,11 @@ class Loopback(Network):
 
     @override
     def start(self) -> None:
-        """Nothing is needed."""
+        """Do nothing."""
 
     @override
     def stop(self) -> None:
-        """Nothing was made."""
+        """Do nothing."""
 
     @override
     def add_node(self, name: str) -> ExecutionContext:
@@ -119,7 +119,7 @@ class Loopback(Network):
 
     @override
     def metadata_socket(self, node: str) -> socket.socket | None:
-        # Every node asks from 127.0.0.1, so each gets an IMDS port of its own by which it is known.
+        # Every node sends requests from 127.0.0.1, so a separate IMDS port identifies each.
         return listening("127.0.0.1")
 
     @override

@@ -1,4 +1,4 @@
-"""What a kubelet needs to know of a pod: shapes of the API server's wire, no behaviour."""
+"""Projections of a pod: the fields that the sandbox's kubelet reads."""
 
 from typing import Any, Final
 

@@ -1,6 +1,6 @@
-"""Programs that the sandbox runs as processes of their own: started somewhere, their output kept in a file, stopped.
+"""Programs that the sandbox runs as separate processes, with their output in a file.
 
-A program never outlives its sandbox: the kernel kills it when the sandbox dies, however that comes about.
+A program never outlives its sandbox: the kernel kills it when the sandbox dies.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from pathlib import Path
 from podidentity_sandbox.network import ExecutionContext
 
 TAIL_BYTES = 64 << 10  # how much of a program's output is read back
-STOP_SECONDS = 10.0  # what a daemon may take to end in good order before it is killed
+STOP_SECONDS = 10.0  # time limit of an orderly end before a kill
 # Found once: setpriv (util-linux) has the kernel kill the program when its parent dies.
 _SETPRIV = shutil.which("setpriv")
 
 
 class ProgramError(Exception):
-    """A program did not start, or ended too early; the message holds the last lines it said."""
+    """A program did not start or ended too early. The message contains its last lines."""
 
 
 class Program:
-    """One process and the file with what it says. Made by `start`; belongs to whoever called that."""
+    """One process and its log file. `start` creates it; the caller of `start` owns it."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -36,9 +36,9 @@ class Program:
     async def start(
         cls, name: str, argv: Sequence[str], *, context: ExecutionContext, log: Path, environment: Mapping[str, str]
     ) -> "Program":
-        """Run *argv* at *place*, its output into *log*. *environment* is all that it gets besides the place's own.
+        """Run *argv* in *context* with its output in *log*. Its environment is *environment* and the context's.
 
-        Raises ProgramError when there is no such program.
+        Raise ProgramError if there is no such program.
         """
         command = context.command(argv)
         if _SETPRIV:
@@ -68,27 +68,27 @@ class Program:
         return self._process.returncode
 
     def output(self) -> str:
-        """What it has written so far, the end of it."""
+        """Return the end of its output."""
         with self.log.open("rb") as output:
             output.seek(max(0, os.fstat(output.fileno()).st_size - TAIL_BYTES))
             return output.read().decode(errors="replace")
 
     def exit_error(self) -> ProgramError:
-        """The error that says with which code it ended and what its last words were."""
+        """Return the error with its exit code and last lines."""
         last = " | ".join(self.output().strip().splitlines()[-3:])
-        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-600:] or 'it said nothing'}")
+        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-600:] or 'no output'}")
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for its end and return its exit code."""
         return await self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens when it has ended."""
+        """Send it a signal. Do nothing after its end."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """Ask it to end, kill it after *seconds*; its exit code. Does nothing when it has ended."""
+        """Send SIGTERM, and SIGKILL after *seconds*. Return its exit code. Do nothing after its end."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(seconds):
@@ -99,5 +99,5 @@ class Program:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command line of one of our own programs, run by this interpreter."""
+    """Return the command line of a module, run by this interpreter."""
     return [sys.executable, "-m", module, *arguments]

@@ -1,6 +1,6 @@
 """How the sandbox's AAD is convinced that an application is itself: by a secret, or by an assertion that it has signed.
 
-Really verified (signature, certificate, audience, times), as AAD does it, with AAD's own numbers for what is wrong.
+They are verified (signature, certificate, audience, times) as in AAD, with AAD's error numbers.
 """
 
 import base64
@@ -36,7 +36,7 @@ class NotProvenError(Exception):
 
 
 def is_by_another(assertion: str, client_id: str) -> bool:
-    """Whether *assertion* says that somebody else than the client has made it; nothing of it is checked."""
+    """Return whether the issuer of *assertion* is not the client. Nothing is verified."""
     try:
         issuer = json.loads(_decoded(assertion.split(".")[1]))["iss"]
         return str(issuer).lower() != client_id.lower()
@@ -45,7 +45,7 @@ def is_by_another(assertion: str, client_id: str) -> bool:
 
 
 def prove(application: Application, form: Mapping[str, str], audience: str, now: float) -> str:
-    """What the application proved itself with in *form*, sent to the URL *audience*. Raises NotProvenError."""
+    """Return the kind of proof in *form*, sent to the URL *audience*. Raise NotProvenError."""
     assertion, secret = form.get("client_assertion", ""), form.get("client_secret", "")
     if assertion:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
@@ -90,7 +90,7 @@ def _assertion(application: Application, assertion: str, audience: str, now: flo
 
 
 def _certificate(application: Application, header: Mapping[str, Any]) -> x509.Certificate:
-    """The certificate that the assertion says it is signed with, if the application may use it."""
+    """Return the certificate that the assertion names as its signer, if the application may use it."""
     name = next((name for name in _THUMBPRINTS if name in header), "")
     thumbprint = str(header.get(name, "")).rstrip("=")
     for certificate in application.certificates:

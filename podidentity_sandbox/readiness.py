@@ -1,4 +1,4 @@
-"""Asks a container's readiness probe as a kubelet does: an HTTP GET at the pod's address."""
+"""A container's readiness probe as a kubelet runs it: an HTTP GET at the pod's address."""
 
 import http.client
 from http import HTTPStatus
@@ -11,12 +11,12 @@ TIMEOUT_SECONDS: Final = 1.0
 
 
 def probe_of(container: Container) -> HttpGet | None:
-    """The probe, if the container has one of this kind."""
+    """Return the container's HTTP probe, if it has one."""
     return container.readiness_probe.http_get if container.readiness_probe is not None else None
 
 
 def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContext) -> bool:
-    """Whether every container that has a probe answers it. Blocks for a second and more."""
+    """Return whether every probe of the pod's containers succeeds. Block for more than a second."""
 
     def answers(container: Container, probe: HttpGet) -> bool:
         named = {port.name: port.container_port for port in container.ports}

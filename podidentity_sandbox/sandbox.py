@@ -1,7 +1,7 @@
-"""The sandbox as a whole: Azure, cluster, nodes, and the real MIC and NMI on top, started and stopped in order.
+"""The sandbox as a whole: Azure, cluster, nodes, and the real MIC and NMI, started and stopped in order.
 
-Nothing of ours is imitated: `mic` and `nmi` run as processes of their own, NMI inside its node's network namespace with
-the real nat rule where this process may make namespaces, on loopback addresses without any rule otherwise.
+`mic` and `nmi` run as separate processes. NMI runs inside its node's network namespace with the real nat rule if this
+process may create namespaces, otherwise on loopback addresses without a rule.
 """
 
 import asyncio
@@ -45,11 +45,11 @@ NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
 EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
-"""What a federated credential and the token that is shown for it name as audience, in Azure's public cloud."""
+"""The audience of a federated credential and its token in Azure's public cloud."""
 AZURE_JSON: Final = "/etc/kubernetes/azure.json"
-"""Where a node has MIC's credentials."""
+"""The path on a node of MIC's credentials."""
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
-"""Where a node has the description of the sandbox's cloud: what AZURE_ENVIRONMENT_FILEPATH names."""
+"""The path on a node of the description of the sandbox's cloud, for AZURE_ENVIRONMENT_FILEPATH."""
 CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
     "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
     "test": {
@@ -59,51 +59,51 @@ CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
         "resourceGroup": RESOURCE_GROUP,
     },
 }
-"""What the chart is told of the sandbox's cloud, which is none of Azure's own, and of the identity for `helm test`."""
-# What a child finds of this process's own environment: enough to find programs and Python's modules, no settings.
+"""The chart values for the sandbox's cloud and for the identity of `helm test`."""
+# The inherited variables: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
 USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class SandboxError(Exception):
-    """The sandbox could not be made ready; the message is one line and says what to do."""
+    """The sandbox cannot start. The message is one line with the next action."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a sandbox is to be."""
+    """Settings of a sandbox."""
 
     nodes: int = 1
     scale_set: bool = False
     """Whether the nodes are instances of one scale set, which share identities, or VMs by themselves."""
     kubeconfig: Path | None = None
-    """An API server that exists, on 127.0.0.1; None: the emulator."""
+    """The kubeconfig of an existing API server on 127.0.0.1; None: the emulator."""
     schedule: bool = True
-    """Whether the sandbox's own scheduler binds pods; False where another one does."""
+    """Whether the sandbox schedules pods; False if another scheduler does."""
     run_pods: bool = True
-    """Whether the sandbox's own kubelets run pods; False where something else does, as kwok."""
+    """Whether the sandbox runs pods; False if another program such as kwok does."""
     namespaces: bool | None = None
-    """Real network namespaces (True), loopback addresses (False), or whatever this process may make (None)."""
+    """Network namespaces (True), loopback addresses (False), or namespaces if this process may create them (None)."""
     programs: bool = True
-    """Whether MIC and NMI run; False leaves the stage to whoever wants to start them, or to install a chart."""
+    """Whether the sandbox runs MIC and NMI; False if another program or a chart starts them."""
     daemon_pods: bool = False
     """Whether the emulator has pod objects for the processes of MIC and NMI."""
     kinds: bool = True
-    """Whether the custom resources are installed; False leaves also that to a chart."""
+    """Whether the sandbox installs the custom resources; False if a chart does."""
     operation_seconds: float = 0.2
-    """How long ARM takes to change a VM."""
+    """The duration of ARM's operations on a VM."""
     lag_seconds: float = 0.0
-    """How long IMDS does not yet know an identity that ARM has put on a VM."""
+    """The delay until IMDS knows an identity that ARM has attached."""
     nmi_flags: Sequence[str] = ()
     mic_flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    """This process's environment, of which the programs inherit what INHERITED names."""
+    """This process's environment. The programs inherit the variables in INHERITED."""
 
 
 @dataclass(slots=True)
 class NodeProgram:
-    """NMI on one node: its process and where it listens, as seen from the node."""
+    """NMI on one node: its process and its addresses, as seen from the node."""
 
     program: Program
     url: str
@@ -112,7 +112,9 @@ class NodeProgram:
 
 
 class Sandbox:
-    """A little cloud. `async with` it, or call `start` and `stop`; `stop` also cleans up after a failed start."""
+    """Emulators and programs of one sandbox. Use `async with`, or `start` and `stop`; `stop` also cleans up after a
+    failed start.
+    """
 
     def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
         self.settings = settings or Settings()
@@ -136,15 +138,15 @@ class Sandbox:
 
     @property
     def redirects(self) -> bool:
-        """Whether pods ask 169.254.169.254 and a nat rule leads them to NMI."""
+        """Whether pods use 169.254.169.254 and a nat rule redirects them to NMI."""
         return self.network.redirects
 
     @property
     def loopback_reason(self) -> str:
-        """Why there are no network namespaces, where there are none."""
+        """The reason why there are no network namespaces, if there are none."""
         if self.settings.namespaces is False:
-            return "as asked"
-        return "not root" if os.geteuid() != 0 else "this system lets nobody make network namespaces"
+            return "--loopback"
+        return "not root" if os.geteuid() != 0 else "this system does not permit network namespaces"
 
     async def __aenter__(self) -> Self:
         try:
@@ -158,10 +160,10 @@ class Sandbox:
         await self.stop()
 
     async def start(self) -> None:
-        """Make everything, and wait until MIC and every NMI are Active.
+        """Start everything, and wait until MIC and every NMI are Active.
 
-        Raises SandboxError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each with a line that
-        says what to do.
+        Raise SandboxError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each with one line that
+        names the next action.
         """
         self.folder = await asyncio.to_thread(_new_folder)
         mint, authority, real = await asyncio.gather(
@@ -211,7 +213,7 @@ class Sandbox:
         await self.faults.start(self.folder / SOCKET_NAME)
 
     async def stop(self) -> None:
-        """Stop everything, programs first; safe after a failed start, and the second time."""
+        """Stop everything, programs first. It is safe after a failed start and a second time."""
         if hasattr(self, "faults"):
             await self.faults.stop()
         if self._daemon_pods is not None:
@@ -230,7 +232,7 @@ class Sandbox:
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     def vm_id(self, node: str) -> str:
-        """The resource id of what ARM knows identities of for this node: its VM, or the scale set that this is of."""
+        """Return the resource id of the node's host: its VM, or its scale set."""
         vm = self._vms[node]
         return vm.rpartition("/virtualMachines/")[0] if self.settings.scale_set else vm
 
@@ -243,10 +245,7 @@ class Sandbox:
         audience: str = EXCHANGE_AUDIENCE,
         delay_seconds: float = 0.0,
     ) -> FederatedCredential:
-        """Let an identity or application trust the pods of a service account; AAD knows of it after the delay.
-
-        Raises IssuerError, or DirectoryError as Azure refuses.
-        """
+        """Let an identity or application trust the pods of a service account; AAD knows it after the delay."""
         credential = FederatedCredential(
             await issuing.issuer_of(self.cluster.client.access),
             f"system:serviceaccount:{namespace}:{service_account}",
@@ -257,7 +256,7 @@ class Sandbox:
         return credential
 
     def failure(self) -> str:
-        """A line on the first part that has ended though it should run; empty while all is well."""
+        """Return a line on the first program that has ended unexpectedly; empty if there is none."""
         programs = [] if self.mic is None else [self.mic]
         programs += [nmi.program for nmi in self.nmis.values()]
         ended = next((program for program in programs if program.returncode is not None), None)
@@ -399,17 +398,17 @@ class Sandbox:
         }
 
     async def mic_active(self) -> None:
-        """Wait until MIC leads and its loop runs. Raises SandboxError or ProgramError."""
+        """Wait until MIC leads and its loop runs. Raise SandboxError or ProgramError."""
         if self.mic is not None:
             await self._active(self.mic, lambda: _probe(self.mic_probe_port))
 
     async def nmi_active(self, node: str) -> None:
-        """Wait until NMI serves on the node. Raises SandboxError or ProgramError."""
+        """Wait until NMI serves on the node. Raise SandboxError or ProgramError."""
         nmi = self.nmis[node]
         await self._active(nmi.program, lambda: self.network.call_on_node(node, lambda: _probe(nmi.probe_port)))
 
     def inherited(self) -> dict[str, str]:
-        """What every program gets of this process's environment."""
+        """Return the variables that every program inherits."""
         given = {name: value for name, value in self.settings.environment.items() if name in INHERITED}
         return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -427,8 +426,10 @@ class Sandbox:
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as late:
-            last = (program.output().strip().splitlines() or ["it said nothing"])[-1][-300:]
-            raise SandboxError(f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; it says: {last}") from late
+            last = (program.output().strip().splitlines() or ["no output"])[-1][-300:]
+            raise SandboxError(
+                f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {last}"
+            ) from late
 
     def _pod_environment(self, nmi_port: int) -> dict[str, str]:
         environment = {
@@ -441,11 +442,11 @@ class Sandbox:
         return environment
 
     def metadata_url(self, node: str) -> str:
-        """Where a pod of the node asks for its token."""
+        """Return the URL at which a pod of the node requests its token."""
         return f"http://{METADATA_ADDRESS}" if self.redirects else self.nmis[node].url
 
     def _nmi_ports(self) -> tuple[int, int, int]:
-        """NMI's own port, its probes' and its metrics': the usual ones where nobody else can have them."""
+        """Return the ports of NMI, its probes and its metrics: the defaults if each node has its own network."""
         if self.redirects:
             return NMI_PORT, NMI_PROBE_PORT, NMI_METRICS_PORT
         port, probe_port, metrics_port = free_ports(3)
@@ -455,7 +456,7 @@ class Sandbox:
         if self.settings.namespaces is None:
             return namespaces.available()
         if self.settings.namespaces and not namespaces.available():
-            raise SandboxError("network namespaces need root and the `ip` program: use sudo, or leave the option away")
+            raise SandboxError("network namespaces need root and the program ip; use sudo, or omit the option")
         return self.settings.namespaces
 
 
@@ -480,7 +481,7 @@ def _new_folder() -> Path:
 
 
 def _probe(port: int) -> bool:
-    """Whether a program's /healthz says Active."""
+    """Return whether a program's /healthz returns Active."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
     try:
         connection.request("GET", "/healthz")

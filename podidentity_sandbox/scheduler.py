@@ -1,7 +1,7 @@
-"""The sandbox's scheduler: a pod without a node is bound to the node with the fewest pods so far.
+"""The sandbox's scheduler: it binds a pod without a node to the node with the fewest pods.
 
-It speaks HTTP like the real one, so it serves the emulator and a real API server alike. It knows no resources, taints
-or affinities; a pod that names another scheduler is left alone.
+It uses HTTP like the real scheduler, so it works with the emulator and with a real API server. It does not support
+resources, taints and affinities, and ignores a pod that names another scheduler.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ RETRY_SECONDS: Final = 0.5
 
 
 class UnboundPodSpec(PodSpec, frozen=True):
-    """What a scheduler needs to know of a pod."""
+    """The fields of a pod that the scheduler reads."""
 
     scheduler_name: str = DEFAULT_SCHEDULER
 
@@ -37,7 +37,7 @@ UNBOUND_PODS: Final = Kind("Pod", "pods", UnboundPod)
 
 
 class Scheduler:
-    """Binds pods to *nodes*; `run` is the task that does it."""
+    """Scheduler for *nodes*; `run` is its task."""
 
     def __init__(self, client: Client, nodes: Sequence[str]) -> None:
         self._client = client
@@ -46,15 +46,15 @@ class Scheduler:
         self._informer = Informer(client, UNBOUND_PODS, self, field_selector="spec.nodeName=")
 
     def upserted(self, old: UnboundPod | None, new: UnboundPod) -> None:
-        """A pod without a node has appeared."""
+        """Queue a pod without a node."""
         if old is None and new.spec.scheduler_name == DEFAULT_SCHEDULER and new.metadata.deletion_timestamp is None:
             self._waiting.put_nowait(new)
 
     def deleted(self, old: UnboundPod) -> None:
-        """The pod has a node now, or is gone: nothing is left to do for it."""
+        """Do nothing: the pod has a node now, or is deleted."""
 
     async def run(self) -> NoReturn:
-        """Bind pods as they come, until cancelled."""
+        """Bind pods until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._informer.run(), name="watch pods without a node")
             while True:
@@ -69,10 +69,10 @@ class Scheduler:
             await self._client.request("POST", path, body=msgspec.json.encode(body))
             self._bound[node] += 1
         except (NotFound, Conflict):
-            return  # gone, or bound by somebody else
+            return  # deleted, or bound by another scheduler
         except ApiError as error:
             log.warning(
-                "a pod could not be bound and is tried again; see why the API server refuses",
+                "cannot bind a pod, retrying; see the API server's error",
                 extra={"pod": "/".join(pod.key), "node": node, "error": error},
             )
             await asyncio.sleep(RETRY_SECONDS)

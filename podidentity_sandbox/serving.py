@@ -1,7 +1,7 @@
-"""What the emulators of Azure's services share: an HTTP server on given sockets, and the mishaps a test can order.
+"""The base of the emulators of Azure's services: an HTTP server on given sockets, and faults of its responses.
 
-Nothing here knows what is served. Faults of the network itself (resets, hangs, half-open streams) are the business of
-the fault proxy, which also works in front of real servers.
+It does not depend on the service. `faults` implements faults of the network (resets, hangs, half-open streams), also in
+front of real servers.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ STOP_SECONDS = 0.5  # how long an open request may hold up the end of a sandbox
 
 @dataclass(kw_only=True)
 class ResponseFault:
-    """What is to happen instead of the proper answer, to the next *times* requests that it concerns."""
+    """A fault of the next *times* requests that it matches, instead of the proper response."""
 
     status: int | None = None
-    """The status to answer with; None: answer properly, only late."""
+    """The status of the response; None: respond properly after the delay."""
     document: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
     hold: bool = False
     """Whether a request waits until the fault is removed; then it is answered properly."""
     times: float = 1
-    """How many requests it meets; `math.inf` for all until it is taken away."""
+    """The number of requests; `math.inf` for all until it is removed."""
     method: str = ""
     """Only requests of this method; empty: any."""
     path: str = ""
@@ -49,13 +49,13 @@ class ResponseFault:
 
 
 class ResponseFaults:
-    """The mishaps that are still to come, first ordered first met."""
+    """The pending faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._faults: list[ResponseFault] = []
 
     def add(self, fault: ResponseFault) -> ResponseFault:
-        """Have *mishap* happen; the returned object can be handed to `forget`."""
+        """Add a fault and return it. `remove` takes it back."""
         self._faults.append(fault)
         return fault
 
@@ -70,7 +70,7 @@ class ResponseFaults:
             self.remove(fault)
 
     async def apply(self, request: web.BaseRequest) -> web.Response | None:
-        """Suffer the first mishap that concerns *request*: the answer to give, or None to answer properly."""
+        """Apply the first fault that matches *request*. Return its response, or None for the proper one."""
         fault = next((fault for fault in self._faults if fault.matches(request)), None)
         if fault is None:
             return None
@@ -88,7 +88,7 @@ class ResponseFaults:
 def json_response(
     document: Mapping[str, Any] | Sequence[Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """*document* as a JSON answer."""
+    """Return *document* as a JSON response."""
     return web.Response(
         body=json.dumps(document, separators=(",", ":")).encode(),
         status=status,
@@ -99,7 +99,7 @@ def json_response(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those that the kernel hands out: no outgoing connection takes one meanwhile."""
+    """Return free ports below the ephemeral range, so that no outgoing connection takes one."""
     found: list[int] = []
     for port in random.sample(range(12_000, 20_000), 2_000):
         if len(found) == count:
@@ -110,9 +110,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """A listening TCP socket of the calling thread's network namespace. The caller closes it.
+    """Return a listening TCP socket in the calling thread's network namespace. The caller closes it.
 
-    Raises OSError when the address is not there or the port is taken.
+    Raise OSError if the address does not exist or the port is taken.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -127,7 +127,7 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 
 class HttpService:
-    """An HTTP or HTTPS server that hands each request to `handle`; the emulators derive from it."""
+    """An HTTP or HTTPS server that calls `handle` for each request. The emulators derive from it."""
 
     scheme = "http"
 
@@ -140,7 +140,7 @@ class HttpService:
 
     @property
     def url(self) -> str:
-        """Where the first socket listens, without a slash at the end."""
+        """The URL of the first socket, without a slash at the end."""
         return f"{self.scheme}://{self.host}:{self.port}"
 
     async def start(
@@ -153,7 +153,7 @@ class HttpService:
     ) -> None:
         """Listen on *host*:*port* (0: a free one) and on *sockets* besides, which then belong to this service.
 
-        With *ssl_context* everything is spoken over TLS. Raises OSError when the port is taken.
+        With *ssl_context* everything is spoken over TLS. Raise OSError when the port is taken.
         """
         own = listening(host, port)
         self.host, self.port = own.getsockname()[:2]
@@ -166,7 +166,7 @@ class HttpService:
             await self.listen(listener)
 
     async def listen(self, listener: socket.socket) -> None:
-        """Serve on one more socket, which from now on belongs to this service."""
+        """Serve on one more socket, which this service then owns."""
         if self._runner is None:
             raise RuntimeError("start the service before giving it another socket")
         await web.SockSite(self._runner, listener, ssl_context=self._ssl_context, backlog=512).start()
@@ -178,7 +178,7 @@ class HttpService:
             self._runner = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. To be written by each service."""
+        """Return the response to one request. Subclasses implement it."""
         raise NotImplementedError
 
     async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,6 +1,6 @@
 """Access tokens of the sandbox: real JSON Web Tokens, signed RS256 by a key that lives as long as the sandbox.
 
-They are shaped as Azure's are, so that a client may read the claims, and ARM's emulator can tell who is calling.
+They have the form of Azure's tokens: a client can read the claims, and the ARM emulator can identify the caller.
 Nothing outside the sandbox trusts the key.
 """
 
@@ -20,7 +20,7 @@ CLOCK_SKEW_SECONDS = 300  # how far nbf lies back, as in Azure's tokens
 
 
 class InvalidTokenError(Exception):
-    """The token is not one of ours, or its time is over; the message says which."""
+    """The token is not from this issuer, or has expired. The message states which."""
 
 
 class TokenMint:
@@ -46,7 +46,7 @@ class TokenMint:
         seconds: float = TOKEN_SECONDS,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """A signed token for *audience* that names its identity in the claims appid, oid, tid and xms_mirid."""
+        """Return a signed token for *audience* that names its identity in the claims appid, oid, tid and xms_mirid."""
         now = int(self._clock())
         claims: dict[str, Any] = {
             "aud": audience,
@@ -71,7 +71,7 @@ class TokenMint:
         return b".".join((signed, _encode(signature))).decode("ascii")
 
     def verify(self, token: str) -> dict[str, Any]:
-        """The claims of *token*. Raises InvalidTokenError for a foreign, altered, early or expired one."""
+        """Return the claims of *token*. Raise InvalidTokenError for a foreign, altered, early or expired one."""
         signed, _, signature = token.rpartition(".")
         try:
             self._key.public_key().verify(
@@ -88,7 +88,7 @@ class TokenMint:
         return claims
 
     def key_set(self) -> dict[str, Any]:
-        """The public key as a JSON Web Key Set."""
+        """Return the public key as a JSON Web Key Set."""
         numbers = self._key.public_key().public_numbers()
         return {
             "keys": [
@@ -105,7 +105,7 @@ class TokenMint:
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """The claims of any JWT, its signature unchecked: for showing. Raises ValueError when it is not one."""
+    """Return the claims of any JWT without a check of its signature. Raise ValueError for an invalid one."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("a JSON Web Token has three parts")

@@ -35,7 +35,7 @@ SECRETS: Final = Kind("Secret", "secrets", Secret)
 
 
 class VolumeError(Exception):
-    """A volume cannot be had; the message says which, and what to do."""
+    """A volume is not available. The message names it and the next action."""
 
 
 class _Token(msgspec.Struct):
@@ -48,17 +48,19 @@ class _TokenRequest(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """What a node has of its own: the *root* in which its paths are, and *given* files that are elsewhere."""
+    """A node's own files: *root* contains its paths, *given* are files elsewhere."""
 
     root: Path
     given: Mapping[str, Path]
     authority: str
     """PEM of the API server's certificate authority."""
     trusted: Path
-    """PEM of the certificate authorities that a program of ours trusts, in place of an image's own."""
+    """PEM of the certificate authorities that the programs trust, instead of an image's own."""
 
     def at(self, path: str, kind: str) -> Path:
-        """The node's file at this absolute path, made if *kind* (of a hostPath volume) says so. Raises VolumeError."""
+        """Return the node's file at this absolute path, created if *kind* (of a hostPath volume) requires it. Raise
+        VolumeError.
+        """
         if path in self.given:
             return self.given[path]
         here = self.root / PurePosixPath(path).relative_to("/")
@@ -73,7 +75,7 @@ class NodeFiles:
 
 
 async def mounts(client: Client, pod: NodePod, container: Container, node: NodeFiles, folder: Path) -> list[Mount]:
-    """Everything the container sees. *folder* is the pod's own. Raises VolumeError and ApiError."""
+    """Return the mounts of the container. *folder* is the pod's own. Raise VolumeError and ApiError."""
     volumes = {volume.name: volume for volume in pod.spec.volumes}
     found = [Mount(node.trusted, TRUSTED, read_only=True)]
     for mount in container.volume_mounts:
@@ -89,7 +91,7 @@ async def mounts(client: Client, pod: NodePod, container: Container, node: NodeF
 
 
 async def secret_value(client: Client, namespace: str, name: str, key: str) -> str:
-    """One value of a Secret, decoded. Raises ApiError, and VolumeError where there is no such key."""
+    """Return one value of a Secret, decoded. Raise ApiError, and VolumeError where there is no such key."""
     data = (await client.get(SECRETS, namespace, name)).data
     if key not in data:
         raise VolumeError(f"the Secret {namespace}/{name} has no key {key}; it has {', '.join(sorted(data))}")
@@ -112,7 +114,7 @@ async def _source(client: Client, pod: NodePod, volume: Volume, node: NodeFiles,
 
 
 async def _service_account(client: Client, pod: NodePod, authority: str, folder: Path) -> Path:
-    """A token bound to the pod, as the kubelet asks for."""
+    """Return a token bound to the pod, as the kubelet requests it."""
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
     path = SERVICE_ACCOUNTS.path(pod.metadata.namespace, pod.spec.service_account_name, "token")
     body = msgspec.json.encode({"spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound}})
@@ -122,7 +124,7 @@ async def _service_account(client: Client, pod: NodePod, authority: str, folder:
 
 
 def _written(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """The folder with the files, for whatever user the container runs as; the one above it is for this user alone."""
+    """Return the folder with the files. Any user of a container can read it; only this user can open its parent."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     for name, content in files.items():

@@ -1,13 +1,14 @@
-"""What holds for every test: no blocking call in the loop, no task or thread left behind, no secret in anything that
-was written, no silent skips in CI.
+"""Checks of every test: no blocking call in the event loop, no remaining task or thread, no secret in a log or in
+captured output, no call that the chart's roles do not allow, no skipped test in CI.
 
-Also the real control plane (`plane`), one for the whole session: whoever uses it makes objects under names or in a
-namespace of its own. Tests that stop, compact or configure a server start one of their own with `new_plane`.
+The fixture `plane` is the real control plane, one per test process. Tests that use it create objects under unique names
+or in a new namespace. Tests that stop, compact or configure a server start another one with `new_plane`.
 """
 
 import asyncio
 import inspect
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
+from tests import selection
 from tests.leaks import Ledger
 from tests.rights import Calls
 from tests.testplane import up
@@ -26,7 +28,7 @@ from tests.testplane import up
 ROOT = Path(__file__).parent.parent
 OURS = ["podidentity", "nmi", "mic"]
 IN_CI = os.environ.get("CI") == "true"
-# In CI the same examples each time: what only a new one can show is looked for by developers, and fails their runs.
+# CI runs the same examples each time. New examples are tried by developers, and fail their runs only.
 settings.register_profile("ci", derandomize=True)
 if IN_CI:
     settings.load_profile("ci")
@@ -35,23 +37,43 @@ LEDGER = Ledger()
 LEDGER.listen(setattr)
 CALLS = Calls()
 CALLS.listen(setattr)
+DOWNLOADS = selection.Downloads()
+DOWNLOADS.listen(setattr)
 
 SETTLE_SECONDS = 2.0
-"""How long a thread or task that is on its way out may take to be gone."""
+"""Seconds that a thread or task may take to end after its test."""
+
+# A parent such as `nohup make test &` ignores SIGINT, and child processes inherit that: tests of Ctrl-C would time out.
+# A signal with a handler has its default action in a child. The handler ignores the signal here, as the parent asked.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    for name, text in selection.MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects tests by the markers that are set here
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    collected = config.stash.setdefault(selection.COLLECTED, [])
     for item in items:
+        collected.append((item.nodeid, selection.mark(item)))
         if item.get_closest_marker("root") and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces and nat rules of its own"))
+            item.add_marker(pytest.mark.skip(reason="needs root, for network namespaces and NAT rules"))
         if item.get_closest_marker("plane") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(120))  # on a busy machine the control plane alone takes ten seconds
+            item.add_marker(pytest.mark.timeout(120))  # on a busy machine the control plane alone starts in ten seconds
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # Minutes when cold, and then no single test's time limit should have to cover it.
+    # A cold build takes minutes, which the time limit of a single test does not cover.
     if not session.config.option.collectonly and any(item.get_closest_marker("plane") for item in session.items):
         up.build()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    DOWNLOADS.test_needs({marker.name for marker in item.iter_markers()})
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,12 +83,12 @@ def pytest_runtest_makereport(
     report = yield
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
     if report.when == "teardown" and not report.failed:
         leak = LEDGER.found_in_logs() or LEDGER.found_in_sections(report.sections)
         if leak:
             report.outcome = "failed"
-            report.longrepr = f"something secret was written during this test: {leak}"
+            report.longrepr = f"a secret was written during this test: {leak}"
         elif forbidden := list(CALLS.refused()):
             report.outcome = "failed"
             report.longrepr = f"called what no role of the chart allows: {forbidden}"
@@ -79,30 +101,30 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
-    """A blocking call in a running loop by the daemons' code raises BlockingError. Tests and emulators may block."""
-    # Modules are matched by the start of their path, so `podidentity` would include the sandbox.
+    """Raise BlockingError where the daemons' code blocks a running event loop. Tests and emulators may block."""
+    # Modules match by the start of their path, so `podidentity` would include the sandbox.
     with blockbuster_ctx(OURS, excluded_modules=["podidentity_sandbox"]) as blockbuster:
         for function in blockbuster.functions.values():
-            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # a first import, once a process
-            function.can_block_in("podidentity/kube/access.py", "read_in_a_loop_of_its_own")  # a thread's, not ours
+            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # the first import in a process
+            function.can_block_in("podidentity/kube/access.py", "read_in_a_loop_of_its_own")  # in a thread
         yield blockbuster
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left_behind() -> Iterator[None]:
-    """Every thread that a test started has ended; the loop's own executor threads end with the loop."""
+    """Fail if a thread that the test started has not ended. The loop's executor threads end with the loop."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + SETTLE_SECONDS
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith(("asyncio_", "uvloop_")):
             thread.join(max(0.0, deadline - time.monotonic()))
-            assert not thread.is_alive(), f"thread {thread.name} was left behind"
+            assert not thread.is_alive(), f"thread {thread.name} has not ended"
 
 
 @pytest.fixture(autouse=True)
 def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
-    """Every task that a test started has ended, whoever owned it."""
+    """Fail if a task that the test started has not ended."""
     if isinstance(request.node, pytest.Function) and inspect.iscoroutinefunction(request.node.obj):
         request.getfixturevalue("_tasks_end")
 
@@ -113,13 +135,13 @@ async def _tasks_end() -> AsyncIterator[None]:
     mine = asyncio.current_task()
     deadline = time.monotonic() + SETTLE_SECONDS
     while left := [task for task in asyncio.all_tasks() if task is not mine]:
-        assert time.monotonic() < deadline, f"left behind: {left}"
+        assert time.monotonic() < deadline, f"tasks have not ended: {left}"
         await asyncio.sleep(0.001)
 
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """What of everything written is secret; a test notes what it made up itself."""
+    """Return the registry of secrets; a test adds those that it creates itself."""
     return LEDGER
 
 
@@ -128,7 +150,7 @@ NewPlane = Callable[..., up.Plane]
 
 @pytest.fixture(scope="session")
 def plane() -> Iterator[up.Plane]:
-    """The session's real control plane with our CustomResourceDefinitions: kube-apiserver, etcd, controllers."""
+    """Yield the session's real control plane with our CustomResourceDefinitions: kube-apiserver, etcd, controllers."""
     with up.Plane() as running:
         apply_definitions(running)
         yield running
@@ -136,7 +158,7 @@ def plane() -> Iterator[up.Plane]:
 
 @pytest.fixture(autouse=True)
 def nothing_of_ours_is_left_on_the_plane(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The next user of the session's control plane finds no object of our kinds, in whatever namespace."""
+    """Delete all objects of our kinds from the session's control plane after each test that uses it."""
     yield
     if "plane" in request.fixturenames:
         clear(request.getfixturevalue("plane"))
@@ -144,7 +166,7 @@ def nothing_of_ours_is_left_on_the_plane(request: pytest.FixtureRequest) -> Iter
 
 @pytest.fixture
 def new_plane() -> Iterator[NewPlane]:
-    """Starts control planes of the test's own; arguments are those of `up.Plane`. They end with the test."""
+    """Yield a function that starts a control plane for this test; its arguments are those of `up.Plane`."""
     started: list[up.Plane] = []
 
     def start(**options: Any) -> up.Plane:
@@ -161,7 +183,7 @@ OUR_KINDS = ("azureidentities", "azureidentitybindings", "azureassignedidentitie
 
 
 def clear(running: up.Plane) -> None:
-    """Delete all objects of our kinds, whatever finalizer holds them."""
+    """Delete all objects of our kinds, including those with finalizers."""
     for plural in OUR_KINDS:
         for each in running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")["items"]:
             meta = each["metadata"]
@@ -172,19 +194,19 @@ def clear(running: up.Plane) -> None:
                     running.api("PATCH", path, free, content_type="application/json-patch+json")
                 if not meta.get("deletionTimestamp"):
                     running.api("DELETE", path)
-            except RuntimeError as error:  # its namespace may be going, and the object with it
+            except RuntimeError as error:  # its namespace may be deleted, and the object with it
                 if ": 404 " not in str(error):
                     raise
 
 
 def apply_definitions(running: up.Plane, path: Path = ROOT / "deploy" / "crds") -> None:
-    """Apply definitions of our kinds with the real kubectl and wait until the kinds are served."""
+    """Apply the definitions of our kinds with kubectl and wait until the kinds are served."""
     kubectl = [str(up.tool("kubectl")), f"--kubeconfig={running.kubeconfig}"]
     definitions = str(path)
     subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
     wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
     subprocess.run(wait, check=True, capture_output=True, timeout=60)
-    # Established is not all: for a moment a list may still be answered by 404, then by 429 while the storage starts.
+    # After Established, the server may still return 404 for a list, then 429 while the storage starts.
     deadline = time.monotonic() + 20
     for plural in OUR_KINDS:
         while True:

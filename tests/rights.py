@@ -186,11 +186,11 @@ class Calls:
     def listen(self, patch: Callable[[object, str, Any], None]) -> None:
         """Have every API server of this process tell its calls, by *patch*, which replaces an attribute of a class."""
         self._folder = Path(tempfile.mkdtemp(prefix="audit-"))
-        heard, begin = KubeApi.heard, up.Plane.__init__
+        record, begin = KubeApi.record, up.Plane.__init__
 
         def hear(server: KubeApi, call: Recorded) -> None:
             self.note(call)
-            heard(server, call)
+            record(server, call)
 
         @functools.wraps(begin)
         def begun(plane: up.Plane, *arguments: Any, **options: Any) -> None:
@@ -200,7 +200,7 @@ class Calls:
             begin(plane, *arguments, **options | {"apiserver_flags": [*options.get("apiserver_flags", ()), *flags]})
             self._logs[plane] = path.open("rb")
 
-        patch(KubeApi, "heard", hear)
+        patch(KubeApi, "record", hear)
         patch(up.Plane, "__init__", begun)
 
 

@@ -7,7 +7,7 @@ from _native.lane import Limits
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
@@ -40,7 +40,7 @@ class Served:
             index=self.index,
             issuer=self.issuer,
             proxy=FakeProxy(),
-            measures=Measures(),
+            measures=ServerMetrics(),
         )
 
     def answer(self, request: TokenRequest) -> Grant | Refusal:

@@ -16,7 +16,7 @@ from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.serving import free_ports
 
 UNPACKED: Final = ROOT / "build/bench/nginx/usr/sbin/nginx"
-"""The path that tools/bench-packages installs it to."""
+"""The path where `make setup` unpacks nginx."""
 BACKLOG: Final = 4096
 """As NMI's."""
 TEXT_MAX: Final = 4000
@@ -69,7 +69,7 @@ def nginx(
     """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
     program = found("nginx", UNPACKED)
     if program is None:
-        raise ProgramError("there is no nginx to compare with: run tools/bench-packages, or sudo apt-get install nginx")
+        raise ProgramError("nginx is missing; run make setup, or sudo apt-get install nginx")
     (port,) = free_ports(1)
     user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else ""
     with folder() as kept:

@@ -15,7 +15,7 @@ from benchmarks.compiled import loaded
 from benchmarks.micro import comparisons
 from benchmarks.paired import quartiles
 from benchmarks.results import Micro
-from nmi.server.measures import BUCKETS_SECONDS
+from nmi.server.metrics import BUCKETS_SECONDS
 from tests.corpus.corpus import ACCEPTED, EVERY
 
 LOOPS: Final = Path(__file__).with_name("loops.pyx")

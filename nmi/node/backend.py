@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nmi.node.commands import SYSTEM_PATH, Finished, find_program, run
 from nmi.node.nft_driver import NOT_PERMITTED, NftPrograms
 from nmi.node.rule_text import all_rules, chains_in
 from nmi.node.rules import CHAIN
+from nmi.subprocesses import SYSTEM_PATH, Finished, find_program, run
 from podidentity.exits import StartError
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")

@@ -2,8 +2,8 @@
 
 import re
 
-from nmi.node.commands import SYSTEM_PATH, ProgramTimeoutError, find_program, run
 from nmi.node.rules import RedirectError, RedirectSpec
+from nmi.subprocesses import SYSTEM_PATH, ProgramTimeoutError, find_program, run
 from podidentity.exits import StartError
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from nmi.node.commands import Finished, ProgramTimeoutError, run
 from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
 from nmi.node.rules import FoundRules, RedirectError, TopRule
+from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
 
 _TRIES = 4

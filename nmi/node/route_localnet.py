@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from nmi.node.commands import Finished, ProgramTimeoutError, run
 from nmi.node.nft_driver import NOT_PERMITTED
 from nmi.node.rule_text import all_rules, words
 from nmi.node.rules import LockHeldError
+from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
 
 CONF = Path("/proc/sys/net/ipv4/conf")

@@ -1,8 +1,8 @@
-"""Where a request's body ends. Two small machines over a growing buffer; neither ever holds more than it may.
+"""The end of a request's body: two state machines over a growing buffer with bounded memory.
 
-Bodies mean something in proxied requests only, but each has to be read (or the connection closed): what follows it on
-the connection is the next request, and to be of another opinion about where that begins is request smuggling. A body is
-whole before anybody looks at its request: at most 16 kB, and no call to IMDS, nor its slot, waits for a slow sender.
+Only proxied requests use their body, but every body must be read (or the connection closed): the next request follows
+it, and a different reading of its start is request smuggling. A body is read completely before its request is handled:
+it has at most 16 kB, and no call to IMDS, and no permit, waits for a slow sender.
 """
 
 import re
@@ -14,22 +14,22 @@ from nmi.server.head import CRLF, bad
 _SIZE_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _SIZE_LINE_BYTES: Final = 10
 _OVERHEAD: Final = 4
-"""Chunk lines may make a body so many times larger than it is; a byte in each chunk would make it six times."""
+"""The factor by which chunk lines may enlarge a body. Chunks of one byte would enlarge it six times."""
 
 
 class Body(Protocol):
-    """One body being read."""
+    """A body that is being read."""
 
     def take(self, received: bytearray) -> bytes | Refusal | None:
-        """Move what belongs to the body from *received*; all of it (raw, None while some is missing)."""
+        """Remove the body from *received* and return its raw bytes; None while bytes are missing."""
 
     @property
     def content(self) -> bytes:
-        """The body itself, once take() has returned bytes."""
+        """The decoded body, available after take() has returned bytes."""
 
 
 class Sized:
-    """A body of a known length; none at all is one of length 0."""
+    """A body of a known length; a missing body has length 0."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -44,7 +44,7 @@ class Sized:
 
 
 class Chunked:
-    """RFC 9112 §7.1, without extensions and trailers: nobody sends them here, and parsers disagree about them."""
+    """A chunked body (RFC 9112 §7.1), without extensions and trailers: no client uses them, and parsers differ."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,6 +1,7 @@
-"""One call of the token server as it is known in logs: who makes it, and by which ids it can be found again.
+"""One call of the token server: its caller and the ids under which logs contain it.
 
-A call is all that is kept of a request while it waits, so it holds neither the request nor its connection.
+A call is the only part of a request that is kept while the request waits. It refers to neither the request nor its
+connection.
 """
 
 import itertools
@@ -11,18 +12,18 @@ from typing import Final, Protocol, Self
 from nmi.server.request import Request
 
 CLIENT_REQUEST_CHARS: Final = 64
-"""Of the id that a client chose; SDKs send a UUID."""
+"""The maximum length of a client's id; SDKs send a UUID."""
 
 
 class Origin(Protocol):
-    """Where requests come from: a connection, of which nothing else may be asked here."""
+    """The part of a connection's interface that identifies the caller."""
 
     @property
     def peer(self) -> str:
         """The peer's IPv4 address, dotted."""
 
     def original_destination(self) -> tuple[str, int] | None:
-        """Where the peer meant to connect before a rule redirected it, None if none did. Costs a system call."""
+        """Return the destination before a rule redirected the connection; None if not redirected. One system call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,13 @@ class Call:
 
     peer: str
     request: str
-    """Our id for it, in the answer's field x-ms-request-id if that is an error, and in each line about it."""
+    """NMI's id: in each log line, and in the field x-ms-request-id of an error."""
     client_request: str = ""
-    """The client's own, x-ms-client-request-id, as far as it may be shown."""
+    """The client's id, x-ms-client-request-id; empty if it is not printable."""
 
     @classmethod
     def of(cls, origin: Origin, request: Request | None = None) -> Self:
-        """A new call; of a *request* that could not be read nothing is known."""
+        """Return a new call. *request* is None if it could not be read."""
         given = () if request is None else request.values("x-ms-client-request-id")
         shown = given[0][:CLIENT_REQUEST_CHARS] if given else ""
         return cls(origin.peer, next(_ids), shown if shown.isascii() and shown.isprintable() else "")
@@ -48,4 +49,4 @@ _ids: Final = (
     f"{_PROCESS[:8]}-{_PROCESS[8:12]}-4{_PROCESS[12:15]}-8{number >> 48 & 0xFFF:03x}-{number & 0xFFFFFFFFFFFF:012x}"
     for number in itertools.count(secrets.randbits(32))
 )
-"""UUIDs in form (RFC 9562, version 4), random once for the process, then counted: unique and cheap, but no secrets."""
+"""Ids in the form of UUIDs (RFC 9562, version 4): random per process, then counted. Unique and cheap, not secret."""

@@ -1,9 +1,9 @@
-"""The log of decisions: a line when something is granted, refused or changes; repeats are summed up.
+"""The decision log: one line for each new grant or refusal. Repeats are counted and summarized.
 
-A node may answer a hundred thousand requests a second and anyone on it may send bad ones, so the number of lines
-depends on neither: what was decided before is counted, each subject (a pod, else an address) has so many lines a
-period, and so has the whole log. `summarize`, called once a period, tells what was left out. A refusal that has a line
-is also told to whoever looks after the pod (`tell`), and again while it goes on.
+A node may answer a hundred thousand requests per second, and any pod may send bad ones. The number of log lines must
+not depend on either: repeated decisions are only counted, and the lines per period are limited per subject (a pod,
+else an address) and in total. `summarize`, called once per period, logs the counts. A logged refusal is also reported
+to the pod's owner (`report`), and again while it continues.
 """
 
 import logging
@@ -23,21 +23,21 @@ from nmi.server.call import Call
 log = logging.getLogger(__name__)
 
 PERIOD_SECONDS: Final = 61.0
-"""A minute, and a little more than the window in which the log holds equal lines back as repeats."""
+"""A minute: a little more than the time within which the log suppresses equal lines as repeats."""
 REMEMBERED_MAX: Final = 4096
 """Decisions of 250 pods, sixteen each."""
 LINES_PER_SUBJECT: Final = 20
 LINES_PER_PERIOD: Final = 500
-TELL_AGAIN_SECONDS: Final = 900.0
+REPORT_AGAIN_SECONDS: Final = 900.0
 """Kubernetes forgets Events after an hour."""
 GRANTED: Final = "granted"
 EXEMPT: Final = "exempt"
 REFUSED: Final = "refused"
 SHOWN_CHARS: Final = 128
-"""Of a text that a pod chose."""
+"""The maximum length of a text that a pod chose."""
 DEFECTS_MAX: Final = 64
 _ORDINARY: Final = frozenset({Reason.METADATA_HEADER_MISSING, Reason.UNKNOWN_PATH})
-"""SDKs probe like this each time a program starts."""
+"""SDKs send such probes each time a program starts."""
 
 
 @dataclass(slots=True)
@@ -47,30 +47,30 @@ class _Remembered:
     repeats: int = 0
     usage: Usage | None = None
     left_out: bool = False
-    """Without a line so far, since there were too many: it is news until it has one."""
-    tell_at: float = float("-inf")
-    """When it is to be told of next if it goes on. The clock's seconds."""
+    """Whether the line limit suppressed its line: the next repeat is logged as new."""
+    report_at: float = float("-inf")
+    """The time of the next report if the refusal continues, in the clock's seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who asked: a known pod, or else nothing but an address."""
+    """The caller of a request: a known pod, else an address only."""
 
     call: Call
     entry: PodEntry | None = None
     """The pod at the peer's address."""
     pod: str = ""
-    """`namespace/name`; of a pod that is asked for by a process of the node, not at its own address."""
+    """`namespace/name` of a pod that a process of the node named, if the pod is not at the peer address."""
     uid: str = ""
 
     @property
     def key(self) -> str:
-        """Whose share of the lines is used: names that a process of the node makes up count as its own."""
+        """The key of the line limit: names that a process of the node invents count for its own address."""
         return self.call.peer if self.entry is None else self.entry.key
 
     @property
     def fields(self) -> dict[str, str | None]:
-        """As they stand in a line."""
+        """The fields of a log line."""
         pod, uid = (self.pod, self.uid) if self.entry is None else (self.entry.key, self.entry.uid)
         call = self.call
         return {
@@ -83,16 +83,16 @@ class Subject:
 
 
 class Decisions:
-    """Remembers what was decided lately, to tell a decision from its repeat. Bounded in every direction."""
+    """Recent decisions, which distinguish a new decision from a repeat. All memory is bounded."""
 
     def __init__(
         self,
         *,
-        tell: Callable[[PodEntry, Refusal], None] | None = None,
+        report: Callable[[PodEntry, Refusal], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*tell* is given refusals of known pods that have a line, and must neither block nor raise."""
-        self._tell = tell
+        """*report* is called with logged refusals of known pods. It must neither block nor raise."""
+        self._report = report
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, ...], _Remembered] = OrderedDict()
         self._lines: Counter[str] = Counter()
@@ -103,10 +103,10 @@ class Decisions:
     def granted(
         self, subject: Subject, request: TokenRequest, identity: str, usage: Usage, correlation: str = ""
     ) -> None:
-        """A token was given; *usage* goes on counting while the fast lane repeats the answer."""
+        """Record a granted token. *usage* counts the repeats, also those of the fast lane."""
         if self._is_news(subject, _topic(request), GRANTED, identity, usage):
             log.info(
-                "token granted; repeats are summed up once a minute",
+                "token granted; repeats are summarized once a minute",
                 extra={
                     **subject.fields,
                     "identity": identity,
@@ -117,10 +117,10 @@ class Decisions:
             )
 
     def passed(self, subject: Subject, request: TokenRequest, status: int) -> None:
-        """A token request of a pod that is exempt was answered by IMDS itself."""
+        """Record IMDS's own response to a token request of an exempt pod."""
         if self._is_news(subject, (*_topic(request), str(status)), EXEMPT):
             log.info(
-                "token request answered by IMDS itself, since an exception covers the pod",
+                "token request forwarded to IMDS because an exception applies to the pod",
                 extra={
                     **subject.fields,
                     "resource": shown(request.resource),
@@ -130,12 +130,12 @@ class Decisions:
             )
 
     def refused(self, subject: Subject, path: str, status: int, refusal: Refusal, request: TokenRequest | None) -> None:
-        """A request was refused; of its text only what *request* holds may be shown."""
+        """Record a refused request. Of its text, only the values in *request* may appear in the log."""
         topic = (path,) if request is None else _topic(request)
         if self._is_news(subject, topic, refusal.reason.value):
             log.log(
                 logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
-                "request refused; error says what to look at",
+                "request refused; follow the field error",
                 extra={
                     **subject.fields,
                     "identity": refusal.identity or None,
@@ -148,20 +148,20 @@ class Decisions:
                     "correlation": refusal.correlation or None,
                 },
             )
-        self._tell_of(subject, topic, refusal)
+        self._report_refusal(subject, topic, refusal)
 
-    def _tell_of(self, subject: Subject, topic: tuple[str, ...], refusal: Refusal) -> None:
-        """Tell the pod's owner of what has just been remembered, if that was not done lately."""
+    def _report_refusal(self, subject: Subject, topic: tuple[str, ...], refusal: Refusal) -> None:
+        """Report a recorded refusal to the pod's owner unless it was reported recently."""
         remembered = self._remembered[subject.key, *topic]
-        if self._tell is None or subject.entry is None or refusal.reason in _ORDINARY or remembered.left_out:
+        if self._report is None or subject.entry is None or refusal.reason in _ORDINARY or remembered.left_out:
             return
         now = self._clock()
-        if now >= remembered.tell_at:
-            remembered.tell_at = now + TELL_AGAIN_SECONDS
-            self._tell(subject.entry, refusal)
+        if now >= remembered.report_at:
+            remembered.report_at = now + REPORT_AGAIN_SECONDS
+            self._report(subject.entry, refusal)
 
     def failed(self, subject: Subject, error: BaseException) -> None:
-        """A defect of ours: the traceback once for each place, then counted."""
+        """Record a defect: log the traceback once per source line, then count."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{type(error).__name__} {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
         if place not in self._defects and len(self._defects) < DEFECTS_MAX:
@@ -182,7 +182,7 @@ class Decisions:
         }
 
     def summarize(self) -> None:
-        """Tell of the repeats since the last call, per pod and identity, and begin a new period."""
+        """Log the repeats since the last call, per pod and identity, and start a new period."""
         repeats: Counter[tuple[str, str, str]] = Counter()
         served: dict[int, tuple[Usage, str, dict[str, None]]] = {}
         for (subject, *_), entry in self._remembered.items():
@@ -195,12 +195,12 @@ class Decisions:
         repeats = +repeats
         for (subject, identity, outcome), count in repeats.most_common(LINES_PER_PERIOD):
             log.info(
-                "decisions repeated since the last summary; the first of each has a line of its own",
+                "decisions repeated since the last summary; the first of each has its own line",
                 extra={"pod": subject, "identity": identity, **_outcome(outcome), "count": count},
             )
         left_out = self._left_out + sum(count for _, count in repeats.most_common()[LINES_PER_PERIOD:])
         if left_out:
-            log.warning("decisions left out of this log; the metric nmi_refusals counts all", extra={"count": left_out})
+            log.warning("decisions omitted from this log; see the metric nmi_refusals", extra={"count": left_out})
         self._left_out = 0
         self._lines_in_all = 0
         self._lines.clear()
@@ -208,12 +208,12 @@ class Decisions:
     def _is_news(
         self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
     ) -> bool:
-        """Whether to write a line now. Whatever happens, the decision is counted."""
+        """Count the decision and return whether to write a line now."""
         key = (subject.key, *topic)
         entry = self._remembered.get(key)
         if entry is not None and (entry.outcome, entry.identity) == (outcome, identity) and not entry.left_out:
             if usage is None:
-                entry.repeats += 1  # what is granted again is counted by its Usage, in whichever lane
+                entry.repeats += 1  # Usage counts repeated grants of both lanes
             elif entry.usage is not usage:
                 entry.repeats += entry.usage.take() if entry.usage is not None else 0
                 entry.usage = usage
@@ -239,12 +239,12 @@ def _outcome(outcome: str) -> dict[str, str | None]:
 
 
 def shown(text: str) -> str:
-    """Untrusted *text* as it may be handed to the log, which quotes every field."""
+    """Return untrusted *text* cut for the log, which quotes every field."""
     return text[:SHOWN_CHARS]
 
 
 def _named(subjects: Collection[str]) -> str:
-    """Pods that share one cached token share its count, too."""
+    """Return one name for the pods that share a cached token and its count."""
     first, *others = subjects
     return f"{first} and {len(others)} more" if others else first
 

@@ -1,7 +1,7 @@
-"""From a request to its outcome: which way it goes, once it is sure that it may go any.
+"""The dispatcher of requests: it selects the handler and returns the outcome of a request.
 
-What can be said at once is returned at once; what has to wait is handed back as work to do. The ways are `token_path`,
-`host_path` and `proxied_path`; status codes are `responses`'.
+Handlers return an outcome immediately if they can, else the work that leads to it. They are `token_path`, `host_path`
+and `proxied_path`. `responses` defines the status codes.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from _native.index import Index
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.call import Call, Origin
 from nmi.server.decisions import Decisions
-from nmi.server.granting import TokenIssuer
 from nmi.server.host_path import HostPath
-from nmi.server.measures import Measures
+from nmi.server.issued_token import TokenIssuer
+from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder, ProxiedPath
@@ -23,7 +23,7 @@ from nmi.server.token_path import TokenPath
 
 
 class Handlers:
-    """Answers requests of any peer. Holds no state of its own."""
+    """Dispatcher for requests of any peer. It has no state."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Handlers:
         index: Index,
         issuer: TokenIssuer,
         proxy: Forwarder,
-        measures: Measures,
+        measures: ServerMetrics,
         decisions: Decisions,
         now_ns: Callable[[], int],
     ) -> None:
@@ -43,7 +43,7 @@ class Handlers:
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)
 
     def answer(self, origin: Origin, request: Request) -> Outcome | Pending:
-        """What comes of *request* from *origin*: an answer at once, or one that has to be awaited."""
+        """Return the outcome of *request* from *origin*, or the work that leads to it."""
         call, route = Call.of(origin, request), Route.OTHER
         try:
             destination = resolve(request.target, self._policy.forwarding)
@@ -66,25 +66,25 @@ class Handlers:
             return self._outcomes.failed(call, error, route)
 
     def malformed(self, origin: Origin, refusal: Refusal) -> Outcome:
-        """The outcome of bytes that are no request."""
+        """Return the outcome of bytes that are not a request."""
         return self._outcomes.refused(Call.of(origin), refusal)
 
     def failed(self, pending: Pending, error: BaseException) -> Outcome:
-        """The outcome of a request that met a defect of ours."""
+        """Return the outcome of a request that failed because of a defect in NMI."""
         return self._outcomes.failed(pending.call, error, pending.route, pending.asked)
 
-    def late(self, pending: Pending, *, stopping: bool = False) -> Outcome:
-        """The outcome of a request whose answer was not there in time, or before this server had to stop."""
+    def timed_out(self, pending: Pending, *, stopping: bool = False) -> Outcome:
+        """Return the outcome of a request without an answer at its timeout, or when the server stops."""
         return self._outcomes.refused(
             pending.call, _STOPPING if stopping else _LATE, pending.route, asked=pending.asked
         )
 
     def limit_hit(self, limit: Limit) -> None:
-        """Count a limit that bit without a refusal."""
+        """Count a limit that took effect without a refusal."""
         self._outcomes.limit_hit(limit)
 
     def _was_redirected(self, origin: Origin) -> bool:
-        """Whether *origin* came the way that it has to; asks the kernel only if there is such a way."""
+        """Return whether *origin* was redirected as the policy requires. Makes a system call only if it does."""
         wanted = self._policy.redirected_from
         return wanted is None or origin.original_destination() == wanted
 
@@ -92,23 +92,24 @@ class Handlers:
 _DISGUISED: Final = Refusal(
     Reason.DISGUISED_PATH,
     "This is not a spelling of a path that is served here.",
-    "a client is broken, or something tries to get around NMI: see what runs at the peer",
+    "a client has a fault, or a process tries to bypass NMI; check the processes at the peer address",
 )
 _UNKNOWN: Final = Refusal(
     Reason.UNKNOWN_PATH,
     "There is nothing here.",
-    "the path is not proxied; --allow-metadata-path allows more of them",
+    "the path is not proxied; --allow-metadata-path allows further paths",
 )
 _NOT_REDIRECTED: Final = Refusal(
     Reason.NOT_REDIRECTED,
     "Ask at the metadata service's own address.",
-    "a process came straight to NMI's port, which --require-redirected forbids: see what runs at the peer",
+    "a process connected directly to NMI's port, which --require-redirected forbids; check the processes at the peer "
+    "address",
 )
 _LATE: Final = Refusal(
-    Reason.TIMED_OUT, "The answer was not there in time.", "see what the token sources log", limit=Limit.ANSWER
+    Reason.TIMED_OUT, "The answer was not there in time.", "check the log of the token sources", limit=Limit.ANSWER
 )
 _STOPPING: Final = Refusal(
     Reason.TIMED_OUT,
     "The token server of this node stops; try again.",
-    "NMI stops, and the request still waited at the end of the drain: nothing to do, its client tries again",
+    "NMI stops, and the request still waited at the end of the drain; nothing to do: its client retries",
 )

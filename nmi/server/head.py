@@ -1,7 +1,8 @@
-"""The strict rules for a request's head, on its raw bytes. Pure: bytes in, `Head` or `Refusal` out.
+"""The strict rules for a request's head, on its raw bytes. Pure: it turns bytes into a `Head` or a `Refusal`.
 
-llhttp (`reading` asks it as a second opinion) forgives more than a server under attack should and knows no limits, so
-what frames a request is decided here: each rule cites its paragraph, and whatever is not allowed is refused.
+llhttp, which `reading` uses for a second check, tolerates more than a server under attack should and has no limits.
+This module therefore decides on the framing of a request: each rule cites its paragraph, and anything that is not
+allowed is refused.
 """
 
 import re
@@ -15,10 +16,10 @@ from nmi.server.policy import Sizes
 CRLF: Final = b"\r\n"
 HEAD_END: Final = b"\r\n\r\n"
 METHOD_BYTES: Final = 16
-"""The longest method anybody sends, UPDATEREDIRECTREF apart, is UNSUBSCRIBE."""
+"""The longest method in use is UNSUBSCRIBE, except UPDATEREDIRECTREF."""
 VERSION_BYTES: Final = 8
 LENGTH_DIGITS: Final = 15
-"""A Content-Length with more is beyond any limit, and int() need not read it."""
+"""A longer Content-Length exceeds every limit, and int() does not need to read it."""
 
 _STRAY: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|\x00")
 _METHOD: Final = re.compile(rb"[A-Z][A-Z-]*")
@@ -27,11 +28,11 @@ _TARGET: Final = re.compile(rb"[!-\"$-~]+")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110 §5.6.2 token."""
 _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""RFC 9110 §5.5: what a field value may not hold. obs-text (%x80-FF) may stay: it is compared to nothing."""
+"""RFC 9110 §5.5: the bytes that a field value must not contain. obs-text (%x80-FF) is allowed: nothing compares it."""
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
 """RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
 _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
-"""Two of one of these means that two readers may each take another one."""
+"""If one of these occurs twice, two readers may use different ones."""
 
 _FLAGS: Final = {
     Limit.HEAD_BYTES: "--max-head-bytes",
@@ -42,7 +43,7 @@ _FLAGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head that passed. At most one of *length* and *chunked* says that a body follows."""
+    """A valid head. At most one of *length* and *chunked* announces a body."""
 
     method: str
     target: str
@@ -54,9 +55,9 @@ class Head:
 
 
 def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | None:
-    """Why no continuation of *received*, an unfinished head, could be accepted, if that is so.
+    """Return a refusal if no continuation of *received*, an incomplete head, could be accepted.
 
-    Of the first *searched* bytes it is known already that no stray byte is among them.
+    The first *searched* bytes have been checked for stray bytes already.
     """
     if _STRAY.search(received, max(0, searched - 1)):
         return bad("a bare CR or LF, or a NUL")
@@ -71,10 +72,10 @@ def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | 
 
 
 def parse_head(raw: bytes, sizes: Sizes) -> Head | Refusal:
-    """Read *raw*, which ends with its first empty line."""
+    """Parse *raw*, which ends with its first empty line."""
     if len(raw) > sizes.head_bytes:
         return too_large("The head of the request is too large.", Limit.HEAD_BYTES)
-    if _STRAY.search(raw):  # RFC 9112 §2.2: a bare CR is to be rejected; a bare LF may be
+    if _STRAY.search(raw):  # RFC 9112 §2.2: a bare CR must be rejected; a bare LF may be
         return bad("a bare CR or LF, or a NUL")
     first, *lines = raw[: -len(HEAD_END)].split(CRLF)
     if len(lines) > sizes.fields:
@@ -122,7 +123,7 @@ def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]] | Refusal:
 
 
 def _framed(method: str, target: str, fields: list[tuple[str, str]], *, http_1_0: bool) -> Head | Refusal:
-    """What the fields say about where the request ends and whether the connection goes on."""
+    """Return the head with the end of the request and the persistence of the connection, from the fields."""
     named: dict[str, list[str]] = {}
     for name, value in fields:
         named.setdefault(name, []).append(value)
@@ -149,17 +150,18 @@ def _framed(method: str, target: str, fields: list[tuple[str, str]], *, http_1_0
 
 
 def _wrong_host(host: str | None, *, required: bool) -> str:
-    """What is wrong with the field Host, or nothing."""
+    """Return the fault of the field Host, or an empty string."""
     if host is None:
         return "no Host" if required else ""  # RFC 9112 §3.2
     return "" if _HOST.fullmatch(host.encode("latin-1")) else "a malformed Host"
 
 
 def _wrong_framing(single: Mapping[str, str], *, http_1_0: bool) -> str:
-    """What is wrong with the fields that frame a body, or nothing."""
+    """Return the fault of the fields that frame a body, or an empty string."""
     length, coding = single.get("content-length"), single.get("transfer-encoding")
     if coding is not None:
-        # RFC 9112 §6.1: both, or it in HTTP/1.0, is a smuggler's or a broken client's; §6.3: so is another coding.
+        # RFC 9112 §6.1: both fields, or Transfer-Encoding in HTTP/1.0, indicate smuggling or a faulty client; §6.3:
+        # so does another coding.
         known = length is None and not http_1_0 and coding.lower() == "chunked"
         return "" if known else "a body framed in more than one way, or in an unknown one"
     well_formed = length is None or (length.isascii() and length.isdigit())
@@ -172,7 +174,7 @@ def _bounded(digits: str) -> int:
 
 
 def bad(what: str) -> Refusal:
-    """A refusal of the request's syntax; *what* it has that it should not have, in our words."""
+    """Return the refusal of a malformed request; *what* is the fault, in NMI's words."""
     sentence = f"The request is malformed: it has {what}."
     return Refusal(Reason.BAD_SYNTAX, sentence, f"{sentence} See which client sends it.")
 

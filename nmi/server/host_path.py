@@ -1,15 +1,14 @@
-"""/host/token: a process on the node asks for the token of a pod that it names.
+"""/host/token: the token of a pod for a process on the node, which names the pod.
 
-Off by default. Where it is on, every process on the host network may ask, over the node's own loopback; that the
-connection was not redirected is what tells it from a pod that has found a way to look like one. The header fields podns
-and podname are the shield against forgery here (a browser or a forwarder adds neither), so Metadata is not demanded,
-as by the reference. The kubelet is such a process, and a pod's author chooses address, path and most header fields of
-its probes: what shows a probe is refused (`_is_probe`). Nothing is looked up, and nothing about any pod is said, before
-all of this holds.
+Off by default. If enabled, every process on the host network may request tokens over the node's loopback address. A
+redirected connection comes from a pod that imitates a process of the node, and is refused. The header fields podns and
+podname protect against forged requests (a browser or a forwarder adds neither), so `Metadata` is not required, as in
+the Go implementation. The kubelet runs on the host network too, and a pod's author chooses address, path and most
+header fields of its probes: requests that look like a probe are refused (`_is_probe`). The handler looks up nothing
+and reveals nothing about a pod before all of these checks have passed.
 """
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -17,82 +16,71 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call, Origin
 from nmi.server.decisions import Subject
-from nmi.server.granting import TokenIssuer, name_of
-from nmi.server.outcomes import Outcome, Outcomes, Pending, misheaded, subject_of
-from nmi.server.parameters import token_request
+from nmi.server.issued_token import name_of
+from nmi.server.outcomes import Outcome, Pending, header_refusal, subject_of
 from nmi.server.passthrough import Stream
-from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
-from nmi.server.responses import host_token_parts, timeless
+from nmi.server.responses import host_token_parts, rendered
 from nmi.server.target import Destination, Route
-from nmi.server.token_path import GET_ONLY, NOT_GET
+from nmi.server.token_endpoint import GET_ONLY, NOT_GET, TokenEndpoint
 from podidentity.azure.imds import RawAnswer
 
 LOOPBACK: Final = "127.0.0.1"
 _LABEL: Final = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAMESPACE: Final = re.compile(_LABEL)
-"""RFC 1123 label, as the API server has it for namespaces."""
+"""An RFC 1123 label: the API server's rule for namespaces."""
 _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-"""RFC 1123 subdomain, as the API server has it for pods."""
+"""An RFC 1123 subdomain: the API server's rule for pods."""
 
 
-class HostPath:
-    """Answers requests for host tokens."""
+class HostPath(TokenEndpoint):
+    """The handler of requests for host tokens."""
 
-    def __init__(
-        self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
-    ) -> None:
-        self._policy = policy
-        self._issuer = issuer
-        self._outcomes = outcomes
-        self._now_ns = now_ns
+    route = Route.HOST_TOKEN
 
     def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
         if not self._policy.host_tokens:
-            return self._outcomes.refused(call, _SWITCHED_OFF, Route.HOST_TOKEN)
-        stranger = _stranger(origin, call, request)
-        if stranger is not None:
-            return self._outcomes.refused(call, stranger, Route.HOST_TOKEN)
+            return self._outcomes.refused(call, _DISABLED, self.route)
+        refusal = _caller_refusal(origin, call, request)
+        if refusal is not None:
+            return self._outcomes.refused(call, refusal, self.route)
         if request.method != "GET":
-            return self._outcomes.refused(call, NOT_GET, Route.HOST_TOKEN, allow=GET_ONLY)
-        pod = misheaded(request, self._policy) or _named(request)
+            return self._outcomes.refused(call, NOT_GET, self.route, allow=GET_ONLY)
+        pod = header_refusal(request, self._policy) or _pod_in(request)
         if isinstance(pod, Refusal):
-            return self._outcomes.refused(call, pod, Route.HOST_TOKEN)
-        asked = token_request(destination.query)
-        if isinstance(asked, Refusal):
-            return self._outcomes.refused(call, asked, Route.HOST_TOKEN)
-        return Pending(call, Route.HOST_TOKEN, asked, partial(self._issued, call, pod, asked))
+            return self._outcomes.refused(call, pod, self.route)
+        return self._issue_later(call, destination.query, partial(self._issue, call, pod))
 
-    async def _issued(self, call: Call, pod: tuple[str, str], asked: TokenRequest, _: Stream) -> Outcome:
-        outcomes, route = self._outcomes, Route.HOST_TOKEN
+    async def _issue(self, call: Call, pod: tuple[str, str], asked: TokenRequest, _: Stream) -> Outcome:
+        outcomes = self._outcomes
         subject = Subject(call, pod="/".join(pod))
-        granted = await self._issuer.issue_for(*pod, asked)
-        if isinstance(granted, RawAnswer):
-            granted = _NEVER_THE_NODES
-        if isinstance(granted, Refusal):
-            return outcomes.refused(call, granted, route, asked=asked, subject=subject)
-        known = subject_of(call, granted.record)
-        subject = Subject(call, pod=subject.pod, uid=granted.uid) if known.entry is None else known
-        outcomes.decisions.granted(subject, asked, name_of(granted), granted.usage, granted.correlation)
+        issued = await self._issuer.issue_for(*pod, asked)
+        if isinstance(issued, RawAnswer):
+            issued = _NO_NODE_TOKENS
+        if isinstance(issued, Refusal):
+            return outcomes.refused(call, issued, self.route, asked=asked, subject=subject)
+        known = subject_of(call, issued.record)
+        subject = Subject(call, pod=subject.pod, uid=issued.uid) if known.entry is None else known
+        outcomes.decisions.granted(subject, asked, name_of(issued), issued.usage, issued.correlation)
         now_ns = self._now_ns()
-        parts = host_token_parts(granted.token, granted.expires_ns, now_ns)
-        return outcomes.answered(subject, timeless(parts, granted.expires_ns, now_ns), route, asked)
+        parts = host_token_parts(issued.token, issued.expires_ns, now_ns)
+        return outcomes.answered(subject, rendered(parts, issued.expires_ns, now_ns), self.route, asked)
 
 
-def _stranger(origin: Origin, call: Call, request: Request) -> Refusal | None:
-    """Why the one who asks is no process of the node that may."""
+def _caller_refusal(origin: Origin, call: Call, request: Request) -> Refusal | None:
+    """Return the refusal of a caller that is not a process of the node, or is a probe."""
     if call.peer != LOOPBACK or origin.original_destination() is not None:
         return _NOT_FROM_HOST
     return _PROBE if _is_probe(request) else None
 
 
 def _is_probe(request: Request) -> bool:
-    """Whether the kubelet may have sent it for a pod's probe or lifecycle hook.
+    """Return whether the kubelet may have sent the request for a pod's probe or lifecycle hook.
 
-    By its User-Agent, unless the pod's author has overridden that; and by what the author cannot remove: for a probe
-    the kubelet switches keep-alive off, and Go's HTTP client then sends `Connection: close`, unless the request asks
-    for an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). A lifecycle
-    hook is recognised by its User-Agent alone.
+    Its User-Agent shows this unless the pod's author has overridden it. The author cannot remove a second sign: the
+    kubelet disables keep-alive for probes, and Go's HTTP client then sends `Connection: close`, unless the request
+    asks for an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). Only
+    the User-Agent identifies a lifecycle hook.
     """
     if any(agent.lower().startswith(_KUBELET) for agent in request.values("user-agent")):
         return True
@@ -100,8 +88,8 @@ def _is_probe(request: Request) -> bool:
     return not options.isdisjoint({"close", "upgrade"}) or bool(request.values("upgrade"))
 
 
-def _named(request: Request) -> tuple[str, str] | Refusal:
-    """Namespace and name of the pod that *request* is about."""
+def _pod_in(request: Request) -> tuple[str, str] | Refusal:
+    """Return namespace and name of the pod that *request* names."""
     namespaces, names = request.values("podns"), request.values("podname")
     if len(namespaces) != 1 or len(names) != 1:
         return _NO_POD
@@ -110,34 +98,34 @@ def _named(request: Request) -> tuple[str, str] | Refusal:
     return namespaces[0], names[0]
 
 
-_SWITCHED_OFF: Final = Refusal(
-    Reason.UNKNOWN_PATH, "There is nothing here.", "host tokens are switched off: --host-token-types names no type"
+_DISABLED: Final = Refusal(
+    Reason.UNKNOWN_PATH, "There is nothing here.", "host tokens are disabled: --host-token-types names no type"
 )
 _NOT_FROM_HOST: Final = Refusal(
     Reason.NOT_FROM_HOST,
     "Host tokens are for processes on the node.",
-    "a pod asks for other pods' tokens at /host/token: see what runs at the peer",
+    "a pod requests other pods' tokens at /host/token; check the processes at the peer address",
 )
 _KUBELET: Final = ("kube-probe/", "kube-lifecycle/")
 _PROBE: Final = Refusal(
     Reason.NOT_FROM_HOST,
     "Host tokens are for processes on the node.",
-    "a probe or lifecycle hook of a pod may ask /host/token by the kubelet: look for httpGet with host 127.0.0.1 in "
-    "the pods of this node; a client of yours must send neither Connection: close nor Upgrade",
+    "a pod's probe or lifecycle hook may send this request through the kubelet; search the pods of this node for "
+    "httpGet with host 127.0.0.1; your own client must send neither Connection: close nor Upgrade",
 )
 _NO_POD: Final = Refusal(
     Reason.BAD_PARAMETERS,
     "The header fields podns and podname are required, each once.",
-    "see which process on the node asks: it has to name the pod in podns and podname",
+    "check which process on the node sends this request; it must name the pod in podns and podname",
 )
 _NO_NAME: Final = Refusal(
     Reason.BAD_PARAMETERS,
     "The header fields podns and podname have to be names of a namespace and a pod.",
-    "see which process on the node asks: podns or podname is no name that an object of Kubernetes can have",
+    "check which process on the node sends this request; podns or podname is not a valid Kubernetes name",
 )
-_NEVER_THE_NODES: Final = Refusal(
+_NO_NODE_TOKENS: Final = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity is assigned to this pod.",
-    "an exception covers the pod, so its tokens are the node's own, which are not given out by this way: assign an "
-    "identity to the pod, or ask from the pod itself",
+    "an exception applies to the pod, so its tokens are the node's own, which this path does not return; assign an "
+    "identity to the pod, or send the request from the pod itself",
 )

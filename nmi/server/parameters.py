@@ -1,8 +1,7 @@
-"""The query of a request: read once, strictly. Pure.
+"""The strict parser of a request's query. Pure.
 
-Form decoding, as Go's url.ParseQuery and IMDS do it ("+" is a space), except that what those pass over in silence is
-refused here: a bad escape, ";" as a separator, a name given twice. Two readers who disagree about a query are how a
-check gets walked around.
+It uses form decoding like Go's url.ParseQuery and IMDS ("+" is a space), but refuses input that those ignore: a bad
+escape, ";" as a separator, a repeated name. If two readers read a query differently, a check can be bypassed.
 """
 
 import re
@@ -14,7 +13,7 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 
 PARAMETERS_MAX: Final = 32
-"""The token path knows ten."""
+"""The token path uses ten."""
 
 _SELECTORS: Final = {
     "client_id": SelectorKind.CLIENT_ID,
@@ -28,7 +27,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse_query(query: str) -> dict[str, str] | Refusal:
-    """The parameters of *query*, names and values decoded, in the order in which they came."""
+    """Return the parameters of *query*, with decoded names and values, in their order."""
     if _MALFORMED.search(query):
         return _refuse('The query holds a bad percent escape, or a ";", which has to be sent as %3B.')
     pairs = [each.partition("=") for each in query.split("&") if each]
@@ -47,7 +46,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
 
 
 def token_request(query: str) -> TokenRequest | Refusal:
-    """What *query* asks the token path for. Parameters of other names mean nothing here."""
+    """Return the token request in *query*. Other parameters are ignored."""
     parameters = parse_query(query)
     if isinstance(parameters, Refusal):
         return parameters

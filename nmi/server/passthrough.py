@@ -1,16 +1,15 @@
-"""Requests that IMDS answers itself: instance metadata, and whatever else the operator allows.
+"""The proxy for requests that IMDS answers itself: instance metadata, and further paths that the operator allows.
 
-Nothing of the pod's request is forwarded as it came. Path and query are built anew from their parsed form, and of the
-fields only those go along that IMDS is known to read; so no hop-by-hop field, no X-Forwarded-For and no framing of the
-pod's reaches it. Redirects are not followed: they could lead anywhere that the node can reach. An address that no pod
-is known at may ask, too, as with the reference: what IMDS tells here is about the machine, and identities are not part
-of it.
+The proxy forwards no part of the pod's request unchanged. It builds path and query from their parsed form and sends
+only header fields that IMDS reads, so that no hop-by-hop field, X-Forwarded-For or framing of the pod reaches IMDS. It
+does not follow redirects, which could lead to any address that the node can reach. As in the Go implementation, an
+address without a known pod may send such requests: the responses describe the machine and contain no identities.
 
-Who pays: each call takes a slot of the governor, and holds it no longer than IMDS takes to send its answer, however
-slowly the pod reads, since writing to a connection does not wait for it. What the pod has not taken is kept by its
-connection: one answer at most, as nothing is read behind it, and for write_seconds at most. Calls of this kind have a
-governor of their own in front of the common one, so that they leave part of it to tokens whatever happens. IMDS counts
-instance metadata apart from tokens: its 429 is passed on and pauses nobody else.
+Each call holds a permit of the governor until IMDS has sent its response, however slowly the pod reads, because
+writing to a connection does not wait. The connection buffers the unread part: one response at most, because no further
+request is read, and for write_seconds at most. These calls have a separate governor in front of the common one, so
+that part of the common limit always remains for tokens. IMDS counts instance metadata separately from tokens: its 429
+is forwarded and pauses no other call.
 """
 
 import asyncio
@@ -40,37 +39,39 @@ ANSWER_FIELDS: Final = (
     "x-ms-request-id",
     "x-ms-client-request-id",
 )
-"""Content-Type and Content-Length come besides. A Location is left out: nobody is to follow it from inside the pod."""
+"""In addition to Content-Type and Content-Length. Location is omitted: a pod must not follow it."""
 CALLS_AT_ONCE: Final = 3
-"""Of the five that IMDS takes; the others are for tokens."""
+"""Of the five that IMDS allows; the others are for tokens."""
 CALLS_PER_WINDOW: Final = 10
 """Of the twenty. IMDS answers about five a second itself."""
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 """RFC 9110 §9.3.1: a body means nothing with these."""
 
 
-class Slots(Protocol):
-    """Whose turn it is to call IMDS: `nmi.tokens.governor.Governor`."""
+class CallLimiter(Protocol):
+    """The limiter of calls to IMDS: `nmi.tokens.governor.Governor`."""
 
-    def slot(self, pod_key: str) -> AbstractAsyncContextManager[object]:
-        """Entering raises CongestedError when too many wait."""
+    def permit(self, pod_key: str) -> AbstractAsyncContextManager[object]:
+        """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
 
 
 class Stream(Protocol):
-    """Where an answer goes that is not held back until it is whole. Neither method waits for the peer to read."""
+    """The destination of a streamed answer. Neither method waits for the peer to read."""
 
     def begin(self, answer: StreamedAnswer) -> None: ...
     def send(self, piece: bytes) -> None: ...
 
 
 class MetadataProxy:
-    """Forwards to one IMDS. The session is its caller's, who closes it after this."""
+    """Proxy for one IMDS. The caller owns the session and closes it after the proxy."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, slots: Slots, policy: ServerPolicy) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, limiter: CallLimiter, policy: ServerPolicy
+    ) -> None:
         """*base_url*: scheme, host and port of IMDS, without a path."""
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._slots = slots
+        self._limiter = limiter
         self._share = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
         self._policy = policy
         self._times = aiohttp.ClientTimeout(
@@ -78,16 +79,16 @@ class MetadataProxy:
         )
 
     def close(self) -> None:
-        """Let no timer outlive its owner."""
+        """Cancel the timer of the proxy's governor."""
         self._share.close()
 
     async def forward(
         self, charged: str, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
-        """What IMDS says to *request*, with *charged* paying for the call.
+        """Return IMDS's response to *request*; the governor charges *charged*.
 
-        A StreamedAnswer has been sent to *stream*, body and all. A Refusal after its begin() means that IMDS broke off:
-        the connection has to end, so that nobody takes what was sent for the whole.
+        A StreamedAnswer has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off the
+        response: the connection must end, so that the client does not take the sent part for the whole.
         """
         url = self._url(destination)
         if isinstance(url, Refusal):
@@ -96,8 +97,8 @@ class MetadataProxy:
         try:
             async with (
                 asyncio.timeout(self._policy.proxy_seconds),
-                self._share.slot(charged),
-                self._slots.slot(charged),
+                self._share.permit(charged),
+                self._limiter.permit(charged),
             ):
                 turn = True
                 return await self._ask(url, request, stream)
@@ -107,7 +108,7 @@ class MetadataProxy:
             if not turn:
                 return _congested(None)
             return _unavailable(
-                f"IMDS did not answer, or not to the end: check {self._base_url} from the node ({type(error).__name__})"
+                f"no complete response from IMDS: {type(error).__name__}; check {self._base_url} from the node"
             )
 
     def _url(self, destination: Destination) -> yarl.URL | Refusal:
@@ -129,7 +130,7 @@ class MetadataProxy:
         ) as answer:
             refusal = self._unusable(answer)
             if refusal is not None:
-                answer.close()  # what is left of it is not worth a kept-alive connection
+                answer.close()  # reading the rest costs more than a new connection
                 return refusal
             length, bodiless = answer.content_length, request.method == "HEAD" or answer.status == 304
             if not bodiless and length is not None and length > self._policy.proxy_whole_bytes:
@@ -147,16 +148,16 @@ class MetadataProxy:
             )
 
     def _unusable(self, answer: aiohttp.ClientResponse) -> Refusal | None:
-        """Why *answer* cannot be passed on, as far as its head tells."""
+        """Return the refusal if the head of *answer* shows that it cannot be forwarded."""
         if not 200 <= answer.status <= 599:
-            return _unavailable(f"IMDS answered with status {answer.status}: see what listens at {self._base_url}")
+            return _unavailable(f"IMDS returned status {answer.status}; check what listens at {self._base_url}")
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-            return _unavailable(f"IMDS answered in a coding nobody asked for: see what listens at {self._base_url}")
+            return _unavailable(f"IMDS used an unrequested content coding; check what listens at {self._base_url}")
         length = answer.content_length
         return _too_large() if length is not None and length > self._policy.proxy_body_bytes else None
 
     async def _whole(self, answer: aiohttp.ClientResponse) -> bytes | Refusal:
-        """All of the body. One of an untold length is held, too: it cannot be streamed to a client of HTTP/1.0."""
+        """Return the whole body. A body of unknown length is buffered too: HTTP/1.0 clients cannot receive a stream."""
         body = bytearray()
         async for piece in answer.content.iter_any():
             body += piece
@@ -166,7 +167,7 @@ class MetadataProxy:
 
 
 async def _streamed(answer: aiohttp.ClientResponse, length: int, stream: Stream) -> StreamedAnswer:
-    """Send *answer* on as it comes. aiohttp raises if it ends before *length* bytes, and reads none beyond."""
+    """Forward *answer* as it arrives. aiohttp raises if it ends before *length* bytes, and reads no more than that."""
     content_type = _plain(answer.headers.get("Content-Type", ""))
     head = StreamedAnswer(answer.status, length, content_type, _returned(answer.headers))
     stream.begin(head)
@@ -176,7 +177,7 @@ async def _streamed(answer: aiohttp.ClientResponse, length: int, stream: Stream)
 
 
 def _sent(request: Request) -> dict[str, str]:
-    """The fields that go along, but for those that Connection names: they were meant for us (RFC 9110 §7.6.1)."""
+    """Return the forwarded fields without those that Connection names: they are for NMI (RFC 9110 §7.6.1)."""
     own = {each.strip(" \t").lower() for value in request.values("connection") for each in value.split(",")}
     headers = {name: _plain(value) for name in REQUEST_FIELDS if name not in own for value in request.values(name)[:1]}
     headers["accept-encoding"] = "identity"
@@ -189,7 +190,7 @@ def _returned(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _plain(value: str) -> str:
-    """A field's value as everybody reads it alike; empty if it is anything but printable ASCII."""
+    """Return a field's value if it is printable ASCII, which all readers understand in the same way; else nothing."""
     return value if value.isascii() and value.isprintable() else ""
 
 
@@ -197,14 +198,14 @@ def _congested(retry_after: float | None) -> Refusal:
     return Refusal(
         Reason.OVERLOADED,
         "Too many requests to the metadata service are waiting on this node.",
-        "see which pods ask for instance metadata so often",
+        "check which pods request instance metadata frequently",
         retry_after=retry_after,
         limit=Limit.GOVERNOR_QUEUE,
     )
 
 
 def _too_large() -> Refusal:
-    return _unavailable("IMDS answered with more than a pod may be sent: see nmi.server.policy", Limit.PROXIED_BYTES)
+    return _unavailable("IMDS's response is larger than the limit for pods; see nmi.server.policy", Limit.PROXIED_BYTES)
 
 
 def _unavailable(detail: str, limit: Limit | None = None) -> Refusal:

@@ -1,4 +1,4 @@
-"""What the operator decided about the listener, as one frozen value. `nmi.policies` fills it from the settings."""
+"""The operator's settings for the listener, as one frozen value. `nmi.policies` creates it from the settings."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,7 +10,7 @@ PIPELINE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How large one request may be. Bytes, and numbers of things; each counts across reads."""
+    """The size limits of one request, in bytes or numbers. Each counts across reads."""
 
     head_bytes: int = 16 * 1024
     """Request line and fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
@@ -18,50 +18,50 @@ class Sizes:
     target_bytes: int = 4096
     """A token request with every slash of a full ARM id escaped is under 900."""
     body_bytes: int = 16 * 1024
-    """No token request has a body; scheduledevents approvals, where proxied, have a few hundred bytes. So it is read
-    whole before its request is looked at."""
+    """No token request has a body. Proxied scheduledevents approvals have a few hundred bytes. The body is therefore
+    read completely before its request is handled."""
     answered_bytes: int = 64 * 1024
-    """Answers to pipelined requests, written one after the other without a look at whether the peer reads them; the
-    connection ends with the next answer beyond it."""
+    """Answers to pipelined requests that are written without a check that the peer reads them. Beyond it, the
+    connection ends with the next answer."""
     pipelined_bytes: int = 64 * 1024
-    """What may arrive behind a request that is being answered; the connection ends with that answer beyond it."""
+    """Bytes that may arrive after a request that is being answered. Beyond it, that answer ends the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPolicy:
-    """How the general lane treats requests. Times are seconds."""
+    """The general lane's policy for requests. Times are seconds."""
 
     require_metadata_header: bool = True
-    """Refuse token requests without `Metadata: true`: a browser or a forwarder tricked into asking cannot add it."""
+    """Refuse token requests without `Metadata: true`: a browser or forwarder with a forged request cannot add it."""
     allow_x_forwarded_for: bool = False
-    """Serve requests that carry X-Forwarded-For, which say that somebody asks on another's behalf."""
+    """Serve requests with X-Forwarded-For, which a proxy sends on behalf of another client."""
     block_instance_metadata: bool = False
     """Refuse /metadata/instance with 403."""
     set_retry_after: bool = False
-    """Answer 503 with Retry-After, not 404, while an identity is on its way."""
+    """Answer 503 with Retry-After, not 404, while an identity is being assigned."""
     forwarding: Forwarding = field(default_factory=Forwarding)
-    """What besides /metadata/instance may be proxied to IMDS."""
+    """The paths in addition to /metadata/instance that may be proxied to IMDS."""
     host_tokens: bool = True
-    """Serve /host/token to processes on the node. Which identities it gives out is the issuer's policy."""
+    """Serve /host/token to processes on the node. The issuer's policy decides which identities it returns."""
     redirected_from: tuple[str, int] | None = None
-    """Serve only connections that were meant for this address and port and redirected here; None: any. /host/token is
-    apart, since nothing redirects the node's own processes."""
+    """Serve only connections to this address and port that were redirected here; None: any connection. /host/token is
+    excluded, because the node's own processes are not redirected."""
     log_each_request: bool = False
-    """Write a line for each request (`-v 4`). The fast lane formats none, so it is left out then."""
+    """Write a line for each request (`-v 4`). The fast lane writes no lines, so it is disabled then."""
     sizes: Sizes = field(default_factory=Sizes)
     pipeline_seconds: float = PIPELINE_SECONDS
-    """How long an answer may take with part of the next request behind it, before the connection ends with that answer.
-    Less than the lane's head_seconds."""
+    """The time for an answer while part of the next request has been read; after it, the connection ends with that
+    answer. Less than the lane's head_seconds."""
     answer_seconds: float = 55.0
-    """Longest answer to one request whatever happens inside: SDKs give up a try at 60 seconds."""
+    """The timeout of the answer to one request: SDKs end an attempt after 60 seconds."""
     proxy_seconds: float = 20.0
-    """One proxied request, its wait for a slot included."""
+    """One proxied request, including the wait for a permit."""
     proxy_connect_seconds: float = 3.0
     """Until IMDS accepts the connection: it is on the same machine."""
     proxy_silence_seconds: float = 10.0
     """Until the first byte of IMDS's answer, and between any two."""
     proxy_whole_bytes: int = 64 * 1024
-    """Up to here an answer is read whole before its first byte is sent: if IMDS breaks off, the pod gets a clean 503.
-    The instance document is about 20 kB; what is longer is passed on as it comes."""
+    """An answer up to this size is read completely before its first byte is sent: if IMDS breaks off, the pod gets a
+    503. The instance document has about 20 kB. Longer answers are streamed."""
     proxy_body_bytes: int = 256 * 1024
-    """Largest proxied answer: an instance document whose userData is at its limit is under half of it."""
+    """The largest proxied answer: an instance document with the largest userData has less than half of it."""

@@ -1,4 +1,4 @@
-"""Paths that IMDS answers itself: which methods and header fields may go there. How is `passthrough`'s."""
+"""The handler of paths that IMDS answers itself: the allowed methods and header fields. `passthrough` forwards."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
-from nmi.server.outcomes import Outcome, Outcomes, Pending, misheaded
+from nmi.server.outcomes import Outcome, Outcomes, Pending, header_refusal
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -16,11 +16,11 @@ from nmi.server.target import Destination, Route
 READING: Final = ("GET", "HEAD")
 PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 NEVER: Final = frozenset({"CONNECT", "TRACE"})
-"""The one opens a tunnel, the other echoes header fields (RFC 9110 §9.3.6 and §9.3.8)."""
+"""CONNECT opens a tunnel, TRACE returns header fields (RFC 9110 §9.3.6 and §9.3.8)."""
 
 
 class Forwarder(Protocol):
-    """`nmi.server.passthrough.MetadataProxy`."""
+    """The interface of `nmi.server.passthrough.MetadataProxy`."""
 
     async def forward(
         self, charged: str, request: Request, destination: Destination, stream: Stream
@@ -28,7 +28,7 @@ class Forwarder(Protocol):
 
 
 class ProxiedPath:
-    """Answers requests that are forwarded, or refuses them."""
+    """The handler of forwarded requests."""
 
     def __init__(self, *, policy: ServerPolicy, proxy: Forwarder, outcomes: Outcomes) -> None:
         self._policy = policy
@@ -43,7 +43,7 @@ class ProxiedPath:
         anything = self._policy.forwarding.everything and request.method not in NEVER
         if request.method not in methods and not anything:
             return self._outcomes.refused(call, _OTHER_METHOD, route, allow=methods)
-        refusal = misheaded(request, self._policy)
+        refusal = header_refusal(request, self._policy)
         if refusal is not None:
             return self._outcomes.refused(call, refusal, route)
         return Pending(call, route, None, partial(self._proxied, call, request, destination))

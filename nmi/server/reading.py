@@ -1,8 +1,8 @@
-"""From bytes to whole requests. Sans-I/O: fed as the bytes arrive, asked for the next request.
+"""The reader that turns bytes into whole requests. Sans-I/O: the caller feeds bytes and takes the next request.
 
-llhttp parses all it is given in one go and has no limits, so the ends of a request are found here first (`head`,
-`body`), and llhttp then sees exactly one whole message. Its opinion has to be ours, or the request is refused: what two
-parsers understand differently is what smuggling is made of.
+llhttp parses all its input in one call and has no limits. Therefore this module first finds the end of a request
+(`head`, `body`), and then passes exactly one whole message to llhttp. If llhttp reads the message differently, the
+request is refused: request smuggling depends on such differences.
 """
 
 import httptools
@@ -15,7 +15,7 @@ from nmi.server.request import Request
 
 
 class RequestReader:
-    """One connection's bytes. After a Refusal it reads nothing more: what follows cannot be understood."""
+    """Reader of one connection. After a Refusal it reads nothing more: the start of the next request is unknown."""
 
     __slots__ = ("_body", "_head", "_raw_head", "_received", "_refusal", "_searched", "_sizes", "_skipped")
 
@@ -34,7 +34,7 @@ class RequestReader:
 
     @property
     def empty(self) -> bool:
-        """Whether every byte received has become part of a request handed out."""
+        """Whether every received byte is part of a request that next() returned."""
         return not self._received and self._head is None
 
     @property
@@ -46,7 +46,7 @@ class RequestReader:
             self._received += data
 
     def next(self) -> Request | Refusal | None:
-        """The next request, why there will be none, or None while bytes are missing."""
+        """Return the next request, the refusal that ends reading, or None while bytes are missing."""
         if self._refusal is None:
             found = self._read()
             if not isinstance(found, Refusal):
@@ -73,10 +73,10 @@ class RequestReader:
         return Request(head.method, head.target, head.fields, head.http_1_0, head.keep_alive, body.content)
 
     def _read_head(self) -> Refusal | None:
-        """Take the head from what has been received, if it is all there."""
+        """Take the head from the received bytes if it is complete."""
         received = self._received
         if received.startswith(CRLF) and not self._skipped:
-            # RFC 9112 §2.2: one empty line before a request is to be ignored; old clients end a body with it.
+            # RFC 9112 §2.2: ignore one empty line before a request; old clients send one after a body.
             del received[: len(CRLF)]
             self._skipped = True
         if not received or (received == b"\r" and not self._skipped):
@@ -99,7 +99,7 @@ class RequestReader:
 
 
 class _Seen:
-    """What llhttp saw: httptools calls the methods it finds here."""
+    """The callbacks of llhttp, which record its reading: httptools calls the methods defined here."""
 
     def __init__(self) -> None:
         self.target = b""
@@ -121,13 +121,13 @@ class _Seen:
 
 
 def _llhttp_agrees(message: bytes, head: Head) -> bool:
-    """Whether llhttp, at its strictest, takes *message* for one request and for the same one."""
+    """Return whether llhttp in its strictest mode reads *message* as one request with the same head."""
     seen = _Seen()
     parser = httptools.HttpRequestParser(seen)
     try:
         parser.feed_data(message)
     except httptools.HttpParserUpgrade:
-        pass  # it stops where another protocol could begin; ours stays HTTP (see head.py)
+        pass  # llhttp stops where another protocol could begin; NMI ignores Upgrade (see head.py)
     except httptools.HttpParserError:
         return False
     return (

@@ -1,8 +1,8 @@
-"""How an answer looks on the wire. The only file that knows status codes (passing on IMDS's own apart).
+"""The wire format of answers. The only file that defines status codes (IMDS's own status is forwarded unchanged).
 
-SDKs decide by the status whether to try again, by a 400 with "Identity not found" whether to go on to the next
-credential of a chain, and by the word that `_SPOILED` takes out whether to forget about this endpoint for the process's
-whole life: change nothing here without the table of client libraries at hand.
+By the status, SDKs decide whether to retry. A 400 with "Identity not found" makes them continue with the next
+credential of a chain. The text that `_FATAL_WORD` removes makes them ignore this endpoint for the lifetime of the
+process. Check the table of client libraries before a change here.
 """
 
 import re
@@ -22,29 +22,29 @@ from podidentity.azure.imds import RawAnswer
 JSON: Final = "application/json"
 REQUEST_ID: Final = "x-ms-request-id"
 SENTENCE_CHARS: Final = 1024
-"""What a pod reads of an error at most; an AAD error with its correlation id is about 400."""
+"""The maximum length of an error text for a pod; an AAD error with its correlation id has about 400 characters."""
 RETRY_AFTER_SECONDS: Final = 5
-"""When nobody said how long: two tries of Azure's own guidance later."""
+"""The default without a Retry-After from upstream: the time of two attempts by Azure's guidance."""
 ASSIGNING_RETRY_AFTER_SECONDS: Final = 20
-"""An assignment on Azure takes 10 to 60 seconds; the reference says 20 too."""
+"""An assignment on Azure takes 10 to 60 seconds. The Go implementation uses 20 too."""
 
-_SPOILED: Final = re.compile("unreachable", re.IGNORECASE)
-"""A 403 with it makes the Python and JavaScript SDKs take the endpoint for absent."""
+_FATAL_WORD: Final = re.compile("unreachable", re.IGNORECASE)
+"""A 403 with this word makes the Python and JavaScript SDKs treat the endpoint as absent."""
 _NANOSECONDS: Final = 10**9
 
 
 class Answer(Protocol):
-    """Anything that can be written to a connection as the answer to one request."""
+    """An answer to one request that can be written to a connection."""
 
     @property
     def status(self) -> int: ...
 
     @property
     def ends_connection(self) -> bool:
-        """Whether the connection must end with it, as nobody can say where the next request begins."""
+        """Whether the connection must end with it because the start of the next request is unknown."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:
-        """The whole answer at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
+        """Return the whole answer at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class PlainAnswer:
     body: bytes = field(repr=False)
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    """Besides Content-Type, Content-Length and Connection. Names and values have been checked."""
+    """In addition to Content-Type, Content-Length and Connection. Names and values are validated."""
     ends_connection: bool = False
     length: int | None = None
-    """What Content-Length says where the body does not come along: in an answer to HEAD."""
+    """The value of Content-Length for an answer without its body: the answer to HEAD."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
         length = len(self.body) if self.length is None else self.length
@@ -67,7 +67,7 @@ class PlainAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StreamedAnswer:
-    """The head of an answer whose body follows piece by piece, *length* bytes in all unless the connection ends."""
+    """The head of an answer whose body follows in pieces, *length* bytes in total unless the connection ends."""
 
     status: int
     length: int
@@ -95,7 +95,7 @@ def _head(
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How one reason is answered."""
+    """The form of the answer for one reason."""
 
     status: HTTPStatus
     error: str
@@ -105,7 +105,7 @@ class _Form:
 
 
 _INVALID: Final = "invalid_request"
-_AWAY: Final = "temporarily_unavailable"
+_UNAVAILABLE: Final = "temporarily_unavailable"
 _FORMS: Final = MappingProxyType(
     {
         Reason.METHOD_NOT_ALLOWED: _Form(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -124,41 +124,41 @@ _FORMS: Final = MappingProxyType(
         Reason.NO_MATCHING_IDENTITY: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.UNKNOWN_OBJECT_ID: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.UPSTREAM_REFUSED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
-        Reason.UPSTREAM_UNAVAILABLE: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _AWAY, says_retry_after=True),
+        Reason.UPSTREAM_UNAVAILABLE: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
         Reason.UPSTREAM_THROTTLED: _Form(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", says_retry_after=True),
         Reason.POLICY: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.BAD_SYNTAX: _Form(HTTPStatus.BAD_REQUEST, _INVALID, ends_connection=True),
         Reason.HEAD_TOO_LARGE: _Form(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _INVALID, ends_connection=True),
         Reason.BODY_TOO_LARGE: _Form(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID, ends_connection=True),
-        Reason.TIMED_OUT: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _AWAY, says_retry_after=True),
-        Reason.OVERLOADED: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _AWAY, says_retry_after=True),
+        Reason.TIMED_OUT: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
+        Reason.OVERLOADED: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
         Reason.INTERNAL: _Form(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", ends_connection=True),
     }
 )
-_ON_ITS_WAY: Final = frozenset({Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY})
-_RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _AWAY, says_retry_after=True)
+_ASSIGNING: Final = frozenset({Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY})
+_RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True)
 
 
 def refused(
     refusal: Refusal, *, request_id: str = "", set_retry_after: bool = False, allow: Iterable[str] = ()
 ) -> PlainAnswer:
-    """The answer to a refused request, with its id for whoever asks about it.
+    """Return the answer to a refused request, with *request_id*, which appears in the log too.
 
-    With *set_retry_after* an identity that is on its way is a 503 with Retry-After, not a 404. *allow*: the methods
-    that a 405 names.
+    With *set_retry_after*, an identity that is still being assigned is a 503 with Retry-After, not a 404. *allow*: the
+    methods that a 405 names.
     """
-    form, ours = _FORMS[refusal.reason], RETRY_AFTER_SECONDS
-    if refusal.reason in _ON_ITS_WAY:
-        ours = ASSIGNING_RETRY_AFTER_SECONDS
+    form, default = _FORMS[refusal.reason], RETRY_AFTER_SECONDS
+    if refusal.reason in _ASSIGNING:
+        default = ASSIGNING_RETRY_AFTER_SECONDS
         form = _RETRIABLE if set_retry_after else form
     headers = form.headers
     if form.says_retry_after:
-        headers += (("Retry-After", str(_seconds(refusal.retry_after, ours))),)
+        headers += (("Retry-After", str(_seconds(refusal.retry_after, default))),)
     if allow:
         headers += (("Allow", ", ".join(allow)),)
     if request_id:
         headers += ((REQUEST_ID, request_id),)
-    sentence = _SPOILED.sub("not answering", refusal.sentence)[:SENTENCE_CHARS]
+    sentence = _FATAL_WORD.sub("not answering", refusal.sentence)[:SENTENCE_CHARS]
     body = msgspec.json.encode({"error": form.error, "error_description": sentence})
     return PlainAnswer(form.status, body, headers=headers, ends_connection=form.ends_connection)
 
@@ -168,10 +168,10 @@ Parts = tuple[bytes, bytes]
 
 
 def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_ns: int) -> Parts:
-    """The JSON body that grants *token*. All values are strings, as IMDS gives them.
+    """Return the JSON body with *token*. All values are strings, as in IMDS's responses.
 
-    With *auxiliary* tokens it is an array, the primary one first, as the reference has it. *expires_ns* and *now_ns*
-    are time.monotonic_ns(); they tell the life of all, and stand in for an ext_expires_in that nobody told.
+    With *auxiliary* tokens the body is an array with the primary token first, as in the Go implementation. *expires_ns*
+    and *now_ns* are time.monotonic_ns(): the remaining lifetime of all tokens, also used for a missing ext_expires_in.
     """
     life = str(_life(expires_ns, now_ns))
     before, after = _split(token, life)
@@ -182,13 +182,13 @@ def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_n
 
 
 def host_token_parts(token: Token, expires_ns: int, now_ns: int) -> Parts:
-    """The JSON body of /host/token: the reference's names around the same object."""
+    """Return the JSON body of /host/token: the same object inside the Go implementation's field names."""
     before, after = _split(token, str(_life(expires_ns, now_ns)))
     return b'{"token":' + before, after + b',"clientid":' + msgspec.json.encode(token.client_id) + b"}"
 
 
-def timeless(parts: Parts, expires_ns: int, now_ns: int) -> PlainAnswer:
-    """The answer of *parts* as of now: for one that does not become a ready answer; the same bytes otherwise."""
+def rendered(parts: Parts, expires_ns: int, now_ns: int) -> PlainAnswer:
+    """Return the answer of *parts* as of now, for one that is not a ready answer. The bytes are the same."""
     return PlainAnswer(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
 
 
@@ -212,25 +212,25 @@ def _split(token: Token, life: str) -> Parts:
 
 
 def _life(expires_ns: int, now_ns: int) -> int:
-    """Whole seconds left."""
+    """Return the remaining lifetime in whole seconds."""
     return max(0, expires_ns - now_ns) // _NANOSECONDS
 
 
-def passed_on(answer: RawAnswer, request_id: str) -> PlainAnswer:
-    """What IMDS answered, untouched, for a pod that gets its tokens from there; an error has an id in any case."""
+def forwarded(answer: RawAnswer, request_id: str) -> PlainAnswer:
+    """Return IMDS's response unchanged, for an exempt pod. An error always has a request id."""
     headers = with_request_id(answer.status, answer.headers, request_id)
     return PlainAnswer(answer.status, answer.body, content_type=answer.content_type, headers=headers)
 
 
 def with_request_id(status: int, headers: tuple[tuple[str, str], ...], request_id: str) -> tuple[tuple[str, str], ...]:
-    """*headers* of IMDS's answer, with our id if it is an error and has none of IMDS's."""
+    """Return *headers* of IMDS's response, with NMI's request id if it is an error without an id of IMDS."""
     if status < HTTPStatus.BAD_REQUEST or any(name.lower() == REQUEST_ID for name, _ in headers):
         return headers
     return (*headers, (REQUEST_ID, request_id))
 
 
-def _seconds(told: float | None, ours: int) -> int:
-    return ours if told is None else max(1, ceil(told))
+def _seconds(retry_after: float | None, default: int) -> int:
+    return default if retry_after is None else max(1, ceil(retry_after))
 
 
 def _phrase(status: int) -> str:

@@ -1,4 +1,4 @@
-"""The token server: compiled lane, general lane behind it, the tasks of waiting requests, and the orderly end."""
+"""The token server: the compiled lane, the general lane, the tasks of waiting requests, and the shutdown."""
 
 import asyncio
 import logging
@@ -11,23 +11,23 @@ from _native.index import Index
 from _native.lane import Lane, Limits
 from nmi.server.decisions import PERIOD_SECONDS, Decisions
 from nmi.server.general import GeneralLane
-from nmi.server.granting import TokenIssuer
 from nmi.server.handlers import Handlers
-from nmi.server.measures import Measures
+from nmi.server.issued_token import TokenIssuer
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
 
 log = logging.getLogger(__name__)
 
 DRAIN_STEP_SECONDS: Final = 0.02
-"""How often a draining server looks for connections that have become idle: the lane has no word for it."""
+"""The interval at which a draining server closes idle connections: the lane does not notify it."""
 
-LAST_WORD_SECONDS: Final = 0.5
-"""For sending a 503 of some hundred bytes to a peer on the same node."""
+LAST_ANSWER_SECONDS: Final = 0.5
+"""The time for a 503 of some hundred bytes to a peer on the same node."""
 
 
 class Server:
-    """Serves one listener. Built by nmi.app; started once, drained once, closed at last."""
+    """The server of one listener. nmi.app creates it, starts it once, drains it once and closes it."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Server:
         index: Index,
         issuer: TokenIssuer,
         proxy: Forwarder,
-        measures: Measures,
+        measures: ServerMetrics,
         decisions: Decisions | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -59,7 +59,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._summaries: asyncio.Task[None] | None = None
         self._lane = Lane(
-            index=Index() if policy.log_each_request else index,  # knowing nobody, the fast lane hands everything over
+            index=Index() if policy.log_each_request else index,  # an empty index makes the lane hand over everything
             general=lambda connection: GeneralLane(connection, self),
             limits=limits,
             require_metadata=policy.require_metadata_header,
@@ -68,17 +68,17 @@ class Server:
         measures.watch(lane=self._lane.counters, pending=self._tasks.__len__)
 
     async def start(self, listener: socket.socket) -> None:
-        """Serve *listener* (bound, listening, non-blocking), which stays the caller's."""
+        """Serve *listener* (bound, listening, non-blocking). The caller owns it."""
         loop = asyncio.get_running_loop()
         self._summaries = loop.create_task(self._summarize(), name="summaries of decisions")
         self._lane.start(loop, listener)
 
     def counters(self) -> dict[str, int]:
-        """What the lane counted; see `_native.lane`."""
+        """Return the lane's counters; see `_native.lane`."""
         return self._lane.counters()
 
     def state(self) -> dict[str, object]:
-        """What this server is doing, for `/debug/state`: numbers only."""
+        """Return the state for /debug/state: numbers only."""
         return {
             "draining": self.draining,
             "waiting_requests": len(self._tasks),
@@ -100,13 +100,13 @@ class Server:
             log.error("a request's task failed because of a defect; report this traceback", exc_info=error)
 
     def stop_accepting(self) -> None:
-        """Leave the listener alone from now on: its owner may close it. Idempotent."""
+        """Stop using the listener: its owner may close it. Idempotent."""
         self._lane.stop_accepting()
 
     async def drain(self, seconds: float) -> int:
-        """Accept nothing more, answer what is open, close the rest; how many connections are left at the end.
+        """Accept no connections, answer open requests, close idle connections. Return the number of open connections.
 
-        What is not answered after *seconds* is answered 503, for which there is LAST_WORD_SECONDS more.
+        Requests without an answer after *seconds* get a 503, for which there are LAST_ANSWER_SECONDS more.
         """
         self.draining = True
         self.stop_accepting()
@@ -116,16 +116,16 @@ class Server:
             for deadline in self.deadlines:
                 if not deadline.expired():
                     deadline.reschedule(now)
-            left = await self._emptied(LAST_WORD_SECONDS)
+            left = await self._emptied(LAST_ANSWER_SECONDS)
         if left:
             log.warning(
-                "connections were still open at the end of the drain and are cut; see --max-hold and the grace period",
+                "closing connections still open at the end of the drain; check --max-hold and the grace period",
                 extra={"count": left},
             )
         return left
 
     async def _emptied(self, seconds: float) -> int:
-        """Wait until no connection is left, or *seconds*; how many are."""
+        """Wait until no connection is open, *seconds* at most. Return the number of open connections."""
         deadline = self.now_ns() + int(seconds * 1e9)
         while True:
             left = self._lane.close_idle()
@@ -134,7 +134,7 @@ class Server:
             await asyncio.sleep(DRAIN_STEP_SECONDS)
 
     async def aclose(self) -> None:
-        """Cut what is open and end every task. Idempotent."""
+        """Close every connection and cancel every task. Idempotent."""
         self.draining = True
         self._lane.close()
         tasks = [*self._tasks]

@@ -1,15 +1,15 @@
-"""Where a request's target leads, decided on one normal form. Pure: text in, `Destination` out.
+"""The resolution of a request's target on one normal form. Pure: it turns text into a `Destination`.
 
-The promise: whatever bytes a pod sends, nothing that IMDS might take for a path about identities is ever forwarded to
-it, since its answer would be a token of the node. It is kept in four steps, each of which only ever refuses more:
+Guarantee: for any bytes that a pod sends, NMI never forwards to IMDS a path that IMDS could read as a path about
+identities, because the response would be a token of the node. Four steps implement it; each can only refuse more:
 
-1. `normal` undoes every disguise it knows (escapes, nested ones too, back slashes, doubled slashes, dot segments, path
-   parameters), and gives up (None, a 400) if what is left holds anything but letters, digits, "_", "-" and single
-   inner dots. So no step after it could read the path in yet another way.
-2. The token path is served under a few raw spellings only. Whatever else leads there, or merely spells its four words
-   in their order, is refused as a disguise.
-3. A path in which `identity` occurs anywhere, in any case, is never forwarded.
-4. What is forwarded is the normal form, and it has to be under a prefix that somebody allowed; never one of our own.
+1. `normal` removes every known disguise (escapes, also nested ones, backslashes, doubled slashes, dot segments, path
+   parameters). It returns None (a 400) if the rest contains anything but letters, digits, "_", "-" and single inner
+   dots. So no later step can read the path in a different way.
+2. The token path is served under a few raw spellings only. Any other target that leads there, or that contains its
+   four words in order, is refused as a disguise.
+3. A path that contains `identity` anywhere, in any letter case, is never forwarded.
+4. Only the normal form is forwarded, and only under a prefix that the operator allowed, never under NMI's own paths.
 """
 
 import re
@@ -18,7 +18,7 @@ from enum import Enum, StrEnum
 from typing import Final
 
 DECODINGS_MAX: Final = 4
-"""No honest client escapes twice; whoever does it more often is refused without being understood."""
+"""No legitimate client escapes twice. A target with more levels is refused unread."""
 
 _TOKEN_SPELLINGS: Final = re.compile(r"//?[mM][eE][tT][aA][dD][aA][tT][aA]/identity/oauth2/token/?")
 """What SDKs send: MSAL4J builds `host//metadata/…`, others end in a slash or begin with `/Metadata`."""
@@ -26,12 +26,12 @@ _TOKEN_WORDS: Final = ("metadata", "identity", "oauth2", "token")
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-"""RFC 3986 §2.3 unreserved, but for what a file system of Windows could take for another name: it drops trailing dots,
-and `identi~1` would be a short name of `identity`. IMDS's own paths have neither."""
+"""RFC 3986 §2.3 unreserved, without the characters that a Windows file system could read as another name: it drops
+trailing dots, and `identi~1` would be a short name of `identity`. IMDS's own paths have neither."""
 
 
 class Route(StrEnum):
-    """The canonical paths: a closed set, since they are values of a metric's label."""
+    """The canonical paths: a closed set, because they are values of a metric label."""
 
     TOKEN = "/metadata/identity/oauth2/token"  # noqa: S105 - a path
     HOST_TOKEN = "/host/token"  # noqa: S105 - a path
@@ -42,41 +42,43 @@ class Route(StrEnum):
 
 
 class Action(Enum):
-    """What is to be done with a request for a destination."""
+    """The action for a request to a destination."""
 
     TOKEN = 1
     HOST_TOKEN = 2
     PROXY = 3
     REFUSE_DISGUISE = 4
-    """400: not a spelling that anybody needs."""
+    """400: a spelling that no client needs."""
     REFUSE_UNKNOWN = 5
-    """404, whatever the method and the headers: an SDK takes a 400 on some of these for a sign of IMDSv2."""
+    """404 for any method and headers: an SDK reads a 400 on some of these paths as a sign of IMDSv2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a target leads."""
+    """The result of resolving a target."""
 
     action: Action
     route: Route
     path: str = ""
-    """In its normal form, which is what may be forwarded. Empty if it has none."""
+    """The normal form, which may be forwarded. Empty if there is none."""
     query: str = ""
     """As sent, without the question mark."""
 
 
 class Forwarding:
-    """What may be proxied to IMDS besides /metadata/instance: nothing, some prefixes, or (like the reference) all."""
+    """The paths that may be proxied to IMDS in addition to /metadata/instance: none, some prefixes, or all (as in the
+    Go implementation).
+    """
 
     __slots__ = ("everything", "prefixes")
 
     def __init__(self, prefixes: tuple[str, ...] = (), *, everything: bool = False) -> None:
-        """Raises ValueError for a prefix that is not below /metadata/ in its normal form, or is about identities."""
+        """Raise ValueError for a prefix that is not below /metadata/, not in normal form, or about identities."""
         self.everything = everything
         self.prefixes = tuple(_prefix(each) for each in prefixes)
 
     def allows(self, segments: tuple[str, ...]) -> bool:
-        """Whether a path of these lower-cased segments may be forwarded."""
+        """Return whether a path of these lower-case segments may be forwarded."""
         return self.everything or any(segments[: len(prefix)] == prefix for prefix in self.prefixes)
 
 
@@ -95,10 +97,10 @@ def _prefix(text: str) -> tuple[str, ...]:
 
 
 def resolve(target: str, forwarding: Forwarding) -> Destination:
-    """Where *target* (visible ASCII without "#") leads."""
+    """Return the destination of *target* (visible ASCII without "#")."""
     raw, _, query = target.partition("?")
     absolute = _ABSOLUTE_FORM.match(raw)
-    if absolute is not None:  # RFC 9112 §3.2.2: a server accepts it; nobody sends it to an origin server, though
+    if absolute is not None:  # RFC 9112 §3.2.2: a server accepts it, although no client sends it to an origin server
         raw = raw[absolute.end() :] or "/"
     path = normal(raw)
     if path is None:
@@ -109,7 +111,7 @@ def resolve(target: str, forwarding: Forwarding) -> Destination:
 
 
 def _elsewhere(raw: str, path: str, query: str, forwarding: Forwarding) -> Destination:
-    """*raw* is none of the token path's spellings."""
+    """Return the destination of *raw*, which is not a spelling of the token path."""
     segments = tuple(path.lower().strip("/").split("/"))
     if _spells_token_path(path) or _spells_token_path(_decoded(raw) or ""):
         return Destination(Action.REFUSE_DISGUISE, Route.TOKEN)
@@ -125,10 +127,10 @@ def _elsewhere(raw: str, path: str, query: str, forwarding: Forwarding) -> Desti
 
 
 def normal(raw: str) -> str | None:
-    """The one normal form of an absolute path, or None if it cannot be had.
+    """Return the normal form of an absolute path, or None if it has none.
 
-    No escapes, no back slash, no empty or dot segment, no path parameter, `metadata` in lower case, plain ASCII only.
-    One trailing slash stays, as it may mean something to the server.
+    The normal form has no escape, backslash, empty segment, dot segment or path parameter, `metadata` in lower case,
+    and plain ASCII only. One trailing slash remains: it may have a meaning for the server.
     """
     text = _decoded(raw)
     if text is None or not text.startswith(("/", "\\")):
@@ -136,7 +138,7 @@ def normal(raw: str) -> str | None:
     kept: list[str] = []
     pieces = text.replace("\\", "/").split("/")
     for piece in pieces:
-        segment = piece.partition(";")[0]  # path parameters; this way "..;x" is a dot segment too
+        segment = piece.partition(";")[0]  # path parameters: "..;x" is a dot segment too
         if segment == "..":
             del kept[-1:]
         elif segment in {"", "."}:
@@ -152,9 +154,9 @@ def normal(raw: str) -> str | None:
 
 
 def _decoded(text: str) -> str | None:
-    """*text* with every escape undone, nested ones too; None for a bad escape, one nested too deep, or no ASCII.
+    """Return *text* with all escapes decoded, also nested ones; None for a bad or too deep escape, or non-ASCII.
 
-    Over-long UTF-8 needs bytes from 0x80 up, as every non-ASCII character does, so it ends here with them.
+    Over-long UTF-8 needs bytes from 0x80 up, like every non-ASCII character, so it is refused here too.
     """
     for _ in range(DECODINGS_MAX):
         if "%" not in text:
@@ -168,7 +170,7 @@ def _decoded(text: str) -> str | None:
 
 
 def _spells_token_path(path: str) -> bool:
-    """Whether the four words of the token path occur in their order, whatever stands between them."""
+    """Return whether the four words of the token path occur in order, with any text between them."""
     text, at = path.lower(), 0
     for word in _TOKEN_WORDS:
         at = text.find(word, at)

@@ -1,11 +1,12 @@
-"""A program of its own: reads a PKCS #12 file and signs, with the key in it, what an application proves itself with.
+"""The signing program: it reads a PKCS #12 file and signs client assertions with the key in it.
 
-`nmi.tokens.certificate` runs it, one process for each fetch. Reading such a file holds Python's lock for as long as its
-author likes (the work factor of its password is a number in the file), and checking a large key takes seconds: inside
-NMI that would be a pause of every pod on the node. So it happens here, with little priority, memory and CPU time, and
-the private key never enters NMI itself.
+`nmi.tokens.certificate` runs it as a process, one per fetch. Reading a PKCS #12 file holds Python's GIL for a time
+that the file's author chooses (the work factor of its password is a number in the file), and checking a large key
+takes seconds: inside NMI, that would delay every pod of the node. The process has low priority and limits for memory
+and CPU time, and the private key never enters NMI's own process.
 
-Imports nothing of ours: it is run as a file, isolated from the environment. One JSON object in, one out.
+The program imports no other module of this project: it runs as a file, isolated from the environment. It reads one
+JSON object and writes one.
 """
 
 import base64
@@ -20,29 +21,30 @@ from collections.abc import Iterable
 from typing import Any
 
 CPU_SECONDS = 3
-"""A file of openssl's or Key Vault's making takes a third of one."""
+"""A file from openssl or Key Vault takes a third of a second."""
 MEMORY = 768 * 1024 * 1024
-"""Bytes of address space, most of which are never touched."""
+"""Bytes of address space, most of which are never used."""
 KEY_BITS = (2048, 4096)
-"""What Azure takes, and what it makes."""
+"""The key sizes that Azure accepts and creates."""
 CERTIFICATES_MAX = 8
 ASSERTION_SECONDS = 600
-"""Azure's own advice is five to ten minutes."""
+"""Azure recommends five to ten minutes."""
 SKEW_SECONDS = 60
-"""How far this node's clock may be ahead of Azure's."""
+"""The tolerated lead of this node's clock over Azure's."""
 
 
 class UnfitError(Exception):
-    """The file cannot serve; the text says why and holds nothing of it."""
+    """The file is not usable. The text contains the cause and nothing of the file."""
 
 
 def signed(
     pfx: bytes, password: bytes, client_id: str, audiences: Iterable[str], *, adfs: bool, now: float
 ) -> list[str]:
-    """A client assertion (RFC 7523) for each of *audiences*. Raises UnfitError.
+    """Return a client assertion (RFC 7523) for each of *audiences*. Raise UnfitError.
 
-    PS256 and the SHA-256 thumbprint for Entra ID; RS256 and the SHA-1 thumbprint for AD FS, which knows no other. The
-    certificates go along (x5c), for applications that trust a subject and an issuer instead of one certificate.
+    For Entra ID it uses PS256 and the SHA-256 thumbprint; for AD FS RS256 and the SHA-1 thumbprint, which are the only
+    ones that AD FS supports. It contains the certificates (x5c), for applications that trust a subject and an issuer
+    instead of one certificate.
     """
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415  after the limits
     from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
@@ -50,14 +52,14 @@ def signed(
 
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(pfx, password or None)
-    except Exception:  # noqa: BLE001  from here on nothing of the file may get into a message
-        raise UnfitError("is no PKCS #12 (PFX) file that its password opens") from None
+    except Exception:  # noqa: BLE001  no part of the file may appear in a message
+        raise UnfitError("is not a PKCS #12 (PFX) file that its password opens") from None
     if key is None or certificate is None:
         raise UnfitError("is a PKCS #12 file without a certificate and its private key: export it with both")
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise UnfitError("holds a key that is not RSA, and Azure takes no other")
+        raise UnfitError("contains a key that is not RSA; Azure accepts RSA only")
     if not KEY_BITS[0] <= key.key_size <= KEY_BITS[1]:
-        raise UnfitError(f"holds an RSA key of {key.key_size} bits: Azure takes {KEY_BITS[0]} to {KEY_BITS[1]}")
+        raise UnfitError(f"contains an RSA key of {key.key_size} bits; Azure accepts {KEY_BITS[0]} to {KEY_BITS[1]}")
     chain = [certificate, *others][:CERTIFICATES_MAX]
     header: dict[str, Any] = {"typ": "JWT", "alg": "RS256" if adfs else "PS256"}
     if adfs:
@@ -89,12 +91,12 @@ def _encoded(data: bytes) -> str:
 
 
 def main() -> None:
-    """Answer standard input on standard output."""
+    """Read a request from standard input and write the response to standard output."""
     os.nice(5)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    warnings.simplefilter("ignore")  # cryptography warns of odd serial numbers, and stderr is somebody's log
+    warnings.simplefilter("ignore")  # cryptography warns about odd serial numbers, and stderr goes to NMI
     asked = json.load(sys.stdin)
     try:
         answer: dict[str, Any] = {

@@ -1,8 +1,9 @@
-"""What a pod proves itself by at Entra ID: a token of its own service account, asked of the API server.
+"""Assertions: the service account tokens with which a pod authenticates at Entra ID, from the API server.
 
-Bound to the pod, so that the API server makes none for a pod that is gone; for the one audience that stands for token
-exchange; and for the shortest life that the API server gives. One serves a pod's exchanges for a minute, whatever they
-are for: else a pod that asks for ever new tokens would have NMI ask the API server as often.
+An assertion is bound to the pod, so that the API server refuses one for a deleted pod. It has the single audience of
+token exchange and the shortest lifetime that the API server allows. One assertion is used for all exchanges of a pod
+within a minute: otherwise a pod that requests different tokens all the time would cause as many requests to the API
+server.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from nmi.tokens.claims import claims_of
+from nmi.tokens.jwt import decode_claims
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.kube import errors as kube
@@ -23,33 +24,33 @@ from podidentity.kube.client import Client, object_path
 from podidentity.resources import Kind, Resource
 
 LIFE_SECONDS: Final = 600
-"""The least that the API server gives."""
+"""The minimum that the API server allows."""
 
 KEPT_SECONDS: Final = 60.0
-"""What is left of its life then is enough for any exchange."""
+"""The time for which an assertion is used. The remaining lifetime is enough for any exchange."""
 FAILURE_SECONDS: Final = 0.5
-"""For so long the API server is not asked again for a pod for which it has just made none."""
+"""The time for which a failure is cached for a pod."""
 KEPT_MAX: Final = 1024
 """Pods. A node runs 250 at most."""
 
 _DENIED: Final = re.compile(r" denied (?:the )?request: (.+)", re.DOTALL)
-"""What the API server writes between the name of a policy, or a webhook, and its words. Those are what helps, and an
-error's message has no room for all of it."""
+"""The API server's text between the name of a policy or webhook and its message. The message is the useful part, and
+an error has no space for all of it."""
 
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 
 
 class NoAssertionError(Refused):
-    """The API server makes no token for this pod; the message says why and what to do."""
+    """The API server refuses a token for this pod. The message contains the cause and the next action."""
 
 
 class NoAssertionYet(Unreachable):
-    """The API server did not answer, or was not able to; it may the next time."""
+    """The API server failed or did not respond. The next attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A token, and what Entra ID must have been told to trust it."""
+    """A token, and the values that Entra ID's federated credential must contain to trust it."""
 
     token: str = field(repr=False)
     issuer: str
@@ -66,22 +67,22 @@ class _Answer(msgspec.Struct):
 
 
 async def requested(client: Client, namespace: str, account: str, audience: str, **spec: object) -> str:
-    """A token of the service account for *audience*, for LIFE_SECONDS; *spec* is what the TokenRequest asks besides.
+    """Return a token of the service account for *audience*, valid LIFE_SECONDS. *spec*: more TokenRequest fields.
 
-    Raises ApiError, and ValueError for an answer that does not decode, which it does not quote: it is a secret.
+    Raise ApiError, and ValueError for an invalid response. Its text omits the response, which is a secret.
     """
     asked = {"audiences": [audience], "expirationSeconds": LIFE_SECONDS, **spec}
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": asked}
     path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
-    told = await client.request("POST", path, body=msgspec.json.encode(body))
+    answer = await client.request("POST", path, body=msgspec.json.encode(body))
     try:
-        return msgspec.json.decode(told, type=_Answer).status.token
+        return msgspec.json.decode(answer, type=_Answer).status.token
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-class _Kept:
-    """The API server's last word about one pod; who asks while it is asked waits for the same."""
+class _Entry:
+    """The API server's last response for one pod. Concurrent requests share one call through the lock."""
 
     __slots__ = ("lock", "outcome", "until")
 
@@ -92,7 +93,7 @@ class _Kept:
 
 
 class Assertions:
-    """Asks for them, and keeps each for a while. The client stays its owner's."""
+    """Client for assertions with a cache by pod. The caller owns the client of the API server."""
 
     def __init__(
         self,
@@ -102,48 +103,49 @@ class Assertions:
         count_failure: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*count_failure* is called for each request that the API server did not answer with a token."""
+        """*count_failure* is called for each request that does not return a token."""
         self._client = client
         self._count_failure = count_failure
         self._clock = clock
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self.audience = audience
 
     def __len__(self) -> int:
-        """For how many pods something is kept."""
-        return len(self._kept)
+        """Return the number of pods in the cache."""
+        return len(self._entries)
 
     def forget(self, uid: str) -> None:
-        """The pod is gone."""
-        self._kept.pop(uid, None)
+        """Drop the entry of a deleted pod."""
+        self._entries.pop(uid, None)
 
     async def of(self, workload: Workload) -> Assertion:
-        """One for *workload*, at most KEPT_SECONDS old. Raises AzureError: NoAssertionError where asking again does not
-        help.
+        """Return an assertion of *workload*, at most KEPT_SECONDS old.
+
+        Raise AzureError; NoAssertionError if a retry does not help.
         """
-        kept = self._kept.setdefault(workload.uid, _Kept())
-        self._kept.move_to_end(workload.uid)
-        while len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
-        async with kept.lock:
-            if kept.outcome is None or self._clock() >= kept.until:
+        entry = self._entries.setdefault(workload.uid, _Entry())
+        self._entries.move_to_end(workload.uid)
+        while len(self._entries) > KEPT_MAX:
+            self._entries.popitem(last=False)
+        async with entry.lock:
+            if entry.outcome is None or self._clock() >= entry.until:
                 try:
-                    kept.outcome = await self._asked(workload)
+                    entry.outcome = await self._request(workload)
                 except AzureError as error:
-                    kept.outcome = error.again()
-                seconds = KEPT_SECONDS if isinstance(kept.outcome, Assertion) else FAILURE_SECONDS
-                kept.until = self._clock() + seconds
-            if isinstance(kept.outcome, Assertion):
-                return kept.outcome
-            failure = kept.outcome.again()
+                    entry.outcome = error.again()
+                seconds = KEPT_SECONDS if isinstance(entry.outcome, Assertion) else FAILURE_SECONDS
+                entry.until = self._clock() + seconds
+            if isinstance(entry.outcome, Assertion):
+                return entry.outcome
+            failure = entry.outcome.again()
         raise failure
 
-    async def _asked(self, workload: Workload) -> Assertion:
-        """What the API server says now. Raises AzureError."""
+    async def _request(self, workload: Workload) -> Assertion:
+        """Request an assertion from the API server. Raise AzureError."""
         if not workload.service_account:
             raise NoAssertionError(
-                f"pod {workload.namespace}/{workload.pod} has no service account, which each pod gets when it is made: "
-                f"make it anew",
+                f"pod {workload.namespace}/{workload.pod} has no service account, which each pod gets when it is "
+                f"created: create the pod again",
                 code="service_account_missing",
             )
         bound_to = {"apiVersion": "v1", "kind": "Pod", "name": workload.pod, "uid": workload.uid}
@@ -156,7 +158,7 @@ class Assertions:
         except ValueError:
             failure = _unreadable(workload)
         else:
-            claims = claims_of(token)
+            claims = decode_claims(token)
             if token.isascii() and token.isprintable() and claims.iss:
                 return Assertion(token, claims.iss, claims.sub, self.audience)
             failure = _unreadable(workload)
@@ -170,23 +172,23 @@ def _name(workload: Workload) -> str:
 
 def _unreadable(workload: Workload) -> AzureError:
     return NoAssertionYet(
-        f"the API server answered with no token of service account {_name(workload)}", code="no_assertion"
+        f"the API server's response contains no token of service account {_name(workload)}", code="no_assertion"
     )
 
 
 def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
-    """The API server's refusal as what it means for the token."""
+    """Translate an error of the API server."""
     account, pod = _name(workload), f"{workload.namespace}/{workload.pod}"
     denied = _DENIED.search(error.message)
     match error:
         case kube.NotFound():
             return NoAssertionError(
-                f"pod {pod} or its service account {account} is not there any more: create the service account again",
+                f"pod {pod} or its service account {account} does not exist: create the service account again",
                 code="service_account_missing",
             )
         case kube.Conflict():
             return NoAssertionError(
-                f"pod {pod} has been replaced by another of its name, which asks for itself: nothing to do",
+                f"another pod of the same name has replaced pod {pod}, and sends its own requests: nothing to do",
                 code="pod_replaced",
             )
         case kube.Forbidden() if denied is not None:
@@ -196,19 +198,19 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
             )
         case kube.Forbidden() | kube.Unauthorized():
             return NoAssertionError(
-                f"NMI may not ask for tokens of service account {account}: see the chart's federated.namespaces, and "
-                f"what the API server says: {error}",
+                f"NMI may not request tokens of service account {account}: check the chart's federated.namespaces and "
+                f"the API server's error: {error}",
                 code="assertion_forbidden",
             )
         case _ if 400 <= error.status < 500 and error.status not in {408, 429}:
             return NoAssertionError(
-                f"the API server makes no token of service account {account} for pod {pod}; see what it says: "
+                f"the API server refuses a token of service account {account} for pod {pod}; check its error: "
                 f"{denied[1] if denied is not None else error}",
                 code="assertion_refused",
             )
         case _:
             return NoAssertionYet(
-                f"the API server gave no token of service account {account}: {error}",
+                f"the API server returned no token of service account {account}: {error}",
                 code="assertion_unavailable",
                 retry_after=error.retry_after,
             )

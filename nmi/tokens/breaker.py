@@ -1,11 +1,11 @@
-"""The circuit breaker before IMDS: what has failed again and again is left alone for a while, and requests are told so.
+"""The circuit breaker for IMDS: after repeated failures it refuses calls for a time, and requests fail immediately.
 
-Without it each request of a node whose IMDS hangs would hold one of the five slots for ten seconds, to learn what the
-last one learnt. Only failures of the endpoint itself count (no answer, 5xx): a refusal, a 410 or a 429 is an answer.
-After a pause one call is let through, and its answer ends it all.
+Without the breaker, each request on a node whose IMDS hangs would hold one of the five permits for ten seconds, only
+to fail like the one before. Only failures of the endpoint itself count (no response, 5xx): a refusal, a 410 or a 429
+is a response. After a pause the breaker admits one call, the probe. A response to it closes the breaker.
 
-What one pod asks for may be what IMDS fails at. So the failures of one pod alone shut out that pod alone, and a pod
-whose probe has failed lets others go first.
+IMDS may fail only for the requests of one pod. Therefore the failures of one pod alone block that pod alone, and a pod
+whose probe has failed leaves the next probe to other pods.
 """
 
 import logging
@@ -16,26 +16,26 @@ from enum import StrEnum
 from typing import Final
 
 from podidentity.azure.errors import AzureError, NotSent, Unreachable
-from podidentity.azure.imds import ATTEMPT_SECONDS, NO_ANSWER
+from podidentity.azure.imds import ATTEMPT_SECONDS, NO_RESPONSE_CODE
 
 log = logging.getLogger(__name__)
 
 FAILURES: Final = 5
-"""One after the other without an answer in between: as many as may be in the air at once."""
+"""Consecutive failures without a response in between: as many as there may be concurrent calls."""
 FAILURES_OF_ONE_POD: Final = FAILURES - 2
-"""As many of them count if they are one pod's."""
+"""The most that the failures of one pod count for."""
 OPEN_SECONDS: Final = 5.0
 OPEN_MAX_SECONDS: Final = 15.0
-"""The pause doubles with each probe that fails, up to this; all of it ± 20 %, so that nodes do not probe together.
+"""The pause doubles with each failed probe up to this maximum, ± 20 % so that nodes do not probe at the same time.
 
-One call in so many seconds costs IMDS nothing, and pods wait no longer for an IMDS that is back.
+One call in this time is no load for IMDS, and it limits the time that pods wait after IMDS has recovered.
 """
 STEP_BACK_SECONDS: Final = 2.0
-"""For so long the pod whose probe failed leaves the next one to others."""
+"""The time for which the pod with the failed probe leaves the next probe to other pods."""
 
 
 class State(StrEnum):
-    """Closed set: it is a metric label."""
+    """The states of the breaker: a closed set, used as a metric label."""
 
     CLOSED = "closed"
     HALF_OPEN = "half_open"
@@ -43,7 +43,7 @@ class State(StrEnum):
 
 
 class Breaker:
-    """Belongs to one endpoint. Holds no task and no timer: time passes when somebody asks."""
+    """Circuit breaker of one endpoint. It has no task and no timer: it compares times when it is called."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Breaker:
         self._clock = clock
         self._random = random
         self._blamed: dict[str, int] = {}
-        """Failures since the last answer, by the account that paid. Never more than FAILURES entries."""
+        """Failures since the last response, by charged account. Never more than FAILURES entries."""
         self._shut = False
         self._only: str | None = None
-        """While shut: the one account that is shut out, None for all."""
+        """While open: the blocked account, None for all accounts."""
         self._probe: Pass | None = None
         self._probe_until = 0.0
         self._last_to_fail: str | None = None
@@ -66,13 +66,13 @@ class Breaker:
         self._since = 0.0
         self._on_open: Callable[[], None] = lambda: None
         self.opened = 0
-        """How often it has opened."""
+        """How often the breaker has opened."""
         self.refused = 0
-        """Calls that were not sent because of it."""
+        """Calls that the breaker refused."""
 
-    def when_open(self, tell: Callable[[], None]) -> None:
-        """*tell* is called each time that more calls are refused than before."""
-        self._on_open = tell
+    def when_open(self, callback: Callable[[], None]) -> None:
+        """Call *callback* each time that the breaker opens, or begins to block more accounts."""
+        self._on_open = callback
 
     @property
     def state(self) -> State:
@@ -81,7 +81,7 @@ class Breaker:
         return State.OPEN if self._clock() < self._until else State.HALF_OPEN
 
     def admit(self, account: str) -> "Pass":
-        """Leave for one call on behalf of *account*; whoever gets it says how the call ended. Raises NotSent."""
+        """Admit one call on behalf of *account*. The caller reports the outcome to the Pass. Raise NotSent."""
         refusal = self.refusal(account)
         if refusal is not None:
             self.refused += 1
@@ -89,11 +89,11 @@ class Breaker:
         admitted = Pass(self, account)
         if self._keeps_out(account):
             self._probe, self._probe_until = admitted, self._clock() + ATTEMPT_SECONDS
-            log.info("one call to IMDS is let through to see whether it answers again", extra={"pod": account})
+            log.info("probing IMDS with one call", extra={"pod": account})
         return admitted
 
     def refusal(self, account: str) -> NotSent | None:
-        """Why a call for *account* would not be sent now; None if it would."""
+        """Return the error for a call of *account* that the breaker would refuse now; None if it would admit it."""
         if not self._keeps_out(account):
             return None
         now = self._clock()
@@ -107,10 +107,10 @@ class Breaker:
             return None
         if wait <= 0.0 and self._probe is None:
             return None
-        return NotSent("IMDS fails and is left alone for a moment", code="circuit_open", retry_after=max(wait, 1.0))
+        return NotSent("IMDS fails; no calls for a short time", code="circuit_open", retry_after=max(wait, 1.0))
 
     def state_now(self) -> dict[str, object]:
-        """For the operator: JSON-able."""
+        """Return the state for /debug/state: JSON-able."""
         now = self._clock()
         return {
             "state": str(self.state),
@@ -125,17 +125,17 @@ class Breaker:
     def _keeps_out(self, account: str) -> bool:
         return self._shut and self._only in {None, account}
 
-    # What passes tell.
+    # Called by passes.
 
     def answered(self, account: str) -> None:
-        """The endpoint has answered somebody: whatever it failed at before, it is there."""
+        """Record a response to any pod and close: the endpoint works."""
         self._blamed.clear()
         self._probe = self._last_to_fail = self._only = None
         if self._shut:
             self._shut = False
             self._reopened = 0
             log.info(
-                "IMDS answers again",
+                "IMDS responds again",
                 extra={"pod": account, "seconds": round(self._clock() - self._since, 1), "count": self.refused},
             )
 
@@ -147,7 +147,7 @@ class Breaker:
             self._open(error, self._only)
             return
         if self._shut and self._only in {None, account}:
-            return  # sent before it opened
+            return  # sent before the breaker opened
         self._blamed[account] = self._blamed.get(account, 0) + 1
         if sum(min(count, FAILURES_OF_ONE_POD) for count in self._blamed.values()) >= FAILURES:
             self._reopened = 0
@@ -156,7 +156,7 @@ class Breaker:
             self._open(error, account)
 
     def given_up(self, admitted: "Pass") -> None:
-        """The call was not made, or nobody waited for its end: the next one may be the probe."""
+        """Record a call that was not sent or was cancelled: the next call may be the probe."""
         if admitted is self._probe:
             self._probe = None
 
@@ -170,15 +170,15 @@ class Breaker:
         seconds = min(OPEN_SECONDS * 2.0 ** min(self._reopened, 8), OPEN_MAX_SECONDS) * (0.8 + 0.4 * self._random())
         self._until = now + seconds
         log.warning(
-            "IMDS fails and is left alone for a while, tokens that are kept are served on: see whether it answers on "
-            "this node",
+            "IMDS fails, calls to it are suspended, cached tokens are still served; check that IMDS responds on this "
+            "node",
             extra={"pod": only, "seconds": round(seconds, 1), "count": sum(self._blamed.values()), "error": str(error)},
         )
         self._on_open()
 
 
 class Pass:
-    """Leave for one call. Its owner calls exactly one of `ended` and `unused`."""
+    """The admission of one call. The owner calls exactly one of `ended` and `unused`."""
 
     __slots__ = ("_breaker", "account")
 
@@ -187,7 +187,7 @@ class Pass:
         self.account = account
 
     def ended(self, error: BaseException | None) -> None:
-        """*error* is what the call raised. One that says nothing about the endpoint counts neither way."""
+        """Report the end of the call. *error* is the exception of the call; not every one is about the endpoint."""
         if error is None or (isinstance(error, AzureError) and is_answer(error)):
             self._breaker.answered(self.account)
         elif isinstance(error, AzureError) and is_failure(error):
@@ -196,17 +196,17 @@ class Pass:
             self._breaker.given_up(self)
 
     def unused(self) -> None:
-        """The call was not made."""
+        """Report that the call was not sent."""
         self._breaker.given_up(self)
 
 
 def is_answer(error: AzureError) -> bool:
-    """Whether *error* shows an endpoint that works, though it gave no token."""
+    """Return whether *error* is a response of a working endpoint."""
     return error.status is not None and error.status < 500
 
 
 def is_failure(error: AzureError) -> bool:
-    """Whether *error* is the endpoint's own failure: no answer to a whole try, or a 5xx."""
+    """Return whether *error* is a failure of the endpoint: no response to a complete attempt, or a 5xx."""
     if isinstance(error, Unreachable):
-        return error.code == NO_ANSWER
+        return error.code == NO_RESPONSE_CODE
     return error.status is not None and error.status >= 500

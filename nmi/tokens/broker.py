@@ -1,34 +1,28 @@
-"""The broker: every token that a pod of this node gets, fetched once and shared.
+"""The token broker: cached tokens, single flights and refreshes ahead of expiry.
 
-It answers from its cache, or joins the fetch in the air, or starts one, and fetches again ahead of expiry what pods
-go on asking for, so that no request waits for a renewal. It knows nothing of pods but the key it charges their calls
-to; whether a pod may have the token has been decided before and is checked again after (`nmi.issuer`).
+A request gets a cached token, joins a running fetch, or starts one. The broker refreshes tokens that pods still use
+before they expire, so that no request waits for a refresh. The broker knows nothing about pods except the key that it
+charges for their calls. The caller decides before a request, and again after it, whether the pod may have the token
+(`nmi.issuer`).
 """
 
 import asyncio
+import dataclasses
 import logging
 import random as random_module
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
-from nmi.tokens.cache import (
-    RESOURCE_SHOWN,
-    SOON_SECONDS,
-    STATE_MAX,
-    CachedToken,
-    ObjectIds,
-    Refusals,
-    TokenCache,
-    told,
-)
+from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.flight import Flight
+from nmi.tokens.flights import Flights
 from nmi.tokens.governor import CongestedError, Governor
-from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import Granted, TokenKey, TokenSource, Workload, key_of
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.refresh import KeyedRequest, RefreshTimers
+from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload, key_of
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import AzureIdentity, IdentityType
@@ -36,56 +30,39 @@ from podidentity.resources import AzureIdentity, IdentityType
 log = logging.getLogger(__name__)
 
 LAG_WINDOW_SECONDS: Final = 60.0
-"""For so long after an identity became usable, IMDS may not have heard of it."""
+"""The time after an identity became usable within which IMDS may not know it yet."""
 LAG_RETRY_SECONDS: Final = 10.0
-"""For so long "Identity not found" is then tried again."""
+"""The time for which "Identity not found" is then retried."""
 
 FRESHER_SECONDS: Final = 3.0
-"""How old a fetch gets before requests no longer wait for it while a token lives that has under five minutes left."""
-
-
-DRIFTING_MAX: Final = 32
-"""Flights that go on without waiters while IMDS says 410. Dropping more of them costs their pods a new flight each."""
+"""The age of a fetch after which requests no longer wait for it if a token with less than five minutes is available."""
 
 IN_USE_NS: Final = 30 * 60 * 1_000_000_000
-"""A token that was not asked for within so long is not in use: its pods may be gone, and their identity with them."""
+"""A token without requests for this long is not in use: its pods, and their identity, may be deleted."""
 
 MARGIN_SECONDS: Final = 0.05
-"""How much before its time is over a waiter is told why: its own time-out could not say."""
+"""A waiter gets the broker's error this long before its own timeout, which could not name the cause."""
 
 
-UNRENEWED: Final = (
-    "a token could not be renewed and the present one is served on: see whether IMDS answers on this node"
-)
+UNRENEWED: Final = "token refresh failed, the cached token is still served; check that IMDS responds on this node"
 UNRENEWED_AT_SIGN_IN: Final = (
-    "a token could not be renewed and the present one is served on: see what the error names, and whether the sign-in "
-    "endpoint and the API server answer this node"
+    "token refresh failed, the cached token is still served; check what the error names, and that the sign-in endpoint "
+    "and the API server respond to this node"
 )
 
 
 class UnsupportedTypeError(Exception):
-    """There is no source for this type of identity."""
+    """No source exists for this type of identity."""
 
 
-class Ask(NamedTuple):
-    """What one flight fetches."""
-
-    key: TokenKey
-    anew: bool
-    identity: AzureIdentity
-    resource: str
-    xms_cc: str
-    workload: Workload | None
-
-
-class Broker:
-    """Owns the cache, the flights and the timers of refreshes. Ends with aclose()."""
+class TokenBroker:
+    """Owner of the token cache, the flights and the refresh timers. Ends with aclose()."""
 
     def __init__(
         self,
         sources: Mapping[int, TokenSource],
         governor: Governor,
-        measures: TokenMeasures,
+        metrics: TokenMetrics,
         *,
         caching: bool = True,
         fetch_seconds: float = 45.0,
@@ -94,14 +71,14 @@ class Broker:
         usage_clock_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*sources* by the identity's type. Without *caching* each request fetches, save those at the same moment.
+        """*sources* by the identity's type. Without *caching*, only concurrent requests share a fetch.
 
-        *fetch_seconds* is what one fetch may take with all its tries, whatever its waiters have left. *usage_clock_ns*
-        is that of the ready answers' `Usage`.
+        *fetch_seconds*: the limit of one fetch with all its attempts, whatever time its waiters have left.
+        *usage_clock_ns*: the clock of the ready answers' `Usage`.
         """
         self._sources = sources
         self._governor = governor
-        self._measures = measures
+        self._metrics = metrics
         self._caching = caching
         self._fetch_seconds = fetch_seconds
         self._clock = clock
@@ -110,11 +87,9 @@ class Broker:
         self._tokens = TokenCache()
         self._refusals = Refusals()
         self._object_ids = ObjectIds()
-        self._flights: dict[tuple[TokenKey, bool], Flight] = {}
-        self._tasks: set[asyncio.Task[CachedToken]] = set()
-        self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
-        self._closing = False
-        measures.watch(
+        self._flights = Flights()
+        self._timers = RefreshTimers(self._refresh)
+        metrics.watch(
             tokens=lambda: len(self._tokens),
             soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock(), usage_clock_ns() - IN_USE_NS),
             governor=governor,
@@ -126,14 +101,14 @@ class Broker:
 
     @property
     def object_ids(self) -> Mapping[str, str]:
-        """Object ids by lower-cased client id, as far as IMDS's answers have shown them. Live, read-only."""
+        """Object ids by lower-case client id, as IMDS's responses have shown them. A live, read-only view."""
         return self._object_ids.view
 
     def supports(self, identity: AzureIdentity) -> bool:
         return identity.spec.type in self._sources
 
     def key_of(self, identity: AzureIdentity, resource: str, xms_cc: str, workload: Workload | None = None) -> TokenKey:
-        """Under what a token of *identity* for *workload* is kept at this moment."""
+        """Return the present cache key of a token of *identity* for *workload*."""
         source = self._sources.get(identity.spec.type)
         credential = source.credential(identity) if source is not None else ""
         pod = workload.uid if source is not None and source.per_pod and workload is not None else ""
@@ -149,14 +124,14 @@ class Broker:
         *,
         workload: Workload | None = None,
     ) -> CachedToken:
-        """A token of *identity* for *request*; *starter* is the pod that pays for the call, if one is made.
+        """Return a token of *identity* for *request*. *starter* is the pod that the governor charges for a call.
 
-        *workload* is that pod too, for sources that are `per_pod`.
+        *workload* is the same pod, for sources that are `per_pod`.
 
-        *usable_since*, by this broker's clock, is when the identity became usable for the pod: what was refused before
-        does not count, and for a while after it IMDS's "Identity not found" is tried again. *within*: the seconds that
-        the request has left; at their end it raises what is known of the fetch, with the time to ask again. May be
-        cancelled: the fetch goes on for the others. Raises AzureError, CongestedError, PolicyError and
+        *usable_since*, by the broker's clock, is when the identity became usable for the pod: earlier refusals do not
+        count, and for a time after it IMDS's "Identity not found" is retried. *within*: the remaining seconds of the
+        request; at their end the broker raises the state of the fetch with the time of the next attempt. The caller
+        may be cancelled: the fetch continues for the others. Raise AzureError, CongestedError, PolicyError and
         UnsupportedTypeError.
         """
         source = self._sources.get(identity.spec.type)
@@ -164,219 +139,187 @@ class Broker:
             raise UnsupportedTypeError
         source.check(identity)
         key = self.key_of(identity, request.resource, request.xms_cc, workload)
-        ask = Ask(key, request.force_refresh, identity, request.resource, request.xms_cc, workload if key.pod else None)
+        keyed = KeyedRequest(key, self._fetch_request(identity, request, workload if key.pod else None))
         cached: CachedToken | None = None
         if self._caching and not request.force_refresh:
             now = self._clock()
             cached = self._tokens.find(key, now)
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
-                return self._hit(cached, ask, now)
+                return self._hit(cached, keyed, now)
             refusal = self._refusals.find(key.lasting, now, usable_since)
             if refusal is not None and cached is None:
                 raise refusal
-        self._measures.misses += 1
-        flight = self._flying(ask) or self._launch(ask, usable_since, background=cached is not None, patience=within)
+        self._metrics.misses += 1
+        flight = self._flights.find(keyed) or self._launch(
+            keyed, usable_since, background=cached is not None, patience=within
+        )
         if cached is not None:
             return await self._fresher(flight, starter, cached, within)
-        # Not counted as a use: who asks once and never again needs no renewal.
+        # Not counted as a use: a token that is requested only once needs no refresh.
         try:
-            return await self._landing(flight, starter, within)
+            return await self._result(flight, starter, within)
         except (AzureError, CongestedError) as error:
-            # A Secret that has just changed leaves a token behind that is as good as on the day before.
+            # A changed Secret leaves a token behind that is still valid.
             before = self._tokens.predecessor(key, self._clock())
             if before is None or request.force_refresh or isinstance(error, Refused):
                 raise
-            self._measures.stale_served += 1
+            self._metrics.stale_served += 1
             return before
 
-    def _hit(self, cached: CachedToken, ask: Ask, now: float) -> CachedToken:
-        self._measures.hits += 1
+    def _fetch_request(self, identity: AzureIdentity, request: TokenRequest, workload: Workload | None) -> FetchRequest:
+        return FetchRequest(
+            identity=identity,
+            resource=request.resource,
+            xms_cc=request.xms_cc,
+            force_refresh=request.force_refresh,
+            workload=workload,
+            timeout_seconds=self._fetch_seconds,
+        )
+
+    def _hit(self, cached: CachedToken, request: KeyedRequest, now: float) -> CachedToken:
+        self._metrics.hits += 1
         if cached.left(now) <= SOON_SECONDS:
-            self._measures.stale_served += 1
+            self._metrics.stale_served += 1
         cached.usage.touch()
-        if now >= cached.refresh_at and self._flying(ask) is None:
-            self._measures.refreshes += 1
-            self._launch(ask, float("-inf"), background=True)
+        if now >= cached.refresh_at and self._flights.find(request) is None:
+            self._metrics.refreshes += 1
+            self._launch(request, float("-inf"), background=True)
         return cached
 
-    async def _landing(self, flight: Flight, starter: str, within: float) -> CachedToken:
-        """What *flight* brings; *within* so many seconds, or what is known of it by then is raised."""
+    async def _result(self, flight: Flight, starter: str, within: float) -> CachedToken:
+        """Return the result of *flight*. Raise its present state after *within* seconds."""
         limit = asyncio.timeout(max(0.0, within - MARGIN_SECONDS) if within < float("inf") else None)
         try:
             async with limit:
-                return await flight.wait(starter, self._drop)
+                return await flight.wait(starter, self._flights.drop)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise flight.late() from None
+            raise flight.timeout_error() from None
 
     async def _fresher(self, flight: Flight, starter: str, cached: CachedToken, within: float) -> CachedToken:
-        """What *flight* brings, or *cached*, which is about to expire, if it brings nothing soon."""
+        """Return the result of *flight*, or *cached*, which is about to expire, if the flight takes too long."""
         try:
             patience = FRESHER_SECONDS - (self._clock() - flight.begun)
-            return await self._landing(flight, starter, min(within, max(patience, MARGIN_SECONDS)))
+            return await self._result(flight, starter, min(within, max(patience, MARGIN_SECONDS)))
         except (AzureError, CongestedError):
             if cached.left(self._clock()) <= 0.0:
                 raise
-            self._measures.stale_served += 1
+            self._metrics.stale_served += 1
             return cached
 
     def forget_pod(self, uid: str) -> None:
-        """The pod is gone: so is every token that was its alone, and no fetch goes on for it."""
+        """Drop the tokens and flights of this pod only: the pod is gone."""
         if not uid:
-            return  # as what all pods share has it
+            return  # the value of keys that all pods share
         for key in self._tokens.of_pod(uid):
             self._tokens.forget(key)
-            self._forget_timer(key)
-        for place, flight in list(self._flights.items()):
-            if place[0].pod == uid:
-                flight.task.cancel()
-                del self._flights[place]
+            self._timers.cancel(key)
+        self._flights.cancel_pod(uid)
 
     async def aclose(self) -> None:
-        """End every flight and timer, and wait until they have ended. Idempotent."""
-        self._closing = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel every flight and timer, and wait until they have ended. Idempotent."""
+        self._timers.close()
+        await self._flights.aclose()
         self._governor.close()
 
     def state(self) -> dict[str, object]:
-        """For the operator: JSON-able, bounded, client ids redacted."""
+        """Return the state for /debug/state: JSON-able, bounded, client ids redacted."""
         now = self._clock()
-        flights = [
-            {
-                "identity": told(key),
-                "resource": key.resource[:RESOURCE_SHOWN],
-                "anew": anew,
-                "waiters": flight.waiters,
-                "age_seconds": round(now - flight.begun),
-            }
-            for (key, anew), flight in islice(self._flights.items(), STATE_MAX)
-        ]
         return {
             "caching": self._caching,
             "tokens_in_all": len(self._tokens),
             "tokens": self._tokens.state(now),
             "flights_in_all": len(self._flights),
-            "flights": flights,
+            "flights": self._flights.state(now),
             "refusals": len(self._refusals),
         }
 
-    # Flights.
+    # Fetching.
 
-    def _flying(self, ask: Ask) -> Flight | None:
-        """The flight that *ask* may join. One that has just ended is none, though it may not have been cleared away."""
-        flight = self._flights.get((ask.key.lasting, ask.anew))
-        return flight if flight is not None and not flight.task.done() else None
-
-    def _launch(self, ask: Ask, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS) -> Flight:
-        source = self._sources.get(ask.identity.spec.type)
+    def _launch(
+        self, request: KeyedRequest, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS
+    ) -> Flight:
+        source = self._sources.get(request.fetch.identity.spec.type)
         if source is None:
             raise UnsupportedTypeError
         lag = LAG_RETRY_SECONDS if self._clock() - usable_since < LAG_WINDOW_SECONDS else 0.0
-        place = (ask.key.lasting, ask.anew)
 
-        async def fly(flight: Flight) -> CachedToken:
-            return await self._fetch(source, ask, lag, flight)
+        async def fetch(flight: Flight) -> CachedToken:
+            return await self._fetch(source, request, lag, flight)
 
         flight = Flight(
             self._governor,
-            fly,
-            name=f"token of {ask.identity.metadata.name}",
+            fetch,
+            name=f"token of {request.fetch.identity.metadata.name}",
             background=background,
             begun=self._clock(),
-            may_drift=lambda: sum(each.drifting for each in self._flights.values()) < DRIFTING_MAX,
+            may_drift=self._flights.may_drift,
             patience=patience,
         )
-        self._flights[place] = flight
-        self._tasks.add(flight.task)
-        self._measures.fetches += 1
-
-        def landed(task: asyncio.Task[CachedToken]) -> None:
-            self._tasks.discard(task)
-            if self._flights.get(place) is flight:
-                del self._flights[place]
-
-        flight.task.add_done_callback(landed)
+        self._flights.add(request, flight)
+        self._metrics.fetches += 1
         return flight
 
-    def _drop(self, flight: Flight) -> None:
-        """Nobody waits for it and it is being cancelled: who asks now must not join it."""
-        for place, other in list(self._flights.items()):
-            if other is flight:
-                del self._flights[place]
-
-    async def _fetch(self, source: TokenSource, ask: Ask, lag: float, flight: Flight) -> CachedToken:
+    async def _fetch(self, source: TokenSource, request: KeyedRequest, lag: float, flight: Flight) -> CachedToken:
         begun = self._clock()
         try:
-            granted = await source.fetch(
-                ask.identity,
-                ask.resource,
-                xms_cc=ask.xms_cc,
-                bypass_cache=ask.anew,
-                within=self._fetch_seconds,
-                lag_seconds=lag,
-                slot=flight.slot,
-                course=flight,
-                workload=ask.workload,
+            fetched = await source.fetch(
+                dataclasses.replace(request.fetch, lag_seconds=lag, call_permit=flight.call_permit, observer=flight)
             )
-            # A Secret that has changed gives its tokens another key; those of the old version go with the keeping.
-            ask = ask._replace(key=ask.key._replace(credential=granted.credential))
-            fetched = self._made(granted, ask)
+            # A changed Secret gives its tokens another key; keeping the new token drops those of the old version.
+            request = request._replace(key=request.key._replace(credential=fetched.credential))
+            token = self._timed(fetched, request.key)
         except (AzureError, CongestedError) as error:
-            self._failed(ask, error)
+            self._fetch_failed(request, error)
             raise
-        self._object_ids.learn(ask.identity.spec.client_id, granted.object_id)
+        self._object_ids.learn(request.fetch.identity.spec.client_id, fetched.object_id)
         if not self._caching:
-            return fetched
-        present = self._tokens.find(ask.key, self._clock())
-        if present is not None and not ask.anew and present.fetched_at > begun:
-            # Somebody has meanwhile had it fetched anew, past IMDS's own cache, out of which this one may be.
+            return token
+        present = self._tokens.find(request.key, self._clock())
+        if present is not None and not request.fetch.force_refresh and present.fetched_at > begun:
+            # A forced refresh ended during this fetch. It skipped IMDS's own cache, and this one may not have.
             return present
-        self._keep(ask, fetched)
-        return fetched
+        self._keep(request, token)
+        return token
 
-    def _made(self, granted: Granted, ask: Ask) -> CachedToken:
-        """The token with its times. Raises AzureError for one that has expired already."""
-        before = self._tokens.peek(ask.key)
-        made = CachedToken(
-            granted,
+    def _timed(self, fetched: FetchedToken, key: TokenKey) -> CachedToken:
+        """Return the token with its times. Raise AzureError for an expired one."""
+        before = self._tokens.peek(key)
+        token = CachedToken(
+            fetched,
             now=self._clock(),
             wall_now=self._wall_clock(),
             jitter=self._jitter(),
             usage=before.usage if before is not None else Usage(),
         )
-        if made.expires_at <= made.fetched_at:
+        if token.expires_at <= token.fetched_at:
             raise AzureError(
                 "a token that has expired; if it happens again, set this node's clock", status=200, code="expired_token"
             )
-        if before is not None and before.token.access_token == granted.token.access_token:
-            self._measures.unchanged += 1
-        return made
+        if before is not None and before.token.access_token == fetched.token.access_token:
+            self._metrics.unchanged += 1
+        return token
 
-    def _failed(self, ask: Ask, error: AzureError | CongestedError) -> None:
-        """Remember a refusal for a moment; leave a token that still lives where it is, to be renewed later."""
-        self._measures.failures += 1
+    def _fetch_failed(self, request: KeyedRequest, error: AzureError | CongestedError) -> None:
+        """Cache a refusal for a short time. Keep a valid token and postpone its refresh."""
+        self._metrics.failures += 1
         if not self._caching:
             return
         now = self._clock()
         if isinstance(error, Refused):
-            self._refusals.keep(ask.key.lasting, now, error)
-        cached = self._tokens.find(ask.key, now)
-        if cached is not None and not ask.anew:
+            self._refusals.keep(request.key.lasting, now, error)
+        cached = self._tokens.find(request.key, now)
+        if cached is not None and not request.fetch.force_refresh:
             cached.postpone(now, self._jitter())
-            self._schedule(ask, cached)
+            self._schedule(request, cached)
             if isinstance(error, NotSent | Paused):
-                return  # whoever left IMDS alone has said so, once for all
+                return  # the breaker or the governor has logged it, once for all tokens
+            metadata = request.fetch.identity.metadata
             log.warning(
-                UNRENEWED if ask.key.type == IdentityType.USER_ASSIGNED else UNRENEWED_AT_SIGN_IN,
+                UNRENEWED if request.key.type == IdentityType.USER_ASSIGNED else UNRENEWED_AT_SIGN_IN,
                 extra={
-                    "identity": f"{ask.identity.metadata.namespace}/{ask.identity.metadata.name}",
+                    "identity": f"{metadata.namespace}/{metadata.name}",
                     "error": str(error),
                     "seconds": round(cached.left(now)),
                 },
@@ -384,39 +327,29 @@ class Broker:
 
     # The cache and its refreshes.
 
-    def _keep(self, ask: Ask, fetched: CachedToken) -> None:
-        self._refusals.forget(ask.key.lasting)
-        for key in self._tokens.keep(ask.key, fetched):
-            self._forget_timer(key)
-        self._schedule(ask._replace(anew=False), fetched)
+    def _keep(self, request: KeyedRequest, token: CachedToken) -> None:
+        self._refusals.forget(request.key.lasting)
+        for key in self._tokens.keep(request.key, token):
+            self._timers.cancel(key)
+        self._schedule(request._replace(fetch=dataclasses.replace(request.fetch, force_refresh=False)), token)
 
-    def _schedule(self, ask: Ask, cached: CachedToken) -> None:
-        self._forget_timer(ask.key)
-        if not self._closing:
-            delay = max(0.0, cached.refresh_at - self._clock())
-            self._timers[ask.key] = asyncio.get_running_loop().call_later(delay, self._due, ask)
+    def _schedule(self, request: KeyedRequest, cached: CachedToken) -> None:
+        self._timers.schedule(request, cached.refresh_at - self._clock())
 
-    def _forget_timer(self, key: TokenKey) -> None:
-        timer = self._timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _due(self, ask: Ask) -> None:
-        """The time of a refresh has come: fetch if anybody has asked since the last one, else let the token run out."""
-        self._timers.pop(ask.key, None)
+    def _refresh(self, request: KeyedRequest) -> None:
+        """Refresh the token if it was used since the last fetch; else let it expire."""
         now = self._clock()
-        cached = self._tokens.peek(ask.key)
-        if cached is None or self._closing:
+        cached = self._tokens.peek(request.key)
+        if cached is None:
             return
         if cached.left(now) <= 0.0:
-            self._tokens.forget(ask.key)
+            self._tokens.forget(request.key)
         elif cached.used:
-            if self._flying(ask) is None:
-                self._measures.refreshes += 1
-                self._launch(ask, float("-inf"), background=True)
+            if self._flights.find(request) is None:
+                self._metrics.refreshes += 1
+                self._launch(request, float("-inf"), background=True)
         else:
-            loop = asyncio.get_running_loop()
-            self._timers[ask.key] = loop.call_later(cached.left(now), self._due, ask)
+            self._timers.schedule(request, cached.left(now))
 
     def _jitter(self) -> float:
         return 0.9 + 0.2 * self._random()

@@ -1,6 +1,6 @@
-"""What the broker remembers: tokens while they live, refusals for ten seconds, object ids. All of it bounded.
+"""The broker's caches: tokens until they expire, refusals for ten seconds, object ids. All are bounded.
 
-Values and bookkeeping only: nothing here fetches, and nothing here reads a clock.
+This module neither fetches nor reads a clock.
 """
 
 from collections import OrderedDict
@@ -11,34 +11,34 @@ from types import MappingProxyType
 from typing import Final
 
 from _native.answers import Usage
-from nmi.tokens.source import Granted, TokenKey
+from nmi.tokens.source import FetchedToken, TokenKey
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.telemetry.logs import redacted
 
 SOON_SECONDS: Final = 300.0
-"""A token with less than this to live is served only when no fresher one can be had: SDKs treat it as expired."""
+"""A token with less remaining lifetime is served only if no fresher one is available: SDKs treat it as expired."""
 
 TOKENS_MAX: Final = 2048
 TOKENS_PER_IDENTITY: Final = 64
 TOKENS_PER_POD: Final = 16
-"""Of an identity whose tokens are each pod's own: as many as a pod has ready answers."""
+"""For identities whose tokens belong to one pod: the number of ready answers of a pod."""
 REFUSALS_MAX: Final = 512
 REFUSAL_SECONDS: Final = 10.0
 OBJECT_IDS_MAX: Final = 1024
 STATE_MAX: Final = 200
 RESOURCE_SHOWN: Final = 128
-"""Characters of an audience, which a pod chooses, that are shown."""
+"""Characters of an audience in the state. Pods choose audiences."""
 
 RETRY_FLOOR_SECONDS: Final = 30.0
-"""The shortest pause between two refreshes of one token ahead of need."""
+"""The minimum time between two refreshes of one token."""
 
 AGAIN_SECONDS: Final = 2.0
-"""How soon a ready answer asks again that is made of a token whose successor is due."""
+"""The lifetime of a ready answer whose token is due for a refresh."""
 
 
 class CachedToken:
-    """A token and its times, by the broker's monotonic clock, in seconds."""
+    """A token and its times, in seconds of the broker's monotonic clock."""
 
     __slots__ = (
         "_usage_before",
@@ -52,70 +52,70 @@ class CachedToken:
         "usage",
     )
 
-    def __init__(self, granted: Granted, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
+    def __init__(self, fetched: FetchedToken, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
         """*jitter* is a factor around 1 for the pause before the refresh.
 
-        The nearest of all the expiries that an answer gives counts, so that neither a wrong wall clock nor an answer
-        out of IMDS's own cache makes a token look younger than it is, and no auxiliary token dies before the answer.
+        The earliest expiry in a response counts. So neither a wrong wall clock nor a response from IMDS's own cache
+        makes a token look younger than it is, and no auxiliary token expires before the cached one.
         """
-        self.token: Token = granted.token
-        self.auxiliary: tuple[Token, ...] = granted.auxiliary
-        self.correlation = granted.correlation
+        self.token: Token = fetched.token
+        self.auxiliary: tuple[Token, ...] = fetched.auxiliary
+        self.correlation = fetched.correlation
         self.key: TokenKey | None = None
-        """Under which the cache keeps it; None until it does."""
+        """The key in the cache; None until the token is in the cache."""
         self.fetched_at = now
-        expires_on = min(token.expires_on for token in (granted.token, *granted.auxiliary))
-        self.expires_at = now + min(granted.expires_in, expires_on - wall_now)
+        expires_on = min(token.expires_on for token in (fetched.token, *fetched.auxiliary))
+        self.expires_at = now + min(fetched.expires_in, expires_on - wall_now)
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
         self.usage = usage
-        """Shared with the ready answers made of this token, and handed on to its successor."""
+        """Shared with the ready answers of this token, and passed to its successor."""
         self._usage_before = usage.last_ns
 
     @property
     def used(self) -> bool:
-        """Whether anybody has asked for it again since it was fetched.
+        """Whether a pod has requested the token again since it was fetched.
 
-        By the time of the last use, not by the count: that one is the decision log's to take.
+        Derived from the time of the last use, not from the count, which the decision log resets.
         """
         return self.usage.last_ns != self._usage_before
 
     def left(self, now: float) -> float:
-        """Seconds to live."""
+        """Return the remaining lifetime in seconds."""
         return self.expires_at - now
 
     def fresh_until(self, now: float) -> float:
-        """Until when a ready answer made of it now may be served without asking the broker again."""
+        """Return the time until which a ready answer created now may be served without the broker."""
         briefly = min(now + AGAIN_SECONDS, self.expires_at)
         if self.left(now) <= SOON_SECONDS:
             return briefly
         return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), briefly)
 
     def postpone(self, now: float, jitter: float) -> None:
-        """Fetching a fresher one failed: the next attempt comes later, sooner the less is left."""
+        """Postpone the refresh after a failed one: the shorter the remaining lifetime, the sooner the next attempt."""
         self.refresh_at = now + min(max(self.left(now) / 8, RETRY_FLOOR_SECONDS), SOON_SECONDS) * jitter
 
 
 def _refresh_pause(left: float, jitter: float) -> float:
-    """Half of what is left, at least five minutes; but before the last five minutes where that can be helped."""
+    """Return half of the remaining lifetime, at least five minutes, but before the last five minutes if possible."""
     pause = max(left / 2, SOON_SECONDS) * jitter
     latest = max(left - SOON_SECONDS - RETRY_FLOOR_SECONDS, min(RETRY_FLOOR_SECONDS, left / 2))
     return max(min(pause, latest), 1.0)
 
 
-def told(key: TokenKey) -> str:
-    """The identity of *key* as an operator may read it: its type, and its client id redacted or its resource's name."""
+def shown_identity(key: TokenKey) -> str:
+    """Return the identity of *key* for operators: its type, and the redacted client id or the resource's name."""
     return f"type {key.type} {redacted(key.client_id) if key.client_id else key.resource_id.rpartition('/')[2][:64]}"
 
 
 class TokenCache:
-    """Tokens by key, bounded in all and for each identity; the least lately asked for go first.
+    """Tokens by key, an LRU cache with a limit in total and per identity.
 
-    Because of the bound for each identity a pod that asks for ever new audiences or capabilities pushes out only tokens
-    of the identities that are its own.
+    Because of the limit per identity, a pod that requests many audiences or capabilities evicts only tokens of its own
+    identities.
     """
 
     def __init__(self, most: int = TOKENS_MAX, most_per_identity: int = TOKENS_PER_IDENTITY) -> None:
-        """*most_per_identity*: of one that all its pods share."""
+        """*most_per_identity*: the limit for an identity that all its pods share."""
         self._most = most
         self._most_per_identity = most_per_identity
         self._tokens: OrderedDict[TokenKey, CachedToken] = OrderedDict()
@@ -125,7 +125,7 @@ class TokenCache:
         return len(self._tokens)
 
     def find(self, key: TokenKey, now: float) -> CachedToken | None:
-        """The token if it still lives; one that does not is forgotten."""
+        """Return the token; drop an expired one and return None."""
         cached = self._tokens.get(key)
         if cached is None:
             return None
@@ -137,7 +137,7 @@ class TokenCache:
         return cached
 
     def predecessor(self, key: TokenKey, now: float) -> CachedToken | None:
-        """A living token of another version of the same Secret; None for identities without one."""
+        """Return a valid token of another version of the same Secret; None for identities without one."""
         if not key.credential:
             return None
         for other in self._keys.get(key.identity, ()):
@@ -147,23 +147,23 @@ class TokenCache:
         return None
 
     def of_pod(self, uid: str) -> list[TokenKey]:
-        """The keys of the tokens that are this pod's alone; of an empty *uid*, those that are no pod's alone."""
+        """Return the keys of the tokens of this pod only; for an empty *uid*, those of shared tokens."""
         return [key for keys in self._keys.values() for key in keys if key.pod == uid]
 
     def soonest_expiry(self, now: float, asked_since_ns: int) -> float:
-        """Seconds left to the token in use which expires first, at least 0; infinitely many where none is in use.
+        """Return the seconds to the first expiry of a token in use, at least 0; infinity if none is in use.
 
-        One that nobody has asked for again is left to run out, and one whose pods are gone cannot be renewed: so those
-        count that were asked for again, and not before *asked_since_ns* of the ready answers' clock.
+        A token without a second request is not refreshed, and one whose pods are gone cannot be: so a token is in use
+        if it was requested again, and at *asked_since_ns* of the ready answers' clock or later.
         """
         in_use = (each for each in self._tokens.values() if each.used and each.usage.last_ns >= asked_since_ns)
         return min((max(each.left(now), 0.0) for each in in_use), default=inf)
 
     def state(self, now: float) -> list[dict[str, object]]:
-        """For the operator: JSON-able, at most STATE_MAX of them, the most lately used first."""
+        """Return the state for /debug/state: JSON-able, at most STATE_MAX tokens, the most recently used first."""
         return [
             {
-                "identity": told(key),
+                "identity": shown_identity(key),
                 "resource": key.resource[:RESOURCE_SHOWN],
                 "age_seconds": round(now - cached.fetched_at),
                 "left_seconds": round(cached.left(now)),
@@ -174,16 +174,16 @@ class TokenCache:
         ]
 
     def peek(self, key: TokenKey) -> CachedToken | None:
-        """The token, dead or alive, without that counting as a use."""
+        """Return the token, valid or expired, without counting a use."""
         return self._tokens.get(key)
 
     def known(self, key: TokenKey) -> TokenKey:
-        """*key*, as the one object that all may share who note it, where a token is kept under it."""
+        """Return the cache's own object equal to *key* if a token has this key, so that callers share its memory."""
         cached = self._tokens.get(key)
         return key if cached is None or cached.key is None else cached.key
 
     def keep(self, key: TokenKey, cached: CachedToken) -> list[TokenKey]:
-        """Keep *cached* in place of any other, also of an older version of its Secret; the keys that had to go."""
+        """Store *cached*; it replaces tokens of older versions of its Secret. Return the dropped keys."""
         self.forget(key)
         self._tokens[key] = cached
         cached.key = key
@@ -212,7 +212,7 @@ class TokenCache:
 
 
 class Refusals:
-    """What was refused a moment ago, so that asking again in a loop costs nobody a call."""
+    """Recent refusals: a pod that repeats a refused request in a loop causes no further calls."""
 
     def __init__(self, most: int = REFUSALS_MAX, seconds: float = REFUSAL_SECONDS) -> None:
         self._most = most
@@ -223,7 +223,7 @@ class Refusals:
         return len(self._refusals)
 
     def find(self, key: TokenKey, now: float, not_before: float) -> AzureError | None:
-        """The refusal, unless it is too old, or older than *not_before* (the identity became usable only then)."""
+        """Return the refusal unless it is too old, or older than *not_before* (when the identity became usable)."""
         when, error = self._refusals.get(key, (0.0, None))
         if error is None or now - when >= self._seconds or when < not_before:
             return None
@@ -240,7 +240,7 @@ class Refusals:
 
 
 class ObjectIds:
-    """Object ids by lower-cased client id, as tokens have shown them."""
+    """Object ids by lower-case client id, learnt from tokens."""
 
     def __init__(self, most: int = OBJECT_IDS_MAX) -> None:
         self._most = most

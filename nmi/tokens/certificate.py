@@ -1,4 +1,4 @@
-"""What an application of type 2 proves itself with, made by `nmi.tokens.assertion` in a process of its own."""
+"""Client assertions of applications of type 2, signed by the program `nmi.tokens.assertion` in a separate process."""
 
 import base64
 import json
@@ -9,19 +9,19 @@ from typing import Final
 
 import msgspec
 
-from nmi.node.commands import ProgramTimeoutError, run
+from nmi.subprocesses import ProgramTimeoutError, run
 from nmi.tokens.endpoints import ADFS, Application
-from nmi.tokens.places import Places
+from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.secrets import CredentialError, KeyStore
 from podidentity.azure.errors import AzureError
 
 PROGRAM: Final = Path(__file__).with_name("assertion.py")
 
-AT_ONCE: Final = 2
-"""Each takes a core and 40 MiB for a moment."""
-OF_ONE_NAMESPACE: Final = 1
+CONCURRENT: Final = 2
+"""Each process uses a core and 40 MiB for a moment."""
+PER_NAMESPACE: Final = 1
 SECONDS: Final = 10.0
-"""The program gives itself three of CPU time; the rest is for a busy node."""
+"""The timeout of the process. It limits its CPU time to three seconds; the rest is for a busy node."""
 
 
 class _Answer(msgspec.Struct):
@@ -30,37 +30,37 @@ class _Answer(msgspec.Struct):
 
 
 class Signer:
-    """Makes client assertions. Owns nothing between two calls."""
+    """Creator of client assertions. It stores nothing between two calls."""
 
     def __init__(self) -> None:
-        self._places = Places(AT_ONCE, OF_ONE_NAMESPACE)
+        self._limiter = GroupLimiter(CONCURRENT, PER_NAMESPACE)
 
     async def assertions(self, application: Application, store: KeyStore, audiences: Sequence[str]) -> list[str]:
-        """An assertion for each of *audiences*, which are token endpoints.
+        """Return an assertion for each of *audiences*, which are token endpoints.
 
-        Raises CredentialError where the file is at fault, AzureError where the program is. Cancelled, it takes the
-        program along.
+        Raise CredentialError if the file is not usable, AzureError if the program fails. Cancellation kills the
+        program.
         """
-        asked = {
+        request = {
             "pfx": base64.b64encode(store.pfx).decode(),
             "password": base64.b64encode(store.password).decode(),
             "client_id": application.client_id,
             "audiences": list(audiences),
             "adfs": application.tenants[0].lower() == ADFS,
         }
-        async with self._places.one(application.namespace):
+        async with self._limiter.acquire(application.namespace):
             try:
-                finished = await run([sys.executable, "-I", str(PROGRAM)], given=json.dumps(asked), seconds=SECONDS)
+                finished = await run([sys.executable, "-I", str(PROGRAM)], given=json.dumps(request), seconds=SECONDS)
             except ProgramTimeoutError:
                 raise _unreadable(application, "took too long to read") from None
         if finished.code < 0:
-            # By a signal: its own limit of CPU time. The file asks for more work than any honest one.
-            raise _unreadable(application, "takes more work to read than NMI spends on it")
+            # A signal: the limit of CPU time. The file requires more work than any legitimate one.
+            raise _unreadable(application, "requires more CPU time than NMI allows")
         try:
             answer = msgspec.json.decode(finished.stdout, type=_Answer)
         except msgspec.DecodeError:
             raise AzureError(
-                f"the program that signs failed (exit code {finished.code}): is there memory left on this node?",
+                f"the signing program failed (exit code {finished.code}); check the free memory of this node",
                 code="signer_failed",
             ) from None
         if answer.problem:

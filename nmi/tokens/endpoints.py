@@ -1,7 +1,7 @@
-"""What may be proved to whom, decided before anything is read or sent: whose Secret is used, and where a proof goes.
+"""The policy for sign-ins, applied before anything is read or sent: the allowed Secrets and the allowed endpoints.
 
-Whoever may create an AzureIdentity must not thereby be able to read other people's Secrets, nor have NMI post one, or
-a pod's assertion, to a server of their choosing. Pure: from an AzureIdentity to what a fetch needs, or a PolicyError.
+Permission to create an AzureIdentity must not give access to other namespaces' Secrets, nor let NMI send a Secret or a
+pod's assertion to an arbitrary server. Pure: it turns an AzureIdentity into the values of a sign-in or a PolicyError.
 """
 
 import re
@@ -15,10 +15,10 @@ from podidentity.flags import quoted
 from podidentity.resources import AzureIdentity
 
 AUXILIARY_MAX: Final = 8
-"""Resource Manager, for which there are further tenants at all, takes tokens of three."""
+"""Resource Manager, the only service with auxiliary tenants, accepts tokens of three."""
 
 ADFS: Final = "adfs"
-"""What stands for a tenant where Active Directory Federation Services sign in."""
+"""The value of the tenant for a sign-in at Active Directory Federation Services."""
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _TENANT: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.IGNORECASE | re.ASCII)
@@ -26,12 +26,12 @@ _TENANT: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.IGNORECASE | re.ASCI
 _TENANT_MAX: Final = 253
 _CLIENT_MAX: Final = 256
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
-"""What Kubernetes accepts as the name of a Secret; stricter than it is for a namespace."""
+"""The names that Kubernetes accepts for a Secret; looser than its rule for namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What an AzureIdentity of type 1 or 2 says, checked, in the spelling that is used."""
+    """The validated, normalized values of an AzureIdentity of type 1 or 2."""
 
     identity: str
     """The AzureIdentity as `namespace/name`."""
@@ -39,7 +39,7 @@ class Application:
     type: int
     client_id: str
     tenants: tuple[str, ...]
-    """The identity's own first."""
+    """The identity's own tenant first."""
     authority: Endpoint
     secret_namespace: str
     secret_name: str
@@ -51,8 +51,8 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
-class Trusting:
-    """What an AzureIdentity of type 3 says, checked, in the spelling that is used: who is to trust the pod."""
+class Federation:
+    """The validated, normalized values of an AzureIdentity of type 3."""
 
     identity: str
     """The AzureIdentity as `namespace/name`."""
@@ -62,12 +62,12 @@ class Trusting:
 
 
 class SignInPolicy:
-    """Which Secrets and endpoints are open to service principals and federated identities on this node."""
+    """The Secrets and endpoints that service principals and federated identities may use on this node."""
 
     def __init__(
         self, cloud: Cloud, *, allowed_endpoints: Iterable[str] = (), allow_cross_namespace: bool = False
     ) -> None:
-        """*cloud* is the one that NMI runs in. Raises ValueError for an allowed endpoint that is none."""
+        """*cloud* is the cloud of the node. Raise ValueError for an invalid allowed endpoint."""
         self._authority = _own(cloud.authority)
         allowed = [_own(text) for text in allowed_endpoints]
         hosts = known_sign_in_hosts() | cloud.known_hosts
@@ -75,7 +75,7 @@ class SignInPolicy:
         self._allow_cross_namespace = allow_cross_namespace
 
     def application(self, identity: AzureIdentity) -> Application:
-        """What a fetch for *identity* needs. Raises PolicyError, which tells of nothing but the identity itself."""
+        """Return the values for a fetch of *identity*. Raise PolicyError, which describes the identity only."""
         spec, namespace = identity.spec, identity.metadata.namespace
         name = f"{namespace}/{identity.metadata.name}"
         client_id = _client(spec.client_id, name)
@@ -83,7 +83,7 @@ class SignInPolicy:
         tenants = _tenants(spec.tenant_id, spec.auxiliary_tenant_ids or (), name)
         authority = self._endpoint(spec.ad_endpoint, name)
         if tenants[0].lower() == ADFS and authority.path.lower().endswith(f"/{ADFS}"):
-            # A stack describes its endpoint with what stands for the tenant already there.
+            # The endpoint of an Azure Stack already ends with the tenant part.
             authority = replace(authority, path=authority.path[: -len(ADFS) - 1])
         return Application(
             identity=name,
@@ -96,31 +96,31 @@ class SignInPolicy:
             secret_name=secret_name,
         )
 
-    def trusting(self, identity: AzureIdentity) -> Trusting:
-        """What a fetch for the federated *identity* needs. Raises PolicyError, which tells of the identity alone."""
+    def federation(self, identity: AzureIdentity) -> Federation:
+        """Return the values for a fetch of the federated *identity*. Raise PolicyError, which describes it only."""
         spec = identity.spec
         name = f"{identity.metadata.namespace}/{identity.metadata.name}"
         client_id = _client(spec.client_id, name)
         if spec.auxiliary_tenant_ids:
-            raise _incomplete(name, "has auxiliaryTenantIDs, which type 3 (federated) has no use for: leave them out")
+            raise _incomplete(name, "has auxiliaryTenantIDs, which type 3 (federated) does not use: omit them")
         (tenant,) = _tenants(spec.tenant_id, (), name)
         if tenant.lower() == ADFS:
             raise _incomplete(name, "has tenant adfs, where there are no federated identities: set tenantID to a GUID")
-        return Trusting(name, client_id, tenant, self._endpoint(spec.ad_endpoint, name))
+        return Federation(name, client_id, tenant, self._endpoint(spec.ad_endpoint, name))
 
     def _secret(self, identity: AzureIdentity, name: str) -> tuple[str, str]:
-        """Namespace and name of the Secret; one that is named without a namespace lies beside the identity."""
+        """Return namespace and name of the Secret. Without a namespace, it is in the identity's namespace."""
         own, reference = identity.metadata.namespace, identity.spec.client_password
         if reference is None or not _NAME.fullmatch(reference.name):
             raise _incomplete(name, "names no Secret: set clientPassword to the name and namespace of one")
         namespace = reference.namespace or own
         if not _NAME.fullmatch(namespace):
-            raise _incomplete(name, f"names a Secret in namespace {quoted(namespace)}, which no namespace is called")
+            raise _incomplete(name, f"names a Secret in namespace {quoted(namespace)}, which is not a valid name")
         if namespace != own and not self._allow_cross_namespace:
             raise PolicyError(
                 "This identity names a Secret of another namespace, which this node does not allow "
                 "(--allow-cross-namespace-secrets).",
-                f"AzureIdentity {name} names Secret {namespace}/{reference.name}, which has not been read: put the "
+                f"AzureIdentity {name} names Secret {namespace}/{reference.name}, which was not read: put the "
                 f"Secret and the AzureIdentity into one namespace, or start NMI with --allow-cross-namespace-secrets",
             )
         return namespace, reference.name
@@ -131,19 +131,18 @@ class SignInPolicy:
         endpoint = parse_endpoint(text)
         if endpoint is None or endpoint not in self._allowed:
             raise PolicyError(
-                "This identity's adEndpoint is none that secrets may be sent to from this node "
-                "(--allowed-ad-endpoints).",
-                f"AzureIdentity {name} has adEndpoint {quoted(text)}, to which nothing has been sent: leave it out, "
-                f"write a cloud's own as in https://login.microsoftonline.com/, or add it to --allowed-ad-endpoints",
+                "This identity's adEndpoint is not allowed on this node (--allowed-ad-endpoints).",
+                f"AzureIdentity {name} has adEndpoint {quoted(text)}; nothing was sent to it: omit it, use a cloud's "
+                f"endpoint such as https://login.microsoftonline.com/, or add it to --allowed-ad-endpoints",
             )
         return endpoint
 
 
 def _own(text: str) -> Endpoint:
-    """An endpoint out of the operator's hand. Raises ValueError."""
+    """Return the endpoint of an operator's setting. Raise ValueError."""
     endpoint = parse_endpoint(text)
     if endpoint is None:
-        raise ValueError(f"{quoted(text)} is no endpoint; write it as https://host/")
+        raise ValueError(f"{quoted(text)} is not an endpoint; write it as https://host/")
     return endpoint
 
 
@@ -167,8 +166,8 @@ def _tenants(own: str, further: Iterable[str], name: str) -> tuple[str, ...]:
 
 
 def _incomplete(name: str, what: str) -> PolicyError:
-    """For what no switch allows: the AzureIdentity itself must be set right."""
+    """Return the error for a fault that no flag allows: the AzureIdentity itself must be corrected."""
     return PolicyError(
-        "This identity's AzureIdentity is not one that a token can be fetched for; its owner must set it right.",
+        "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
         f"AzureIdentity {name} {what}",
     )

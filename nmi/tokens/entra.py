@@ -1,8 +1,8 @@
-"""azure-identity, for the node: the one module that imports it (see `nmi.tokens.entra_loader`).
+"""Sign-ins through azure-identity. The only module that imports it (see `nmi.tokens.entra_loader`).
 
-One call is one try: a new credential on the shared transport, asked once and closed, so that no token out of a
-library's cache can be taken for another identity's. The pipeline is ours: no retries (`nmi.tokens.sign_ins` has
-them), no log of requests, nothing read from the environment, no redirect followed.
+One call is one attempt: it creates a credential on the shared transport, uses it once and closes it, so that no token
+in a library's cache can be mistaken for another identity's. The pipeline contains our policy only: no retries
+(`nmi.tokens.sign_ins` has them), no request log, no settings from the environment, no redirects.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from nmi.tokens.sign_in import (
     CONNECT_SECONDS,
     InvalidClient,
     ProxyFor,
-    SignedIn,
     SignIn,
+    SignInResult,
     no_proxy,
 )
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable, correlation_in, sentence_in
@@ -41,19 +41,19 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-# What they would say of a failure is another service's sentence, raw, and what is needed of it is in our own lines.
+# The libraries log another service's error text unfiltered. Our own log lines contain the needed part.
 for _library in ("azure", "msal"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 _AADSTS: Final = re.compile(r"AADSTS[0-9]{4,9}")
 _ID_MIN: Final = 16
-"""Characters. What is shorter than a client id is none, and its removal would spoil a sentence's words."""
+"""Characters. A shorter text is not a client id, and its removal would damage words of a sentence."""
 _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What the library's reading of an answer raises when that is no object, has fields of other types, or is too deep."""
+"""The library's exceptions for a response that is not an object, has fields of other types, or is nested too deep."""
 
 
 class _Answer(msgspec.Struct):
-    """What of an answer's body is used; AD FS and old endpoints send numbers as strings."""
+    """The used fields of a response body. AD FS and old endpoints send numbers as strings."""
 
     access_token: str = ""
     expires_in: str | int | None = None
@@ -67,7 +67,7 @@ _answers: Final = msgspec.json.Decoder(_Answer)
 
 
 class _Policy(SansIOHTTPPolicy[Any, Any]):
-    """Gives the transport its limits and its proxy, and keeps the answer in sight: exceptions tell too little of it."""
+    """Pipeline policy that sets the timeouts and the proxy, and keeps the response: exceptions contain too little."""
 
     def __init__(self, url: str, proxy: str) -> None:
         self._url = url
@@ -78,9 +78,9 @@ class _Policy(SansIOHTTPPolicy[Any, Any]):
 
     @override
     def on_request(self, request: PipelineRequest[Any]) -> None:
-        request.http_request.url = self._url  # the library asks AD FS, too, for version 2
+        request.http_request.url = self._url  # the library would use the version 2 path at AD FS too
         options = request.context.options
-        options.clear()  # they are for the library's own policies, of which none is here
+        options.clear()  # options for the library's own policies, which this pipeline does not contain
         options["connection_timeout"], options["read_timeout"] = CONNECT_SECONDS, ATTEMPT_SECONDS
         if self._proxy:
             options["proxy"] = self._proxy
@@ -93,7 +93,7 @@ class _Policy(SansIOHTTPPolicy[Any, Any]):
 
 
 class Entra:
-    """Asks whatever authority it is told to, once for each call. The session stays its owner's."""
+    """Client of any authority. One request per call. The caller owns the session."""
 
     def __init__(
         self,
@@ -108,23 +108,23 @@ class Entra:
         self._attempt_seconds = attempt_seconds
         self._wall_clock = wall_clock
 
-    async def token(self, asked: SignIn) -> SignedIn:
-        """A token. Raises AzureError, InvalidClient where what the application proved itself with is not valid."""
+    async def token(self, asked: SignIn) -> SignInResult:
+        """Return a token. Raise AzureError; InvalidClient if the credential is not valid."""
         policy = _Policy(asked.token_url, self._proxy_for(asked.authority))
         failure: AzureError
         try:
             async with asyncio.timeout(self._attempt_seconds):
                 info = await self._ask(asked, policy)
-            return self._signed_in(info, policy)
+            return self._result(info, policy)
         except TimeoutError:
-            failure = Unreachable(f"no answer from {asked.authority.host} in time", code="timeout")
+            failure = Unreachable(f"no response from {asked.authority.host} in time", code="timeout")
         except (CoreError, OSError) as error:
             failure = _failure(asked, policy, error)
         except _MISREADINGS as error:
             if policy.status == 0:
                 raise
             failure = _failure(asked, policy, error)
-        # Outside the handlers: the library's errors hold the request, and the request holds the secret.
+        # Outside the handlers: the library's errors refer to the request, and the request to the secret.
         raise failure
 
     async def _ask(self, asked: SignIn, policy: _Policy) -> AccessTokenInfo:
@@ -140,22 +140,22 @@ class Entra:
             credential = ClientAssertionCredential(asked.tenant, asked.client_id, lambda: asked.assertion, **options)
         request: TokenRequestOptions = {"enable_cae": False}
         if capabilities := [each for part in asked.xms_cc.split(",") if (each := part.strip())]:
-            # What enable_cae would say of CP1 alone: the client's own list, as MSAL sends it.
+            # enable_cae would send CP1 only. This is the client's own list, in the form that MSAL uses.
             request["claims"] = json.dumps({"access_token": {"xms_cc": {"values": capabilities}}})
         async with credential:
             return await credential.get_token_info(f"{asked.resource}/.default", options=request)
 
-    def _signed_in(self, info: AccessTokenInfo, policy: _Policy) -> SignedIn:
-        """Raises ValueError for what no token answer may be."""
+    def _result(self, info: AccessTokenInfo, policy: _Policy) -> SignInResult:
+        """Return the result of a sign-in. Raise ValueError for an invalid token response."""
         token: Any = info.token
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
             raise ValueError("access_token")
         answer = _read(policy.body)
-        told, extended = _number(answer.expires_in), _number(answer.ext_expires_in)
-        return SignedIn(
+        expires_in, extended = _number(answer.expires_in), _number(answer.ext_expires_in)
+        return SignInResult(
             access_token=token,
             expires_on=info.expires_on,
-            expires_in=told if told is not None else max(0, int(info.expires_on - self._wall_clock())),
+            expires_in=expires_in if expires_in is not None else max(0, int(info.expires_on - self._wall_clock())),
             ext_expires_in="" if extended is None else str(extended),
             token_type=info.token_type if info.token_type.isalnum() else "Bearer",
         )
@@ -174,31 +174,31 @@ def _number(value: str | int | None) -> int | None:
 
 
 def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
-    """What went wrong, in our terms. *error* itself is not quoted: it may hold what was sent or what came."""
+    """Return the failure as an AzureError. Its text omits *error*, which may contain parts of the request."""
     host = asked.authority.host
     if policy.status == 0:
-        return Unreachable(f"no whole answer from {host} ({type(error).__name__})", code="no_answer")
-    told = _read(policy.body)
-    if policy.status == 200 and not told.error:
-        return AzureError(f"{host} gave no token answer ({type(error).__name__})", status=200, code="bad_answer")
-    sentence, name = _told(asked, told.error_description), _told(asked, told.error)
+        return Unreachable(f"no complete response from {host} ({type(error).__name__})", code="no_answer")
+    answer = _read(policy.body)
+    if policy.status == 200 and not answer.error:
+        return AzureError(f"{host} returned no token ({type(error).__name__})", status=200, code="bad_answer")
+    sentence, name = _safe(asked, answer.error_description), _safe(asked, answer.error)
     number = _AADSTS.search(sentence)
     kind: type[AzureError] = Refused
     if policy.status == 429:
         kind = Throttled
-    elif policy.status >= 500 or policy.status == 408 or told.error == "temporarily_unavailable":
+    elif policy.status >= 500 or policy.status == 408 or answer.error == "temporarily_unavailable":
         kind = AzureError
-    elif told.error == "invalid_client":
+    elif answer.error == "invalid_client":
         kind = InvalidClient
     return kind(
-        sentence or name or f"{host} answered with status {policy.status}",
+        sentence or name or f"{host} returned status {policy.status}",
         status=policy.status,
         code=number[0] if number else name,
         retry_after=_seconds(policy.headers.get("retry-after", "")),
-        correlation_id=_told(
+        correlation_id=_safe(
             asked,
-            told.correlation_id
-            or correlation_in(told.error_description)
+            answer.correlation_id
+            or correlation_in(answer.error_description)
             or policy.headers.get("x-ms-request-id", "")
             or policy.headers.get("x-ms-correlation-request-id", ""),
         ),
@@ -206,8 +206,8 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
     )
 
 
-def _told(asked: SignIn, sentence: str) -> str:
-    """*sentence* without its trailer of ids, with the client id redacted and whatever was sent in secret taken out."""
+def _safe(asked: SignIn, sentence: str) -> str:
+    """Return *sentence* without its trailing ids, with the client id redacted and all sent secrets removed."""
     for sent in (asked.secret, asked.assertion):
         for spelling in {sent, quote(sent), quote_plus(sent)} - {""}:
             sentence = sentence.replace(spelling, "<removed>")
@@ -217,6 +217,6 @@ def _told(asked: SignIn, sentence: str) -> str:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """Retry-After in seconds, at most an hour; the form with a date is not Entra ID's and counts as absent."""
+    """Return Retry-After in seconds, at most an hour. Entra ID does not send the date form: it counts as absent."""
     text = retry_after.strip()
     return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None

@@ -1,18 +1,19 @@
-"""Type 3: tokens of an identity that trusts the pod's own service account, from Entra ID. No VM has to hold it.
+"""Type 3: tokens of an identity that trusts the pod's own service account, from Entra ID. The identity is on no VM.
 
-One fetch asks the API server for an assertion bound to the pod and exchanges it. Entra ID learns of a new federated
-credential within minutes: that it knows none yet is therefore tried again for as long as the request may wait.
+A fetch requests an assertion bound to the pod from the API server and exchanges it at Entra ID. A new federated
+credential takes minutes to become effective: the source therefore retries "no such credential" until the fetch's
+timeout.
 """
 
 import sys
 from typing import Final, Self
 
 from nmi.tokens.assertions import Assertion, Assertions
-from nmi.tokens.claims import claims_of
-from nmi.tokens.endpoints import SignInPolicy, Trusting
-from nmi.tokens.sign_in import SignedIn, SignIn
-from nmi.tokens.sign_ins import SignIns, Tries, in_time, token_of
-from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
+from nmi.tokens.endpoints import Federation, SignInPolicy
+from nmi.tokens.jwt import decode_claims
+from nmi.tokens.sign_in import SignIn, SignInResult
+from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
+from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError, Workload
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.resources import AzureIdentity
 
@@ -22,22 +23,22 @@ else:
     from typing_extensions import override
 
 UNKNOWN_CREDENTIAL: Final = frozenset({"AADSTS70021", "AADSTS70025", "AADSTS700211", "AADSTS700212", "AADSTS700213"})
-"""What Entra ID says where no federated credential matches: none does, there is none, or issuer, audience or subject
+"""Entra ID's codes if no federated credential matches: none matches, there is none, or issuer, audience or subject
 differs."""
 
 MISSPELT_SUBJECT: Final = "AADSTS7002138"
-"""What it says where a credential's subject differs in letter case alone, which no waiting mends."""
+"""Entra ID's code if a credential's subject differs in letter case only. A retry does not help."""
 
 TRUST_DELAYS: Final = (1.0, 2.0, 4.0, *(8.0,) * 8)
-"""Seconds before each further try at a credential that is not known (yet)."""
+"""Seconds before each further attempt with a credential that Entra ID does not know (yet)."""
 
 
 class UntrustedError(Refused):
-    """Entra ID knows no federated credential for this assertion, which is what must be told to it."""
+    """Entra ID has no federated credential for this assertion. The fields are the values to register there."""
 
-    def __init__(self, told: AzureError, client_id: str, issuer: str, subject: str, audience: str) -> None:
-        """*told* is Entra ID's own answer; the rest is what the exchange was asked with."""
-        super().__init__(told.message, status=told.status, code=told.code, correlation_id=told.correlation_id)
+    def __init__(self, cause: AzureError, client_id: str, issuer: str, subject: str, audience: str) -> None:
+        """*cause* is Entra ID's own response; the other values are the input of the exchange."""
+        super().__init__(cause.message, status=cause.status, code=cause.code, correlation_id=cause.correlation_id)
         self.client_id = client_id
         self.issuer = issuer
         self.subject = subject
@@ -48,19 +49,19 @@ class UntrustedError(Refused):
         return type(self)(self, self.client_id, self.issuer, self.subject, self.audience)
 
 
-def check(policy: SignInPolicy, identity: AzureIdentity, *, enabled: bool) -> Trusting:
-    """What a token of *identity* is asked for with. Raises PolicyError where none may be had; pure."""
+def check(policy: SignInPolicy, identity: AzureIdentity, *, enabled: bool) -> Federation:
+    """Return the sign-in values of *identity*. Raise PolicyError if policy forbids its tokens; pure."""
     if not enabled:
         raise PolicyError(
-            "Federated identities (type 3) are not switched on at this node (--federated-identities).",
+            "Federated identities (type 3) are not enabled on this node (--federated-identities).",
             f"AzureIdentity {'/'.join(identity.key)} is of type 3: set federated.enabled and federated.namespaces in "
             f"the chart's values, which starts NMI with --federated-identities",
         )
-    return policy.trusting(identity)
+    return policy.federation(identity)
 
 
 class FederatedSource:
-    """The source for type 3. What it is given stays its owners'."""
+    """The source for type 3. The caller owns the constructor's arguments."""
 
     per_pod = True
 
@@ -71,61 +72,50 @@ class FederatedSource:
         self._enabled = enabled
 
     def check(self, identity: AzureIdentity) -> None:
-        """As TokenSource.check."""
+        """Implement TokenSource.check."""
         check(self._policy, identity, enabled=self._enabled)
 
-    def credential(self, identity: AzureIdentity) -> str:  # noqa: ARG002  each fetch makes its own
-        """As TokenSource.credential."""
+    def credential(self, _identity: AzureIdentity, /) -> str:
+        """Implement TokenSource.credential: the credential is a new assertion, not a Secret."""
         return ""
 
-    async def fetch(
-        self,
-        identity: AzureIdentity,
-        resource: str,
-        *,
-        xms_cc: str,
-        bypass_cache: bool,  # noqa: ARG002  nothing is cached here
-        within: float,
-        lag_seconds: float,  # noqa: ARG002  how long Entra ID lags has nothing to do with the assignment
-        slot: Slot,  # noqa: ARG002  IMDS is not asked
-        course: Course = UNWATCHED,
-        workload: Workload | None = None,
-    ) -> Granted:
-        """As TokenSource.fetch; raises PolicyError too, as `check` does, and UntrustedError."""
-        trusting = check(self._policy, identity, enabled=self._enabled)
-        if workload is None:
-            raise ValueError("a federated identity's token is some pod's")
-        tries = Tries(self._sign_ins.clock() + within, course)
-        answer = await in_time(self._exchange(trusting, workload, resource, xms_cc, tries), within)
-        token = token_of(answer, trusting.client_id, resource)
-        return Granted(token, answer.expires_in, claims_of(token.access_token).oid)
+    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+        """Implement TokenSource.fetch. Raise PolicyError as `check` does, and UntrustedError."""
+        federation = check(self._policy, request.identity, enabled=self._enabled)
+        if request.workload is None:
+            raise ValueError("a federated identity needs the pod's workload")
+        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer)
+        exchange = self._exchange(federation, request.workload, request.resource, request.xms_cc, attempts)
+        answer = await within_time(exchange, request.timeout_seconds)
+        token = token_of(answer, federation.client_id, request.resource)
+        return FetchedToken(token, answer.expires_in, decode_claims(token.access_token).oid)
 
     async def _exchange(
-        self, trusting: Trusting, workload: Workload, resource: str, xms_cc: str, tries: Tries
-    ) -> SignedIn:
-        async def assertion_of() -> Assertion:
-            async with self._sign_ins.place(workload.namespace):
+        self, federation: Federation, workload: Workload, resource: str, xms_cc: str, attempts: Attempts
+    ) -> SignInResult:
+        async def request_assertion() -> Assertion:
+            async with self._sign_ins.permit(workload.namespace):
                 return await self._assertions.of(workload)
 
-        assertion = await self._sign_ins.again(assertion_of, tries)
-        asked = SignIn(
-            trusting.authority, trusting.tenant, trusting.client_id, resource, xms_cc, assertion=assertion.token
+        assertion = await self._sign_ins.retry(request_assertion, attempts)
+        sign_in = SignIn(
+            federation.authority, federation.tenant, federation.client_id, resource, xms_cc, assertion=assertion.token
         )
 
-        async def exchanged() -> SignedIn:
+        async def exchange() -> SignInResult:
             try:
-                return await self._sign_ins.token(asked, workload.namespace, tries)
+                return await self._sign_ins.token(sign_in, workload.namespace, attempts)
             except AzureError as error:
                 if error.code not in {*UNKNOWN_CREDENTIAL, MISSPELT_SUBJECT}:
                     raise
                 untrusted = UntrustedError(
-                    error, trusting.client_id, assertion.issuer, assertion.subject, assertion.audience
+                    error, federation.client_id, assertion.issuer, assertion.subject, assertion.audience
                 )
             raise untrusted
 
-        return await self._sign_ins.again(
-            exchanged,
-            tries,
-            curable=lambda error: error.code in UNKNOWN_CREDENTIAL,
+        return await self._sign_ins.retry(
+            exchange,
+            attempts,
+            retriable=lambda error: error.code in UNKNOWN_CREDENTIAL,
             delays=TRUST_DELAYS,
         )

@@ -1,9 +1,10 @@
-"""One fetch in the air, and everybody who waits for it.
+"""Single flight: one fetch that several requests share.
 
-The flight belongs to the broker, not to the request that started it: a waiter who gives up leaves the others alone. It
-is charged, in the governor's queues, to its first waiter that is still there. With no waiter left it is dropped while
-it queues or pauses between tries, and finished once its call has been sent: the answer will be wanted. Only one that
-IMDS has told 410 (it is updating, for up to 70 seconds) drifts on without waiters: whoever asks next joins it.
+The broker owns the flight, not the request that started it: a waiter that gives up does not affect the others. The
+governor charges the call to the first waiter that still waits. Without waiters, the flight is cancelled while it is
+queued or pauses between attempts, but a call that was sent is completed because its token will be used. Only a flight
+that received 410 from IMDS (which updates itself for up to 70 seconds) continues without waiters: the next request
+joins it.
 """
 
 import asyncio
@@ -12,28 +13,28 @@ from contextlib import asynccontextmanager, contextmanager
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import CachedToken
-from nmi.tokens.governor import CongestedError, Governor, Slot
+from nmi.tokens.governor import CallPermit, CongestedError, Governor
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
 
 GONE_RETRY_SECONDS = 10.0
-"""What a waiter is told after a 410: by then the flight has tried once more at least."""
+"""The Retry-After of a 410: by then the flight has made at least one more attempt."""
 
 REFRESH_ACCOUNT = "(refresh)"
-"""Whom the governor charges for a refresh ahead of need: no pod has this key."""
+"""The account that the governor charges for a refresh ahead of expiry. No pod has this key."""
 
 
 class AbandonedError(Exception):
-    """Nobody waits for this flight any more. Never seen outside it."""
+    """The flight has no waiters. Never raised to a caller."""
 
 
 class Flight:
-    """Started at once; `task` ends with the token or the error. Owned by whoever made it."""
+    """A fetch that starts with its constructor; `task` ends with the token or the error. Owned by its creator."""
 
     def __init__(
         self,
         governor: Governor,
-        fly: Callable[["Flight"], Awaitable[CachedToken]],
+        fetch: Callable[["Flight"], Awaitable[CachedToken]],
         *,
         name: str,
         background: bool = False,
@@ -41,16 +42,16 @@ class Flight:
         may_drift: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """*background*: goes on whether or not anybody waits. *begun*: now, by its owner's clock.
+        """*background*: continue without waiters. *begun*: the present time by the owner's clock.
 
-        *may_drift* is asked when it would go on after a 410 without waiters. *patience*: for how many seconds it waits
-        when IMDS has asked for a pause.
+        *may_drift* decides whether the flight continues after a 410 without waiters. *patience*: the seconds of an
+        IMDS pause that the flight waits.
         """
         self._governor = governor
         self._may_drift = may_drift
         self._patience = patience
         self._waiters: dict[object, str] = {}
-        self._queued: Slot | None = None
+        self._queued: CallPermit | None = None
         self._sent = False
         self._sending = 0
         self._dropped: Callable[[Flight], None] = lambda _flight: None
@@ -58,9 +59,9 @@ class Flight:
         self.begun = begun
         self.background = background
         self.drifting = False
-        """Whether it goes on only because of a 410."""
-        self.task: asyncio.Task[CachedToken] = asyncio.create_task(self._run(fly), name=name)
-        self.task.add_done_callback(_seen)
+        """Whether the flight continues only because of a 410."""
+        self.task: asyncio.Task[CachedToken] = asyncio.create_task(self._run(fetch), name=name)
+        self.task.add_done_callback(_retrieve_exception)
 
     @property
     def wanted(self) -> bool:
@@ -70,39 +71,39 @@ class Flight:
     def waiters(self) -> int:
         return len(self._waiters)
 
-    def late(self) -> AzureError | CongestedError:
-        """What to tell a waiter whose time is over before the flight is: why it is not, and when to ask again."""
+    def timeout_error(self) -> AzureError | CongestedError:
+        """Return the error for a waiter whose time is over: the cause of the delay and the time of the next attempt."""
         if self._queued is not None:
             pause = self._governor.pause_left
             if pause > 0.0:
-                return Paused("IMDS has asked for a pause", status=429, code="throttled", retry_after=pause)
+                return Paused("IMDS requested a pause", status=429, code="throttled", retry_after=pause)
             return CongestedError(retry_after=1.0)
         if self._last_error is None:
-            return Unreachable("no answer in the time that the request had left", code="timeout")
+            return Unreachable("no response within the time of the request", code="timeout")
         return self._last_error.again()
 
-    def met(self, error: AzureError) -> None:
-        """As Course.met."""
+    def retrying(self, error: AzureError) -> None:
+        """Implement FetchObserver.retrying."""
         self._last_error = error.again()
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """As Course.sending. One that has failed is not tried again if nobody waits any more."""
+        """Implement FetchObserver.sending. A failed call without waiters is not retried."""
         self._sending += 1
         try:
             yield
         except AzureError:
-            if self._sending == 1 and not self._goes_on():
-                self._end()
+            if self._sending == 1 and not self._continues():
+                self._cancel()
             raise
         finally:
             self._sending -= 1
 
     async def wait(self, pod_key: str, dropped: Callable[["Flight"], None]) -> CachedToken:
-        """The flight's result, waited for on behalf of *pod_key*.
+        """Return the flight's result on behalf of *pod_key*.
 
-        *dropped* is called if the last waiter's leaving ends the flight. Raises what the flight raised; Unreachable if
-        its owner has ended it.
+        The flight calls *dropped* if it is cancelled because its last waiter left. Raise the flight's error, or
+        Unreachable if the owner cancelled the flight.
         """
         waiter = object()
         self._waiters[waiter] = pod_key
@@ -112,26 +113,26 @@ class Flight:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if self.task.cancelled() and current is not None and not current.cancelling():
-                raise Unreachable("the fetch was ended: NMI stops, or the pod is gone", code="closing") from None
+                raise Unreachable("the fetch was cancelled: NMI stops, or the pod is gone", code="closing") from None
             raise
         finally:
             del self._waiters[waiter]
-            self._left()
+            self._on_waiter_left()
 
-    def _left(self) -> None:
+    def _on_waiter_left(self) -> None:
         if self.task.done():
             return
         if self._waiters and self._queued is not None:
             self._queued.recharge(self._account())
-        if not self._sent and not self._sending and not self._goes_on():
-            self._end()
+        if not self._sent and not self._sending and not self._continues():
+            self._cancel()
 
-    def _end(self) -> None:
+    def _cancel(self) -> None:
         self.task.cancel()
         self._dropped(self)
 
-    def _goes_on(self) -> bool:
-        """Whether it is wanted, or may drift."""
+    def _continues(self) -> bool:
+        """Return whether the flight has waiters, runs in the background, or may drift."""
         if self.wanted:
             return True
         gone = self._last_error is not None and self._last_error.status == 410
@@ -143,11 +144,11 @@ class Flight:
         return next(iter(self._waiters.values()), REFRESH_ACCOUNT)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """The governor's slot for one call of this flight."""
-        if not self._goes_on():
+    async def call_permit(self) -> AsyncIterator[None]:
+        """Hold the governor's permit for one call of this flight."""
+        if not self._continues():
             raise AbandonedError
-        self._queued = self._governor.token_slot(self._account(), self._patience)
+        self._queued = self._governor.token_permit(self._account(), self._patience)
         try:
             async with self._queued:
                 self._queued, self._sent = None, True
@@ -158,17 +159,17 @@ class Flight:
                 self._last_error.retry_after = GONE_RETRY_SECONDS
             refusal = self._governor.breaker.refusal(self._account()) if is_failure(error) else None
             if refusal is not None:
-                # The next try would not be sent: no use in pausing before finding out.
+                # The breaker would refuse the next attempt: a pause before it would only delay the waiters' error.
                 raise refusal from error
             raise
         finally:
             self._queued, self._sent = None, False
 
-    async def _run(self, fly: Callable[["Flight"], Awaitable[CachedToken]]) -> CachedToken:
-        return await fly(self)
+    async def _run(self, fetch: Callable[["Flight"], Awaitable[CachedToken]]) -> CachedToken:
+        return await fetch(self)
 
 
-def _seen(task: asyncio.Task[CachedToken]) -> None:
-    """Every waiter may have gone: the error counts as seen."""
+def _retrieve_exception(task: asyncio.Task[CachedToken]) -> None:
+    """Mark the error as retrieved: all waiters may have left before it was raised."""
     if not task.cancelled():
         task.exception()

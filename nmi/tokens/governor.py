@@ -1,9 +1,9 @@
-"""The governor: how fast, and how many at once, this node calls IMDS, and whose turn it is.
+"""The governor: the rate and concurrency limits of the node's calls to IMDS, with a fair order between pods.
 
-IMDS allows a VM 20 identity calls a second and 5 at once; everything beyond is a 429 for every pod of the node. Each
-call of NMI's to IMDS (tokens, pass-through, exceptions) takes a slot here first. Slots go round between pods, evenly
-over the second, and no pod has all of them: one that asks for a hundred things waits behind itself and not in front of
-its neighbours. Knows nothing of what is asked.
+IMDS allows a VM 20 identity calls per second and 5 concurrently; beyond that, every pod of the node receives 429. Each
+call that NMI makes to IMDS (tokens, pass-through, exceptions) needs a permit from the governor. Permits go to pods
+round-robin, evenly over the second, and no pod can hold all of them: a pod with a hundred requests delays itself and
+not its neighbours. The governor does not know the content of a call.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from podidentity.azure.imds import PATIENCE_SECONDS
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 20
 WINDOW_SECONDS: Final = 1.05
-"""A little over a second: calls that leave evenly do not arrive evenly."""
+"""A little over a second: calls sent at an even rate do not arrive at an even rate."""
 BURST: Final = 4
-"""Calls that may begin together after a quiet moment; the others follow evenly, so that a newcomer's turn is near."""
+"""Calls that may start together after an idle time. The others follow evenly, so that a new pod waits briefly."""
 
 WAITERS_MAX: Final = 1024
-"""In all; at 20 a second the last of them has waited longer than any request may."""
+"""In total. At 20 per second, the last of them would wait longer than any request may."""
 WAITERS_PER_POD: Final = 64
 PAUSE_SECONDS: Final = 1.0
-"""The pause after a 429 that says nothing of how long."""
+"""The pause after a 429 without Retry-After."""
 PAUSE_MAX_SECONDS: Final = 30.0
-"""However long IMDS asks for: after it one call finds out whether it is still busy."""
+"""The maximum, whatever IMDS requests. After it, one call shows whether IMDS is still busy."""
 
 STATE_MAX: Final = 200
-"""Pods that `state` lists."""
+"""Pods listed by `state`."""
 
 
 class CongestedError(Exception):
-    """So many calls are waiting that another one would not be made in time. *retry_after* is seconds."""
+    """The queue is so long that another call would not start in time. *retry_after* is in seconds."""
 
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
@@ -46,7 +46,7 @@ class CongestedError(Exception):
 
 
 class Governor:
-    """Hands out slots. Holds no task of its own: whoever takes or leaves a slot moves the queue on, or a timer does."""
+    """Queue of CallPermits. It has no task: entering or leaving a permit, or a timer, advances the queue."""
 
     def __init__(
         self,
@@ -59,27 +59,27 @@ class Governor:
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """One pod has at most one slot less than *at_once*. *breaker*: its own, by the same clock, unless given."""
+        """One pod has at most *at_once* - 1 permits. Without *breaker*, it creates one with the same clock."""
         self._at_once = at_once
         self._at_once_per_pod = max(1, at_once - 1)
         self._window_seconds = window_seconds
         self._interval = window_seconds / per_window
         self._starts: deque[float] = deque(maxlen=per_window)
         self._due = float("-inf")
-        """When the next call would begin if they all began evenly (GCRA's theoretical arrival time)."""
+        """The start of the next call if all calls started evenly (GCRA's theoretical arrival time)."""
         self._waiters_max = waiters_max
         self._waiters_per_pod = waiters_per_pod
         self._clock = clock
-        self._queues: OrderedDict[str, deque[Slot]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[CallPermit]] = OrderedDict()
         self._waiting = 0
         self._in_flight: dict[str, int] = {}
         self._paused_until = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._observe_wait: Callable[[float], None] = lambda _seconds: None
         self.breaker = breaker if breaker is not None else Breaker(clock=clock)
-        self.breaker.when_open(self._fail_the_shut_out)
+        self.breaker.when_open(self._fail_refused)
         self.refused = 0
-        """Calls that found their queue full."""
+        """Calls rejected because their queue was full."""
 
     @property
     def waiting(self) -> int:
@@ -91,50 +91,50 @@ class Governor:
 
     @property
     def pause_left(self) -> float:
-        """Seconds for which IMDS has asked to be left alone from now; 0 if it has not."""
+        """The remaining seconds of the pause that IMDS requested; 0 without one."""
         return max(0.0, self._paused_until - self._clock())
 
     def observe_waits(self, observe: Callable[[float], None]) -> None:
-        """*observe* is told the seconds that each call has waited for its slot."""
+        """Call *observe* with the seconds that each call waited for its permit."""
         self._observe_wait = observe
 
-    def slot(self, pod_key: str) -> "Slot":
-        """One call on behalf of *pod_key* that is not for a token: entered when it may be made, left when it is over.
+    def permit(self, pod_key: str) -> "CallPermit":
+        """Return a permit for one call on behalf of *pod_key* that is not for a token: enter it for the call.
 
-        Entering raises CongestedError when too many wait, or when IMDS has asked for a pause too long to sit out.
+        Entering raises CongestedError if the queue is full or if the pause that IMDS requested is too long.
         """
-        return Slot(self, pod_key)
+        return CallPermit(self, pod_key)
 
-    def token_slot(self, pod_key: str, patience: float = PATIENCE_SECONDS) -> "Slot":
-        """One call for a token on behalf of *pod_key*, who can wait *patience* seconds for the end of a pause.
+    def token_permit(self, pod_key: str, patience: float = PATIENCE_SECONDS) -> "CallPermit":
+        """Return a permit for one token call on behalf of *pod_key*, which waits at most *patience* seconds of a pause.
 
-        As `slot`, but the breaker decides first and learns how the call ended (by what leaves the slot). A Throttled
-        that leaves it pauses everyone for its *retry_after*. Entering raises CongestedError when too many wait,
-        Paused for a pause over *patience* or PATIENCE_SECONDS, and NotSent; so does a wait that one of them cuts
-        short.
+        As `permit`, but the breaker decides first and records the outcome (the exception that leaves the permit). A
+        Throttled that leaves the permit pauses all calls for its *retry_after*. Entering raises CongestedError if the
+        queue is full, Paused for a pause over *patience* or PATIENCE_SECONDS, and NotSent. These errors also end a
+        wait that has begun.
         """
-        return Slot(self, pod_key, self.breaker, max(0.0, min(patience, PATIENCE_SECONDS)))
+        return CallPermit(self, pod_key, self.breaker, max(0.0, min(patience, PATIENCE_SECONDS)))
 
     def pause(self, seconds: float) -> None:
-        """Begin no call for *seconds* (at most PAUSE_MAX_SECONDS) from now; calls in the air go on.
+        """Start no call for *seconds* (at most PAUSE_MAX_SECONDS) from now. Calls in flight continue.
 
-        Who waits is told, unless it can wait for so long.
+        Waiters that cannot wait so long fail.
         """
         until = self._clock() + min(seconds, PAUSE_MAX_SECONDS)
         self._paused_until = max(self._paused_until, until)
-        for slot in self._slots():
-            if self.pause_left > slot.patience:
-                slot.fail(self._busy(slot))
+        for permit in self._queued_permits():
+            if self.pause_left > permit.patience:
+                permit.fail(self._busy(permit))
 
     def now(self) -> float:
         return self._clock()
 
     def close(self) -> None:
-        """Let no timer outlive its owner. Whoever still waits is cancelled by its own."""
+        """Cancel the timer. The owners of the remaining waiters cancel them."""
         self._stop_timer()
 
     def state(self) -> dict[str, object]:
-        """For the operator: JSON-able, at most STATE_MAX pods."""
+        """Return the state for /debug/state: JSON-able, at most STATE_MAX pods."""
         return {
             "in_flight": dict(islice(self._in_flight.items(), STATE_MAX)),
             "waiting": {pod_key: len(queue) for pod_key, queue in islice(self._queues.items(), STATE_MAX)},
@@ -148,55 +148,55 @@ class Governor:
             self._timer.cancel()
             self._timer = None
 
-    def _slots(self) -> "list[Slot]":
-        return [slot for queue in self._queues.values() for slot in queue]
+    def _queued_permits(self) -> "list[CallPermit]":
+        return [permit for queue in self._queues.values() for permit in queue]
 
-    def _busy(self, slot: "Slot") -> Paused | CongestedError:
-        if slot.breaker is None:
+    def _busy(self, permit: "CallPermit") -> Paused | CongestedError:
+        if permit.breaker is None:
             return CongestedError(retry_after=max(1.0, self.pause_left))
-        return Paused("IMDS has asked for a pause", status=429, code="throttled", retry_after=self.pause_left)
+        return Paused("IMDS requested a pause", status=429, code="throttled", retry_after=self.pause_left)
 
-    def _fail_the_shut_out(self) -> None:
-        for slot in self._slots():
-            refusal = slot.breaker.refusal(slot.pod_key) if slot.breaker is not None else None
+    def _fail_refused(self) -> None:
+        for permit in self._queued_permits():
+            refusal = permit.breaker.refusal(permit.pod_key) if permit.breaker is not None else None
             if refusal is not None:
-                slot.fail(refusal)
+                permit.fail(refusal)
 
-    # What slots do.
+    # Called by permits.
 
-    def enqueue(self, slot: "Slot") -> None:
-        """Raises CongestedError when the queue, or the pod's part of it, is full, and as token_slot says."""
-        if self.pause_left > slot.patience:
-            raise self._busy(slot)
-        if self._waiting >= self._waiters_max or len(self._queues.get(slot.pod_key, ())) >= self._waiters_per_pod:
+    def enqueue(self, permit: "CallPermit") -> None:
+        """Raise CongestedError if the queue or the pod's queue is full, and the errors of token_permit for a pause."""
+        if self.pause_left > permit.patience:
+            raise self._busy(permit)
+        if self._waiting >= self._waiters_max or len(self._queues.get(permit.pod_key, ())) >= self._waiters_per_pod:
             self.refused += 1
             raise CongestedError(retry_after=max(1.0, self._delay()))
-        self.requeue(slot)
+        self.requeue(permit)
 
-    def requeue(self, slot: "Slot") -> None:
-        """As enqueue, for one that had a place before: never refused."""
-        self._queues.setdefault(slot.pod_key, deque()).append(slot)
+    def requeue(self, permit: "CallPermit") -> None:
+        """Queue a permit that was queued before: never refused."""
+        self._queues.setdefault(permit.pod_key, deque()).append(permit)
         self._waiting += 1
 
-    def dequeue(self, slot: "Slot") -> None:
-        """Take *slot* out of its pod's queue; nothing if it is not there."""
-        queue = self._queues.get(slot.pod_key)
-        if queue is None or slot not in queue:
+    def dequeue(self, permit: "CallPermit") -> None:
+        """Remove *permit* from its pod's queue if it is queued."""
+        queue = self._queues.get(permit.pod_key)
+        if queue is None or permit not in queue:
             return
-        queue.remove(slot)
+        queue.remove(permit)
         self._waiting -= 1
         if not queue:
-            del self._queues[slot.pod_key]
+            del self._queues[permit.pod_key]
 
     def finish(self, pod_key: str) -> None:
-        """A call of *pod_key*'s is over."""
+        """Record the end of a call of *pod_key*."""
         self._in_flight[pod_key] -= 1
         if not self._in_flight[pod_key]:
             del self._in_flight[pod_key]
         self.advance()
 
     def advance(self) -> None:
-        """Give slots to whoever is next while the limits allow; if only time stands in the way, set the timer."""
+        """Grant permits in order while the limits allow; set the timer if only the rate limit forbids the next one."""
         self._stop_timer()
         while self.in_flight < self._at_once:
             pod_key = self._next()
@@ -206,26 +206,26 @@ class Governor:
             if delay > 0.0:
                 self._timer = asyncio.get_running_loop().call_later(delay, self.advance)
                 return
-            slot = self._queues[pod_key][0]
-            self.dequeue(slot)
+            permit = self._queues[pod_key][0]
+            self.dequeue(permit)
             if pod_key in self._queues:
                 self._queues.move_to_end(pod_key)
-            if slot.grant():
+            if permit.grant():
                 now = self._clock()
                 self._in_flight[pod_key] = self._in_flight.get(pod_key, 0) + 1
                 self._starts.append(now)
                 self._due = max(self._due, now) + self._interval
-                self._observe_wait(now - slot.queued_at)
+                self._observe_wait(now - permit.queued_at)
 
     def _next(self) -> str | None:
-        """Whose turn it is: the pod that has waited longest for one, of those that have not their share already."""
+        """Return the pod that waits longest, of those below the limit of concurrent calls per pod."""
         for pod_key in self._queues:
             if self._in_flight.get(pod_key, 0) < self._at_once_per_pod:
                 return pod_key
         return None
 
     def _delay(self) -> float:
-        """Seconds until the next call may begin; not positive when that is now."""
+        """Return the seconds until the next call may start; zero or less if it may start now."""
         now = self._clock()
         until = max(self._paused_until, self._due - (BURST - 1) * self._interval)
         if self._starts.maxlen is not None and len(self._starts) == self._starts.maxlen:
@@ -233,8 +233,8 @@ class Governor:
         return until - now
 
 
-class Slot:
-    """One place in the queue, then one call. Made by Governor, entered once."""
+class CallPermit:
+    """The permission for one call to IMDS: first queued, then granted. Created by Governor, entered once."""
 
     def __init__(
         self,
@@ -248,25 +248,25 @@ class Slot:
         self._pass: Pass | None = None
         self.breaker = breaker
         self.patience = patience
-        """Seconds of a pause that it can wait."""
+        """The seconds of a pause that the caller can wait."""
         self.pod_key = pod_key
         self.queued_at = 0.0
 
     def grant(self) -> bool:
-        """Wake the waiter; False if it has been cancelled and only not run since."""
+        """Wake the waiter. Return False if it was cancelled and has not run since."""
         if self._granted is None or self._granted.done():
             return False
         self._granted.set_result(None)
         return True
 
     def fail(self, error: Exception) -> None:
-        """End the wait with *error*; nothing once the call may be made."""
+        """End the wait with *error*. Without effect once granted."""
         if self._granted is not None and not self._granted.done():
             self._governor.dequeue(self)
             self._granted.set_exception(error)
 
     def recharge(self, pod_key: str) -> None:
-        """Wait on *pod_key*'s account from now on, at the end of its queue; nothing once the call may be made."""
+        """Move to the end of *pod_key*'s queue and charge that pod. Without effect once granted."""
         if self._granted is None:
             self.pod_key = pod_key
         elif pod_key != self.pod_key and not self._granted.done():
@@ -295,7 +295,7 @@ class Slot:
         try:
             await self._granted
         except asyncio.CancelledError:
-            # The slot may have been granted, or the wait ended, in the very moment in which its waiter was cancelled.
+            # The permit may have been granted, or the wait ended, between the cancellation and this line.
             if self._granted.cancelled():
                 self._governor.dequeue(self)
             elif self._granted.exception() is None:

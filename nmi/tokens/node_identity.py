@@ -1,7 +1,8 @@
-"""The node's own identities, for pods under an exception and for MIC: what IMDS itself says, as it says it.
+"""The node's own identities, for pods under an exception and for MIC: IMDS's response, unchanged.
 
-Whoever asks here gets what any process on the VM could have; whether a pod may is decided before (`nmi.identity`).
-Nothing is cached, nothing of the pod's request is forwarded as it came, and every call takes its turn in the governor.
+The caller decides whether a pod may have it (`nmi.identity`): any process on the VM could get the same token. The
+source caches nothing, builds its own request instead of forwarding the pod's, and every call needs a permit of the
+governor.
 """
 
 from typing import Final
@@ -18,16 +19,16 @@ _PARAMETERS: Final = {
 
 
 class NodeIdentitySource:
-    """Asks one IMDS on behalf of pods that may. Holds nothing."""
+    """Client of one IMDS on behalf of exempt pods. It stores nothing."""
 
     def __init__(self, imds: ImdsSource, governor: Governor) -> None:
         self._imds = imds
         self._governor = governor
 
     async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
-        """IMDS's answer to *request*, whatever its status, *within* so many seconds; *starter* is the pod that pays.
+        """Return IMDS's response to *request*, with any status, within *within* seconds. *starter* is charged for it.
 
-        The VM's own identity unless *request* names one. A request that asks to skip caches does so at IMDS too. Raises
+        The token is of the VM's own identity unless *request* names one. A forced refresh skips IMDS's cache too. Raise
         AzureError and CongestedError.
         """
         named = {_PARAMETERS[request.selector]: request.selector_value} if request.selector in _PARAMETERS else {}
@@ -39,5 +40,5 @@ class NodeIdentitySource:
             xms_cc=request.xms_cc,
             bypass_cache=request.force_refresh,
             within=within,
-            slot=lambda: self._governor.token_slot(starter, within),
+            slot=lambda: self._governor.token_permit(starter, within),
         )

@@ -1,6 +1,6 @@
-"""The Secrets of service principals: read when one is needed, held for that fetch alone, never shown.
+"""The Secrets of service principals: read for one fetch, dropped after it, never shown.
 
-All that is remembered is which version of a Secret last brought a token, so that a token can be kept under it.
+`Secrets` stores only the version of a Secret that last brought a token: it is part of the token's cache key.
 """
 
 import sys
@@ -21,19 +21,19 @@ else:
     from typing_extensions import override
 
 CLIENT_SECRET_MAX: Final = 4096
-"""Bytes. Azure's own have 40."""
+"""Bytes. Azure's secrets have 40."""
 VERSIONS_MAX: Final = 1024
 
 
 class CredentialError(Refused):
-    """The Secret cannot serve: it is not there, not readable for NMI, or does not hold what it must.
+    """The Secret does not exist, NMI may not read it, or its content is invalid.
 
-    Its message names the Secret and says what to do; never what is in it.
+    The message names the Secret and the next action, never its content.
     """
 
 
 class Secret(Resource, frozen=True):
-    """A Secret with its values, base64 taken off."""
+    """A Secret with its decoded values."""
 
     data: dict[str, bytes] | None = None
 
@@ -45,7 +45,7 @@ class Secret(Resource, frozen=True):
 
     @override
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        """What msgspec would otherwise give to printers other than `repr`: every field."""
+        """Return the name only: msgspec's default shows every field to printers other than `repr`."""
         return [("name", f"{self.metadata.namespace}/{self.metadata.name}")]
 
 
@@ -54,17 +54,17 @@ SECRETS: Final = Kind("Secret", "secrets", Secret)
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """What an application of type 1 proves itself with."""
+    """The credential of an application of type 1."""
 
     value: str = field(repr=False)
     version: str
     note: str = ""
-    """What about it is odd, for the operator, in case Azure refuses it."""
+    """A peculiarity of the value, shown to the operator if Azure refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStore:
-    """What an application of type 2 proves itself with: a PKCS #12 file as it was found, and its password."""
+    """The credential of an application of type 2: an unchecked PKCS #12 file and its password."""
 
     pfx: bytes = field(repr=False)
     password: bytes = field(repr=False)
@@ -73,30 +73,31 @@ class KeyStore:
 
 
 class Secrets:
-    """Reads Secrets, and knows which version of which brought the last token. The client stays its owner's."""
+    """Reader of Secrets that stores the version with the last accepted credential. The caller owns the client."""
 
     def __init__(self, client: Client, *, count_failure: Callable[[], None] = lambda: None) -> None:
-        """*count_failure* is called for each read that the API server did not answer with the Secret."""
+        """*count_failure* is called for each read that does not return the Secret."""
         self._client = client
         self._count_failure = count_failure
         self._versions: OrderedDict[str, str] = OrderedDict()
 
-    def proven(self, application: Application) -> str:
-        """The version of its Secret that last brought a token (`uid/resourceVersion`); empty if none has, or long ago.
+    def accepted_version(self, application: Application) -> str:
+        """Return the version of the Secret that last brought a token (`uid/resourceVersion`); empty if unknown.
 
-        Not the one that was read last: a new one that Azure does not take yet leaves what the old one brought in use.
+        This is not the version read last: while Azure does not accept a new one yet, the tokens of the old one remain
+        in use.
         """
         return self._versions.get(application.secret, "")
 
-    def prove(self, application: Application, version: str) -> None:
-        """Remember that *version* has brought a token."""
+    def accept(self, application: Application, version: str) -> None:
+        """Store *version* as the one that last brought a token."""
         self._versions[application.secret] = version
         self._versions.move_to_end(application.secret)
         while len(self._versions) > VERSIONS_MAX:
             self._versions.popitem(last=False)
 
     async def client_secret(self, application: Application) -> ClientSecret:
-        """The value of the one key; of several, of the first in alphabetical order. Raises AzureError."""
+        """Return the value of the first key in alphabetical order. Raise AzureError."""
         secret = await self._read(application)
         data = secret.data or {}
         if not data:
@@ -110,14 +111,14 @@ class Secrets:
         except UnicodeDecodeError:
             text = ""
         if not text:
-            raise _unfit(application, "holds something else than text: put the application's secret there")
+            raise _unfit(application, "does not contain text: put the application's secret there")
         notes = ["its value begins or ends with a blank or a newline"] if text != text.strip() else []
         if len(data) > 1:
             notes.append("it has several keys, of which the first in alphabetical order is used")
         return ClientSecret(text, _version(secret), "; ".join(notes))
 
     async def key_store(self, application: Application) -> KeyStore:
-        """The values of `certificate` and, where there is one, `password`. Raises AzureError."""
+        """Return the values of `certificate` and, if present, `password`. Raise AzureError."""
         secret = await self._read(application)
         data = secret.data or {}
         pfx = data.get("certificate", b"")
@@ -145,7 +146,7 @@ def _unfit(application: Application, what: str) -> CredentialError:
 
 
 def _failure(application: Application, error: kube.ApiError) -> AzureError:
-    """The API server's refusal as what it means for the token."""
+    """Translate an error of the API server."""
     secret = application.secret
     if isinstance(error, kube.NotFound):
         return CredentialError(
@@ -160,7 +161,7 @@ def _failure(application: Application, error: kube.ApiError) -> AzureError:
             code="secret_forbidden",
         )
     return Unreachable(
-        f"the API server did not give Secret {secret}: {error}",
+        f"the API server did not return Secret {secret}: {error}",
         code="secret_unavailable",
         retry_after=error.retry_after,
     )

@@ -1,8 +1,8 @@
-"""Types 1 and 2: tokens of a service principal, from Entra ID or AD FS, by the secret or certificate in a Secret.
+"""Types 1 and 2: tokens of a service principal, from Entra ID or AD FS, with the secret or certificate of a Secret.
 
-One fetch reads the Secret once, asks each tenant for a token, and forgets the Secret. Whether it may is decided first
-(`nmi.tokens.endpoints`). What Azure refuses as not, or no longer, the application's own may have been replaced in that
-very moment: the Secret is then read once more, and if it is another version by now, that one is tried.
+A fetch checks the policy (`nmi.tokens.endpoints`), reads the Secret once, requests a token from each tenant, and drops
+the Secret. If Azure refuses the credential, it may have been replaced a moment before: the source then reads the
+Secret again and makes one more attempt if its version has changed.
 """
 
 import asyncio
@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from nmi.tokens.certificate import Signer
-from nmi.tokens.claims import claims_of
 from nmi.tokens.endpoints import Application, SignInPolicy
+from nmi.tokens.jwt import decode_claims
 from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
-from nmi.tokens.sign_in import InvalidClient, SignedIn, SignIn
-from nmi.tokens.sign_ins import SignIns, Tries, in_time, token_of
-from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
+from nmi.tokens.sign_in import InvalidClient, SignIn, SignInResult
+from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
+from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, IdentityType
 
 
 class ServicePrincipalSource:
-    """The source for both types. What it signs in by and the client of the API server stay their owners'."""
+    """The source for both types. The caller owns the sign-ins and the client of the API server."""
 
     per_pod = False
 
@@ -32,104 +32,107 @@ class ServicePrincipalSource:
         self._signer = Signer()
 
     def check(self, identity: AzureIdentity) -> None:
-        """Raises PolicyError for an identity that no token may be fetched for. Reads and sends nothing."""
+        """Implement TokenSource.check. Reads and sends nothing."""
         self._policy.application(identity)
 
-    def credential(self, identity: AzureIdentity) -> str:
-        """As TokenSource.credential: the version that last brought a token; empty where `check` refuses."""
+    def credential(self, identity: AzureIdentity, /) -> str:
+        """Return the version that last brought a token; empty if `check` raises."""
         try:
-            return self._secrets.proven(self._policy.application(identity))
+            return self._secrets.accepted_version(self._policy.application(identity))
         except PolicyError:
             return ""
 
-    async def fetch(
-        self,
-        identity: AzureIdentity,
-        resource: str,
-        *,
-        xms_cc: str,
-        bypass_cache: bool,  # noqa: ARG002  nothing is cached here
-        within: float,
-        lag_seconds: float,  # noqa: ARG002  an endpoint that lags says invalid_client, like one that does not
-        slot: Slot,  # noqa: ARG002  IMDS is not asked
-        course: Course = UNWATCHED,
-        workload: Workload | None = None,  # noqa: ARG002  whose pod asks makes no difference
-    ) -> Granted:
-        """As TokenSource.fetch; raises PolicyError too, as `check` does."""
-        application = self._policy.application(identity)
-        tries = Tries(self._sign_ins.clock() + within, course)
-        answers, version = await in_time(self._fetch(application, resource, xms_cc, tries), within)
-        tokens = [token_of(answer, application.client_id, resource) for answer in answers]
-        self._secrets.prove(application, version)
-        return Granted(
+    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+        """Implement TokenSource.fetch. Raise PolicyError as `check` does.
+
+        *lag_seconds* has no effect: an endpoint that does not know a new secret yet returns the same invalid_client as
+        for a wrong one.
+        """
+        application = self._policy.application(request.identity)
+        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer)
+        answers, version = await within_time(
+            self._fetch(application, request.resource, request.xms_cc, attempts), request.timeout_seconds
+        )
+        tokens = [token_of(answer, application.client_id, request.resource) for answer in answers]
+        self._secrets.accept(application, version)
+        return FetchedToken(
             token=tokens[0],
             expires_in=min(answer.expires_in for answer in answers),
-            object_id=claims_of(tokens[0].access_token).oid,
+            object_id=decode_claims(tokens[0].access_token).oid,
             auxiliary=tuple(tokens[1:]),
             credential=version,
         )
 
     async def _fetch(
-        self, application: Application, resource: str, xms_cc: str, tries: Tries
-    ) -> tuple[list[SignedIn], str]:
-        """The answers of all tenants, and the version of the Secret that brought them."""
-        proof = await self._sign_ins.again(lambda: self._proof(application), tries)
+        self, application: Application, resource: str, xms_cc: str, attempts: Attempts
+    ) -> tuple[list[SignInResult], str]:
+        """Return the responses of all tenants, and the version of the Secret that brought them."""
+        credential = await self._sign_ins.retry(lambda: self._read(application), attempts)
         try:
-            return await self._sign_in(application, proof, resource, xms_cc, tries), proof.version
+            return await self._sign_in(application, credential, resource, xms_cc, attempts), credential.version
         except InvalidClient as error:
             refused = error.again()
-        fresh = await self._sign_ins.again(lambda: self._proof(application), tries)
-        if fresh.version == proof.version:
-            raise _rejected(application, proof, refused)
+        fresh = await self._sign_ins.retry(lambda: self._read(application), attempts)
+        if fresh.version == credential.version:
+            raise _rejected(application, credential, refused)
         try:
-            return await self._sign_in(application, fresh, resource, xms_cc, tries), fresh.version
+            return await self._sign_in(application, fresh, resource, xms_cc, attempts), fresh.version
         except InvalidClient as error:
             refused = error.again()
         raise _rejected(application, fresh, refused)
 
-    async def _proof(self, application: Application) -> ClientSecret | KeyStore:
-        """What is in the Secret now."""
-        async with self._sign_ins.place(application.namespace):
+    async def _read(self, application: Application) -> ClientSecret | KeyStore:
+        """Return the present content of the Secret."""
+        async with self._sign_ins.permit(application.namespace):
             if application.type == IdentityType.CERTIFICATE:
                 return await self._secrets.key_store(application)
             return await self._secrets.client_secret(application)
 
     async def _sign_in(
-        self, application: Application, proof: ClientSecret | KeyStore, resource: str, xms_cc: str, tries: Tries
-    ) -> list[SignedIn]:
-        """An answer for each tenant, all asked at once; the first failure ends the others."""
-        asked = [
+        self,
+        application: Application,
+        credential: ClientSecret | KeyStore,
+        resource: str,
+        xms_cc: str,
+        attempts: Attempts,
+    ) -> list[SignInResult]:
+        """Sign in to all tenants concurrently and return their responses. The first failure cancels the others."""
+        sign_ins = [
             SignIn(application.authority, tenant, application.client_id, resource, xms_cc)
             for tenant in application.tenants
         ]
-        if isinstance(proof, ClientSecret):
-            asked = [replace(each, secret=proof.value) for each in asked]
+        if isinstance(credential, ClientSecret):
+            sign_ins = [replace(each, secret=credential.value) for each in sign_ins]
         else:
-            assertions = await self._signer.assertions(application, proof, [each.token_url for each in asked])
-            asked = [replace(each, assertion=made) for each, made in zip(asked, assertions, strict=True)]
+            assertions = await self._signer.assertions(application, credential, [each.token_url for each in sign_ins])
+            sign_ins = [replace(each, assertion=one) for each, one in zip(sign_ins, assertions, strict=True)]
 
-        async def one(each: SignIn) -> SignedIn:
-            return await self._sign_ins.token(each, application.namespace, tries)
+        async def send(each: SignIn) -> SignInResult:
+            return await self._sign_ins.token(each, application.namespace, attempts)
 
-        if len(asked) == 1:
-            return [await one(asked[0])]
-        return await _all_at_once(asked, one)
+        if len(sign_ins) == 1:
+            return [await send(sign_ins[0])]
+        return await _send_all(sign_ins, send)
 
 
-async def _all_at_once(asked: list[SignIn], one: Callable[[SignIn], Awaitable[SignedIn]]) -> list[SignedIn]:
-    """The answer to each, in order. The first failure ends the others, and its message begins with its tenant."""
+async def _send_all(sign_ins: list[SignIn], send: Callable[[SignIn], Awaitable[SignInResult]]) -> list[SignInResult]:
+    """Return the response to each, in order. The first failure cancels the others; its message begins with its
+    tenant.
+    """
     failures: list[AzureError] = []
 
-    async def named(each: SignIn) -> SignedIn | None:
+    async def send_named(each: SignIn) -> SignInResult | None:
         try:
-            return await one(each)
+            return await send(each)
         except AzureError as error:
             failures.append(_of_tenant(each.tenant, error))
             raise
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(named(each), name=f"sign in to tenant {each.tenant}") for each in asked]
+            running = [
+                tasks.create_task(send_named(each), name=f"sign in to tenant {each.tenant}") for each in sign_ins
+            ]
     except* AzureError:
         pass
     if failures:
@@ -148,9 +151,9 @@ def _of_tenant(tenant: str, error: AzureError) -> AzureError:
     )
 
 
-def _rejected(application: Application, proof: ClientSecret | KeyStore, refused: InvalidClient) -> InvalidClient:
-    """*refused*, with the Secret named, and what is odd about it."""
-    note = f" ({proof.note})" if proof.note else ""
+def _rejected(application: Application, credential: ClientSecret | KeyStore, refused: InvalidClient) -> InvalidClient:
+    """Return *refused* with the name of the Secret and the note about it."""
+    note = f" ({credential.note})" if credential.note else ""
     return InvalidClient(
         f"Secret {application.secret} holds nothing that is valid for this application{note}: {refused.message}",
         status=refused.status,

@@ -1,7 +1,7 @@
-"""One token from Entra ID (or AD FS), asked for by azure-identity over a session that NMI owns.
+"""The input, result, session and proxy of a sign-in at Entra ID (or AD FS).
 
-What is here is what needs nothing of azure-identity: the values, the session, the way to a proxy. `nmi.tokens.entra`
-asks, and `nmi.tokens.entra_loader` brings that in once it is needed.
+This module does not import azure-identity. `nmi.tokens.entra` sends the request; `nmi.tokens.entra_loader` imports it
+when it is needed.
 """
 
 import sys
@@ -24,38 +24,38 @@ CONNECTIONS: Final = 16
 ANSWER_MAX: Final = 64 * 1024
 """Bytes. A token with every optional claim and group stays under 16 KiB."""
 ATTEMPT_SECONDS: Final = 10.0
-"""For one try, connecting included."""
+"""The timeout of one attempt, including the connection."""
 CONNECT_SECONDS: Final = 5.0
 
 
 class InvalidClient(Refused):
-    """The application exists, and what it proved itself with is not, or no longer, its own (OAuth's invalid_client)."""
+    """The application exists, but its credential is not, or no longer, valid (OAuth's invalid_client)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """What one token is asked for with. Exactly one of *secret* and *assertion* is not empty."""
+    """The input of one sign-in. Exactly one of *secret* and *assertion* is not empty."""
 
     authority: Endpoint
     tenant: str
     client_id: str
     resource: str
-    """As the pod spelled it: a slash at its end belongs to it, and `/.default` comes after."""
+    """In the pod's spelling: a trailing slash is part of it, and `/.default` follows."""
     xms_cc: str = ""
-    """Client capabilities, by comma."""
+    """Client capabilities, separated by commas."""
     secret: str = field(default="", repr=False)
     assertion: str = field(default="", repr=False)
 
     @property
     def token_url(self) -> str:
-        """Where the token is asked for, which is also the audience of an assertion. AD FS has no version 2."""
+        """The token endpoint, which is also the audience of an assertion. AD FS has no version 2."""
         version = "" if self.tenant.lower() == ADFS else "v2.0/"
         return f"{self.authority.url}/{self.tenant}/oauth2/{version}token"
 
 
 @dataclass(frozen=True, slots=True)
-class SignedIn:
-    """The answer. *expires_on* is in Unix seconds, *expires_in* in seconds from the answer's arrival."""
+class SignInResult:
+    """The response. *expires_on* is in Unix seconds, *expires_in* in seconds from the response's arrival."""
 
     access_token: str = field(repr=False)
     expires_on: int
@@ -65,18 +65,19 @@ class SignedIn:
 
 
 ProxyFor = Callable[[Endpoint], str]
-"""The proxy by which an endpoint is reached, empty for none."""
+"""Return the URL of the proxy for an endpoint, empty for none."""
 
 
 def no_proxy(_endpoint: Endpoint) -> str:
-    """Every endpoint is reached directly."""
+    """Return no proxy for any endpoint."""
     return ""
 
 
 def proxy_by(https_proxy: str, exceptions: str) -> ProxyFor:
-    """As HTTPS_PROXY and NO_PROXY say: a proxy's URL, and the hosts it is not for (with their subdomains), by comma.
+    """Return the proxy function for the values of HTTPS_PROXY and NO_PROXY: a URL, and hosts without proxy.
 
-    A proxy is asked for a tunnel: the secret passes it inside TLS, which ends at the endpoint.
+    The hosts are separated by commas and include their subdomains. The proxy only tunnels: the secret is inside TLS,
+    which ends at the endpoint.
     """
     if not https_proxy:
         return no_proxy
@@ -92,24 +93,24 @@ def proxy_by(https_proxy: str, exceptions: str) -> ProxyFor:
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """An answer whose body is not read past ANSWER_MAX."""
+    """A response whose body is read up to ANSWER_MAX only."""
 
     @override
     async def read(self) -> bytes:
-        """The whole body. Raises ClientPayloadError for one that is too long."""
+        """Return the whole body. Raise ClientPayloadError if it is too long."""
         body = bytearray()
         async for chunk in self.content.iter_any():
             body += chunk
             if len(body) > ANSWER_MAX:
                 self.close()
-                raise aiohttp.ClientPayloadError(f"an answer of more than {ANSWER_MAX} bytes")
+                raise aiohttp.ClientPayloadError(f"a response of more than {ANSWER_MAX} bytes")
         return bytes(body)
 
 
 def new_session(user_agent: str, connector: aiohttp.TCPConnector | None = None) -> aiohttp.ClientSession:
-    """A session for sign-ins alone. It belongs to the caller, who closes it; the environment means nothing to it.
+    """Return a session for sign-ins only. The caller closes it. It ignores the environment.
 
-    *connector* is for who trusts another authority than the machine does, and becomes the session's.
+    *connector* is for callers that trust another authority than the machine does; the session owns it.
     """
     return aiohttp.ClientSession(
         connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS),

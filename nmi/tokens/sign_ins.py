@@ -1,6 +1,6 @@
-"""Sign-ins at Entra ID (or AD FS), for every kind of identity that has them: how many at once, and how often again.
+"""Sign-ins at Entra ID (or AD FS) for all types of identity that need them: concurrency limit, metrics and retries.
 
-What a sign-in is made with is the sources' business; here it is sent, measured, and sent again where that may help.
+The sources provide the credential of a sign-in.
 """
 
 import asyncio
@@ -12,36 +12,37 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
 
-from nmi.tokens.claims import claims_of
 from nmi.tokens.entra_loader import Loader
-from nmi.tokens.places import Places
-from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignedIn, SignIn, no_proxy
-from nmi.tokens.source import UNWATCHED, Course
+from nmi.tokens.group_limiter import GroupLimiter
+from nmi.tokens.jwt import decode_claims
+from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignIn, SignInResult, no_proxy
+from nmi.tokens.source import NULL_OBSERVER, FetchObserver
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 
 T = TypeVar("T")
 
-OF_ONE_NAMESPACE: Final = 4
-"""Reads and sign-ins at once for the identities of one namespace, of CONNECTIONS in all: a slow endpoint is theirs."""
+PER_NAMESPACE: Final = 4
+"""Concurrent reads and sign-ins for the identities of one namespace, of CONNECTIONS in total: a slow endpoint delays
+its own namespace only."""
 
 RETRY_DELAYS: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before the second and each later try; a longer Retry-After is obeyed."""
+"""Seconds before the second and each later attempt; a longer Retry-After takes precedence."""
 
 Observe = Callable[[float, AzureError | None], None]
-"""Told the seconds and the outcome of each sign-in."""
+"""Called with the seconds and the error, if any, of each sign-in."""
 
 
-class Tries(NamedTuple):
-    """How long a fetch may go on trying."""
+class Attempts(NamedTuple):
+    """The time limit of a fetch's attempts, and their observer."""
 
     until: float
     """By the clock of `SignIns`."""
-    course: Course = UNWATCHED
+    observer: FetchObserver = NULL_OBSERVER
 
 
 class SignIns:
-    """One for all sources, so that its bounds are the node's. The session stays its owner's."""
+    """The sign-ins of all sources of a node: they share its limits. The caller owns the session."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class SignIns:
         random: Callable[[], float] = random_module.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """*session* is one of `sign_in.new_session`; *attempt_seconds* is for one sign-in."""
+        """*session* comes from `sign_in.new_session`; *attempt_seconds* is the timeout of one sign-in."""
         self._session = session
         self._proxy_for = proxy_for
         self._attempt_seconds = attempt_seconds
@@ -66,52 +67,52 @@ class SignIns:
         self._random = random
         self._sleep = sleep
         self._loader = Loader()
-        self._places = Places(CONNECTIONS, OF_ONE_NAMESPACE)
+        self._limiter = GroupLimiter(CONNECTIONS, PER_NAMESPACE)
         self.clock = clock
-        """By which every `Tries` is meant."""
+        """The clock of every `Attempts`."""
 
     async def load(self) -> None:
-        """Bring in now what the first sign-in would have to wait for."""
+        """Import azure-identity now, so that the first sign-in does not wait for it."""
         await self._loader.load()
 
-    def place(self, namespace: str) -> AbstractAsyncContextManager[None]:
-        """Held for each call to Entra ID or to the API server: a flood of fetches must leave others both."""
-        return self._places.one(namespace)
+    def permit(self, namespace: str) -> AbstractAsyncContextManager[None]:
+        """Limit the calls to Entra ID and to the API server: one namespace must not use up either."""
+        return self._limiter.acquire(namespace)
 
-    async def token(self, asked: SignIn, namespace: str, tries: Tries) -> SignedIn:
-        """What Entra ID answers, tried again as `again` does. Raises AzureError."""
-        return await self.again(lambda: self._one(asked, namespace, tries.course), tries)
+    async def token(self, sign_in: SignIn, namespace: str, attempts: Attempts) -> SignInResult:
+        """Return Entra ID's response, retried as `retry` does. Raise AzureError."""
+        return await self.retry(lambda: self._attempt(sign_in, namespace, attempts.observer), attempts)
 
-    async def _one(self, asked: SignIn, namespace: str, course: Course) -> SignedIn:
-        """One try. One that the caller gives up is not observed: it says nothing about the endpoint."""
+    async def _attempt(self, sign_in: SignIn, namespace: str, observer: FetchObserver) -> SignInResult:
+        """Make one attempt. A cancelled one is not observed: it shows nothing about the endpoint."""
         entra = (await self._loader.load())(
             self._session,
             proxy_for=self._proxy_for,
             attempt_seconds=self._attempt_seconds,
             wall_clock=self._wall_clock,
         )
-        async with self.place(namespace):
+        async with self.permit(namespace):
             sent = self.clock()
             try:
-                with course.sending():
-                    answer = await entra.token(asked)
+                with observer.sending():
+                    answer = await entra.token(sign_in)
             except AzureError as error:
                 self._observe(self.clock() - sent, error)
                 raise
             self._observe(self.clock() - sent, None)
             return answer
 
-    async def again(
+    async def retry(
         self,
         call: Callable[[], Awaitable[T]],
-        tries: Tries,
+        attempts: Attempts,
         *,
-        curable: Callable[[AzureError], bool] = lambda error: not isinstance(error, Refused),
+        retriable: Callable[[AzureError], bool] = lambda error: not isinstance(error, Refused),
         delays: tuple[float, ...] | None = None,
     ) -> T:
-        """What *call* gives, tried again after failures that are *curable*, as long as *tries* lasts.
+        """Return the result of *call*, retried after *retriable* errors until *attempts.until*.
 
-        *delays* are the seconds before each further try, else RETRY_DELAYS. Raises the AzureError of the last try.
+        *delays* are the seconds before each further attempt, by default RETRY_DELAYS. Raise the last AzureError.
         """
         pauses = iter(self._retry_delays if delays is None else delays)
         while True:
@@ -119,17 +120,17 @@ class SignIns:
                 return await call()
             except AzureError as error:
                 pause = next(pauses, None)
-                if pause is None or not curable(error):
+                if pause is None or not retriable(error):
                     raise
                 pause = max(pause * (0.9 + 0.2 * self._random()), error.retry_after or 0.0)
-                if self.clock() + pause >= tries.until:
+                if self.clock() + pause >= attempts.until:
                     raise
-                tries.course.met(error)
+                attempts.observer.retrying(error)
             await self._sleep(pause)
 
 
-async def in_time(fetch: Coroutine[Any, Any, T], within: float) -> T:
-    """What *fetch* gives, *within* so many seconds. Raises Unreachable at their end."""
+async def within_time(fetch: Coroutine[Any, Any, T], within: float) -> T:
+    """Return the result of *fetch*. Raise Unreachable after *within* seconds."""
     limit = asyncio.timeout(within)
     try:
         async with limit:
@@ -137,16 +138,16 @@ async def in_time(fetch: Coroutine[Any, Any, T], within: float) -> T:
     except TimeoutError:
         if not limit.expired():
             raise
-    # Outside the handler: what was ended holds the request, and the request holds what was proved with.
-    raise Unreachable("no token in the time that the request had left", code="timeout")
+    # Outside the handler: the cancelled fetch refers to the request, and the request to the credential.
+    raise Unreachable("no token within the time of the request", code="timeout")
 
 
-def token_of(answer: SignedIn, client_id: str, resource: str) -> Token:
-    """The token in Entra ID's *answer* to *client_id*'s request for *resource*."""
+def token_of(answer: SignInResult, client_id: str, resource: str) -> Token:
+    """Return the token in Entra ID's *answer* to *client_id*'s request for *resource*."""
     return Token(
         access_token=answer.access_token,
         expires_on=answer.expires_on,
-        not_before=claims_of(answer.access_token).nbf,
+        not_before=decode_claims(answer.access_token).nbf,
         resource=resource,
         client_id=client_id,
         token_type=answer.token_type,

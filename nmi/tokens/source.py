@@ -1,5 +1,6 @@
-"""What a source of tokens is, one per type of AzureIdentity. `user_assigned` is type 0; others come beside it."""
+"""The interface of a token source: one per type of AzureIdentity, with its input (FetchRequest) and result."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,37 +10,44 @@ from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity
 
-Slot = Callable[[], AbstractAsyncContextManager[object]]
-"""Entered for each call to IMDS that the fetch makes; sources that do not call IMDS leave it alone."""
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+CallPermits = Callable[[], AbstractAsyncContextManager[object]]
+"""Return a permit for one call to IMDS: the source enters it for the call. Sources that do not call IMDS ignore it."""
 
 
-class Course(Protocol):
-    """What a fetch tells of its way to whoever waits for it."""
+class FetchObserver(Protocol):
+    """Progress callbacks of a fetch, for the requests that wait for it."""
 
-    def met(self, error: AzureError) -> None:
-        """*error* is about to be tried again: who can wait no longer hears of it."""
-
-    def sending(self) -> AbstractContextManager[None]:
-        """Entered while a call is in the air that is to be finished even if nobody waits any more."""
-
-
-class Unwatched:
-    """A Course that nobody follows."""
-
-    def met(self, error: AzureError) -> None:
-        """Nobody hears."""
+    def retrying(self, error: AzureError) -> None:
+        """Record that the fetch failed with *error* and will try again: a waiter that times out reports this error."""
 
     def sending(self) -> AbstractContextManager[None]:
-        """Nobody waits."""
+        """Return a context manager for a call that must complete even if no request waits any more."""
+
+
+class NullObserver(FetchObserver):
+    """A FetchObserver that ignores every callback."""
+
+    @override
+    def retrying(self, error: AzureError) -> None:
+        """Ignore *error*."""
+
+    @override
+    def sending(self) -> AbstractContextManager[None]:
+        """Return a context manager without effect."""
         return nullcontext()
 
 
-UNWATCHED: Final = Unwatched()
+NULL_OBSERVER: Final = NullObserver()
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The pod that a token is asked for, where its identity depends on that: what it proves itself by is its own."""
+    """The pod that a token is for. Used by sources whose credential belongs to the pod."""
 
     namespace: str
     pod: str
@@ -48,9 +56,9 @@ class Workload:
 
 
 class PolicyError(Exception):
-    """A token may not be fetched this way here: nothing was read and nothing was sent.
+    """A policy forbids the fetch. The source has read and sent nothing.
 
-    *sentence* is for the pod, *detail* for the operator; both name the policy, and the flag that would allow it.
+    *sentence* is for the pod, *detail* for the operator. Both name the policy and the flag that changes it.
     """
 
     def __init__(self, sentence: str, detail: str) -> None:
@@ -60,25 +68,27 @@ class PolicyError(Exception):
 
 
 class TokenKey(NamedTuple):
-    """Whatever makes two requests get the same token. No resource version: an annotation must not empty caches.
+    """Everything that distinguishes one token from another. It has no resource version: an edited annotation must not
+    empty the cache.
 
-    Both ids of an identity, whichever of them upstream is asked by: the other one is compared with the answer.
+    The key contains both ids of an identity, whichever of them the source sends: the other one is compared with the
+    response.
     """
 
     type: int
     client_id: str
     resource_id: str
     tenant: str
-    """With the auxiliary tenants behind it, in their order: they are part of the answer."""
+    """The tenant and then the auxiliary tenants in their order: they are part of the response."""
     endpoint: str
     secret: str
-    """The Secret's `namespace/name`: whoever names a client but not the Secret with its password gets nothing."""
+    """The Secret's `namespace/name`: an identity that names a client but another Secret gets no token of this one."""
     pod: str
-    """The uid of the one pod that may have it; empty where all pods with the identity share it."""
+    """The uid of the only pod that may have the token; empty if all pods with the identity share it."""
     resource: str
     xms_cc: str
     credential: str = ""
-    """As TokenSource.credential: which version of that Secret. Empty for types without one."""
+    """The result of TokenSource.credential: the version of the Secret. Empty for types without a Secret."""
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -87,12 +97,12 @@ class TokenKey(NamedTuple):
 
     @property
     def lasting(self) -> "TokenKey":
-        """The key without what a rotation changes."""
+        """The key without the part that a rotation of the Secret changes."""
         return self._replace(credential="") if self.credential else self
 
 
 def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str = "", pod: str = "") -> TokenKey:
-    """The key under which a token of *identity* is kept. Azure compares ids case-insensitively, audiences exactly."""
+    """Return the cache key of a token of *identity*. Azure compares ids case-insensitively and audiences exactly."""
     spec = identity.spec
     password = spec.client_password
     secret = f"{password.namespace or identity.metadata.namespace}/{password.name}" if password is not None else ""
@@ -110,55 +120,59 @@ def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRequest:
+    """The input of one fetch: the token, and the limits within which it is fetched."""
+
+    identity: AzureIdentity
+    resource: str
+    xms_cc: str = ""
+    force_refresh: bool = False
+    """Skip IMDS's own cache too."""
+    workload: Workload | None = None
+    """The pod that the token is for, if the source is `per_pod`; sources of shared tokens ignore it."""
+    timeout_seconds: float
+    """The limit of the whole fetch, retries included."""
+    lag_seconds: float = 0.0
+    """While this time lasts, the source retries "no such identity": the endpoint may not know the identity yet."""
+    call_permit: CallPermits = nullcontext
+    observer: FetchObserver = NULL_OBSERVER
+
+
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """A token as it came from its source."""
+class FetchedToken:
+    """The token that a source returned."""
 
     token: Token
     expires_in: int
-    """Seconds from now, as the source said: a node whose wall clock is wrong still knows how long it has."""
+    """Seconds from now, as the source reported them: they are right even if the node's wall clock is wrong."""
     object_id: str = ""
-    """The identity's object id where the source told it, else empty."""
+    """The identity's object id if the source returned it, else empty."""
     auxiliary: tuple[Token, ...] = ()
-    """Tokens of the identity's further tenants, in their order. None of them may outlive what *expires_in* says."""
+    """Tokens of the identity's auxiliary tenants, in their order. None of them may outlive *expires_in*."""
     credential: str = ""
-    """What it was fetched with, in the form in which TokenSource.credential tells it: the token's key holds it."""
+    """The credential that brought it, in the form of TokenSource.credential: part of the token's key."""
     correlation: str = ""
-    """The id under which upstream's own logs have this call, if it told one; short, plain ASCII."""
+    """The id under which the endpoint's logs list this call, if it returned one; short, plain ASCII."""
 
 
 class TokenSource(Protocol):
-    """Fetches tokens of one type of identity, from nowhere but upstream."""
+    """A source of tokens for one type of identity. It always asks the endpoint and caches nothing."""
 
     per_pod: bool
-    """Whether each pod has tokens of its own: what it proves itself by is its own, and they go with it."""
+    """Whether tokens belong to one pod: the pod's own credential brings them, and they are dropped with the pod."""
 
     def check(self, identity: AzureIdentity) -> None:
-        """Raises PolicyError if no token of *identity* may be had on this node. Pure and cheap: asked every time."""
+        """Raise PolicyError if this node may not fetch tokens of *identity*. Pure and cheap: called per request."""
 
-    def credential(self, identity: AzureIdentity) -> str:
-        """The Secret of *identity* and the version of it that last brought a token; empty for kinds without one.
+    def credential(self, identity: AzureIdentity, /) -> str:
+        """Return the Secret of *identity* and its version that last brought a token; empty for types without one.
 
-        Reads nothing: a version that has changed since shows with the next fetch.
+        Reads nothing: a changed version shows with the next fetch.
         """
 
-    async def fetch(
-        self,
-        identity: AzureIdentity,
-        resource: str,
-        *,
-        xms_cc: str,
-        bypass_cache: bool,
-        within: float,
-        lag_seconds: float,
-        slot: Slot,
-        course: Course = UNWATCHED,
-        workload: Workload | None = None,
-    ) -> Granted:
-        """A token, *within* so many seconds, retried as its endpoint's guidance has it.
+    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+        """Return a token, retried as the endpoint's guidance requires.
 
-        *workload* is there where it is *per_pod*, and nobody else's business.
-
-        For *lag_seconds* "no such identity" may be taken for an endpoint that has not heard of it yet. Raises
-        AzureError, and CongestedError out of *slot*.
+        Raise AzureError, and whatever entering *request.call_permit* raises (CongestedError).
         """

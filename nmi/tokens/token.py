@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Token:
-    """What IMDS or AAD granted. Times are Unix seconds."""
+    """A token that IMDS or Entra ID returned. Times are Unix seconds."""
 
     access_token: str = field(repr=False)
     expires_on: int

@@ -1,8 +1,7 @@
-"""Faults in front of any server, real or emulated: proxies that hang, refuse, reset, go silent, slow or answer no.
+"""Faults in front of any server, real or emulated: proxies that hang, refuse, reset, stall, slow down or return errors.
 
-What lives here: `connections`, which holds back, cuts or slows bytes and lets TLS through untouched, and `answers`,
-which speaks HTTP and gives answers of its own. The server behind needs no knowledge of either. What never does:
-deciding when a fault comes; tests, demos and chaos runs switch it.
+`connections` delays, cuts or slows bytes and passes TLS unchanged. `responses` parses HTTP and returns its own
+responses. The upstream server needs no support for either. Tests, demos and chaos runs decide when a fault occurs.
 """
 
 from podidentity_sandbox.faults.connections import FaultProxy, Mode, Pace

@@ -1,4 +1,4 @@
-"""A proxy of bytes: what passes is never looked at, so it stands in front of TLS as well."""
+"""A proxy of bytes. It does not read them, so it works in front of TLS too."""
 
 import asyncio
 import enum
@@ -19,14 +19,14 @@ _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Mode(enum.Enum):
-    """What happens to bytes and connections from the moment it is set."""
+    """The treatment of bytes and connections."""
 
     PASS = "pass"  # noqa: S105 - no password
-    """Everything goes through, also what was held back."""
+    """Everything passes, including bytes that were held back."""
     HANG = "hang"
-    """New connections are accepted and not served; established ones go on."""
+    """New connections are accepted and not served. Established ones continue."""
     REFUSE = "refuse"
-    """Nobody listens: connecting fails. Established connections go on."""
+    """The port is closed: connecting fails. Established connections continue."""
     RESET = "reset"
     """Established connections are reset at once, mid-stream; new ones as soon as they have sent something."""
     SILENT = "silent"
@@ -35,7 +35,7 @@ class Mode(enum.Enum):
 
 @dataclass
 class Counts:
-    """What passed since the proxy was made."""
+    """Counters since the creation of the proxy."""
 
     accepted: int = 0
     bytes_to_server: int = 0
@@ -44,7 +44,7 @@ class Counts:
 
 @dataclass
 class Pace:
-    """How slowly bytes pass: at most so many a second in each direction (0: no limit), each piece after a delay."""
+    """The bandwidth (bytes per second in each direction, 0: no limit) and the delay of each piece."""
 
     bytes_per_second: float = 0.0
     latency_seconds: float = 0.0
@@ -120,7 +120,7 @@ class FaultProxy:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen: without *port* on the one of last time, or on a free one. Raises OSError if it is taken.
+        """Listen: without *port* on the one of last time, or on a free one. Raise OSError if it is taken.
 
         *extra_sockets* are listening sockets made anywhere (in another network namespace); they belong to the proxy
         from now on. REFUSE could not open them again: on them it resets new connections instead.
@@ -145,7 +145,7 @@ class FaultProxy:
         await self._end(tuple(self._links.values()))
 
     async def set_mode(self, mode: Mode) -> None:
-        """Switch. When this returns, the new mode is what clients meet."""
+        """Switch the mode. After the return it applies to all clients."""
         self._mode = mode
         for event, held in (
             (self._flowing, {Mode.SILENT}),
@@ -194,7 +194,7 @@ class FaultProxy:
         task.add_done_callback(self._links.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection from its beginning to its end."""
+        """Serve one connection until its end."""
         task = asyncio.current_task()
         link = self._links[task] if task is not None else None
         if link is None:
@@ -235,7 +235,7 @@ class FaultProxy:
         data = await source.read(self.pace.piece)
         if data:
             await self.pace.wait(len(data))
-        # The end of a stream is held back like its bytes: a half-open connection does not say that it is closed.
+        # The end of a stream is held back like its bytes: a half-open connection does not report its end.
         await self._flowing.wait()
         return data
 
@@ -253,7 +253,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def _close(link: _Link) -> None:
-    """Close both ends; a task that was cancelled has no time left for what they still hold."""
+    """Close both ends; a cancelled task discards buffered data."""
     if link.task.cancelling():
         link.abort()
     for end in (link.writer, link.upstream):

@@ -1,7 +1,7 @@
-"""A proxy that speaks HTTP: it answers some requests by itself and passes the others on.
+"""An HTTP proxy that answers some requests itself and forwards the others.
 
-In front of a plain server nothing more is needed; in front of one with TLS it needs a certificate to serve and the
-authority to trust behind it.
+In front of a plain server it needs nothing else. In front of a TLS server it needs a certificate to serve and the
+authority of the upstream server.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _HOP_BY_HOP: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FakeResponse:
-    """What a request is answered with in place of the server's own answer."""
+    """A response instead of the server's own."""
 
     status: int
     body: bytes = b""
@@ -34,7 +34,7 @@ class FakeResponse:
 
 
 class StatusProxy:
-    """Passes requests on to *upstream* (http://host:port), or answers them by the rules set with `answer`."""
+    """Passes requests on to *upstream* (http://host:port), or returns the responses set with `respond`."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class StatusProxy:
     ) -> None:
         self.upstream = upstream.rstrip("/")
         self.responses: Counter[int] = Counter()
-        """Answers of its own, by status."""
+        """The number of its own responses, by status."""
         self.passed = 0
         """Requests passed on."""
         self._upstream_tls = upstream_tls
@@ -78,13 +78,13 @@ class StatusProxy:
         self._rules.append(_Rule(response, times, matching))
 
     def clear(self) -> None:
-        """Pass everything on again."""
+        """Remove all rules, so that every request is forwarded."""
         self._rules.clear()
 
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen, without *port* on a free one. Raises OSError if it is taken. Extra sockets belong to the proxy."""
+        """Listen, without *port* on a free one. Raise OSError if it is taken. Extra sockets belong to the proxy."""
         listener = socket.create_server((host, port or self._port))
         self._host, self._port = host, listener.getsockname()[1]
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None))
@@ -143,7 +143,7 @@ class StatusProxy:
                 await response.write_eof()
                 return response
         except aiohttp.ClientConnectionError:
-            # Nothing sensible can be said in the server's place: the client sees the connection end, as it would.
+            # The proxy has no response of the server: it ends the connection, as the server would.
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=502)

@@ -63,14 +63,14 @@ class ServiceAccountTokens:
         self._making = asyncio.Lock()
 
     async def signer(self) -> TokenSigner:
-        """The key, made at its first use: that takes a tenth of a second."""
+        """Return the key, made at its first use: that takes a tenth of a second."""
         async with self._making:
             if self._signer is None:
                 self._signer = await asyncio.to_thread(TokenSigner)
             return self._signer
 
     async def give(self, namespace: str, name: str, request: Document) -> Document:
-        """The TokenRequest with its status, for a service account. Raises StatusError."""
+        """Return the TokenRequest with its status, for a service account. Raise StatusError."""
         signer = await self.signer()
         asked = _read(request)
         _check_names(asked.metadata, namespace, name)
@@ -110,13 +110,13 @@ class ServiceAccountTokens:
         }
 
     def subject(self, token: str) -> str:
-        """Whose token this is, if it is good for this server; else an empty string."""
+        """Return the user of a token that is valid for this server; else an empty string."""
         claims = self._signer.claims(token, self._issuer(), self._now()) if self._signer is not None else None
         if claims is None:
             return ""
         about = claims["kubernetes.io"]
         needed = [("serviceaccounts", "serviceaccount"), ("pods", "pod"), ("secrets", "secret")]
-        if "pod" not in about:  # of a pod's token it only says where that runs
+        if "pod" not in about:  # in a pod's token it only names the pod's node
             needed.append(("nodes", "node"))
         alive = all(self._lives(plural, about["namespace"], about[claim]) for plural, claim in needed if claim in about)
         return str(claims["sub"]) if alive else ""
@@ -133,7 +133,7 @@ class ServiceAccountTokens:
         return self._now() <= moment
 
     def _binding(self, namespace: str, account: str, reference: _Reference) -> Document:
-        """What the claims say of the object that the token is to be bound to. Raises StatusError."""
+        """Return the claims about the object to which the token is bound. Raise StatusError."""
         kind, name = reference.kind, reference.name
         group, _, version = reference.api_version.rpartition("/")
         if kind not in _BOUND or group:

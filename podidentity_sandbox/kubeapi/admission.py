@@ -1,4 +1,5 @@
-"""What a document must be before it is stored, and what the server adds to it: names, labels, defaults by kind. Pure.
+"""The checks of a document before it is stored, and the fields that the server adds: names, labels, defaults by kind.
+Pure.
 
 Only the checks that a client of ours could run into; messages as the real server words them.
 """
@@ -35,10 +36,7 @@ POD_SPEC_MUTABLE: Final = frozenset({"activeDeadlineSeconds", "terminationGraceP
 
 
 def decode_check(resource: ResourceType, document: Document, *, patched: bool = False) -> None:
-    """Refuse what the real server's decoder cannot read: times that are not in micro seconds.
-
-    With 400 where the document came as it is, with 422 where a patch made it so.
-    """
+    """Reject times without microseconds, which the real server's decoder cannot read."""
     place, fields = _MICRO_TIMES.get(resource.name, ("", ()))
     parent = document.get(place) if place else document
     if not isinstance(parent, dict):
@@ -71,7 +69,7 @@ def check(resource: ResourceType, document: Document) -> None:
 
 
 def complete_new(resource: ResourceType, document: Document, now: str) -> None:
-    """Put in place what the server fills in at creation. *now* is the time as it stands in documents."""
+    """Set the fields that the server sets at creation. *now* is the time in documents' format."""
     if resource.name == "pods":
         _default_pod(document)
     elif resource.name == "namespaces":
@@ -91,7 +89,7 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
 
 
 def complete(resource: ResourceType, document: Document) -> None:
-    """Put in place what the server fills in at every write, without changing what *document* may share."""
+    """Set the fields that the server sets at every write, without a change to objects that *document* may share."""
     if resource.name == "pods" and document.get("status"):
         document["status"] = _with_addresses(document["status"])
     if resource.name == DEFINITIONS:
@@ -103,7 +101,7 @@ def complete(resource: ResourceType, document: Document) -> None:
 
 
 def check_change(resource: ResourceType, old: Document, new: Document) -> None:
-    """Refuse with 422 a change of what may not change."""
+    """Reject a change of an immutable field with 422."""
     name = old["metadata"]["name"]
     if old["metadata"].get("deletionTimestamp"):
         added = sorted(set(new["metadata"].get("finalizers") or ()) - set(old["metadata"].get("finalizers") or ()))
@@ -126,7 +124,7 @@ def check_change(resource: ResourceType, old: Document, new: Document) -> None:
 
 
 def is_name(resource: ResourceType, name: str) -> bool:
-    """Whether an object of this kind may have this name."""
+    """Return whether an object of this kind may have this name."""
     if resource.name in _NAMED_AS_LABEL:
         return len(name) <= LABEL_MAX and _DNS_LABEL.fullmatch(name) is not None
     return len(name) <= NAME_MAX and _SUBDOMAIN.fullmatch(name) is not None
@@ -221,7 +219,7 @@ def _default_pod(pod: Document) -> None:
 
 
 def _with_addresses(status: Document) -> Document:
-    """podIP and podIPs agree: where they do not, podIP is right."""
+    """Return the status with podIP and podIPs in agreement: podIP has precedence."""
     primary, several = status.get("podIP"), status.get("podIPs") or []
     if primary and (not several or several[0].get("ip") != primary):
         return status | {"podIPs": [{"ip": primary}]}

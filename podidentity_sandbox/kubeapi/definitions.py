@@ -18,9 +18,9 @@ _KIND: Final = "CustomResourceDefinition"
 
 
 def from_directory(directory: Path) -> list[Document]:
-    """Every definition in the YAML files of *directory*, in the order of file names.
+    """Return every definition in the YAML files of *directory*, in the order of file names.
 
-    Raises OSError or yaml.YAMLError; documents of other kinds are left out.
+    Raise OSError or yaml.YAMLError; documents of other kinds are left out.
     """
     return [
         document
@@ -31,7 +31,7 @@ def from_directory(directory: Path) -> list[Document]:
 
 
 def check(definition: Document) -> None:
-    """Raise StatusError 422 for what the real server would refuse and people get wrong."""
+    """Raise StatusError 422 for frequent mistakes that the real server rejects."""
     spec = definition.get("spec") or {}
     names = spec.get("names") or {}
     group = str(spec.get("group") or "")
@@ -71,7 +71,7 @@ def check(definition: Document) -> None:
 
 
 def complete(definition: Document) -> None:
-    """Fill in what may be left out, without changing what *definition* may share."""
+    """Set the optional fields, without a change to objects that *definition* may share."""
     spec = definition["spec"]
     names = {"singular": spec["names"]["kind"].lower(), "listKind": f"{spec['names']['kind']}List"}
     names |= {name: value for name, value in spec["names"].items() if value}
@@ -93,7 +93,7 @@ def accept(definition: Document, now: str) -> None:
 
 
 def served(definition: Document) -> list[ResourceType]:
-    """The kinds that *definition* (complete) defines, one for each version served."""
+    """Return the kinds that *definition* (complete) defines, one for each version served."""
     spec = definition["spec"]
     names = spec["names"]
     kinds: list[ResourceType] = []

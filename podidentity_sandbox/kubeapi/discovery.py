@@ -1,4 +1,4 @@
-"""What the server says about itself: version, groups, the kinds in each, one by one or all at once. Pure."""
+"""Discovery: version, groups, and the kinds in each, one by one or aggregated. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,7 +8,7 @@ from podidentity_sandbox.kubeapi.kinds import VERBS, Registry, ResourceType
 Document = dict[str, Any]
 
 AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-"""The media type of `aggregated`, by which kubectl asks for it."""
+"""The media type of `aggregated`, with which kubectl requests it."""
 VERSION: Final[Document] = {
     "major": "1",
     "minor": "37",
@@ -31,7 +31,7 @@ _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 
 
 def at(registry: Registry, parts: Sequence[str], address: str) -> Document | None:
-    """The answer at the path of *parts*, or None if there is none. *address* is this server's host and port."""
+    """Return the document at the path of *parts*, or None. *address* is the host and port of this server."""
     match parts:
         case ["version"]:
             return VERSION
@@ -48,7 +48,7 @@ def at(registry: Registry, parts: Sequence[str], address: str) -> Document | Non
 
 
 def api_versions(address: str) -> Document:
-    """The answer at /api."""
+    """Return the document at /api."""
     return {
         "kind": "APIVersions",
         "versions": ["v1"],
@@ -57,19 +57,19 @@ def api_versions(address: str) -> Document:
 
 
 def group_list(registry: Registry) -> Document:
-    """The answer at /apis."""
+    """Return the document at /apis."""
     groups = [_group(name, versions) for name, versions in registry.groups().items()]
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
 
 def group(registry: Registry, name: str) -> Document | None:
-    """The answer at /apis/GROUP, or None if it is not served."""
+    """Return the document at /apis/GROUP, or None if it is not served."""
     versions = registry.groups().get(name)
     return None if versions is None else {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, versions)
 
 
 def resource_list(registry: Registry, group: str, version: str) -> Document | None:
-    """The answer at /api/v1 and /apis/GROUP/VERSION, or None if it is not served."""
+    """Return the document at /api/v1 and /apis/GROUP/VERSION, or None if it is not served."""
     kinds = _in(registry, group, version)
     if not kinds:
         return None
@@ -82,7 +82,7 @@ def resource_list(registry: Registry, group: str, version: str) -> Document | No
 
 
 def aggregated(registry: Registry, *, core: bool) -> Document:
-    """All kinds in one answer: what kubectl asks for first, at /api (*core*) and at /apis."""
+    """Return all kinds in one document, which kubectl requests first at /api (*core*) and at /apis."""
     groups = {"": ["v1"]} if core else registry.groups()
     return {
         "kind": "APIGroupDiscoveryList",

@@ -1,7 +1,7 @@
-"""The types of what the server itself reads in documents; a document of other types is refused as it comes in. Pure.
+"""The types of the fields that the server reads. A document with other types is rejected. Pure.
 
 The real server decodes the built-in kinds into typed values and refuses what does not fit. Here every document stays
-as it came, and only the parts that any code here relies on are held to their types. Null stands for absent.
+as it came, and only the parts that any code here relies on are held to their types. Null means absent.
 """
 
 from typing import Any, Final

@@ -1,4 +1,6 @@
-"""From a request to the verb it asks for, and back: everything at /api/v1 and /apis that names a kind."""
+"""Requests on kinds: from a request to its verb, and to the response, for everything at /api/v1 and /apis that names a
+kind.
+"""
 
 import asyncio
 import datetime
@@ -33,7 +35,7 @@ TIMEOUT_SECONDS: Final = (1800, 3600)
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What a reader of a pod's log asked for."""
+    """The options of a request for a pod's log."""
 
     container: str
     follow: bool
@@ -41,13 +43,13 @@ class LogOptions:
 
 
 ReadLog = Callable[[Document, LogOptions], AsyncIterator[bytes]]
-"""Whoever runs the pods gives their logs, in pieces; it must end by itself unless asked to follow."""
+"""Returns a pod's log in pieces. It must end by itself unless it follows."""
 
 Method = Callable[[web.BaseRequest, Target], Awaitable[web.StreamResponse]]
 
 
 class ResourceHandler:
-    """Answers one request on a kind. Watches in progress are in `watches`, for whoever stops the server."""
+    """Handler of requests on a kind. `watches` contains the open watches, so that the server can end them."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class ResourceHandler:
         }
 
     async def answer(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        """Raises StatusError."""
+        """Raise StatusError."""
         method = self._methods.get((request.method, bool(target.name), target.subresource))
         if method is None:
             raise method_not_allowed()
@@ -120,7 +122,7 @@ class ResourceHandler:
             clock=self._clock,
         )
         self.watches.add(watch)
-        self._tell_watches_changed()
+        self._notify_watches_changed()
         try:
             response = web.StreamResponse(headers={"Content-Type": responses.JSON})
             response.enable_chunked_encoding()
@@ -133,7 +135,7 @@ class ResourceHandler:
         finally:
             watch.close()
             self.watches.discard(watch)
-            self._tell_watches_changed()
+            self._notify_watches_changed()
         return response
 
     async def until(self, enough: Callable[[], bool]) -> None:
@@ -141,7 +143,7 @@ class ResourceHandler:
         while not enough():
             await self._watches_changed.wait()
 
-    def _tell_watches_changed(self) -> None:
+    def _notify_watches_changed(self) -> None:
         self._watches_changed.set()
         self._watches_changed = asyncio.Event()
 
@@ -197,7 +199,7 @@ class ResourceHandler:
         return self._patched(request, target, lambda old: merged(old, patch))
 
     def _applied(self, request: web.BaseRequest, target: Target, patch: Document) -> web.StreamResponse:
-        """Server-side apply without field managers: what is applied is merged in, nothing is ever taken out."""
+        """Apply on the server side without field managers: merge the document and remove no field."""
         if not request.query.get("fieldManager"):
             raise bad_request('PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value')
         key = (target.namespace, target.name)

@@ -1,6 +1,6 @@
-"""Objects, the one revision counter, and a bounded log of what changed: what etcd and the watch cache are together.
+"""Objects, the one revision counter, and a bounded log of changes: the function of etcd and the watch cache.
 
-Nothing here knows what an object means. Documents that went in are never changed again; whoever wants to change one
+This module does not interpret objects. A stored document is never changed; a caller that changes one
 makes another. All of it belongs to one thread, the event loop's.
 """
 
@@ -41,7 +41,7 @@ class Item:
 
     @property
     def bare(self) -> bytes:
-        """The same without kind and apiVersion, as the built-in kinds stand in a list."""
+        """The same without kind and apiVersion, as in a list of a built-in kind."""
         if not self._bare:
             self._bare = _encode({k: v for k, v in self.document.items() if k not in {"kind", "apiVersion"}})
         return self._bare
@@ -59,7 +59,7 @@ class Change:
 
 
 class TooOldError(Exception):
-    """The log no longer reaches back to the revision asked for; `oldest` is the first one it could serve."""
+    """The log no longer contains the requested revision; `oldest` is the first one it could serve."""
 
     def __init__(self, oldest: int) -> None:
         super().__init__(f"history begins at {oldest}")
@@ -78,7 +78,7 @@ class _Shelf:
 class History:
     """All objects by kind name and key.
 
-    *keep* is how many changes of each kind the log remembers; what is older is answered with TooOldError.
+    *keep* is how many changes of each kind the log remembers; an older revision raises TooOldError.
     """
 
     def __init__(self, *, keep: int = 10_000) -> None:
@@ -90,12 +90,12 @@ class History:
         return self._shelf(kind).items.get(key)
 
     def items(self, kind: str) -> list[tuple[Key, Item]]:
-        """Everything of *kind* as it is now, ordered by namespace and name."""
+        """Return the current objects of *kind*, ordered by namespace and name."""
         shelf = self._shelf(kind)
         return [(key, shelf.items[key]) for key in shelf.order]
 
     def items_at(self, kind: str, revision: int) -> list[tuple[Key, Item]]:
-        """Everything of *kind* as it was at *revision*. Raises TooOldError."""
+        """Return the objects of *kind* at *revision*. Raise TooOldError."""
         found = dict(self._shelf(kind).items)
         for change in reversed(self.since(kind, revision)):
             if change.before is None:
@@ -105,7 +105,7 @@ class History:
         return sorted(found.items())
 
     def since(self, kind: str, revision: int) -> list[Change]:
-        """The changes of *kind* after *revision*, oldest first. Raises TooOldError."""
+        """Return the changes of *kind* after *revision*, oldest first. Raise TooOldError."""
         shelf = self._shelf(kind)
         if revision < shelf.oldest:
             raise TooOldError(shelf.oldest)
@@ -131,7 +131,7 @@ class History:
         return item
 
     def remove(self, kind: str, key: Key, last: Document | None = None) -> Item:
-        """Take an object out; *last* replaces its last state in the event. Raises KeyError."""
+        """Take an object out; *last* replaces its last state in the event. Raise KeyError."""
         shelf = self._shelf(kind)
         before = shelf.items.pop(key)
         shelf.order.pop(bisect.bisect_left(shelf.order, key))
@@ -150,7 +150,7 @@ class History:
             shelf.oldest = self.revision
 
     def subscribe(self, kind: str, callback: Callable[[Change], None]) -> Callable[[], None]:
-        """Call *callback* at each change of *kind*, inside the write. Returns what ends it.
+        """Call *callback* at each change of *kind*, inside the write. Return a function that ends it.
 
         A callback must not write: it takes note, and acts from the event loop later.
         """

@@ -1,4 +1,4 @@
-"""Which kinds the server has from the start, and what is particular about each. Pure.
+"""The built-in kinds and their properties. Pure.
 
 A kind that comes from a CustomResourceDefinition is made by `definitions`, in the same shape.
 """
@@ -51,7 +51,7 @@ class ResourceType:
 
     @property
     def name(self) -> str:
-        """Plural and group, as messages and kubectl say it: what the store's methods take."""
+        """Plural and group, as in messages and kubectl; the argument of the store's methods."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
@@ -142,7 +142,7 @@ DEFINITIONS: Final = "customresourcedefinitions.apiextensions.k8s.io"
 
 
 class Registry:
-    """The kinds served at this moment, by the ways in which they are asked for."""
+    """The kinds that are served now, indexed by the ways in which requests name them."""
 
     def __init__(self) -> None:
         self._by_path: dict[tuple[str, str, str], ResourceType] = {}
@@ -151,7 +151,7 @@ class Registry:
             self.add(resource)
 
     def add(self, resource: ResourceType) -> None:
-        """Serve *resource*, in place of an older one of the same name."""
+        """Serve *resource*, instead of an older one of the same name."""
         self._by_path[resource.group, resource.version, resource.plural] = resource
         self._by_name[resource.name] = resource
 
@@ -165,7 +165,7 @@ class Registry:
         return self._by_path.get((group, version, plural))
 
     def named(self, name: str) -> ResourceType:
-        """The kind by plural, or plural.group outside the core group. Raises KeyError."""
+        """Return the kind by plural, or plural.group outside the core group. Raise KeyError."""
         return self._by_name[name]
 
     def find(self, name: str) -> ResourceType | None:
@@ -175,7 +175,7 @@ class Registry:
         return sorted(self._by_path.values(), key=lambda resource: (resource.group, resource.version, resource.plural))
 
     def groups(self) -> dict[str, list[str]]:
-        """Group to its versions, without the core group."""
+        """Return each group with its versions, without the core group."""
         groups: dict[str, list[str]] = {}
         for resource in self.all():
             if resource.group and resource.version not in groups.setdefault(resource.group, []):

@@ -1,4 +1,4 @@
-"""Lists: which objects, in which order, a page at a time, and from which revision. Pure over a history."""
+"""Lists: the selected objects in order, in pages, from a revision. Pure over a history."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from podidentity_sandbox.kubeapi.statuses import bad_request, expired, revision_
 
 
 class _Continue(msgspec.Struct):
-    """What a continue token holds: the revision of the whole list (0: whatever is there now), and the last key sent."""
+    """The content of a continue token: the revision of the list (0: the current state), and the last key sent."""
 
     rv: int
     namespace: str
@@ -31,7 +31,7 @@ class Page:
 
 
 def page(history: History, target: Target, options: ListOptions) -> Page:
-    """The page that *options* ask for. Raises StatusError: 400, 410 for what is forgotten, 504 for the future."""
+    """Return the page for *options*. Raise StatusError: 400, 410 for a compacted revision, 504 for a future one."""
     selects = selectors.both(
         selectors.by_labels(options.label_selector),
         selectors.by_fields(options.field_selector, target.resource.fields),
@@ -53,7 +53,7 @@ def page(history: History, target: Target, options: ListOptions) -> Page:
         [item for _, item in cut],
         shown,
         _token(shown, cut[-1][0]),
-        # The real server counts what remains only where no selector makes counting costly.
+        # The real server counts the remaining objects only without selectors, where that is cheap.
         None if selects is not None else len(chosen) - len(cut),
     )
 

@@ -15,7 +15,7 @@ _GVK: Final = "x-kubernetes-group-version-kind"
 
 
 def at(registry: Registry, parts: Sequence[str]) -> Document | None:
-    """The answer at the path of *parts*, or None if there is none."""
+    """Return the document at the path of *parts*, or None if there is none."""
     match parts:
         case ["openapi", "v3"]:
             return root(registry)
@@ -28,13 +28,13 @@ def at(registry: Registry, parts: Sequence[str]) -> Document | None:
 
 
 def root(registry: Registry) -> Document:
-    """The answer at /openapi/v3: where each group and version is described."""
+    """Return the document at /openapi/v3: where each group and version is described."""
     paths = ["api/v1"] + [f"apis/{name}/{version}" for name, vs in registry.groups().items() for version in vs]
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
 
 
 def group_version(registry: Registry, group: str, version: str) -> Document | None:
-    """The answer at /openapi/v3/apis/GROUP/VERSION (or api/v1), or None if it is not served."""
+    """Return the document at /openapi/v3/apis/GROUP/VERSION (or api/v1), or None if it is not served."""
     kinds = [kind for kind in registry.all() if (kind.group, kind.version) == (group, version)]
     if not kinds:
         return None
@@ -61,7 +61,7 @@ def group_version(registry: Registry, group: str, version: str) -> Document | No
 
 
 def schema_name(kind: ResourceType) -> str:
-    """The kind's name among the schemas: reversed group, version, kind."""
+    """Return the kind's name among the schemas: reversed group, version, kind."""
     reverse = ".".join(reversed(kind.group.split("."))) if kind.group else "io.k8s.api.core"
     return f"{reverse}.{kind.version}.{kind.kind}"
 

@@ -46,7 +46,7 @@ PRIMITIVE_MERGED: Final = frozenset({"finalizers", "podCIDRs"})
 
 
 def merge(target: Any, patch: Any) -> Any:
-    """RFC 7386: objects merge, null removes, everything else replaces."""
+    """Apply a merge patch (RFC 7386): objects merge, null removes, every other value replaces."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = dict(target) if isinstance(target, dict) else {}
@@ -59,7 +59,7 @@ def merge(target: Any, patch: Any) -> Any:
 
 
 def json_patch(document: Any, operations: Any) -> Any:
-    """RFC 6902. Raises StatusError: 400 if it is not a patch, 422 if it does not apply or a test fails."""
+    """Apply a JSON patch (RFC 6902). Raise StatusError: 400 for an invalid patch, 422 if it does not apply."""
     if not isinstance(operations, list) or not all(isinstance(operation, dict) for operation in operations):
         raise bad_request("invalid JSON patch")
     if len(operations) > OPERATIONS_MAX:
@@ -79,9 +79,10 @@ def json_patch(document: Any, operations: Any) -> Any:
 
 
 def strategic_merge(target: Any, patch: Any) -> Any:
-    """The strategic merge of the built-in kinds: lists by key, `$patch`, `$deleteFromPrimitiveList`, `$retainKeys`.
+    """Return the strategic merge of the built-in kinds: lists by key, `$patch`, `$deleteFromPrimitiveList`,
+    `$retainKeys`.
 
-    `$setElementOrder` orders what it names and leaves the rest behind it.
+    `$setElementOrder` orders the items that it names and appends the others.
     """
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
@@ -184,7 +185,7 @@ def _apply(document: Any, operation: dict[str, Any]) -> Any:
 
 
 def _pointer(text: Any) -> list[str]:
-    """RFC 6901: a pointer's parts, unescaped."""
+    """Return the unescaped parts of a JSON pointer (RFC 6901)."""
     if not isinstance(text, str) or (text and not text.startswith("/")):
         raise ValueError(text)
     return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]]

@@ -76,7 +76,7 @@ _MESSAGES: Final[Mapping[str, Mapping[int, _Field]]] = {
 
 
 def decode(data: bytes) -> Document:
-    """The document in *data*, with its kind and apiVersion. Raises StatusError 400."""
+    """Return the document in *data*, with its kind and apiVersion. Raise StatusError 400."""
     if not data.startswith(_MAGIC):
         raise bad_request("provided data does not appear to be a protobuf message, expected prefix k8s")
     try:
@@ -129,7 +129,7 @@ def _value(value: Any, field: _Field) -> Any:
 
 
 def _fields(data: Any) -> Iterator[tuple[int, Any]]:
-    """Each field of a message as its number and its value: bytes, or an int."""
+    """Yield each field of a message as its number and its value: bytes, or an int."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""What a request asks for: its path, its query and its headers, read into values. Pure but for reading the body."""
+"""The path, query and headers of a request as values. Pure except for reading the body."""
 
 import datetime
 from collections.abc import Mapping
@@ -25,7 +25,9 @@ Document = dict[str, Any]
 BODY_MAX: Final = 3 * 1024 * 1024
 """Bytes; the real server's own limit."""
 DEPTH_MAX: Final = 200
-"""Levels of nesting in a body: no object of ours has twenty, and Python's own recursion must not be what says no."""
+"""Levels of nesting in a body: the project's objects have fewer than twenty, and the limit must be below Python's
+recursion limit.
+"""
 _ACCEPTED: Final = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 
 
@@ -40,9 +42,9 @@ class Target:
 
 
 def target(registry: Registry, path: str) -> Target | None:
-    """What *path* names, or None if it is outside of every served group and version.
+    """Return the target of *path*, or None if it is outside of every served group and version.
 
-    Raises StatusError 404 inside a served one.
+    Raise StatusError 404 inside a served one.
     """
     parts = path.strip("/").split("/")
     if parts[0] == "api" and len(parts) > 2:
@@ -84,7 +86,7 @@ class ListOptions:
 
 
 def list_options(query: Mapping[str, str]) -> ListOptions:
-    """Raises StatusError 400 where a number is none."""
+    """Raise StatusError 400 where a number is none."""
     return ListOptions(
         watch=flag(query, "watch"),
         resource_version=query.get("resourceVersion", ""),
@@ -100,12 +102,12 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
 
 
 def flag(query: Mapping[str, str], name: str) -> bool:
-    """Whether a yes-or-no of the query is yes; without a value it is."""
+    """Return whether a yes-or-no of the query is yes; without a value it is."""
     return name in query and query[name].lower() not in {"false", "0"}
 
 
 def revision(text: str, *, code_of_watch: bool = False) -> int:
-    """A resourceVersion as a number; empty is 0. Raises StatusError 400, or 500 as the real server's watch does."""
+    """Return a resourceVersion as a number; empty is 0. Raise StatusError 400, or 500 like the real watch."""
     if not text:
         return 0
     if text.isascii() and text.isdigit():
@@ -119,9 +121,10 @@ def revision(text: str, *, code_of_watch: bool = False) -> int:
 
 
 def representation(request: web.BaseRequest) -> str:
-    """The form to answer in: "Table", "PartialObjectMetadata", "PartialObjectMetadataList" or "" for the object.
+    """Return the form of the response: "Table", "PartialObjectMetadata", "PartialObjectMetadataList" or "" for the
+    object.
 
-    The first media type in the Accept header that we speak decides. Raises StatusError 406 if there is none.
+    The first supported media type in the Accept header is used. Raise StatusError 406 if there is none.
     """
     header = request.headers.get("Accept", "") or "*/*"
     for part in header.split(","):
@@ -136,7 +139,7 @@ def representation(request: web.BaseRequest) -> str:
 
 
 async def body(request: web.BaseRequest) -> bytes:
-    """All of the body. Raises StatusError 413."""
+    """Return all of the body. Raise StatusError 413."""
     data = bytearray()
     async for chunk in request.content.iter_any():
         data += chunk
@@ -146,14 +149,14 @@ async def body(request: web.BaseRequest) -> bytes:
 
 
 async def document(request: web.BaseRequest, expected: str) -> Document:
-    """The body as a document; *expected* names the kind in messages. Raises StatusError 400, 413 or 415."""
+    """Return the body as a document; *expected* names the kind in messages. Raise StatusError 400, 413 or 415."""
     if request.content_type not in {*_ACCEPTED, "application/octet-stream"}:
         raise unsupported_media_type(_ACCEPTED)
     return as_document(await body(request), request.content_type, expected)
 
 
 def as_document(data: bytes, media_type: str, expected: str) -> Document:
-    """*data* as a document. Raises StatusError 400."""
+    """Return *data* as a document. Raise StatusError 400."""
     decoded = decode(data, media_type, expected)
     if not isinstance(decoded, dict):
         raise bad_request(f"the object provided is unrecognized (must be of type {expected}): not an object")
@@ -161,7 +164,7 @@ def as_document(data: bytes, media_type: str, expected: str) -> Document:
 
 
 def decode(data: bytes, media_type: str, expected: str) -> Any:
-    """*data* as JSON or YAML. Raises StatusError 400."""
+    """Decode JSON or YAML. Raise StatusError 400."""
     try:
         if media_type == protobuf.MEDIA_TYPE:
             return protobuf.decode(data)
@@ -191,7 +194,7 @@ def _is_deeper_than(limit: int, value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """YAML's dates are text in JSON."""
+    """Return the value with YAML's dates as text, as in JSON."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -202,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 
 def number(query: Mapping[str, str], name: str) -> int:
-    """A whole number of the query; 0 if it is not there. Raises StatusError 400."""
+    """Return a whole number of the query; 0 if it is not there. Raise StatusError 400."""
     text = query.get(name, "")
     if not text:
         return 0

@@ -1,4 +1,4 @@
-"""Documents as HTTP answers: objects, lists, tables and refusals. The only file that says content types."""
+"""Documents as HTTP responses: objects, lists, tables and errors. Only this module sets content types."""
 
 import datetime
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ def refusal(error: StatusError) -> web.Response:
 def one(
     resource: ResourceType, item: Item, form: str, include: str, now: datetime.datetime, *, status: int = 200
 ) -> web.Response:
-    """One object in the form asked for."""
+    """Return one object in the requested form, as in a response or a watch event."""
     return web.Response(body=one_bytes(resource, item, form, include, now), status=status, content_type=JSON)
 
 
 def one_bytes(resource: ResourceType, item: Item, form: str, include: str, now: datetime.datetime) -> bytes:
-    """One object in the form asked for, as it stands in an answer or in a watch's event."""
+    """Return one object in the requested form, as in a response or a watch event."""
     if item.document.get("kind") == "Status" or not form:
         return item.json
     if form == "Table":
@@ -53,7 +53,7 @@ def one_bytes(resource: ResourceType, item: Item, form: str, include: str, now: 
 
 
 def many(resource: ResourceType, page: Page, form: str, include: str, now: datetime.datetime) -> web.Response:
-    """One page of a list in the form asked for."""
+    """Return one page of a list in the requested form."""
     metadata: Document = {"resourceVersion": str(page.revision)}
     if page.continue_token:
         metadata["continue"] = page.continue_token

@@ -25,7 +25,7 @@ _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "st
 
 
 def prune(resource: ResourceType, document: Document) -> list[str]:
-    """Take out of *document*, in place, every field that the schema does not know: the paths of what is gone."""
+    """Remove the fields that are not in the schema from *document*, in place. Return their paths."""
     dropped: list[str] = []
     if resource.schema:
         _prune(resource.schema, document, "", dropped, is_object=True)
@@ -33,12 +33,12 @@ def prune(resource: ResourceType, document: Document) -> list[str]:
 
 
 def check(resource: ResourceType, document: Document, *, strict: bool = False) -> None:
-    """Prune, put in defaults, and raise StatusError 422 for what breaks the schema.
+    """Prune, set defaults, and raise StatusError 422 for a violation of the schema.
 
     With *strict* an unknown field is refused with 400.
     """
     for name in document.keys() - _OBJECT_FIELDS:
-        # What lies below may be shared with the stored object.
+        # Nested values may be shared with the stored object.
         document[name] = copy.deepcopy(document[name])
     dropped = prune(resource, document)
     if dropped and strict:

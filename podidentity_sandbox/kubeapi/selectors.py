@@ -24,7 +24,7 @@ _PRESENCE: Final = re.compile(rf"\s*(!?)\s*({_KEY})\s*")
 
 
 def by_labels(text: str) -> Predicate | None:
-    """The predicate for a label selector, or None if it selects everything. Raises StatusError 400."""
+    """Return the predicate for a label selector, or None if it selects everything. Raise StatusError 400."""
     if not text.strip():
         return None
     if len(text) > TEXT_MAX:
@@ -39,7 +39,7 @@ def by_labels(text: str) -> Predicate | None:
 
 
 def by_fields(text: str, paths: Mapping[str, str]) -> Predicate | None:
-    """The predicate for a field selector over *paths* (selector name to dotted path). Raises StatusError 400."""
+    """Return the predicate for a field selector over *paths* (selector name to dotted path). Raise StatusError 400."""
     known = {"metadata.name": "metadata.name", "metadata.namespace": "metadata.namespace", **paths}
     requirements: list[tuple[tuple[str, ...], str, bool]] = []
     for part in text.split(","):
@@ -59,7 +59,7 @@ def by_fields(text: str, paths: Mapping[str, str]) -> Predicate | None:
 
 
 def both(first: Predicate | None, second: Predicate | None) -> Predicate | None:
-    """The predicate that asks for both, where None selects everything."""
+    """Return the conjunction of both predicates, where None selects everything."""
     if first is None or second is None:
         return first or second
     return lambda document: first(document) and second(document)

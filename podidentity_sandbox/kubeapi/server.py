@@ -1,4 +1,4 @@
-"""The API server's listener: TLS, who may speak, the paths outside of any kind, and the hooks for tests."""
+"""The API server's listener: TLS, authentication, the paths outside of any kind, and the hooks for tests."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ OWN_USER_AGENT: Final = "podidctl-sandbox/"
 """The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
 ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 STOP_SECONDS: Final = 2.0
-"""How long a stop waits for answers that are being written."""
+"""The time that a stop waits for responses that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Recorded:
     """With the query."""
     user_agent: str
     host: str = ""
-    """The address or name, without port, by which the server was asked."""
+    """The address or name, without port, to which the request was sent."""
 
 
 class KubeApi:
@@ -76,7 +76,7 @@ class KubeApi:
         self.token = secrets.token_urlsafe(24)
         self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
         self.intercept: Callable[[Recorded], StatusError | None] | None = None
-        """Asked before each request is answered: a StatusError is the answer, None lets it pass."""
+        """Called before each request: a StatusError is the response, None lets the request pass."""
         self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
@@ -122,7 +122,7 @@ class KubeApi:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen. Without *port* on the one of last time, or a free one. Raises OSError if it is taken.
+        """Listen. Without *port* on the one of last time, or a free one. Raise OSError if it is taken.
 
         *extra_sockets* are listening sockets, made anywhere (in another network namespace); they belong to the server
         from now on, and `stop` closes them.
@@ -160,7 +160,7 @@ class KubeApi:
         await runner.cleanup()
 
     def kubeconfig(self, *, client: KeyPair | None = None) -> str:
-        """A kubeconfig as text: with the administrator's token, or with *client*'s certificate in its place."""
+        """Return a kubeconfig as text, with the administrator's token, or with *client*'s certificate instead."""
         user: dict[str, str] = {"token": self.token}
         if client is not None:
             user = {
@@ -186,7 +186,7 @@ class KubeApi:
         return target
 
     def read_logs_with(self, read_log: ReadLog) -> None:
-        """Let *read_log* answer `kubectl logs`."""
+        """Use *read_log* for `kubectl logs`."""
         self._handler.read_log = read_log
 
     def compact(self) -> None:
@@ -199,12 +199,12 @@ class KubeApi:
             watch.close()
 
     def send_bookmarks(self) -> None:
-        """Send a bookmark now on every watch that asked for bookmarks."""
+        """Send a bookmark now on every watch that requested bookmarks."""
         for watch in self._handler.watches:
             watch.send_bookmark()
 
     def watch_count(self, kind: str = "") -> int:
-        """Watches in progress, of *kind* (named as in the store) or of all."""
+        """Return the number of open watches, of *kind* (named as in the store) or of all."""
         return sum(kind in {"", watch.target.resource.name} for watch in self._handler.watches)
 
     async def until_watched(self, kind: str = "", count: int = 1) -> None:
@@ -218,15 +218,15 @@ class KubeApi:
     def resume(self) -> None:
         self._flowing.set()
 
-    def heard(self, request: Recorded) -> None:
-        """A request has come in, whoever sent it and whatever its answer will be."""
+    def record(self, request: Recorded) -> None:
+        """Record a request, before its response is known."""
         self.requests.append(request)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )
-        self.heard(recorded)
+        self.record(recorded)
         await self._flowing.wait()
         try:
             own = recorded.user_agent.startswith(OWN_USER_AGENT)
@@ -245,7 +245,7 @@ class KubeApi:
             return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
 
     def _authenticate(self, request: web.BaseRequest) -> None:
-        """Raise StatusError 401 for a client that shows neither a certificate of ours nor a good token."""
+        """Raise StatusError 401 for a client without a certificate of this authority and without a valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):
@@ -288,10 +288,10 @@ class KubeApi:
         return responses.document(found)
 
     async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
-        """What whoever is shown a service account's token checks it by.
+        """Return the documents that verify a service account's token.
 
-        For whoever may speak at all, as the real server without anonymous requests: an issuer in the Internet is a copy
-        of these documents in some public place, never this server.
+        Only authenticated clients get them, as on a real server without anonymous requests. A public issuer serves a
+        copy of these documents elsewhere, never this server.
         """
         signer = await self._tokens.signer()
         if parts[0] == "openid":

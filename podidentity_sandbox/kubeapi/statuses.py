@@ -1,4 +1,4 @@
-"""Every way to say no: one exception that is a Status document, and the makers of the usual ones.
+"""Error responses: one exception that is a Status document, and functions that create the usual ones.
 
 Messages are worded as the real server words them where a client could be looking for words; the rest of a Status
 (reason, code, details, causes) is what clients are supposed to read.
@@ -12,7 +12,7 @@ Document = dict[str, Any]
 
 
 class StatusError(Exception):
-    """A refusal on its way to the client as a Status document with HTTP status *code*."""
+    """An error response to the client: a Status document with HTTP status *code*."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class StatusError(Exception):
         self.continue_token = continue_token
 
     def document(self) -> Document:
-        """The Status as the server sends it, in a body or in a watch's ERROR event."""
+        """Return the Status as the server sends it, in a body or in a watch's ERROR event."""
         metadata: Document = {"continue": self.continue_token} if self.continue_token else {}
         status: Document = {
             "kind": "Status",
@@ -54,7 +54,7 @@ class StatusError(Exception):
 
 
 def success(name: str, plural: str, group: str, uid: str) -> Document:
-    """The Status that answers a completed DELETE."""
+    """Return the Status of a completed DELETE."""
     return {
         "kind": "Status",
         "apiVersion": "v1",
@@ -122,7 +122,7 @@ def modified(plural: str, group: str, name: str) -> StatusError:
 
 
 def invalid(kind: str, group: str, name: str, causes: Sequence[tuple[str, str, str]]) -> StatusError:
-    """422 with each cause as (reason, message, field)."""
+    """Return a 422 with each cause as (reason, message, field)."""
     listed = [f"{field}: {message}" for _, message, field in causes]
     problems = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
     details = _details(kind, group, name) | {
@@ -133,12 +133,12 @@ def invalid(kind: str, group: str, name: str, causes: Sequence[tuple[str, str, s
 
 
 def unprocessable_patch() -> StatusError:
-    """422 as the real server words it when a JSON patch does not apply: nothing said about which operation."""
+    """Return a 422 in the real server's words for a JSON patch that does not apply. It does not name the operation."""
     return StatusError(422, "Invalid", "the server rejected our request due to an error in our request", details={})
 
 
 def unreadable_patch(message: str) -> StatusError:
-    """422 for a patch whose outcome the decoder cannot read."""
+    """Return a 422 for a patch whose result the decoder cannot read."""
     cause = {"reason": "FieldValueInvalid", "message": f"Invalid value: {message}", "field": "patch"}
     return StatusError(422, "Invalid", f' "" is invalid: patch: Invalid value: {message}', details={"causes": [cause]})
 

@@ -1,6 +1,6 @@
 """The store as other emulators in this process use it: kinds by name, documents that are the caller's own.
 
-It is what the kubelet and the scheduler would do through HTTP, with the same refusals (StatusError). All calls belong
+Its methods do what the kubelet and the scheduler do over HTTP, with the same errors (StatusError). All calls belong
 to the event loop's thread and return at once.
 """
 
@@ -30,18 +30,18 @@ class Store:
         return self._verbs.history.revision
 
     def get(self, kind: str, name: str, namespace: str = "") -> Document:
-        """A copy of the object. Raises StatusError 404."""
+        """Return a copy of the object. Raise StatusError 404."""
         return _copy(self._verbs.get(self._kind(kind), (namespace, name)).document)
 
     def find(self, kind: str, name: str, namespace: str = "") -> Document | None:
-        """A copy of the object, or None."""
+        """Return a copy of the object, or None."""
         item = self._verbs.history.get(self._kind(kind).name, (namespace, name))
         return None if item is None else _copy(item.document)
 
     def list(
         self, kind: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
     ) -> list[Document]:
-        """Copies of all that is selected, of one namespace or of all, ordered by namespace and name."""
+        """Return copies of the selected objects of one or all namespaces, ordered by namespace and name."""
         resource = self._kind(kind)
         selects = selectors.both(
             selectors.by_labels(label_selector), selectors.by_fields(field_selector, resource.fields)
@@ -61,7 +61,7 @@ class Store:
         return _copy(self._verbs.create(resource, where, document).document)
 
     def replace(self, kind: str, document: Document, *, subresource: str = "") -> Document:
-        """Put *document* in the place of the object that its metadata names."""
+        """Replace the object that the metadata of *document* names."""
         resource = self._kind(kind)
         key = (document["metadata"].get("namespace", ""), document["metadata"]["name"])
         item = self._verbs.update(resource, key, lambda _: _copy(document), subresource=subresource, conditional=True)
@@ -78,14 +78,14 @@ class Store:
     def delete(
         self, kind: str, name: str, namespace: str = "", *, grace_seconds: int | None = None, uid: str = ""
     ) -> bool:
-        """Begin or finish the end of an object; whether it is gone. A kubelet finishes with *grace_seconds* 0."""
+        """Begin or complete a deletion; return whether it is complete. A kubelet uses *grace_seconds* 0."""
         options = DeleteOptions(uid=uid, grace_seconds=grace_seconds)
         return self._verbs.delete(self._kind(kind), (namespace, name), options)[1]
 
     def subscribe(self, kind: str, callback: Callable[[Change], None]) -> Callable[[], None]:
-        """Call *callback* at each change of *kind*; returns what ends it.
+        """Call *callback* at each change of *kind*; return a function that ends it.
 
-        It is called inside the write and must not write itself: note what is to be done and do it from the event loop
+        It is called inside the write and must not write itself: record the work and do it from the event loop
         (`loop.call_soon`, an `asyncio.Event`, a queue). The change's documents are shared: never change them.
         """
         return self._verbs.history.subscribe(self._kind(kind).name, callback)

@@ -26,7 +26,7 @@ _NAME: Final = Column("Name", "string", "", format="name", description="Name mus
 
 
 def columns(resource: ResourceType) -> list[Document]:
-    """The table's columnDefinitions."""
+    """Return the table's columnDefinitions."""
     listed: Sequence[Column] = resource.columns or _BUILT_IN.get(resource.name, (_AGE_ONLY, _age_cells))[0]
     return [
         {
@@ -41,7 +41,7 @@ def columns(resource: ResourceType) -> list[Document]:
 
 
 def row(resource: ResourceType, item: Item, now: datetime.datetime, include: str) -> Document:
-    """One row; *include* is the includeObject of the query: None, Metadata (the default) or Object."""
+    """Return one row; *include* is the includeObject of the query: None, Metadata (the default) or Object."""
     document = item.document
     if resource.columns:
         cells = [_cell(column, document, now) for column in resource.columns]
@@ -56,12 +56,12 @@ def row(resource: ResourceType, item: Item, now: datetime.datetime, include: str
 
 
 def partial(document: Document) -> Document:
-    """The metadata alone."""
+    """Return the metadata alone."""
     return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": document["metadata"]}
 
 
 def find(document: Any, path: str) -> list[Any]:
-    """Every value at a JSONPath."""
+    """Return every value at a JSONPath."""
     values = [document]
     for match in _STEP.finditer(path.strip("{}")):
         name, index, wanted = match["name"] or match["quoted"], match["index"], match["filter"]
@@ -99,7 +99,7 @@ def _text(value: Any) -> str:
 
 
 def _age(stamp: Any, now: datetime.datetime) -> str:
-    """How long ago, in the two largest units, as kubectl says ages."""
+    """Return an age in its two largest units, as kubectl prints it."""
     try:
         seconds = int((now - datetime.datetime.fromisoformat(str(stamp))).total_seconds())
     except (ValueError, TypeError):
@@ -202,7 +202,7 @@ def _endpoints_cells(endpoints: Document, now: datetime.datetime) -> list[Any]:
 
 
 def _columns(text: str) -> tuple[Column, ...]:
-    """Columns from "Name Type" words; those after a bar are shown with `-o wide` only."""
+    """Return columns from "Name Type" words; those after a bar are shown with `-o wide` only."""
     narrow, _, wide = text.partition("|")
     return tuple(
         Column(word.replace("_", " "), "integer" if word in {"Data", "Count"} else "string", "", priority)

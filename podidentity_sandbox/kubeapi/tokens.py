@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 class TokenSigner:
-    """Signs and checks tokens with a key of its own."""
+    """Signer of service account tokens; it also verifies them."""
 
     def __init__(self) -> None:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -24,13 +24,13 @@ class TokenSigner:
         self._key_id = _base64(hashlib.sha256(der).digest())
 
     def sign(self, claims: Document) -> str:
-        """A token with these claims."""
+        """Return a token with these claims."""
         head = _base64(json.dumps({"alg": "RS256", "kid": self._key_id}).encode())
         signed = f"{head}.{_base64(json.dumps(claims).encode())}"
         return f"{signed}.{_base64(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
     def claims(self, token: str, audience: str, now: datetime.datetime) -> Document | None:
-        """What the token says, if it is one of ours, for *audience*, and its time is now; else None."""
+        """Return the claims of a token that this signer issued for *audience* and that is valid now; else None."""
         try:
             head, claims, signature = token.split(".")
             self._key.public_key().verify(
@@ -43,7 +43,7 @@ class TokenSigner:
         return said if in_time and audience in said["aud"] else None
 
     def configuration(self, issuer: str) -> Document:
-        """The answer at /.well-known/openid-configuration."""
+        """Return the document at /.well-known/openid-configuration."""
         return {
             "issuer": issuer,
             "jwks_uri": f"{issuer}/openid/v1/jwks",
@@ -53,7 +53,7 @@ class TokenSigner:
         }
 
     def key_set(self) -> Document:
-        """The answer at /openid/v1/jwks."""
+        """Return the document at /openid/v1/jwks."""
         numbers = self._key.public_key().public_numbers()
         key = {
             "use": "sig",

@@ -48,7 +48,7 @@ _SYSTEM_METADATA: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
-    """What a DELETE may ask for. A grace period of None is the kind's own."""
+    """The options of a DELETE. A grace period of None is the kind's default."""
 
     uid: str = ""
     resource_version: str = ""
@@ -68,11 +68,11 @@ class Verbs:
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
     def timestamp(self) -> str:
-        """This moment as documents spell it: seconds, UTC."""
+        """Return the current time in documents' format: seconds, UTC."""
         return _spell(self._now())
 
     def get(self, resource: ResourceType, key: Key) -> Item:
-        """Raises StatusError 404."""
+        """Raise StatusError 404."""
         item = self.history.get(resource.name, key)
         if item is None:
             raise not_found(resource.plural, resource.group, key[1])
@@ -127,7 +127,7 @@ class Verbs:
         dry_run: bool = False,
         strict: bool = False,
     ) -> Item:
-        """Store what *change* makes of the present object, which it must leave alone.
+        """Store the result of *change* for the present object, which *change* must not modify.
 
         With *conditional* (a PUT) the new document has to carry a resourceVersion where the kind demands one. A change
         that changes nothing writes nothing.
@@ -161,7 +161,7 @@ class Verbs:
     def delete(
         self, resource: ResourceType, key: Key, options: DeleteOptions, *, dry_run: bool = False
     ) -> tuple[Item, bool]:
-        """Begin or finish the end of an object: its state now, and whether it is gone."""
+        """Begin or complete a deletion. Return the object's state and whether the deletion is complete."""
         item = self.get(resource, key)
         metadata = item.document["metadata"]
         self._check_preconditions(resource, item, options)
@@ -314,7 +314,7 @@ class Verbs:
 
 
 def _joined(resource: ResourceType, old: Document, new: Document, subresource: str) -> Document:
-    """*new* with everything that this path may not change taken from *old*."""
+    """Return *new* with everything that this path may not change taken from *old*."""
     if subresource == "status":
         joined = old | {"metadata": old["metadata"] if resource.custom else new["metadata"]}
         joined.pop("status", None)
@@ -347,7 +347,7 @@ def _finished(document: Document) -> bool:
 
 
 def _grace_seconds(resource: ResourceType, document: Document, options: DeleteOptions) -> int:
-    """How long an object is left to end by itself: only pods that run on a node have such a time."""
+    """Return the grace period of an object: only pods on a node have one."""
     if resource.name != "pods":
         return 0
     spec, status = document.get("spec") or {}, document.get("status") or {}

@@ -1,6 +1,6 @@
-"""Watches: the changes of a collection as they happen, filtered as each client asked.
+"""Watches: the changes of a collection as they happen, filtered for each client.
 
-A watch holds its own queue; it is filled inside the write and emptied by the connection's task. What the real server
+Each watch has its own queue. A write fills it, and the connection's task empties it. What the real server
 does at the edges is kept: an ADDED and a DELETED where an object comes into and leaves a selector, a bookmark a second
 before the time is up, an ERROR event with code 410 (in an answer with status 200) where history is forgotten.
 """
@@ -25,7 +25,7 @@ BACKLOG_MAX: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a watch: the object as it is sent is made from the item by the representation asked for."""
+    """One line of a watch: the sent object is made from the item in the requested representation."""
 
     type: str
     item: Item
@@ -61,7 +61,7 @@ class Watch:
         self._unsubscribe = history.subscribe(target.resource.name, self._note)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happened, in order, until the time is up or the watch is closed."""
+        """Yield the events in order, until the time is over or the watch is closed."""
         next_bookmark = self._clock() + self._bookmark_seconds
         last_bookmark = self._ends - LAST_BOOKMARK_SECONDS
         while True:
@@ -80,12 +80,12 @@ class Watch:
             await self._sleep(due - now)
 
     def send_bookmark(self) -> None:
-        """Send a bookmark now, to a client that asked for bookmarks."""
+        """Send a bookmark now, if the client requested bookmarks."""
         if self._options.bookmarks:
             self._put(self._bookmark())
 
     def close(self) -> None:
-        """End the stream: the client sees the end of the answer, and nothing of what is still in the queue."""
+        """End the stream: the response ends, and the events in the queue are dropped."""
         self._closed = True
         self._unsubscribe()
         self._queue.clear()
@@ -135,7 +135,7 @@ class Watch:
             self._put(Event("DELETED", self._left(change)))
 
     def _left(self, change: Change) -> Item:
-        """An object that leaves the selection is told in its last state that was in it, at the change's revision."""
+        """Report an object that leaves the selection in its last selected state, at the change's revision."""
         if change.type == "DELETED" or change.before is None:
             return change.item
         document = change.before.document

@@ -16,6 +16,8 @@ from benchmarks.load.world import world
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 
+pytestmark = pytest.mark.tools
+
 SHORT = Pace(rounds=1, seconds=0.4, deadline=time.monotonic(), quick=True)
 """Its deadline is over: no waiting for a quiet machine."""
 

@@ -7,6 +7,7 @@ from benchmarks.guard.counting import counted, tool
 from benchmarks.guard.environment import current_environment
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute with other load
 def test_a_request_costs_what_the_baseline_says() -> None:
     environment = current_environment()

@@ -20,6 +20,8 @@ from benchmarks.load import generator
 from benchmarks.load.generator import GeneratorError, Group, Measured, Request, Run
 from benchmarks.load.requests import azidentity_go, curl, plain
 
+pytestmark = pytest.mark.measures
+
 BODY = b"x" * 1700
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1700\r\n\r\n" + BODY
 ANY_SOURCE = ("127.1.0.1", 1)

@@ -1,7 +1,6 @@
 """Each test here runs twice: against the sandbox's API server, and against the real one."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,10 +31,10 @@ def short_memory_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 
 
 @pytest.fixture
-async def emulator(tmp_path: Path) -> AsyncIterator[EmulatedServer]:
+async def emulator() -> AsyncIterator[EmulatedServer]:
     api = KubeApi(ROOT / "deploy" / "crds")
     await api.start()
-    yield EmulatedServer(api, tmp_path / "kubeconfig")
+    yield EmulatedServer(api)
     await api.stop()
 
 

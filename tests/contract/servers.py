@@ -2,19 +2,19 @@
 
 import asyncio
 import itertools
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from podidentity.kube.access import ClusterAccess, from_kubeconfig
+from podidentity.kube.access import ClusterAccess
 from podidentity_sandbox.kubeapi import KubeApi
+from tests.direct_access import direct_access
 from tests.testplane import up
 
 _NAMES = itertools.count()
 
 
 class Server(Protocol):
-    """What a contract test may do to a server, whichever it is."""
+    """Operations of a contract test on any server."""
 
     token: str
     ca: str
@@ -55,7 +55,7 @@ class RealServer:
         return self.plane.server
 
     async def access(self) -> ClusterAccess:
-        return await from_kubeconfig(self.plane.kubeconfig)
+        return direct_access(self.url, self.ca, self.token)
 
     async def compact(self) -> None:
         await asyncio.to_thread(self.plane.compact)
@@ -71,17 +71,16 @@ class RealServer:
 
 
 class EmulatedServer:
-    def __init__(self, api: KubeApi, kubeconfig: Path) -> None:
+    def __init__(self, api: KubeApi) -> None:
         self.api = api
         self.token, self.ca = api.token, api.ca_pem
-        self._kubeconfig = kubeconfig
 
     @property
     def url(self) -> str:
         return self.api.server
 
     async def access(self) -> ClusterAccess:
-        return await from_kubeconfig(str(self.api.write_kubeconfig(self._kubeconfig)))
+        return direct_access(self.url, self.ca, self.token)
 
     async def compact(self) -> None:
         self.api.compact()

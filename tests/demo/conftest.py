@@ -26,7 +26,7 @@ async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 async def one_round(settings: Settings) -> list[str]:
-    """What the demo says in a round."""
+    """Return the lines of one run of the steps."""
     lines: list[str] = []
     await asyncio.to_thread(go_round, Demo(settings).steps, lines.append)
     return lines

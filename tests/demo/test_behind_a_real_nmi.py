@@ -14,6 +14,8 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import NODE, binding, eventually, identity, run_pod
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture(params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
@@ -61,7 +63,7 @@ async def test_it_gets_its_tokens_though_the_identity_is_only_being_assigned(san
     ]
 
 
-async def test_a_pod_without_the_label_is_told_about_it(sandbox: Sandbox) -> None:
+async def test_the_demo_names_a_missing_label(sandbox: Sandbox) -> None:
     known = await declare(sandbox, "one")
     context = await run_pod(sandbox, "app", {"app": "one"})
     code, lines = await demo(sandbox, context, known.client_id)
@@ -71,7 +73,7 @@ async def test_a_pod_without_the_label_is_told_about_it(sandbox: Sandbox) -> Non
     assert all("aadpodidbinding" in line for line in refused)
 
 
-async def test_a_pod_of_two_identities_is_told_which_one_it_gets_without_a_name(sandbox: Sandbox) -> None:
+async def test_the_demo_names_the_identity_of_a_request_without_a_client_id(sandbox: Sandbox) -> None:
     first, second = await declare(sandbox, "one"), await declare(sandbox, "two")
     await sandbox.cluster.apply({**binding("two", "one"), "metadata": {"name": "both", "namespace": "default"}})
     context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})

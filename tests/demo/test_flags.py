@@ -1,4 +1,6 @@
-"""The demo's command line: the names and defaults of the reference's demo, of both its times, and what is refused."""
+"""The demo's command line: names and defaults as in the Go implementation's demo, in both spellings, and invalid
+values.
+"""
 
 import pytest
 
@@ -40,7 +42,7 @@ def test_each_name_has_to_be_given(missing: int, capsys: pytest.CaptureFixture[s
     ("flag", "complaint"),
     [
         ("--clientid=", "is empty"),
-        ("--clientid=a\nb", "cannot be printed"),
+        ("--clientid=a\nb", "not printable"),
         ("--clientid=CLIENT_ID", "placeholder"),
         ("--subscriptionid=$(SUBSCRIPTION_ID)", "placeholder"),
         ("--retry-wait-time=soon", "neither a number of seconds nor a duration"),
@@ -51,7 +53,7 @@ def test_each_name_has_to_be_given(missing: int, capsys: pytest.CaptureFixture[s
         ("--timeout=-1", "not more than 0"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_with_what_to_do(
+def test_an_invalid_value_is_rejected_with_the_next_action(
     flag: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -84,7 +86,5 @@ def test_the_manifest_tells_which_pod_this_is() -> None:
         ({"HTTP_PROXY": "http://proxy.example:3128"}, ""),
     ],
 )
-def test_azure_resource_manager_is_asked_by_the_proxy_that_the_environment_names(
-    environ: dict[str, str], proxy: str
-) -> None:
+def test_arm_requests_use_the_proxy_of_the_environment(environ: dict[str, str], proxy: str) -> None:
     assert parse(NAMES, environ).proxy == proxy

@@ -1,4 +1,4 @@
-"""`deploy/demo/azure`: what a user edits and applies. Excluded: the folder above it, which the sandbox's tests hold."""
+"""`deploy/demo/azure`, which users edit and apply. The tests of the sandbox cover the parent folder."""
 
 import re
 import subprocess
@@ -28,12 +28,12 @@ def test_its_arguments_are_the_demos_once_the_ids_are_put_in() -> None:
 
 
 @pytest.mark.parametrize("left", range(3))
-def test_an_id_that_was_forgotten_is_told_by_the_program(left: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_rejects_a_placeholder_id(left: int, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = container(FILE.read_text())["args"]
     filled = [each if at == left else f"{each.partition('=')[0]}=x" for at, each in enumerate(arguments)]
     with pytest.raises(SystemExit):
         parse(filled, {})
-    assert "put the real value in" in capsys.readouterr().err
+    assert "insert the real value" in capsys.readouterr().err
 
 
 def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
@@ -42,7 +42,7 @@ def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
     assert template["metadata"]["labels"]["aadpodidbinding"] == binding["spec"]["selector"]
 
 
-def test_the_identity_beside_it_is_bound_to_its_pods_and_no_ids_are_made_up() -> None:
+def test_its_identity_is_bound_to_its_pods_and_all_ids_are_placeholders() -> None:
     identity, bound = yaml.safe_load_all((FILE.parent / "identity.yaml").read_text())
     assert identity["spec"] == {"type": 0, "resourceID": "RESOURCE_ID", "clientID": "CLIENT_ID"}
     assert bound == yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())

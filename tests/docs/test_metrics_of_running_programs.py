@@ -5,11 +5,14 @@ import os
 from collections.abc import Callable
 from urllib.request import urlopen
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
+
+pytestmark = pytest.mark.programs
 
 LAZY = {"aadpodidentity_nmi_operations_duration_seconds"}
 """This metric has series only after requests."""

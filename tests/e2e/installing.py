@@ -81,7 +81,7 @@ class Cluster:
         return await self._succeeds(self.commands.run, "ip", "netns", "exec", namespace, *command)
 
     def said(self) -> str:
-        """What the pods' programs have said last, for a failure's message."""
+        """Return the last output of the pods' programs, for an error message."""
         logs = sorted(self.sandbox.folder.glob(f"{NAMESPACE}_*.log"))
         return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
 

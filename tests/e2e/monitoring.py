@@ -15,7 +15,7 @@ from tests.integration.walking import NODE, eventually
 from tests.observability.pack import FILES, program
 
 PORT: Final = 9999
-"""On the node, where nobody else listens."""
+"""The port on the node, which no other program uses."""
 METRICS: Final = {"nmi": 9090, "mic": 8888}
 
 
@@ -26,7 +26,7 @@ class Prometheus:
         self._here = here
 
     async def get(self, path: str, **query: str) -> Any:
-        """What is under `data` of the answer."""
+        """Return the `data` of the response."""
         url = f"http://127.0.0.1:{PORT}/api/v1/{path}?{urlencode(query)}"
         return json.loads(await self._here.on_node("curl", "--silent", "--show-error", "--fail", url))["data"]
 

@@ -25,7 +25,7 @@ import pytest_asyncio
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import run_bound_pod
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 HERE = Path(__file__).parent / "isolated"
 P99_MS = 50.0

@@ -79,7 +79,7 @@ async def test_a_binding_that_comes_while_a_request_is_held_answers_it(town: San
     assert granted.claims["appid"] == own.client_id
 
 
-async def test_a_pod_without_the_label_is_refused_at_once(town: Sandbox) -> None:
+async def test_a_pod_without_the_label_is_refused_immediately(town: Sandbox) -> None:
     context = await run_pod(town, "plain", {}, namespace="team-a")
     refused = await ask(town, context)
     assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")

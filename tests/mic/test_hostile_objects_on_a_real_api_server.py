@@ -35,7 +35,7 @@ NMI_SECONDS, NMI_MIB = 30.0, 200
 MIC_SECONDS, MIC_MIB = 60.0, 300
 STALL_SECONDS = 0.2
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(900 if EVERYTHING else 240)]
+pytestmark = [pytest.mark.plane, pytest.mark.measures, pytest.mark.timeout(900 if EVERYTHING else 240)]
 
 
 def write(

@@ -200,7 +200,7 @@ async def test_a_reference_that_begins_to_lead_ends_the_process_which_leaves_the
     meta = {"name": "aad-pod-identity-mic", "namespace": "default", "annotations": annotations}
     cloud.api.store.create("endpoints", {"metadata": meta})
     assert await mic.ended() == 1
-    assert "somebody else holds it: 'reference'" in mic.said()
+    assert "another candidate holds it: 'reference'" in mic.said()
     lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
     assert lease["spec"]["holderIdentity"] == ""
 

@@ -12,7 +12,7 @@ import pytest
 import mic.startup.type_upgrade
 from mic.app import COMPONENT
 from mic.startup.type_upgrade import NAMED_MAX, REWRITTEN_MAX, TRIES, TypeUpgrade, UpgradeRecord
-from podidentity.kube.access import ClusterAccess, from_kubeconfig
+from podidentity.kube.access import ClusterAccess
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -22,6 +22,7 @@ from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.conftest import ROOT
+from tests.direct_access import direct_access
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 NAME, KEY = "aad-pod-identity-config", "type-upgrade-status"
@@ -66,18 +67,18 @@ class Cluster:
 
 
 @asynccontextmanager
-async def serving(definitions: Path, folder: Path) -> AsyncIterator[Cluster]:
+async def serving(definitions: Path) -> AsyncIterator[Cluster]:
     api = await asyncio.to_thread(KubeApi, definitions)
     await api.start()
-    access = await from_kubeconfig(str(await asyncio.to_thread(api.write_kubeconfig, folder / "kubeconfig")))
+    access = direct_access(api.server, api.ca_pem, api.token)
     async with Client(access, user_agent=f"{COMPONENT}/test", timeout_seconds=10.0) as client:
         yield Cluster(api, client)
     await api.stop()
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with serving(ROOT / "deploy" / "crds", tmp_path) as made:
+async def cluster() -> AsyncIterator[Cluster]:
+    async with serving(ROOT / "deploy" / "crds") as made:
         yield made
 
 
@@ -131,9 +132,9 @@ async def test_the_references_own_record_counts(cluster: Cluster, version: str) 
 
 
 async def test_kinds_whose_definitions_drop_old_spellings_are_named_once_and_not_listed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving(Path(__file__).parent / "reference", tmp_path) as cluster:
+    async with serving(Path(__file__).parent / "reference") as cluster:
         with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
             await cluster.start()
             await cluster.start()

@@ -35,7 +35,7 @@ def program() -> str:
     unpacked = ROOT / "build/model/usr/bin/spin"
     found = shutil.which("spin") or (str(unpacked) if unpacked.exists() else None)
     if found is None:
-        raise FileNotFoundError("cannot check the model: spin is not installed; run tools/model-packages")
+        raise FileNotFoundError("cannot check the model: spin is not installed; run make setup")
     return found
 
 

@@ -35,6 +35,7 @@ def said(tree: Tree, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(180)
 def test_programs_that_a_test_starts_run_the_mutant(tree: Tree) -> None:
     commands = (("nmi", "--version"), ("python", "-m", "nmi", "--version"))
@@ -46,6 +47,7 @@ def test_programs_that_a_test_starts_run_the_mutant(tree: Tree) -> None:
     assert [said(tree, *command) for command in commands] == before
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(180)
 def test_a_test_sees_the_mutant_and_afterwards_the_file_is_as_it_was(tree: Tree) -> None:
     worker = Worker(tree, set())
@@ -56,6 +58,7 @@ def test_a_test_sees_the_mutant_and_afterwards_the_file_is_as_it_was(tree: Tree)
     assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("replace", "complaint"),
@@ -73,6 +76,7 @@ def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, replace: str,
     assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(300)
 def test_a_compiled_module_is_compiled_with_its_mutant_and_put_back(tree: Tree) -> None:
     code = "from _native.answers import Usage; usage = Usage(); usage.touch(); print(usage.last_ns)"
@@ -90,6 +94,7 @@ def test_a_compiled_module_is_compiled_with_its_mutant_and_put_back(tree: Tree) 
     assert module.read_bytes() == before
 
 
+@pytest.mark.tools
 @pytest.mark.timeout(180)
 def test_tests_that_take_too_long_end_and_are_no_proof(tree: Tree) -> None:
     run = tree.run([BOUNDED], 0.01)

@@ -137,7 +137,7 @@ def test_invalidating_drops_every_answer() -> None:
     assert [record.find(*plain(name), NOW) for name in (b"a", b"b")] == [None, None]
 
 
-@pytest.mark.parametrize(("fresh", "expires"), [(NOW, FOR_EVER), (FOR_EVER, NOW)])
+@pytest.mark.parametrize(("fresh", "expires"), [(NOW, FOR_EVER), (FOR_EVER, NOW)], ids=["not-fresh", "expired"])
 def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> None:
     record, ready = PodRecord(None), answer(fresh, expires)
     admit(record, ready, plain(b"r"))

@@ -52,7 +52,7 @@ async def test_within_the_bound_no_peer_loses_anything() -> None:
 
 
 async def test_a_peer_that_is_slowed_down_gets_every_answer_once_it_reads() -> None:
-    limits = bounded(700_000)
+    limits = bounded(1_120_000)  # the lane applies five eighths of it
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         peers = [await unread(lane, GREEDY, REQUEST * 30 + LAST_REQUEST) for _ in range(14)]
         await lane.until(lambda: lane.count("narrowed") > 0)

@@ -24,7 +24,7 @@ from _native.index import Index, PodRecord
 from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -64,7 +64,7 @@ class Grant:
 
 @dataclass
 class Generous:
-    """An issuer that grants a token which says what it was asked for."""
+    """An issuer whose token contains the request."""
 
     record: PodRecord
     now_ns: int = field(default_factory=time.monotonic_ns)
@@ -101,7 +101,7 @@ class World:
             index=self.index,
             issuer=Generous(self.record),
             proxy=NoProxy(),
-            measures=Measures(),
+            measures=ServerMetrics(),
         )
         self.runner.run(self.server.start(self.listener))
 

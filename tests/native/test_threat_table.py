@@ -9,7 +9,7 @@ import pytest
 import _native
 
 HERE = Path(__file__).parent
-TABLE = (_native.__doc__ or "").partition("the test (in tests/native) that shows it:\n\n")[2]
+TABLE = (_native.__doc__ or "").partition("the tests (in tests/native) that show them:\n\n")[2]
 NAMED = [line.strip() for line in TABLE.splitlines() if line.startswith("    ")]
 
 

@@ -13,9 +13,9 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued, Issuer
 from nmi.refusal import Refusal
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
@@ -31,7 +31,7 @@ class Office:
     """Everything between a request and its token."""
 
     def __init__(
-        self, cluster: Cluster, imds: FakeImds, broker: Broker, issuer: Issuer, measures: IdentityMetrics
+        self, cluster: Cluster, imds: FakeImds, broker: TokenBroker, issuer: Issuer, measures: IdentityMetrics
     ) -> None:
         self.cluster = cluster
         self.imds = imds
@@ -96,10 +96,10 @@ async def running_office(
         registry = CollectorRegistry()
         source = ImdsSource(session, imds.url, retry_delays=retry_delays)
         governor = Governor()
-        broker = Broker(
+        broker = TokenBroker(
             {0: UserAssignedSource(source, by_resource_id=bool(cluster_cache.get("managed"))), **(sources or {})},
             governor,
-            TokenMeasures(registry),
+            TokenMetrics(registry),
             caching=caching,
             clock=cluster.clock,
             wall_clock=imds.wall,

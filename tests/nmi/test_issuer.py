@@ -289,7 +289,7 @@ async def test_what_a_source_forbids_is_refused_with_its_own_words() -> None:
             "Not from there.",
             "--allow-it would allow it",
         )
-        assert forbidding.asked == []
+        assert forbidding.requests == []
 
 
 async def test_tokens_of_further_tenants_come_along_and_never_in_a_ready_answer() -> None:

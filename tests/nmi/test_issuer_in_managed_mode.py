@@ -84,7 +84,7 @@ async def test_service_principals_are_served_too() -> None:
     async with running_office(managed=True, policy=POLICY, sources={1: source}) as office:
         await bound(office, type_=1)
         assert (await office.issued()).token.resource == RESOURCE
-        assert len(source.asked) == 1
+        assert len(source.requests) == 1
 
 
 async def test_a_named_pod_on_the_hosts_network_has_its_identities_by_its_label() -> None:

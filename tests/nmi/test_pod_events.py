@@ -11,7 +11,7 @@ import pytest
 from nmi.app import COMPONENT
 from nmi.pod_events import REASONS, PodEvents
 from nmi.refusal import Reason, Refusal
-from nmi.server.decisions import TELL_AGAIN_SECONDS, Decisions
+from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions
 from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
@@ -32,7 +32,7 @@ class Told(list[tuple[str, str]]):
 
 
 def telling(told: Told, **options: Any) -> World:
-    return World(decisions=Decisions(tell=told.tell, **options))
+    return World(decisions=Decisions(report=told.tell, **options))
 
 
 async def test_a_refusal_of_a_known_pod_is_told_once_and_its_repeats_are_not() -> None:
@@ -49,7 +49,7 @@ async def test_a_refusal_that_goes_on_is_told_again_before_kubernetes_forgets() 
     told, now = Told(), 0.0
     world = telling(told, clock=lambda: now)
     world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
-    for now in (0.0, TELL_AGAIN_SECONDS - 1, TELL_AGAIN_SECONDS, TELL_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
+    for now in (0.0, REPORT_AGAIN_SECONDS - 1, REPORT_AGAIN_SECONDS, REPORT_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
         await world.ask(request_bytes())
 
     assert len(told) == 2
@@ -70,7 +70,7 @@ async def test_a_grant_or_an_sdks_probe_or_an_unknown_address_is_told_to_nobody(
 
 async def test_a_host_process_that_invents_pods_tells_nothing_about_them() -> None:
     told = Told()
-    world = World(peer="127.0.0.1", decisions=Decisions(tell=told.tell))
+    world = World(peer="127.0.0.1", decisions=Decisions(report=told.tell))
     world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     await world.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
@@ -130,7 +130,7 @@ async def test_an_api_server_that_takes_no_events_disturbs_no_answer(tmp_path: P
         await api.stop()
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
-        world = World(decisions=Decisions(tell=PodEvents(recorder).tell))
+        world = World(decisions=Decisions(report=PodEvents(recorder).tell))
         world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
         for n in range(50):
             reply = await world.ask(request_bytes(TARGET.replace("management", f"m{n}")))

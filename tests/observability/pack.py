@@ -87,9 +87,9 @@ def queries() -> Iterator[tuple[str, str, str]]:
 
 
 def program(name: str) -> str:
-    """Return the path of `prometheus` or `promtool`. Fail if it is missing; tools/observability-packages has it."""
+    """Return the path of `prometheus` or `promtool`. Fail if it is missing; make setup has it."""
     found = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
-    assert found, f"{name} is missing: run tools/observability-packages"
+    assert found, f"{name} is missing: run make setup"
     return found
 
 

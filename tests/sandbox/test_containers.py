@@ -1,4 +1,4 @@
-"""A program that is started as a container's: what it sees, what it may, and what is left of it."""
+"""A program that is started like a container: its files, its permissions, its leftovers."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def run(tmp_path: Path, *argv: str, mounts: tuple[Mount, ...] = (), context: Sec
     return done.stdout if done.returncode == 0 else f"refused: {done.stderr}"
 
 
-def test_it_sees_its_mounts_where_they_belong_and_nobody_else_does(tmp_path: Path) -> None:
+def test_only_the_program_has_its_mounts(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("something")
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -35,7 +35,7 @@ def test_it_sees_its_mounts_where_they_belong_and_nobody_else_does(tmp_path: Pat
     assert not any(Path(file).exists() for file in files)
 
 
-def test_a_folder_over_tmp_hides_what_is_there_and_takes_what_it_writes(tmp_path: Path) -> None:
+def test_a_folder_over_tmp_hides_its_content_and_receives_writes(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     mounts = (Mount(folder, PurePosixPath("/tmp")),)
@@ -45,7 +45,7 @@ def test_a_folder_over_tmp_hides_what_is_there_and_takes_what_it_writes(tmp_path
     assert (folder / "left").read_text() == "written\n"
 
 
-def test_what_the_program_is_made_of_is_there_whatever_is_mounted_over_it(tmp_path: Path) -> None:
+def test_the_interpreter_is_available_under_any_mount(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     mounts = (Mount(folder, PurePosixPath(*Path.cwd().parts[:2])),)
@@ -53,7 +53,7 @@ def test_what_the_program_is_made_of_is_there_whatever_is_mounted_over_it(tmp_pa
     assert told == f"{Path.cwd()}/nmi/__init__.py\n"
 
 
-def test_what_it_writes_beside_its_mounts_is_gone_with_it(tmp_path: Path) -> None:
+def test_files_outside_its_mounts_are_removed_with_the_program(tmp_path: Path) -> None:
     assert run(tmp_path, "sh", "-c", "echo x >/etc/left && cat /etc/left") == "x\n"
     assert not Path("/etc/left").exists()
 
@@ -86,6 +86,6 @@ def test_it_has_the_containers_user_and_rights(tmp_path: Path, context: Security
     assert status["NoNewPrivs"].strip() == "1"
 
 
-def test_what_a_pod_does_not_say_is_what_engines_leave(tmp_path: Path) -> None:
+def test_default_capabilities_are_those_of_container_engines(tmp_path: Path) -> None:
     told = run(tmp_path, "sh", "-c", "grep CapBnd /proc/self/status")
     assert int(told.split()[1], 16) == 0x00000000A80425FB, "Docker's and containerd's default"

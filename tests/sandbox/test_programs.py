@@ -1,4 +1,4 @@
-"""Processes that the sandbox runs: started, heard, stopped or killed, and never outliving it."""
+"""Processes of the sandbox: start, output, stop, kill. None outlives the sandbox."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ async def heard(program: Program, word: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_program_gets_its_environment_and_nothing_else_and_is_heard(tmp_path: Path) -> None:
+async def test_a_program_gets_only_its_environment_and_its_output_is_readable(tmp_path: Path) -> None:
     program = await start(tmp_path, "import os; print(os.environ['A'], os.environ['PLACE'], os.environ.get('HOME'))")
     assert await program.wait() == 0
     assert program.output() == "b here None\n"
@@ -77,5 +77,5 @@ def test_a_program_dies_with_its_killed_sandbox(tmp_path: Path) -> None:
         os.kill(child, 0)
         process.kill()
     with contextlib.suppress(ProcessLookupError):
-        while True:  # the orphan is reaped by whoever adopted it, which takes a moment
+        while True:  # the adopting process reaps the orphan with a delay
             os.kill(child, 0)

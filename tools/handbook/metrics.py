@@ -21,11 +21,11 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.node.metrics import NodeMetrics
 from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
-from nmi.server.measures import _HOSTS, _LANE_COUNTERS, OTHER, Measures
+from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
 from nmi.server.target import Route
 from nmi.settings import Settings as NmiSettings
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.metrics import TokenMetrics
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose, new_registry
 from podidentity.telemetry.skipped import SkippedMetrics
@@ -71,8 +71,8 @@ def nmi_registry() -> CollectorRegistry:
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
     LoopLag(registry, NMI_PREFIX)
     IdentityMetrics(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
-    TokenMeasures(registry).watch(tokens=int, governor=Governor())
-    measures = Measures(registry)
+    TokenMetrics(registry).watch(tokens=int, governor=Governor())
+    measures = ServerMetrics(registry)
     measures.watch(lane=lambda: dict.fromkeys(("open", *_LANE_COUNTERS), 0), pending=int)
     for route in Route:
         measures.series(route, 200, "", "")

@@ -1,15 +1,14 @@
-"""A token for each service account that has an identity, got as NMI would get it, and thrown away.
+"""Token test: one token per service account of an identity, requested as NMI would request it, and discarded.
 
-NMI's own code asks: for the assertion at the API server, by the rights of whoever runs this, and for the token at
-Entra ID, from here. So what is tried is the federated credential, the identity's ids and the tenant; not NMI's rights,
-which are asked about, nor its network.
+NMI's own code requests the assertion from the API server, with the permissions of the operator, and the token from
+Entra ID, from this machine. The test covers the federated credential, the identity's ids and the tenant. It does not
+cover NMI's network or NMI's permissions, which an access review checks.
 """
 
 import asyncio
 import sys
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,12 +16,12 @@ import aiohttp
 import msgspec
 
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
-from nmi.tokens.claims import claims_of
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
+from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import new_session, proxy_by
 from nmi.tokens.sign_ins import SignIns
-from nmi.tokens.source import PolicyError, Workload
+from nmi.tokens.source import FetchRequest, PolicyError, Workload
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
@@ -37,12 +36,12 @@ else:
 
 RESOURCE: Final = "https://management.azure.com/"
 WITHIN_SECONDS: Final = 10.0
-"""For each service account; a credential that is not known is asked for again within it."""
+"""Time limit per service account; requests with an unknown credential are repeated within it."""
 _NAME_MOST: Final = 128
 
 
 class _CallerAssertions(Assertions):
-    """The same by somebody else's rights; where no pod runs, one that is bound to none. Remembers who it was for."""
+    """Assertions with the operator's permissions, and without a pod if none runs. Remembers each assertion."""
 
     def __init__(self, client: Client, audience: str) -> None:
         super().__init__(client, audience)
@@ -63,14 +62,14 @@ class _CallerAssertions(Assertions):
             raise NoAssertionError(error.message, code=code) from error
         except ValueError:
             token = ""
-        claims = claims_of(token)
+        claims = decode_claims(token)
         if not claims.sub:
-            raise NoAssertionError("the API server answered with no token", code="assertion_refused")
+            raise NoAssertionError("the API server responded without a token", code="assertion_refused")
         return Assertion(token, claims.iss, claims.sub, self.audience)
 
 
 class _TokenClaims(msgspec.Struct):
-    """Of the token: in either version of its claims."""
+    """Claims of the token in both versions."""
 
     appid: str = ""
     azp: str = ""
@@ -78,7 +77,7 @@ class _TokenClaims(msgspec.Struct):
 
 
 class TokenTester:
-    """Tries the service accounts of one identity after another. The client and the session stay their owners'."""
+    """Token tests of an identity's service accounts. The caller owns the client and the session."""
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class TokenTester:
         self._within = within
 
     async def all(self, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
-        """One token for each of *accounts*, of *identity* as it is to be. Raises nothing for what was not given."""
+        """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
         return list(await asyncio.gather(*(self._one(identity, each) for each in accounts)))
 
     async def _one(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
@@ -109,14 +108,12 @@ class TokenTester:
         source = FederatedSource(self._policy, proofs, self._sign_ins, enabled=True)
         try:
             granted = await source.fetch(
-                identity,
-                self._resource,
-                xms_cc="",
-                bypass_cache=True,
-                within=self._within,
-                lag_seconds=0.0,
-                slot=_no_slot,
-                workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
+                FetchRequest(
+                    identity=identity,
+                    resource=self._resource,
+                    timeout_seconds=self._within,
+                    workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
+                )
             )
         except PolicyError as error:
             return _failed_test(account, error.detail, "correct the AzureIdentity")
@@ -127,7 +124,7 @@ class TokenTester:
         client_id = claims.appid or claims.azp
         if client_id and client_id.lower() != identity.spec.client_id.strip().lower():
             return _failed_test(
-                account, f"the token is another client's, {client_id}", "correct the AzureIdentity's clientID"
+                account, f"the token is for another client, {client_id}", "correct the AzureIdentity's clientID"
             )
         return TokenTest(
             account=account.description,
@@ -139,12 +136,8 @@ class TokenTester:
 
 
 def new_token_session() -> aiohttp.ClientSession:
-    """What `Trying` sends by."""
+    """Return a session for `TokenTester`."""
     return new_session(f"podidctl/{VERSION}")
-
-
-def _no_slot() -> AbstractAsyncContextManager[None]:
-    return nullcontext()
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:
@@ -152,24 +145,24 @@ def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:
 
 
 def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -> tuple[str, str]:
-    """What went wrong, and what to do."""
+    """Return the fault and the next action."""
     if given is not None and error.code in UNKNOWN_CREDENTIAL:
         trusted = f"issuer {given.issuer}, subject {given.subject}, audience {given.audience}"
         return (
-            f"Entra ID knows no federated credential for it ({error.code}): {trusted}",
-            "create it (podidctl migrate plan -o az); a new one takes a few minutes to be known everywhere",
+            f"Entra ID has no matching federated credential ({error.code}): {trusted}",
+            "create it (podidctl migrate plan -o az); a new one takes a few minutes to take effect everywhere",
         )
     match error.code:
         case "assertion_forbidden":
             return (
-                f"you may not ask for tokens of service account {account.description}",
-                f"get the right to create serviceaccounts/token in namespace {account.namespace}",
+                f"you may not request tokens of service account {account.description}",
+                f"obtain the permission to create serviceaccounts/token in namespace {account.namespace}",
             )
         case "service_account_missing" | "pod_replaced":
-            return f"pod {account.namespace}/{account.pod} is not there any more", "run this again"
+            return f"pod {account.namespace}/{account.pod} does not exist any more", "run this command again"
         case _:
             said = f"{error.code}: {error.message}" if error.code else error.message
-            return said, "see docs/troubleshooting.md for what it means, then run this again"
+            return said, "see docs/troubleshooting.md for this error, then run this command again"
 
 
 def _decode_claims(token: str) -> _TokenClaims:

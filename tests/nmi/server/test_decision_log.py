@@ -28,7 +28,7 @@ REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged."""
+    """A handler that stores log records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_a_grant_is_told_once_and_its_repeats_are_summed_up(lines: list[logging.
     for _ in range(3):
         decisions.granted(POD, ASKED, "shop/id", usage)
         usage.touch()
-    assert [record.getMessage() for record in lines] == ["token granted; repeats are summed up once a minute"]
+    assert [record.getMessage() for record in lines] == ["token granted; repeats are summarized once a minute"]
     usage.touch()
     usage.touch()
     decisions.summarize()

@@ -20,7 +20,7 @@ THEIRS = "x-ms-client-request-id: 0f0f-their-id"
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What the server's loggers write, a JSON object a line."""
+    """The lines of the server's loggers, one JSON object per line."""
     stream, log = io.StringIO(), logging.getLogger("nmi.server")
     handler, level = logging.StreamHandler(stream), log.level
     handler.setFormatter(JsonFormatter())
@@ -50,7 +50,7 @@ async def test_a_refusal_has_one_line_with_all_that_an_operator_needs(written: i
 
     assert line == {
         "level": "warning",
-        "message": "request refused; error says what to look at",
+        "message": "request refused; follow the field error",
         "pod": "shop/cart",
         "uid": "uid-cart",
         "identity": "shop/id",
@@ -79,7 +79,7 @@ async def test_a_grant_has_one_line_without_the_token(written: io.StringIO) -> N
     assert isinstance(line.pop("request"), str)
     assert line == {
         "level": "info",
-        "message": "token granted; repeats are summed up once a minute",
+        "message": "token granted; repeats are summarized once a minute",
         "pod": "shop/cart",
         "uid": "uid-cart",
         "identity": "shop/cart-identity",
@@ -96,7 +96,7 @@ async def test_an_exempt_pods_answer_has_a_line_too(written: io.StringIO) -> Non
     world = World()
     world.issuer.answer = lambda _: RawAnswer(400, b"{}", "application/json")
     reply = await world.ask(request_bytes())
-    (line,) = lines(written, "answered by IMDS itself")
+    (line,) = lines(written, "token request forwarded to IMDS")
 
     assert (line["outcome"], line["status"], line["pod"]) == ("exempt", 400, "shop/cart")
     assert line["request"] == reply.headers["x-ms-request-id"]

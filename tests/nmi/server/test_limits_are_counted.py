@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.refusal import Limit, Reason, Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy, Sizes
 from tests.nmi.server.fakes import TOKEN_PATH, World, request_bytes
 
@@ -106,7 +106,7 @@ async def test_a_limit_that_the_issuer_names_is_counted() -> None:
 
 
 def test_a_limit_that_is_counted_elsewhere_is_read_there() -> None:
-    measures, turned_away = Measures(), 3
+    measures, turned_away = ServerMetrics(), 3
     measures.also_count(Limit.PARKED, lambda: turned_away)
     assert measures.limits_hit()[Limit.PARKED] == 3
     turned_away = 4
@@ -115,7 +115,7 @@ def test_a_limit_that_is_counted_elsewhere_is_read_there() -> None:
 
 def test_the_lanes_limits_are_among_them_and_every_limit_has_a_series_from_the_start() -> None:
     registry = CollectorRegistry()
-    measures = Measures(registry)
+    measures = ServerMetrics(registry)
     counts = {
         "refused_total": 1,
         "refused_peer": 2,

@@ -1,4 +1,4 @@
-"""Proxied answers that are long, slow, cut short or unwanted, over sockets. Excluded: what is forwarded."""
+"""Proxied answers that are long, slow, cut short or unwanted, over sockets. Excluded: the forwarded requests."""
 
 import asyncio
 
@@ -247,9 +247,9 @@ async def test_calls_leave_part_of_the_governor_to_tokens() -> None:
         await until(lambda: len(upstream.heads) == 2)
         async with (
             asyncio.timeout(5),
-            front.governor.slot("a/b"),
-            front.governor.slot("a/b"),
-            front.governor.slot("a/b"),
+            front.governor.permit("a/b"),
+            front.governor.permit("a/b"),
+            front.governor.permit("a/b"),
         ):
             assert front.governor.in_flight == 5
         assert len(upstream.heads) == 2, "four more wait behind their own"
@@ -264,7 +264,7 @@ async def test_imds_limit_for_instance_metadata_pauses_no_token() -> None:
     async with fronting(lambda _, writer: saying(answer, writer)) as (front, _):
         (reply,) = replies(await asked(front))
         assert (reply.status, reply.headers["retry-after"]) == (429, "30")
-        async with asyncio.timeout(1), front.governor.slot("shop/till"):
+        async with asyncio.timeout(1), front.governor.permit("shop/till"):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Whatever pods invent, /metrics keeps its number of series: through a whole server, over sockets."""
+"""For any requests of pods, /metrics keeps its number of series: through a whole server, over sockets."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from _native.index import Index
 from _native.lane import Limits
 from nmi.refusal import Reason, Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from nmi.server.target import Forwarding
@@ -60,7 +60,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
         index=index,
         issuer=FakeIssuer(issued),
         proxy=FakeProxy(),
-        measures=Measures(registry),
+        measures=ServerMetrics(registry),
     )
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         listener.setblocking(False)

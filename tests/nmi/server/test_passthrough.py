@@ -1,4 +1,4 @@
-"""What reaches IMDS of a proxied request, and what comes back. A real HTTP server on loopback stands in for IMDS.
+"""The request that IMDS receives from the proxy, and the answer. A real HTTP server on loopback replaces IMDS.
 
 Excluded: which targets may be proxied at all (test_targets).
 """
@@ -24,7 +24,7 @@ Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Imds:
-    """An upstream that keeps what it was asked."""
+    """An upstream that stores its requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -274,11 +274,11 @@ async def test_a_query_that_cannot_be_read_for_sure_is_not_forwarded() -> None:
     assert imds.asked == []
 
 
-async def test_each_call_takes_a_slot_charged_to_its_pod() -> None:
+async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
     charged: list[str] = []
 
     class Full:
-        def slot(self, pod_key: str) -> AbstractAsyncContextManager[None]:
+        def permit(self, pod_key: str) -> AbstractAsyncContextManager[None]:
             charged.append(pod_key)
             return self.full()
 

@@ -1,10 +1,10 @@
-"""What is measured, and that nothing a pod sends makes a new series. Excluded: exposition over HTTP."""
+"""The request metrics, and that no request creates a new series. Excluded: exposition over HTTP."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.refusal import Reason
-from nmi.server.measures import OTHER, SERIES_MAX, Measures, audience
+from nmi.server.metrics import OTHER, SERIES_MAX, ServerMetrics, audience
 from tests.nmi.server.fakes import TOKEN_PATH, World, grant, refusing, request_bytes
 
 
@@ -61,7 +61,7 @@ async def test_an_unknown_peer_has_no_namespace() -> None:
 
 
 def test_the_number_of_series_is_bounded_whatever_namespaces_there_are() -> None:
-    measures = Measures()
+    measures = ServerMetrics()
     made = {measures.series("route", 200, f"namespace-{n}", OTHER).labels for n in range(SERIES_MAX + 100)}
 
     assert len(made) == SERIES_MAX + 1

@@ -14,7 +14,7 @@ from _native.index import Index
 from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from tests.corpus.corpus import ACCEPTED, Case
@@ -37,7 +37,7 @@ LOCAL = "127.0.0.1"
 
 
 class Running:
-    """A server on a port of its own."""
+    """A server on a free port."""
 
     def __init__(self, policy: ServerPolicy) -> None:
         self.index = Index()
@@ -45,7 +45,7 @@ class Running:
         self.index.put(LOCAL, self.entry.record)
         self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
-        self.measures = Measures()
+        self.measures = ServerMetrics()
         self.server = Server(
             limits=Limits(),
             policy=policy,

@@ -1,4 +1,4 @@
-"""One ready answer for all pods with one token, and when not. Excluded: what stands in an answer."""
+"""One ready answer for all pods with one token, and the exceptions. Excluded: the content of an answer."""
 
 import gc
 from dataclasses import replace
@@ -7,7 +7,7 @@ from weakref import ref
 from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.server.granting import ReadyAnswers
+from nmi.server.issued_token import ReadyAnswers
 from tests.nmi.server.fakes import RESOURCE, Grant, grant, pod_entry, token
 
 ASKED = TokenRequest(RESOURCE, SelectorKind.NONE, "")
@@ -15,7 +15,7 @@ SERIES = Histogram((1000,)).series(("token", "200", "shop", RESOURCE))
 
 
 def made(answers: ReadyAnswers, granted: Grant, series: Series = SERIES) -> ReadyAnswer:
-    ready = answers.admitted(granted, ASKED, series, 0)
+    ready = answers.admit(granted, ASKED, series, 0)
     assert ready is not None
     if granted.cacheable:
         assert granted.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0) is ready

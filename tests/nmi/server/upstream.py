@@ -9,7 +9,7 @@ import aiohttp
 
 from _native.index import Index
 from _native.lane import Limits
-from nmi.server.measures import Measures
+from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
@@ -69,7 +69,7 @@ class Front:
 
     def __init__(self, upstream: Upstream, session: aiohttp.ClientSession, policy: ServerPolicy) -> None:
         self.governor = Governor()
-        self.measures = Measures()
+        self.measures = ServerMetrics()
         self.index, entry = Index(), pod_entry()
         self.index.put(LOCAL, entry.record)
         self.proxy = MetadataProxy(session, upstream.url, self.governor, policy)
@@ -86,7 +86,7 @@ class Front:
 
     @asynccontextmanager
     async def client(self, *, window: int = 0) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A connection; with *window* its socket takes no more than about so many bytes that nobody has read."""
+        """Return a connection; with *window*, its socket accepts only about this number of unread bytes."""
         sock = socket.socket()
         if window:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)

@@ -1,4 +1,4 @@
-"""A source of tokens in memory, for what the broker does with time; and the values that its tests share."""
+"""A token source in memory, for the broker's behaviour over time, and values that its tests share."""
 
 import asyncio
 import time
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.request import TokenRequest
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.source import UNWATCHED, Course, Granted, PolicyError, Slot, Workload
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.source import CallPermits, FetchedToken, FetchObserver, FetchRequest, PolicyError, Workload
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
@@ -43,8 +43,8 @@ class FakeSource:
 
     lifetime: float = 86400.0
     sent: int = 0
-    """Calls that got their slot."""
-    asked: list[dict[str, object]] = field(default_factory=list)
+    """Calls that got their permit."""
+    requests: list[FetchRequest] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     same: bool = False
@@ -60,11 +60,14 @@ class FakeSource:
     """Whether a further call follows at once."""
 
     per_pod: bool = False
-    workloads: list[Workload | None] = field(default_factory=list)
     troubles: list[AzureError] = field(default_factory=list)
-    """What each fetch says it has met, before it goes on."""
+    """Errors that each fetch reports to its observer first."""
     signs_in: bool = False
     """Whether it asks no IMDS but a sign-in endpoint, for which there are no slots."""
+
+    @property
+    def workloads(self) -> list[Workload | None]:
+        return [each.workload for each in self.requests]
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -76,28 +79,14 @@ class FakeSource:
     def credential(self, identity: AzureIdentity) -> str:
         return self.version
 
-    async def fetch(
-        self,
-        identity: AzureIdentity,
-        resource: str,
-        *,
-        xms_cc: str,
-        bypass_cache: bool,
-        within: float,
-        lag_seconds: float,
-        slot: Slot,
-        course: Course = UNWATCHED,
-        workload: Workload | None = None,
-    ) -> Granted:
-        self.asked.append({"bypass_cache": bypass_cache, "lag_seconds": lag_seconds, "xms_cc": xms_cc})
-        self.workloads.append(workload)
-        for trouble in self.troubles:
-            course.met(trouble)
-        if self.signs_in:
-            slot = _course_of(course)
+    async def fetch(self, request: FetchRequest) -> FetchedToken:
+        self.requests.append(request)
+        for error in self.troubles:
+            request.observer.retrying(error)
+        permit = _permits_of(request.observer) if self.signs_in else request.call_permit
         self.version = version = self.stored_version
         while True:
-            async with slot():
+            async with permit():
                 self.sent += 1
                 number = self.sent
                 await self.gate.wait()
@@ -111,10 +100,10 @@ class FakeSource:
             access_token="the-same" if self.same else f"token-{number}",
             expires_on=int(self.first_expiry),
             not_before=0,
-            resource=resource,
-            client_id=identity.spec.client_id,
+            resource=request.resource,
+            client_id=request.identity.spec.client_id,
         )
-        return Granted(
+        return FetchedToken(
             token,
             int(self.first_expiry - wall()),
             "0b000000-0000-0000-0000-000000000001",
@@ -124,10 +113,10 @@ class FakeSource:
         )
 
 
-def _course_of(course: Course) -> Slot:
+def _permits_of(observer: FetchObserver) -> CallPermits:
     @asynccontextmanager
     async def sending() -> AsyncIterator[None]:
-        with course.sending():
+        with observer.sending():
             yield
 
     return sending
@@ -139,11 +128,11 @@ class Bench:
     def __init__(self, *, caching: bool = True, at_once: int = 5) -> None:
         self.source = FakeSource()
         self.registry = CollectorRegistry()
-        self.measures = TokenMeasures(self.registry)
+        self.measures = TokenMetrics(self.registry)
         self.governor = Governor(at_once=at_once, clock=now)
         self.unasked_seconds = 0.0
-        """How much longer ago than in truth a token was last asked for: `Usage` goes by the machine's own clock."""
-        self.broker = Broker(
+        """Seconds added to the age of a token's last use: `Usage` uses the machine's own clock."""
+        self.broker = TokenBroker(
             {0: self.source},
             self.governor,
             self.measures,

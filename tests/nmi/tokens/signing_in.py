@@ -27,7 +27,7 @@ from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, new_session, no_proxy
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
-from nmi.tokens.source import Granted
+from nmi.tokens.source import FetchedToken, FetchRequest
 from podidentity.azure.clouds import PUBLIC, Cloud
 from podidentity.azure.errors import AzureError
 from podidentity.kube.access import ClusterAccess
@@ -181,7 +181,7 @@ class Bench:
         return f"{stored['metadata']['uid']}/{stored['metadata']['resourceVersion']}"
 
     def identity(self, principal: ServicePrincipal, **changed: Any) -> AzureIdentity:
-        """An AzureIdentity for *principal*, of type 1 unless told otherwise, with its Secret beside it."""
+        """An AzureIdentity for *principal*, of type 1 by default, with its Secret in the same namespace."""
         given = {
             "type": 1,
             "client_id": principal.client_id,
@@ -192,16 +192,9 @@ class Bench:
         }
         return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
 
-    async def fetch(self, identity: AzureIdentity, resource: str = RESOURCE, **changed: Any) -> Granted:
-        given: dict[str, Any] = {
-            "xms_cc": "",
-            "bypass_cache": False,
-            "within": WITHIN,
-            "lag_seconds": 0.0,
-            "slot": _no_slot,
-            **changed,
-        }
-        return await self.source.fetch(identity, resource, **given)
+    async def fetch(self, identity: AzureIdentity, resource: str = RESOURCE, **changed: Any) -> FetchedToken:
+        given: dict[str, Any] = {"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed}
+        return await self.source.fetch(FetchRequest(identity=identity, resource=resource, **given))
 
     @property
     def secret_reads(self) -> int:
@@ -232,11 +225,11 @@ class Hanging:
         self._go_on.set()
 
 
-def _no_slot() -> Any:
+def _no_permit() -> Any:
     raise AssertionError("no service principal may use the governor of IMDS")
 
 
-def claims(granted: Granted) -> dict[str, Any]:
+def claims(granted: FetchedToken) -> dict[str, Any]:
     return read_claims(granted.token.access_token)
 
 

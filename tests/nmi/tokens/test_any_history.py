@@ -1,4 +1,4 @@
-"""Whatever pods ask and whatever IMDS does to it: what always holds of cache, flights, governor and breaker together.
+"""Invariants of cache, flights, governor and breaker together, for any requests of pods and any behaviour of IMDS.
 
 The model is small: what each token says of itself (whose it is, for what, until when) and what IMDS has seen. It knows
 nothing of how the broker works.
@@ -57,7 +57,7 @@ EPISODES = st.lists(
 
 
 class History:
-    """One node, its pods, and what has to hold after each step."""
+    """One node, its pods, and the invariants after each step."""
 
     def __init__(self) -> None:
         self.node = Node()
@@ -66,7 +66,7 @@ class History:
         self.asked: list[asyncio.Task[None]] = []
 
     async def ask(self, pod: int, whose: int, request: TokenRequest) -> None:
-        """One request, and what has to hold of its answer."""
+        """One request, and the invariants of its answer."""
         client_id = f"c11e0000-0000-0000-0000-00000000000{whose}"
         begun = now()
         try:
@@ -122,7 +122,7 @@ class History:
         assert all(len(keys) <= TOKENS_PER_IDENTITY for keys in broker._tokens._keys.values())
         assert len(broker._refusals) <= REFUSALS_MAX
         assert set(broker._timers) <= set(broker._tokens._tokens)
-        assert len(broker._tasks) >= len(broker._flights)
+        assert len(broker._flights.tasks) >= len(broker._flights)
         assert imds.most_in_the_air <= 5
         assert self.node.governor.waiting <= 1024
         assert len(self.node.breaker._blamed) <= 5
@@ -153,7 +153,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
     assert [each for each in results if each is not None and not isinstance(each, asyncio.CancelledError)] == []
     # Whatever happened: a minute and a half after IMDS is well again everybody gets tokens, and nothing is left over.
     await asyncio.sleep(90.0)
-    assert history.node.broker._flights == {}
+    assert not history.node.broker._flights
     assert (history.node.governor.in_flight, history.node.governor.waiting) == (0, 0)
     history.node.imds.lifetime = 86400
     for pod in range(4):
@@ -163,8 +163,8 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
     if not exempt:
         history.check_flights()
     await history.node.broker.aclose()
-    assert history.node.broker._timers == {}
-    assert history.node.broker._tasks == set()
+    assert not history.node.broker._timers
+    assert history.node.broker._flights.tasks == set()
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,4 +1,4 @@
-"""When an endpoint that fails is left alone, for whom, and what ends it. Excluded: what is served meanwhile."""
+"""The circuit breaker: when it opens, for which pods, and when it closes. Excluded: the tokens served while open."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ class Bench:
         return str(self.breaker.state)
 
     async def call(self, pod: str, error: AzureError | None = None, seconds: float = 0.0) -> None:
-        """One call, which ends so; raises what it ends with."""
-        async with self.governor.token_slot(pod):
+        """Make one call with this outcome; raise its error."""
+        async with self.governor.token_permit(pod):
             self.sent += 1
             await asyncio.sleep(seconds)
             if error is not None:
@@ -208,7 +208,7 @@ async def test_who_waits_for_a_slot_is_told_when_it_opens() -> None:
     for pod in ("ns/a", "ns/b"):
         bench.breaker._blamed[pod] = 2
     waiting = [asyncio.create_task(bench.call(f"ns/{n}")) for n in range(20)]
-    beside = asyncio.create_task(bench.governor.slot("ns/instance-metadata").__aenter__())
+    beside = asyncio.create_task(bench.governor.permit("ns/instance-metadata").__aenter__())
     await settle()
     assert bench.governor.waiting == 21
     before = now()
@@ -225,7 +225,7 @@ async def test_who_waits_for_a_slot_is_told_when_it_opens() -> None:
 async def test_calls_that_are_not_for_tokens_neither_obey_nor_move_it() -> None:
     bench = Bench()
     await bench.fail(*MANY)
-    async with bench.governor.slot("ns/instance-metadata"):
+    async with bench.governor.permit("ns/instance-metadata"):
         pass
     assert bench.state() == "open"
 
@@ -246,9 +246,9 @@ async def test_the_failures_of_one_pod_shut_out_that_pod_alone() -> None:
 @in_virtual_time
 async def test_who_paid_in_the_end_is_blamed_and_not_who_left() -> None:
     bench = Bench(at_once=1)
-    holder = bench.governor.slot("ns/holder")
+    holder = bench.governor.permit("ns/holder")
     await holder.__aenter__()
-    slot = bench.governor.token_slot("ns/left")
+    slot = bench.governor.token_permit("ns/left")
     entered = asyncio.create_task(slot.__aenter__())
     await settle()
     slot.recharge("ns/stayed")
@@ -316,7 +316,7 @@ def test_each_change_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) ->
 
     run()
     assert lines == [
-        "WARNING IMDS fails and i",
-        "INFO one call to IMDS is",
-        "INFO IMDS answers again",
+        "WARNING IMDS fails, call",
+        "INFO probing IMDS with o",
+        "INFO IMDS responds again",
     ]

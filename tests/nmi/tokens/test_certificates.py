@@ -1,4 +1,4 @@
-"""PKCS #12 files that cannot serve, and those made to do harm: the loop never waits, and the owner is told why.
+"""Unusable and malicious PKCS #12 files: the loop never waits, and the error names the cause.
 
 Excluded: files that do serve (`test_service_principals.py`).
 """
@@ -25,10 +25,16 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"certificate": b"no file at all"}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right"), "password": b"wrong"}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")}, "no PKCS #12"),
-        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")[:-1], "password": b"right"}, "no PKCS"),
+        ({"certificate": b"no file at all"}, "not a PKCS #12"),
+        (
+            {"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right"), "password": b"wrong"},
+            "not a PKCS #12",
+        ),
+        ({"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")}, "not a PKCS #12"),
+        (
+            {"certificate": pfx_of(rsa_key(), certificate_of(rsa_key()), b"right")[:-1], "password": b"right"},
+            "not a PKCS",
+        ),
         ({"certificate": pfx_of(None, certificate_of(rsa_key()))}, "private key"),
         ({"certificate": pfx_of(CURVE, certificate_of(CURVE))}, "not RSA"),
         ({"certificate": pfx_of(rsa_key(1024), certificate_of(rsa_key(1024)))}, "1024 bits"),
@@ -82,7 +88,7 @@ async def test_a_file_that_costs_its_reader_minutes_costs_the_loop_nothing(
 
 
 async def test_the_program_that_reads_a_file_limits_itself() -> None:
-    """Whatever its caller does: its processor time and its memory end."""
+    """The program's CPU time and memory are limited independently of its caller."""
     dear = base64.b64encode(made_dear(pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw"))).decode()
     asked = {"pfx": dear, "password": "cHc=", "client_id": "c", "audiences": ["https://a"], "adfs": False}
     reading = await asyncio.create_subprocess_exec(

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.user_assigned import Asking, OtherIdentityError, UserAssignedSource, asking
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.user_assigned import ImdsSelector, OtherIdentityError, UserAssignedSource, imds_selector
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
@@ -34,13 +34,13 @@ def identity(client_id: str = OWN, resource_id: str = RESOURCE_ID) -> AzureIdent
 
 
 @asynccontextmanager
-async def running(*, managed: bool) -> AsyncIterator[tuple[FakeImds, Broker]]:
+async def running(*, managed: bool) -> AsyncIterator[tuple[FakeImds, TokenBroker]]:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         imds.client_ids[RESOURCE_ID.lower()] = OWN
-        broker = Broker(
+        broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url, retry_delays=()), by_resource_id=managed)},
             Governor(),
-            TokenMeasures(CollectorRegistry()),
+            TokenMetrics(CollectorRegistry()),
             wall_clock=imds.wall,
         )
         try:
@@ -72,15 +72,15 @@ async def test_imds_is_asked_by_client_id_and_in_managed_mode_by_resource_id(man
 @pytest.mark.parametrize(
     ("given", "standard", "managed"),
     [
-        (identity(), Asking(OWN, ""), Asking("", RESOURCE_ID)),
-        (identity(f" {OWN} ", ""), Asking(OWN, ""), Asking(OWN, "")),
-        (identity("", f" {RESOURCE_ID} "), Asking("", RESOURCE_ID), Asking("", RESOURCE_ID)),
+        (identity(), ImdsSelector(OWN, ""), ImdsSelector("", RESOURCE_ID)),
+        (identity(f" {OWN} ", ""), ImdsSelector(OWN, ""), ImdsSelector(OWN, "")),
+        (identity("", f" {RESOURCE_ID} "), ImdsSelector("", RESOURCE_ID), ImdsSelector("", RESOURCE_ID)),
     ],
     ids=["both", "client-id-only", "resource-id-only"],
 )
-def test_what_is_missing_is_not_asked_by(given: AzureIdentity, standard: Asking, managed: Asking) -> None:
-    assert asking(given, by_resource_id=False) == standard
-    assert asking(given, by_resource_id=True) == managed
+def test_what_is_missing_is_not_asked_by(given: AzureIdentity, standard: ImdsSelector, managed: ImdsSelector) -> None:
+    assert imds_selector(given, by_resource_id=False) == standard
+    assert imds_selector(given, by_resource_id=True) == managed
 
 
 async def test_managed_mode_gives_no_token_for_the_kubelets_client_id_beside_an_own_resource_id() -> None:

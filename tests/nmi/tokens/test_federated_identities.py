@@ -16,7 +16,7 @@ from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.assertions import Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
-from nmi.tokens.source import Granted, PolicyError, Workload
+from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError, Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from podidentity_sandbox import issuing
@@ -29,7 +29,7 @@ AUDIENCE = "api://AzureADTokenExchange"
 
 
 class Trust:
-    """A pod with a service account on the bench's API server, and an identity that may be told to trust it."""
+    """A pod with a service account on the bench's API server, and an identity that can be configured to trust it."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -39,7 +39,7 @@ class Trust:
         self.workload = self.pod("web", "builder")
         self.failures: list[AzureError] = []
 
-    def met(self, error: AzureError) -> None:
+    def retrying(self, error: AzureError) -> None:
         self.failures.append(error)
 
     def sending(self) -> AbstractContextManager[None]:
@@ -71,25 +71,23 @@ class Trust:
         }
         return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
 
-    async def fetch(self, workload: Workload | None = None, within: float = WITHIN, **changed: Any) -> Granted:
-        return await self.source.fetch(
-            self.identity(**changed),
-            RESOURCE,
-            xms_cc="",
-            bypass_cache=False,
-            within=within,
-            lag_seconds=0.0,
-            slot=_no_slot,
-            course=self,
+    async def fetch(self, workload: Workload | None = None, within: float = WITHIN, **changed: Any) -> FetchedToken:
+        request = FetchRequest(
+            identity=self.identity(**changed),
+            resource=RESOURCE,
+            timeout_seconds=within,
+            call_permit=_no_permit,
+            observer=self,
             workload=workload or self.workload,
         )
+        return await self.source.fetch(request)
 
     def asked(self) -> tuple[int, int]:
-        """Assertions asked of the API server, and requests to AAD, so far."""
+        """Return the number of assertions requested from the API server, and of requests to AAD."""
         return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
 
 
-def _no_slot() -> Any:
+def _no_permit() -> Any:
     raise AssertionError("IMDS is not asked")
 
 
@@ -212,7 +210,7 @@ async def test_what_may_pass_is_tried_again(trust: Trust) -> None:
 async def test_an_answer_that_takes_too_long_ends_with_the_time_that_there_is(trust: Trust) -> None:
     trust.tell_azure()
     async with Hanging(trust.bench):
-        with pytest.raises(Unreachable, match="the time that the request had left"):
+        with pytest.raises(Unreachable, match="within the time of the request"):
             await trust.fetch(within=0.3)
 
 

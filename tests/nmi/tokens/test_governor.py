@@ -1,4 +1,4 @@
-"""How fast, how many at once, and in whose turn this node calls IMDS. Excluded: what the calls say."""
+"""The rate, the concurrency and the order of the node's calls to IMDS. Excluded: the content of the calls."""
 
 import asyncio
 import json
@@ -25,13 +25,13 @@ class Calls:
         self.release = asyncio.Event()
 
     async def brief(self, pod: str) -> None:
-        async with self.governor.slot(pod):
+        async with self.governor.permit(pod):
             self._began(pod)
             await asyncio.sleep(CALL_SECONDS)
             self.in_flight -= 1
 
     async def held(self, pod: str) -> None:
-        async with self.governor.slot(pod):
+        async with self.governor.permit(pod):
             self._began(pod)
             await self.release.wait()
             self.in_flight -= 1
@@ -88,7 +88,7 @@ async def test_a_newcomer_waits_less_than_a_third_of_a_second_behind_a_flood(
     governor = Governor(clock=now)
 
     async def flood() -> None:
-        async with governor.slot("ns/greedy"):
+        async with governor.permit("ns/greedy"):
             await asyncio.sleep(call_seconds)
 
     async def keep_flooding() -> None:
@@ -98,7 +98,7 @@ async def test_a_newcomer_waits_less_than_a_third_of_a_second_behind_a_flood(
     flooding = asyncio.create_task(keep_flooding())
     await asyncio.sleep(arrival)
     before = now()
-    async with governor.slot("ns/newcomer"):
+    async with governor.permit("ns/newcomer"):
         assert now() - before < 0.3
     flooding.cancel()
     await asyncio.gather(flooding, return_exceptions=True)
@@ -198,9 +198,9 @@ async def test_a_429_pauses_everybody(said: float | None, pause: float) -> None:
     governor = Governor(clock=now)
     started = now()
     with pytest.raises(Throttled):
-        async with governor.token_slot("ns/a"):
+        async with governor.token_permit("ns/a"):
             raise Throttled("busy", status=429, retry_after=said)
-    async with governor.token_slot("ns/b"):
+    async with governor.token_permit("ns/b"):
         assert now() - started == pytest.approx(pause)
 
 
@@ -210,7 +210,7 @@ async def test_a_pause_is_bounded_whatever_was_asked_for() -> None:
     governor.pause(86400.0)
     assert governor.pause_left == 30.0
     await asyncio.sleep(30.0)
-    async with governor.slot("ns/a"):
+    async with governor.permit("ns/a"):
         assert governor.pause_left == 0.0
 
 
@@ -221,17 +221,17 @@ async def test_a_long_pause_is_told_at_once_and_truly() -> None:
     await asyncio.sleep(5.0)
     before = now()
     with pytest.raises(Throttled) as throttled:
-        async with governor.token_slot("ns/a"):
+        async with governor.token_permit("ns/a"):
             pass
     with pytest.raises(CongestedError) as congested:
-        async with governor.slot("ns/a"):
+        async with governor.permit("ns/a"):
             pass
     assert now() == before
     assert throttled.value.status == 429
     assert throttled.value.retry_after == pytest.approx(20.0)
     assert congested.value.retry_after == pytest.approx(20.0)
     await asyncio.sleep(11.0)
-    async with governor.token_slot("ns/a"):
+    async with governor.token_permit("ns/a"):
         assert now() - before == pytest.approx(20.0)
 
 
@@ -240,16 +240,16 @@ async def test_a_pause_longer_than_the_caller_has_is_told_at_once() -> None:
     governor = Governor(clock=now)
     governor.pause(6.0)
     with pytest.raises(Throttled):
-        async with governor.token_slot("ns/a", patience=3.0):
+        async with governor.token_permit("ns/a", patience=3.0):
             pass
-    async with governor.token_slot("ns/b", patience=7.0):
+    async with governor.token_permit("ns/b", patience=7.0):
         assert governor.pause_left == 0.0
 
 
 @in_virtual_time
 async def test_who_has_no_time_left_is_not_told_of_a_pause_that_nobody_asked_for() -> None:
     governor = Governor(clock=now)
-    async with governor.token_slot("ns/a", patience=-0.1):
+    async with governor.token_permit("ns/a", patience=-0.1):
         assert governor.pause_left == 0.0
 
 
@@ -260,7 +260,7 @@ async def test_a_long_pause_ends_the_waits_that_have_begun() -> None:
     await settle()
 
     async def token_call() -> None:
-        async with calls.governor.token_slot("ns/b"):
+        async with calls.governor.token_permit("ns/b"):
             pass
 
     waiters = [asyncio.create_task(token_call()), asyncio.create_task(calls.brief("ns/c"))]
@@ -315,7 +315,7 @@ async def test_a_recharged_slot_waits_on_the_other_pods_account() -> None:
     calls = Calls(governor)
     holder = asyncio.create_task(calls.held("ns/holder"))
     await settle()
-    slot = governor.slot("ns/a")
+    slot = governor.permit("ns/a")
     entered = asyncio.create_task(slot.__aenter__())
     await settle()
     slot.recharge("ns/b")

@@ -1,4 +1,4 @@
-"""What the broker keeps, for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
+"""The broker's cached tokens, their lifetime and refreshes. Excluded: shared fetches (`test_single_flight`)."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import pytest
 from _native.answers import Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
-from nmi.tokens.source import Granted, key_of
+from nmi.tokens.source import FetchedToken, key_of
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from tests.nmi.tokens.fakes import ANEW, REQUEST, RESOURCE, Bench, identity
@@ -238,7 +238,7 @@ async def test_what_was_refused_before_the_identity_became_usable_does_not_count
 async def test_only_a_newly_usable_identity_gets_time_for_imds_to_hear_of_it(age: float, lag: float) -> None:
     bench = Bench()
     await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
-    assert [asked["lag_seconds"] for asked in bench.source.asked] == [lag]
+    assert [each.lag_seconds for each in bench.source.requests] == [lag]
     await bench.broker.aclose()
 
 
@@ -271,8 +271,8 @@ async def test_object_ids_are_learnt_from_answers() -> None:
     await bench.broker.aclose()
 
 
-def granted(left: float) -> Granted:
-    return Granted(Token("t", int(2_000 + left), 0, "r", "c"), int(left))
+def granted(left: float) -> FetchedToken:
+    return FetchedToken(Token("t", int(2_000 + left), 0, "r", "c"), int(left))
 
 
 @pytest.mark.parametrize("left", [10.0, 60.0, 299.0, 301.0, 480.0, 700.0, 3600.0, 86400.0])
@@ -297,8 +297,8 @@ def test_a_renewal_comes_after_half_of_what_is_left_or_five_minutes(left: float,
 
 def test_the_nearer_of_two_expiries_counts() -> None:
     token = Token("t", 2_100, 0, "r", "c")
-    assert CachedToken(Granted(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
-    assert CachedToken(Granted(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
+    assert CachedToken(FetchedToken(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
+    assert CachedToken(FetchedToken(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
 
 
 def test_every_memory_is_bounded() -> None:

@@ -1,4 +1,4 @@
-"""What pods get while IMDS is updating, throttles, hangs or fails, and how it is left in peace meanwhile.
+"""The answers for pods while IMDS updates, throttles, hangs or fails, and the reduced load on it.
 
 Excluded: the breaker and the governor by themselves.
 """
@@ -51,7 +51,7 @@ async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -
         await node.token(within=45.0)
     assert 70.0 <= now() - start < 71.0
     assert node.breaker.opened == 0
-    assert node.broker._flights == {}
+    assert not node.broker._flights
     await node.broker.aclose()
 
 
@@ -82,7 +82,7 @@ async def test_only_so_many_flights_drift_on_without_waiters() -> None:
     await settle()
     assert 0 < len(node.broker._flights) <= 32
     await asyncio.sleep(100.0)
-    assert node.broker._flights == {}
+    assert not node.broker._flights
     assert node.governor.in_flight == 0
     await node.broker.aclose()
 

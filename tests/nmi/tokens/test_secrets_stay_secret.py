@@ -1,6 +1,6 @@
-"""No secret, password, key, assertion or token shows in a log line, a repr or an exception, whatever goes wrong.
+"""No secret, password, key, assertion or token appears in a log line, a repr or an exception, for any failure.
 
-Also not when the endpoint itself says back what it was sent.
+Also not if the endpoint returns the sent values.
 """
 
 import io
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.secrets import SECRETS, ClientSecret, KeyStore, Secrets
-from nmi.tokens.sign_in import SignedIn, SignIn
+from nmi.tokens.sign_in import SignIn, SignInResult
 from podidentity.azure.clouds import PUBLIC, Endpoint
 from podidentity.azure.errors import AzureError
 from tests.nmi.tokens.signing_in import Bench, certificate_of, pfx_of, rsa_key
@@ -129,7 +129,7 @@ async def test_values_on_their_way_hide_what_they_hold(bench: Bench) -> None:
         ClientSecret(SECRET, "v"),
         KeyStore(SECRET.encode(), SECRET.encode(), "v"),
         SignIn(Endpoint("x"), "t", "c", "r", secret=SECRET, assertion=SECRET),
-        SignedIn(SECRET, 0, 0, "", "Bearer"),
+        SignInResult(SECRET, 0, 0, "", "Bearer"),
         bench.source,
         Secrets(bench.client),
         SignInPolicy(PUBLIC),

@@ -7,12 +7,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.request import TokenRequest
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
-from nmi.tokens.places import Places
+from nmi.tokens.group_limiter import GroupLimiter
+from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.sign_in import InvalidClient
-from nmi.tokens.sign_ins import OF_ONE_NAMESPACE
+from nmi.tokens.sign_ins import PER_NAMESPACE
 from nmi.tokens.source import PolicyError
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
@@ -22,8 +22,8 @@ from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
 REQUEST = TokenRequest(RESOURCE)
 
 
-def broker_of(bench: Bench) -> Broker:
-    return Broker({1: bench.source, 2: bench.source}, Governor(), TokenMeasures(CollectorRegistry()))
+def broker_of(bench: Bench) -> TokenBroker:
+    return TokenBroker({1: bench.source, 2: bench.source}, Governor(), TokenMetrics(CollectorRegistry()))
 
 
 def named(name: str) -> SecretReference:
@@ -126,7 +126,7 @@ async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_a
 
 
 async def test_one_namespace_holds_no_more_than_its_part_of_the_places(bench: Bench) -> None:
-    """Its endpoint hangs; another namespace's identity is served meanwhile."""
+    """The endpoint hangs; an identity of another namespace is still served."""
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
@@ -141,22 +141,22 @@ async def test_one_namespace_holds_no_more_than_its_part_of_the_places(bench: Be
     bench.aad.handle = hanging_for_some  # type: ignore[method-assign]
     identity = bench.identity(principal)
     slow = [asyncio.create_task(bench.fetch(identity, f"https://slow/{number}")) for number in range(3 * 4)]
-    while waiting < OF_ONE_NAMESPACE:
+    while waiting < PER_NAMESPACE:
         await asyncio.sleep(0.01)
     bench.put_secret("sp", "team-b", k=b"x")
     other = bench.identity(principal, client_password=SecretReference(name="sp"))
     beside = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
     assert (await asyncio.wait_for(bench.fetch(beside), 20)).token.access_token
-    assert waiting == OF_ONE_NAMESPACE
+    assert waiting == PER_NAMESPACE
     go_on.set()
     assert len({(await each).token.access_token for each in slow}) == 12
 
 
-async def test_places_are_counted_by_group_and_forgotten_with_it() -> None:
-    places, inside, most = Places(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
+async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
+    limiter, inside, most = GroupLimiter(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
 
     async def stay(group: str) -> None:
-        async with places.one(group):
+        async with limiter.acquire(group):
             inside[group] += 1
             most[group] = max(most[group], inside[group])
             most["both"] = max(most["both"], sum(inside.values()))
@@ -167,9 +167,9 @@ async def test_places_are_counted_by_group_and_forgotten_with_it() -> None:
 
     everybody = [asyncio.create_task(stay(group)) for group in "aaaaabbbbb"]
     await asyncio.sleep(0)
-    assert len(places) == 10
+    assert len(limiter) == 10
     for cancelled in everybody[::4]:
         cancelled.cancel()
     await asyncio.gather(*everybody, return_exceptions=True)
     assert most == {"a": 2, "b": 2, "both": 3}
-    assert (len(places), places._groups) == (0, {})
+    assert (len(limiter), limiter._groups) == (0, {})

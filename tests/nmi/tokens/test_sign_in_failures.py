@@ -1,4 +1,4 @@
-"""Sign-ins that fail: what of it is tried again, how long, and what a pod and an operator learn of it."""
+"""Failing sign-ins: the retries, their duration, and the errors for the pod and the operator."""
 
 import asyncio
 import math
@@ -210,7 +210,7 @@ async def test_the_pause_that_azure_asks_for_is_not_begun_if_it_outlasts_the_req
 
 async def test_a_fetch_ends_with_its_time(bench: Bench, identity: AzureIdentity) -> None:
     async with Hanging(bench):
-        error = await failure(bench, identity, within=0.2)
+        error = await failure(bench, identity, timeout_seconds=0.2)
     assert (type(error), error.code) == (Unreachable, "timeout")
 
 
@@ -233,7 +233,7 @@ async def test_a_fetch_given_up_leaves_nothing_open_and_the_next_one_works(
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-    assert len(bench.sign_ins._places) == 0
+    assert len(bench.sign_ins._limiter) == 0
     assert bench.observed == []
     assert (await bench.fetch(identity)).token.access_token
     assert not bench.session.closed

@@ -1,6 +1,6 @@
-"""Many requests, one fetch: who shares it, who pays for it, and that giving up disturbs nobody.
+"""Single flight: the requests that share a fetch, the charged pod, and that a cancelled waiter affects no other.
 
-Excluded: what is kept afterwards (`test_keeping_tokens.py`).
+Excluded: the cache (`test_keeping_tokens.py`).
 """
 
 import asyncio
@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nmi.tokens.broker import Broker, UnsupportedTypeError
+from nmi.tokens.broker import TokenBroker, UnsupportedTypeError
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import USER_ASSIGNED, TokenMeasures
+from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.imds import ImdsSource
@@ -23,9 +23,9 @@ from tests.virtual_time import in_virtual_time, settle
 async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         registry = CollectorRegistry()
-        measures = TokenMeasures(registry)
+        measures = TokenMetrics(registry)
         source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
-        broker = Broker({0: source}, Governor(), measures, wall_clock=imds.wall)
+        broker = TokenBroker({0: source}, Governor(), measures, wall_clock=imds.wall)
         imds.gate.clear()
         pods = [asyncio.create_task(broker.token(identity(), REQUEST, f"ns/{n}")) for n in range(100)]
         await asyncio.wait_for(imds.arrived.wait(), 5)
@@ -74,7 +74,7 @@ async def test_a_call_that_was_sent_is_finished_though_nobody_waits() -> None:
 @in_virtual_time
 async def test_a_flight_that_still_queues_is_dropped_with_its_last_waiter() -> None:
     bench = Bench(at_once=1)
-    async with bench.governor.slot("ns/busy"):
+    async with bench.governor.permit("ns/busy"):
         only = asyncio.create_task(bench.token())
         await settle()
         assert bench.governor.waiting == 1
@@ -89,7 +89,7 @@ async def test_a_flight_that_still_queues_is_dropped_with_its_last_waiter() -> N
 @in_virtual_time
 async def test_who_asks_in_the_moment_of_the_drop_gets_a_flight_of_its_own() -> None:
     bench = Bench(at_once=1)
-    async with bench.governor.slot("ns/busy"):
+    async with bench.governor.permit("ns/busy"):
         first = asyncio.create_task(bench.token(pod="ns/first"))
         await settle()
         first.cancel()
@@ -118,7 +118,7 @@ async def test_an_unwanted_flight_makes_no_second_try() -> None:
 @in_virtual_time
 async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
     bench = Bench(at_once=1)
-    async with bench.governor.slot("ns/busy"):
+    async with bench.governor.permit("ns/busy"):
         starter = asyncio.create_task(bench.token(pod="ns/greedy"))
         await settle()
         follower = asyncio.create_task(bench.token(pod="ns/follower"))
@@ -126,7 +126,7 @@ async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_le
         # 64 places a pod: were the flight still on its starter's account, the starter could not fill them.
         starter.cancel()
         await settle()
-        fillers = [asyncio.create_task(bench.governor.slot("ns/greedy").__aenter__()) for _ in range(64)]
+        fillers = [asyncio.create_task(bench.governor.permit("ns/greedy").__aenter__()) for _ in range(64)]
         await settle()
         assert bench.governor.waiting == 65
         for filler in fillers:
@@ -157,7 +157,7 @@ async def test_fetching_anew_never_joins_a_fetch_that_began_before() -> None:
     await settle()
     bench.source.gate.set()
     assert await ordinary != await anew
-    assert [asked["bypass_cache"] for asked in bench.source.asked] == [False, True]
+    assert [each.force_refresh for each in bench.source.requests] == [False, True]
     await bench.broker.aclose()
 
 
@@ -185,10 +185,10 @@ async def test_a_type_without_a_source_is_told_apart() -> None:
 
 async def test_imds_is_never_asked_without_naming_an_identity() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
-        broker = Broker(
+        broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),
-            TokenMeasures(CollectorRegistry()),
+            TokenMetrics(CollectorRegistry()),
         )
         nameless = identity(client_id=" ")
         nameless = type(nameless)(metadata=nameless.metadata, spec=type(nameless.spec)(client_id=" ", resource_id=""))
@@ -201,10 +201,10 @@ async def test_imds_is_never_asked_without_naming_an_identity() -> None:
 
 async def test_a_token_of_another_identity_is_not_passed_on() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
-        broker = Broker(
+        broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),
-            TokenMeasures(CollectorRegistry()),
+            TokenMetrics(CollectorRegistry()),
             wall_clock=imds.wall,
         )
         other = imds.token_body({"client_id": "c11e0000-0000-0000-0000-00000000000b", "resource": "r"})

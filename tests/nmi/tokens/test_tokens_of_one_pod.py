@@ -158,7 +158,7 @@ def test_the_line_of_a_renewal_in_vain_sends_to_whoever_was_asked(
 ) -> None:
     with caplog.at_level(logging.WARNING, "nmi.tokens.broker"):
         renewed_in_vain(type_)
-    (line,) = (record.getMessage() for record in caplog.records if "could not be renewed" in record.getMessage())
+    (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
     assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
 
 

@@ -18,10 +18,10 @@ from yarl import URL
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.breaker import Breaker
-from nmi.tokens.broker import Broker
+from nmi.tokens.broker import TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import Governor
-from nmi.tokens.measures import TokenMeasures
+from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource
@@ -43,7 +43,7 @@ class Reply:
 
 HANG = Reply(seconds=1e6)
 Call = tuple[str, str, str, bool]
-"""Client id, resource, capabilities, and whether caches were to be passed by."""
+"""Client id, resource, capabilities, and whether the request skips caches."""
 
 
 class _Content:
@@ -119,7 +119,7 @@ class Node:
         self.imds = VirtualImds()
         self.breaker = Breaker(clock=now, random=lambda: 0.5)
         self.governor = Governor(breaker=self.breaker, clock=now)
-        self.measures = TokenMeasures(CollectorRegistry())
+        self.measures = TokenMetrics(CollectorRegistry())
         source = ImdsSource(
             cast("aiohttp.ClientSession", self.imds),
             "http://imds",
@@ -129,7 +129,7 @@ class Node:
             random=lambda: 0.5,
         )
         self.node_identities = NodeIdentitySource(source, self.governor)
-        self.broker = Broker(
+        self.broker = TokenBroker(
             {0: UserAssignedSource(source, by_resource_id=False)},
             self.governor,
             self.measures,

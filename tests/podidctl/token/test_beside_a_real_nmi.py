@@ -1,4 +1,4 @@
-"""The sandbox with the real MIC and NMI: what `podidctl token` foretells is what the pod is then answered."""
+"""The sandbox with the real MIC and NMI: the prediction of `podidctl token` equals NMI's response to the pod."""
 
 import asyncio
 import http.client
@@ -7,11 +7,15 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.mic.preview.asking import Answer, run
 from tests.sandbox.cloud.conftest import eventually, pod
+
+pytestmark = pytest.mark.programs
 
 PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
 

@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass
 class Azure:
-    """The three emulators, running, and what is in them."""
+    """The three running emulators and their content."""
 
     authority: Authority = field(default_factory=Authority)
     directory: Directory = field(default_factory=Directory)
@@ -74,7 +74,7 @@ class Azure:
     async def ask_imds(
         self, query: str = "", *, headers: dict[str, str] | None = None, path: str = TOKEN_PATH, method: str = "GET"
     ) -> tuple[int, dict[str, Any], aiohttp.ClientResponse]:
-        """Ask for a token of ARM, or what *query* says, with the header that IMDS wants unless told otherwise."""
+        """Request a token for ARM, or with *query*, by default with the header that IMDS requires."""
         query = query or "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
         given = {"Metadata": "true"} if headers is None else headers
         async with self.session.request(method, f"{self.imds.url}{path}?{query}", headers=given) as response:

@@ -1,4 +1,4 @@
-"""How AAD answers requests as such: the documents clients read first, and each refusal beside a request that passes."""
+"""Requests to AAD: the discovery documents, and each error next to a request that succeeds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How ARM merges the identity section of a PATCH, and what it refuses. Excluded: operations, roles, the real client."""
+"""The merge of a PATCH's identity section in ARM, and its errors. Excluded: operations, roles, the real client."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ async def test_keys_are_compared_letter_case_aside_and_shown_in_arms_own_spellin
     assert document["identity"]["userAssignedIdentities"][key]["clientId"] == azure.one.client_id
 
 
-async def test_narrowing_the_type_takes_off_what_it_no_longer_names(azure: Azure) -> None:
+async def test_a_narrower_type_detaches_the_excluded_identities(azure: Azure) -> None:
     azure.vm.system_assigned, azure.vm.types = azure.three, frozenset({SYSTEM})
     await patch(azure, section(f"{SYSTEM}, {USER}", _1={}))
     assert azure.vm.document()["identity"]["type"] == "SystemAssigned, UserAssigned"
@@ -76,7 +76,7 @@ async def test_a_patch_without_type_keeps_the_type(azure: Azure) -> None:
     ],
     ids=["unknown-type", "none-and-another", "system-with-map", "user-without-map", "odd-value", "unknown-identity"],
 )
-async def test_what_azure_refuses_changes_nothing(azure: Azure, body: object, code: str) -> None:
+async def test_a_refused_update_changes_nothing(azure: Azure, body: object, code: str) -> None:
     status, document = await patch(azure, body)
     assert (status, document["error"]["code"]) == (400, code)
     assert azure.vm.identities == frozenset()

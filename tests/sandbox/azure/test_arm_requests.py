@@ -1,4 +1,4 @@
-"""How ARM answers requests as such: who may call, operations and polling, etags, throttling, the list and the log."""
+"""Requests to ARM: authorization, operations and polling, etags, throttling, the list and the log."""
 
 from podidentity_sandbox.machines import USER, ArmRefusalError
 from podidentity_sandbox.serving import ResponseFault
@@ -27,7 +27,7 @@ async def test_roles_decide_what_a_caller_may_do(azure: Azure) -> None:
     assert "error" in document
 
 
-async def test_unknown_things_and_missing_versions_are_told_apart(azure: Azure) -> None:
+async def test_unknown_resources_and_missing_versions_have_different_errors(azure: Azure) -> None:
     assert (await azure.call_arm("GET", VM, query=""))[0] == 400
     assert (await azure.call_arm("GET", VM + "x"))[0] == 404
     assert (await azure.call_arm("GET", "/subscriptions/x/resourceGroups/y/providers/Other/things/z"))[0] == 404
@@ -49,7 +49,7 @@ async def test_an_operation_runs_for_its_time_and_imds_sees_only_its_outcome(azu
     assert (await azure.ask_imds())[0] == 200
 
 
-async def test_an_operation_that_fails_in_the_end_leaves_the_machine_as_it_was(azure: Azure) -> None:
+async def test_a_failed_operation_restores_the_machine(azure: Azure) -> None:
     azure.vm.failing_next.append(ArmRefusalError(500, "InternalExecutionError", "An internal error occurred."))
     _, _, response = await azure.call_arm("PATCH", VM, ADD)
     azure.clock.now += 1

@@ -1,4 +1,4 @@
-"""Federated credentials at AAD: each wrong assertion beside the one that passes, by the real clients and by hand.
+"""Federated credentials at AAD: each invalid assertion next to a valid one, from real clients and from this file.
 
 The assertions are tokens of the sandbox's own API server, fetched and checked over TLS, or are signed here.
 """
@@ -31,8 +31,8 @@ from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import rsa_key
 from tests.sandbox.azure.conftest import Azure
-from tests.sandbox.azure.test_aad_proofs import encoded
-from tests.sandbox.kubeapi.calling import Caller
+from tests.sandbox.azure.test_aad_client_proofs import encoded
+from tests.sandbox.kubeapi.client import Caller
 
 AUDIENCE = "api://AzureADTokenExchange"
 SUBJECT = "system:serviceaccount:default:default"
@@ -207,7 +207,7 @@ async def test_an_identity_without_credentials_says_that_it_has_none(federation:
     ],
     ids=["issuer", "subject", "audience"],
 )
-async def test_what_no_credential_names_is_named_in_the_refusal(
+async def test_the_error_names_the_part_that_no_credential_matches(
     federation: Federation, change: dict[str, str], number: int, part: str
 ) -> None:
     token = await federation.token()
@@ -227,7 +227,7 @@ async def test_what_no_credential_names_is_named_in_the_refusal(
     assert (await federation.ask(token))[0] == 200
 
 
-async def test_a_subject_in_other_letters_is_another_and_said_to_be_close(federation: Federation) -> None:
+async def test_a_subject_with_other_case_does_not_match_and_the_error_mentions_case(federation: Federation) -> None:
     federation.trust(subject="system:serviceaccount:default:Default")
     status, error, number, sentence = await federation.refusal(await federation.token())
     assert (status, error, number) == (401, "invalid_client", 7002138)
@@ -282,7 +282,7 @@ async def test_an_identity_has_at_most_twenty_each_once(federation: Federation) 
     assert (await federation.ask(await federation.token()))[0] == 200
 
 
-def test_there_is_no_credential_of_nobody(azure: Azure) -> None:
+def test_an_unknown_client_cannot_have_a_credential(azure: Azure) -> None:
     with pytest.raises(DirectoryError, match="nobody"):
         azure.directory.federate("nobody", FederatedCredential("i", "s", "a"))
 
@@ -299,7 +299,7 @@ async def test_an_identity_is_in_one_tenant_only(federation: Federation) -> None
     [(-600, -301, False), (-600, -290, True), (310, 900, False), (290, 900, True)],
     ids=["over", "just-over", "early", "a-little-early"],
 )
-async def test_an_assertion_is_good_in_its_time_and_five_minutes_around_it(
+async def test_an_assertion_is_valid_within_its_time_and_five_minutes_of_skew(
     federation: Federation, monkeypatch: pytest.MonkeyPatch, begins: int, ends: int, good: bool
 ) -> None:
     federation.trust()
@@ -356,7 +356,7 @@ async def test_a_foreign_type_of_assertion_is_refused(federation: Federation) ->
     assert (await federation.refusal(await federation.token(), client_assertion_type="urn:another"))[2] == 50027
 
 
-async def test_keys_are_asked_for_once_and_again_when_one_is_unknown(federation: Federation) -> None:
+async def test_keys_are_fetched_once_and_again_for_an_unknown_key(federation: Federation) -> None:
     federation.trust()
     for _ in range(2):
         assert (await federation.ask(await federation.token()))[0] == 200
@@ -369,7 +369,7 @@ async def test_keys_are_asked_for_once_and_again_when_one_is_unknown(federation:
     assert len(federation.fetched) == 4
 
 
-async def test_an_issuer_that_cannot_be_asked_is_no_fault_of_the_client(federation: Federation) -> None:
+async def test_an_unreachable_issuer_is_not_reported_as_a_client_error(federation: Federation) -> None:
     federation.trust()
     token = await federation.token()
     unreachable = (400, "invalid_request", 50166, "Request to External OIDC endpoint failed.")
@@ -391,7 +391,7 @@ async def test_an_issuer_that_calls_itself_something_else_is_not_believed(federa
     assert (await federation.refusal(token))[2] == 50166
 
 
-async def test_an_issuer_that_does_not_say_what_it_is_called_is_not_believed(federation: Federation) -> None:
+async def test_an_issuer_with_another_name_in_its_discovery_is_rejected(federation: Federation) -> None:
     federation.trust()
     token = await federation.token()
 
@@ -409,7 +409,7 @@ async def test_an_aad_that_reaches_no_issuer_says_so(federation: Federation) -> 
     assert (await federation.refusal(await federation.token()))[2] == 50166
 
 
-async def test_a_mishap_meets_federated_clients_as_others(federation: Federation) -> None:
+async def test_a_fault_applies_to_federated_clients_too(federation: Federation) -> None:
     federation.trust()
     old = {"error": "invalid_client", "error_description": "AADSTS70021: No matching …", "error_codes": [70021]}
     federation.azure.aad.faults.add(ResponseFault(status=401, document=old, path="/oauth2/v2.0/token"))

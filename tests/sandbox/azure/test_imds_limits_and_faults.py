@@ -1,4 +1,4 @@
-"""What makes IMDS refuse for a while: Azure's limits, its lag behind ARM, and mishaps that a test orders."""
+"""Temporary errors of IMDS: Azure's limits, its lag behind ARM, and faults that a test adds."""
 
 import asyncio
 import math
@@ -38,7 +38,7 @@ async def test_an_identity_is_seen_only_after_the_lag(azure: Azure) -> None:
     assert (await azure.ask_imds())[0] == 200
 
 
-async def test_a_mishap_happens_as_often_as_ordered_and_every_call_is_counted(azure: Azure) -> None:
+async def test_a_fault_occurs_the_requested_number_of_times_and_calls_are_counted(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(status=503, document={"error": "x"}, headers={"Retry-After": "7"}, times=2))
     status, _, response = await azure.ask_imds()

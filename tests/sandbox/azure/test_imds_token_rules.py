@@ -1,4 +1,4 @@
-"""IMDS's rules for token requests, as Azure documents them. Excluded: limits, lag, mishaps."""
+"""IMDS's rules for token requests, as Azure documents them. Excluded: limits, lag, faults."""
 
 import pytest
 
@@ -113,7 +113,7 @@ async def test_an_address_that_is_no_vm_is_an_unknown_source(azure: Azure) -> No
     assert (status, body["error"]) == (401, "unknown_source")
 
 
-async def test_instance_data_is_served_beside_tokens(azure: Azure) -> None:
+async def test_instance_data_is_served(azure: Azure) -> None:
     status, body, _ = await azure.ask_imds("api-version=2021-02-01", path="/metadata/instance")
     assert (status, list(body)) == (200, ["compute", "network"])
     status, _, _ = await azure.ask_imds(path="/metadata/identity/nothing")

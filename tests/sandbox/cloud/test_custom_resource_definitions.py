@@ -49,6 +49,6 @@ def test_embedded_objects_keep_theirs_and_status_is_patched_on_the_object_itself
     assert patched["status"]["status"] == "Assigned"
 
 
-def test_mistakes_of_value_are_accepted_since_rejecting_them_would_break_what_exists(plane: up.Plane) -> None:
+def test_invalid_values_are_accepted_for_existing_objects(plane: up.Plane) -> None:
     spec = {"type": 7, "resourceID": "nonsense", "clientID": ""}
     assert made(plane, "azureidentities", "AzureIdentity", "crd-odd", spec=spec)["spec"] == spec

@@ -1,4 +1,4 @@
-"""deploy/demo names what the sandbox's Azure really has, so that it can be applied as it stands."""
+"""The ids in deploy/demo are those of the sandbox's Azure, so that it can be applied unchanged."""
 
 from pathlib import Path
 

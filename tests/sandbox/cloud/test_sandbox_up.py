@@ -85,7 +85,7 @@ def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, 
     assert code == 0
     assert re.search(r"^mic +1/1 +Running", output, re.MULTILINE)
     assert re.search(r"^nmi-node-0 +1/1 +Running", output, re.MULTILINE)
-    assert "nmi is active" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
+    assert "nmi starting version=" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
     assert run(environment, "kubectl", "logs", "mic")[1]
 
 
@@ -97,7 +97,7 @@ def test_a_deleted_pod_of_nmi_is_registered_again(environment: dict[str, str]) -
     first = uid()
     assert run(environment, "kubectl", "delete", "pod", "nmi-node-0", "--wait=false")[0] == 0
     eventually(lambda: bool(re.fullmatch(r"[0-9a-f-]{36}", uid())) and uid() != first)
-    assert "nmi is active" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
+    assert "nmi starting version=" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
 
 
 @pytest.mark.timeout(180)

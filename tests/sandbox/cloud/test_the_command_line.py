@@ -35,7 +35,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert says in line
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"podidctl {VERSION}\n"
 

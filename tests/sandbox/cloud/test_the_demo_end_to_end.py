@@ -12,6 +12,8 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES, orphaned
 from tests.testplane import up
 
+pytestmark = pytest.mark.programs
+
 LINES = [
     "successfully doARMOperations vm count 1",
     "successfully acquired a token using the MSI, msiEndpoint({endpoint})",
@@ -21,7 +23,7 @@ LINES = [
 
 
 def demo(*flags: str) -> list[dict[str, Any]]:
-    """Run the demo to its end; what it says, an object a line."""
+    """Run the demo to its end; return its output, one object per line."""
     command = [sys.executable, "-m", "podidctl", "sandbox", "demo", "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,7 +32,7 @@ def demo(*flags: str) -> list[dict[str, Any]]:
 
 
 def leftovers() -> set[Path]:
-    """Namespaces of sandboxes that have ended; those of one that runs beside this test are its own business."""
+    """Return the namespaces of sandboxes that have ended, not those of sandboxes that run concurrently."""
     found = NAMESPACES.glob("podid-*") if NAMESPACES.is_dir() else ()
     return {path for path in found if orphaned(path.name)}
 
@@ -47,7 +49,7 @@ def test_without_namespaces_the_demo_says_so_and_prints_the_endpoint_it_used() -
 
 
 @pytest.mark.root
-def test_as_root_the_pod_asks_the_metadata_address_and_nothing_is_left_on_the_machine() -> None:
+def test_as_root_the_pod_uses_the_metadata_address_and_the_machine_is_clean() -> None:
     before = leftovers()
     said = demo()
     endpoint = "http://169.254.169.254/metadata/identity/oauth2/token"

@@ -6,6 +6,8 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from tests.sandbox.cloud.test_the_demo_end_to_end import demo, leftovers
 from tests.testplane import up
 
+pytestmark = pytest.mark.programs
+
 
 def went_well(*flags: str) -> None:
     """Run it, and look at what each step has seen."""
@@ -18,7 +20,7 @@ def went_well(*flags: str) -> None:
     held = answers["the pod asks before Azure trusts its service account, and is held"]
     assert "AADSTS70025" in held
     assert "the pod is answered 200 after" in held
-    refused = answers["the other pod is told what Azure does not trust"]
+    refused = answers["the response to the other pod names the missing credential"]
     assert "subject system:serviceaccount:default:federated-stranger" in refused
     assert "audience api://AzureADTokenExchange" in refused
     assert "issuer https://127.0.0.1:" in refused

@@ -48,7 +48,9 @@ async def test_without_a_rule_everything_passes(proxy: StatusProxy, session: aio
     assert proxy.passed == 1
 
 
-async def test_a_status_is_answered_as_often_as_asked(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+async def test_a_status_is_returned_the_requested_number_of_times(
+    proxy: StatusProxy, session: aiohttp.ClientSession
+) -> None:
     proxy.respond(FakeResponse(429, b"slow down", {"Retry-After": "3"}), times=2)
     seen = []
     for _ in range(3):
@@ -67,7 +69,7 @@ async def test_a_rule_picks_its_requests(proxy: StatusProxy, session: aiohttp.Cl
         assert response.status == 201
 
 
-async def test_with_certificates_it_stands_in_front_of_tls(session: aiohttp.ClientSession) -> None:
+async def test_with_certificates_it_works_in_front_of_tls(session: aiohttp.ClientSession) -> None:
     authority = Authority()
     runner = web.ServerRunner(web.Server(echo))
     await runner.setup()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import Caller
+from tests.sandbox.kubeapi.client import Caller
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 

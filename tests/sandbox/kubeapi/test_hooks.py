@@ -1,4 +1,4 @@
-"""What tests do to the emulator: stop it and start it again, pause it, answer in its place, use its store."""
+"""The emulator's hooks for tests: stop, restart, pause, replaced responses, its store."""
 
 import asyncio
 import datetime
@@ -8,7 +8,7 @@ import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.sandbox.kubeapi.calling import CONFIGMAPS, PODS, Caller, pod
+from tests.sandbox.kubeapi.client import CONFIGMAPS, PODS, Caller, pod
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -92,7 +92,7 @@ def test_the_stores_documents_are_the_callers_own() -> None:
     assert store.get("pods", "p", "default")["metadata"]["labels"] == {"a": "b"}
 
 
-def test_a_subscriber_is_told_of_each_change_until_it_ends() -> None:
+def test_a_subscriber_gets_each_change_until_it_unsubscribes() -> None:
     store = KubeApi().store
     told: list[tuple[str, str]] = []
     end = store.subscribe("pods", lambda change: told.append((change.type, change.key[1])))

@@ -14,7 +14,7 @@ from podidentity_sandbox.kubeapi.history import Item
 from podidentity_sandbox.kubeapi.patching import merge, strategic_merge
 from podidentity_sandbox.kubeapi.requests import BODY_MAX, DEPTH_MAX
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.sandbox.kubeapi.calling import CONFIGMAPS, JSON, MERGE, Caller
+from tests.sandbox.kubeapi.client import CONFIGMAPS, JSON, MERGE, Caller
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 STRANGE: tuple[Any, ...] = (None, 0, -1, True, "", "é", [], {}, [1], [None], [[]], {"a": 1}, {"a": None})
@@ -125,7 +125,7 @@ async def test_wrong_types_are_refused_or_taken_but_never_an_error_of_ours(api: 
         attempt(lambda: verbs.update(resource, key, lambda _: copy.deepcopy(strange)))
         attempt(lambda: verbs.update(resource, key, lambda old: merge(old, strange)))
         attempt(lambda: verbs.update(resource, key, lambda old: strategic_merge(old, strange)))
-        if kind != "namespaces":  # those end in steps, test_endings
+        if kind != "namespaces":  # those end in steps, test_deletion
             verbs.history.remove(kind, key)
             attempt(lambda: verbs.create(resource, key[0], copy.deepcopy(strange)))
             if verbs.history.get(kind, key) is not None:

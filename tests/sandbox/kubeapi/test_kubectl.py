@@ -1,4 +1,4 @@
-"""The real kubectl against the emulator: what a person types in the sandbox."""
+"""The real kubectl against the emulator: the commands of a sandbox user."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import identity, pod
+from tests.sandbox.kubeapi.client import identity, pod
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -128,7 +128,7 @@ async def test_waiting_for_a_condition_and_for_the_end(api: KubeApi, kubectl: Ku
     assert "deleted" in await deleting
 
 
-async def test_logs_come_from_whoever_runs_the_pods(api: KubeApi, kubectl: Kubectl) -> None:
+async def test_logs_come_from_the_kubelet(api: KubeApi, kubectl: Kubectl) -> None:
     async def read(document: dict[str, Any], options: Any) -> AsyncIterator[bytes]:
         yield f"{document['metadata']['name']} {options.container} {options.tail_lines}\n".encode()
 
@@ -137,7 +137,7 @@ async def test_logs_come_from_whoever_runs_the_pods(api: KubeApi, kubectl: Kubec
     assert await kubectl("logs", "p", "--tail=5") == "p main 5\n"
 
 
-async def test_what_kubectl_creates_in_protobuf_is_understood(api: KubeApi, kubectl: Kubectl) -> None:
+async def test_protobuf_objects_of_kubectl_are_decoded(api: KubeApi, kubectl: Kubectl) -> None:
     for arguments in (
         ("namespace", "n"),
         ("configmap", "c", "-n", "n", "--from-literal=a=b"),

@@ -1,7 +1,7 @@
-"""Lists in pages: consistent while history lasts, and what a client is told when it does not."""
+"""Lists in pages: consistent while the history contains the revision, and the errors afterwards."""
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import CONFIGMAPS, Caller
+from tests.sandbox.kubeapi.client import CONFIGMAPS, Caller
 
 
 def fill(api: KubeApi, count: int) -> None:
@@ -26,7 +26,7 @@ async def test_pages_are_of_one_revision_though_objects_change_meanwhile(api: Ku
     assert "continue" not in third.body["metadata"]
 
 
-async def test_after_compaction_the_token_is_gone_with_410_and_another_goes_on(api: KubeApi, call: Caller) -> None:
+async def test_after_compaction_a_token_gets_410_and_a_token_to_continue(api: KubeApi, call: Caller) -> None:
     fill(api, 3)
     first = await call("GET", f"{MINE}&limit=1")
     api.store.delete("configmaps", "c001", "default")
@@ -37,7 +37,7 @@ async def test_after_compaction_the_token_is_gone_with_410_and_another_goes_on(a
     assert rest.names == ["c002"]
 
 
-async def test_how_many_remain_is_said_where_nothing_selects(api: KubeApi, call: Caller) -> None:
+async def test_the_remaining_count_is_returned_without_selectors(api: KubeApi, call: Caller) -> None:
     fill(api, 5)
     everything = await call("GET", f"{CONFIGMAPS}?limit=2")
     selected = await call("GET", f"{MINE}&limit=2")
@@ -45,7 +45,7 @@ async def test_how_many_remain_is_said_where_nothing_selects(api: KubeApi, call:
     assert "remainingItemCount" not in selected.body["metadata"]
 
 
-async def test_an_exact_revision_is_listed_as_it_was(api: KubeApi, call: Caller) -> None:
+async def test_an_exact_revision_is_listed(api: KubeApi, call: Caller) -> None:
     fill(api, 2)
     before = (await call("GET", MINE)).version
     api.store.delete("configmaps", "c000", "default")

@@ -1,7 +1,7 @@
 """Watches against the emulator's own switches: resuming, bookmarks, forgotten history, ends.
 
-Which events a watch tells, with and without selectors, is compared with the real server in
-test_same_as_the_real_server.
+The events of a watch, with and without selectors, are compared with the real server in
+test_equals_the_real_server.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.calling import CONFIGMAPS, DEADLINE, PODS, Caller, pod
+from tests.sandbox.kubeapi.client import CONFIGMAPS, DEADLINE, PODS, Caller, pod
 from tests.sandbox.kubeapi.conftest import CRDS
 
 MINE = {"labelSelector": "mine"}
@@ -30,7 +30,7 @@ async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: C
         assert await watch.told(1) == [("ADDED", "d")]
 
 
-async def test_without_a_revision_a_watch_begins_with_what_is_there(api: KubeApi, call: Caller) -> None:
+async def test_without_a_revision_a_watch_begins_with_the_current_objects(api: KubeApi, call: Caller) -> None:
     make(api, "b", "a")
     async with call.watch(CONFIGMAPS, **MINE) as watch:
         assert await watch.told(2) == [("ADDED", "a"), ("ADDED", "b")]
@@ -42,7 +42,7 @@ async def test_a_revision_of_the_future_waits_for_it(api: KubeApi, call: Caller)
         assert await watch.told(1) == [("ADDED", "b")]
 
 
-async def test_what_compaction_forgot_is_an_error_event_in_a_good_answer(api: KubeApi, call: Caller) -> None:
+async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: KubeApi, call: Caller) -> None:
     make(api, "a")
     revision = api.store.revision
     make(api, "b")
@@ -71,7 +71,7 @@ async def test_an_event_log_that_is_full_forgets_the_oldest() -> None:
     await api.stop()
 
 
-async def test_bookmarks_carry_the_present_revision_to_those_who_asked(api: KubeApi, call: Caller) -> None:
+async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, call: Caller) -> None:
     start = api.store.revision
     async with (
         call.watch(PODS, resourceVersion=start, allowWatchBookmarks="true") as asked,
@@ -125,7 +125,7 @@ async def test_dropped_watches_see_the_end_of_the_stream_and_resume(api: KubeApi
         assert await watch.told(1) == [("ADDED", "b")]
 
 
-async def test_a_client_that_goes_away_ends_its_watch(api: KubeApi, call: Caller) -> None:
+async def test_a_client_that_disconnects_ends_its_watch(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision):
         assert api.watch_count("configmaps") == 1
         assert api.watch_count("pods") == 0

@@ -1,4 +1,4 @@
-"""How nodes and pods reach each other, IMDS and ARM in real namespaces: addresses, routes, what is left at the end."""
+"""Connections between nodes, pods, IMDS and ARM in network namespaces: addresses, routes, leftovers."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def connect(context: ExecutionContext, host: str, port: int) -> str:
     return done.stdout.strip()
 
 
-def test_pods_and_nodes_reach_the_metadata_address_and_are_told_apart(fabric: Fabric) -> None:
+def test_pods_and_nodes_reach_imds_with_different_addresses(fabric: Fabric) -> None:
     pods = {node: fabric.add_pod(node, f"pod-of-{node}") for node in ("node-0", "node-1")}
     listener = fabric.metadata_socket("node-0")
     assert listener is not None

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 
 def ended(pid: int) -> None:
-    """Wait until there is no such process: an orphan is reaped by whoever adopted it, which takes a moment."""
+    """Wait until the process is gone: its adopting process reaps an orphan with a delay."""
     with contextlib.suppress(ProcessLookupError):
         while True:
             os.kill(pid, 0)
@@ -29,7 +29,7 @@ def test_root_may_make_namespaces_here() -> None:
     assert not list(NAMESPACES.glob("*-trial*"))
 
 
-def test_a_socket_made_inside_is_heard_inside_only() -> None:
+def test_a_socket_of_a_namespace_is_reachable_only_inside() -> None:
     namespaces = Namespaces("t1")
     try:
         namespaces.create("one")
@@ -73,7 +73,7 @@ def test_two_of_one_name_are_refused_and_a_missing_one_is_deleted_quietly() -> N
         namespaces.delete_all()
 
 
-def test_what_a_killed_owner_left_is_swept_with_its_processes_and_the_living_are_spared() -> None:
+def test_leftovers_of_a_killed_owner_are_removed_and_others_stay() -> None:
     program = (
         "import subprocess, sys\n"
         "from podidentity_sandbox.namespaces import Namespaces\n"

@@ -1,0 +1,111 @@
+"""The issuer's interface, and ready answers of issued tokens. Used by the token path and the host token path."""
+
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from _native.answers import ReadyAnswer, Usage
+from _native.histogram import Series
+from _native.index import PodRecord
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.responses import token_parts
+from nmi.tokens.token import Token
+from podidentity.azure.imds import RawAnswer
+from podidentity.telemetry.logs import redacted
+
+
+class IssuedToken(Protocol):
+    """The interface of `nmi.issuer.Issued` that the handlers use."""
+
+    @property
+    def token(self) -> Token: ...
+    @property
+    def auxiliary(self) -> tuple[Token, ...]:
+        """Tokens of the identity's auxiliary tenants; none of them is valid after *expires_ns*."""
+
+    @property
+    def record(self) -> PodRecord: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def expires_ns(self) -> int: ...
+    @property
+    def fresh_until_ns(self) -> int: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def cacheable(self) -> bool: ...
+    @property
+    def identity(self) -> str:
+        """The AzureIdentity's `namespace/name`."""
+
+    @property
+    def uid(self) -> str:
+        """The pod's uid."""
+
+    @property
+    def correlation(self) -> str:
+        """Azure's id of the call that fetched the token, or empty."""
+
+
+class TokenIssuer(Protocol):
+    """The interface of `nmi.issuer.Issuer` that the handlers use."""
+
+    async def issue(self, peer: str, request: TokenRequest) -> IssuedToken | RawAnswer | Refusal:
+        """Return a token for the pod at *peer*."""
+
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> IssuedToken | RawAnswer | Refusal:
+        """Return a token for the named pod of this node, with any network; never one of the node's own identity."""
+
+
+def name_of(issued: IssuedToken) -> str:
+    """Return the name of the identity for the log."""
+    return issued.identity or redacted(issued.token.client_id)
+
+
+class ReadyAnswers:
+    """Ready answers, each created once for all pods with the same token and the same metric series.
+
+    Thousands of pods may share one identity, and an answer takes 2 kB. It is freed with its token and the last pod
+    record that contains it.
+    """
+
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[Token, dict[Series, ReadyAnswer]] = WeakKeyDictionary()
+
+    def admit(self, issued: IssuedToken, asked: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
+        """Return the ready answer and admit it to the pod record if it is cacheable; None if it is too large."""
+        made = self._made.setdefault(issued.token, {})
+        ready = made.get(series)
+        if ready is None or not _is_of(ready, issued):
+            before, after = token_parts(issued.token, (), issued.expires_ns, now_ns)
+            try:
+                ready = made[series] = ReadyAnswer(
+                    before=before,
+                    after=after,
+                    expires_ns=issued.expires_ns,
+                    fresh_until_ns=issued.fresh_until_ns,
+                    series=series,
+                    usage=issued.usage,
+                )
+            except ValueError:  # over 64 KiB: returned to the pod, but not kept in memory
+                return None
+        if issued.cacheable:
+            issued.record.admit(
+                issued.generation,
+                resource=asked.resource.encode(),
+                selector_kind=asked.selector.value,
+                selector_value=asked.selector_value.encode(),
+                xms_cc=asked.xms_cc.encode(),
+                answer=ready,
+            )
+        return ready
+
+
+def _is_of(ready: ReadyAnswer, issued: IssuedToken) -> bool:
+    """Return whether *ready*, which has the same token, equals the ready answer of *issued* in times and usage."""
+    return (
+        ready.expires_ns == issued.expires_ns
+        and ready.fresh_until_ns == issued.fresh_until_ns
+        and ready.usage is issued.usage
+    )

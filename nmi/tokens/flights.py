@@ -1,0 +1,85 @@
+"""The flights of the broker, by the token that they fetch."""
+
+import asyncio
+from itertools import islice
+from typing import Final
+
+from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
+from nmi.tokens.flight import Flight
+from nmi.tokens.refresh import KeyedRequest
+from nmi.tokens.source import TokenKey
+
+DRIFTING_MAX: Final = 32
+"""Flights that may continue without waiters while IMDS returns 410. Cancelling more of them costs their pods a new
+flight each."""
+
+
+class Flights:
+    """The running flights. Ends with aclose()."""
+
+    def __init__(self) -> None:
+        self._flights: dict[tuple[TokenKey, bool], Flight] = {}
+        self.tasks: set[asyncio.Task[CachedToken]] = set()
+        """The tasks that have not ended, including those of dropped flights."""
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def find(self, request: KeyedRequest) -> Flight | None:
+        """Return the flight that *request* may join, or None. A flight that has just ended cannot be joined."""
+        flight = self._flights.get(_place(request))
+        return flight if flight is not None and not flight.task.done() else None
+
+    def add(self, request: KeyedRequest, flight: Flight) -> None:
+        """Let requests join *flight* until it ends."""
+        place = _place(request)
+        self._flights[place] = flight
+        self.tasks.add(flight.task)
+
+        def ended(task: asyncio.Task[CachedToken]) -> None:
+            self.tasks.discard(task)
+            if self._flights.get(place) is flight:
+                del self._flights[place]
+
+        flight.task.add_done_callback(ended)
+
+    def drop(self, flight: Flight) -> None:
+        """Let no further request join *flight*, which is being cancelled."""
+        for place, other in list(self._flights.items()):
+            if other is flight:
+                del self._flights[place]
+
+    def cancel_pod(self, uid: str) -> None:
+        """Cancel the flights whose token is for this pod only."""
+        for place, flight in list(self._flights.items()):
+            if place[0].pod == uid:
+                flight.task.cancel()
+                del self._flights[place]
+
+    def may_drift(self) -> bool:
+        """Return whether one more flight may continue without waiters."""
+        return sum(each.drifting for each in self._flights.values()) < DRIFTING_MAX
+
+    async def aclose(self) -> None:
+        """Cancel every flight and wait until all have ended."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state(self, now: float) -> list[dict[str, object]]:
+        """Return the state for /debug/state: JSON-able, at most STATE_MAX flights, client ids redacted."""
+        return [
+            {
+                "identity": shown_identity(key),
+                "resource": key.resource[:RESOURCE_SHOWN],
+                "anew": force_refresh,
+                "waiters": flight.waiters,
+                "age_seconds": round(now - flight.begun),
+            }
+            for (key, force_refresh), flight in islice(self._flights.items(), STATE_MAX)
+        ]
+
+
+def _place(request: KeyedRequest) -> tuple[TokenKey, bool]:
+    return request.key.lasting, request.fetch.force_refresh

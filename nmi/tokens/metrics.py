@@ -1,0 +1,158 @@
+"""Metrics of nmi.tokens: plain integers that the code increments, read by a collector at each scrape.
+
+No label has a value that a pod can choose. The names `imds_operations_…` come from the Go implementation and are an
+interface.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from nmi.tokens.breaker import Breaker, State
+from nmi.tokens.governor import Governor
+from podidentity.azure.errors import AzureError, Throttled
+
+PREFIX: Final = "aadpodidentity_"
+
+SYSTEM_ASSIGNED: Final = "adal_token_msi"
+USER_ASSIGNED: Final = "adal_token_msi_userassignedid"
+SERVICE_PRINCIPAL: Final = "adal_token"
+"""The Go implementation's names of a call: to IMDS without a selector (exempt pods only), to IMDS with one, to AAD."""
+OPERATIONS: Final = (SYSTEM_ASSIGNED, USER_ASSIGNED, SERVICE_PRINCIPAL)
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: IMDS responds in milliseconds from its cache, else in about a second; an attempt ends after ten."""
+
+
+WAIT_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds: most calls do not wait, concurrent calls wait in the queue, and a pause of IMDS takes up to 30."""
+
+
+class TokenMetrics:
+    """Metrics of the broker and of the calls to IMDS. The constructor registers the collector."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.hits = 0
+        """Requests answered from the cache."""
+        self.misses = 0
+        """Requests that waited for a fetch."""
+        self.fetches = 0
+        """Started fetches: fewer than misses if requests share a fetch."""
+        self.refreshes = 0
+        """Fetches started ahead of expiry."""
+        self.failures = 0
+        """Fetches that ended without a token."""
+        self.unchanged = 0
+        """Fetches that returned the cached token again."""
+        self.stale_served = 0
+        """Requests answered with a token of less than five minutes because no fresher one was available."""
+        self._errors = dict.fromkeys(OPERATIONS, 0)
+        self._throttled = dict.fromkeys(OPERATIONS, 0)
+        self._tokens: Callable[[], int] = lambda: 0
+        self._soonest_expiry: Callable[[], float] = lambda: math.inf
+        self._governor: Governor | None = None
+        durations = Histogram(
+            f"{PREFIX}imds_operations_duration_seconds",
+            "Seconds that one call to IMDS, or to Azure AD, took.",
+            ["operation_type"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._durations = {operation: durations.labels(operation) for operation in OPERATIONS}
+        self._waits = Histogram(
+            f"{PREFIX}nmi_governor_wait_seconds",
+            "Seconds that a call to IMDS waited in the governor's queue.",
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
+        registry.register(self)
+
+    def watch(
+        self,
+        *,
+        tokens: Callable[[], int],
+        soonest_expiry: Callable[[], float] = lambda: math.inf,
+        governor: Governor,
+    ) -> None:
+        """Set the functions that a scrape reads the gauges from, and observe the waits of *governor*.
+
+        *soonest_expiry*: the seconds to the first expiry of a token in use; infinity without one.
+        """
+        self._tokens = tokens
+        self._soonest_expiry = soonest_expiry
+        self._governor = governor
+        governor.observe_waits(self._waits.observe)
+
+    def observe_imds(self, named: bool, seconds: float, error: AzureError | None) -> None:
+        """Record the end of a call to IMDS, which *named* an identity or not. For ImdsSource's *observe*."""
+        self._observe(USER_ASSIGNED if named else SYSTEM_ASSIGNED, seconds, error)
+
+    def observe_aad(self, seconds: float, error: AzureError | None) -> None:
+        """Record the end of a sign-in."""
+        self._observe(SERVICE_PRINCIPAL, seconds, error)
+
+    def _observe(self, operation: str, seconds: float, error: AzureError | None) -> None:
+        self._durations[operation].observe(seconds)
+        if error is not None:
+            self._errors[operation] += 1
+        if isinstance(error, Throttled):
+            self._throttled[operation] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry at each scrape."""
+        errors = Metric(f"{PREFIX}imds_operations_errors_count", "Calls that returned no token.", "counter")
+        for operation, count in self._errors.items():
+            errors.add_sample(errors.name, {"operation_type": operation}, count)
+        yield errors
+        throttled = CounterMetricFamily(
+            f"{PREFIX}nmi_upstream_throttled",
+            "Calls that IMDS, or Azure AD, answered with 429: too many.",
+            labels=["operation_type"],
+        )
+        for operation, count in self._throttled.items():
+            throttled.add_metric([operation], count)
+        yield throttled
+        for name, text, value in (
+            ("cache_hits", "Token requests answered from the node's cache, without lane_fast_answers.", self.hits),
+            ("cache_misses", "Token requests that waited for a fetch.", self.misses),
+            ("fetches", "Started token fetches; a shared fetch counts once.", self.fetches),
+            ("refreshes", "Fetches started ahead of expiry.", self.refreshes),
+            ("fetch_failures", "Fetches that returned no token.", self.failures),
+            ("fetches_unchanged", "Fetches that returned the cached token again.", self.unchanged),
+            ("stale_served", "Requests answered with a token of less than five minutes.", self.stale_served),
+        ):
+            yield CounterMetricFamily(f"{PREFIX}nmi_token_{name}", text, value=value)
+        governor = self._governor
+        for name, text, value in (
+            ("token_cache_size", "Cached tokens.", self._tokens()),
+            ("upstream_in_flight", "Calls to IMDS in flight.", governor.in_flight if governor else 0),
+            ("governor_waiting", "Calls to IMDS in the governor's queue.", governor.waiting if governor else 0),
+        ):
+            yield GaugeMetricFamily(f"{PREFIX}nmi_{name}", text, value=value)
+        yield GaugeMetricFamily(
+            f"{PREFIX}nmi_token_soonest_expiry_seconds",
+            "Seconds to the first expiry of a token that was requested within half an hour; +Inf without one.",
+            value=self._soonest_expiry(),
+        )
+        if governor is not None:
+            yield from _of_breaker(governor.breaker)
+
+
+def _of_breaker(breaker: Breaker) -> Iterator[Metric]:
+    present = breaker.state
+    state = GaugeMetricFamily(
+        f"{PREFIX}nmi_imds_breaker_state",
+        "1 for the present state of the circuit breaker for IMDS.",
+        labels=["state"],
+    )
+    for each in State:
+        state.add_metric([each.value], float(each is present))
+    yield state
+    for name, text, value in (
+        ("opened", "How often the circuit breaker for IMDS has opened.", breaker.opened),
+        ("refused", "Calls to IMDS that the circuit breaker refused.", breaker.refused),
+    ):
+        yield CounterMetricFamily(f"{PREFIX}nmi_imds_breaker_{name}", text, value=value)

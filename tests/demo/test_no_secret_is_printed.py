@@ -1,0 +1,104 @@
+"""No line of the demo contains a token for any response, and each line is printable and short."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from podidentity_demo.http_requests import presentable
+from podidentity_demo.settings import Settings
+from tests.demo.conftest import one_round
+from tests.sandbox.azure.conftest import Azure
+
+TOKEN = "eyJhbGciOiJSUzI1NiJ9eyJhbGci.eyJhcHBpZCI6ImJhYmFiYWJhIn0.c2lnbmF0dXJlc2lnbmF0dXJl"
+
+
+@asynccontextmanager
+async def answering(status: str, body: bytes, headers: str = "") -> AsyncIterator[str]:
+    """A server that gives everybody the same answer; its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+Led = Callable[[str], Settings]
+
+
+@pytest.fixture
+def led(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Led:
+    """The settings, with everything asked of one URL."""
+
+    def lead(url: str) -> Settings:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", url)
+        return dataclasses.replace(settings, metadata_service=url, resource_manager=url, client_id="babababa")
+
+    return lead
+
+
+def sound(lines: list[str]) -> bool:
+    return all(line.isprintable() and len(line) < 900 and TOKEN[:40] not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("500 Oops", TOKEN.encode()),
+        ("403 No", json.dumps({"error": "x", "error_description": f"not {TOKEN}"}).encode()),
+        ("400 No", json.dumps({"error": {"code": TOKEN, "message": "m"}}).encode()),
+        ("400 No", b"\x1b[31m\r\nsuccessfully doARMOperations vm count 9\r\n" + b"x" * 5000),
+        ("200 OK", TOKEN.encode()),
+        ("200 OK", json.dumps([TOKEN]).encode()),
+        ("200 OK", b"{" * 100_000),
+        ("200 OK", b""),
+        ("302 Found", b""),
+        ("999 " + "x" * 70_000, b""),
+    ],
+)
+async def test_a_server_that_returns_anything(status: str, body: bytes, led: Led) -> None:
+    async with answering(status, body) as url:
+        lines = await one_round(led(url))
+    assert len(lines) == 4
+    assert all(line.startswith("failed to ") for line in lines)
+    assert sound(lines)
+
+
+async def test_a_token_with_a_line_break_does_not_become_a_header(led: Led) -> None:
+    body = json.dumps({"access_token": f"{TOKEN}\r\nX: y", "expires_in": "60"}).encode()
+    async with answering("200 OK", body) as url:
+        failed, *others = await one_round(led(url))
+    assert "without an access_token" in failed
+    assert sound([failed, *others])
+
+
+async def test_a_token_that_arm_echoes_in_an_error_is_not_printed(led: Led) -> None:
+    body = json.dumps({"access_token": TOKEN, "expires_in": "3600", "compute": {}}).encode()
+    async with answering("200 OK", body) as url:
+        lines = await one_round(led(url))
+    assert sound(lines)
+    assert "without a list of VMs" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["successfully"] * 3
+
+
+async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings: Settings) -> None:
+    elsewhere = f"{azure.arm.url}/subscriptions"
+    azure.vm.attach(azure.one)
+    async with answering("302 Found", b"", f"Location: {elsewhere}\r\n") as url:
+        failed, *_ = await one_round(dataclasses.replace(settings, resource_manager=url))
+    assert "answers 302" in failed
+    assert azure.arm.calls == []
+
+
+def test_ordinary_words_are_unchanged() -> None:
+    said = "AuthorizationFailed: the client d3a0c11e-0000-4000-8000-000000000001 at management.azure.com"
+    assert presentable(said) == said
+    assert presentable(f"a {TOKEN} b") == "a (left out) b"

@@ -1,0 +1,49 @@
+"""Where the environment names a proxy, Azure Resource Manager is asked through it, and nothing else is."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from podidentity_demo.settings import Settings
+from tests.demo.conftest import one_round
+from tests.sandbox.azure.conftest import Azure
+
+
+@asynccontextmanager
+async def proxy(asked: list[str]) -> AsyncIterator[str]:
+    """Start a proxy that connects to any requested address and records the first line of each request. Yield its host
+    and port.
+    """
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *_ = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        asked.append(first)
+        host, _, port = first.split()[1].rpartition(":")
+        to_server, from_server = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await asyncio.gather(pass_on(reader, from_server), pass_on(to_server, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_the_list_of_vms_comes_through_the_proxy_and_the_proxy_sees_no_token(
+    azure: Azure, settings: Settings
+) -> None:
+    azure.directory.grant(azure.one.object_id, "Reader")
+    azure.vm.attach(azure.one)
+    asked: list[str] = []
+    async with proxy(asked) as address:
+        lines = await one_round(dataclasses.replace(settings, proxy=address))
+    assert lines[0] == "successfully doARMOperations vm count 1"
+    assert all(line.startswith("successfully") for line in lines)
+    server = urlsplit(azure.arm.url)
+    assert [line.rpartition(" ")[0] for line in asked] == [f"CONNECT {server.hostname}:{server.port}"]

@@ -1,0 +1,124 @@
+"""The chart, installed by the real helm on the real control plane: MIC and NMI run as its pods say, and work."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from tests.conftest import NewPlane
+from tests.e2e.installing import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
+from tests.e2e.monitoring import prometheus
+from tests.integration.walking import NODE, ask, eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.plane]
+BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)
+"""What docs/operations.md has an operator type where no hook takes the rules off."""
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Path, helm: str) -> None:
+    plane = await asyncio.to_thread(new_plane, scheduler=True)
+    async with cluster(plane, tmp_path, helm) as here:
+        await here.install("install", VALUES)
+        assert await here.names("daemonsets") == [f"{NAMESPACE}/{RELEASE}-nmi"]
+        assert "aad-metadata" in await here.rules()
+
+        await run_the_demo(here)
+        await gets_a_token(here)
+        await everything_is_watched(here)
+
+        await here.install("upgrade", VALUES | {"nmi": {"logVerbosity": 4}})
+        await gets_a_token(here)
+
+        assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
+
+        await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
+        await here.kubectl("delete", "pod", f"{RELEASE}-test", "--namespace", NAMESPACE, "--timeout=30s")
+        await eventually(lambda: nothing_is_assigned(here))
+        assert "\nE1" not in here.said(), "an error in a log: a right that the chart does not grant, perhaps"
+        await uninstalled(here)
+
+
+async def test_with_fail_closed_uninstall_and_cleanup_restore_access_to_imds(
+    new_plane: NewPlane, tmp_path: Path
+) -> None:
+    plane = await asyncio.to_thread(new_plane, scheduler=True)
+    async with cluster(plane, tmp_path, "helm") as here:
+        await here.install("install", VALUES | {"nmi": {"failClosed": True}})
+        await run_the_demo(here)
+        await gets_a_token(here)
+        await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
+        await eventually(lambda: nothing_is_assigned(here))
+        before = await here.tables()
+        await here.kubectl("delete", "daemonset", "--namespace", NAMESPACE, f"{RELEASE}-nmi", "--timeout=30s")
+        assert await here.tables() == before, "NMI is away, and pods are still kept from IMDS"
+        left = tmp_path / "rules"
+        await asyncio.to_thread(left.write_text, await here.on_node("iptables-save"))
+        await uninstalled(here)
+        await here.on_node("iptables-restore", str(left))
+        await cleans_by_hand(here)
+
+
+async def cleans_by_hand(here: Cluster) -> None:
+    """The command on the operations page, word for word, removes NMI's leftovers from the node and reports it."""
+    (block,) = BY_HAND.findall((ROOT / "docs" / "operations.md").read_text())
+    assert "aad-" in await here.tables()
+    said = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))
+    assert "aad-" not in await here.tables(), said
+    assert re.findall(r"removed (\S+)", said), said
+    await eventually(lambda: no_pods(here))
+
+
+async def run_the_demo(here: Cluster) -> None:
+    await here.kubectl("apply", "--filename", str(ROOT / "deploy" / "demo"))
+    await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
+
+
+async def everything_is_watched(here: Cluster) -> None:
+    """Each pod is scraped, and no alert of the chart is true."""
+    async with prometheus(here) as server:
+        assert await server.values('sum(aadpodidentity_mic_lease_held{job="mic"})') == [1.0]
+        assert await server.values('sum(aadpodidentity_nmi_redirect_in_force{job="nmi"})') == [1.0]
+        assert len(await server.rules()) > 10
+
+        async def no_alert() -> bool:  # the first evaluation may have come before the first scrape
+            return [rule["name"] for rule in await server.rules() if rule["state"] != "inactive"] == []
+
+        await eventually(no_alert)
+
+
+async def uninstalled(here: Cluster) -> None:
+    """helm uninstall, after which nothing is left on node or cluster but what helm leaves by design."""
+    await here.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=60s")
+    await eventually(lambda: no_pods(here))
+    assert "aad-" not in await here.tables()
+    await nothing_is_left(here)
+
+
+async def gets_a_token(here: Cluster) -> None:
+    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
+    assert context is not None
+    answer = await ask(here.sandbox, context)
+    assert answer.status == 200, f"{answer.text}\n{here.said()}"
+    assert answer.claims["appid"] == DEMO_CLIENT_ID
+
+
+async def nothing_is_assigned(here: Cluster) -> bool:
+    return await here.names("azureassignedidentities") == []
+
+
+async def no_pods(here: Cluster) -> bool:
+    return await here.names("pods") == []
+
+
+async def nothing_is_left(here: Cluster) -> None:
+    """Of the release's objects: helm leaves custom resource definitions, and namespaces that it made, by design."""
+    kinds = (
+        "deployments,daemonsets,pods,services,secrets,serviceaccounts,configmaps,jobs,networkpolicies,"
+        "poddisruptionbudgets,roles,rolebindings,clusterroles,clusterrolebindings,azurepodidentityexceptions"
+    )
+    left = await here.names(kinds, "--selector", f"app.kubernetes.io/instance={RELEASE}")
+    assert left == []

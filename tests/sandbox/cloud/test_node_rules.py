@@ -1,0 +1,57 @@
+"""What NMI leaves in its node's tables when it is asked to end, and when it is killed, as a whole program."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from podidentity_sandbox.sandbox import Sandbox, Settings
+
+pytestmark = pytest.mark.root
+NODE = "node-0"
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(Settings(programs=False, namespaces=True, environment=os.environ)) as made:
+        yield made
+
+
+async def saved(sandbox: Sandbox) -> list[str]:
+    """Return the node's rules without comments and counters."""
+    process = await asyncio.create_subprocess_exec(
+        *sandbox.contexts[NODE].command(["iptables-save"]), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return [line.partition(" [")[0] for line in output.decode().splitlines() if not line.startswith("#")]
+
+
+async def begin(sandbox: Sandbox) -> None:
+    await sandbox.start_nmi(NODE)
+    await sandbox.nmi_active(NODE)
+
+
+async def test_an_ordered_end_leaves_the_tables_as_they_were(sandbox: Sandbox) -> None:
+    for rule in (["-N", "theirs"], ["-A", "PREROUTING", "-j", "theirs"], ["-A", "theirs", "-p", "tcp", "-j", "RETURN"]):
+        command = sandbox.contexts[NODE].command(["iptables", "-t", "nat", *rule])
+        assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
+    before = await saved(sandbox)
+    await begin(sandbox)
+    assert await saved(sandbox) != before
+    assert await sandbox.nmis[NODE].program.stop() == 0
+    assert await saved(sandbox) == before
+
+
+async def test_a_restart_after_a_kill_leaves_exactly_one_rule(sandbox: Sandbox) -> None:
+    await begin(sandbox)
+    once = await saved(sandbox)
+    sandbox.nmis[NODE].program.signal(signal.SIGKILL)
+    await sandbox.nmis[NODE].program.wait()
+    assert await saved(sandbox) == once
+    await begin(sandbox)
+    assert await saved(sandbox) == once
+    assert sum("DNAT" in line for line in once) == 1
+    assert sum("-j aad-metadata" in line for line in once) == 1

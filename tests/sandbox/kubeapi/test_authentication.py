@@ -1,0 +1,127 @@
+"""Credentials: the administrator's token, a client certificate, a service account's token, and everybody else."""
+
+import asyncio
+import base64
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.kubeapi import KubeApi
+from tests.sandbox.kubeapi.client import PODS, Caller, pod
+
+TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "a.b.c", "é"])
+async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: str) -> None:
+    caller = Caller(api.server, token, api.authority.client_context())
+    for path in ("/api", "/healthz", "/api/v1/pods", "/nosuch"):
+        answer = await caller("GET", path)
+        assert (answer.status, answer.body["reason"], answer.body["code"]) == (401, "Unauthorized", 401)
+    await caller.close()
+
+
+async def test_a_client_certificate_of_the_servers_authority_is_accepted(api: KubeApi) -> None:
+    certificate = api.authority.client("someone", ["system:masters"])
+    caller = Caller(api.server, "", api.authority.client_context(certificate))
+    assert (await caller("GET", "/healthz")).status == 200
+    await caller.close()
+
+
+async def test_a_client_certificate_of_another_authority_is_rejected(api: KubeApi) -> None:
+    certificate = Authority().client("someone", ["system:masters"])
+    caller = Caller(api.server, "", api.authority.client_context(certificate))
+    with pytest.raises((aiohttp.ClientError, OSError)):
+        await caller("GET", "/healthz")
+    await caller.close()
+
+
+async def test_a_service_account_token_is_valid_until_it_expires() -> None:
+    moment = datetime.datetime.now(datetime.UTC)
+    api = KubeApi(now=lambda: moment)
+    await api.start()
+    administrator = Caller(api.server, api.token, api.authority.client_context())
+    token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
+    caller = Caller(api.server, token, api.authority.client_context())
+    assert (await caller("GET", "/healthz")).status == 200
+    moment += datetime.timedelta(hours=2)
+    assert (await caller("GET", "/healthz")).status == 401
+    await caller.close()
+    await administrator.close()
+    await api.stop()
+
+
+async def test_a_token_for_another_audience_is_rejected(api: KubeApi, call: Caller) -> None:
+    asked = {"spec": {"audiences": ["api://AzureADTokenExchange"]}}
+    token = (await call("POST", TOKEN, asked)).body["status"]["token"]
+    caller = Caller(api.server, token, api.authority.client_context())
+    assert (await caller("GET", "/healthz")).status == 401
+    await caller.close()
+
+
+async def test_a_token_bound_to_a_pod_names_it_and_its_node(api: KubeApi, call: Caller) -> None:
+    api.store.create("pods", pod("p", node="n1"), "default")
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
+    asked = {"spec": {"audiences": ["x"], "expirationSeconds": 600, "boundObjectRef": bound}}
+    answer = await call("POST", TOKEN, asked)
+    claims = json.loads(base64.urlsafe_b64decode(answer.body["status"]["token"].split(".")[1] + "=="))
+    assert answer.status == 201
+    assert (claims["aud"], claims["iss"], claims["exp"] - claims["iat"]) == (["x"], api.server, 600)
+    assert claims["sub"] == "system:serviceaccount:default:default"
+    assert claims["kubernetes.io"]["pod"]["name"] == "p"
+    assert claims["kubernetes.io"]["node"] == {"name": "n1"}
+    keys = (await call("GET", "/openid/v1/jwks")).body["keys"]
+    assert keys[0]["alg"] == "RS256"
+
+
+async def test_a_token_of_less_than_ten_minutes_is_refused(call: Caller) -> None:
+    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 599}})).status == 422
+    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 600}})).status == 201
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"audiences": "x"},
+        {"audiences": [1]},
+        {"expirationSeconds": "600"},
+        {"expirationSeconds": 1e300},
+        {"boundObjectRef": []},
+        {"boundObjectRef": {"kind": 1}},
+        [],
+    ],
+    ids=str,
+)
+async def test_a_token_request_of_the_wrong_shape_is_refused(call: Caller, spec: Any) -> None:
+    assert (await call("POST", TOKEN, {"spec": spec})).status == 400
+
+
+async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
+    moment = datetime.datetime.now(datetime.UTC)
+    api = KubeApi(now=lambda: moment)
+    await api.start()
+    administrator = Caller(api.server, api.token, api.authority.client_context())
+    api.store.create("pods", pod("p", node="n1"), "default")
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
+    token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
+    caller = Caller(api.server, token, api.authority.client_context())
+    await administrator("DELETE", f"{PODS}/p")
+    moment += datetime.timedelta(seconds=80)
+    assert (await caller("GET", "/healthz")).status == 200
+    moment += datetime.timedelta(seconds=20)
+    assert (await caller("GET", "/healthz")).status == 401
+    await caller.close()
+    await administrator.close()
+    await api.stop()
+
+
+async def test_only_the_owner_can_read_the_kubeconfig(api: KubeApi, tmp_path: Path) -> None:
+    path = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
+    assert path.stat().st_mode & 0o777 == 0o600
+    config = json.loads(path.read_text())
+    assert config["clusters"][0]["cluster"]["server"] == api.server

@@ -1,0 +1,113 @@
+"""The make target that runs a test: `make check`, `make test` or `make test-all`.
+
+Markers state what a test needs. Some are set here, by fixture or directory; the others are written in the test module.
+The needs of a test determine its target, so that each test has exactly one:
+
+* `make check` runs tests that need nothing but the Python environment.
+* `make test` adds tests that need root, downloaded tools, or the programs running in a sandbox.
+* `make test-all` adds tests that need the control plane of tests/testplane, and those that measure.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+import pytest
+
+from tests.testplane import up
+
+COLLECTED: Final = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
+"""The id and the markers of each collected test, also of those that -m deselects."""
+TESTS: Final = Path(__file__).parent
+MARKERS: Final = {
+    "root": "needs root, for network namespaces and NAT rules",
+    "plane": "needs the real control plane of tests/testplane",
+    "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
+    "programs": "runs MIC, NMI or podidctl as processes on the emulators",
+    "measures": "measures delays, memory or CPU time, and runs alone",
+    "images": "needs the images of `make local-images`",
+    "model": "needs the model checker spin",
+    "sdks": "needs the applications of tests/sdks",
+    "run_check": "runs in `make check`; set here on every test",
+    "run_test": "runs in `make test`; set here on every test",
+    "run_test_all": "runs in `make test-all`; set here on every test",
+}
+
+PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server"})
+PROGRAM_FIXTURES: Final = frozenset({"cloud", "sandbox"})
+DIRECTORIES: Final = {
+    "benchmarks/servers": "tools",
+    "deploy": "tools",
+    "images/built": "images",
+    "integration": "programs",
+    "model": "model",
+    "observability": "tools",
+    "packaging": "tools",
+    "sdks": "sdks",
+    "soak": "programs",
+}
+"""The marker of all tests in a directory."""
+IN_TEST_ALL: Final = frozenset({"plane", "measures", "images", "model", "sdks"})
+IN_TEST: Final = frozenset({"root", "tools", "programs"})
+
+
+def needs_of(path: PurePath, fixtures: frozenset[str]) -> Iterator[str]:
+    """Return the markers that follow from the *path* of a test, relative to tests/, and from its *fixtures*."""
+    for directory, marker in DIRECTORIES.items():
+        if path.is_relative_to(directory):
+            yield marker
+    if fixtures & PLANE_FIXTURES:
+        yield "plane"
+    if fixtures & PROGRAM_FIXTURES:
+        yield "programs"
+
+
+def run_of(markers: frozenset[str]) -> str:
+    """Return the marker of the target that runs a test with these *markers*."""
+    if markers & IN_TEST_ALL:
+        return "run_test_all"
+    return "run_test" if markers & IN_TEST else "run_check"
+
+
+def mark(item: pytest.Item) -> frozenset[str]:
+    """Add to *item* the markers of its needs and of its target. Return all its markers."""
+    fixtures = frozenset(item.fixturenames) if isinstance(item, pytest.Function) else frozenset[str]()
+    for marker in needs_of(item.path.relative_to(TESTS), fixtures):
+        item.add_marker(marker)
+    needs = frozenset(each.name for each in item.iter_markers())
+    run = run_of(needs)
+    item.add_marker(run)
+    return needs | {run}
+
+
+class Downloads:
+    """Guard of the downloaded programs: only tests with the marker `plane` or `tools` use them.
+
+    Without it, a test without that marker would download or compile a program during `make check`.
+    """
+
+    def __init__(self) -> None:
+        self._needs: set[str] | None = None
+
+    def test_needs(self, markers: set[str]) -> None:
+        """Take *markers* as those of the test that now starts. Before the first test everything is allowed."""
+        self._needs = markers
+
+    def listen(self, patch: Callable[[object, str, Any], None]) -> None:
+        """Check the calls of tests/testplane. *patch* replaces an attribute of a module."""
+        build, tool = up.build, up.tool
+
+        def checked_build() -> Path:
+            self._require("plane")
+            return build()
+
+        def checked_tool(name: str) -> Path:
+            self._require(*({"plane"} if name == "kubectl" else {"plane", "tools"}))
+            return tool(name)
+
+        patch(up, "build", checked_build)
+        patch(up, "tool", checked_tool)
+
+    def _require(self, *markers: str) -> None:
+        if self._needs is not None and self._needs.isdisjoint(markers):
+            raise RuntimeError(f"the test uses a downloaded program; add the marker {' or '.join(sorted(markers))}")

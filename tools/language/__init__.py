@@ -1,0 +1,1 @@
+"""Check of the language: counts banned phrases in the tracked files."""
