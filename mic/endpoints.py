@@ -21,7 +21,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import SILENCE_SECONDS
 from podidentity.telemetry.probes import HttpEndpoints
 from podidentity.telemetry.profile import Profiler
-from podidentity.telemetry.watches import Watch, WatchMeasures
+from podidentity.telemetry.watches import Watch, WatchMetrics
 from podidentity.version import VERSION
 
 EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from elsewhere
@@ -88,7 +88,7 @@ class Endpoints:
         self._metrics_server = HttpEndpoints(
             EVERY_ADDRESS, settings.metrics_port, registry=registry, flag="--prometheus-port"
         )
-        WatchMeasures(registry, "aadpodidentity_mic_").watch(watches)
+        WatchMetrics(registry, "aadpodidentity_mic_").watch(watches)
         metrics.watch("mic_events_dropped", "Events left out, being too many", lambda: recorder.dropped)
         metrics.watch("mic_queue_depth", "Hosts that wait for a round or have one", lambda: len(controller))
         metrics.watch(

@@ -1,1 +1,1 @@
-"""The people's program: sandbox, demo, what MIC would do, and the answers to "why does my pod get no token?"."""
+"""The command-line tool: explains why a pod gets no token, checks an installation, previews MIC's changes, migrates."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from podidctl.cli import main
+from podidctl.launcher import main
 
 sys.exit(main())

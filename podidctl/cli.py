@@ -1,9 +1,9 @@
-"""The command `podidctl`, also installed as `kubectl-podidentity`: the one place here that reads the environment.
+"""The command `podidctl`, also installed as `kubectl-podidentity`: the only module here that reads the environment.
 
-Exit codes: 0 all went well, 1 something did not (one line on stderr says what), 2 a wrong command line, 130 Ctrl-C
-during a command that was to end by itself. `plan` ends with 0 where MIC has nothing to do and with 3 where it has;
-`explain`, `token` and `doctor` end with 0 where all is well, with 3 where something is not, and with 1 where they could
-not look; those of `migrate` with 0 where nothing is left for a person, with 3 where something is, and with 1, too.
+Exit codes: 0 on success, 1 on failure (one line on stderr states the cause), 2 for a wrong command line, 130 after
+Ctrl-C. `plan` exits with 0 if MIC has no changes to make and with 3 if it has. `explain`, `token` and `doctor` exit
+with 0 if they find no fault, with 3 if they find one, and with 1 if they cannot read the state. The commands of
+`migrate` exit with 0 if no action remains for the operator, with 3 if one remains, and with 1 on failure.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 from podidentity.version import VERSION
 
-# Typer brings its own copy of click in newer releases and uses the installed one in older ones: only by way of Typer's
-# own names is the class found that both raise.
+# Newer releases of Typer vendor click and older ones use the installed one. Only Typer's own names lead to the class
+# that both raise.
 USAGE_ERROR: Final = cast(
     "type[Exception]", next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 )
 
 app = typer.Typer(
-    help="Azure identities for pods: why one gets no token, what MIC would do, and a little cloud to try them in.",
+    help="Azure identities for pods: explain why a pod gets no token, preview MIC's changes, try both in a sandbox.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -62,7 +62,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     del version
@@ -72,19 +72,25 @@ def _program(
 def plan(
     *,
     kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-    cloudconfig: Annotated[str, typer.Option(help="azure.json; without it the environment has the credentials.")] = "",
-    no_azure: Annotated[bool, typer.Option("--no-azure", help="Tell what can be told without asking Azure.")] = False,
-    force_namespaced: Annotated[bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced.")] = False,
-    adopt_existing: Annotated[bool, typer.Option("--adopt-existing", help="As MIC's --adopt-existing.")] = False,
-    immutable_user_msis: Annotated[str, typer.Option(help="As MIC's --immutable-user-msis.")] = "",
-    arm_api_version: Annotated[str, typer.Option(help="As MIC's --arm-api-version.")] = "",
-    output: Annotated[printing.Output, typer.Option("-o", "--output", help="How to print it.")] = printing.Output.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Also what stays as it is, and every object.")] = False,
+    cloudconfig: Annotated[
+        str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
+    ] = "",
+    no_azure: Annotated[
+        bool, typer.Option("--no-azure", help=("Do not send requests to Azure; leave out what only Azure knows."))
+    ] = False,
+    force_namespaced: Annotated[
+        bool, typer.Option("--force-namespaced", help=("Same as MIC's --forceNamespaced."))
+    ] = False,
+    adopt_existing: Annotated[bool, typer.Option("--adopt-existing", help="Same as MIC's --adopt-existing.")] = False,
+    immutable_user_msis: Annotated[str, typer.Option(help="Same as MIC's --immutable-user-msis.")] = "",
+    arm_api_version: Annotated[str, typer.Option(help="Same as MIC's --arm-api-version.")] = "",
+    output: Annotated[printing.Output, typer.Option("-o", "--output", help="Output format.")] = printing.Output.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Print unchanged hosts and every object, too.")] = False,
 ) -> None:
-    """Tell what MIC would do against the cluster and Azure now, and do nothing.
+    """Show the changes that MIC would make to the cluster and to Azure now. Makes no changes.
 
-    Give it the flags of the MIC that runs. It ends with 0 where there is nothing to do, with 3 where there is
-    something, and with 1 where that is not wholly known.
+    Pass the flags of the running MIC. The exit code is 0 if there is nothing to do, 3 if there are changes, and 1 if
+    the plan is not complete.
     """
     flags = {
         "kubeconfig": kubeconfig,
@@ -110,7 +116,7 @@ def plan(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code. A wrong command line is one line on stderr."""
+    """Run the command and return the exit code. A wrong command line prints one line on stderr."""
     try:
         result = app(args=None if argv is None else list(argv), prog_name="podidctl", standalone_mode=False)
     except USAGE_ERROR as wrong:

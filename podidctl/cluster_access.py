@@ -1,4 +1,4 @@
-"""The way to the cluster that a command asks about: as for `podidctl plan`, with the same advice where it fails."""
+"""Connection to the cluster that a command reads, with the settings and the error advice of `podidctl plan`."""
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,22 +18,24 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.version import VERSION
 
-KUBECONFIG_HELP = "A kubeconfig; without it KUBECONFIG, the pod's service account, or kubectl's own."
+KUBECONFIG_HELP = "Path of a kubeconfig. Default: KUBECONFIG, the pod's service account, or kubectl's default file."
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
-"""What pods and namespaces can be called: an empty name would ask for the list of all."""
-CLOUDCONFIG_HELP = "azure.json: ask Azure too. Without it Azure is not asked."
+"""Names that pods and namespaces can have. An empty name would request the list of all objects."""
+CLOUDCONFIG_HELP = "Path of azure.json, to read the state on Azure, too. Default: no requests to Azure."
 
 
 @dataclass(frozen=True, slots=True)
 class CliContext:
-    """What `cli` knows of where it runs; nobody below it reads the environment."""
+    """Environment of the process, as `cli` passes it. No other module reads the environment."""
 
     environ: Mapping[str, str]
     home: Callable[[], Path]
-    """The user's own folder."""
+    """Return the user's home directory."""
 
     def settings(self, **flags: object) -> Settings:
-        """A MIC's settings with these flags: where the cluster is, and Azure. Raises typer.BadParameter."""
+        """Return MIC settings with these flags: the cluster's address and the Azure credentials. Raises
+        typer.BadParameter.
+        """
         try:
             return settings(
                 ((name.replace("_", "-"), value) for name, value in flags.items()), self.environ, self.home()
@@ -44,7 +46,7 @@ class CliContext:
 
 @asynccontextmanager
 async def connect(found: Settings) -> AsyncIterator[Client]:
-    """The API server that *found* leads to. An AccessError or ApiError of whoever uses it becomes a StartError."""
+    """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError."""
     try:
         cluster = await access.find(found.kubeconfig, found.cluster_environment)
         async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
@@ -56,14 +58,16 @@ async def connect(found: Settings) -> AsyncIterator[Client]:
 
 
 def parse_pod_name(name: str, namespace: str, usual: str) -> tuple[str, str]:
-    """Namespace and name out of `NS/NAME`, or `NAME` with *namespace* or else *usual*. Raises typer.BadParameter."""
+    """Return namespace and name from `NS/NAME`, or from `NAME` with *namespace*, else *usual*. Raises
+    typer.BadParameter.
+    """
     before, slash, after = name.rpartition("/")
     if not all(map(NAME_PATTERN.fullmatch, (before, after) if slash else (after,))):
-        raise typer.BadParameter(f"{name!a} is no pod's name; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
+        raise typer.BadParameter(f"{name!a} is not a pod name; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
     if namespace and not NAME_PATTERN.fullmatch(namespace):
-        raise typer.BadParameter(f"-n {namespace!a} is no namespace's name; see kubectl get namespaces")
+        raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
     if not slash:
         return namespace or usual, name
     if namespace not in {"", before}:
-        raise typer.BadParameter(f"{name!r} and -n {namespace} name two namespaces; leave one out")
+        raise typer.BadParameter(f"{name!r} and -n {namespace} name two namespaces; omit one of them")
     return before, after

@@ -1,6 +1,6 @@
-"""What a shell completes: names of namespaces and pods, from the cluster, if that answers at once.
+"""Shell completion of namespaces and pod names, read from the cluster with a short timeout.
 
-A key that is pressed must never hang a shell or print an error into its line: whatever goes wrong completes nothing.
+Completion must never block a shell or print an error into its command line, so every failure returns no candidates.
 """
 
 import asyncio
@@ -34,20 +34,20 @@ class _ObjectList(msgspec.Struct):
 
 
 class ClusterNames:
-    """Completes from the cluster that the command line so far leads to."""
+    """Completion candidates from the cluster that the command line so far selects."""
 
     def __init__(self, context: CliContext, *, seconds: float = SECONDS) -> None:
-        """*seconds* is how long a key may wait for the API server."""
+        """*seconds* is the time limit for the API server's response."""
         self._context = context
         self._seconds = seconds
 
     def namespaces(self, ctx: typer.Context, incomplete: str) -> list[str]:
-        """Of namespaces, those that begin so."""
+        """Return the namespaces that begin with *incomplete*."""
         found = self._ask(ctx, NAMESPACES.path())
         return sorted(each.name for each in found if each.name.startswith(incomplete))
 
     def pods(self, ctx: typer.Context, incomplete: str) -> list[str]:
-        """Of pods, those that begin so: bare names of the namespace that was given, else `namespace/name`."""
+        """Return the pods that begin with *incomplete*: names in the given namespace, else `namespace/name`."""
         namespace = str(ctx.params.get("namespace") or "")
         before, slash, _ = incomplete.partition("/")
         found = self._ask(ctx, PODS.path(namespace or (before if slash else "")))

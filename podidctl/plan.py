@@ -1,6 +1,6 @@
-"""`podidctl plan`: what MIC would do against the live cluster and Azure, as tables for people or as a document.
+"""Settings and output of `podidctl plan`: MIC's planned changes in the live cluster and on Azure.
 
-The computation is MIC's own (`mic.preview`); this is the way in and the way out.
+`mic.preview` computes the plan.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,9 @@ COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
 
 
 def settings(flags: Iterable[tuple[str, object]], environ: Mapping[str, str], home: Path) -> Settings:
-    """The settings of a MIC with these *flags* (name and value; None or an empty value: left out) and environment.
+    """Return the settings of a MIC with these *flags* and this environment; None or an empty value omits a flag.
 
-    Where neither flag nor environment names a kubeconfig, and this is no pod, it is kubectl's own in *home*. Raises
+    If neither names a kubeconfig and this process is not in a pod, kubectl's default file in *home* is used. Raises
     UsageError.
     """
     argv = [f"--{name}={value}" for name, value in flags if value not in (None, "", False)]
@@ -34,7 +34,7 @@ def settings(flags: Iterable[tuple[str, object]], environ: Mapping[str, str], ho
 
 
 def show(preview: Preview, output: Output, console: Console, *, everything: bool) -> None:
-    """Print *preview*; with *everything* also what stays as it is, and every object."""
+    """Print *preview*; with *everything* also unchanged hosts and every object."""
     if output is not Output.TABLE:
         print_document(preview if everything else preview.shortened(), output, console)
         return
@@ -48,7 +48,7 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
     if more:
         console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
     if preview.left_out:
-        table = Table("left out until somebody corrects them", "pods", "why", box=SIMPLE, title_justify="left")
+        table = Table("left out until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
         for each in preview.left_out:
             table.add_row(_escape(f"{each.kind} {each.name}"), str(each.pods), _escape(each.why))
         console.print(table)
@@ -58,7 +58,7 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
     console.print()
     console.print(f"[bold]{_escape(title(host))}[/]", soft_wrap=True)
     if host.problem:
-        console.print(f"  [magenta]![/] Azure did not answer: {_escape(host.problem)}", soft_wrap=True)
+        console.print(f"[magenta]![/] Azure did not respond: {_escape(host.problem)}", soft_wrap=True)
     for sign, fact in facts(host):
         console.print(f"  [{COLORS[sign]}]{sign}[/] {_escape(fact)}", soft_wrap=True)
     if host.objects:
@@ -78,6 +78,6 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
 
 
 def _escape(text: str) -> str:
-    """*text*, which an object's author may have written, so that it neither styles what is printed nor steers it."""
+    """Return *text*, which may be untrusted, without terminal control characters and with markup escaped."""
     indent = text[: len(text) - len(text.lstrip(" "))]
     return unstyled(f"{indent}{plain(text)}")

@@ -1,5 +1,5 @@
-"""How every command of the operator prints: a table for people, JSON or YAML for programs, and nothing that an object's
-author could steer a terminal with.
+"""Output of all commands: a table for people, JSON or YAML for programs. No output contains terminal control characters
+from an object.
 """
 
 import sys
@@ -17,13 +17,17 @@ from rich.table import Table
 from podidentity.telemetry.logs import redact
 
 PIPE_COLUMNS = 200
-"""Width of the tables where nobody's window says another: what does not fit is folded, never cut."""
+"""Width of tables if there is no terminal. Longer cells are folded, never cut."""
 TEXT_MAX = 600
-"""Characters of one text that are shown: a message of the API server or of Azure is shorter."""
+"""Maximum length of a printed text in characters. Messages of the API server and of Azure are shorter."""
+
+
+LISTED_MAX = 5
+"""Names that one text lists by default; further ones are only counted."""
 
 
 class Output(StrEnum):
-    """How it is printed."""
+    """Output format."""
 
     TABLE = "table"
     JSON = "json"
@@ -31,7 +35,7 @@ class Output(StrEnum):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Standard output, or error, as wide as its window or as a pipe may well be."""
+    """Return a console for standard output or error, with the width of the terminal or PIPE_COLUMNS."""
     made = Console(highlight=False, emoji=False, stderr=stderr)
     if not made.is_terminal:
         made.width = PIPE_COLUMNS
@@ -39,13 +43,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def plain(text: str) -> str:
-    """*text*, which anybody may have written, as one printable line without credentials, cut to TEXT_MAX."""
+    """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
     line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * TEXT_MAX]).split())
     return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
 
 
 def printable_json(text: str) -> str:
-    """JSON *text* with escapes for what could steer a terminal, which stands in its strings alone."""
+    """Return the JSON *text* with control characters escaped; they only occur inside its strings."""
     return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
 
 
@@ -54,19 +58,26 @@ def _escaped(character: str) -> str:
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
+def listed(names: Iterable[str], most: int = LISTED_MAX) -> str:
+    """Return the first *most* of the sorted *names*, and the number of further ones."""
+    several = sorted(names)
+    more = f" and {len(several) - most} more" if len(several) > most else ""
+    return ", ".join(several[:most]) + more
+
+
 def print_document(value: Any, output: Output, to: Console) -> None:
-    """*value*, of msgspec's types, as JSON or YAML."""
+    """Print *value*, of msgspec types, as JSON or YAML."""
     text = _json(value) if output is Output.JSON else _yaml(value)
     to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
 
 
 def _json(value: Any) -> str:
-    """Indented."""
+    """Return *value* as indented JSON."""
     return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def _yaml(value: Any) -> str:
-    """The same; only where there is such a character, everything that is not ASCII is escaped with it."""
+    """Return *value* as YAML. If it has a control character, all non-ASCII characters are escaped."""
     document = msgspec.to_builtins(value)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=PIPE_COLUMNS)
     if all(line.isprintable() for line in text.split("\n")):
@@ -75,7 +86,7 @@ def _yaml(value: Any) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console) -> None:
-    """Rows of cells, of which the first of each row may be markup of ours; what does not fit is folded."""
+    """Print rows of cells. The first cell of each row may have trusted markup. Long cells are folded."""
     table = Table(*columns, box=SIMPLE)
     for column in table.columns:
         column.overflow = "fold"
@@ -85,6 +96,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Conso
 
 
 def print_error(line: str) -> int:
-    """One line on stderr; the exit code that goes with it."""
+    """Print one line on stderr and return the exit code 1."""
     print(f"podidctl: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return 1

@@ -1,4 +1,4 @@
-"""What both daemons stand on: the custom resources, the API server's client, Azure's names, logs, metrics, flags.
+"""Common code of both daemons: custom resources, API server client, Azure's names, logs, metrics, flags.
 
-A thing belongs here when `nmi` and `mic` both use it today. Nothing here knows either of them.
+Code belongs here if `nmi` and `mic` both use it today. Nothing here imports either of them.
 """

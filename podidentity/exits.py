@@ -1,42 +1,63 @@
-"""How a daemon's command ends: which errors are one line on stderr, and with which exit code.
+"""Exit of a program's command: the errors that print one line on stderr, and the exit codes.
 
-0 after an ordered stop; 1 when something outside must change first; 2 for a command line that cannot be used; 130 for
-Ctrl-C. Anything else is a defect of ours and keeps its traceback. Only a program's `cli` calls this.
+0 after an orderly stop; 1 if something outside of the program must change; 2 for an unusable command line or an
+installation without the program's extra; 130 for Ctrl-C. Any other error is a defect and keeps its traceback. Only a
+program's `cli` or `launcher` uses this module.
 """
 
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from podidentity.flags import UsageError
 
+_OWN_PACKAGES: Final = frozenset({"_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_sandbox"})
+
 
 class StartError(Exception):
-    """A program cannot start, or cannot go on, until somebody changes something outside of it.
+    """A program cannot start or continue until the operator changes something outside of it.
 
-    Its text is one line that says what is wrong and what to do. Raise it `from` the cause.
+    The text is one line with the cause and the next action. Raise it `from` the cause.
     """
 
 
 def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Exception], ...] = (StartError,)) -> int:
-    """Do *work* and return the exit code; an error of *expected*, alone or out of a TaskGroup, ends it with 1."""
+    """Run *work* and return the exit code. An error of *expected*, alone or from a TaskGroup, gives 1.
+
+    A missing package of the extra that has the name of *program* gives 2.
+    """
     try:
         work()
+    except ModuleNotFoundError as error:
+        return missing_package(program, error)
     except UsageError as error:
         return _say(program, error, 2)
     except expected as error:
         return _say(program, error, 1)
-    except ExceptionGroup as group:  # out of a TaskGroup
+    except ExceptionGroup as group:  # from a TaskGroup
         matched, rest = group.split(expected)
         if matched is None or rest is not None:
             raise
         return _say(program, _first(matched), 1)
     except KeyboardInterrupt:
-        return 130  # 128 + SIGINT: what a shell expects of a program that Ctrl-C ended before it handled signals itself
+        return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
 
 
+def missing_package(program: str, error: ModuleNotFoundError) -> int:
+    """Print the extra of *program* that has the missing package, and return the exit code 2.
+
+    Raises *error* if the missing module is a part of this project: then the installation is damaged.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not package or package in _OWN_PACKAGES:
+        raise error
+    line = f"the package {package} is missing; install it with pip install 'aad-pod-identity[{program}]'"
+    return _say(program, StartError(line), 2)
+
+
 def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The first error that *group* holds, however deep."""
+    """Return the first error of *group*, at any depth."""
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, ExceptionGroup) else inner
 

@@ -1,8 +1,8 @@
-"""Command lines in Go's manner, because people's charts and unit files already hold such lines for the reference.
+"""Command lines in Go's syntax, which existing charts and unit files of the Go implementation use.
 
-Here lives the grammar (`--flag=value`, `--flag value`, `-flag`, booleans with or without a value, Go's durations) on
-top of argparse, and the shape of a program's table of flags. Which flags exist and what they mean together belongs to
-each program's `settings`; printing an error and exiting belongs to `exits`: nothing here does either.
+This module contains the grammar (`--flag=value`, `--flag value`, `-flag`, booleans with or without a value, Go's
+durations) on top of argparse, and the type of a program's flag table. Each program's `settings` defines its flags;
+`exits` prints errors.
 """
 
 import argparse
@@ -31,19 +31,21 @@ _NANOSECONDS = {
 }
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _LONGEST_NS = 2**63 - 1
-"""Go keeps a duration in an int64 of nanoseconds: about 292 years."""
+"""Go stores a duration in an int64 of nanoseconds: about 292 years."""
 _TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _QUOTED_MAX = 60
-"""Characters of a wrong value that an error repeats: one line stays one readable line."""
+"""Characters of a wrong value that an error repeats, so that it stays one readable line."""
 
 
 class UsageError(Exception):
-    """The command line cannot be used. Its text is one line that says what to do; a program's `cli` exits 2 with it."""
+    """The command line cannot be used. The text is one line with the next action; a program's `cli` exits with
+    code 2.
+    """
 
 
 def go_bool(text: str) -> bool:
-    """What Go's strconv.ParseBool says; raises argparse.ArgumentTypeError for everything that it does not take."""
+    """Return the value by Go's strconv.ParseBool. Raises argparse.ArgumentTypeError for other text."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -52,7 +54,7 @@ def go_bool(text: str) -> bool:
 
 
 def go_int(text: str) -> int:
-    """A whole number as Go's flags take it: decimal, or with 0x, 0o, 0b; raises argparse.ArgumentTypeError."""
+    """Return a whole number in Go's flag syntax: decimal, or with 0x, 0o, 0b. Raises argparse.ArgumentTypeError."""
     try:
         return int(text, 0)
     except ValueError:
@@ -60,9 +62,9 @@ def go_int(text: str) -> int:
 
 
 def go_duration(text: str) -> float:
-    """Seconds in a duration as Go's time.ParseDuration reads it ("1h30m", "500ms", "-1.5s", "0").
+    """Return the seconds of a duration in the syntax of Go's time.ParseDuration ("1h30m", "500ms", "-1.5s", "0").
 
-    Raises argparse.ArgumentTypeError: also for a number without a unit, which Go refuses except for 0.
+    Raises argparse.ArgumentTypeError, also for a number without a unit, which Go rejects except for 0.
     """
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if digits == "0":
@@ -79,12 +81,12 @@ def go_duration(text: str) -> float:
 
 
 def quoted(text: str) -> str:
-    """*text* in quotes, escaped, and cut: fit for an error of one line whatever it held."""
+    """Return *text* quoted, escaped and cut, so that an error stays one line."""
     return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + "…")
 
 
 def comma_list(text: str) -> tuple[str, ...]:
-    """The parts of *text* between its commas, without spaces around them; empty ones do not count."""
+    """Return the parts of *text* between commas, stripped and without empty ones."""
     return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
 
 
@@ -92,7 +94,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
-    """A reader of *choices* that takes any case, as the reference does for --operation-mode."""
+    """Return a parser of *choices* that ignores case, as the Go implementation does for --operation-mode."""
 
     def read(text: str) -> Choice:
         for choice in choices:
@@ -105,10 +107,10 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag of a program, and the field of its Settings that it fills."""
+    """One flag of a program, and the Settings field that it sets."""
 
     name: str
-    """As the reference spells it, inconsistencies included: people's charts depend on it."""
+    """Same spelling as in the Go implementation, including inconsistencies: existing charts depend on it."""
     field: str
     read: Callable[[str], Any]
     help: str
@@ -116,9 +118,9 @@ class Flag:
 
 
 def read_flags(flags: Iterable[Flag], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
-    """The values that *argv* (without the program's name) gives, by field; flags left out are not in it.
+    """Return the values in *argv* (without the program's name) by field; omitted flags are absent.
 
-    Raises UsageError; SystemExit(0) after printing --help.
+    Raises UsageError, and SystemExit(0) after printing --help.
     """
     parser = GoParser(prog=prog, description=description)
     for flag in flags:
@@ -128,9 +130,10 @@ def read_flags(flags: Iterable[Flag], argv: Sequence[str], *, prog: str, descrip
 
 
 def namespaced_by(environ: Mapping[str, str]) -> bool:
-    """Whether FORCENAMESPACED is set there, which both programs obey whatever their flag says, as in the reference.
+    """Return whether FORCENAMESPACED is set in *environ*. As in the Go implementation, it overrides the flag of both
+    daemons.
 
-    Raises UsageError for what is neither true nor false: ignoring it would open more.
+    Raises UsageError for a value that is neither true nor false, because ignoring it would permit more.
     """
     text = environ.get("FORCENAMESPACED", "")
     if text.lower() not in {"", "true", "false", "1", "0"}:
@@ -139,11 +142,11 @@ def namespaced_by(environ: Mapping[str, str]) -> bool:
 
 
 class GoParser(argparse.ArgumentParser):
-    """An ArgumentParser that reads Go's flags and raises UsageError where argparse would print usage and exit.
+    """An ArgumentParser for Go's flags that raises UsageError where argparse would print usage and exit.
 
-    Flags are added with add_argument("--name", type=...); one whose type is `go_bool` may stand without a value. Given
-    twice, the last one counts, as in Go. A boolean followed by a separate true or false takes it as its value (Go's
-    own packages stop reading there, which silently drops the rest of the line). There are no positional arguments.
+    Flags are added with add_argument("--name", type=...). A flag of type `go_bool` may omit its value. The last
+    occurrence of a flag counts, as in Go. A boolean followed by a separate true or false takes it as its value (Go's
+    own packages stop parsing there, which silently drops the rest of the line). There are no positional arguments.
     """
 
     def __init__(self, *, prog: str, description: str) -> None:
@@ -151,26 +154,28 @@ class GoParser(argparse.ArgumentParser):
 
     @override
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        """The namespace for *args* (without the program's name). Raises UsageError; SystemExit(0) after --help only."""
+        """Return the namespace for *args* (without the program's name). Raises UsageError, and SystemExit(0) only after
+        --help.
+        """
         if args is None:
-            raise UsageError("no arguments were given to the parser")  # sys.argv is the caller's to read
+            raise UsageError("no arguments were given to the parser")  # only the caller reads sys.argv
         return super().parse_args(list(self._spelled_out(args)), namespace)
 
     @override
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError with *message* in one line."""
+        """Raise UsageError with *message* on one line."""
         line = " ".join(message.removeprefix("argument ").split())
         raise UsageError(f"{line} (see {self.prog} --help)")
 
     def _spelled_out(self, args: Iterable[str]) -> Iterator[str]:
-        """Each flag of *args* in the one spelling that argparse cannot misread: --name=value."""
+        """Yield each flag of *args* as --name=value, the only form that argparse cannot misread."""
         left = list(args)[::-1]
         while left:
             word = left.pop()
             if not word.startswith("-") or word in ("-", "--"):
                 if word == "--" and not left:
                     return
-                self.error(f"unexpected argument {quoted(word)}: everything here is a flag that begins with --")
+                self.error(f"unexpected argument {quoted(word)}: every argument must be a flag that begins with --")
             name, has_value, value = word.removeprefix("-").removeprefix("-").partition("=")
             action = self._flag(name)
             if action.nargs == 0:
@@ -188,7 +193,7 @@ class GoParser(argparse.ArgumentParser):
             yield f"{action.option_strings[0]}={value}"
 
     def _flag(self, name: str) -> argparse.Action:
-        """The flag called *name*, without dashes; raises UsageError naming the closest one that exists."""
+        """Return the flag *name*, without dashes. Raises UsageError with the most similar flag."""
         known = {text.lstrip("-"): action for action in self._actions for text in action.option_strings}
         if name not in known:
             folded = {text.lower(): text for text in known}

@@ -1,8 +1,8 @@
-"""The custom resources and the projections of Pod and Node: what we read of them, and how we write them. Pure.
+"""Custom resources and projections of Pod and Node: the fields that the daemons read, and their encoding. Pure.
 
-Each kind is a msgspec Struct that names only what our programs use; decoding a list skips the rest of every object
-while reading it. Fields keep Python's names here and the API's on the wire (`rename`). Objects written before v1.6.0
-spell their fields `ClientID`, `clientid`, …: `fold` reads every such spelling.
+Each kind is a msgspec Struct with only the used fields; decoding skips all others. Fields have Python names here and
+the API's names in JSON (`rename`). Objects from before v1.6.0 spell their fields `ClientID`, `clientid`, …: `fold`
+reads every such spelling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,9 @@ OBJECT_ID_ANNOTATION: Final = "objectID"
 FINALIZER: Final = "azureassignedidentity.finalizers.aadpodidentity.k8s.io"
 NODENAME_LABEL: Final = "nodename"
 MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
-"""Marks the API server's copy of a static pod. NodeRestriction lets a kubelet create pods with it only, and the API
-server lets nobody add or remove it later (kubernetes pkg/apis/core/validation, ValidatePodSpecificAnnotationUpdates).
+"""Annotation of the API server's copy of a static pod. NodeRestriction lets a kubelet create pods only with it, and the
+API server never lets a client add or remove it later (kubernetes pkg/apis/core/validation,
+ValidatePodSpecificAnnotationUpdates).
 """
 LABEL_VALUE_MAX: Final = 63
 
@@ -33,28 +34,28 @@ ASSIGNED: Final = "Assigned"
 UNASSIGNED: Final = "Unassigned"
 
 _SANDBOX_CONDITIONS: Final = ("PodReadyToStartContainers", "PodHasNetwork")
-"""The newer name first: a kubelet that knows it leaves a condition of the older name as it was."""
+"""The newer name first: a kubelet that knows it does not update a condition of the older name."""
 
 
 class IdentityType(IntEnum):
-    """What an AzureIdentity is; its `type` may be any other number too, which nobody serves."""
+    """Type of an AzureIdentity. `type` may be any other number, which is not served."""
 
     USER_ASSIGNED = 0
     """A managed identity on the pod's VM or scale set."""
     SECRET = 1
-    """A service principal that proves itself with a secret."""
+    """A service principal with a secret."""
     CERTIFICATE = 2
-    """A service principal that proves itself with a certificate."""
+    """A service principal with a certificate."""
     FEDERATED = 3
-    """A managed identity, or an application, that trusts the pod's own service account."""
+    """A managed identity or an application that trusts the pod's service account."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """What every shape on the API server's wire has in common."""
+    """Base class of all types that the API server sends or receives."""
 
 
 class OwnerReference(Wire, frozen=True):
-    """An object that this one was made for; as long as that is only read, without its uid."""
+    """Reference to the owner of an object, without the uid, which is not read."""
 
     api_version: str = ""
     kind: str = ""
@@ -63,10 +64,10 @@ class OwnerReference(Wire, frozen=True):
 
 
 class BareMeta(Wire, frozen=True):
-    """What we read of any object's metadata. Maps and lists may be shared: never change them.
+    """Metadata of any object. Maps and lists may be shared: never change them.
 
-    Of pods and nodes it is all: whoever writes a pod may put 256 KiB of annotations on it, which a daemon that mirrors
-    hundreds of pods should not have to keep.
+    For pods and nodes this is all: anyone with permission to create a pod can set 256 KiB of annotations, which a
+    daemon with hundreds of pods must not store.
     """
 
     name: str = ""
@@ -78,41 +79,41 @@ class BareMeta(Wire, frozen=True):
     owner_references: list[OwnerReference] | None = None
 
     def label(self, key: str) -> str:
-        """The label's value, or an empty string."""
+        """Return the label's value, or an empty string."""
         return (self.labels or {}).get(key, "")
 
 
 class PodMarks(Wire, frozen=True):
-    """The presence of those of a pod's annotations that decide; the rest, up to 256 KiB of them, is skipped."""
+    """Presence of the pod annotations that matter; all others, up to 256 KiB, are skipped."""
 
     mirror: str | None = msgspec.field(name=MIRROR_ANNOTATION, default=None)
-    """An empty string if the annotation is there, whatever its value; else None."""
+    """An empty string if the annotation is present, whatever its value; else None."""
 
     def __post_init__(self) -> None:
-        # The value is the kubelet's text, of any length: only its presence is kept.
+        # The value is the kubelet's text of any length; only its presence is kept.
         if self.mirror:
             msgspec.structs.force_setattr(self, "mirror", "")
 
 
 class PodMeta(BareMeta, frozen=True):
-    """What we read of a pod's metadata."""
+    """Metadata of a pod."""
 
     marks: PodMarks | None = msgspec.field(name="annotations", default=None)
 
 
 class Meta(BareMeta, frozen=True):
-    """What we read of the metadata of a custom resource."""
+    """Metadata of a custom resource."""
 
     annotations: dict[str, str] | None = None
     finalizers: list[str] | None = None
 
     def annotation(self, key: str) -> str:
-        """The annotation's value, or an empty string."""
+        """Return the annotation's value, or an empty string."""
         return (self.annotations or {}).get(key, "")
 
 
 class Resource(Wire, frozen=True):
-    """Any object with metadata: what an informer needs to know of it."""
+    """Any object with metadata, as an informer needs it."""
 
     metadata: BareMeta = BareMeta()
 
@@ -135,7 +136,7 @@ class Terminated(Wire, frozen=True):
     """Present in the state of a container that has ended."""
 
     started_at: str | None = None
-    """As of `Running`; None if the container ended without a start."""
+    """As in `Running`; None if the container ended without a start."""
 
 
 class ContainerState(Wire, frozen=True):
@@ -146,7 +147,7 @@ class ContainerState(Wire, frozen=True):
 class ContainerStatus(Wire, frozen=True):
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
-    """How the container ended before, where it has been restarted or is about to be."""
+    """Previous state of a container that was restarted or will be."""
 
 
 class PodCondition(Wire, frozen=True):
@@ -171,7 +172,7 @@ class PodStatus(Wire, frozen=True):
 
     @property
     def all_containers(self) -> tuple[ContainerStatus, ...]:
-        """Of every kind, as far as the kubelet has reported them."""
+        """Containers of every kind that the kubelet has reported."""
         return (*self.container_statuses, *self.init_container_statuses, *self.ephemeral_container_statuses)
 
 
@@ -188,15 +189,15 @@ class Pod(Resource, frozen=True):
 
     @property
     def finished(self) -> bool:
-        """Whether the pod has run to its end and its address may already belong to another."""
+        """Whether the pod has ended, so that its address may belong to another pod."""
         return self.status.phase in {"Succeeded", "Failed"}
 
     @property
     def terminated(self) -> bool:
-        """Whether no container is left that could run: each one that has a status has terminated.
+        """Whether no container can run any more: each one with a status has terminated.
 
         Ordinary init containers, native sidecars (init containers with restartPolicy Always) and ephemeral containers
-        count like regular ones. Without the status of a regular container the pod is about to start, not terminated.
+        count like regular ones. A pod without the status of a regular container is about to start and not terminated.
         """
         status = self.status
         ended = all(each.state.terminated is not None for each in status.all_containers)
@@ -206,7 +207,7 @@ class Pod(Resource, frozen=True):
     def sandbox_down(self) -> bool:
         """Whether the kubelet reports that the pod has no sandbox with a network, before its start or after its end.
 
-        False, too, where the kubelet reports neither condition: PodReadyToStartContainers exists by default since
+        Also False if the kubelet reports neither condition: PodReadyToStartContainers exists by default since
         Kubernetes 1.29, and PodHasNetwork is its name before 1.28.
         """
         reported = {each.type: each.status for each in self.status.conditions if each.type in _SANDBOX_CONDITIONS}
@@ -219,7 +220,7 @@ class Pod(Resource, frozen=True):
 
     @property
     def mirror(self) -> bool:
-        """Whether this is a mirror pod: a kubelet creates those of its own node, in any namespace with any labels."""
+        """Whether this is a mirror pod: a kubelet creates those of its node, in any namespace with any labels."""
         if self.metadata.marks is not None and self.metadata.marks.mirror is not None:
             return True
         owners = self.metadata.owner_references or ()
@@ -245,7 +246,7 @@ class SecretReference(Wire, frozen=True):
 
 
 class Spec(Wire, frozen=True):
-    """Of a custom resource. `metadata` and `replicas`, which every one of them may hold besides, nobody reads."""
+    """Spec of a custom resource. Every spec may also have `metadata` and `replicas`, which are ignored."""
 
 
 class AzureIdentitySpec(Spec, frozen=True):
@@ -260,7 +261,7 @@ class AzureIdentitySpec(Spec, frozen=True):
 
 
 class Custom(Resource, frozen=True):
-    """An object of a kind of our own."""
+    """An object of a custom resource kind."""
 
     metadata: Meta = Meta()
 
@@ -270,7 +271,7 @@ class AzureIdentity(Custom, frozen=True):
 
     @property
     def namespaced(self) -> bool:
-        """Whether this identity serves its own namespace only, by its annotation or, if federated, in any case."""
+        """Whether this identity serves only its own namespace: by its annotation, and always if it is federated."""
         annotated = self.metadata.annotation(BEHAVIOR_ANNOTATION).lower() == "namespaced"
         return annotated or self.spec.type == IdentityType.FEDERATED
 
@@ -315,7 +316,7 @@ R_co = TypeVar("R_co", bound=Resource, covariant=True)
 
 
 class Kind(msgspec.Struct, Generic[R_co], frozen=True):
-    """How one kind is named on the wire, and the Struct that its objects are read into."""
+    """Names of one kind in the API, and the Struct of its objects."""
 
     name: str
     plural: str
@@ -324,14 +325,16 @@ class Kind(msgspec.Struct, Generic[R_co], frozen=True):
     version: str = "v1"
     namespaced: bool = True
     old_spellings: bool = False
-    """Objects may hold the field spellings from before v1.6.0: decode by way of `fold`."""
+    """Objects may have field spellings from before v1.6.0: decode through `fold`."""
 
     @property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The URL path of the collection or of one object; without a namespace, of all namespaces' collection."""
+        """Return the URL path of the collection or of one object; without a namespace, of the collection of all
+        namespaces.
+        """
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         return "/".join(part for part in (root + scope, self.plural, name, subresource) if part)
@@ -350,26 +353,26 @@ EXCEPTIONS: Final = Kind(
 
 
 class Field(NamedTuple):
-    """A field of one of our kinds."""
+    """A field of a custom resource."""
 
     present: str
-    """How it is spelled now."""
+    """Current spelling."""
     read: type[Wire] | None
-    """What its value is read into, where that has fields of its own."""
+    """Struct of its value, if that has fields."""
     shape: type[Wire] | None
-    """The same where those fields have old spellings too. Metadata never had any."""
+    """Struct of its value, if those fields have old spellings, too. Metadata has none."""
 
 
 @cache
 def spellings(shape: type[Wire]) -> Mapping[str, Field]:
-    """The fields of *shape* by their present names, and by those in lower case."""
+    """Return the fields of *shape* by their current names and by those in lower case."""
     fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     return {name: field for field in fields for name in (field.present, field.present.lower())}
 
 
 @cache
 def _folded(shape: type[Wire]) -> Mapping[str, Field]:
-    """The same with those that every spec may hold and nobody reads."""
+    """Return the fields of *shape*, and those that every spec may have and that are ignored."""
     unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
     return {**spellings(shape), **{name: Field(name, None, None) for name in unread}}
 
@@ -381,10 +384,10 @@ def _field(name: str, annotation: Any) -> Field:
 
 
 def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
-    """*document*, which is read into *shape*, with every field of it in its present spelling; the rest as it is.
+    """Return *document*, of type *shape*, with every known field in its current spelling; the rest is unchanged.
 
-    A field already so spelled wins over an older spelling, unless it is null; an older spelling that is null is left
-    out. Metadata, the label map of an exception and what *shape* does not know are the user's own words.
+    A field in the current spelling takes precedence over an older spelling unless it is null; an older spelling with
+    null is dropped. Metadata, the label map of an exception and unknown fields are user content and stay as they are.
     """
     fields = _folded(shape)
     folded: dict[str, Any] = {}
@@ -400,10 +403,10 @@ def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
 
 
 def nodename_label(node: str) -> str:
-    """The value under which an assigned identity's label names its node: label values hold 63 characters at most.
+    """Return the label value that names an assigned identity's node: label values have at most 63 characters.
 
-    NMI selects by it and MIC writes it, so both must call this. A longer name keeps its beginning, for people, and
-    ends in ten hex digits of its own SHA-256.
+    NMI selects by it and MIC writes it, so both must call this function. A longer name keeps its readable beginning and
+    ends in ten hex digits of its SHA-256.
     """
     if len(node) <= LABEL_VALUE_MAX:
         return node

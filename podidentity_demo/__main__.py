@@ -2,7 +2,7 @@
 
 import sys
 
-from podidentity_demo.cli import main
+from podidentity_demo.launcher import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from podidentity.kube.events import EventRecorder
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Kind
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from mic.cluster.view import Changes
 from podidentity.kube.events import EventRecorder
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import PODS, Pod
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Final
 
-from podidentity.kube.rates import TokenBucket
+from podidentity.telemetry.token_bucket import TokenBucket
 
 LEAST_SHARE: Final = 10
 """One of this many permits goes to the least urgent write, so that none waits forever."""

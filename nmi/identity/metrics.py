@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from nmi.identity.address_evidence import EvidenceKind
-from podidentity.telemetry.watches import Watch, WatchMeasures
+from podidentity.telemetry.watches import Watch, WatchMetrics
 
 PREFIX: Final = "aadpodidentity_nmi_"
 
@@ -27,7 +27,7 @@ class IdentityMetrics:
         """Failed reads of Secrets of service principals."""
         self.failed_token_requests = 0
         """Failed requests for tokens of pods' service accounts."""
-        self._watches = WatchMeasures(registry, PREFIX)
+        self._watches = WatchMetrics(registry, PREFIX)
         self._gauges: Mapping[str, Callable[[], float]] = {}
         self._suspensions: Mapping[EvidenceKind, int] = {}
         registry.register(self)

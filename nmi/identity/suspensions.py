@@ -25,7 +25,7 @@ from typing import Final
 from nmi.identity.address_evidence import Evidence, EvidenceKind
 from nmi.identity.container_starts import started_after
 from nmi.identity.pods import PodEntry
-from podidentity.kube.rates import TokenBucket
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 

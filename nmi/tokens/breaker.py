@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from podidentity.azure.errors import AzureError, NotSent, Unreachable
-from podidentity.azure.imds import ATTEMPT_SECONDS, NO_ANSWER
+from podidentity.azure.imds import ATTEMPT_SECONDS, NO_RESPONSE_CODE
 
 log = logging.getLogger(__name__)
 
@@ -208,5 +208,5 @@ def is_answer(error: AzureError) -> bool:
 def is_failure(error: AzureError) -> bool:
     """Return whether *error* is a failure of the endpoint: no response to a complete attempt, or a 5xx."""
     if isinstance(error, Unreachable):
-        return error.code == NO_ANSWER
+        return error.code == NO_RESPONSE_CODE
     return error.status is not None and error.status >= 500

@@ -1,6 +1,8 @@
-"""One pod, asked about: `gather` reads what the cluster and Azure say, `verdict` says by NMI's own rules what it gets.
+"""Diagnosis of one pod: reads the state around it and applies NMI's own rules. Makes no changes.
 
-`accounts` tells what a pod proves itself by where its identity is federated, and `reviews` what a program may do.
-`bound` tells which bindings are meant for it, and `asking` whom NMI then asks for the token, or why nobody. `facts` are
-the values between, `daemons` what is known of the NMI and MIC that run there. Reads only.
+`gather` reads the cluster and Azure into a `DiagnosisInput` (`input`), with `daemons` for the running NMI and MIC,
+`nmi_log` for NMI's logged decisions and `access_reviews` for the permissions of service accounts. `decision` predicts
+NMI's decision. `bindings` selects the pod's bindings, `service_accounts` checks the pod's service account for federated
+identities, `token_source` describes the endpoint that NMI would ask for the token, and `nmi_availability` checks that
+an NMI can respond.
 """

@@ -1,5 +1,5 @@
-"""Whether a program's service account may do something, as the API server itself says: a SubjectAccessReview, which is
-answered and not stored.
+"""Permission checks for a daemon's service account by SubjectAccessReview, which the API server answers without storing
+it.
 """
 
 from typing import Final
@@ -21,12 +21,14 @@ class _Review(msgspec.Struct):
 
 
 def service_account_of(daemon: Daemon) -> str:
-    """The service account that a program runs under, as `namespace/name`."""
+    """Return the service account of a daemon's pod, as `namespace/name`."""
     return f"{daemon.metadata.namespace}/{daemon.spec.service_account_name or 'default'}"
 
 
 async def is_allowed(client: Client, account: str, **attributes: str) -> bool:
-    """Whether *account* may do what *attributes* (of `spec.resourceAttributes`) say. Raises ApiError."""
+    """Return whether *account* has the permission that *attributes* (`spec.resourceAttributes`) describe. Raises
+    ApiError.
+    """
     namespace, name = account.split("/")
     spec = {
         "user": f"system:serviceaccount:{namespace}:{name}",
@@ -39,7 +41,7 @@ async def is_allowed(client: Client, account: str, **attributes: str) -> bool:
 
 
 async def may_request_tokens(client: Client, account: str, namespace: str, service_account: str) -> bool:
-    """Whether NMI, which runs under *account*, may ask for tokens of that service account. Raises ApiError."""
+    """Return whether NMI's *account* may request tokens of that service account. Raises ApiError."""
     return await is_allowed(
         client,
         account,

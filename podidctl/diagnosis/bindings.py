@@ -1,4 +1,4 @@
-"""Which bindings and identities are meant for a pod, and which only share its label. Pure."""
+"""Selection of a pod's bindings and identities, and of the ones that are restricted to another namespace. Pure."""
 
 from podidctl.diagnosis.decision import is_managed
 from podidctl.diagnosis.input import DiagnosisInput
@@ -6,12 +6,12 @@ from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityT
 
 
 def eligible_bindings(data: DiagnosisInput) -> list[AzureIdentityBinding]:
-    """The bindings that may select the pod at all: in managed mode those of its namespace."""
+    """Return the bindings that may select the pod: in managed mode the ones in its namespace, else all."""
     return [each for each in data.bindings if not is_managed(data) or each.metadata.namespace == data.namespace]
 
 
 def selecting_bindings(data: DiagnosisInput, pod: Pod) -> list[AzureIdentityBinding]:
-    """Those whose selector is the pod's label, in their order."""
+    """Return the bindings that select the pod's label, sorted by key."""
     label = pod.binding_label
     return sorted(
         (each for each in eligible_bindings(data) if label and each.spec.selector == label), key=lambda one: one.key
@@ -19,13 +19,13 @@ def selecting_bindings(data: DiagnosisInput, pod: Pod) -> list[AzureIdentityBind
 
 
 def named_identity(data: DiagnosisInput, binding: AzureIdentityBinding) -> AzureIdentity | None:
-    """The identity that *binding* names, if it is there."""
+    """Return the identity that *binding* names, or None if it does not exist."""
     key = (binding.metadata.namespace, binding.spec.azure_identity)
     return next((each for each in data.identities if each.key == key), None)
 
 
 def namespace_restriction(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding) -> str:
-    """Why what *binding* gives is for pods of its own namespace and not for *pod*, or an empty string."""
+    """Return why *binding* serves only pods of its own namespace and not *pod*, or an empty string."""
     if binding.metadata.namespace == pod.metadata.namespace:
         return ""
     if data.configuration.settings.force_namespaced:

@@ -1,6 +1,6 @@
-"""The pods that NMI and MIC run in, as an operator sees them: where, which image, ready or not, with which flags.
+"""Pods of NMI and MIC: node, image, readiness and flags.
 
-They are found by the labels that the chart and the plain manifests, ours and the reference's, give them.
+They are found by the labels that the chart and the manifests set, both in this project and in the Go implementation.
 """
 
 import re
@@ -76,7 +76,7 @@ class DaemonStatus(Wire, frozen=True):
 
 
 class Daemon(Resource, frozen=True):
-    """A pod of NMI or of MIC."""
+    """A pod of NMI or MIC."""
 
     metadata: PodMeta = PodMeta()
     spec: DaemonSpec = DaemonSpec()
@@ -94,13 +94,15 @@ class Daemon(Resource, frozen=True):
 
     @property
     def looks_like_nmi(self) -> bool:
-        """Whether it looks like NMI beyond its label, which whoever may make a pod can write."""
+        """Whether more than the label identifies this pod as NMI: anyone with permission to create a pod can set the
+        label.
+        """
         owners = self.metadata.owner_references or ()
         return self.spec.host_network and any(each.kind == "DaemonSet" and each.controller for each in owners)
 
     @property
     def not_ready_reason(self) -> str:
-        """Why it is not ready, as far as the API server knows."""
+        """Return why the pod is not ready, as its status reports it."""
         for each in self.status.container_statuses:
             if (waiting := each.state.waiting) is not None and waiting.reason:
                 restarts = f", restarted {each.restart_count} times" if each.restart_count else ""
@@ -108,7 +110,7 @@ class Daemon(Resource, frozen=True):
         return "it is being deleted" if self.metadata.deletion_timestamp else f"phase {self.status.phase or 'unknown'}"
 
     def container(self, program: str) -> DaemonContainer | None:
-        """The one that runs *program*: by its name, else the first."""
+        """Return the container of *program*: by its name, else the first one."""
         named = (each for each in self.spec.containers if each.name == program)
         return next(named, self.spec.containers[0] if self.spec.containers else None)
 
@@ -117,7 +119,7 @@ DAEMONS: Final = Kind("Pod", "pods", Daemon)
 
 
 async def list_daemons(client: Client, component: str, *, node: str = "") -> list[Daemon]:
-    """The pods of *component* (`nmi` or `mic`), where *node* is given of that one alone. Raises ApiError."""
+    """Return the pods of *component* (`nmi` or `mic`), with *node* only the ones on that node. Raises ApiError."""
     found: dict[tuple[str, str], Daemon] = {}
     field = f"spec.nodeName={node}" if node else ""
     for label in LABELS:
@@ -132,7 +134,7 @@ class _Page(msgspec.Struct):
 
 
 async def has_daemon(client: Client, component: str) -> bool:
-    """Whether there is a pod of *component* anywhere, at the cost of one object. Raises ApiError."""
+    """Return whether any pod of *component* exists. Reads one object. Raises ApiError."""
     for label in LABELS:
         asked = {"labelSelector": f"{label}={component}", "limit": "1"}
         if msgspec.json.decode(await client.request("GET", DAEMONS.path(), params=asked), type=_Page).items:
@@ -141,7 +143,7 @@ async def has_daemon(client: Client, component: str) -> bool:
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:
-    """The command line of *program* in its pod, with `$(NAME)` filled in as the kubelet does."""
+    """Return the command line of *program* in its pod, with `$(NAME)` expanded as the kubelet does."""
     container = daemon.container(program)
     if container is None:
         return []
@@ -154,7 +156,7 @@ def flags_of(daemon: Daemon, program: str) -> list[str]:
 
 
 def _arguments_after(program: str, words: list[str]) -> list[str]:
-    """What follows the program itself, which may be Python's own `-m nmi`."""
+    """Return the arguments after the program name, which may be Python's `-m nmi`."""
     for at, (word, following) in enumerate(pairwise(words)):
         if (word, following) == ("-m", program):
             return words[at + 2 :]
@@ -162,19 +164,19 @@ def _arguments_after(program: str, words: list[str]) -> list[str]:
 
 
 def parseable_flags(daemon: Daemon, program: str) -> list[str]:
-    """The same as they may be parsed here. Raises UsageError for one that asks for help."""
+    """Return the flags if they are safe to parse. Raises UsageError for one that requests help."""
     return reject_help(flags_of(daemon, program))
 
 
 def reject_help(given: list[str]) -> list[str]:
-    """*given*, which may be parsed. Raises UsageError for a flag that asks for help: the parser would print it."""
+    """Return *given*. Raises UsageError if it has a help flag, because the parser would print the help text."""
     if any(each.lstrip("-").partition("=")[0] in {"help", "h"} for each in given if each.startswith("-")):
-        raise UsageError("it has --help among its flags, with which it ends at once")
+        raise UsageError("it has the flag --help, with which it exits immediately")
     return given
 
 
 def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
-    """Its environment, as far as the pod's manifest tells it."""
+    """Return the environment as far as the pod's manifest states it."""
     container = daemon.container(program)
     return dict(_variables(daemon, container)) if container is not None else {}
 
@@ -191,11 +193,13 @@ def _variables(daemon: Daemon, container: DaemonContainer) -> Iterator[tuple[str
 
 
 def nmi_settings(daemon: Daemon) -> Settings:
-    """The settings of the NMI in that pod. Raises UsageError for a command line that ours would not take."""
+    """Return the settings of the NMI in that pod. Raises UsageError for a command line that this version's NMI
+    rejects.
+    """
     given = parseable_flags(daemon, "nmi")
     environ = environment_of(daemon, "nmi")
-    # Its other variables name things inside the pod, which are not to be looked for here.
+    # Other variables name files inside the pod, which must not be opened on this machine.
     kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
     if not daemon.spec.node_name:
-        raise UsageError(f"pod {daemon.name} is on no node yet")
+        raise UsageError(f"pod {daemon.name} is not scheduled to a node yet")
     return parse([*given, f"--node={daemon.spec.node_name}"], kept)

@@ -1,6 +1,6 @@
-"""What NMI would answer the pod, decided by NMI's own functions on what was read. Pure.
+"""Prediction of NMI's decision for a pod's request by NMI's own functions. Pure.
 
-Up to the token itself: what Azure then says to the identity is known only by asking for one.
+The prediction ends before the token fetch: Azure's response is known only after a real request.
 """
 
 from collections.abc import Iterator
@@ -28,37 +28,37 @@ ANY_IDENTITY: Final = TokenRequest(MANAGEMENT_RESOURCE)
 
 
 class Outcome(StrEnum):
-    """What becomes of a request."""
+    """Result of a token request."""
 
     GRANTED = "granted"
     EXEMPT = "exempt"
-    """It goes to IMDS as it is, for the node's own identities."""
+    """NMI forwards the request to IMDS, for the node's own identities."""
     WAITS = "waits"
-    """It is held, and refused unless something changes meanwhile."""
+    """NMI holds the request and refuses it unless the state changes."""
     REFUSED = "refused"
     UNSEEN = "unseen"
-    """No request of this pod gets to NMI as this pod's."""
+    """NMI does not recognize any request as this pod's."""
     UNANSWERED = "unanswered"
-    """NMI would say something, but none that works is on the pod's node."""
+    """NMI would respond, but no working NMI is on the pod's node."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedDecision:
-    """What NMI says."""
+    """NMI's predicted decision."""
 
     outcome: Outcome
     assigned: AssignedIdentity | None = None
     """For GRANTED."""
     refusal: Refusal | None = None
-    """For REFUSED, and for WAITS at its end."""
+    """For REFUSED, and for WAITS after the wait."""
     seconds: float = 0.0
-    """How long it is held, for WAITS."""
+    """For WAITS: how long NMI holds the request."""
     why: str = ""
     """For EXEMPT and UNSEEN."""
 
 
 def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY) -> PredictedDecision:
-    """What the pod's *request* comes to."""
+    """Return NMI's decision about the pod's *request*."""
     pod = data.pod
     if why := unseen_reason(data):
         return PredictedDecision(Outcome.UNSEEN, why=why)
@@ -78,50 +78,50 @@ def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY)
 
 
 def unseen_reason(data: DiagnosisInput) -> str:
-    """Why no request gets to NMI as this pod's, or an empty string."""
+    """Return why NMI does not recognize requests of this pod, or an empty string."""
     pod = data.pod
     if pod is None:
-        return f"there is no pod {data.name} in namespace {data.namespace}"
+        return f"pod {data.name} does not exist in namespace {data.namespace}"
     if not pod.spec.node_name:
-        return "it is on no node yet"
+        return "it is not scheduled to a node yet"
     if pod.finished:
-        return f"it has run to its end ({pod.status.phase})"
+        return f"it has ended (phase {pod.status.phase})"
     return no_address_reason(data, pod)
 
 
 def no_address_reason(data: DiagnosisInput, pod: Pod) -> str:
-    """Why *pod*, which runs, is not known by an address, or an empty string."""
+    """Return why NMI does not know the running *pod* by an address, or an empty string."""
     if pod.spec.host_network:
-        return "it is on its node's own network, so its requests never meet the nat rule: IMDS itself answers them"
+        return "it uses its node's network, so its requests bypass the nat rule and IMDS responds to them"
     if not own_addresses(pod):
         return "it has no address yet"
     return "" if recognized_addresses(data, pod) else address_conflict(data, pod, own_addresses(pod)[0])[0]
 
 
 def recognized_addresses(data: DiagnosisInput, pod: Pod) -> tuple[str, ...]:
-    """The addresses by which NMI knows *pod*."""
+    """Return the addresses by which NMI recognizes *pod*."""
     return tuple(each for each in own_addresses(pod) if _possible_owners(data, pod, each) == [pod])
 
 
 def address_conflict(data: DiagnosisInput, pod: Pod, address: str) -> tuple[str, str]:
-    """Why *address*, which others have as well, is not the pod's; and what to do."""
+    """Return why *address*, which other pods also have, does not identify the pod, and the next action."""
     names = ["/".join(each.key) for each in _pods_at(data, pod, address) if each is not pod]
     match _possible_owners(data, pod, address):
         case []:
             return (
-                f"another pod has its address: {', '.join(names)}, and all of them are ending",
-                "wait until one of them is gone; if a pod stays Terminating, kubectl describe pod shows what keeps it",
+                f"another pod has its address: {', '.join(names)}, and all of them are terminating",
+                "wait until one of them is deleted; if a pod stays Terminating, kubectl describe pod shows the reason",
             )
         case [other]:
             name = "/".join(other.key)
             return (
-                f"another pod has its address: {name}; this one is ending, so it has passed on",
-                f"ask about {name}: this one gets no tokens any more",
+                f"another pod has its address: {name}; this one is terminating, so the address is the other pod's",
+                f"run this command for {name}: this pod gets no tokens any more",
             )
         case _:
             return (
-                f"another pod has its address: {', '.join(names)}, and none of them is known to be ending",
-                "delete the one that is not alive any more: NMI serves neither while both have the address",
+                f"another pod has its address: {', '.join(names)}, and none of them is known to be terminating",
+                "delete the pod that is no longer running: NMI serves neither while both have the address",
             )
 
 
@@ -130,13 +130,15 @@ def _pods_at(data: DiagnosisInput, pod: Pod, address: str) -> list[Pod]:
 
 
 def _possible_owners(data: DiagnosisInput, pod: Pod, address: str) -> list[Pod]:
-    """Whose it may be, as NMI settles it: an address passes on only when the former pod is ending or has no sandbox."""
+    """Return the pods that may own *address*, as NMI decides: ownership changes only when the former pod is terminating
+    or has no sandbox.
+    """
     claimants = _pods_at(data, pod, address)
     return claimants if len(claimants) == 1 else [each for each in claimants if not (each.ending or each.sandbox_down)]
 
 
 def pod_facts(data: DiagnosisInput, pod: Pod) -> PodFacts:
-    """What of the pod a decision depends on, exceptions included."""
+    """Return the properties of the pod that NMI's decision depends on, including exceptions."""
     settings = data.configuration.settings
     exemptions = Exemptions(
         lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces
@@ -145,19 +147,19 @@ def pod_facts(data: DiagnosisInput, pod: Pod) -> PodFacts:
 
 
 def assignments_of(data: DiagnosisInput, pod: Pod) -> tuple[AssignedIdentity, ...]:
-    """What may be the pod's by the mode that NMI runs in."""
+    """Return the pod's assigned identities by NMI's operation mode."""
     if is_managed(data):
         return tuple(_joined(data, pod))
     return tuple(project(each) for each in data.assigned if is_watched(data, pod, each))
 
 
 def is_managed(data: DiagnosisInput) -> bool:
-    """Whether there is no MIC, and bindings alone decide."""
+    """Return whether NMI runs in managed mode, without MIC."""
     return data.configuration.settings.operation_mode is OperationMode.MANAGED
 
 
 def is_watched(data: DiagnosisInput, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
-    """Whether the NMI of the pod's node sees *assigned*, which names the pod, at all."""
+    """Return whether the NMI on the pod's node watches *assigned*, which names the pod."""
     node = pod.spec.node_name
     if assigned.spec.nodename not in {"", node}:
         return False

@@ -1,7 +1,7 @@
-"""Reads what is to be known of one pod: a get or list of each kind, and with *azure* one GET of its node's host.
+"""Reader of the state around one pod: one get or list of each kind and, with *azure*, one GET of the node's host.
 
-Without the pod or our own kinds nothing can be told, and an ApiError is raised. What only adds to it (the node, NMI's
-pods and log, Events) is `Unread` where it may not be read.
+Reading the pod or the custom resources raises ApiError on failure. A failed read of anything else (node, NMI's pods and
+log, Events) is a `ReadFailure` in the result.
 """
 
 from collections.abc import Awaitable
@@ -30,21 +30,21 @@ T = TypeVar("T")
 
 EVENTS: Final = Kind("Event", "events", Event)
 COMPONENT_PREFIX: Final = "aad-pod-identity"
-"""How the components that tell our Events begin, as the reference's do."""
+"""Prefix of the component names in the Events of both this project and the Go implementation."""
 EVENTS_MAX: Final = 5
 NO_NODE: Final = "nowhere"
-"""Stands for the node of a pod that is on none."""
+"""Placeholder for the node of an unscheduled pod."""
 
 
 async def gather(
     client: Client, namespace: str, name: str, *, given: NmiConfiguration | None, azure: Hosts | None
 ) -> DiagnosisInput:
-    """The facts about the pod. *given*: the flags that NMI runs with, where they are not to be read from its pod.
+    """Return the diagnosis input for the pod. *given* replaces the configuration of NMI's pod.
 
     Raises ApiError.
     """
-    # The assigned identities first: what is written meanwhile can look as if it were still to be done, but nothing
-    # that has just been assigned looks as if nobody wanted it.
+    # The assigned identities come first. An object written during the reads may then seem to be missing, but a new
+    # assignment never seems to be without a binding.
     assigned = [
         each
         for each in await client.list(ASSIGNED_IDENTITIES)
@@ -79,7 +79,7 @@ async def gather(
 
 
 def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
-    """The rules of an NMI with these *flags*. Raises UsageError."""
+    """Return the configuration of an NMI with these *flags*. Raises UsageError."""
     return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), environ_less, is_given=True)
 
 
@@ -131,18 +131,20 @@ async def _decisions(client: Client, pod: Pod, nmi: NmiPods | ReadFailure) -> tu
 
 
 def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:
-    """By source flags NMI decides about *pod*: those of the likeliest of its pods on the node, or the defaults."""
+    """Return the NMI configuration for *pod*: the flags of the likely NMI pod on its node, or the defaults."""
     usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
     if isinstance(nmi, ReadFailure) or not nmi.here:
         return NmiConfiguration(
-            usual, "NMI's defaults, since no pod of NMI was seen on the node; give its flags by --nmi-flags"
+            usual, "NMI's defaults, because no NMI pod was found on the node; pass its flags with --nmi-flags"
         )
     daemon = likely_nmi(nmi)
     try:
         cloud_file = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
         return NmiConfiguration(nmi_settings(daemon), f"the flags of pod {daemon.name}", cloud_file)
     except UsageError as error:
-        return NmiConfiguration(usual, f"NMI's defaults, since the flags of pod {daemon.name} cannot be read ({error})")
+        return NmiConfiguration(
+            usual, (f"NMI's defaults, because the flags of pod {daemon.name} cannot be read ({error})")
+        )
 
 
 async def _service_account_access(client: Client, pod: Pod, nmi: NmiPods | ReadFailure) -> ServiceAccountAccess:
@@ -173,7 +175,9 @@ async def _on_azure(azure: Hosts, node: Node | ReadFailure | None) -> HostIdenti
 
 
 async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
-    """What *read* gives, or why it is not to be had. An API server that is away is everybody's error: it is raised."""
+    """Return the result of *read*, or the reason of its failure. Raises Unreachable if the API server does not
+    respond.
+    """
     try:
         return await read
     except Unreachable:

@@ -1,7 +1,6 @@
-"""What is known of one pod and of all that leads to its token, as values.
+"""Input of a diagnosis: the state of one pod and of all objects that its token depends on.
 
-Where something could not be read, that stands there as `Unread`, with the reason: what is not known is not taken for
-absent.
+A value that could not be read is a `ReadFailure` with the reason, so that it is not mistaken for an absent one.
 """
 
 from dataclasses import dataclass, field
@@ -25,43 +24,43 @@ from podidentity.resources import (
 
 @dataclass(frozen=True, slots=True)
 class ReadFailure:
-    """It could not be read."""
+    """A failed read."""
 
     why: str
-    """And what to do about it."""
+    """The reason and the next action."""
 
 
 @dataclass(frozen=True, slots=True)
 class NmiConfiguration:
-    """By which NMI decides."""
+    """Settings that NMI decides by."""
 
     settings: Settings
     source: str
-    """Where they come from, for people."""
+    """Origin of the settings, in words for the operator."""
     cloud_file: str = ""
-    """The AZURE_ENVIRONMENT_FILEPATH of NMI's pod: a file there, which says what else is a sign-in endpoint."""
+    """AZURE_ENVIRONMENT_FILEPATH of NMI's pod: a file in that pod, which can name further sign-in endpoints."""
     is_given: bool = False
-    """Whether somebody said them: then NMI runs, though perhaps in no pod that is known for NMI's."""
+    """Whether the operator passed the settings. NMI then runs, perhaps in no pod that has NMI's label."""
 
 
 @dataclass(frozen=True, slots=True)
 class NmiPods:
-    """What runs of NMI on the pod's node."""
+    """NMI pods on the pod's node."""
 
     here: tuple[Daemon, ...] = ()
     elsewhere: bool = False
-    """Whether there is any on another node, where there is none here."""
+    """Whether other nodes have an NMI pod. Read only if this node has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccountAccess:
-    """The pod's service account, by which it proves itself where its identity is federated."""
+    """State of the pod's service account, which a federated identity trusts."""
 
     exists: bool | ReadFailure
     nmi_may_request: bool | ReadFailure | None
-    """Whether NMI may ask for its tokens; None where NMI's own service account is not known."""
+    """Whether NMI may request its tokens; None if NMI's own service account is not known."""
     nmi: str = ""
-    """NMI's own, as `namespace/name`."""
+    """NMI's service account, as `namespace/name`."""
 
 
 class EventSource(Wire, frozen=True):
@@ -70,7 +69,7 @@ class EventSource(Wire, frozen=True):
 
 
 class Event(Resource, frozen=True):
-    """A Kubernetes Event, in the older form that NMI and MIC write."""
+    """A Kubernetes Event in the older form, which NMI and MIC write."""
 
     type: str = ""
     reason: str = ""
@@ -87,28 +86,28 @@ class Event(Resource, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnosisInput:
-    """All of it, of one moment as far as several reads can be of one."""
+    """State around one pod. The reads are not one transaction."""
 
     namespace: str
     name: str
     configuration: NmiConfiguration
     pod: Pod | None = None
     same_address_pods: tuple[Pod, ...] = ()
-    """Other live pods at one of its addresses on its node."""
+    """Other running pods on its node with one of its addresses."""
     exceptions: tuple[AzurePodIdentityException, ...] = ()
-    """Of its namespace."""
+    """Exceptions in its namespace."""
     bindings: tuple[AzureIdentityBinding, ...] = ()
-    """Of all namespaces, as are the identities."""
+    """Bindings of all namespaces, as with the identities."""
     identities: tuple[AzureIdentity, ...] = ()
     assigned: tuple[AzureAssignedIdentity, ...] = ()
-    """Those that name the pod."""
+    """AzureAssignedIdentities that name the pod."""
     node: Node | ReadFailure | None = None
     nmi: NmiPods | ReadFailure = field(default_factory=NmiPods)
     events: tuple[Event, ...] | ReadFailure = ()
-    """NMI's and MIC's about the pod, the latest first."""
+    """Events of NMI and MIC about the pod, latest first."""
     decisions: tuple[LoggedDecision, ...] | ReadFailure = ()
-    """What NMI's log says of the pod, the latest first."""
+    """Decisions about the pod in NMI's log, latest first."""
     azure: HostIdentities | AzureError | None = None
-    """What is on the node's VM or scale set; None where Azure was not asked."""
+    """Identities on the node's VM or scale set; None if Azure was not asked."""
     account: ServiceAccountAccess | None = None
-    """None where nobody looked: without a federated identity it plays no part."""
+    """None if not read: only federated identities depend on it."""

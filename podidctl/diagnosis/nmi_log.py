@@ -1,8 +1,8 @@
-"""What the log of NMI says that it decided about a pod lately: the last token, the last refusals. Pure.
+"""Parser of NMI's log for recent decisions about a pod: the last grants and refusals. Pure.
 
-NMI writes a line when something is granted, refused or changes, and counts repeats about once a minute
-(`nmi.server.decisions`). Only lines of that logger are read, and of each only the fields: the rest of them stands in
-quotes, so that nothing that a pod sent can look like a field.
+NMI logs a line when the result changes and counts repeats about once a minute (`nmi.server.decisions`). The parser
+reads only the fields of that logger's lines. Other text is in quotes there, so no text that a pod sent can pass for a
+field.
 """
 
 import json
@@ -16,7 +16,7 @@ from nmi.server import decisions
 from nmi.server.decisions import REFUSED
 
 LINES_READ: Final = 5_000
-"""Of the end of the log: some hours of a node, up to two megabytes."""
+"""Lines from the end of the log: some hours of one node, up to two megabytes."""
 DECISIONS_MAX: Final = 3
 
 _HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(decisions.__name__)}\] ")
@@ -24,26 +24,27 @@ _FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s
 
 
 class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One decision and its repeats. Texts may be the pod's."""
+    """One decision with its repeats. Texts may come from the pod."""
 
     at: str
-    """When it was made, or last repeated, in UTC."""
+    """Time of the decision or of its last repeat, in UTC."""
     outcome: str
     identity: str = ""
     """Namespace and name of the AzureIdentity."""
     resource: str = ""
-    """The audience that was asked for."""
+    """The requested audience."""
     status: int | None = None
-    """Of the answer, where it was a refusal."""
+    """HTTP status of a refusal."""
     error: str = ""
-    """Why it was refused, and what to look at."""
+    """Reason of a refusal, with the next action."""
     repeats: int = 0
 
 
 def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
-    """The latest decisions about *pod* (namespace/name), the last first: those about this incarnation of it.
+    """Return the latest decisions about this incarnation of *pod* (namespace/name), latest first.
 
-    A summary of repeats names no uid; one whose decision is further back stands for it by the pod's name alone.
+    A summary of repeats has no uid. If its decision is not in the log any more, the summary is matched by the pod's
+    name alone.
     """
     found: dict[tuple[str, ...], LoggedDecision] = {}
     for at, fields in _lines(log):
@@ -72,7 +73,7 @@ def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
 
 
 def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
-    """Add what a summary counts to the latest decision that it can be about."""
+    """Add the count of a summary to the latest decision that it can refer to."""
     told = _decision(at, fields)
     count = fields.get("count")
     for key, one in reversed(found.items()):
@@ -96,7 +97,7 @@ def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         fields = json.loads(line)
-    except ValueError:  # cut off, or somebody else's
+    except ValueError:  # cut off, or a line of another program
         return
     if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
         moment = str(fields.get("time", ""))

@@ -1,4 +1,4 @@
-"""What a pod proves itself by where its identity is federated (type 3): its own service account. Pure."""
+"""Checks of a pod's service account, whose token federated identities (type 3) trust. Pure."""
 
 from typing import Final, NamedTuple
 
@@ -12,33 +12,33 @@ from podidctl.diagnosis.token_source import describe_token_source
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 GRANT: Final = (
-    "list the namespace (and, where it names them, the service account) in the chart's federated.namespaces, which "
-    "lets NMI create serviceaccounts/token there"
+    "add the namespace (and the service account, if the list names them) to federated.namespaces in the chart's "
+    "values; this lets NMI create serviceaccounts/token there"
 )
 
 
 class AssertionFault(NamedTuple):
-    """Why a pod cannot prove itself."""
+    """Reason why NMI gets no token of the pod's service account."""
 
     code: str
-    """NMI's word for it."""
+    """NMI's error code."""
     says: str
     then: str
-    """What to do."""
+    """The next action."""
 
 
 def subject(pod: Pod) -> str:
-    """What Azure must have been told of the pod, in the words of its token."""
+    """Return the subject of the pod's token, which the federated credential on Azure must have."""
     return f"system:serviceaccount:{pod.metadata.namespace}:{pod.spec.service_account_name}"
 
 
 def account_name(pod: Pod) -> str:
-    """Namespace and name of its service account."""
+    """Return the service account as `namespace/name`."""
     return f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
 
 
 def federated_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
-    """The federated identities that are meant for the pod: of its bindings, and of what is assigned to it."""
+    """Return the pod's federated identities: those of its bindings and those assigned to it."""
     bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
     found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
     if not is_managed(data):
@@ -48,23 +48,26 @@ def federated_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
 
 
 def assertion_fault(pod: Pod, account: ServiceAccountAccess | None) -> AssertionFault | None:
-    """Why the API server makes no token of the pod's service account for NMI, in the order in which that is known
-    there; None where nothing is known against it."""
+    """Return why the API server refuses NMI a token of the pod's service account, in the API server's order of checks,
+    or None.
+    """
     name = account_name(pod)
     if not pod.spec.service_account_name:
-        then = "make the pod anew: each gets one when it is made"
+        then = "delete and create the pod again: a new pod always gets a service account"
         return AssertionFault("service_account_missing", "the pod has no service account", then)
     if account is not None and account.nmi_may_request is False:
-        says = f"NMI's service account {account.nmi} may not ask for tokens of service account {name}"
+        says = f"NMI's service account {account.nmi} may not request tokens of service account {name}"
         return AssertionFault("assertion_forbidden", says, GRANT)
     if account is not None and account.exists is False:
         then = f"create it: kubectl create serviceaccount -n {pod.metadata.namespace} {pod.spec.service_account_name}"
-        return AssertionFault("service_account_missing", f"there is no service account {name}", then)
+        return AssertionFault("service_account_missing", f"service account {name} does not exist", then)
     return None
 
 
 def pod_token_source(data: DiagnosisInput, identity: AzureIdentity, resource: str) -> str | Refusal:
-    """Whom NMI asks for a token of *identity* for the pod; or what it answers without asking Azure."""
+    """Return the endpoint that NMI asks for a token of *identity*, or the refusal that it returns without a request to
+    Azure.
+    """
     pod = data.pod
     if pod is None or identity.spec.type != IdentityType.FEDERATED:
         return describe_token_source(data.configuration.settings, identity, resource)

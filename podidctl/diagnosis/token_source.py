@@ -1,4 +1,4 @@
-"""Whom NMI asks for a token of an identity that a pod may have, or what keeps it from asking anybody. Pure."""
+"""Description of the endpoint that NMI would ask for a token of an identity, or of the refusal. Pure."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -23,15 +23,15 @@ TYPE_NAMES: Final[Mapping[int, str]] = {
 }
 SERVICE_PRINCIPAL_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 SIGN_IN_TYPES: Final = SERVICE_PRINCIPAL_TYPES | {IdentityType.FEDERATED}
-"""Types source tokens NMI gets from a sign-in endpoint."""
+"""Identity types whose tokens come from a sign-in endpoint."""
 
 
 def describe_token_source(
     settings: Settings, identity: AzureIdentity, resource: str, *, account: str = "the pod's own"
 ) -> str | Refusal:
-    """Whom an NMI with these *settings* asks for a token of *identity*; or what it answers without asking.
+    """Return the endpoint that an NMI with these *settings* asks for a token of *identity*, or its refusal.
 
-    *account*: how the pod's service account is to be called.
+    *account* is the text for the pod's service account.
     """
     try:
         return _source(settings, identity, resource, account) or UNSUPPORTED_TYPE
@@ -42,14 +42,14 @@ def describe_token_source(
 
 
 def unknown_cloud_note(rules: NmiConfiguration, identity: AzureIdentity) -> str:
-    """What could make it otherwise, and is not known here; or an empty string."""
+    """Return a note if settings that cannot be read here may allow more endpoints; else an empty string."""
     if rules.cloud_file and identity.spec.type in SIGN_IN_TYPES:
-        return f"NMI's own description of a cloud ({rules.cloud_file}) cannot be read from here and may allow more"
+        return f"NMI's cloud file ({rules.cloud_file}) cannot be read from here and may allow more endpoints"
     return ""
 
 
 def _source(settings: Settings, identity: AzureIdentity, resource: str, account: str) -> str:
-    """Empty for a type that NMI does not know. Raises what keeps NMI from asking: PolicyError, AzureError."""
+    """Return the endpoint, or an empty string for an unknown type. Raises PolicyError or AzureError if NMI refuses."""
     match identity.spec.type:
         case IdentityType.USER_ASSIGNED:
             user_assigned.check(identity)
@@ -61,15 +61,15 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str, account:
             proof = "certificate" if type_ == IdentityType.CERTIFICATE else "secret"
             tenants = ", ".join(application.tenants)
             return (
-                f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, by the {proof} in Secret "
+                f"{application.authority.url}, tenant {tenants}, scope {resource}/.default, with the {proof} in Secret "
                 f"{application.secret}"
             )
         case IdentityType.FEDERATED:
             enabled = settings.federated_identities
             trusting = federated.check(sign_in_policy(settings), identity, enabled=enabled)
             return (
-                f"{trusting.authority.url}, tenant {trusting.tenant}, scope {resource}/.default, by a token of service "
-                f"account {account} for {settings.federated_audience}"
+                f"{trusting.authority.url}, tenant {trusting.tenant}, scope {resource}/.default, with a token of "
+                f"service account {account} for {settings.federated_audience}"
             )
         case _:
             return ""

@@ -1,8 +1,8 @@
-"""`podidctl doctor`: what is wrong with the whole installation, a line for each check, and what to do about it.
+"""`podidctl doctor`: checks of the whole installation, one line per check, with the next action.
 
-`gather` reads what the API server says (`federation`, what federated identities need of it), `node` what this machine
-says where it is a node; the checks themselves are functions from those values (`state`) to findings (`shapes`), in
-files by their subject: `kinds`, `objects`, `assignments`, `federated`, `programs`, `leaders`, `rights`, `server`.
-`exempt` asks NMI whom it leaves to IMDS. `report` puts them together, `command` is the way in and out. Nothing is
-changed.
+`gather` reads the API server (`federated_access` and `secret_access` parts of it) and `node_reader` reads this machine
+if it is a node. The checks are functions from the values of `state` to the findings of `schema`, in one module per
+subject: `custom_resources`, `objects`, `assignments`, `federated_identities`, `programs`, `leaders`, `rights`,
+`secrets`, `api_server`, `node_checks` and `fail_closed`. `exemptions` applies NMI's rules about pods that NMI leaves to
+IMDS. `report` runs all checks and `command` defines the command. Nothing is changed.
 """

@@ -1,4 +1,4 @@
-"""Checks on what is assigned against what pods want, by MIC's own judgement of that. Pure."""
+"""Checks of the AzureAssignedIdentities against the assignments that pods need, by MIC's own rules. Pure."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,9 +7,11 @@ from typing import Final
 
 from mic.cluster.bindings import indexed
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
+from mic.preview.text import counted
 from podidctl.doctor.objects import live_pods
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import ObjectReference, Objects
+from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     ASSIGNED,
@@ -25,13 +27,15 @@ from podidentity.resources import (
 
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
 GRACE_SECONDS: Final = 120.0
-"""Azure takes up to a minute for an update of a VM or scale set, and one that is under way has to end before."""
+"""Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
 
 
 def check_assignments(
     objects: Objects, now: datetime, exempt: Callable[[Pod], str] = lambda _: "", *, force_namespaced: bool = False
 ) -> Iterator[Finding]:
-    """Identities that pods want and nobody has assigned to them, and assigned ones that are not on their hosts."""
+    """Report identities that pods need and that are not assigned, and assigned ones that are not attached to their
+    hosts.
+    """
     check = "assignments"
     lacking: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
@@ -41,18 +45,21 @@ def check_assignments(
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
     for why, whose in sorted(lacking.items()):
-        says = f"{counted(len(whose), 'identity that a pod wants is', 'identities that pods want are')} not assigned"
-        then = "MIC has had its time: see that it runs and leads, podidctl plan, and MIC's log"
+        says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
+        then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield make_finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
     for note, keys in sorted(created.items(), key=lambda each: -len(each[1])):
         says = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
             yield make_finding(check, Level.PROBLEM, f"{says}: {note}", note)
         else:
-            yield make_finding(check, Level.WARNING, says, "MIC has had its time: see its log, and podidctl plan")
+            yield make_finding(check, Level.WARNING, says, "this is overdue: see MIC's log and podidctl plan")
     if fresh:
         says = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
-        then = f"ask again: what pod, binding and identity are there for since {GRACE_SECONDS:g} s should be Assigned"
+        then = (
+            f"run this command again: an identity whose pod, binding and identity exist for {GRACE_SECONDS:g} s should "
+            "be Assigned"
+        )
         yield make_finding(check, Level.OK, says, then)
     if not created and not lacking:
         living = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
@@ -60,7 +67,7 @@ def check_assignments(
 
 
 def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
-    """What stays Created, by what MIC says of it; and what is so young that MIC, which says nothing, is still at it."""
+    """Return the overdue Created objects by MIC's message, and the ones that are recent and have no message."""
     late: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
     for each in objects.assigned:
@@ -78,7 +85,7 @@ def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, li
 
 
 def _required_objects(want: DesiredAssignment) -> list[ObjectReference]:
-    """What has to be there before MIC can do anything for it."""
+    """Return the objects that must exist before MIC can act."""
     return [
         ObjectReference(PODS.plural, *want.pod.key),
         ObjectReference(BINDINGS.plural, *want.binding.key),
@@ -88,13 +95,13 @@ def _required_objects(want: DesiredAssignment) -> list[ObjectReference]:
 
 def _is_recent(objects: Objects, now: datetime, parts: Iterable[ObjectReference]) -> bool:
     ages = ((now - objects.created_at[each]).total_seconds() for each in parts if each in objects.created_at)
-    return any(abs(age) < GRACE_SECONDS for age in ages)  # a clock may be behind, but not by years
+    return any(abs(age) < GRACE_SECONDS for age in ages)  # clocks may differ, but not by years
 
 
 def _missing_assignments(
     objects: Objects, exempt: Callable[[Pod], str], *, force_namespaced: bool
 ) -> Iterator[tuple[str, DesiredAssignment]]:
-    """What pods lack of what they want, and why."""
+    """Yield the assignments that pods need and do not have, each with the reason."""
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in objects.nodes}
     living: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
     for each in objects.assigned:
@@ -103,7 +110,7 @@ def _missing_assignments(
     existing = (held for several in living.values() for held in several)
     index = indexed(objects.identities, objects.bindings, existing, force_namespaced=force_namespaced)
     for pod in live_pods(objects):
-        # What NMI does not serve by it, and nodes that MIC cannot tell the host of, are other checks'.
+        # Other checks report pods that NMI does not serve and nodes without a known host.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or exempt(pod):
             continue
         for claim, want in index.all_desired(pod).items():
@@ -114,14 +121,14 @@ def _missing_assignments(
 
 
 def _missing_reason(want: DesiredAssignment, living: Sequence[ExistingAssignment]) -> str:
-    """Why none of those that stand for *want* is the pod's; what is Created is told by itself."""
+    """Return why none of the existing objects for *want* is the pod's. Created objects are reported separately."""
     faults = [_fault(want, each) for each in living]
     return "" if "" in faults else next(iter(faults), "there is no AzureAssignedIdentity")
 
 
 def _fault(want: DesiredAssignment, held: ExistingAssignment) -> str:
     if held.object.status.status not in LIVE_STATUSES:
-        return f"its AzureAssignedIdentity is {held.object.status.status}"
+        return f"its AzureAssignedIdentity has status {held.object.status.status}"
     if held.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", want.pod.metadata.uid}:
-        return "its AzureAssignedIdentity is for an earlier pod of that name"
+        return "its AzureAssignedIdentity is for an earlier pod of this name"
     return "" if held.node in {"", want.node} else "its AzureAssignedIdentity is for another node"

@@ -1,4 +1,4 @@
-"""`podidctl doctor`, as the command line has it, and what it prints."""
+"""Definition of the command `podidctl doctor` and its output."""
 
 import asyncio
 from typing import Annotated, Final
@@ -18,9 +18,9 @@ from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.schema import Level, Report, listed
+from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ClusterState, Objects
-from podidctl.printing import Output, console, plain, print_document, print_table
+from podidctl.printing import Output, console, listed, plain, print_document, print_table
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -34,20 +34,20 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     def _doctor(
         *,
         node: Annotated[
-            str, typer.Option(help="This machine is the node of that name: look at its rules too (as root).")
+            str, typer.Option(help="Check the rules of this machine, too, as the node of this name (requires root).")
         ] = "",
-        imds: Annotated[bool, typer.Option("--imds", help="Ask IMDS, too; with --node.")] = False,
+        imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
     ) -> None:
-        """Check the whole installation, and tell what is wrong with it and what to do.
+        """Check the whole installation and show each fault with the next action.
 
-        It ends with 0 where all is well, with 3 where something was found, and with 1 where something could not be
-        looked at and nothing else was found.
+        The exit code is 0 if there is no fault, 3 if there is one, and 1 if there is none but something could not be
+        read.
         """
         configure(LogFormat.TEXT, 0)
         if imds and not node:
-            raise typer.BadParameter("--imds asks from this machine: name it as a node with --node")
+            raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
         report = asyncio.run(_examine(context.settings(kubeconfig=kubeconfig), node, imds=imds))
         to = console()
         if output is Output.TABLE:
@@ -64,7 +64,7 @@ async def _examine(settings: Reaching, node: str, *, imds: bool) -> Report:
 
 
 async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState:
-    """This machine, as the node of that name. Raises typer.BadParameter for what no node is called."""
+    """Return the state of this machine as *node*. Raises typer.BadParameter for a name that a node cannot have."""
     try:
         settings = Settings(node_name=node)
     except UsageError as wrong:
@@ -75,22 +75,20 @@ async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState
             try:
                 settings = nmi_settings(each)
             except UsageError:
-                continue  # told by the check of flags
+                continue  # reported by the check of flags
     return await read_node(settings, pods=here, ask_imds=imds)
 
 
 def _labelled_pods(objects: Objects, node: str) -> int:
-    """How many pods with a label run on *node*. Raises typer.BadParameter where the cluster has no such node."""
+    """Return the number of labelled pods on *node*. Raises typer.BadParameter if the cluster has no such node."""
     names = {each.metadata.name for each in objects.nodes}
     if node not in names:
-        raise typer.BadParameter(
-            f"the cluster has no node {node}; its nodes are called {plain(listed(names)) or '(none)'}"
-        )
+        raise typer.BadParameter(f"the cluster has no node {node}; its nodes are {plain(listed(names)) or '(none)'}")
     return sum(each.spec.node_name == node and not each.spec.host_network for each in live_pods(objects))
 
 
 def show(report: Report, to: Console) -> None:
-    """Print a line for each finding, and what to do about each that needs it."""
+    """Print one line per finding, then the next action of each finding that needs one."""
     print_table(
         ("", "check", ""),
         ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in report.findings),

@@ -1,6 +1,6 @@
-"""Since when objects are there, as far as that tells whether MIC has had time for them.
+"""Creation times of objects, which show whether MIC has had enough time for them.
 
-The projections that the programs share leave it out, since they have no use for it.
+The projections that the daemons share omit these fields because the daemons do not use them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ class DatedStatus(PodStatus, frozen=True):
 
 
 class DatedPod(Pod, frozen=True):
-    """A pod with the times that tell since when it is on its node."""
+    """A pod with the times that show since when it is on its node."""
 
     metadata: DatedMeta = DatedMeta()
     status: DatedStatus = DatedStatus()
 
     @property
     def since(self) -> datetime | None:
-        """MIC has nothing to do for it before a node is found."""
+        """Time of creation or scheduling, whichever is later: MIC does not act before a pod is scheduled."""
         scheduled = (each.last_transition_time for each in self.status.conditions if each.type == SCHEDULED)
         times = map(parse_time, (self.metadata.creation_timestamp, *scheduled))
         return max((each for each in times if each is not None), default=None)
@@ -56,7 +56,7 @@ _DECODER: Final = msgspec.json.Decoder(_DatedObject)
 
 
 def creation_time(raw: msgspec.Raw) -> datetime | None:
-    """When an object that can be read was made, if it says so."""
+    """Return the creation time of a readable object, or None."""
     try:
         return parse_time(_DECODER.decode(raw).metadata.creation)
     except (msgspec.DecodeError, RecursionError):
@@ -64,7 +64,7 @@ def creation_time(raw: msgspec.Raw) -> datetime | None:
 
 
 def parse_time(spelled: str | None) -> datetime | None:
-    """A time as the API server writes it; None for anything else."""
+    """Return the time that the API server wrote, or None for other text."""
     try:
         found = datetime.fromisoformat(spelled or "")
     except ValueError:
@@ -73,5 +73,5 @@ def parse_time(spelled: str | None) -> datetime | None:
 
 
 def pod_times(pods: Iterable[DatedPod]) -> dict[ObjectReference, datetime]:
-    """Since when each is on its node."""
+    """Return since when each pod is on its node."""
     return {ObjectReference("pods", *each.key): since for each in pods if (since := each.since) is not None}

@@ -1,17 +1,19 @@
-"""Checks on the definitions of our kinds, and on how their objects are stored. Pure."""
+"""Checks of the custom resource definitions and of the stored field spellings. Pure."""
 
 from collections.abc import Iterator
 
+from mic.preview.text import counted
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import ClusterState, Definition
+from podidctl.printing import listed
 
 APPLY = "kubectl apply -f deploy/crds"
 
 
 def definitions(state: ClusterState) -> Iterator[Finding]:
-    """Whether each kind is there, in the version that both programs speak, and keeps old spellings."""
+    """Check that each kind is installed, in the version that the daemons use, and preserves old field spellings."""
     check = "definitions"
     bad = False
     for kind in KINDS:
@@ -28,11 +30,11 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
         yield Level.UNKNOWN, f"{plural}: its CustomResourceDefinition could not be read: {there.why}", ""
         return
     if there is None:
-        yield Level.PROBLEM, f"{plural}: there is no such CustomResourceDefinition", f"install it: {APPLY}"
+        yield Level.PROBLEM, f"{plural}: this CustomResourceDefinition does not exist", f"install it: {APPLY}"
         return
     ours = next((each for each in there.spec.versions if each.name == version), None)
     if ours is None or not ours.served:
-        yield Level.PROBLEM, f"{plural}: {version} is not served, and both programs speak no other", APPLY
+        yield Level.PROBLEM, f"{plural}: {version} is not served, and both daemons use only this version", APPLY
         return
     if not ours.storage:
         yield Level.WARNING, f"{plural}: {version} is served and another version is stored", APPLY
@@ -46,24 +48,24 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
     if not ours.keeps_unknown:
         yield (
             Level.WARNING,
-            f"{plural}: its schema drops fields that it does not name, which are those in spellings before v1.6.0",
-            f"apply ours, which keep them: {APPLY}",
+            f"{plural}: its schema drops unknown fields, which includes field spellings from before v1.6.0",
+            f"apply this project's definition, which preserves them: {APPLY}",
         )
 
 
 def spellings(state: ClusterState) -> Iterator[Finding]:
-    """Objects in spellings from before v1.6.0, and objects that cannot be read at all."""
+    """Report objects in field spellings from before v1.6.0, and unreadable objects."""
     old = [f"{plural} {name}" for plural, stored in state.stored.items() for name in stored.old]
     unreadable = [f"{plural} {name}" for plural, stored in state.stored.items() for name in stored.unreadable]
     if unreadable:
-        says = f"{counted(len(unreadable), 'object')} that no program of ours can read: {listed(unreadable)}"
+        says = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
         yield make_finding("objects", Level.PROBLEM, says, "correct the types of their fields, or delete them")
     if old:
-        says = f"{counted(len(old), 'object is', 'objects are')} spelled as before v1.6.0: {listed(old)}"
+        says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
-            "both programs read them; MIC rewrites them when it starts, unless its ConfigMap aad-pod-identity-config "
-            "says that this is done: delete its key type-upgrade-status, and restart MIC"
+            "both daemons read them; MIC rewrites them when it starts, unless its ConfigMap aad-pod-identity-config "
+            "records that this is done: delete its key type-upgrade-status and restart MIC"
         )
         yield make_finding("spellings", Level.WARNING, says, then)
     elif state.stored:
-        yield make_finding("spellings", Level.OK, "every object has the present spelling")
+        yield make_finding("spellings", Level.OK, "every object has the current field spellings")

@@ -1,4 +1,4 @@
-"""Which pods get the node's own identities: NMI's own judgement, by the flags of the NMI of each pod's node. Pure."""
+"""Pods that get the node's own identities, by NMI's own rules and the flags of the NMI on each pod's node. Pure."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +11,9 @@ from podidentity.resources import AzurePodIdentityException, Pod
 def exemption_reasons(
     nmis: Sequence[Settings], exceptions: Iterable[AzurePodIdentityException]
 ) -> Callable[[Pod], str]:
-    """Tells why a pod is exempt (`MIC`, `exception namespace/name`); empty where it is not.
+    """Return a function that returns why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string.
 
-    On a node whose NMI's flags are not known, the first one's count; where none is known, the defaults.
+    A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
     """
     known = {each.node_name: _exemptions(each) for each in nmis}
     usual = next(iter(known.values()), Exemptions(lambda _: None))

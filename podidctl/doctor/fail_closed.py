@@ -1,5 +1,6 @@
-"""What keeps pods of this machine from the real IMDS while NMI is not running: the reject of `--fail-closed`, the boot
-guard, and AKS's own IMDS restriction. Pure."""
+"""Checks of the mechanisms that block pods of this machine from the real IMDS while NMI is not running: the reject rule
+of `--fail-closed`, the boot guard, and AKS's IMDS restriction. Pure.
+"""
 
 import itertools
 import re
@@ -13,44 +14,46 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Finding, Level, make_finding
 
 RESTRICTED_TABLES: Final = ("filter", "mangle")
-"""Where AKS inserts its rule, by a setting of the node pool."""
+"""Tables in which AKS inserts its rule, depending on a setting of the node pool."""
 _SOURCE: Final = re.compile(r"! -s \d{1,3}(\.\d{1,3}){3}/32 ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailClosedState:
-    """What was found on this machine."""
+    """State of this machine."""
 
     wanted: bool
-    """Whether NMI here has --fail-closed."""
+    """Whether this node's NMI has --fail-closed."""
     fault: str | ReadFailure | None
-    """What is wrong with the reject rule; None where it is in force."""
+    """Fault of the reject rule; None if it is in force."""
     restricted: tuple[str, ...] | ReadFailure
-    """The tables that hold AKS's rule."""
+    """Tables that contain AKS's rule."""
     guard: bool | ReadFailure
     """Whether the boot guard is enabled."""
     localnet: str | None
-    """Why the kernel drops what is led to 127.0.0.1; None where it does not, or nothing is led there."""
+    """Why the kernel drops packets redirected to 127.0.0.1; None if it does not or nothing is redirected there."""
 
 
 def is_restriction(rule: str, to: RedirectSpec) -> bool:
     """Return whether *rule* of FORWARD is AKS's IMDS restriction.
 
     Source: Azure/AgentBaker, parts/linux/cloud-init/artifacts/ensure_imds_restriction.sh: every source but the node's
-    own address, IMDS's address and port, DROP. AKS's comment is not compared: its text may change, the effect may not.
+    own address, IMDS's address and port, DROP. AKS's comment is not compared, because its text may change.
     """
     wanted = f"-d {to.metadata_ip}/32 -p tcp -m tcp --dport {to.metadata_port} -j DROP"
     return _SOURCE.sub("", normalized(rule)) == wanted
 
 
 def has_restriction(saved: str, to: RedirectSpec) -> bool:
-    """Return whether *saved*, a table in iptables-save's form, has AKS's rule before one that accepts everything."""
+    """Return whether *saved*, a table in iptables-save's format, has AKS's rule before a rule that accepts
+    everything.
+    """
     before = itertools.takewhile(lambda rule: words(rule) != ["-j", "ACCEPT"], rules_of(saved, "FORWARD"))
     return any(is_restriction(rule, to) for rule in before)
 
 
 def check_fail_closed(name: str, state: FailClosedState) -> Iterator[Finding]:
-    """One finding for each mechanism of the node *name*."""
+    """Yield one finding for each mechanism on the node *name*."""
     about = f"node {name}"
     restricted = state.restricted if not isinstance(state.restricted, ReadFailure) else ()
     if isinstance(state.fault, ReadFailure):
@@ -62,20 +65,20 @@ def check_fail_closed(name: str, state: FailClosedState) -> Iterator[Finding]:
     elif state.wanted:
         says = f"{about}: the reject rule of --fail-closed is not in force ({state.fault})"
         yield make_finding(
-            "fail closed", Level.PROBLEM, says, "see NMI's log on this node: it puts the rule back where it may"
+            "fail closed", Level.PROBLEM, says, "see NMI's log on this node: NMI restores the rule if it can"
         )
     elif restricted:
         yield make_finding(
-            "fail closed", Level.OK, f"{about}: no reject rule, and AKS's IMDS restriction does the same"
+            "fail closed", Level.OK, f"{about}: no reject rule, but AKS's IMDS restriction has the same effect"
         )
     else:
-        says = f"{about}: pods reach the real IMDS, and the node's own identities, while NMI is not running"
+        says = f"{about}: pods reach the real IMDS and the node's own identities while NMI is not running"
         then = "set nmi.failClosed (NMI's --fail-closed), or enable the IMDS restriction of AKS"
         yield make_finding("fail closed", Level.WARNING, says, then)
     if isinstance(state.restricted, ReadFailure):
         yield make_finding("AKS IMDS restriction", Level.UNKNOWN, f"{about}: {state.restricted.why}", "run it as root")
     else:
-        says = f"there, in {' and '.join(restricted)}/FORWARD" if restricted else "not there"
+        says = f"present in {' and '.join(restricted)}/FORWARD" if restricted else "not present"
         yield make_finding("AKS IMDS restriction", Level.OK, f"{about}: {says}")
     if isinstance(state.guard, ReadFailure):
         yield make_finding("boot guard", Level.UNKNOWN, f"{about}: {state.guard.why}", "run it as root")
@@ -84,7 +87,7 @@ def check_fail_closed(name: str, state: FailClosedState) -> Iterator[Finding]:
         yield make_finding("boot guard", Level.OK, f"{about}: {says}")
     if state.localnet is not None:
         yield make_finding(
-            "route_localnet", Level.PROBLEM, f"{about}: {state.localnet}", "do what it says, on the node"
+            "route_localnet", Level.PROBLEM, f"{about}: {state.localnet}", "follow this instruction on the node"
         )
     else:
-        yield make_finding("route_localnet", Level.OK, f"{about}: pods can be led to NMI")
+        yield make_finding("route_localnet", Level.OK, f"{about}: requests of pods can be redirected to NMI")

@@ -1,4 +1,6 @@
-"""Reads what federated identities need: the pods' service accounts, and whether NMI may ask for their tokens."""
+"""Reader of the state that federated identities depend on: the pods' service accounts and NMI's permission to request
+their tokens.
+"""
 
 from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ from podidentity.kube.client import Client
 async def read_federated_access(
     client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
 ) -> FederatedAccess:
-    """What is there; nothing is asked where no pod has a federated identity. Raises Unreachable."""
+    """Return this state. Reads nothing if no pod has a federated identity. Raises Unreachable."""
     pods = [pod for pod, _ in served_pairs(objects)] if isinstance(objects, Objects) else []
     namespaces = sorted({each.metadata.namespace for each in pods})
     accounts = {each: await or_failure(_accounts(client, each)) for each in namespaces}

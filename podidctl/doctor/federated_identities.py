@@ -1,31 +1,33 @@
-"""Checks on federated identities (type 3): what they need of NMI, of the API server and of Azure. Pure."""
+"""Checks of federated identities (type 3): their requirements on NMI, on the API server and on Azure. Pure."""
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from mic.preview.text import counted
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import GRANT, account_name
 from podidctl.doctor import programs
 from podidctl.doctor.objects import by_selector, live_pods
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import FederatedAccess, Objects, ServerState
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 from podidentity.telemetry.logs import redacted
 
 CHECK: Final = "federated"
 CREDENTIALS_MAX: Final = 20
-"""Federated credentials that Azure takes for one managed identity or application."""
+"""Azure's limit of federated credentials for one managed identity or application."""
 OLDEST_MINOR: Final = 30
-"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits what tokens NMI may ask for."""
+"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
 
 ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
 
 
 def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
-    """The live pods with each federated identity that is meant for them."""
+    """Return the live pods, each with every federated identity that serves it."""
     bindings = by_selector(objects)
     federations = {each.key: each for each in objects.identities if each.spec.type == IdentityType.FEDERATED}
     pairs: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Pod, AzureIdentity]] = {}
@@ -44,7 +46,7 @@ def check_federated_identities(
     server: ServerState | ReadFailure,
     exempt: Callable[[Pod], str] = lambda _: "",
 ) -> Iterator[Finding]:
-    """Whatever of it is wrong; nothing at all where there are no federated identities."""
+    """Report all faults of federated identities; nothing if there are none."""
     identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
     if not identities:
         return
@@ -71,7 +73,7 @@ def _enabled(identities: Sequence[AzureIdentity], pairs: ServedPairs, nmi: Seque
     if not without:
         return
     if len(without) < len(settings):
-        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, while it has on others: "
+        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others:  "
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
         yield make_finding(CHECK, Level.WARNING, says + listed(without), then)
         return
@@ -88,14 +90,14 @@ def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
     match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
     if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
         says = (
-            f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which keeps NMI's own token from being "
-            f"good for any token of the service accounts that NMI may ask for"
+            f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
+            "for any token of the service accounts that NMI may request"
         )
         yield make_finding(CHECK, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
 
 
 def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> Iterator[Finding]:
-    """Identities whose pods are all in other namespaces. Pods that nothing else serves are told by another check."""
+    """Report identities whose pods are all in other namespaces. Another check reports the pods that are not served."""
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for binding in objects.bindings:
         selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
@@ -106,10 +108,13 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> 
         where = set[str]().union(*(namespaces.get(each, set()) for each in selectors[identity.key]))
         if where and identity.metadata.namespace not in where:
             says = (
-                f"AzureIdentity {'/'.join(identity.key)} is federated, and the pods that its bindings select are all "
+                f"AzureIdentity {'/'.join(identity.key)} is federated, but the pods that its bindings select are all "
                 f"in other namespaces ({listed(where)}), which it never serves"
             )
-            then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or another binding here"
+            then = (
+                "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or a binding for pods of this "
+                "namespace"
+            )
             yield make_finding(CHECK, Level.WARNING, says, then)
 
 
@@ -123,24 +128,28 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
         elif there is not None and pod.spec.service_account_name not in there:
             missing[account_name(pod)].add("/".join(pod.key))
     for account, pods in sorted(missing.items()):
-        says = f"there is no service account {account}, by which pods prove themselves to Azure: {listed(pods)}"
+        says = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
         namespace, _, name = account.partition("/")
         yield make_finding(
             CHECK, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}"
         )
     if unread:
         says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values()))}"
-        yield make_finding(CHECK, Level.UNKNOWN, says, "ask with more rights (list on serviceaccounts)")
+        yield make_finding(
+            CHECK, Level.UNKNOWN, says, ("run this command with more permissions (list on serviceaccounts)")
+        )
 
 
 def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
-        says = f"what NMI may ask tokens of could not be read: {federation.forbidden.why}"
-        yield make_finding(CHECK, Level.UNKNOWN, says, "ask with more rights (create on subjectaccessreviews)")
+        says = f"NMI's permission to request tokens could not be read: {federation.forbidden.why}"
+        yield make_finding(
+            CHECK, Level.UNKNOWN, says, ("run this command with more permissions (create on subjectaccessreviews)")
+        )
         return
     for account, others in federation.forbidden.items():
         if others:
-            says = f"NMI's service account {account} may not ask for tokens of service accounts {listed(others)}"
+            says = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
             yield make_finding(CHECK, Level.PROBLEM, says, GRANT)
 
 
@@ -152,8 +161,8 @@ def _too_many_credentials(pairs: ServedPairs) -> Iterator[Finding]:
     for (_, client), accounts in subjects.items():
         if len(accounts) > CREDENTIALS_MAX:
             says = (
-                f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure takes no more "
-                f"than {CREDENTIALS_MAX} federated credentials for one identity: {listed(accounts)}"
+                f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure accepts at "
+                f"most {CREDENTIALS_MAX} federated credentials for one identity: {listed(accounts)}"
             )
-            then = "let pods of one application share a service account, or spread them over more identities"
+            then = "let pods of one application share a service account, or distribute them over more identities"
             yield make_finding(CHECK, Level.PROBLEM, says, then)

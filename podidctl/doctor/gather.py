@@ -1,5 +1,5 @@
-"""Reads what the checks look at: each of our kinds once, pods and nodes, the definitions, the locks, and what the
-service accounts may do (SubjectAccessReviews, which the API server answers and does not store).
+"""Reader of the state that the checks need: custom resources, pods and nodes once each, the definitions, the locks, and
+the permissions of the service accounts (SubjectAccessReviews, which the API server does not store).
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from podidentity.flags import UsageError
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
 from podidentity.kube.errors import ApiError, NotFound, Unreachable
-from podidentity.kube.lock_records import ENDPOINTS, LEASES, InAnnotation, InLease, LockFormat, Record
+from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -64,7 +64,7 @@ _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 async def gather(client: Client) -> ClusterState:
-    """All of it. Raises ApiError where the API server does not answer, or not to us."""
+    """Return the cluster's state. Raises ApiError if the API server does not respond or rejects the credentials."""
     server = await or_failure(_server(client))
     nmi = await or_failure(_daemons(client, "nmi"))
     mic = await or_failure(_daemons(client, "mic"))
@@ -93,7 +93,7 @@ class _Version(msgspec.Struct):
 
 
 async def _server(client: Client) -> ServerState:
-    """The version, and the clock by the answer's Date. Raises Unreachable."""
+    """Return the version, and the clock by the response's Date. Raises Unreachable."""
     access = client.access
     authorization = await access.authorization()
     headers = {"Authorization": authorization} if authorization else {}
@@ -123,14 +123,14 @@ async def _server(client: Client) -> ServerState:
 
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
-    """What an answer with this Date, to a request *sent* and answered within so many *seconds*, says of the clocks."""
+    """Return the server's state from the Date of a response to a request that was *sent* then and took *seconds*."""
     try:
         theirs = parsedate_to_datetime(date)
     except ValueError:
         return ServerState(version)
     if theirs.tzinfo is None:
         theirs = theirs.replace(tzinfo=UTC)
-    # The header tells whole seconds, cut off.
+    # The header has whole seconds, rounded down.
     ahead = theirs + timedelta(seconds=0.5) - (sent + timedelta(seconds=seconds / 2))
     return ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
 
@@ -143,7 +143,9 @@ async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
 
 
 async def _objects(client: Client) -> tuple[Objects | ReadFailure, dict[str, StoredObjects]]:
-    """Our objects, and how they are stored. A kind that is not installed has none: its definition's check says so."""
+    """Return the custom resources and their stored form. A kind that is not installed has no objects; another check
+    reports it.
+    """
     stored: dict[str, StoredObjects] = {}
     made: dict[ObjectReference, datetime] = {}
     assigned = await _read_kind(client, ASSIGNED_IDENTITIES, stored, made)
@@ -208,13 +210,13 @@ def _document(raw: msgspec.Raw) -> dict[str, Any]:
 
 
 async def _locks(client: Client, mic: Sequence[Daemon]) -> tuple[Locks, ...]:
-    """Of each name that a MIC locks by; of the usual one where there is none to be seen."""
+    """Return the locks of every name that a MIC uses, or of the default name if no MIC was found."""
     usual = MicSettings(namespace="default")
     names = {(each.lease_namespace, each.lease_name): None for each in _settings(mic)}
     found = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
-        lease = await _lock_record(client, InLease(), LEASES, namespace, name)
-        endpoints = await _lock_record(client, InAnnotation(), ENDPOINTS, namespace, name)
+        lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
+        endpoints = await _lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
         found.append(Locks(namespace, name, lease, endpoints))
     return tuple(found)
 
@@ -225,11 +227,11 @@ def _settings(mic: Sequence[Daemon]) -> list[MicSettings]:
         try:
             read.append(mic_settings(each))
         except UsageError:
-            continue  # told by the check of flags
+            continue  # reported by the check of flags
     return read
 
 
-async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> Record | None:
+async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
     try:
         return by.read(_document(msgspec.Raw(await client.request("GET", object_path(kind, namespace, name)))))
     except NotFound:

@@ -1,41 +1,42 @@
-"""Checks on this machine as a node: the nat rule, whether anything meets it, kubenet, and IMDS. Pure."""
+"""Checks of this machine as a node: the nat rule, whether connections match it, kubenet, and IMDS. Pure."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mic.preview.text import counted
 from nmi.node.rule_text import normalized
 from nmi.node.rules import CHAIN
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
-from podidctl.doctor.schema import Finding, Level, counted, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 
 _COUNTER_LINE = re.compile(r"\[(?P<packets>\d+):\d+\] -A (?P<chain>\S+) (?P<rule>.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """What this machine says."""
+    """State of this machine."""
 
     name: str
     fault: str | ReadFailure | None
-    """What is wrong with the redirect; None where it is as it should be."""
+    """Fault of the redirect; None if it is correct."""
     wanted: bool = True
-    """Whether NMI here is to have one at all."""
+    """Whether this node's NMI installs a redirect."""
     packets: int | None = None
-    """How many first packets of connections have met it since it was written; None where nobody counted."""
+    """First packets of connections that have matched the rule since it was written; None if not counted."""
     pods: int | None = 0
-    """Pods that run on this node, with a label, and not on the host's network; None where they could not be read."""
+    """Labelled pods on this node that are not on the host's network; None if they could not be read."""
     kubenet: bool = False
     """Whether the kubelet's flags name kubenet."""
     imds: str | ReadFailure | None = None
-    """What IMDS answered; None where it was not asked."""
+    """IMDS's response; None if no request was sent."""
     closing: FailClosedState | None = None
-    """What keeps pods from IMDS while NMI is not running; None where nothing is redirected."""
+    """State of the mechanisms for the time without NMI; None if nothing is redirected."""
 
 
 def packets_in(saved: str, rule: str) -> int | None:
-    """How many packets have met the rule *redirect* (normalised) of our chain, by the text of `iptables-save -c`."""
+    """Return how many packets have matched *rule* (normalized) of NMI's chain in the output of `iptables-save -c`."""
     for line in saved.splitlines():
         match = _COUNTER_LINE.fullmatch(line.strip())
         if match is not None and match["chain"] == CHAIN and normalized(match["rule"]) == rule:
@@ -44,10 +45,10 @@ def packets_in(saved: str, rule: str) -> int | None:
 
 
 def check_redirect(state: NodeState) -> Iterator[Finding]:
-    """Whether the rule is in force here, and pods' requests meet it."""
+    """Check that the rule is in force and that pods' requests match it."""
     about = f"node {state.name}"
     if not state.wanted:
-        yield make_finding("nat rule", Level.OK, f"{about}: none is wanted, by --redirect=none")
+        yield make_finding("nat rule", Level.OK, f"{about}: none is required because of --redirect=none")
         return
     if isinstance(state.fault, ReadFailure):
         yield make_finding(
@@ -55,42 +56,49 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         )
         return
     if state.fault is not None:
-        then = "see NMI's log on this node: it puts the rule back at once where it may"
-        yield make_finding("nat rule", Level.PROBLEM, f"{about}: {state.fault}: pods reach IMDS itself", then)
+        then = "see NMI's log on this node: NMI restores the rule immediately if it can"
+        yield make_finding("nat rule", Level.PROBLEM, f"{about}: {state.fault}: pods reach IMDS directly", then)
         return
-    yield make_finding("nat rule", Level.OK, f"{about}: in force, before every other rule")
+    yield make_finding("nat rule", Level.OK, f"{about}: in force, before all other rules")
     if state.packets is None:
-        yield make_finding("redirects", Level.UNKNOWN, f"{about}: iptables tells no counter of the rule")
+        yield make_finding("redirects", Level.UNKNOWN, f"{about}: iptables has no counter of the rule")
     elif state.packets == 0 and state.pods is None:
-        says = f"{about}: nothing has met the rule, and whether pods with a label are here could not be read"
-        yield make_finding("redirects", Level.UNKNOWN, says, "ask with more rights: list on pods and nodes")
+        says = f"{about}: no connection has matched the rule, and the labelled pods on this node could not be read"
+        yield make_finding(
+            "redirects", Level.UNKNOWN, says, ("run this command with more permissions: list on pods and nodes")
+        )
     elif state.packets == 0 and state.pods:
-        says = f"{about}: nothing has met the rule since it was written; pods with a label here: {state.pods}"
+        says = (
+            f"{about}: no connection has matched the rule since it was written; labelled pods on this node: "
+            f"{state.pods}"
+        )
         then = (
-            "ask for a token from a pod here and look again; if it stays 0, pods' traffic bypasses netfilter: with "
-            "Cilium set bpf.hostLegacyRouting=true (eBPF host routing never enters the nat table)"
+            "request a token from a pod on this node and run this command again; if the count stays 0, pods' traffic "
+            "bypasses netfilter: with Cilium set bpf.hostLegacyRouting=true (eBPF host routing bypasses the nat "
+            "table)"
         )
         yield make_finding("redirects", Level.WARNING, says, then)
     else:
-        yield make_finding("redirects", Level.OK, f"{about}: {counted(state.packets, 'connection')} led to NMI")
+        yield make_finding("redirects", Level.OK, f"{about}: {counted(state.packets, 'connection')} redirected to NMI")
 
 
 def check_kubenet(state: NodeState) -> Iterator[Finding]:
-    """Whether pods here can take each other's address."""
+    """Check that pods on this node cannot use each other's address."""
     if state.kubenet:
-        then = "use another network plugin; else forbid NET_RAW to pods by policy, and allow it to NMI by its flag"
+        then = "use another network plugin; otherwise deny NET_RAW to pods by policy and set NMI's flag for kubenet"
         says = (
-            f"node {state.name}: the kubelet runs with kubenet, where a pod can take another's address, and its tokens"
+            f"node {state.name}: the kubelet runs with kubenet, where a pod can use another pod's address and get its "
+            "tokens"
         )
         yield make_finding("kubenet", Level.WARNING, says, then)
     else:
-        yield make_finding("kubenet", Level.OK, f"node {state.name}: the kubelet's flags do not name it")
+        yield make_finding("kubenet", Level.OK, f"node {state.name}: the kubelet's flags do not name kubenet")
 
 
 def check_imds(state: NodeState) -> Iterator[Finding]:
-    """Whether IMDS answers this machine."""
+    """Check that IMDS responds to this machine."""
     if isinstance(state.imds, ReadFailure):
-        then = "NMI gets no token here either: see the node's routes and firewall, and that it is a VM of Azure"
+        then = "NMI gets no tokens either: check the node's routes and firewall, and that it is a VM of Azure"
         yield make_finding("IMDS", Level.PROBLEM, f"node {state.name}: {state.imds.why}", then)
     elif state.imds is not None:
         yield make_finding("IMDS", Level.OK, f"node {state.name}: {state.imds}")

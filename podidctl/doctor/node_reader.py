@@ -1,5 +1,5 @@
-"""Reads what this machine says where it is a node. Changes nothing: of the legacy backend a table that is not there is
-not even opened, since that would make it.
+"""Reader of this machine's state as a node. Makes no changes: with the legacy backend it does not open a table that
+does not exist, because that would create it.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from podidentity.exits import StartError
 IMDS_SECONDS: Final = 5.0
 READ_MAX: Final = 1 << 20
 VERSIONS: Final = "/metadata/versions"
-"""The one path of IMDS that names nobody and needs nothing."""
+"""The only path of IMDS that needs no identity."""
 
 
 async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeState:
-    """What this machine says, which is the node that *settings* (of the NMI there) name."""
+    """Return the state of this machine, which is the node in *settings* (of the NMI on it)."""
     wanted = settings.redirect is RedirectMode.NAT
     fault, packets = await _redirect(settings) if wanted else (None, None)
     return NodeState(
@@ -57,7 +57,7 @@ async def _fail_closed_state(settings: Settings) -> FailClosedState:
 
 
 async def _reject(to: RedirectSpec) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
-    """What is wrong with the reject, and the tables that hold AKS's rule, both in this node's backend."""
+    """Return the fault of the reject rule and the tables with AKS's rule, both in this node's backend."""
     try:
         detected = await detect()
         legacy = detected.backend is Backend.LEGACY
@@ -67,7 +67,7 @@ async def _reject(to: RedirectSpec) -> tuple[str | ReadFailure | None, tuple[str
             fault = (await (await driver_for(detected)).find(to.reject)).fault(to.reject)
         save = _save_program(detected)
         if save is None:
-            return fault, ReadFailure("there is no iptables-save program")
+            return fault, ReadFailure("no iptables-save program is installed")
         tables = [each for each in RESTRICTED_TABLES if not legacy or each in detected.legacy_tables]
         saved = {each: (await run((save, "-t", each))).stdout for each in tables}
         return fault, tuple(each for each in tables if has_restriction(saved[each], to))
@@ -103,7 +103,7 @@ async def _packets(detected: DetectedBackend, rule: TopRule) -> int | None:
 
 
 def _save_program(detected: DetectedBackend) -> str | None:
-    """The iptables-save program of this node's backend."""
+    """Return the iptables-save program of this node's backend."""
     programs = detected.programs
     nft = programs.nft.save if programs.nft is not None else None
     return programs.legacy_save if detected.backend is Backend.LEGACY else nft
@@ -126,9 +126,9 @@ async def _imds(settings: Settings) -> str | ReadFailure:
             session.get(url, headers={"Metadata": "true"}, allow_redirects=False) as answer,
         ):
             if answer.status == 200:
-                return f"{url} answers"
-            return ReadFailure(f"{url} answers {answer.status}, which is not what IMDS says")
+                return f"{url} responds"
+            return ReadFailure(f"{url} responds with status {answer.status}, which IMDS does not send")
     except TimeoutError:
-        return ReadFailure(f"{url} did not answer within {IMDS_SECONDS:g} s")
+        return ReadFailure(f"{url} did not respond within {IMDS_SECONDS:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return ReadFailure(f"{url} does not answer: {str(error) or type(error).__name__}")
+        return ReadFailure(f"{url} does not respond: {str(error) or type(error).__name__}")

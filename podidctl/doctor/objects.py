@@ -1,4 +1,4 @@
-"""Checks on identities, bindings and exceptions: what leads nowhere, or twice. Pure."""
+"""Checks of identities, bindings and exceptions: unusable and duplicate objects. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,28 +6,30 @@ from dataclasses import replace
 
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
+from mic.preview.text import counted
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.diagnosis.token_source import SIGN_IN_TYPES, describe_token_source, unknown_cloud_note
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentityBinding, Pod
 
 
 def live_pods(objects: Objects) -> list[Pod]:
-    """Pods with a label that have not finished."""
+    """Return the labelled pods that have not ended."""
     return [each for each in objects.pods if each.binding_label and not each.finished]
 
 
 def unusable_objects(
     objects: Objects, rules: Iterable[NmiConfiguration] = (), *, force_namespaced: bool
 ) -> Iterator[Finding]:
-    """Bindings without an identity, malformed identities, nodes without a host: as MIC judges them.
+    """Report bindings without an identity, invalid identities and nodes without a host, by MIC's own rules.
 
-    And service principals and federated identities that an NMI with these *rules* asks nobody for.
+    Also report service principals and federated identities that an NMI with these *rules* refuses to sign in.
     """
     snapshot = Snapshot(
         pods=objects.pods,
@@ -48,7 +50,7 @@ def unusable_objects(
 
 
 def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
-    # Of all the NMIs of a cluster few differ in what decides here.
+    # Few NMIs of a cluster differ in these settings.
     distinct = {
         (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
         for each in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
@@ -61,7 +63,7 @@ def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator
         if identity.spec.type not in SIGN_IN_TYPES:
             continue
         for each in distinct.values():
-            # Whether NMI serves type 3 at all is told once, and not by each identity.
+            # Another check reports once that NMI does not serve type 3.
             refusal = describe_token_source(
                 replace(each.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
             )
@@ -81,30 +83,34 @@ def _correction(kind: str, name: str) -> str:
             namespace, _, bare = name.partition("/")
             return f"kubectl edit azureidentity -n {namespace} {bare}"
         case _:
-            return f"see that node {name} is there and that its cloud provider sets spec.providerID"
+            return f"check that node {name} exists and that its cloud provider sets spec.providerID"
 
 
 def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:
-    """Bindings that select nobody, and pods that nothing selects. *namespaced*: all are for their own namespace."""
+    """Report bindings that select no pod, and pods that no binding selects. *namespaced*: bindings serve their own
+    namespace.
+    """
     pods = live_pods(objects)
     labels = {each.binding_label for each in pods}
     idle = [each for each in objects.bindings if each.spec.selector not in labels]
     if idle:
-        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no pod that runs: " + listed(
+        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod:  " + listed(
             f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
         )
-        then = "compare spec.selector with the pods' label aadpodidbinding, or leave it if its pods come and go"
+        then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
         yield make_finding("selectors", Level.WARNING, says, then)
     lost, others = _unserved(objects, pods, namespaced=namespaced)
     if lost:
         says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield make_finding("selectors", Level.PROBLEM, says, "podidctl explain pod tells which binding was meant")
+        yield make_finding(
+            "selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector")
+        )
     if others:
         says = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
-            f"which are for their own: {_labels(others)}"
+            f"which serve only their own: {_labels(others)}"
         )
-        then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod tells more"
+        then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
         yield make_finding("selectors", Level.PROBLEM, says, then)
     if not idle and not lost and not others:
         yield make_finding(
@@ -113,7 +119,7 @@ def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding
 
 
 def by_selector(objects: Objects) -> dict[str, list[AzureIdentityBinding]]:
-    """The bindings by what they select."""
+    """Return the bindings by selector."""
     found: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
     for binding in objects.bindings:
         found[binding.spec.selector].append(binding)
@@ -121,7 +127,7 @@ def by_selector(objects: Objects) -> dict[str, list[AzureIdentityBinding]]:
 
 
 def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
-    """Pods that no binding selects, and pods that are selected only by what is for other namespaces."""
+    """Return the pods that no binding selects, and the pods that only bindings of other namespaces select."""
     bindings, lost, others = by_selector(objects), [], []
     keeping = {each.key for each in objects.identities if each.namespaced}
     for pod in pods:
@@ -142,7 +148,7 @@ def _labels(pods: Iterable[Pod]) -> str:
 
 
 def duplicates(objects: Objects) -> Iterator[Finding]:
-    """Bindings that say the same, and identities of one namespace that are the same on Azure."""
+    """Report equal bindings, and identities of one namespace that are the same on Azure."""
     bindings: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for binding in objects.bindings:
         bindings[binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity].append(
@@ -157,29 +163,29 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
     twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
     for what, names in twice:
-        then = "delete all but one, so that taking it away takes it away"
-        yield make_finding("duplicates", Level.WARNING, f"{what} that say the same: {listed(names)}", then)
+        then = "delete all but one, so that deleting the last one revokes the access"
+        yield make_finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
     if not twice:
-        yield make_finding("duplicates", Level.OK, "no binding and no identity is there twice")
+        yield make_finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
 
 
 def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
-    """Pods with a label that get the node's own identities: on the host's network, or under an exception."""
+    """Report labelled pods that get the node's own identities: on the host's network, or under an exception."""
     host = [each for each in live_pods(objects) if each.spec.host_network]
     if host:
-        says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
+        says = f"{counted(len(host), 'pod')} with a label on the host's network:  " + listed(
             "/".join(each.key) for each in host
         )
-        then = "take hostNetwork out of their spec: IMDS itself answers them, with the node's own identities"
+        then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
         yield make_finding("host network", Level.PROBLEM, says, then)
     under = [each for each in live_pods(objects) if not each.spec.host_network and exempt(each)]
     if under:
-        says = f"{counted(len(under), 'pod')} with a label and under an exception, which wins: " + listed(
+        says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence:  " + listed(
             "/".join(each.key) for each in under
         )
         yield make_finding(
-            "exceptions", Level.WARNING, says, "take off the label that the exception names, or narrow it"
+            "exceptions", Level.WARNING, says, "remove the exception's label from these pods, or narrow the exception"
         )
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
-        yield make_finding("exceptions", Level.OK, f"{count}; no pod with a label is under one")
+        yield make_finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")

@@ -1,8 +1,9 @@
-"""Checks on the pods of NMI and MIC: everywhere, ready, of one version, and with flags that fit together. Pure."""
+"""Checks of the pods of NMI and MIC: on every node, ready, of one version, and with consistent flags. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from mic.preview.text import counted
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
@@ -10,7 +11,8 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.daemons import Daemon, environment_of, nmi_settings, parseable_flags
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.doctor.exemptions import exemption_reasons
-from podidctl.doctor.schema import Finding, Level, counted, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
+from podidctl.printing import listed
 from podidentity.flags import UsageError
 from podidentity.resources import AzurePodIdentityException, Node, Pod, PodSpec
 
@@ -18,11 +20,13 @@ T = TypeVar("T")
 
 OS_LABEL = "kubernetes.io/os"
 VIRTUAL = ("type", "virtual-kubelet")
-"""A node that is no machine, where no DaemonSet's pod can run."""
+"""Label of a node that is not a machine, where DaemonSet pods cannot run."""
 
 
 def mic_settings(daemon: Daemon) -> MicSettings:
-    """The settings of the MIC in that pod. Raises UsageError for a command line that ours would not take."""
+    """Return the settings of the MIC in that pod. Raises UsageError for a command line that this version's MIC
+    rejects.
+    """
     environ = environment_of(daemon, "mic")
     kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
     kept["MIC_POD_NAMESPACE"] = daemon.metadata.namespace
@@ -30,9 +34,9 @@ def mic_settings(daemon: Daemon) -> MicSettings:
 
 
 def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether every node that can has an NMI that is ready."""
+    """Check that every suitable node has a ready NMI."""
     if not nmi:
-        then = "install NMI; where it runs otherwise than as a pod with its label, ask its /readyz on each node"
+        then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
         yield make_finding(
             "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
         )
@@ -46,7 +50,7 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
         and each.metadata.label(VIRTUAL[0]) != VIRTUAL[1]
     ]
     if without:
-        says = f"{counted(len(without), 'node')} without NMI, where IMDS itself answers pods: {listed(without)}"
+        says = f"{counted(len(without), 'node')} without NMI, where IMDS responds to pods: {listed(without)}"
         then = "see the DaemonSet's nodeSelector and tolerations, and kubectl describe daemonset"
         yield make_finding("NMI", Level.PROBLEM, says, then)
     unready = [each for each in nmi if not each.ready]
@@ -60,25 +64,27 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
-    """Whether there is a MIC where one is needed, and none where none is."""
+    """Check that a MIC runs if one is needed, and none otherwise."""
     ready = [each for each in mic if each.ready]
     if managed and mic:
-        says = f"NMI runs in managed mode, where nobody needs MIC: {listed(each.name for each in mic)}"
+        says = f"NMI runs in managed mode, which does not use MIC: {listed(each.name for each in mic)}"
         yield make_finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
         says = f"no MIC is ready: {listed(f'{each.name} ({each.not_ready_reason})' for each in mic)}"
-        yield make_finding("MIC", Level.PROBLEM, says, "see kubectl logs of these pods: nothing is assigned meanwhile")
+        yield make_finding(
+            "MIC", Level.PROBLEM, says, ("see kubectl logs of these pods: without MIC nothing is assigned")
+        )
     elif mic:
         yield make_finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not managed:
-        then = "install MIC; where it runs otherwise than as a pod with its label, see the check of its leader"
+        then = "install MIC; if it runs outside of a pod with its label, see the leader check"
         yield make_finding(
             "MIC", Level.UNKNOWN, "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then
         )
 
 
 def versions(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> Iterator[Finding]:
-    """Which images run; several of one program are a rollout that has not ended, or two installations."""
+    """Check the images. Several images of one program mean an incomplete rollout or two installations."""
     tags: list[str] = []
     for program, pods in (("nmi", nmi), ("mic", mic)):
         images = {container.image for each in pods if (container := each.container(program)) is not None}
@@ -102,22 +108,24 @@ def _tag(image: str) -> str:
 def flags(
     nmi: Sequence[Daemon], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
 ) -> Iterator[Finding]:
-    """Whether the programs' flags can be read, and agree where they have to."""
+    """Check that the daemons' flags can be read and are consistent."""
     check = "flags"
     nmis, unread_nmi = _read_settings(nmi, nmi_settings)
     mics, unread_mic = _read_settings(mic, mic_settings)
     unread = [*unread_nmi, *unread_mic]
     for why in unread:
-        yield make_finding(check, Level.WARNING, why, "correct it: our programs refuse to start with such a flag")
+        yield make_finding(
+            check, Level.WARNING, why, ("correct it: this version's programs do not start with such a flag")
+        )
     faults = [*_disagreements(nmis, mics), *_mic_not_exempt(nmis, mic, exceptions)]
     for says, then in faults:
         yield make_finding(check, Level.WARNING, says, then)
     if (nmis or mics) and not faults and not unread:
-        yield make_finding(check, Level.OK, "they can be read and fit together")
+        yield make_finding(check, Level.OK, "they can be read and are consistent")
 
 
 def _read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
-    """The settings of those that can be read, and of the others a line for each reason."""
+    """Return the readable settings, and one line per reason for the others."""
     settings: list[T] = []
     unread: dict[str, str] = {}
     for each in pods:
@@ -135,20 +143,20 @@ def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> 
     forced = {each.force_namespaced for each in nmis}, {each.force_namespaced for each in mics}
     if all(forced) and len(forced[0] | forced[1]) > 1:
         yield (
-            "--forceNamespaced is not the same for all: what MIC assigns across namespaces NMI may refuse, or serve",
+            "--forceNamespaced differs: NMI may refuse or serve what MIC assigns across namespaces",
             "give NMI and MIC the same --forceNamespaced",
         )
     if any(each.allow_kubenet for each in nmis):
         yield (
-            "--allow-network-plugin-kubenet is on: with kubenet a pod can take another's address, and its tokens",
-            "use another network plugin, or forbid NET_RAW to pods by policy",
+            "--allow-network-plugin-kubenet is set: with kubenet a pod can use another's address and get its tokens",
+            "use another network plugin, or deny NET_RAW to pods by policy",
         )
 
 
 def _mic_not_exempt(
     nmis: Sequence[NmiSettings], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
 ) -> Iterator[tuple[str, str]]:
-    """Whether NMI would keep MIC itself from the node's identities: as NMI judges it."""
+    """Report if NMI would not exempt MIC from redirection, by NMI's own rules."""
     exempt = exemption_reasons(nmis, exceptions)
     where = {
         each.metadata.namespace
@@ -159,36 +167,36 @@ def _mic_not_exempt(
     if nmis and where:
         served = listed({each.mic_namespace for each in nmis})
         says = (
-            f"MIC runs in {listed(where)}, NMI's --MICNamespace says {served}, no exception covers it, and only what a "
-            "ReplicaSet named mic… makes, with MIC's label, is taken for MIC"
+            f"MIC runs in {listed(where)}, NMI's --MICNamespace is {served}, no exception covers MIC, and NMI "
+            "recognizes MIC only as a pod of a ReplicaSet named mic… with MIC's label"
         )
         then = (
             "create an AzurePodIdentityException in MIC's namespace with spec.podLabels of MIC's pods, or set NMI's "
-            "--MICNamespace to it, unless MIC signs in with credentials of its own"
+            "--MICNamespace to it, unless MIC has its own credentials"
         )
         yield says, then
 
 
 def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
-    """By which those NMIs decide source flags can be read."""
+    """Return the configurations of the NMIs whose flags can be read."""
     read = []
     for each in nmi:
         try:
             cloud = environment_of(each, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
             read.append(NmiConfiguration(nmi_settings(each), f"the flags of pod {each.name}", cloud))
         except UsageError:
-            continue  # told by the check of flags
+            continue  # reported by the check of flags
     return read
 
 
 def is_managed(nmi: Sequence[Daemon]) -> bool:
-    """Whether the NMIs source flags can be read run in managed mode."""
+    """Return whether all NMIs whose flags can be read run in managed mode."""
     settings, _ = _read_settings(nmi, nmi_settings)
     return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
 
 
 def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
-    """Whether one of them keeps identities to their own namespace by its flag."""
+    """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
     nmis, _ = _read_settings(nmi, nmi_settings)
     mics, _ = _read_settings(mic, mic_settings)
     return any(each.force_namespaced for each in nmis) or any(each.force_namespaced for each in mics)

@@ -1,4 +1,4 @@
-"""All checks, in the order in which one depends on the other. Pure."""
+"""All checks, each after the checks that it depends on. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def report(state: ClusterState, node: NodeState | None = None) -> Report:
-    """What is to be told of the cluster, and of this machine where it was looked at as a node."""
+    """Return the findings about the cluster, and about this machine if its state was read."""
     return Report(findings=[*_cluster(state), *(_node(node) if node is not None else ())])
 
 
@@ -60,9 +60,14 @@ def _node(state: NodeState) -> Iterator[Finding]:
 
 
 def _with(check: str, value: T | ReadFailure, *checks: Callable[[T], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of *checks* on what was read, or that it was not."""
+    """Return the findings of *checks* on *value*, or one finding about the failed read."""
     if isinstance(value, ReadFailure):
-        yield make_finding(check, Level.UNKNOWN, value.why, "ask with more rights (get and list on what it names)")
+        yield make_finding(
+            check,
+            Level.UNKNOWN,
+            value.why,
+            ("run this command with more permissions (get and list on the named resource)"),
+        )
         return
     for each in checks:
         yield from each(value)

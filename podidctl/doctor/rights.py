@@ -1,14 +1,15 @@
-"""What NMI and MIC must be allowed to do, and the check that they are. Pure.
+"""Permissions that NMI and MIC need, and the check of them. Pure.
 
-Held to what the programs call by a test on the real API server. Source of the list: what they do when everything that
-is documented is used.
+A test on the real API server compares the list with the requests that the programs send when all documented features
+are used.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.doctor.schema import Finding, Level, listed, make_finding
+from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Right, Rights
+from podidctl.printing import listed
 from podidentity.resources import GROUP
 
 READ: Final = ("get", "list", "watch")
@@ -19,7 +20,7 @@ def _rights(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, .
 
 
 def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
-    """What NMI needs; Secrets, which depend on the identities, have a check of their own."""
+    """Return NMI's permissions. Another check covers Secrets, which depend on the identities."""
     ours = ("azureidentitybindings", "azureidentities") if managed else ("azureassignedidentities",)
     told = (
         Right("create", "", "events", needed=False, purpose="Events about refused pods"),
@@ -35,9 +36,10 @@ def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
 def mic_rights(
     *, namespace: str, lease_namespace: str, lease: str, config_map: str, taint: bool = False
 ) -> tuple[Right, ...]:
-    """What MIC needs, which runs in *namespace*, locks by Lease *lease_namespace*/*lease*, and notes in *config_map*
-    that old spellings have been rewritten; *taint*: it takes a start-up taint off nodes."""
-    upgrade = "the rewriting of old spellings"
+    """Return the permissions of a MIC in *namespace* with Lease *lease_namespace*/*lease*, which records in
+    *config_map* that old field spellings are rewritten; *taint*: it removes a start-up taint from nodes.
+    """
+    upgrade = "the rewrite of old field spellings"
     leading = "coordination.k8s.io"
     return (
         *_rights(("list", "watch"), "", "pods", "nodes"),
@@ -47,8 +49,8 @@ def mic_rights(
         Right("create", leading, "leases", lease_namespace),
         Right("get", leading, "leases", lease_namespace, lease),
         Right("update", leading, "leases", lease_namespace, lease),
-        Right("get", "", "endpoints", lease_namespace, lease, needed=False, purpose="the reference's lock"),
-        Right("update", "", "endpoints", lease_namespace, lease, needed=False, purpose="the reference's lock"),
+        Right("get", "", "endpoints", lease_namespace, lease, needed=False, purpose="the Go implementation's lock"),
+        Right("update", "", "endpoints", lease_namespace, lease, needed=False, purpose="the Go implementation's lock"),
         Right("create", "", "events", needed=False, purpose="Events"),
         Right("patch", "", "events", needed=False, purpose="Events"),
         Right("list", GROUP, "azurepodidentityexceptions", needed=False, purpose=upgrade),
@@ -68,7 +70,7 @@ def mic_rights(
 
 
 def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
-    """Whether each service account may do what its program does."""
+    """Check that each service account has the permissions that its program needs."""
     for each in checked:
         needed = [right for right in each.lacking if right.needed]
         others = [right for right in each.lacking if not right.needed]
@@ -81,6 +83,6 @@ def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
             says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
-            yield make_finding("rights", Level.WARNING, says, "grant it, or do without")
+            yield make_finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
         if not each.lacking:
-            yield make_finding("rights", Level.OK, f"{who} may do all that it does")
+            yield make_finding("rights", Level.OK, f"{who} has all permissions that it needs")

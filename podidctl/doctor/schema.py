@@ -1,40 +1,36 @@
-"""What a check finds, as values, which are the documents of the machine-readable output, too. Pure."""
+"""Schema of the findings, which is also the document of the machine-readable output. Pure."""
 
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from podidctl.explain.schema import Shown
+from mic.preview.schema import ReportModel
 from podidctl.printing import plain
-
-LISTED_MAX = 5
-"""Objects that one finding names; the rest is counted."""
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """Something works otherwise than somebody may think, or is about to fail."""
+    """Something works differently than expected, or will fail."""
     PROBLEM = "problem"
-    """Pods do not get what they should, or get what they should not."""
+    """Pods do not get what they need, or get access that they must not have."""
     UNKNOWN = "unknown"
-    """It could not be looked at."""
+    """The state could not be read."""
 
 
-class Finding(Shown, frozen=True):
-    """One line."""
+class Finding(ReportModel, frozen=True):
+    """Result of one check, as one line."""
 
     check: str
-    """Which: a word or two of a closed set."""
+    """Name of the check, from a closed set."""
     level: Level
     says: str
     next: str = ""
-    """What to do; never empty for a problem or a warning."""
+    """The next action; never empty for a problem or a warning."""
 
 
-class Report(Shown, frozen=True):
-    """All lines, in the order of the checks."""
+class Report(ReportModel, frozen=True):
+    """All findings, in the order of the checks."""
 
     findings: list[Finding]
 
@@ -45,22 +41,10 @@ class Report(Shown, frozen=True):
 
     @property
     def unknown(self) -> bool:
-        """Whether something could not be looked at."""
+        """Whether something could not be read."""
         return any(each.level is Level.UNKNOWN for each in self.findings)
 
 
 def make_finding(check: str, level: Level, says: str, then: str = "") -> Finding:
-    """A finding out of texts that anybody may have written."""
+    """Return a finding. The texts are untrusted."""
     return Finding(check=check, level=level, says=plain(says), next=plain(then))
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    several: Sequence[str] = sorted(names)
-    more = f" and {len(several) - LISTED_MAX} more" if len(several) > LISTED_MAX else ""
-    return ", ".join(several[:LISTED_MAX]) + more
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """*number* and the word for so many."""
-    return f"{number} {one if number == 1 else many or one + 's'}"

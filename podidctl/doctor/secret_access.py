@@ -1,4 +1,4 @@
-"""Reads which Secrets NMI's service accounts may get, by SubjectAccessReviews."""
+"""Reader of the namespaces whose Secrets NMI's service accounts may get, by SubjectAccessReviews."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from podidentity.kube.client import Client
 async def secret_access(
     client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
 ) -> tuple[SecretAccess, ...]:
-    """One value for each service account of NMI; none where the identities could not be read. Raises ApiError."""
+    """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
     if isinstance(objects, ReadFailure) or isinstance(nmi, ReadFailure):
         return ()
     needed: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""What the checks look at, as values. What could not be read is `Unread`, with the reason."""
+"""State that the checks read. A value that could not be read is a `ReadFailure` with the reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import msgspec
 
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureIdentity,
@@ -24,14 +24,14 @@ from podidentity.resources import (
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """What the API server says of itself."""
+    """The API server's version and clock."""
 
     version: str
-    """As `gitVersion` has it."""
+    """The server's `gitVersion`."""
     ahead_seconds: float | None = None
-    """Its clock against ours; None where its answer had no date."""
+    """Its clock minus this machine's; None if its response had no date."""
     uncertain_seconds: float = 0.0
-    """Half of how long the answer took, and half of a second, in which it tells the time."""
+    """Half of the response time plus half a second, the resolution of the date."""
 
 
 class Version(Wire, frozen=True):
@@ -42,7 +42,7 @@ class Version(Wire, frozen=True):
 
     @property
     def keeps_unknown(self) -> bool:
-        """Whether spec keeps fields that the schema does not name: old spellings are such."""
+        """Whether spec preserves fields that the schema does not name, as old field spellings need."""
         spec: Any = self.schema or {}
         for name in ("openAPIV3Schema", "properties", "spec"):
             spec = spec.get(name) if isinstance(spec, dict) else None
@@ -70,15 +70,15 @@ class Definition(Resource, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class StoredObjects:
-    """How the objects of one kind are stored."""
+    """Stored form of the objects of one kind."""
 
     old: tuple[str, ...] = ()
-    """Those in spellings from before v1.6.0, as `namespace/name`."""
+    """Objects in field spellings from before v1.6.0, as `namespace/name`."""
     unreadable: tuple[str, ...] = ()
 
 
 class ObjectReference(NamedTuple):
-    """One object of any kind."""
+    """Reference to one object of any kind."""
 
     plural: str
     namespace: str
@@ -87,32 +87,32 @@ class ObjectReference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Everything of our kinds, and whom it is for."""
+    """The custom resources, and the pods and nodes that they apply to."""
 
     identities: tuple[AzureIdentity, ...] = ()
     bindings: tuple[AzureIdentityBinding, ...] = ()
     exceptions: tuple[AzurePodIdentityException, ...] = ()
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     pods: tuple[Pod, ...] = ()
-    """Those with the label of a binding."""
+    """Labelled pods."""
     nodes: tuple[Node, ...] = ()
     created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
-    """Since when they are there; pods, since when they are on their node. What is not in it counts as old."""
+    """Creation times; for pods, the time of scheduling. An object that is missing here counts as old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """The two leader locks of one name; None where there is no such object."""
+    """The two leader locks of one name; None if the object does not exist."""
 
     namespace: str
     name: str
-    lease: Record | None = None
-    endpoints: Record | None = None
+    lease: LockRecord | None = None
+    endpoints: LockRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Something that a program must be allowed to do."""
+    """A permission that a program needs."""
 
     verb: str
     group: str
@@ -120,7 +120,7 @@ class Right:
     namespace: str = ""
     name: str = ""
     needed: bool = True
-    """False: it does without, but not as well."""
+    """False if the program works without it, with a limitation."""
     purpose: str = ""
 
     @property
@@ -131,7 +131,7 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What one service account lacks."""
+    """Missing permissions of one service account."""
 
     program: str
     account: str
@@ -141,35 +141,35 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class SecretAccess:
-    """Which Secrets one service account of NMI may get."""
+    """Permission of one service account of NMI to get Secrets."""
 
     account: str
     """`namespace/name`."""
     everywhere: bool = False
     needed: tuple[str, ...] = ()
-    """The namespaces of the Secrets that AzureIdentities name."""
+    """Namespaces of the Secrets that AzureIdentities name."""
     forbidden: tuple[str, ...] = ()
-    """Those of them in which it may not."""
+    """The needed namespaces without permission."""
 
 
 @dataclass(frozen=True, slots=True)
 class FederatedAccess:
-    """What federated identities need beside themselves."""
+    """State that federated identities depend on."""
 
     accounts: Mapping[str, frozenset[str] | ReadFailure] = field(default_factory=dict)
-    """The names of the service accounts that are there, by namespace."""
+    """Names of the existing service accounts, by namespace."""
     forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
-    """By NMI's own service account (`namespace/name`), the others of whose tokens it may not ask."""
+    """By NMI's service account (`namespace/name`), the service accounts whose tokens it may not request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
-    """All that was read of the cluster."""
+    """State of the cluster."""
 
     now: datetime
     server: ServerState | ReadFailure
     definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
-    """By plural; None: not installed."""
+    """By plural; None if not installed."""
     stored: Mapping[str, StoredObjects] = field(default_factory=dict)
     """By plural."""
     objects: Objects | ReadFailure = field(default_factory=Objects)
@@ -182,6 +182,6 @@ class ClusterState:
 
     @property
     def server_time(self) -> datetime:
-        """The same moment by the API server's clock, which dates what is made."""
+        """`now` by the API server's clock, which sets creation times."""
         ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
         return self.now + timedelta(seconds=ahead or 0.0)

@@ -1,6 +1,6 @@
-"""`podidctl explain pod`: each link between a pod and its token, what is wrong at the first that is broken, what to do.
+"""`podidctl explain pod`: each link between a pod and its token, the first broken link, and the next action.
 
-`chain` makes of the facts about the pod (`podidctl.diagnosis`) the values in `shapes`, with `bound` for what its label
-leads to, `assigned` for what MIC has made of that, `accounts` for its service account, `hosts` for its node; `show`
-prints them; `command` is the way in.
+`explanation` turns a `DiagnosisInput` (`podidctl.diagnosis`) into the values of `schema`: `bindings` for the pod's
+label, `assignments` for MIC's AzureAssignedIdentities, `service_account` and `hosts` for the rest, `answer` for the
+summary. `show` prints them and `command` defines the command.
 """

@@ -1,7 +1,7 @@
-"""What the pod's request comes to, in one sentence that no link below it contradicts. Pure.
+"""Summary of the result of a pod's request in one sentence that is consistent with the links. Pure.
 
-What NMI would say is `verdict`'s; whether anybody on the node says it, and whether Azure then has a token, the links
-know.
+`predict_decision` returns NMI's decision. The links add whether an NMI on the node responds and whether Azure has a
+token.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from podidctl.printing import plain
 
 
 def make_answer(data: DiagnosisInput, said: PredictedDecision, links: Sequence[Link]) -> Answer:
-    """*said* in words, and what of *links* keeps the pod from it."""
+    """Return the summary of *said*, including faults in *links* that prevent it."""
     if said.outcome is Outcome.UNSEEN:
         return Answer(outcome=said.outcome, says=plain(f"NMI does not know the pod: {said.why}"))
     if why := unavailable_reason(data, said.outcome):
@@ -33,7 +33,7 @@ def make_answer(data: DiagnosisInput, said: PredictedDecision, links: Sequence[L
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not beside:
         return answer
     names = ", ".join(f"{each.link} {each.about}" for each in beside)
-    return replace(answer, says=plain(f"{answer.says}; all the same something is broken: {names}"))
+    return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 
 def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
@@ -48,7 +48,7 @@ def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
         )
     if said.refusal is not None:
         return _refusal(data, said.refusal, said.outcome, seconds=said.seconds)
-    return Answer(outcome=said.outcome, says=plain(f"IMDS answers, for the node's own identities ({said.why})"))
+    return Answer(outcome=said.outcome, says=plain(f"IMDS responds with the node's own identities ({said.why})"))
 
 
 def _refusal(
@@ -61,23 +61,23 @@ def _refusal(
 
 
 def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answer:
-    """What NMI would say, if it were there to say it."""
+    """Return the response that NMI would send if it were available."""
     would = _answer(data, said)
     match would.outcome:
         case Outcome.GRANTED:
             says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
         case Outcome.EXEMPT:
-            says = f"the pod would be left to IMDS, for the node's own identities ({said.why})"
+            says = f"NMI would forward the request to IMDS, for the node's own identities ({said.why})"
         case _:
-            says = f"NMI would answer it so: {would.says.rstrip('.')}"
+            says = f"NMI would respond with {would.says.rstrip('.')}"
     return Answer(
         outcome=Outcome.UNANSWERED,
-        says=plain(f"{says}; but no NMI that works is to be seen on its node: {why}"),
+        says=plain(f"{says}; but no working NMI was found on its node: {why}"),
         identity=would.identity,
     )
 
 
 def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
     name = plain("/".join(assigned.identity.key))
-    says = f"NMI asks Azure for a token of AzureIdentity {name}, and there is none: {why}"
+    says = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {why}"
     return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)

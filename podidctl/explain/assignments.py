@@ -1,4 +1,4 @@
-"""What MIC has made of bindings and identities for the pod, and whether NMI serves the pod by it. Pure."""
+"""Links for the pod's AzureAssignedIdentities: whether MIC has written them and NMI serves the pod by them. Pure."""
 
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import Grant, decide
@@ -20,7 +20,9 @@ from podidentity.resources import (
 
 
 def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> Link:
-    """The AzureAssignedIdentity of the pod and *identity*: the one that serves, where there are several."""
+    """Return the link for the AzureAssignedIdentity of the pod and *identity*; if there are several, for the served
+    one.
+    """
     links = [
         _existing_assignment_link(data, pod, each)
         for each in data.assigned
@@ -28,27 +30,29 @@ def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> 
     ]
     if links:
         return next((each for each in links if each.state is LinkState.OK), links[0])
-    says = "MIC has made none for this pod and identity"
-    then = "see that MIC runs and leads (podidctl doctor), what it would do (podidctl plan), and its log"
+    says = "MIC has not created one for this pod and identity"
+    then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
     return make_link("assigned identity", f"for {'/'.join(identity.key)}", LinkState.BROKEN, says, then)
 
 
 def unbound_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Link:
-    """One that no binding gives to the pod: that it serves nothing is right."""
+    """Return the link for an AzureAssignedIdentity that no binding requires. It is correct that NMI does not
+    serve it.
+    """
     link = _existing_assignment_link(data, pod, each)
-    says = f"{link.says}; no binding gives it to the pod any more, so MIC is to take it away"
+    says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
     if not is_watched(data, pod, each) or not is_served(data, pod, project(each)):
         return make_link(link.link, link.about, LinkState.OK, says)
     if link.state is LinkState.BROKEN:
         return make_link(link.link, link.about, LinkState.BROKEN, says, link.next)
-    return make_link(link.link, link.about, LinkState.UNKNOWN, says, "see that MIC runs and leads (podidctl doctor)")
+    return make_link(link.link, link.about, LinkState.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)")
 
 
 def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Link:
     about, node = "/".join(each.key), pod.spec.node_name
     if not is_watched(data, pod, each):
-        says = f"it is for node {each.spec.nodename or '(none)'}, and its label nodename has to say {node}"
-        then = "MIC moves it when it next works on the pod; if that does not come, see MIC's log"
+        says = f"it is for node {each.spec.nodename or '(none)'}, but its label nodename must be {node}"
+        then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
         return make_link("assigned identity", about, LinkState.BROKEN, says, then)
     return served_link(data, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
 
@@ -56,7 +60,9 @@ def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssigne
 def served_link(
     data: DiagnosisInput, pod: Pod, about: str, assigned: AssignedIdentity, *, well: str, note: str = ""
 ) -> Link:
-    """Whether NMI serves the pod by *assigned*: `decide` says so, and then whether NMI asks Azure at all."""
+    """Return whether NMI serves the pod by *assigned*: first by `decide`, then by NMI's checks before a request to
+    Azure.
+    """
     link = "assigned identity" if not is_managed(data) else "served"
     if not is_served(data, pod, assigned):
         says, then = _why_not(pod, assigned, note)
@@ -65,36 +71,36 @@ def served_link(
     whom = describe_token_source(data.configuration.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
         then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(data.configuration, assigned.identity))))
-        return make_link(
-            link, about, LinkState.BROKEN, f"{well}, and no token of it is asked for: {whom.sentence}", then
-        )
+        return make_link(link, about, LinkState.BROKEN, f"{well}, but NMI requests no token: {whom.sentence}", then)
     if assigned.identity.spec.type == IdentityType.FEDERATED:
         return make_link(link, about, LinkState.OK, f"{well}; NMI asks {whom}")
     return make_link(link, about, LinkState.OK, well)
 
 
 def is_served(data: DiagnosisInput, pod: Pod, assigned: AssignedIdentity) -> bool:
-    """Whether NMI lets the pod have a token of it, as far as that is its own to decide."""
+    """Return whether NMI's own rules allow the pod a token of *assigned*."""
     return isinstance(
         decide(pod_facts(data, pod), [assigned], ANY_IDENTITY, decision_policy(data.configuration.settings), {}), Grant
     )
 
 
 def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
-    log = "see MIC's log, and kubectl describe on it"
+    log = "see MIC's log and kubectl describe of this object"
     if assigned.deleting:
-        return "it is being removed, and is served no more", log
+        return "it is being deleted and is not served any more", log
     if assigned.pod_uid not in {"", pod.metadata.uid}:
-        return "it was made for an earlier pod of this name, whose rights this one does not inherit", (
-            "MIC renews it when it next works on the pod; if that does not come, see MIC's log"
+        return "it was created for an earlier pod of this name, and the new pod does not inherit its access", (
+            "MIC renews it in its next reconcile pass; if it does not, see MIC's log"
         )
     if assigned.selector != pod.binding_label:
-        return f"it was made by a binding that selects {assigned.selector!r}, which is not the pod's label", (
-            "MIC renews or removes it; if that does not come, see MIC's log"
+        return f"its binding selects {assigned.selector!r}, which is not the pod's label", (
+            "MIC renews or deletes it; if it does not, see MIC's log"
         )
     if assigned.status == CREATED:
-        waits = "the identity is not on the VM or scale set yet"
-        return f"Created: {note or waits}", note or "Azure takes up to a minute; then see MIC's log and podidctl plan"
+        waits = "the identity is not attached to the VM or scale set yet"
+        return f"Created: {note or waits}", note or (
+            "Azure takes up to a minute; after that see MIC's log and podidctl plan"
+        )
     if not assigned.usable:
         return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
     return _in_another_namespace(pod, assigned)
@@ -103,12 +109,14 @@ def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]
 def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:
     namespace = pod.metadata.namespace
     if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
-        says = f"it or its binding is not in namespace {namespace}, from where alone a federated identity is served"
-        return says, "MIC makes it there: see that MIC runs, leads and is of this version (podidctl doctor)"
-    return "the identity serves its own namespace only", "move the AzureIdentity and its binding, or the pod"
+        says = (
+            f"it or its binding is not in namespace {namespace}, but a federated identity serves only its own namespace"
+        )
+        return says, "MIC creates it there: check that MIC runs, leads and has this version (podidctl doctor)"
+    return "the identity serves only its own namespace", "move the AzureIdentity and its binding, or the pod"
 
 
 def _note(each: AzureAssignedIdentity, pod: Pod) -> str:
-    """What MIC wrote on it, where that is about this pod."""
+    """Return MIC's message on the object if it is about this pod."""
     uid = each.metadata.annotation(POD_UID_ANNOTATION)
     return each.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""

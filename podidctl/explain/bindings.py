@@ -1,4 +1,4 @@
-"""The links from the pod's label to what is bound to it: bindings, the identity of each, what is assigned. Pure."""
+"""Links from the pod's label to its bindings, their identities and the assignments. Pure."""
 
 import difflib
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ SIMILAR_MAX: Final = 3
 
 
 def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
-    """Bindings, the identity of each, and what MIC has made of the two."""
+    """Yield the links of the bindings, of the identity of each, and of their assignments."""
     bindings = selecting_bindings(data, pod)
     if pod.binding_label and not bindings:
         yield _no_binding(data, eligible_bindings(data), pod.binding_label)
-    # What is another team's is nobody's fault, unless the pod has nothing else.
+    # A binding of another team is not a fault unless the pod has no other.
     others = {each.key: why for each in bindings if (why := namespace_restriction(data, pod, each))}
     others_are_well = len(others) < len(bindings) or predict_decision(data).outcome is Outcome.GRANTED
     seen: set[tuple[str, str]] = set()
     for binding in bindings:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
         if binding.key in others and others_are_well:
-            says = f"it is not for this namespace: {others[binding.key]}"
+            says = f"it does not serve this namespace: {others[binding.key]}"
             yield make_link("binding", "/".join(binding.key), LinkState.OK, says)
             continue
         identity = named_identity(data, binding)
@@ -40,7 +40,7 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         yield _identity(data, pod, binding, identity)
         if identity is not None and is_managed(data):
             joined = join(binding, identity)
-            yield served_link(data, pod, "/".join(binding.key), joined, well="bound, in one namespace")
+            yield served_link(data, pod, "/".join(binding.key), joined, well="bound, in the same namespace")
         elif identity is not None and binding.key not in others and not misconfigured(identity):
             seen.add(key)
             yield assignment_link(data, pod, identity)
@@ -57,7 +57,7 @@ def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: 
     where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
     if near:
-        then = f"set spec.selector of the binding, or the pod's label, so that both are the same: {'; '.join(near)}"
+        then = f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}"
         return make_link("binding", "none", LinkState.BROKEN, f"{says}; {'; '.join(near)}", then)
     then = f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
     return make_link("binding", "none", LinkState.BROKEN, says, then)
@@ -65,21 +65,26 @@ def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: 
 
 def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
     about = "/".join(binding.key)
-    says = f"its selector is the pod's label; it names {binding.spec.azure_identity}"
+    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity}"
     if binding.metadata.deletion_timestamp is None:
         return make_link("binding", about, LinkState.OK, says)
     if is_managed(data):
-        then = "wait until it is gone and create it again: in managed mode it gives nothing while it is being deleted"
+        then = (
+            "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
+            "deleted"
+        )
         return make_link("binding", about, LinkState.BROKEN, "it is being deleted", then)
     return make_link("binding", about, LinkState.OK, f"{says}; {_deletion_note(binding.metadata)}")
 
 
 def _deletion_note(meta: Meta) -> str:
-    """What whoever revokes something has to know in standard mode, where MIC goes by what is there."""
+    """Return the note for an operator who revokes access in standard mode, where MIC acts only when an object is
+    deleted.
+    """
     held = ", ".join(meta.finalizers or ())
     return (
-        "it is being deleted, and pods have what it gives until it is gone, for which its finalizers "
-        f"{f'({held}) ' if held else ''}have to be taken off"
+        "it is being deleted, and pods keep its access until the deletion is complete, which requires its finalizers "
+        f"{f'({held}) ' if held else ''}to be removed"
     )
 
 
@@ -88,19 +93,19 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
     about = f"{namespace}/{name}"
     if identity is None:
         namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
-        found = f"; there is one of that name in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
+        found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
         then = (
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
-            f"{'/'.join(binding.key)}; a binding finds identities of its own namespace only"
+            f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
-        return make_link("identity", about, LinkState.BROKEN, f"there is no such AzureIdentity{found}", then)
+        return make_link("identity", about, LinkState.BROKEN, f"this AzureIdentity does not exist{found}", then)
     deleting = identity.metadata.deletion_timestamp is not None
     if deleting and is_managed(data):
         return make_link(
-            "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is gone and create it again"
+            "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is deleted and create it again"
         )
     if not is_managed(data) and (why := misconfigured(identity)):
-        return make_link("identity", about, LinkState.BROKEN, why, f"correct AzureIdentity {about}: kubectl edit it")
+        return make_link("identity", about, LinkState.BROKEN, why, f"correct AzureIdentity {about} with kubectl edit")
     if why := namespace_restriction(data, pod, binding):
         return make_link("identity", about, LinkState.BROKEN, why, "move the AzureIdentity and its binding, or the pod")
     spec = identity.spec

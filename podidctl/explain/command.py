@@ -1,4 +1,4 @@
-"""`podidctl explain`, as the command line has it."""
+"""Definition of the command `podidctl explain`."""
 
 import asyncio
 import shlex
@@ -20,17 +20,17 @@ from podidctl.printing import Output, console, print_document
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 
-NMI_FLAGS_HELP = "NMI's flags, in one word, where they are not to be read from its pod on the node."
+NMI_FLAGS_HELP = "NMI's flags as one argument, if they cannot be read from its pod on the node."
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command group to *app*."""
     names = ClusterNames(context)
-    group = typer.Typer(help="Why something is as it is.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Explain why an object does not work.", no_args_is_help=True, rich_markup_mode=None)
 
     @group.callback()
     def _group() -> None:
-        """Why something is as it is."""
+        """Explain why an object does not work."""
 
     @group.command("pod")
     def _pod(
@@ -42,11 +42,11 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
         nmi_flags: Annotated[str, typer.Option(help=NMI_FLAGS_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
     ) -> None:
-        """Tell each link between a pod and its token, in order, and what to do at the first that is broken.
+        """Show each link between a pod and its token, in order, and the next action for the first broken link.
 
-        It ends with 0 where no link is broken, with 3 where one is, and with 1 where it could not look.
+        The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read.
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
@@ -63,7 +63,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 
 def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
-    """What --nmi-flags gives. Raises typer.BadParameter."""
+    """Return the configuration in --nmi-flags, or None. Raises typer.BadParameter."""
     if not nmi_flags:
         return None
     try:
@@ -75,7 +75,7 @@ def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
 async def read_input(
     settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
 ) -> DiagnosisInput:
-    """What is known of the pod that is called so on the command line. Raises StartError and typer.BadParameter."""
+    """Return the diagnosis input for the pod on the command line. Raises StartError and typer.BadParameter."""
     async with connect(settings) as client:
         place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
         if not ask_azure:

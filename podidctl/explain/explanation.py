@@ -1,7 +1,7 @@
-"""From the facts about a pod to the links between it and its token. Pure.
+"""From a diagnosis input to the links between the pod and its token. Pure.
 
-Whether an assigned identity serves is asked of NMI's own `decide`, one at a time, and then of what NMI looks at before
-it asks Azure; the words beside it only say why.
+NMI's own `decide` and NMI's checks before a request to Azure decide whether an assigned identity is served. This
+package only adds the explanation.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from podidentity.resources import Pod
 
 
 def explain(data: DiagnosisInput) -> Explanation:
-    """Every link, in order, and what NMI says."""
+    """Return every link, in order, and NMI's predicted response."""
     links = list(_links(data))
     events = data.events
     return Explanation(
@@ -89,21 +89,21 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
 def _pod(data: DiagnosisInput, pod: Pod | None) -> Link:
     about = f"{data.namespace}/{data.name}"
     if pod is None:
-        then = f"see kubectl get pods -n {data.namespace} for how it is called, and name its namespace"
-        return make_link("pod", about, LinkState.BROKEN, "there is no such pod", then)
+        then = f"check the name with kubectl get pods -n {data.namespace}, and pass the pod's namespace"
+        return make_link("pod", about, LinkState.BROKEN, "this pod does not exist", then)
     if pod.finished:
-        then = "ask about a pod that runs: NMI knows none that has finished, since its address may be another's"
-        return make_link("pod", about, LinkState.BROKEN, f"it has run to its end ({pod.status.phase})", then)
+        then = "choose a running pod: NMI does not serve ended pods, because another pod may have their address"
+        return make_link("pod", about, LinkState.BROKEN, f"it has ended (phase {pod.status.phase})", then)
     if not pod.spec.node_name:
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for why no node takes it"
+        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why it is not scheduled"
         return make_link(
-            "pod", about, LinkState.BROKEN, f"it is on no node yet ({pod.status.phase or 'Pending'})", then
+            "pod", about, LinkState.BROKEN, f"it is not scheduled to a node yet ({pod.status.phase or 'Pending'})", then
         )
     if pod.terminated:
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for why they ended"
+        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why they ended"
         why = "all its containers have terminated, so NMI gives it no tokens until one runs"
         return make_link("pod", about, LinkState.BROKEN, why, then)
-    ending = ", and is ending" if pod.ending else ""
+    ending = ", and is terminating" if pod.ending else ""
     return make_link(
         "pod", about, LinkState.OK, f"{pod.status.phase or 'Pending'} on node {pod.spec.node_name}{ending}"
     )
@@ -113,18 +113,18 @@ def _address(data: DiagnosisInput, pod: Pod) -> Link:
     addresses, its = own_addresses(pod), recognized_addresses(data, pod)
     if pod.sandbox_down and addresses:
         why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for what keeps its sandbox from being ready"
+        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why its sandbox is not ready"
         return make_link("address", ", ".join(addresses), LinkState.BROKEN, why, then)
     if its:
         lost = "; ".join(address_conflict(data, pod, each)[0] for each in addresses if each not in its)
         return make_link(
-            "address", ", ".join(its), LinkState.OK, "; ".join(filter(None, ("NMI knows the pod by it", lost)))
+            "address", ", ".join(its), LinkState.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost)))
         )
     why = no_address_reason(data, pod)
     if pod.spec.host_network:
-        then = "take hostNetwork out of the pod's spec; on the host's network it gets the node's own identities"
+        then = "remove hostNetwork from the pod's spec; on the host's network it gets the node's own identities"
     elif not addresses:
-        then = "wait until the kubelet has set up its network; kubectl describe pod shows what keeps it"
+        then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
     else:
         _, then = address_conflict(data, pod, addresses[0])
     return make_link("address", ", ".join(addresses) or "none", LinkState.BROKEN, why, then)
@@ -132,19 +132,19 @@ def _address(data: DiagnosisInput, pod: Pod) -> Link:
 
 def _exception(data: DiagnosisInput, pod: Pod, exempt: str) -> Link:
     if exempt == MIC:
-        return make_link("exception", "MIC", LinkState.OK, "it is one of MIC's own pods: IMDS answers it, as it must")
+        return make_link("exception", "MIC", LinkState.OK, "it is one of MIC's own pods, so IMDS must respond to it")
     if exempt:
         about = exempt.removeprefix("exception ")
-        says = "its requests go to IMDS as they are, for the node's own identities"
+        says = "NMI forwards its requests to IMDS, for the node's own identities"
         if not pod.binding_label:
             return make_link("exception", about, LinkState.OK, says)
         then = (
-            f"the pod has the label aadpodidbinding={pod.binding_label}, which means nothing while this exception "
-            f"matches: take the label that it names off the pod, or narrow AzurePodIdentityException {about}"
+            f"the pod has the label aadpodidbinding={pod.binding_label}, which has no effect while this exception "
+            f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
-        return make_link("exception", about, LinkState.BROKEN, f"{says}; no binding counts", then)
+        return make_link("exception", about, LinkState.BROKEN, f"{says}; bindings have no effect", then)
     count = len(data.exceptions)
-    says = f"none of {count} in its namespace matches" if count else "there is none in its namespace"
+    says = f"none of {count} in its namespace matches" if count else "its namespace has none"
     return make_link("exception", "none", LinkState.OK, says)
 
 
@@ -152,4 +152,6 @@ def _label(pod: Pod) -> Link:
     if pod.binding_label:
         return make_link("label", f"aadpodidbinding={pod.binding_label}", LinkState.OK, "bindings select the pod by it")
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    return make_link("label", "aadpodidbinding", LinkState.BROKEN, "the pod does not have it, or it is empty", then)
+    return make_link(
+        "label", "aadpodidbinding", LinkState.BROKEN, ("the pod does not have this label, or its value is empty"), then
+    )

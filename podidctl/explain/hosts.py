@@ -1,4 +1,4 @@
-"""The links below the API server: the VM or scale set of the pod's node on Azure, and NMI on that node. Pure."""
+"""Links outside the API server: the VM or scale set of the pod's node on Azure, and NMI on that node. Pure."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,9 @@ from podidentity.resources import AzureIdentity, IdentityType, Node, Pod
 
 
 def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
-    """The node's host, and whether the pod's user-assigned identities are on it; nothing where none has to be."""
+    """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
+    there.
+    """
     wanted = _required_identity_ids(data, pod)
     if not wanted:
         return
@@ -29,12 +31,14 @@ def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         yield _attached(data, host, identity_id)
     for identity in _intended_identities(data, pod):
         if why := _client_id_mismatch(data, identity):
-            then = f"correct AzureIdentity {'/'.join(identity.key)}: kubectl edit it"
+            then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
             yield make_link("client id", "/".join(identity.key), LinkState.BROKEN, why, then)
 
 
 def _client_id_mismatch(data: DiagnosisInput, identity: AzureIdentity) -> str:
-    """Why a user-assigned *identity* is given to nobody though it is on the host: by MIC's own judgement."""
+    """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
+    check.
+    """
     attached = parse_user_assigned(identity.spec.resource_id)
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
         return ""
@@ -43,7 +47,7 @@ def _client_id_mismatch(data: DiagnosisInput, identity: AzureIdentity) -> str:
 
 
 def _intended_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
-    """The identities that are meant for the pod, each once: of its bindings, and of what it is served by."""
+    """Return the pod's identities, each once: those of its bindings and those that it is served by."""
     bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
     found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
     if not is_managed(data):
@@ -56,14 +60,14 @@ def _intended_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
 
 
 def _required_identity_ids(data: DiagnosisInput, pod: Pod) -> dict[str, UserAssignedIdentity]:
-    """What has to be on the node's host, by key."""
+    """Return the identities that must be attached to the node's host, by key."""
     found = (each for each in _intended_identities(data, pod) if each.spec.type == IdentityType.USER_ASSIGNED)
     ids = (parse_user_assigned(each.spec.resource_id) for each in found)
     return {each.key: each for each in ids if each is not None}
 
 
 def missing_on_azure(data: DiagnosisInput, identity: AzureIdentity) -> str:
-    """Why IMDS has no token of *identity* on the pod's node; empty where it has, or that is not known."""
+    """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
     node, attached = data.node, parse_user_assigned(identity.spec.resource_id)
     host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
@@ -77,7 +81,7 @@ def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Link]:
     if isinstance(node, ReadFailure):
         return None, make_link("host", name, LinkState.UNKNOWN, f"the node could not be read: {node.why}")
     if node is None:
-        then = "MIC assigns nothing on a node that is not there: delete the pod if the node is gone"
+        then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
         return None, make_link("host", name, LinkState.BROKEN, "the cluster has no such node", then)
     return _host_of(node)
 
@@ -87,8 +91,8 @@ def _host_of(node: Node) -> tuple[Host | None, Link]:
     host = parse_provider_id(spelled)
     if host is not None:
         return host, make_link("host", name, LinkState.OK, host.text)
-    says = f"its providerID {spelled!r} names no VM or scale set of Azure" if spelled else "it has no providerID"
-    then = "see that the node is one of Azure and its cloud provider sets spec.providerID; MIC cannot know its VM else"
+    says = f"its providerID {spelled!r} does not name a VM or scale set of Azure" if spelled else "it has no providerID"
+    then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
     return None, make_link("host", name, LinkState.BROKEN, says, then)
 
 
@@ -97,22 +101,26 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
     match data.azure:
         case None:
             return make_link(
-                link, about, LinkState.UNKNOWN, "Azure was not asked", "give --cloudconfig to have it asked"
+                link, about, LinkState.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure"
             )
         case HostIdentities(gone=True):
-            then = "check the node's providerID, and that whoever asks may read that VM or scale set"
+            then = "check the node's providerID, and that these credentials may read that VM or scale set"
             return make_link(link, about, LinkState.BROKEN, f"Azure knows no {host.text}", then)
         case HostIdentities() as there if there.certain(identity.key):
             return make_link(link, about, LinkState.OK, f"it is on {host.name}")
         case HostIdentities(updating=True) as there if identity.key in there.attached:
             return make_link(
-                link, about, LinkState.UNKNOWN, f"Azure is just changing {host.name}", "ask again in a minute"
+                link,
+                about,
+                LinkState.UNKNOWN,
+                f"an update of {host.name} on Azure is in progress",
+                "run this command again in a minute",
             )
         case HostIdentities():
-            says = f"{identity.text} is not on {host.name}: IMDS has no token of it"
-            then = "see podidctl plan for what keeps MIC from putting it there"
+            says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
+            then = "see podidctl plan for the reason why MIC does not attach it"
             if is_managed(data):
-                then = f"put it there, as nobody else does in managed mode: az vm (vmss) identity assign on {host.name}"
+                then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
             return make_link(link, about, LinkState.BROKEN, says, then)
         case AzureError() as error:
             told = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
@@ -122,17 +130,17 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
 
 
 def nmi_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
-    """NMI on the pod's node."""
+    """Yield the links of NMI on the pod's node."""
     node, nmi = pod.spec.node_name, data.nmi
     if isinstance(nmi, ReadFailure):
         yield make_link("NMI", node, LinkState.UNKNOWN, f"pods could not be listed: {nmi.why}")
     elif not nmi.here and nmi.elsewhere:
-        then = "see the DaemonSet's nodeSelector, tolerations and events: without NMI, IMDS itself answers this pod"
+        then = "see the DaemonSet's nodeSelector, tolerations and events: without NMI, IMDS responds to this pod"
         yield make_link("NMI", node, LinkState.BROKEN, NMI_ON_OTHER_NODES, then)
     elif not nmi.here:
         then = (
-            "install NMI: without it IMDS itself answers this pod; where it runs otherwise than as a pod with its "
-            "label, ask its /readyz on the node, and give its flags, such as --nmi-flags=--node=NAME"
+            "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "
+            "/readyz on the node, and pass its flags, such as --nmi-flags=--node=NAME"
         )
         yield make_link(
             "NMI", node, LinkState.UNKNOWN if data.configuration.is_given else LinkState.BROKEN, NO_NMI_FOUND, then

@@ -1,45 +1,42 @@
-"""The explanation as values, which are the documents of the machine-readable output, too. Pure."""
+"""Schema of an explanation, which is also the document of the machine-readable output. Pure."""
 
 from enum import StrEnum
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.printing import plain
 
 
 class LinkState(StrEnum):
-    """How a link, or a check, is."""
+    """State of a link."""
 
     OK = "ok"
     BROKEN = "broken"
     UNKNOWN = "unknown"
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What every part has in common: the names of its fields in JSON."""
-
-
-class Link(Shown, frozen=True):
+class Link(ReportModel, frozen=True):
     """One link between a pod and its token."""
 
     link: str
-    """Which: a word or two of a closed set."""
+    """Name of the link, from a closed set."""
     about: str
-    """The object: its namespace and name, or what else it is called."""
+    """The object's namespace and name, or another identification."""
     state: LinkState
     says: str
     next: str = ""
-    """What to do; for a broken link never empty."""
+    """The next action; never empty for a broken link."""
 
 
 def make_link(link: str, about: str, state: LinkState, says: str, then: str = "") -> Link:
-    """A link of texts that anybody may have written."""
+    """Return a link. The texts are untrusted."""
     return Link(link=link, about=plain(about), state=state, says=plain(says), next=plain(then))
 
 
-class EventReport(Shown, frozen=True):
+class EventReport(ReportModel, frozen=True):
     """An Event about the pod."""
 
     at: str
@@ -50,33 +47,33 @@ class EventReport(Shown, frozen=True):
     count: int
 
 
-class Answer(Shown, frozen=True):
-    """What a request that names no identity comes to, up to what only Azure knows."""
+class Answer(ReportModel, frozen=True):
+    """Result of a request that names no identity, except what only Azure knows."""
 
     outcome: Outcome
     says: str
     identity: str = ""
-    """Namespace and name of the AzureIdentity that the pod is given, or would be."""
+    """Namespace and name of the AzureIdentity that the pod gets or would get."""
     status: int | None = None
-    """The HTTP status, where NMI refuses without asking Azure."""
+    """HTTP status, if NMI refuses without a request to Azure."""
 
 
-class Explanation(Shown, frozen=True):
-    """All of it. `links` are in the order in which one depends on the other."""
+class Explanation(ReportModel, frozen=True):
+    """Explanation of one pod. Each link depends on the ones before it."""
 
     pod: str
     answer: Answer
     next: str
-    """What to do at the first broken link; empty where none is."""
+    """The next action for the first broken link; empty if no link is broken."""
     links: list[Link]
     events: list[EventReport]
-    """The latest first."""
+    """Latest first."""
     rules: str
-    """By whose flags this was decided."""
+    """Origin of the NMI settings that were used."""
     events_unread: str = ""
     """Why the Events could not be read."""
-    decided: list[LoggedDecision] = []
-    """What NMI's log says of the pod, the latest first."""
+    decided: list[LoggedDecision] = msgspec.field(default_factory=list)
+    """Decisions about the pod in NMI's log, latest first."""
     decided_unread: str = ""
     """Why NMI's log could not be read."""
 

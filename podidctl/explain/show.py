@@ -1,4 +1,4 @@
-"""An explanation on the terminal."""
+"""Printer of an explanation for the terminal."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +12,7 @@ OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 
 
 def show(explanation: Explanation, console: Console) -> None:
-    """Print it: the answer, the links, what NMI and MIC said lately, and what to do."""
+    """Print the answer, the links, recent log lines and Events of NMI and MIC, and the next action."""
     answer = explanation.answer
     color = OUTCOMES.get(answer.outcome, "red")
     console.print(
@@ -43,7 +43,7 @@ def show(explanation: Explanation, console: Console) -> None:
         console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
     if explanation.events:
         print_table(
-            ("last told", "by", "reason", "message"),
+            ("last seen", "by", "reason", "message"),
             ((escape(each.at), each.by, each.reason, each.message) for each in explanation.events),
             console,
         )
@@ -53,5 +53,5 @@ def show(explanation: Explanation, console: Console) -> None:
         console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
     for each in explanation.links:
         if each.state is LinkState.UNKNOWN and each.next:
-            console.print(f"[yellow]not known:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
+            console.print(f"[yellow]unknown:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
     console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

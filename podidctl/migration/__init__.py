@@ -1,5 +1,6 @@
-"""`podidctl migrate`: from the reference to here, and from here to workload identity.
+"""`podidctl migrate`: from the Go implementation to this one, and from this one to workload identity.
 
-`spelling`, `findings`, `installed` and `workload_identity` are functions from values to values; `survey` reads the
-cluster, `show` and `documents` print, `command` is the way in. Nothing here writes to a cluster or to Azure.
+`field_spellings`, `differences`, `installed_programs` and `workload_identity` are functions from values to values.
+`cluster_reader` reads the cluster, `show` and `documents` print, `command` defines the commands. Only `federation`
+writes to a cluster; nothing writes to Azure.
 """

@@ -1,4 +1,4 @@
-"""Which identities the pods of a workload have, by MIC's own rules. Pure."""
+"""Identities of a workload's pods, by MIC's own rules. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBin
 
 
 class BindingIndex:
-    """Remembers what it has told: asked for each workload, it looks once for each label of a namespace."""
+    """Desired assignments of workloads, computed once per namespace and label."""
 
     def __init__(
         self,
@@ -22,11 +22,11 @@ class BindingIndex:
         self._cache: dict[tuple[str, str], list[DesiredAssignment]] = {}
 
     def desired(self, workload: Workload) -> list[DesiredAssignment]:
-        """What *workload* is bound to, first what a request gets that names nothing."""
+        """Return the desired assignments of *workload*; the first one serves requests that name no identity."""
         return self.desired_for(workload.namespace, workload.labels.get(BINDING_LABEL, ""))
 
     def desired_for(self, namespace: str, label: str) -> list[DesiredAssignment]:
-        """The same for any pod of *namespace* with this *label*."""
+        """Return the desired assignments of any pod of *namespace* with this *label*."""
         known = self._cache.get((namespace, label))
         if known is not None:
             return known
@@ -35,6 +35,6 @@ class BindingIndex:
             spec=PodSpec(node_name="any"),
         )
         desired = self._index.all_desired(pod)
-        # As nmi.identity.assigned_identity orders them.
+        # The same order as in nmi.identity.assigned_identity.
         ordered = sorted(desired.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
         return self._cache.setdefault((namespace, label), ordered)

@@ -1,4 +1,4 @@
-"""One look at the live cluster, for both migrations: lists only, so rights to list are enough."""
+"""Reader of the live cluster for both migrations. Only lists and gets, so read permissions are enough."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ from podidentity.kube import access
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
-from podidentity.kube.lock_records import ENDPOINTS, InAnnotation
+from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
 from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind
 from podidentity.version import VERSION
 
@@ -36,8 +36,9 @@ PROGRAMS: Final = ("nmi", "mic")
 
 @asynccontextmanager
 async def connect(kubeconfig: str, environ: Mapping[str, str], home: Path) -> AsyncIterator[Client]:
-    """A client of the cluster that kubectl would ask, or in a pod of its own. Raises StartError, also for what fails
-    within."""
+    """Connect to kubectl's cluster, or to the own cluster of a pod. Raises StartError, also for errors in the
+    context.
+    """
     usual = home / ".kube" / "config"
     in_pod = "KUBERNETES_SERVICE_HOST" in environ
     path = kubeconfig or environ.get("KUBECONFIG", "") or (str(usual) if usual.is_file() and not in_pod else "")
@@ -51,7 +52,9 @@ async def connect(kubeconfig: str, environ: Mapping[str, str], home: Path) -> As
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[Program]]:
-    """What the migration from the reference is told of. Raises ApiError where the four kinds or pods cannot be read."""
+    """Return the input of the migration from the Go implementation. Raises ApiError if custom resources or pods cannot
+    be read.
+    """
     unread: dict[str, str] = {}
     documents = {kind.name: await _stored_objects(client, kind) for kind in KINDS}
     pods = await client.list(PODS, label_selector=BINDING_LABEL)
@@ -73,8 +76,9 @@ async def read_installation(client: Client) -> tuple[Installation, list[Program]
 
 
 async def read_workload_state(client: Client, *, force_namespaced: bool) -> WorkloadState:
-    """What the migration to workload identity is made from. Identities serve their own namespace only with
-    *force_namespaced*, or where the MIC or NMI that is installed says so. Raises ApiError."""
+    """Return the input of the migration to workload identity. Identities serve only their own namespace with
+    *force_namespaced*, or if the installed MIC or NMI has this flag. Raises ApiError.
+    """
     programs = await _programs(client, {})
     return WorkloadState(
         identities=await client.list(IDENTITIES),
@@ -88,7 +92,7 @@ async def read_workload_state(client: Client, *, force_namespaced: bool) -> Work
 
 
 async def read_issuer(client: Client) -> str:
-    """Who signs the tokens of the cluster's service accounts; empty where we are not told."""
+    """Return the issuer of service account tokens; empty if the API server does not publish it."""
     try:
         answer = await client.request("GET", "/.well-known/openid-configuration")
         told = msgspec.json.decode(answer)
@@ -99,7 +103,7 @@ async def read_issuer(client: Client) -> str:
 
 
 async def list_if_served(client: Client, kind: Kind[Any]) -> list[Any]:
-    """All objects of a kind of Kubernetes' own; none where the server does not serve it, as the sandbox's."""
+    """Return all objects of a built-in kind; none if the server does not serve it, as in the sandbox."""
     try:
         return await client.list(kind)
     except NotFound:
@@ -107,7 +111,7 @@ async def list_if_served(client: Client, kind: Kind[Any]) -> list[Any]:
 
 
 async def _stored_objects(client: Client, kind: Kind[Any]) -> list[dict[str, Any]]:
-    """The objects as they are stored; without those nested too deep to be read, of which MIC reads no more."""
+    """Return the objects as stored. Content that is nested too deep is omitted; MIC reads no more than this."""
     found: list[dict[str, Any]] = []
     async for page in client.pages(kind):
         if page.first:
@@ -115,7 +119,7 @@ async def _stored_objects(client: Client, kind: Kind[Any]) -> list[dict[str, Any
         found += [_unreadable(each.meta) for each in page.skipped]
         for raw in page.items:
             try:
-                # Objects of a list lack what the list says for all.
+                # Objects in a list lack the fields that the list states once.
                 found.append({"apiVersion": kind.api_version, "kind": kind.name} | msgspec.json.decode(raw))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 found.append(_unreadable(decode_meta(raw)))
@@ -144,7 +148,7 @@ async def _programs(client: Client, unread: dict[str, str]) -> list[Program]:
 
 
 def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadContainer) -> Program | None:
-    """The NMI or MIC that *container* is, by its image's name or its own, if it is one."""
+    """Return the NMI or MIC that *container* runs, by the name of its image or its own, or None."""
     image = container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     name = next((each for each in PROGRAMS if each in {image, container.name}), None)
     if name is None or (kind is DAEMON_SETS) is not (name == "nmi"):
@@ -176,7 +180,7 @@ async def _lock_holder(client: Client, settings: Settings, lock_at: str, unread:
     except Forbidden as error:
         unread[f"Endpoints {lock_at}"] = error.message
         return None
-    return InAnnotation().read(msgspec.json.decode(answer)).holder
+    return AnnotationFormat().read(msgspec.json.decode(answer)).holder
 
 
 async def _openapi(client: Client) -> bytes:
@@ -189,12 +193,15 @@ async def _openapi(client: Client) -> bytes:
 def _api_error_text(error: ApiError) -> str:
     match error:
         case Unauthorized():
-            return f"the API server refuses us ({error}): check the credentials in --kubeconfig"
+            return f"the API server rejects the credentials ({error}): check the credentials in --kubeconfig"
         case Forbidden():
-            return f"not allowed to read the cluster: grant list on what the message names ({error.message})"
+            return f"not allowed to read the cluster: grant list on the resource in the message ({error.message})"
         case NotFound():
-            return f"the API server does not know one of our kinds: is aad-pod-identity installed? ({error.message})"
+            return (
+                "the API server does not serve one of the custom resources: is aad-pod-identity installed? "
+                f"({error.message})"
+            )
         case _ if not error.status:
-            return f"{error.message}: check --kubeconfig, or that the API server runs"
+            return f"{error.message}: check --kubeconfig and that the API server runs"
         case _:
-            return f"the API server did not give its lists, try again: {error}"
+            return f"the API server did not return its lists, try again: {error}"

@@ -1,4 +1,4 @@
-"""`podidctl migrate …`: the commands, put together. The environment is given by `podidctl.cli`."""
+"""Definition of the commands `podidctl migrate …`. `podidctl.cli` passes the environment."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ from podidentity.exits import StartError
 
 
 class WorkloadIdentityOutput(StrEnum):
-    """How what workload identity needs is printed."""
+    """Output format of the resources for workload identity."""
 
     TABLE = "table"
     YAML = "yaml"
@@ -38,19 +38,22 @@ class WorkloadIdentityOutput(StrEnum):
 
 
 NO_ISSUER = (
-    "the cluster does not say who signs its service accounts' tokens: give --issuer, on AKS that of `az aks show "
-    "--query oidcIssuerProfile.issuerUrl`"
+    "the cluster does not publish the issuer of its service account tokens: pass --issuer, on AKS the output of `az "
+    "aks show --query oidcIssuerProfile.issuerUrl`"
 )
 
 Kubeconfig = Annotated[
-    str, typer.Option(help="A kubeconfig; without it KUBECONFIG, kubectl's own, or the pod's service account.")
+    str,
+    typer.Option(
+        help=("Path of a kubeconfig. Default: KUBECONFIG, kubectl's default file, or the pod's service account.")
+    ),
 ]
 
 
 def application(environ: Mapping[str, str]) -> typer.Typer:
-    """The command group, for a process with this environment."""
+    """Return the command group for a process with this environment."""
     app = typer.Typer(
-        help="From the reference to here, from VMs to federated identities, and from here to workload identity.",
+        help="Migrate from Azure's Go implementation, from VMs to federated identities, and on to workload identity.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -61,26 +64,26 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
         files: Annotated[
             list[Path] | None,
             typer.Option(
-                "-f", "--filename", help="Manifests, or folders of them; - is stdin. The cluster is not asked."
+                "-f", "--filename", help="Manifests, or directories of them; - is stdin. The cluster is not read."
             ),
         ] = None,
         values: Annotated[
-            Path | None, typer.Option(help="Values of a release of the reference's chart (helm get values -o yaml).")
+            Path | None, typer.Option(help="Values of a release of Azure's chart (helm get values -o yaml).")
         ] = None,
-        in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f themselves.")] = False,
+        in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
     ) -> None:
-        """Tell what is different here than under the reference, for this cluster or these files; change nothing in it.
+        """Show how this version differs from Azure's Go implementation for this cluster or these files. Makes no
+        changes to the cluster.
 
-        Manifests in the field spellings from before v1.6.0 are rewritten by -f … -o yaml, or --in-place. It ends with 0
-        where nothing has to be done, with 3 where somebody has to do or decide something, with 1 where that could not
-        be told.
+        -f … -o yaml, or --in-place, rewrites manifests in field spellings from before v1.6.0. The exit code is 0 if no
+        action is needed, 3 if one is, and 1 if the state could not be read.
         """
         if in_place and (not files or manifests.STDIN in files):
-            raise typer.BadParameter("--in-place needs -f with files or folders")
+            raise typer.BadParameter("--in-place requires -f with files or directories")
         try:
             found = _of_values(values)
             if files:
@@ -97,26 +100,32 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
     def to_workload_identity(
         *,
         issuer: Annotated[
-            str, typer.Option(help="The cluster's OIDC issuer; without it what the API server says of itself.")
+            str, typer.Option(help="The cluster's OIDC issuer. Default: the issuer that the API server publishes.")
         ] = "",
         audience: Annotated[
-            str, typer.Option(help="Of the federated credentials; clouds other than the public one have their own.")
+            str,
+            typer.Option(
+                help=("Audience of the federated credentials; clouds other than the public one have different ones.")
+            ),
         ] = AUDIENCE,
-        namespace: Annotated[str, typer.Option("-n", "--namespace", help="Workloads of this namespace only.")] = "",
+        namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
         force_namespaced: Annotated[
-            bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced; else as the one installed.")
+            bool,
+            typer.Option(
+                "--force-namespaced", help=("Same as MIC's --forceNamespaced. Default: the installed MIC's setting.")
+            ),
         ] = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
             WorkloadIdentityOutput,
-            typer.Option("-o", "--output", help="yaml has what is new, kubectl and az are scripts of commands."),
+            typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),
         ] = WorkloadIdentityOutput.TABLE,
     ) -> None:
-        """Make what workload identity needs, out of what is bound to workloads now; change nothing.
+        """Generate the resources that workload identity needs for the workloads' current identities. Makes no changes.
 
-        -o yaml has the ServiceAccounts that are new, for kubectl apply. -o kubectl has the commands that change what is
-        there, service accounts and workloads. -o az has those that make the federated credentials. It ends with 0 where
-        these are all, with 3 where something has to be done by hand, with 1 where that could not be told.
+        -o yaml has the new ServiceAccounts, for kubectl apply. -o kubectl has the commands that change existing service
+        accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
+        these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
         try:
             made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
@@ -145,12 +154,12 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
 async def _plan(
     kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
-    """The plan, and the issuer as far as it is known."""
+    """Return the plan, and the issuer if it is known."""
     async with cluster_reader.connect(kubeconfig, environ, Path.home()) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
-        raise StartError(f"the issuer {known!a} is no address: give --issuer")
+        raise StartError(f"the issuer {known!a} is not an address: pass --issuer")
     made = plan_workload_identity(situation, namespace=namespace)
     if known and not is_public(known):
         made = replace(made, by_hand=[unreachable_issuer(known), *made.by_hand])
@@ -159,14 +168,14 @@ async def _plan(
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
     read = manifests.read_manifests(files)
-    if not any("kind" in each.before for each in read):  # as every object of Kubernetes has it
+    if not any("kind" in each.before for each in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
-        raise StartError(f"{names} {verb} no object of Kubernetes: name manifests, or folders of them")
+        raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
     changes = [change for each in read for change in each.done.changes]
     if in_place:
         for each in read:
             if each.done.text != each.before:
-                each.path.write_bytes(each.done.text.encode())  # not as text, which would change the ends of lines
+                each.path.write_bytes(each.done.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
         sys.stdout.write(manifests.join_manifests(read))
         sys.stdout.flush()
@@ -175,7 +184,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         Difference(
             DifferenceLevel.NO_ACTION if done and not change.lost else DifferenceLevel.REVIEW,
             change.about,
-            "fields spelled as before v1.6.0: " + ", ".join(before for before, _ in change.fields),
+            "field spellings from before v1.6.0:  " + ", ".join(before for before, _ in change.fields),
             _rewriting(change, done=done),
         )
         for change in changes
@@ -187,9 +196,9 @@ def _rewriting(change: Change, *, done: bool) -> str:
     lost = "; ".join(change.lost)
     if done:
         return (
-            f"it is rewritten; put back by hand what that has not kept: {lost}" if lost else "nothing, it is rewritten"
+            f"it is rewritten; restore manually what was not preserved: {lost}" if lost else "nothing, it is rewritten"
         )
-    return f"rewrite it with -o yaml or --in-place{f'; what that does not keep: {lost}' if lost else ''}"
+    return f"rewrite it with -o yaml or --in-place{f'; not preserved: {lost}' if lost else ''}"
 
 
 def _of_values(values: Path | None) -> list[Difference]:
@@ -198,15 +207,15 @@ def _of_values(values: Path | None) -> list[Difference]:
     try:
         document: Any = yaml.safe_load(values.read_text())
     except RecursionError as error:
-        raise StartError(f"{values} is nested too deep to be helm's values: name the file that holds them") from error
+        raise StartError(f"{values} is nested too deep for helm's values: pass the file that contains them") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StartError(
-            f"{values} cannot be read as YAML ({' '.join(str(error).split())}): give helm's values"
+            f"{values} cannot be read as YAML ({' '.join(str(error).split())}): pass helm's values"
         ) from error
     if document is None:
         return []
     if not isinstance(document, dict):
-        raise StartError(f"{values} holds no values: it has to be a map, as `helm get values -o yaml` prints it")
+        raise StartError(f"{values} contains no values: it must be a map, as `helm get values -o yaml` prints it")
     return installed_programs.check_values(document)
 
 

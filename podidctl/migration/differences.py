@@ -1,4 +1,4 @@
-"""What of one's cluster is different here than under the reference, as values. Pure."""
+"""Differences between this version and the Go implementation for one cluster. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.migration.field_spellings import object_name
+from podidctl.printing import listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object
@@ -29,61 +30,61 @@ from podidentity.resources import (
 )
 
 LISTED_MAX: Final = 20
-"""Objects of one kind of finding that are named; the rest is counted."""
+"""Objects that one difference names; further ones are only counted."""
 
 _CHART_LABELS: Final = {
     *(("app", "mic"), ("component", "mic"), ("app.kubernetes.io/component", "mic")),
     ("kubernetes.azure.com/managedby", "aks"),
 }
-"""Labels of the exceptions that the reference's chart and manifests make, as ours do."""
+"""Labels of the exceptions that the charts and manifests of this project and of the Go implementation create."""
 
 Document = Mapping[str, Any]
 
 
 class DifferenceLevel(StrEnum):
-    """What a finding asks of its reader."""
+    """Action that a difference requires from the operator."""
 
     FIX = "mend"
-    """Something does not work, or will not."""
+    """Something does not work, or will not work."""
     REVIEW = "look"
-    """Something is different here and somebody has to decide."""
+    """Something is different and the operator must decide."""
     NO_ACTION = "by itself"
-    """Something changes, and nothing has to be done."""
+    """Something changes and no action is needed."""
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One thing that is different."""
+    """One difference."""
 
     level: DifferenceLevel
     about: str
-    """Which object, flag or value."""
+    """The object, flag or value."""
     what: str
     do: str
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What was read of a cluster."""
+    """State of the cluster."""
 
     documents: Mapping[str, Sequence[Document]]
-    """The objects of each of our kinds, as stored, by the kind's name."""
+    """The stored custom resources, by the name of their kind."""
     pods: Sequence[Pod] = ()
-    """Those with the label of a binding."""
+    """Labelled pods."""
     dropped: Sequence[str] = ()
-    """Kinds whose old field spellings the installed CustomResourceDefinitions drop."""
+    """Kinds whose installed CustomResourceDefinitions drop old field spellings."""
     record: str | None = None
-    """The version that the type upgrade is recorded as done by."""
+    """The version in the record of the completed type upgrade."""
     record_at: str = ""
     lock: str | None = None
-    """Who holds the reference's lock: None where there is no such object, empty where nobody does."""
+    """Holder of the Go implementation's lock: None if the object does not exist, empty if it has no holder."""
     lock_at: str = ""
     unread: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read, and why."""
+    """Resources that could not be read, with the reason."""
 
 
 @dataclass(frozen=True)
 class _ReadableObjects:
-    """The objects that can be read at all."""
+    """The readable objects."""
 
     identities: Mapping[tuple[str, str], AzureIdentity]
     bindings: Sequence[AzureIdentityBinding]
@@ -91,7 +92,7 @@ class _ReadableObjects:
 
 
 def find_differences(found: Installation) -> list[Difference]:
-    """All of them, what has to be mended first."""
+    """Return all differences, those that need a correction first."""
     unreadable: list[Difference] = []
     read = _ReadableObjects(
         {each.key: each for each in _decoded(IDENTITIES, found, unreadable)},
@@ -101,7 +102,7 @@ def find_differences(found: Installation) -> list[Difference]:
     every = [
         *unreadable,
         *(
-            Difference(DifferenceLevel.REVIEW, what, f"not read: {why}", "see what it holds by hand")
+            Difference(DifferenceLevel.REVIEW, what, f"could not be read: {why}", "check its content manually")
             for what, why in found.unread.items()
         ),
         *_spellings(found),
@@ -117,7 +118,7 @@ def find_differences(found: Installation) -> list[Difference]:
 
 
 def manifest_differences(documents: Iterable[Document]) -> list[Difference]:
-    """What can be told of manifests alone: there may be more objects elsewhere."""
+    """Return the differences that manifests alone show; other objects may exist elsewhere."""
     by_kind: defaultdict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_kind[str(document.get("kind"))].append(document)
@@ -142,7 +143,7 @@ def _decoded(kind: Kind[Any], found: Installation, unreadable: list[Difference])
                     DifferenceLevel.FIX,
                     object_name(kind, document),
                     f"cannot be read: {error}",
-                    "correct it, or delete it",
+                    "correct it or delete it",
                 )
             )
     return objects
@@ -162,17 +163,17 @@ def _spellings(found: Installation) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.REVIEW,
                 _object_list(kind, old),
-                f"in field spellings from before v1.6.0, though {found.record_at} says that version {found.record} has "
-                "rewritten all; they are read as they are",
-                "delete that key to have it done again, or apply rewritten manifests",
+                f"in field spellings from before v1.6.0, although {found.record_at} records that version "
+                f"{found.record} has rewritten all; they are read as they are",
+                "delete that key to repeat the rewrite, or apply rewritten manifests",
             )
         if kind.name in found.dropped:
             yield Difference(
                 DifferenceLevel.REVIEW,
                 kind.plural,
-                "the installed CustomResourceDefinition drops old field spellings, so whether storage holds any "
-                "cannot be seen",
-                "apply deploy/crds, then run this again",
+                "the installed CustomResourceDefinition drops old field spellings, so it is unknown whether storage "
+                "contains any",
+                "apply deploy/crds, then run this command again",
             )
 
 
@@ -181,7 +182,9 @@ def _identities(read: _ReadableObjects) -> Iterator[Difference]:
     for key, identity in sorted(read.identities.items()):
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
         if why := misconfigured(identity):
-            yield Difference(DifferenceLevel.FIX, about, why, "correct it; the reference does not assign it either")
+            yield Difference(
+                DifferenceLevel.FIX, about, why, ("correct it; the Go implementation does not assign it either")
+            )
         elif identity.spec.type in {IdentityType.SECRET, IdentityType.CERTIFICATE}:
             try:
                 policy.application(identity)
@@ -191,7 +194,7 @@ def _identities(read: _ReadableObjects) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.REVIEW,
                 about,
-                "has no clientID, so no request that names a client id finds it",
+                "has no clientID, so requests by client id do not find it",
                 "set it: az identity show --query clientId",
             )
 
@@ -205,7 +208,7 @@ def _bindings(read: _ReadableObjects) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.FIX,
                 f"AzureIdentityBinding {meta.namespace}/{meta.name}",
-                f"there is no AzureIdentity {meta.namespace}/{spec.azure_identity}",
+                f"AzureIdentity {meta.namespace}/{spec.azure_identity} does not exist",
                 "correct spec.azureIdentity, or delete the binding",
             )
     for (namespace, identity, selector), names in twice.items():
@@ -213,13 +216,13 @@ def _bindings(read: _ReadableObjects) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.REVIEW,
                 f"AzureIdentityBindings {namespace}/{', '.join(names)}",
-                f"bind {identity} to {selector!r} more than once; one AzureAssignedIdentity stands for all of them",
+                f"bind {identity} to {selector!r} more than once; they share one AzureAssignedIdentity",
                 "delete all but one",
             )
 
 
 def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
-    """Identities of which a pod may get another one here than there."""
+    """Yield identities for which a pod may get a different one than with the Go implementation."""
     by_selector: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     order: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for binding in read.bindings:
@@ -234,15 +237,15 @@ def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
                 DifferenceLevel.REVIEW,
                 f"label aadpodidbinding={selector}",
                 f"{len(keys)} identities; a request that names none gets {namespace}/{name} (the first by binding "
-                "name), and in the reference whichever came first",
-                "have applications name a client id (AZURE_CLIENT_ID)",
+                "name), with the Go implementation an arbitrary one",
+                "let applications name a client id (AZURE_CLIENT_ID)",
             )
         for name, namespaces in sorted(_same_names(keys).items()):
             yield Difference(
                 DifferenceLevel.NO_ACTION,
                 f"AzureIdentities {', '.join(f'{each}/{name}' for each in namespaces)}",
-                f"have one name and one selector ({selector!r}): in the reference one AzureAssignedIdentity stood for "
-                "all; here each has its own, the later ones with a suffix in their names",
+                f"have the same name and selector ({selector!r}): the Go implementation used one AzureAssignedIdentity "
+                "for all; here each has one, the later ones with a suffix in their names",
                 "nothing",
             )
     by_id: defaultdict[str, list[str]] = defaultdict(list)
@@ -254,13 +257,15 @@ def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.NO_ACTION,
                 f"AzureIdentities {', '.join(names)}",
-                "name the same identity of Azure; it is taken off a VM only when no pod needs any of them",
+                "name the same identity on Azure; it is detached from a VM only when no pod needs any of them",
                 "nothing",
             )
 
 
 def _client_ids(read: _ReadableObjects) -> Iterator[Difference]:
-    """Client ids that cannot all be right: Azure has one for each identity. Which one is, only Azure tells MIC."""
+    """Yield conflicting client ids: each identity on Azure has exactly one. Only Azure's response shows MIC which one
+    is correct.
+    """
     by_resource: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
     by_client: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
     for key, identity in sorted(read.identities.items()):
@@ -269,17 +274,17 @@ def _client_ids(read: _ReadableObjects) -> Iterator[Difference]:
             by_resource[resource.key].setdefault(client, []).append("/".join(key))
             by_client[client].setdefault(resource.key, []).append("/".join(key))
     for groups, says in (
-        (by_resource, "have one resourceID and different clientIDs"),
-        (by_client, "have one clientID and different resourceIDs"),
+        (by_resource, "have the same resourceID and different clientIDs"),
+        (by_client, "have the same clientID and different resourceIDs"),
     ):
         for group in groups.values():
             if len(group) > 1:
                 names = sorted(name for several in group.values() for name in several)
                 yield Difference(
                     DifferenceLevel.FIX,
-                    f"AzureIdentities {_listed(names)}",
-                    f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, where the "
-                    "reference assigned all",
+                    f"AzureIdentities {listed(names, LISTED_MAX)}",
+                    f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, the Go "
+                    "implementation assigned all",
                     "correct them: az identity show --query '[clientId, id]'",
                 )
 
@@ -299,8 +304,8 @@ def _exceptions(read: _ReadableObjects) -> Iterator[Difference]:
         yield Difference(
             DifferenceLevel.NO_ACTION if usual else DifferenceLevel.REVIEW,
             f"AzurePodIdentityException {'/'.join(filter(None, exception.key))}",
-            f"pods of its namespace with {told_labels} get the node's own identities, as in the reference",
-            "nothing: the chart makes it" if usual else "see who may write pods there, and --exception-namespaces",
+            f"pods of its namespace with {told_labels} get the node's own identities, as with the Go implementation",
+            "nothing: the chart creates it" if usual else "check who may create pods there, and --exception-namespaces",
         )
 
 
@@ -311,19 +316,19 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in without]
         yield Difference(
             DifferenceLevel.REVIEW,
-            f"pods {_listed(names)}",
-            "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, in the "
-            "reference after 80 s",
-            "correct the label or the selector, or take the label off",
+            f"pods {listed(names, LISTED_MAX)}",
+            "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, with the "
+            "Go implementation after 80 s",
+            "correct the label or the selector, or remove the label",
         )
     mirrors = [each for each in found.pods if each.mirror and each.binding_label and not each.finished]
     if mirrors:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
         yield Difference(
             DifferenceLevel.REVIEW,
-            f"mirror pods {_listed(names)}",
-            "are static pods with the label aadpodidbinding; they get no identity, since their node's kubelet could "
-            "have given them any namespace and labels",
+            f"mirror pods {listed(names, LISTED_MAX)}",
+            "are static pods with the label aadpodidbinding; they get no identity, because their node's kubelet could "
+            "have set any namespace and labels",
             "use a DaemonSet or Deployment instead",
         )
 
@@ -331,23 +336,19 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
 def _lock(found: Installation) -> Iterator[Difference]:
     if found.lock is None:
         return
-    held = f"is held by {found.lock}" if found.lock else "is held by nobody"
+    held = f"is held by {found.lock}" if found.lock else "has no holder"
     yield Difference(
         DifferenceLevel.NO_ACTION,
         f"Endpoints {found.lock_at}",
-        f"the reference's leader lock is there and {held}; our MIC takes it, too, before it writes",
-        "grant our MIC get and update on this object (the chart does); it can be deleted when no reference is to run "
-        "again",
+        f"the Go implementation's leader lock exists and {held}; this version's MIC also takes it before it writes",
+        "grant MIC get and update on this object (the chart does); delete it when the Go implementation is not needed "
+        "any more",
     )
 
 
 def _object_list(kind: Kind[Any], documents: Sequence[Document]) -> str:
-    return f"{kind.plural}: {_listed([object_name(kind, each).removeprefix(f'{kind.name} ') for each in documents])}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED_MAX
-    return ", ".join(names[:LISTED_MAX]) + (f" and {more} more" if more > 0 else "")
+    names = [object_name(kind, each).removeprefix(f"{kind.name} ") for each in documents]
+    return f"{kind.plural}: {listed(names, LISTED_MAX)}"
 
 
 def _count(things: Sequence[object], what: str) -> str:

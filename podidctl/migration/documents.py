@@ -1,10 +1,10 @@
-"""A plan for workload identity as what people run: YAML of what is new, commands for kubectl and for az. Pure.
+"""Documents of a workload identity plan: YAML of new objects, commands for kubectl and for az. Pure.
 
-What is there already is patched, never applied: an apply of a part of an object takes away what an earlier apply of the
-whole has set, whichever kind of apply the two were.
+Existing objects are patched, never applied: an apply of a part of an object removes what an earlier apply of the whole
+object has set, for client-side and server-side apply.
 
-Whoever wrote the objects in the cluster chose the texts in it: they are quoted for the shell, and kept out of commands
-and comments unless they are one line of printable characters.
+Names from the cluster are untrusted. They are quoted for the shell, and omitted from commands and comments unless they
+are one line of printable characters.
 """
 
 import json
@@ -31,37 +31,43 @@ from podidctl.printing import printable_json
 
 
 def manifests(made: WorkloadIdentityPlan) -> str:
-    """The ServiceAccounts that are new, for `kubectl apply -f`."""
-    head = "# kubectl apply -f this: what is new. What changes in what is there: -o kubectl.\n"
+    """Return the new ServiceAccounts, for `kubectl apply -f`."""
+    head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl.\n"
     documents = [_account(each) for each in made.accounts if each.is_new]
     body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=False) if documents else ""
     return f"{head}{''.join(_remarks(made.by_hand))}{body}"
 
 
 def changes(made: WorkloadIdentityPlan) -> str:
-    """A shell script that changes what is there, for whom kubectl is somebody who may; it ends at the first failure."""
-    lines = ["#!/bin/sh", "# What is new comes first: kubectl apply -f what -o yaml prints.", "set -eu"]
+    """Return a shell script that changes existing objects and stops at the first failure. kubectl must have the
+    permissions.
+    """
+    lines = ["#!/bin/sh", "# First create the new objects: kubectl apply -f the output of -o yaml.", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
     lines += map(_shell, patching(made))
     return "\n".join(lines) + "\n"
 
 
 def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
-    """The commands that change what is there, accounts before what is to use them. All else in it stays."""
+    """Yield the commands that change existing objects, service accounts before the workloads that use them. All other
+    content is preserved.
+    """
     for account in made.accounts:
         if not account.is_new:
             words = ["kubectl", "annotate", "serviceaccount", "--namespace", account.namespace, account.name]
             yield [*words, "--overwrite", *(f"{key}={value}" for key, value in _annotations(account).items())]
     for patch in made.patches:
-        # With the group: another one's kind may have the same name.
+        # The group distinguishes kinds of the same name.
         resource = ".".join((patch.kind.lower(), *reversed(patch.api_version.split("/"))))
         words = ["kubectl", "patch", resource, "--namespace", patch.namespace, patch.name]
         yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
 
 
 def commands(made: WorkloadIdentityPlan, issuer: str, audience: str) -> str:
-    """A shell script that makes the federated credentials, a command for each; it ends at the first that fails."""
-    lines = ["#!/bin/sh", "# Sign in to the tenant of the identities before: az login --tenant …", "set -eu"]
+    """Return a shell script that creates the federated credentials, one command each, and stops at the first
+    failure.
+    """
+    lines = ["#!/bin/sh", "# First sign in to the identities' tenant: az login --tenant …", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
     for credential in made.credentials:
         lines += ["", f"# {printable(credential.identity)}", command(credential, issuer, audience)]
@@ -69,7 +75,7 @@ def commands(made: WorkloadIdentityPlan, issuer: str, audience: str) -> str:
 
 
 def command(credential: FederatedCredential, issuer: str, audience: str) -> str:
-    """The command that makes one federated credential."""
+    """Return the command that creates one federated credential."""
     if credential.identity_name:
         words = ["az", "identity", "federated-credential", "create"]
         words += ["--subscription", credential.subscription, "--resource-group", credential.resource_group]
@@ -82,12 +88,12 @@ def command(credential: FederatedCredential, issuer: str, audience: str) -> str:
 
 
 def parameters(credential: FederatedCredential, issuer: str, audience: str) -> dict[str, Any]:
-    """A federated credential as Azure's own interfaces take it."""
+    """Return a federated credential in the format of Azure's APIs."""
     return {"name": credential.name, "issuer": issuer, "subject": credential.subject, "audiences": [audience]}
 
 
 def everything(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
-    """The plan and the documents in it, for programs."""
+    """Return the plan with its documents, for programs."""
     document: dict[str, Any] = msgspec.to_builtins(made)
     document["issuer"] = issuer
     document["manifests"] = [_account(each) for each in made.accounts if each.is_new]
@@ -116,7 +122,7 @@ def _account(account: PlannedAccount) -> dict[str, Any]:
 
 
 def _change(patch: WorkloadPatch) -> dict[str, Any]:
-    """A strategic merge patch."""
+    """Return a strategic merge patch."""
     spec: dict[str, Any] = {
         "template": {
             "metadata": {"labels": {USE_LABEL: "true"}},
@@ -131,13 +137,13 @@ def _line(document: dict[str, Any]) -> str:
 
 
 def _shell(words: list[str]) -> str:
-    """The command, or a remark where a word of it could steer a terminal: no name or id of Azure's could."""
+    """Return the command, or a comment if a word has terminal control characters. Names and ids on Azure never do."""
     command = shlex.join(words)
-    return command if command.isprintable() else f"# left out, since not all of it is printable: {printable(command)}"
+    return command if command.isprintable() else f"# omitted because of non-printable characters: {printable(command)}"
 
 
 def _remarks(by_hand: list[ManualStep]) -> Iterator[str]:
     if by_hand:
-        yield "# By hand:\n"
+        yield "# Manual steps:\n"
     for each in by_hand:
         yield f"#   {printable(each.about)}: {printable(each.why)}; {printable(each.do)}\n"

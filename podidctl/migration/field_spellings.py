@@ -1,8 +1,8 @@
-"""Manifests in the field spellings from before v1.6.0, rewritten to the present ones. Pure.
+"""Rewriting of manifests in field spellings from before v1.6.0. Pure.
 
-Only the names of fields are exchanged, in the text itself, so that comments, order and layout stay. Where that cannot
-be done (a field stands there in both spellings, or the manifest is of a kind that needs more) the document is written
-anew, and what that costs is told.
+Only field names in the text are replaced, so that comments, order and layout stay. If this is not possible (a field is
+present in both spellings, or the kind needs more changes) the whole document is written again, and the lost content is
+reported.
 """
 
 import re
@@ -16,51 +16,53 @@ from mic.startup.spellings import KINDS, respelled
 from podidentity.resources import GROUP, Kind, fold
 
 DEPTH_MAX: Final = 12
-"""Of fields that can have old spellings; an AzureAssignedIdentity's embedded identity's secret is at five."""
+"""Depth of fields that can have old spellings; the deepest, the secret in an AzureAssignedIdentity's embedded identity,
+is at five.
+"""
 _COMMENT: Final = re.compile(r"(?:^|\s)#", re.MULTILINE)
 _KINDS: Final = {kind.name: kind for kind in KINDS}
 
 
 class UnreadableError(Exception):
-    """The text is no YAML; the message is one line and says where."""
+    """The text is not YAML; the message is one line with the position."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to one object."""
+    """Changes of one object."""
 
     about: str
     """Kind, and namespace and name."""
     fields: tuple[tuple[str, str], ...]
-    """Each field that was spelled otherwise: path before, path after."""
+    """Each renamed field: path before, path after."""
     lost: tuple[str, ...] = ()
-    """What is not in the rewritten text any more."""
+    """Content that the rewritten text does not preserve."""
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A text and what was done to it."""
+    """A rewritten text and its changes."""
 
     text: str
     changes: tuple[Change, ...]
     objects: tuple[Mapping[str, Any], ...]
-    """Every object of ours in it, as it is spelled after."""
+    """Every custom resource in it, in the new spelling."""
 
 
 @dataclass
 class _ManifestObject:
-    """One object of ours in the text."""
+    """One custom resource in the text."""
 
     kind: Kind[Any]
     document: dict[str, Any]
     root: yaml.Node
-    """Of the document in the text that it stands in."""
+    """Root node of its document in the text."""
     edits: list[tuple[int, int, str]] = field(default_factory=list)
     fields: list[tuple[str, str]] = field(default_factory=list)
     clash: bool = False
-    """Exchanging names would leave a field there twice."""
+    """Renaming would produce a duplicate field."""
     target: dict[str, Any] | None = None
-    """The object as it should be; None where it is."""
+    """The object in the new spelling; None if it is unchanged."""
 
     @property
     def present(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class _ManifestObject:
 
 
 def rewrite(text: str) -> Rewritten:
-    """*text*, one or more YAML (or JSON) documents, with our kinds in the present spelling; all else is untouched.
+    """Rewrite the custom resources in *text*, one or more YAML (or JSON) documents; all other text is unchanged.
 
     Raises UnreadableError.
     """
@@ -93,7 +95,7 @@ def rewrite(text: str) -> Rewritten:
 
 
 def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
-    """The object as it is named for people."""
+    """Return kind, namespace and name as text."""
     meta = document.get("metadata")
     meta = meta if isinstance(meta, dict) else {}
     name = "/".join(str(part) for part in (meta.get("namespace"), meta.get("name")) if part)
@@ -101,7 +103,7 @@ def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
 
 
 def kind_of(document: object) -> Kind[Any] | None:
-    """Which of our kinds *document* is an object of, if of any."""
+    """Return the custom resource kind of *document*, or None."""
     if not isinstance(document, dict) or document.get("apiVersion") != f"{GROUP}/v1":
         return None
     return _KINDS.get(str(document.get("kind")))
@@ -130,15 +132,15 @@ def _objects(text: str) -> Iterator[_ManifestObject]:
         where = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise UnreadableError(f"{where}{problem}") from error
-    except (RecursionError, ValueError) as error:  # a date that is none, and the like
-        raise UnreadableError(f"not to be read: {error}") from error
+    except (RecursionError, ValueError) as error:  # an invalid date, for example
+        raise UnreadableError(f"cannot be read: {error}") from error
     finally:
         if loader is not None:
             loader.dispose()
 
 
 def _items(root: yaml.MappingNode) -> list[yaml.MappingNode]:
-    """The objects of a List."""
+    """Return the items of a List."""
     for name, value in root.value:
         if isinstance(name, yaml.ScalarNode) and name.value == "items" and isinstance(value, yaml.SequenceNode):
             return [each for each in value.value if isinstance(each, yaml.MappingNode)]
@@ -155,7 +157,7 @@ def _kind_of_node(node: yaml.MappingNode) -> Kind[Any] | None:
 
 
 def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], found: _ManifestObject) -> None:
-    """Note every field of *node*, which stands at *path*, whose name is another now."""
+    """Collect the fields of *node*, at *path*, that have a different name now."""
     names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
     present = {name: _current_name(found.kind, (*path, name)) for name in names}
     taken = list(present.values())
@@ -173,7 +175,7 @@ def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], found: _Mani
 
 
 def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
-    """How the last name of *path* is spelled now."""
+    """Return the current spelling of the last name of *path*."""
     document: Any = 0
     for name in reversed(path):
         document = {name: document}
@@ -185,8 +187,7 @@ def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
 
 
 def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
-    """Whether the document of *objects*, with names exchanged, is the one that it should be, nulls in old spellings
-    apart."""
+    """Return whether the document of *objects* is correct after renaming, except for nulls in old spellings."""
     if any(each.clash for each in objects):
         return False
     start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index
@@ -205,7 +206,7 @@ def _list_items(document: Any) -> list[Any]:
 
 
 def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
-    """The whole document of *objects*, written anew."""
+    """Return the whole document of *objects*, written again."""
     root = objects[0].root
     if _is_root(root, objects[0]):
         return yaml.safe_dump(objects[0].present, sort_keys=False, allow_unicode=True)
@@ -231,7 +232,7 @@ def _lost_content(text: str, found: _ManifestObject) -> tuple[str, ...]:
     for path, value in _leaves(found.document):
         now = tuple(_current_name(found.kind, path[: place + 1]) for place in range(min(len(path), DEPTH_MAX)))
         if kept.get(now) != value and value is not None:
-            lost.append(f"{'.'.join(path)}, since {'.'.join(now)} is there too")
+            lost.append(f"{'.'.join(path)}, because {'.'.join(now)} is also present")
     return tuple(lost)
 
 

@@ -1,6 +1,6 @@
-"""The reference's programs as they are installed: what our own would make of their command lines and helm values. Pure.
+"""The installed programs of the Go implementation: checks of their flags and helm values for this version. Pure.
 
-Our parsers are asked themselves, so that nothing here has to know what they take.
+The programs' own parsers read the flags, so that this module does not repeat their rules.
 """
 
 import re
@@ -18,7 +18,7 @@ _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 @dataclass(frozen=True)
 class Program:
-    """One NMI or MIC, as a DaemonSet or Deployment describes it."""
+    """One NMI or MIC in a DaemonSet or Deployment."""
 
     name: str
     """`nmi` or `mic`."""
@@ -27,20 +27,20 @@ class Program:
     namespace: str
     flags: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
-    """Variables whose value stands there; what comes from a field or a Secret is not known."""
+    """Variables with a literal value; values from a field or a Secret are unknown."""
 
     @property
     def argv(self) -> list[str]:
-        """The flags with variables in the place of their names, and a word for each that is not known."""
+        """Flags with variables expanded, and a placeholder for each unknown one."""
         return [_VARIABLE.sub(lambda found: self.environ.get(found[1], "unknown"), flag) for flag in self.flags]
 
     def says(self, flag: str) -> bool:
-        """Whether *flag* is among the flags, with one dash or two."""
+        """Return whether *flag* is among the flags, with one or two dashes."""
         return any(each.lstrip("-").partition("=")[0] == flag for each in self.flags)
 
 
 def mic_settings(programs: Sequence[Program]) -> mic.startup.settings.Settings | None:
-    """What the installed MIC was told, as ours reads it; None where there is none, or ours cannot."""
+    """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
     for program in programs:
         if program.name == "mic":
             try:
@@ -51,7 +51,7 @@ def mic_settings(programs: Sequence[Program]) -> mic.startup.settings.Settings |
 
 
 def is_namespaced(programs: Sequence[Program]) -> bool:
-    """Whether one of them keeps identities within their namespaces; one whose flags ours cannot read says nothing."""
+    """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
     for program in programs:
         try:
             parse = _mic if program.name == "mic" else _nmi
@@ -63,7 +63,7 @@ def is_namespaced(programs: Sequence[Program]) -> bool:
 
 
 def check_programs(programs: Sequence[Program]) -> list[Difference]:
-    """What is to be said of the installed programs."""
+    """Return the differences for the installed programs."""
     found: list[Difference] = []
     namespaced: dict[str, bool] = {}
     mics = [each.namespace for each in programs if each.name == "mic"]
@@ -82,8 +82,8 @@ def check_programs(programs: Sequence[Program]) -> list[Difference]:
                 Difference(
                     DifferenceLevel.FIX,
                     program.workload,
-                    f"our {program.name} does not start with its flags: {error}",
-                    "take it out, or correct it",
+                    f"this version's {program.name} does not start with its flags: {error}",
+                    "remove it, or correct it",
                 )
             )
     if len(set(namespaced.values())) > 1:
@@ -92,7 +92,7 @@ def check_programs(programs: Sequence[Program]) -> list[Difference]:
             Difference(
                 DifferenceLevel.REVIEW,
                 "--forceNamespaced",
-                f"only {only} has it, so the two disagree about which pods an identity is for",
+                f"only {only} has it, so the two disagree about the pods that an identity serves",
                 "set it for both (chart value forceNamespaced)",
             )
         )
@@ -114,22 +114,23 @@ def _nmi_differences(program: Program, settings: nmi.settings.Settings, mics: Se
         yield Difference(
             DifferenceLevel.REVIEW,
             about,
-            "--allow-network-plugin-kubenet is set: on a node with kubenet a pod can take another's address and tokens",
-            "take the flag out where the cluster has another network plugin; else forbid NET_RAW to pods",
+            "--allow-network-plugin-kubenet is set: on a node with kubenet a pod can use another pod's address and "
+            "get its tokens",
+            "remove the flag if the cluster has another network plugin; otherwise deny NET_RAW to pods",
         )
     if not settings.metadata_header_required:
         yield Difference(
             DifferenceLevel.REVIEW,
             about,
-            "--metadata-header-required=false: whoever can make a server in a pod fetch a URL gets its token",
-            "take the flag out; every SDK sends the header",
+            "--metadata-header-required=false: anyone who can make a server in a pod fetch a URL gets its token",
+            "remove the flag; every SDK sends the header",
         )
     if mics and settings.mic_namespace not in mics:
         yield Difference(
             DifferenceLevel.REVIEW,
             about,
-            f"--MICNamespace is {settings.mic_namespace}, and MIC runs in {', '.join(mics)}: its own requests for "
-            "tokens go the way of any pod's unless an exception covers it",
+            f"--MICNamespace is {settings.mic_namespace}, but MIC runs in {', '.join(mics)}: its own token requests "
+            "are handled like those of any pod unless an exception covers it",
             f"set --MICNamespace={mics[0]} (chart value nmi.micNamespace)",
         )
 
@@ -142,40 +143,41 @@ def _mic_differences(program: Program, settings: mic.startup.settings.Settings) 
         yield Difference(
             DifferenceLevel.REVIEW,
             program.workload,
-            f"--clientQps={settings.writes_per_second:g} holds MIC to so many writes a second; our default is 50, the "
-            "reference's 5",
-            "take it out unless the API server needs it (chart value mic.clientQps)",
+            f"--clientQps={settings.writes_per_second:g} limits MIC's writes per second; the default is 50 here and 5 "
+            "in the Go implementation",
+            "remove it unless the API server needs it (chart value mic.clientQps)",
         )
     if program.says("leader-election-instance"):
         yield Difference(
             DifferenceLevel.NO_ACTION,
             program.workload,
-            "--leader-election-instance names both replicas alike; ours add to it what makes each its own",
+            "--leader-election-instance gives both replicas the same name; this version adds a suffix that makes each "
+            "unique",
             "nothing",
         )
 
 
 _IMAGE_VALUES: Final = ("image.repository", "mic.image", "mic.tag", "nmi.image", "nmi.tag")
 _REMOVED_VALUES: Final = {
-    "rbac.pspEnabled": "PodSecurityPolicies are gone from Kubernetes since 1.25",
-    "installCRDs": "the definitions are in the chart's crds folder, and helm installs them by itself",
+    "rbac.pspEnabled": "Kubernetes has no PodSecurityPolicies since 1.25",
+    "installCRDs": "the definitions are in the chart's crds directory, and helm installs them",
 }
 
 
 def check_values(values: Mapping[str, Any]) -> list[Difference]:
-    """What is to be said of the values of a release of the reference's chart."""
+    """Return the differences for the values of a release of the Go implementation's chart."""
     found = [
         Difference(
             DifferenceLevel.FIX,
             f"value {path}",
-            f"is {_value(values, path)!r}, which names the reference's image",
-            "take it out, or set it to ours",
+            f"is {_value(values, path)!r}, which names an image of the Go implementation",
+            "remove it, or set it to this version's image",
         )
         for path in _IMAGE_VALUES
         if _value(values, path) is not None
     ]
     found += [
-        Difference(DifferenceLevel.REVIEW, f"value {path}", why, "take it out")
+        Difference(DifferenceLevel.REVIEW, f"value {path}", why, "remove it")
         for path, why in _REMOVED_VALUES.items()
         if _value(values, path)
     ]
@@ -184,7 +186,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
             Difference(
                 DifferenceLevel.FIX,
                 "value azureIdentities",
-                "is a list, as in old charts; it has to be a map by the identities' names",
+                "is a list, as in old charts; it must be a map by the identities' names",
                 "write each entry under its name",
             )
         )
@@ -193,8 +195,8 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
             Difference(
                 DifferenceLevel.REVIEW,
                 "value nmi.allowNetworkPluginKubenet",
-                "on a node with kubenet a pod can take another's address and tokens",
-                "take it out where the cluster has another network plugin; else forbid NET_RAW to pods",
+                "on a node with kubenet a pod can use another pod's address and get its tokens",
+                "remove it if the cluster has another network plugin; otherwise deny NET_RAW to pods",
             )
         )
     if _value(values, "mic.clientQps") is not None:
@@ -202,15 +204,16 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
             Difference(
                 DifferenceLevel.REVIEW,
                 "value mic.clientQps",
-                f"is {_value(values, 'mic.clientQps')}; our default is 50 writes a second, the reference's 5",
-                "take it out unless the API server needs it",
+                f"is {_value(values, 'mic.clientQps')}; the default is 50 writes per second here and 5 in the Go "
+                "implementation",
+                "remove it unless the API server needs it",
             )
         )
     return found
 
 
 def _value(values: Mapping[str, Any], path: str) -> Any:
-    """What stands at *path*; None, as for an empty text, which is how the chart says "the default"."""
+    """Return the value at *path*; None also for an empty text, which the chart treats as the default."""
     found: Any = values
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Manifests out of files, folders and standard input, rewritten one after another."""
+"""Reader and writer of manifests in files, directories and standard input."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 
 @dataclass(frozen=True)
 class Manifest:
-    """One file, and what it becomes."""
+    """One file and its rewritten text."""
 
     path: Path
     before: str
@@ -23,12 +23,12 @@ class Manifest:
 
 
 def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
-    """The manifests at *paths*; of a folder all files that end like one, in order. Raises StartError."""
+    """Return the manifests at *paths*; from a directory all files with a known suffix, sorted. Raises StartError."""
     return [_one(file) for path in paths for file in _files(path)]
 
 
 def join_manifests(manifests: Sequence[Manifest]) -> str:
-    """All of them as one stream of documents. A file that is JSON stays so, which YAML allows."""
+    """Return all manifests as one stream of documents. JSON files stay JSON, which YAML permits."""
     parts = []
     for each in manifests:
         text = each.done.text
@@ -44,7 +44,7 @@ def _files(path: Path) -> list[Path]:
     found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not found:
         raise StartError(
-            f"{path} holds no file that ends in {', '.join(sorted(SUFFIXES))}: name the manifests themselves"
+            f"{path} contains no file that ends in {', '.join(sorted(SUFFIXES))}: pass the manifests themselves"
         )
     return found
 
@@ -54,10 +54,10 @@ def _one(path: Path) -> Manifest:
         text = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise StartError(f"{path} cannot be read ({why}): name a manifest, a folder of them, or - for stdin") from error
+        raise StartError(
+            f"{path} cannot be read ({why}): pass a manifest, a directory of them, or - for stdin"
+        ) from error
     try:
         return Manifest(path, text, rewrite(text))
     except UnreadableError as error:
-        raise StartError(
-            f"{path}: {error}; a template has to be rendered first (helm template), anything else to be set right"
-        ) from error
+        raise StartError(f"{path}: {error}; render templates first (helm template), and correct other files") from error

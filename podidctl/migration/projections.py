@@ -1,4 +1,4 @@
-"""What the migrations read of workloads, pods and service accounts: as little as they need."""
+"""Projections of workloads, pods and service accounts: the fields that the migrations read."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ from podidentity.resources import BareMeta, Kind, Meta, OwnerReference, Resource
 
 
 class ControllerReference(OwnerReference, frozen=True):
-    """A reference to an owner, with the group that tells one kind of a name from another's."""
+    """A reference to an owner, with the API group to distinguish kinds of the same name."""
 
     api_version: str = ""
 
@@ -14,7 +14,7 @@ class ControllerReference(OwnerReference, frozen=True):
 class ContainerVariable(Wire, frozen=True):
     name: str = ""
     value: str = ""
-    """Empty also where it comes from a field, a ConfigMap or a Secret."""
+    """Empty also for a value from a field, a ConfigMap or a Secret."""
 
 
 class WorkloadContainer(Wire, frozen=True):
@@ -38,13 +38,13 @@ class PodTemplate(Wire, frozen=True):
 
 
 class OwnedMeta(BareMeta, frozen=True):
-    """As much of metadata as says what an object is and whose."""
+    """Metadata with the name and the owners of an object."""
 
     owner_references: list[ControllerReference] | None = None  # type: ignore[assignment]  # frozen, so narrower is safe
 
     @property
     def controller(self) -> ControllerReference | None:
-        """What manages this object, if anything does."""
+        """The controller that manages this object, or None."""
         return next((each for each in self.owner_references or () if each.controller), None)
 
 
@@ -69,7 +69,7 @@ class JobStatus(Wire, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether a Job has run to its end, well or not."""
+        """Whether a Job has ended, successfully or not."""
         failed = any(each.type == "Failed" and each.status == "True" for each in self.conditions or ())
         return failed or bool(self.completion_time)
 

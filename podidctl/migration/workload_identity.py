@@ -1,13 +1,13 @@
-"""From identities that are bound to pods to what workload identity needs in their place. Pure.
+"""Plan that replaces bindings by workload identity. Pure.
 
-What a workload gets is decided by MIC's own rules. One service account stands for one client id; where a pod has
-several identities, the account is for the one that NMI gives to a request that names none.
+MIC's own rules decide the identities of a workload. A service account can have one client id. If a pod has several
+identities, the account is for the one that NMI uses for a request that names none.
 """
 
 import ipaddress
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -19,6 +19,7 @@ from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.projections import ServiceAccount
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
+from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import (
     BINDING_LABEL,
@@ -32,11 +33,11 @@ USE_LABEL: Final = "azure.workload.identity/use"
 CLIENT_ID: Final = "azure.workload.identity/client-id"
 TENANT_ID: Final = "azure.workload.identity/tenant-id"
 AUDIENCE: Final = "api://AzureADTokenExchange"
-"""Of the public cloud; the others have names of their own."""
+"""Audience of the public cloud; the other clouds have different ones."""
 CREDENTIALS_MAX: Final = 20
-"""Federated credentials that Azure allows one identity."""
+"""Azure's limit of federated credentials per identity."""
 _NAME_MAX: Final = 120
-"""Characters of a federated credential's name."""
+"""Maximum length of a federated credential's name."""
 _INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
 _FIELD_COMMANDS: Final = {
@@ -48,7 +49,7 @@ _FIELD_COMMANDS: Final = {
 
 @dataclass(frozen=True)
 class WorkloadState:
-    """What was read of the cluster."""
+    """State of the cluster."""
 
     identities: Sequence[AzureIdentity]
     bindings: Sequence[AzureIdentityBinding]
@@ -57,26 +58,26 @@ class WorkloadState:
     force_namespaced: bool = False
 
     def bound(self) -> BindingIndex:
-        """Who has which identity."""
+        """Return the desired assignments of all workloads."""
         return BindingIndex(self.identities, self.bindings, force_namespaced=self.force_namespaced)
 
 
 class PlannedAccount(Wire, frozen=True):
-    """A ServiceAccount as it has to be."""
+    """A ServiceAccount in its desired form."""
 
     namespace: str
     name: str
     client_id: str
     tenant_id: str
-    """Empty where it is the one that the webhook knows."""
+    """Empty for the webhook's default tenant."""
     is_new: bool
     image_pull_secrets: list[dict[str, Any]] | None = None
     automount_service_account_token: bool | None = None
-    """These two as the account has them that the workload uses now, for a new one."""
+    """For a new account: both values of the workload's current account."""
 
 
 class WorkloadPatch(Wire, frozen=True):
-    """What changes in one workload: the label of its pods, and their service account."""
+    """Change of one workload: the label of its pods, and their service account."""
 
     api_version: str
     kind: str
@@ -86,7 +87,7 @@ class WorkloadPatch(Wire, frozen=True):
 
 
 class FederatedCredential(Wire, frozen=True):
-    """A federated credential to be made in Azure."""
+    """A federated credential to create on Azure."""
 
     identity: str
     """The AzureIdentity, as `namespace/name`."""
@@ -96,11 +97,11 @@ class FederatedCredential(Wire, frozen=True):
     subscription: str = ""
     resource_group: str = ""
     identity_name: str = ""
-    """Of the user-assigned identity; the three are empty for a service principal."""
+    """Name of the user-assigned identity; these three are empty for a service principal."""
 
 
 class ManualStep(Wire, frozen=True):
-    """What cannot be done by the documents of the plan, or not by them alone."""
+    """A step that the plan's documents do not cover, or not completely."""
 
     about: str
     why: str
@@ -108,27 +109,27 @@ class ManualStep(Wire, frozen=True):
 
 
 class WorkloadIdentityPlan(Wire, frozen=True):
-    """All that is to be done."""
+    """All steps."""
 
     accounts: list[PlannedAccount]
     patches: list[WorkloadPatch]
     credentials: list[FederatedCredential]
     by_hand: list[ManualStep]
     done: list[str]
-    """Workloads that have what they need."""
+    """Workloads that need no change."""
 
 
 def plan_workload_identity(state: WorkloadState, *, namespace: str = "") -> WorkloadIdentityPlan:
-    """What to do for all workloads, or for those of one namespace, to which an identity is bound."""
+    """Return the plan for all workloads with an identity, or for those of one namespace."""
     made = _Planner(state).run(namespace)
-    # Azure counts what other namespaces need as well.
+    # Azure also counts the credentials for other namespaces.
     everywhere = _Planner(state).run("").credentials if namespace else made.credentials
     counted = Counter(each.identity for each in everywhere)
     too_many = [
         ManualStep(
             about=f"AzureIdentity {identity}",
-            why=f"would need {counted[identity]} federated credentials, and Azure allows it {CREDENTIALS_MAX}",
-            do="let workloads share service accounts, or give them identities of their own",
+            why=f"would need {counted[identity]} federated credentials, and Azure allows {CREDENTIALS_MAX}",
+            do="let workloads share service accounts, or give them separate identities",
         )
         for identity in sorted({each.identity for each in made.credentials})
         if counted[identity] > CREDENTIALS_MAX
@@ -159,8 +160,9 @@ class _Planner:
             if namespace in {"", pod.metadata.namespace}:
                 self._say(
                     f"Pod {'/'.join(pod.key)}",
-                    f"its label {BINDING_LABEL} is not that of its template, so it was set on the pod alone",
-                    "set the label in the template (or in what changes pods as they come), then run this again",
+                    f"its label {BINDING_LABEL} differs from its template, so it was set only on the pod",
+                    "set the label in the template (or in the admission webhook that changes pods), then run this "
+                    "command again",
                 )
         return WorkloadIdentityPlan(
             accounts=list(self._planned.values()),
@@ -177,7 +179,7 @@ class _Planner:
             self._say(
                 workload.description,
                 f"no usable AzureIdentity is bound to its label {label!r}",
-                "bind one, or take the label off",
+                "bind one, or remove the label",
             )
             return
         usable = self._usable(workload)
@@ -186,7 +188,7 @@ class _Planner:
                 self._say(
                     workload.description,
                     f"AzureIdentity {_name(want.identity)} has no usable {fault}",
-                    f"set it ({_FIELD_COMMANDS[fault]}), then run this again",
+                    f"set it ({_FIELD_COMMANDS[fault]}), then run this command again",
                 )
         if not usable:
             return
@@ -200,8 +202,9 @@ class _Planner:
             names = ", ".join(f"{_name(each)} ({each.spec.client_id.strip()})" for each in others)
             self._say(
                 workload.description,
-                f"several identities are bound to it, and a service account is for one, {_name(first)}; also {names}",
-                "have the application name the client id of each of the others; their federated credentials are here",
+                f"it has several identities, but a service account has one, {_name(first)}; also {names}",
+                "let the application name the client id of each other identity; the plan has their federated "
+                "credentials",
             )
         if workload.unpatchable:
             self._say(
@@ -230,7 +233,7 @@ class _Planner:
         return [each.identity for each in self._wants(workload) if not unusable_field(each.identity)]
 
     def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
-        """The service account for *workload* to use; None where somebody has to decide first."""
+        """Return the service account for *workload*; None if the operator must decide first."""
         mine = identity.spec.client_id.strip().lower()
         others = [each for each in self._users[workload.account_key] if each is not workload]
         strangers = [each for each in others if workload.account == DEFAULT_ACCOUNT or self._client_of(each) != mine]
@@ -240,21 +243,22 @@ class _Planner:
                 return self._use(workload, workload.account, identity)
             self._say(
                 f"ServiceAccount {workload.namespace}/{workload.account}",
-                f"is annotated with another client id than that of {_name(identity)}, which {workload.description} has",
-                "correct the annotation, or give the workload a service account of its own",
+                f"is annotated with another client id than that of {_name(identity)}, which {workload.description} "
+                "uses",
+                "correct the annotation, or give the workload a separate service account",
             )
             return None
         name = self._free_name(workload, mine)
         used = (
-            "every pod that names none has, too"
+            "every pod without one also uses"
             if workload.account == DEFAULT_ACCOUNT
-            else f"{_few(strangers)} has, too"
+            else f"{listed((each.description for each in strangers), 3)} also uses"
         )
         self._say(
             workload.description,
-            f"its service account is {workload.account}, which {used}; "
-            f"so that they do not get the identity, {name} is made",
-            f"bind what roles {workload.account} has to {name} as well, as far as the workload needs them",
+            f"its service account is {workload.account}, which {used}; {name} is created so that these do not get the "
+            "identity",
+            f"bind the roles of {workload.account} to {name}, too, as far as the workload needs them",
         )
         return self._use(workload, name, identity)
 
@@ -262,7 +266,7 @@ class _Planner:
         return next((each.spec.client_id.strip().lower() for each in self._usable(workload)), "")
 
     def _free_name(self, workload: Workload, client_id: str) -> str:
-        """A name that no other workload's service account has; one that an earlier run has made counts as free."""
+        """Return a name that no other workload's service account has. An account from an earlier run is reused."""
         number = 1
         while True:
             suffix = "" if number == 1 else f"-identity{number if number > 2 else ''}"
@@ -295,13 +299,13 @@ class _Planner:
         if identity.spec.auxiliary_tenant_ids:
             self._say(
                 workload.description,
-                f"AzureIdentity {_name(identity)} has auxiliary tenants, and a service account has one tenant",
-                "have the application ask for a token in each of the others",
+                f"AzureIdentity {_name(identity)} has auxiliary tenants, but a service account has one tenant",
+                "let the application request a token in each of the others",
             )
         return self._planned[key]
 
     def _annotated(self, account: PlannedAccount) -> bool:
-        """Whether the account in the cluster says what it has to."""
+        """Return whether the account in the cluster has the desired annotations."""
         existing = self._accounts.get((account.namespace, account.name))
         return _client_of_account(existing) == account.client_id.lower()
 
@@ -316,7 +320,7 @@ class _Planner:
 
 
 def credential_of(identity: AzureIdentity, namespace: str, account: str) -> FederatedCredential:
-    """The federated credential by which Azure trusts this service account for *identity*."""
+    """Return the federated credential by which *identity* trusts this service account."""
     managed = identity.spec.type in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}
     azures = parse_user_assigned(identity.spec.resource_id) if managed else None
     return FederatedCredential(
@@ -331,7 +335,7 @@ def credential_of(identity: AzureIdentity, namespace: str, account: str) -> Fede
 
 
 def credential_name(namespace: str, account: str) -> str:
-    """A name that Azure takes: of no two service accounts the same."""
+    """Return a valid name on Azure that is unique per service account."""
     plain = f"{namespace}-{account}"
     if not _INVALID_CHARACTER.search(plain) and len(plain) <= _NAME_MAX and "-" not in namespace:
         return plain
@@ -340,7 +344,7 @@ def credential_name(namespace: str, account: str) -> str:
 
 
 def unusable_field(identity: AzureIdentity) -> str:
-    """The field of *identity* out of which nothing can be made, or an empty string."""
+    """Return the invalid field of *identity*, or an empty string."""
     spec = identity.spec
     if not _ID.fullmatch(spec.client_id.strip()):
         return "clientID"
@@ -357,13 +361,8 @@ def _name(identity: AzureIdentity) -> str:
     return "/".join(identity.key)
 
 
-def _few(workloads: Iterable[Workload]) -> str:
-    names = sorted(each.description for each in workloads)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def is_public(issuer: str) -> bool:
-    """Whether Azure may be able to read the keys of *issuer*: not so where only the cluster knows its name."""
+    """Return whether Azure may reach *issuer* to read its keys; false for names that only the cluster resolves."""
     try:
         where = urlsplit(issuer)
         host = where.hostname or ""
@@ -377,9 +376,9 @@ def is_public(issuer: str) -> bool:
 
 
 def unreachable_issuer(issuer: str) -> ManualStep:
-    """What is to be said of an issuer that is none of Azure's to reach."""
+    """Return the manual step for an issuer that Azure cannot reach."""
     return ManualStep(
         about=f"issuer {issuer}",
-        why="Azure has to read its keys, and it is not a public https address",
-        do="enable the cluster's OIDC issuer (az aks update --enable-oidc-issuer), or give --issuer",
+        why="Azure must read its keys, but it is not a public https address",
+        do="enable the cluster's OIDC issuer (az aks update --enable-oidc-issuer), or pass --issuer",
     )

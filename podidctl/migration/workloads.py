@@ -1,6 +1,6 @@
-"""What makes pods in a cluster: workloads by their templates, and pods that nothing makes. Pure.
+"""Workloads of a cluster by their templates, and standalone pods. Pure.
 
-Templates are read rather than pods, so that what is scaled to nothing, or runs once a night, is not forgotten.
+Templates are read instead of pods, so that workloads that are scaled to zero or run on a schedule are included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,29 +23,29 @@ from podidctl.migration.projections import (
 from podidentity.resources import BINDING_LABEL, Kind
 
 DEFAULT_ACCOUNT: Final = "default"
-"""The service account of whoever names none."""
+"""Service account of pods that name none."""
 
 OWNERS_MAX: Final = 3
-"""Owners of an owner; a CronJob's pod has one. Owners can be written in a circle."""
+"""Maximum depth of owners; a CronJob's pod has one owner of an owner. Owner references can be circular."""
 TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
-"""Kinds that have a template of pods. Of the last two each object is of one life, and mostly somebody else's."""
+"""Kinds with a pod template. Objects of the last two kinds are short-lived and usually have an owner."""
 
 Key = tuple[str, str]
 """Namespace and name."""
 ObjectKey = tuple[str, str, str]
-"""Kind, namespace and name: of kinds of Kubernetes' own."""
+"""Kind, namespace and name, for built-in kinds."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that makes pods, or a pod by itself."""
+    """A workload, or a standalone pod."""
 
     api_version: str
     kind: str
     namespace: str
     name: str
     labels: Mapping[str, str]
-    """Of its pods."""
+    """Labels of its pods."""
     account: str
     unpatchable: str = ""
     """Why it cannot be patched."""
@@ -62,14 +62,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class WorkloadInventory:
-    """What was read of the cluster."""
+    """Workloads and pods of the cluster."""
 
     objects: Mapping[str, Sequence[WorkloadObject | CronJob]]
-    """By the name of their kind, one of TEMPLATED."""
+    """By kind, one of TEMPLATED."""
     pods: Sequence[RunningPod]
 
     def workloads(self) -> Iterator[Workload]:
-        """Whatever makes pods, and pods and sets that nothing of Kubernetes' own makes."""
+        """Yield top-level workloads, and pods without a known owner."""
         existing = self._existing()
         for (kind, namespace, _), each in existing.items():
             if _owner(each, existing) is not None:
@@ -78,12 +78,12 @@ class WorkloadInventory:
                 continue
             why = _unknown_owner_note(each)
             if kind == JOBS.name:
-                why = why or "the template of a Job cannot be changed"
+                why = why or "the template of a Job is immutable"
             yield _from_template(kind, namespace, each, why)
         yield from self._pods(existing)
 
     def _pods(self, existing: Mapping[ObjectKey, object]) -> Iterator[Workload]:
-        """Pods that nothing of Kubernetes' own makes; those that are made by one thing, and are alike, are one."""
+        """Yield pods without a built-in owner; equal pods of one foreign owner are one workload."""
         alike: set[tuple[str, ...]] = set()
         for pod in self.pods:
             if _owner(pod, existing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
@@ -91,7 +91,7 @@ class WorkloadInventory:
             meta, owner = pod.metadata, pod.metadata.controller
             account, labels = pod.spec.service_account_name or DEFAULT_ACCOUNT, meta.labels or {}
             if owner is None:
-                why = "it is a pod by itself, which cannot be changed"
+                why = "it is a standalone pod, which is immutable"
                 yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why, pod.spec.host_network)
                 continue
             maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
@@ -101,7 +101,7 @@ class WorkloadInventory:
                 yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
 
     def manually_labelled_pods(self) -> Iterator[RunningPod]:
-        """Pods with another label than their template."""
+        """Yield pods with another label than their template."""
         existing = self._existing()
         for pod in self.pods:
             label, top = pod.metadata.label(BINDING_LABEL), _owner(pod, existing)
@@ -130,7 +130,7 @@ def _from_template(kind: str, namespace: str, each: WorkloadObject | CronJob, wh
 
 
 def _owner(each: OwnedObject, existing: Mapping[ObjectKey, object]) -> object | None:
-    """The object of Kubernetes' own that *each* was made by, if that is there."""
+    """Return the built-in owner of *each* if it exists."""
     owner = each.metadata.controller
     if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
         return None
@@ -139,4 +139,4 @@ def _owner(each: OwnedObject, existing: Mapping[ObjectKey, object]) -> object | 
 
 def _unknown_owner_note(each: OwnedObject) -> str:
     owner = each.metadata.controller
-    return f"it is made by {owner.kind} {owner.name} ({owner.api_version}), which is not known here" if owner else ""
+    return f"it is managed by {owner.kind} {owner.name} ({owner.api_version}), an unknown kind" if owner else ""

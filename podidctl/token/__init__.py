@@ -1,4 +1,4 @@
-"""`podidctl token`: which identity a pod would get a token of, and for whom, or what NMI would refuse it with.
+"""`podidctl token`: the identity whose token a pod would get, its source, or NMI's refusal.
 
-`foretold` decides, by NMI's own functions; `command` is the way in and the way out. No token is fetched, by nobody.
+`prediction` calls NMI's own functions; `command` defines the command. No token is fetched.
 """

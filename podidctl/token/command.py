@@ -1,4 +1,4 @@
-"""`podidctl token`, as the command line has it, and what it prints."""
+"""Definition of the command `podidctl token` and its output."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,16 +30,16 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         namespace: Annotated[
             str, typer.Option("-n", "--namespace", help="The pod's namespace.", autocompletion=names.namespaces)
         ] = "",
-        resource: Annotated[str, typer.Option(help="For whom the token is to be.")] = MANAGEMENT_RESOURCE,
-        client_id: Annotated[str, typer.Option(help="The identity that the request names, by its client id.")] = "",
-        resource_id: Annotated[str, typer.Option(help="The same, by its resource id.")] = "",
+        resource: Annotated[str, typer.Option(help="Audience of the token.")] = MANAGEMENT_RESOURCE,
+        client_id: Annotated[str, typer.Option(help="Client id of the identity that the request names.")] = "",
+        resource_id: Annotated[str, typer.Option(help="Resource id of the identity that the request names.")] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         nmi_flags: Annotated[str, typer.Option(help=NMI_FLAGS_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
     ) -> None:
-        """Tell which identity a pod would get a token of, or what NMI would refuse it with; no token is fetched.
+        """Show the identity whose token a pod would get, or NMI's refusal. No token is fetched.
 
-        It ends with 0 where the pod is served, with 3 where it is not, and with 1 where it could not look.
+        The exit code is 0 if the pod is served, 3 if it is not, and 1 if the state could not be read.
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kubeconfig=kubeconfig)
@@ -54,7 +54,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 
 def show(report: TokenPrediction, to: Console) -> None:
-    """Print it, a line for each thing that is to be said."""
+    """Print the prediction, one line per field."""
     color = OUTCOMES.get(report.outcome, "red")
     to.print(f"[bold]pod {escape(report.pod)}[/]: [{color}]{report.outcome}[/]", soft_wrap=True)
     lines = [(name, text) for name, text in _lines(report) if text]
@@ -62,7 +62,8 @@ def show(report: TokenPrediction, to: Console) -> None:
     for name, text in lines:
         to.print(f"  {name:<{width}}  {escape(text)}", soft_wrap=True)
     to.print(
-        f"[dim]decided by {escape(report.rules)}; Azure itself was not asked, and may still refuse[/]", soft_wrap=True
+        f"[dim]decided by {escape(report.rules)}; no request was sent to Azure, which may still refuse[/]",
+        soft_wrap=True,
     )
 
 

@@ -1,13 +1,14 @@
-"""From the facts about a pod and a request to what NMI would answer, up to Azure's own word. Pure.
+"""Prediction of NMI's response to a pod's token request, without a token fetch. Pure.
 
-In NMI's order: the request's parameters, the pod and what is assigned to it, then what NMI looks at before it asks
-Azure for anything.
+The checks are in NMI's order: the request's parameters, the pod and its assigned identities, then the checks before a
+request to Azure.
 """
 
 from urllib.parse import urlencode
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.parameters import token_request
@@ -17,39 +18,38 @@ from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
 from podidctl.diagnosis.service_accounts import pod_token_source, subject
 from podidctl.diagnosis.token_source import TYPE_NAMES, unknown_cloud_note
-from podidctl.explain.schema import Shown
 from podidctl.printing import plain
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
 
-class TokenPrediction(Shown, frozen=True):
-    """What the pod would get. Client ids are cut: enough to recognise one by."""
+class TokenPrediction(ReportModel, frozen=True):
+    """NMI's predicted response. Client ids are shortened to a recognizable prefix."""
 
     pod: str
     outcome: Outcome
     audience: str
     rules: str
-    """By source flags this was decided."""
+    """Origin of the NMI settings that were used."""
     identity: str = ""
-    """Namespace and name of the AzureIdentity, also where a token of it is refused."""
+    """Namespace and name of the AzureIdentity, also if its token is refused."""
     type: str = ""
     client_id: str = ""
     resource_id: str = ""
     asked: str = ""
-    """Whom NMI would ask for the token, and how."""
+    """The endpoint that NMI would ask for the token."""
     subject: str = ""
-    """What the pod proves itself as, where the identity is federated."""
+    """Subject of the pod's service account token, if the identity is federated."""
     held_seconds: float = 0.0
-    """How long the request is held before it is refused."""
+    """How long NMI holds the request before it refuses it."""
     status: int | None = None
-    """Of the refusal, as are `error` and `description`: the answer's body."""
+    """HTTP status of a refusal; `error` and `description` are its body."""
     error: str = ""
     description: str = ""
     why: str = ""
-    """For the operator: what NMI's log says."""
+    """The reason in NMI's log, for the operator."""
     note: str = ""
-    """What keeps the pod from it, or what could make it otherwise and is not known here."""
+    """A fault that prevents the response, or a setting that is unknown here and may change it."""
 
 
 class _Body(msgspec.Struct):
@@ -58,12 +58,12 @@ class _Body(msgspec.Struct):
 
 
 def predict(data: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
-    """What a request for *resource* that names this identity, or none, comes to."""
+    """Return the predicted response to a request for *resource* that names this identity, or none."""
     told = _predict(data, resource, client_id=client_id, resource_id=resource_id)
     if not (why := unavailable_reason(data, told.outcome)):
         return told
-    then = f"podidctl explain pod {told.pod} says what to do"
-    note = "; ".join(filter(None, (f"no NMI that works is to be seen on its node: {why}", then, told.note)))
+    then = f"podidctl explain pod {told.pod} states the next action"
+    note = "; ".join(filter(None, (f"no working NMI was found on its node: {why}", then, told.note)))
     return msgspec.structs.replace(told, outcome=Outcome.UNANSWERED, note=plain(note))
 
 

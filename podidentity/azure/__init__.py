@@ -1,4 +1,4 @@
-"""Azure's own vocabulary, for both daemons: clouds, resource ids, the IMDS token source, errors that know retry_after.
+"""Azure's names and errors for both daemons: clouds, resource ids, the IMDS token source, errors with retry_after.
 
-No code for Azure Resource Manager: that is `mic.azure`, and the node does not carry it.
+It has no code for Azure Resource Manager, which is in `mic.azure` and is not installed on nodes.
 """

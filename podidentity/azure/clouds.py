@@ -1,7 +1,7 @@
-"""The Azure clouds by name: where to sign in, where Resource Manager answers, and whom its tokens are for.
+"""The Azure clouds by name: sign-in authority, Resource Manager endpoint, and the audience of its tokens.
 
-Four are known to us; an Azure Stack describes itself in a file (go-autorest's `Environment` as JSON, the form that
-AZURE_ENVIRONMENT_FILEPATH has always pointed at). Values only: nobody is called from here.
+Four clouds are built in. A file describes an Azure Stack (go-autorest's `Environment` as JSON, in
+AZURE_ENVIRONMENT_FILEPATH as with the Go implementation). This module contains values only and sends no requests.
 """
 
 import json
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 
 class CloudError(Exception):
-    """The cloud's name or its environment file is unusable; the message says in one line what to do."""
+    """The cloud's name or its environment file is unusable; the message is one line with the next action."""
 
 
 _ENDPOINT: Final = re.compile(
@@ -22,29 +22,29 @@ _ENDPOINT: Final = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9_-][a-z0-9._-]*)*)/?",
     re.IGNORECASE | re.ASCII,
 )
-"""Nothing that two readers of URLs could take for different hosts: no user, no query, no escape, no dot segment."""
+"""Excludes everything that two URL parsers could read as different hosts: user, query, escapes, dot segments."""
 _HOST_MAX: Final = 253
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An https address that may be sent secrets, in the one spelling that is compared and used."""
+    """An https address that may receive secrets, in one normalized spelling."""
 
     host: str
-    """Lower-case; a name, or an IPv4 address as it was written."""
+    """Lower-case; a name, or an IPv4 address as written."""
     port: int = 443
     path: str = ""
-    """Empty, or with a slash at its beginning and none at its end."""
+    """Empty, or a path with a leading slash and no trailing one."""
 
     @property
     def url(self) -> str:
-        """Without a slash at the end."""
+        """Return the URL without a trailing slash."""
         port = "" if self.port == 443 else f":{self.port}"
         return f"https://{self.host}{port}{self.path}"
 
 
 def parse_endpoint(text: str) -> Endpoint | None:
-    """The endpoint that *text* spells, or None where it is not exactly one: scheme, host, perhaps port and path."""
+    """Return the endpoint that *text* spells, or None if it is anything but scheme, host, optional port and path."""
     match = _ENDPOINT.fullmatch(text)
     if match is None or len(match["host"]) > _HOST_MAX:
         return None
@@ -54,16 +54,16 @@ def parse_endpoint(text: str) -> Endpoint | None:
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One cloud. URLs are https without a slash at the end; the audience is used as it is spelled."""
+    """One cloud. URLs are https without a trailing slash; the audience is used as spelled."""
 
     name: str
     authority: str
-    """Where Microsoft Entra ID signs in, without the tenant."""
+    """Sign-in endpoint of Microsoft Entra ID, without the tenant."""
     resource_manager: str
     resource_manager_audience: str
-    """The resource that a token for Resource Manager must be for."""
+    """The resource of tokens for Resource Manager."""
     known_hosts: frozenset[str]
-    """The sign-in hosts of this cloud, lower-case, with the port where it is not 443."""
+    """Sign-in hosts of this cloud, lower-case, with the port if it is not 443."""
 
 
 def _cloud(name: str, authority: str, manager: str, audience: str, *more_hosts: str) -> Cloud:
@@ -106,15 +106,15 @@ _KNOWN: Final[Mapping[str, Cloud]] = {cloud.name.lower(): cloud for cloud in (PU
 
 
 def known_sign_in_hosts(clouds: Iterable[Cloud] = _KNOWN.values()) -> frozenset[str]:
-    """The sign-in hosts of every cloud that is known by name."""
+    """Return the sign-in hosts of all *clouds*, by default of all built-in ones."""
     return frozenset().union(*(cloud.known_hosts for cloud in clouds))
 
 
 def by_name(name: str, environment_file: Path | None = None) -> Cloud:
-    """The cloud called *name* in any case; an empty name is the public cloud.
+    """Return the cloud *name*, ignoring case; an empty name is the public cloud.
 
-    `AzureStackCloud` is read from *environment_file*. Raises CloudError for a name that nobody knows, for a stack
-    without a file, and for a file that cannot be used.
+    `AzureStackCloud` is read from *environment_file*. Raises CloudError for an unknown name, for a stack without a
+    file, and for a file that cannot be used.
     """
     wanted = (name or PUBLIC.name).strip().lower()
     known = _KNOWN.get(wanted)
@@ -129,9 +129,10 @@ def by_name(name: str, environment_file: Path | None = None) -> Cloud:
 
 
 def of_environment(environment_file: Path | None) -> Cloud:
-    """The cloud that *environment_file* (AZURE_ENVIRONMENT_FILEPATH) describes, or the public one if there is none.
+    """Return the cloud that *environment_file* (AZURE_ENVIRONMENT_FILEPATH) describes, or the public one without a
+    file.
 
-    Raises CloudError for a file that cannot be used. Reads it: not for the event loop.
+    Raises CloudError for a file that cannot be used. Blocking: reads the file.
     """
     return PUBLIC if environment_file is None else _described_in(environment_file)
 
@@ -144,14 +145,14 @@ def _described_in(path: Path) -> Cloud:
     except (ValueError, RecursionError) as error:
         raise CloudError(f"AZURE_ENVIRONMENT_FILEPATH {str(path)!r} is not JSON: {error}") from error
     if not isinstance(described, dict):
-        raise CloudError(f"AZURE_ENVIRONMENT_FILEPATH {str(path)!r} must hold one JSON object")
-    # Go decodes field names in any case, and files written for it exist.
+        raise CloudError(f"AZURE_ENVIRONMENT_FILEPATH {str(path)!r} must contain one JSON object")
+    # Go decodes field names in any case, and existing files depend on it.
     fields = {key.lower(): value for key, value in described.items() if isinstance(value, str)}
 
     def url(field: str) -> str:
         value = fields.get(field.lower(), "").rstrip("/")
         if not _is_https(value):
-            raise CloudError(f"{str(path)!r}: {field} must be an https URL, and is {value[:128]!r}")
+            raise CloudError(f"{str(path)!r}: {field} must be an https URL, but is {value[:128]!r}")
         return value
 
     authority = url("activeDirectoryEndpoint")
@@ -164,5 +165,5 @@ def _is_https(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets around what is no address, or a port that is no number
+    except ValueError:  # brackets without an address, or an invalid port
         return False

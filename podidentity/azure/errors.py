@@ -1,25 +1,25 @@
-"""What Azure's endpoints answer when they do not give what was asked: one class for each thing a caller does about it.
+"""Errors of Azure's endpoints: one class for each reaction of a caller.
 
-Raised by every client of Azure in both daemons; the HTTP library's own errors never get past them. Nothing here may
-carry a token or a secret: text from an answer is cut and scrubbed before it gets in.
+Every client of Azure in both daemons raises these errors, never those of the HTTP library. No error contains a token or
+a secret: text from a response is cut and scrubbed.
 """
 
 import re
 from typing import Final, Self, TypeVar
 
 MESSAGE_MAX: Final = 256
-"""Characters kept of another service's text: enough to recognise it, too few to flood a log."""
+"""Maximum length of another service's text, to identify the error without flooding a log."""
 
 _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_.~+=-]{64,}")
 """Correlation ids (36), error codes and the parts of a resource id are shorter; a JWT or an AAD secret is not."""
 
 _TRAILER: Final = re.compile(r"\b(?:Trace ID|Correlation ID|Timestamp):.*", re.DOTALL)
-"""What Entra ID appends to its sentences, and IMDS passes on."""
+"""Text that Entra ID appends to its sentences and that IMDS passes on."""
 
 _IDS: Final = tuple(
     re.compile(rf"\b{name}:\s*([0-9A-Fa-f-]{{36}})(?![0-9A-Fa-f-])") for name in ("Correlation ID", "Trace ID")
 )
-"""In the order of preference: Entra ID's sign-in log finds a request by the first."""
+"""In order of preference: Entra ID's sign-in log finds a request by the first."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -28,7 +28,7 @@ Kind = TypeVar("Kind", bound="AzureError")
 
 
 class AzureError(Exception):
-    """Azure did not give what was asked; as itself (no subclass): it failed in a way that repeating may cure."""
+    """Azure did not fulfil a request. An instance of this class itself (no subclass) may succeed when repeated."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class AzureError(Exception):
         correlation_id: str = "",
         said: str = "",
     ) -> None:
-        """*message*, *code* and *said* may be another service's text: they are bounded and scrubbed here.
+        """*message*, *code* and *said* may be another service's text; they are cut and scrubbed here.
 
-        *said* is the service's own sentence and nothing of ours; empty where it gave none.
+        *said* is only the service's own sentence; empty if it sent none.
 
-        *retry_after* is seconds from now, where the service said so.
+        *retry_after* is in seconds from now, if the service sent it.
         """
         self.status = status
         self.code = plain(code)
@@ -55,11 +55,11 @@ class AzureError(Exception):
         super().__init__(self.message)
 
     def again(self) -> Self:
-        """An equal error without traceback or context: what may be kept, and raised any number of times."""
+        """Return an equal error without traceback and context, which can be stored and raised repeatedly."""
         return self.taken_for(type(self))
 
     def taken_for(self, kind: type[Kind]) -> Kind:
-        """The same answer as an error of *kind*: for a caller who knows more of what it means."""
+        """Return this error as an error of *kind*, for a caller that knows its meaning."""
         return kind(
             self.message,
             status=self.status,
@@ -70,50 +70,52 @@ class AzureError(Exception):
         )
 
 
-class Unreachable(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """No answer: connection refused or lost, or out of time."""
+class Unreachable(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """No response: connection refused or lost, or time limit exceeded."""
 
 
-class NotSent(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """No call was made: the endpoint has failed so often that it is left alone for *retry_after* seconds."""
+class NotSent(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """No request was sent: after repeated failures the endpoint is not called for *retry_after* seconds."""
 
 
-class Throttled(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """Too many calls (429): wait *retry_after*."""
+class Throttled(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """Too many requests (429): wait *retry_after*."""
 
 
 class Paused(Throttled):
-    """No call was made: the endpoint has asked for a pause, which goes on for *retry_after* seconds."""
+    """No request was sent: the endpoint asked for a pause, which ends in *retry_after* seconds."""
 
 
-class Refused(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """The request will not be granted however often it is repeated (400, 401, 403 and their like)."""
+class Refused(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """A refused request (400, 401, 403 and similar). Repeating it has no effect."""
 
 
-class NotYet(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """The endpoint is away for a moment and says so (404, 410): it will be back, within 70 seconds as documented."""
+class NotYet(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """The endpoint reports that it is temporarily unavailable (404, 410), by its documentation for at most 70
+    seconds.
+    """
 
 
 def scrubbed(text: str) -> str:
-    """*text* on one line, without anything that could be a token, and cut to MESSAGE_MAX characters."""
+    """Return *text* on one line, without anything that could be a token, and cut to MESSAGE_MAX characters."""
     line = "".join(character if character.isprintable() else " " for character in text[: 8 * MESSAGE_MAX])
     line = _TOKEN_LIKE.sub("<removed>", line)
     return line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 1] + "…"
 
 
 def plain(text: str) -> str:
-    """*text* if it is a short plain word (an error code, a correlation id), else an empty string."""
+    """Return *text* if it is a short plain word (an error code, a correlation id), else an empty string."""
     return text if _PLAIN.fullmatch(text) else ""
 
 
 def sentence_in(description: str) -> str:
-    """An error_description without the ids and the time that Entra ID appends."""
-    # The white space before it is removed apart: a pattern that begins with it takes quadratic time.
+    """Return an error_description without the ids and the time that Entra ID appends."""
+    # The white space before it is removed separately: a pattern that begins with it takes quadratic time.
     sentence = _TRAILER.sub("", description)
     return sentence.rstrip() if len(sentence) < len(description) else sentence
 
 
 def correlation_in(description: str) -> str:
-    """The correlation id in an error_description, else its trace id; empty where there is neither."""
+    """Return the correlation id in an error_description, else its trace id, else an empty string."""
     found = (pattern.search(description) for pattern in _IDS)
     return next((each[1] for each in found if each is not None), "")

@@ -1,11 +1,11 @@
-"""Tokens from the VM's Instance Metadata Service, raw: azure-identity drops fields that pods need.
+"""Raw tokens from the VM's Instance Metadata Service: azure-identity drops fields that pods need.
 
-One call of `ImdsSource.token` is one series of tries as Azure's guidance has them (5 tries at about 0, 2, 6, 14 and
-30 seconds, a longer Retry-After obeyed, up to 70 seconds of 410 outlasted). Each try first takes the caller's slot, so
-that whoever governs calls to IMDS counts every one. Nothing is cached or shared here: that is `nmi.tokens.broker`.
+One call of `ImdsSource.token` makes attempts by Azure's guidance: 5 attempts at about 0, 2, 6, 14 and 30 seconds, later
+if Retry-After is longer, and repeated for up to 70 seconds of 410. Each attempt first acquires the caller's permit, so
+that the governor of IMDS calls counts every one. Caching and sharing are in `nmi.tokens.broker`.
 
-Facts about IMDS: MicrosoftDocs, "How to use managed identities … to acquire an access token" and "Azure Instance
-Metadata Service".
+Source: MicrosoftDocs, "How to use managed identities … to acquire an access token" and "Azure Instance Metadata
+Service".
 """
 
 import asyncio
@@ -28,51 +28,53 @@ API_VERSION: Final = "2018-02-01"
 ANSWER_MAX: Final = 64 * 1024
 """Bytes. A token with every optional claim and group stays under 16 KiB."""
 
-PASSED_ON: Final = ("Retry-After", "x-ms-request-id")
+PASSED_ON_HEADERS: Final = ("Retry-After", "x-ms-request-id")
 
 ATTEMPT_SECONDS: Final = 10.0
-"""For one try, connecting included. A first token may take a few seconds, one from the cache of IMDS milliseconds."""
+"""Time limit of one attempt, including the connection. A first token can take seconds, one from IMDS's cache
+milliseconds.
+"""
 
 RETRY_DELAYS: Final = (2.0, 4.0, 8.0, 16.0)
-"""Seconds before the second and each later try."""
+"""Seconds before the second and each later attempt."""
 
 GONE_SECONDS: Final = 70.0
-"""For so long after its first 410 IMDS may be updating, as documented; then it has failed."""
+"""Time from the first 410 in which IMDS may be updating, as documented; after it the call fails."""
 GONE_PAUSE_MAX_SECONDS: Final = 10.0
-"""The longest pause between two tries meanwhile."""
+"""Maximum pause between two attempts during that time."""
 
 PATIENCE_SECONDS: Final = 10.0
-"""The longest Retry-After that is waited out here; of a longer one the caller is told, who may tell the pod."""
+"""Maximum Retry-After that is waited for here. A longer one is passed to the caller, which may pass it to the pod."""
 
 LAG_DELAYS: Final = (0.5, 1.0, 1.0, 1.5, 2.0)
-"""Seconds between tries while IMDS lags behind Resource Manager; the last one repeats."""
+"""Seconds between attempts while IMDS has not received an update of Resource Manager; the last one repeats."""
 
-SELECTORS: Final = ("client_id", "object_id", "msi_res_id")
-"""The parameters that name an identity."""
+IDENTITY_PARAMETERS: Final = ("client_id", "object_id", "msi_res_id")
+"""Parameters that name an identity."""
 
-NO_ANSWER: Final = "no_answer"
-"""The code of an Unreachable when a whole try has passed, or the connection was refused or lost."""
+NO_RESPONSE_CODE: Final = "no_answer"
+"""Code of an Unreachable after the time limit of an attempt, or after a refused or lost connection."""
 
 Slot = Callable[[], AbstractAsyncContextManager[object]]
-"""Entered for each try, left when the try is over."""
+"""Permit of one attempt: entered before it and left after it."""
 
 Observe = Callable[[bool, float, AzureError | None], None]
-"""Told of each try whether it named an identity, the seconds that it took, and how it ended."""
+"""Callback for each attempt: whether it named an identity, its duration in seconds, and its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """What IMDS answered, for a pod that may read it as it came: pods under an exception, and MIC's own."""
+    """IMDS's response for a pod that receives it unchanged: pods under an exception, and MIC's own pods."""
 
     status: int
     body: bytes = field(repr=False)
     content_type: str
     headers: tuple[tuple[str, str], ...] = ()
-    """Retry-After and request ids, where IMDS gave any; names and values are plain ASCII."""
+    """Retry-After and request ids, if IMDS sent them; names and values are plain ASCII."""
 
 
 class ImdsSource:
-    """The token endpoint of one IMDS. Holds no state between calls; the session stays its owner's."""
+    """Token endpoint of one IMDS. Stateless between calls. The caller owns the session."""
 
     def __init__(
         self,
@@ -110,19 +112,19 @@ class ImdsSource:
         lag_seconds: float = 0.0,
         slot: Slot = nullcontext,
     ) -> ImdsToken:
-        """A token for *resource*, of the one identity that is named, or of the VM's own if none is.
+        """Return a token for *resource*, of the named identity, or of the VM's own identity if none is named.
 
-        No try begins, and no pause goes on, past *within* seconds, but for a 410: that is outlasted for GONE_SECONDS.
-        For *lag_seconds* "Identity not found" is taken for IMDS lagging behind Resource Manager and tried again. Raises
-        the AzureError of the last try.
+        No attempt begins and no pause continues after *within* seconds, except for a 410, which is retried for
+        GONE_SECONDS. For *lag_seconds* "Identity not found" counts as a delay between Resource Manager and IMDS and is
+        retried. Raises the AzureError of the last attempt.
         """
-        url = self._asking(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
-        tries = Tries(self._retry_delays, within, lag_seconds, self._clock(), self._random)
+        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        policy = RetryPolicy(self._retry_delays, within, lag_seconds, self._clock(), self._random)
         while True:
             try:
-                return await self._try(url, slot, tries.until - self._clock())
+                return await self._attempt(url, slot, policy.until - self._clock())
             except AzureError as error:
-                pause = tries.pause_after(error, self._clock())
+                pause = policy.pause_after(error, self._clock())
                 if pause is None:
                     raise
             await self._sleep(pause)
@@ -139,15 +141,16 @@ class ImdsSource:
         within: float,
         slot: Slot = nullcontext,
     ) -> RawAnswer:
-        """What IMDS answers to one try, whatever its status, *within* so many seconds, the wait for the slot included.
+        """Return IMDS's response to one attempt, whatever its status, *within* this time in seconds including the wait
+        for the permit.
 
-        The slot sees an answer that is no token as the error that it is. Raises Unreachable if none came, AzureError
-        for one over ANSWER_MAX, and what *slot* raises.
+        The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
+        for one over ANSWER_MAX, and errors of the permit.
         """
-        url = self._asking(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
         try:
-            async with self._one_try(url, slot, within):
+            async with self._attempt_context(url, slot, within):
                 reply = await self._exchange(url)
                 if reply.status != 200:
                     raise failure_in(url, reply)
@@ -155,19 +158,21 @@ class ImdsSource:
             if reply is None:
                 raise
         if reply is None:
-            raise AssertionError("neither an answer nor an error")
-        headers = tuple((name, value) for name in PASSED_ON if (value := reply.header(name)))
+            raise AssertionError("neither a response nor an error")
+        headers = tuple((name, value) for name in PASSED_ON_HEADERS if (value := reply.header(name)))
         return RawAnswer(reply.status, reply.body, reply.header("Content-Type"), headers)
 
-    def _asking(
+    def _request_url(
         self, resource: str, client_id: str, object_id: str, resource_id: str, xms_cc: str, *, bypass_cache: bool
     ) -> URL:
-        """Raises ValueError when more than one identity is named."""
+        """Return the URL. Raises ValueError for more than one identity."""
         named = {
-            name: value for name, value in zip(SELECTORS, (client_id, object_id, resource_id), strict=True) if value
+            name: value
+            for name, value in zip(IDENTITY_PARAMETERS, (client_id, object_id, resource_id), strict=True)
+            if value
         }
         if len(named) > 1:
-            raise ValueError("IMDS takes one of client_id, object_id and resource_id")
+            raise ValueError("IMDS accepts only one of client_id, object_id and resource_id")
         query = {"api-version": API_VERSION, "resource": resource, **named}
         if xms_cc:
             query["xms_cc"] = xms_cc
@@ -175,16 +180,16 @@ class ImdsSource:
             query["bypass_cache"] = "true"
         return self._url.with_query(query)
 
-    async def _try(self, url: URL, slot: Slot, seconds: float) -> ImdsToken:
-        async with self._one_try(url, slot, seconds):
+    async def _attempt(self, url: URL, slot: Slot, seconds: float) -> ImdsToken:
+        async with self._attempt_context(url, slot, seconds):
             reply = await self._exchange(url)
             if reply.status != 200:
                 raise failure_in(url, reply)
             return token_in(reply, self._wall_clock())
 
     @asynccontextmanager
-    async def _one_try(self, url: URL, slot: Slot, seconds: float) -> AsyncIterator[None]:
-        """What one request to *url* happens in; *seconds* cover the wait for the slot too."""
+    async def _attempt_context(self, url: URL, slot: Slot, seconds: float) -> AsyncIterator[None]:
+        """Context of one request to *url*; *seconds* include the wait for the permit."""
         limit = asyncio.timeout(max(seconds, 0.0))
         try:
             async with limit, slot():
@@ -193,12 +198,12 @@ class ImdsSource:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise Unreachable("no answer in the time that the request had left", code="timeout") from error
+            raise Unreachable("no response in the remaining time of the request", code="timeout") from error
 
     @contextmanager
     def _observed(self, url: URL) -> Iterator[None]:
-        """A try that the caller gives up is not observed: it says nothing about IMDS."""
-        named = any(name in url.query for name in SELECTORS)
+        """Report the attempt. A cancelled attempt is not reported, because it has no result."""
+        named = any(name in url.query for name in IDENTITY_PARAMETERS)
         sent = self._clock()
         try:
             yield
@@ -208,7 +213,7 @@ class ImdsSource:
         self._observe(named, self._clock() - sent, None)
 
     async def _exchange(self, url: URL) -> Reply:
-        """One request and its whole answer, of whatever status."""
+        """Return the whole response to one request, whatever its status."""
         try:
             async with self._session.get(
                 url,
@@ -216,14 +221,14 @@ class ImdsSource:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self._attempt_seconds),
             ) as response:
-                return Reply(response.status, await _bounded(response.content), response.headers)
+                return Reply(response.status, await _read_limited(response.content), response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # The library's own text may repeat the URL: its class says enough.
-            raise Unreachable(f"no whole answer ({type(error).__name__})", code=NO_ANSWER) from error
+            # The library's text may contain the URL, so only its class is used.
+            raise Unreachable(f"no complete response ({type(error).__name__})", code=NO_RESPONSE_CODE) from error
 
 
-class Tries:
-    """When one series of tries goes on, and when it has failed. Reads no clock."""
+class RetryPolicy:
+    """Retry policy of one call. Reads no clock."""
 
     def __init__(
         self,
@@ -233,9 +238,11 @@ class Tries:
         started: float,
         random: Callable[[], float],
     ) -> None:
-        """*delays* before the second and each later try, by the clock of *started*; without any there is one try."""
+        """*delays* are before the second and each later attempt, by the clock of *started*; if empty, there is one
+        attempt.
+        """
         self.until = started + within
-        """When the present try must have ended; later once IMDS has said 410."""
+        """Deadline of the current attempt; extended after a 410 of IMDS."""
         self._delays = delays
         self._within = self.until
         self._lag_until = started + lag_seconds
@@ -246,7 +253,7 @@ class Tries:
         self._gone_until: float | None = None
 
     def pause_after(self, error: AzureError, now: float) -> float | None:
-        """Seconds until the next try; None when *error* is the last word."""
+        """Return seconds until the next attempt, or None if *error* is final."""
         if is_identity_not_found(error):
             pause = LAG_DELAYS[min(self._lags, len(LAG_DELAYS) - 1)]
             self._lags += 1
@@ -262,7 +269,7 @@ class Tries:
         return pause if now + pause < self._within else None
 
     def _outlast(self, error: AzureError, now: float) -> float | None:
-        """An endpoint that is updating is back when it is back: there is always one try after GONE_SECONDS."""
+        """Return the pause during an update of the endpoint; one attempt always follows after GONE_SECONDS."""
         if self._gone_until is None:
             self._gone_until = now + GONE_SECONDS
             self.until = max(self.until, self._gone_until + ATTEMPT_SECONDS)
@@ -278,14 +285,14 @@ class Tries:
 
 
 def is_identity_not_found(error: AzureError) -> bool:
-    """Whether IMDS says that the VM has no such identity: what it answers until it has heard of a new assignment."""
+    """Return whether IMDS reports that the VM lacks the identity, as it does until it has received a new assignment."""
     return isinstance(error, Refused) and error.status == 400 and "identity not found" in error.message.lower()
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
+async def _read_limited(content: aiohttp.StreamReader) -> bytes:
     body = bytearray()
     async for chunk in content.iter_any():
         body += chunk
         if len(body) > ANSWER_MAX:
-            raise AzureError(f"an answer of more than {ANSWER_MAX} bytes", code="answer_too_large")
+            raise AzureError(f"a response of more than {ANSWER_MAX} bytes", code="answer_too_large")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""What IMDS's answers say: tokens, and failures by what a caller does about them. From bytes to values, no I/O."""
+"""Decoding of IMDS's responses into tokens and errors. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -12,15 +12,19 @@ from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, cor
 from podidentity.telemetry.logs import redacted
 
 HEADER_MAX: Final = 256
-"""Characters of a field's value that is passed on."""
+"""Maximum length of a header value that is passed on."""
 
 ID_MIN: Final = 16
-"""Characters. A client id has 36; what is much shorter is none, and its removal would spoil a sentence's words."""
+"""Minimum length in characters of a client id that is redacted (a GUID has 36). Shorter values could be ordinary words
+of a sentence.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ImdsToken:
-    """IMDS's answer. *expires_on* and *not_before* are Unix seconds, *expires_in* seconds from the answer's arrival."""
+    """IMDS's token. *expires_on* and *not_before* are Unix seconds, *expires_in* is in seconds from the response's
+    arrival.
+    """
 
     access_token: str = field(repr=False)
     expires_on: int
@@ -33,25 +37,27 @@ class ImdsToken:
     refresh_token: str = field(repr=False)
     ext_expires_in: str
     correlation_id: str = ""
-    """IMDS's own id of the call, if it told one."""
+    """IMDS's id of the call, if it sent one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer, whole."""
+    """A complete HTTP response."""
 
     status: int
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
 
     def header(self, name: str) -> str:
-        """Its value as everybody reads it alike; empty if it is anything but printable ASCII."""
+        """Return the header's value; empty if it is not short printable ASCII, which all readers interpret in the same
+        way.
+        """
         value = self.headers.get(name, "")
         return value if value.isascii() and value.isprintable() and len(value) <= HEADER_MAX else ""
 
 
 class _Answer(msgspec.Struct):
-    """The body of a 200 as it comes: IMDS sends strings, its emulations also numbers."""
+    """Body of a 200: IMDS sends strings, its emulations also numbers."""
 
     access_token: str
     expires_on: str | int | None = None
@@ -75,17 +81,17 @@ _errors: Final = msgspec.json.Decoder(_Error)
 
 
 def token_in(reply: Reply, now: float) -> ImdsToken:
-    """The token of a 200; *now* is the wall clock's. Raises AzureError for what is none."""
+    """Return the token of a 200; *now* is the wall clock's time. Raises AzureError for another body."""
     try:
         answer = _answers.decode(reply.body)
-        return _strict(answer, now, plain(reply.header("x-ms-request-id")))
+        return _validated(answer, now, plain(reply.header("x-ms-request-id")))
     except (ValueError, RecursionError) as error:
-        # Neither the cause nor its text goes along: a decoder may quote its input, and this input holds a token.
-        raise AzureError(f"not a token answer ({type(error).__name__})", status=200, code="bad_answer") from None
+        # Cause and text are omitted: a decoder may quote its input, which contains a token.
+        raise AzureError(f"not a token response ({type(error).__name__})", status=200, code="bad_answer") from None
 
 
-def _strict(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
-    """*answer* with numbers as numbers. Raises ValueError for what no token answer may be."""
+def _validated(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
+    """Return *answer* with numeric times. Raises ValueError for an invalid token response."""
     if not answer.access_token or not answer.access_token.isascii() or not answer.access_token.isprintable():
         raise ValueError("access_token")
     expires_on, expires_in = _number(answer.expires_on), _number(answer.expires_in)
@@ -111,17 +117,17 @@ def _strict(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
 
 
 def _number(value: str | int | None) -> int | None:
-    """Whole seconds, or None for nothing. Raises ValueError for anything but up to 12 digits."""
+    """Return whole seconds, or None for an absent value. Raises ValueError for anything but up to 12 digits."""
     if value is None or value == "":
         return None
     text = str(value)
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise ValueError("a time that is no number")
+        raise ValueError("a time that is not a number")
     return int(text)
 
 
 def _without_ids(sentence: str, url: URL) -> str:
-    """*sentence* with the ids that were asked for redacted: Azure repeats them, and its sentences get logged."""
+    """Return *sentence* with the requested ids redacted: Azure repeats them, and its sentences are logged."""
     for name in ("client_id", "object_id"):
         asked = url.query.get(name, "")
         if len(asked) >= ID_MIN:
@@ -130,7 +136,7 @@ def _without_ids(sentence: str, url: URL) -> str:
 
 
 def failure_in(url: URL, reply: Reply) -> AzureError:
-    """What an answer that is no 200 means; *url* is what was asked."""
+    """Return the error for a response other than 200; *url* is the request's."""
     try:
         told = _errors.decode(reply.body)
     except (ValueError, RecursionError):
@@ -156,6 +162,6 @@ def failure_in(url: URL, reply: Reply) -> AzureError:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """Retry-After in seconds, at most an hour; the form with a date is not IMDS's and counts as absent."""
+    """Return Retry-After in seconds, at most an hour; None for the date format, which IMDS does not use."""
     text = retry_after.strip()
     return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None

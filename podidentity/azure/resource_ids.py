@@ -1,7 +1,7 @@
-"""Azure resource ids that both programs read: user-assigned identities, and the VM or scale set behind a node.
+"""Azure resource ids that both daemons read: user-assigned identities, and the VM or scale set of a node.
 
-Azure compares ids without regard to case and spells them differently from one answer to the next. So each value has a
-`key`, lower-case, to compare and index by, and keeps `text`, the spelling that it came in, to send and to show.
+Azure ignores case in ids, and its spelling differs between responses. Each value has a lower-case `key` for comparison
+and indexing, and the original spelling `text` for requests and output.
 """
 
 import re
@@ -10,12 +10,12 @@ from typing import Final, TypeAlias
 
 PROVIDER_PREFIX: Final = "azure://"
 TEXT_MAX: Final = 2048
-"""Longer than any id that Azure makes (names have 260 characters at most): nothing longer is even looked at."""
+"""Longer than any id on Azure (names have at most 260 characters). Longer text is not parsed."""
 _KELVIN: Final = "\N{KELVIN SIGN}"
-"""In lower case it is a k, and for Azure it is not."""
+"""Its lower case is the letter k, but Azure distinguishes the two."""
 
-# Names in Azure have none of the characters that end an id where Azure quotes it in a message: what had them could be
-# taken for another identity.
+# Names on Azure never contain the characters that end an id in Azure's messages. An id with one could pass for another
+# identity.
 _PART: Final = r"[^/\s'\",\\]+"
 _LAST_PART: Final = r"[^/\s'\",\\;)\]}]+"
 _GROUP: Final = rf"/subscriptions/(?P<subscription>{_PART})/resourcegroups/(?P<group>{_PART})/providers"
@@ -32,7 +32,7 @@ _SCALE_SET: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ResourceId:
-    """What every id has in common. Compare by `key`: two values of one resource may differ in spelling."""
+    """Base class of ids. Compare by `key`: two values of one resource may differ in spelling."""
 
     text: str
     subscription: str
@@ -41,7 +41,7 @@ class ResourceId:
 
     @property
     def key(self) -> str:
-        """The same for every spelling of one resource."""
+        """The same value for every spelling of one resource."""
         return self.text.lower()
 
 
@@ -52,30 +52,32 @@ class UserAssignedIdentity(ResourceId):
 
 @dataclass(frozen=True, slots=True)
 class VirtualMachine(ResourceId):
-    """A VM of its own, or an instance of a Flex scale set, whose nodes have VM ids: identities are put on the VM."""
+    """A standalone VM, or an instance of a Flex scale set, whose nodes have VM ids. Identities are attached to
+    the VM.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleSet(ResourceId):
-    """A uniform scale set: identities are put on the set. `text` and `key` are the set's, without the instance."""
+    """A uniform scale set. Identities are attached to the set. `text` and `key` are the set's, without the instance."""
 
     instance: str = ""
 
 
 Host: TypeAlias = VirtualMachine | ScaleSet
-"""What an identity is put on."""
+"""The resource that an identity is attached to."""
 
 
 def parse_user_assigned(text: str) -> UserAssignedIdentity | None:
-    """The identity that *text* names, or None where it is not exactly such an id."""
+    """Return the identity that *text* names, or None for any other text."""
     match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _KELVIN not in text else None
     return UserAssignedIdentity(text, match["subscription"], match["group"], match["name"]) if match else None
 
 
 def parse_provider_id(text: str) -> Host | None:
-    """The VM or scale set that a node's providerID names, or None for another cloud's or a malformed one.
+    """Return the VM or scale set of a node's providerID, or None for another cloud or an invalid id.
 
-    Takes the id with or without `azure://`, so that what `text` gives can be read again.
+    Accepts the id with or without `azure://`, so that `text` can be parsed again.
     """
     if len(text) > TEXT_MAX:
         return None

@@ -1,5 +1,5 @@
-"""The API server: access and authentication, requests as raw bytes, informers, the Lease elector, Events.
+"""API server client: access and authentication, requests as raw bytes, informers, the Lease elector, Events.
 
-Errors of the HTTP library never leave this package: callers see `kube.errors`, one class for each thing that they
-handle differently.
+Errors of the HTTP library never leave this package. Callers receive the classes of `kube.errors`, one for each
+reaction.
 """

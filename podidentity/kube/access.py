@@ -1,7 +1,7 @@
-"""Where the API server is and who we are to it: from a kubeconfig, or from what Kubernetes mounts into a pod.
+"""Address and credentials of the API server, from a kubeconfig or from the files that Kubernetes mounts into a pod.
 
-Inside a pod the three facts are read here. A kubeconfig is read by the `kubernetes` package, which costs 20 MiB, in a
-process of its own (`podidentity.kube.kubeconfig`). The package is an extra, and no image has it.
+This module reads a pod's files. The `kubernetes` package reads a kubeconfig, in a separate process
+(`podidentity.kube.kubeconfig`) because it takes 20 MiB. The package is an extra that no image contains.
 """
 
 import asyncio
@@ -24,15 +24,16 @@ log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT_ROOT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_FILE_SECONDS: Final = 60.0
-"""The kubelet replaces a token at 80 % of its life, at least 10 minutes long: a minute late is early enough."""
+"""The kubelet replaces a token at 80 % of its lifetime of at least 10 minutes, so a delay of a minute is acceptable."""
 KUBECONFIG_SECONDS: Final = 300.0
-"""A kubeconfig may name a program that makes tokens: it is not run more often than this unless the server says 401."""
+"""A kubeconfig may name a program that creates tokens. It runs at most this often unless the server responds with 401.
+"""
 KUBECONFIG_AGAIN_SECONDS: Final = 30.0
-"""Reading a kubeconfig starts a process. While the server says 401 to every request, it is not started for each."""
+"""Reading a kubeconfig starts a process. Repeated 401 responses do not start it more often than this."""
 
 PROGRAM: Final = Path(__file__).with_name("kubeconfig.py")
 PROGRAM_SECONDS: Final = 60.0
-"""For reading a kubeconfig, and for the program in it that makes a token, which may ask somebody far away."""
+"""Time limit for reading a kubeconfig, including its token program, which may send requests to a remote service."""
 
 
 def _nothing_to_forget() -> None:
@@ -45,25 +46,25 @@ async def _no_authorization() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """Everything `Client` needs to know of one API server."""
+    """Access to one API server, as `Client` needs it."""
 
     server: str
-    """Scheme, host, port and perhaps a path prefix; no slash at the end."""
+    """Scheme, host, port and an optional path prefix, without a trailing slash."""
     ssl: SSLContext | None = None
     """None for plain HTTP."""
     authorization: Callable[[], Awaitable[str | None]] = _no_authorization
-    """The value of the Authorization header for a request made now; None where a client certificate speaks for us."""
+    """Returns the Authorization header for a new request; None if a client certificate authenticates the client."""
     namespace: str = "default"
     """The namespace of the pod, or of the kubeconfig's context."""
     forget: Callable[[], None] = _nothing_to_forget
-    """Called after a 401: what `authorization` remembers is not to be used again."""
+    """Invalidates the credentials that `authorization` remembers; called after a 401."""
     server_hostname: str | None = None
-    """The name to expect in the server's certificate where it is not the host of `server`."""
+    """Expected name in the server's certificate if it is not the host of `server`."""
     proxy: str | None = None
 
 
-class _Remembered:
-    """The last Authorization value and how long it may be used without reading it again."""
+class _CachedAuthorization:
+    """Cache of the last Authorization value, with a lifetime."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class _Remembered:
         clock: Callable[[], float],
         again_seconds: float = 0.0,
     ) -> None:
-        """*again_seconds* is the shortest time between two calls of `forget` that take effect."""
+        """*again_seconds* is the minimum time between two calls of `forget` that take effect."""
         self._read = read
         self._again_seconds = again_seconds
         self._forgotten_at = float("-inf")
@@ -102,18 +103,19 @@ class _Remembered:
                 except AccessError as error:
                     if self._value is None:
                         raise
-                    # The old credentials may still be good; if not, the server says 401 and we come back.
-                    log.warning("credentials could not be read again; going on with the last", extra={"error": error})
+                    # The old credentials may still be valid. If not, the server responds with 401 and they are read
+                    # again.
+                    log.warning("credentials could not be read again; using the last ones", extra={"error": error})
                     self.remember(self._value)
         return self._value
 
 
-def _trusting(ca: str | None) -> SSLContext:
-    """What trusts the certificate authority in the file *ca*, or those of the system."""
+def _tls_context(ca: str | None) -> SSLContext:
+    """Return a TLS context that trusts the certificate authority in the file *ca*, or the system's ones."""
     context = ssl.create_default_context(cafile=ca)
     if ca is not None:
-        # From Python 3.13 on certificates must be as RFC 5280 has it. Those of clusters that were made years ago, or by
-        # hand, lack the key identifiers, and work with every other client. The chain is checked as ever.
+        # From Python 3.13 on, certificates must conform to RFC 5280. Certificates of old or manually created clusters
+        # lack the key identifiers but work with every other client. The chain is still verified.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -124,7 +126,7 @@ def in_cluster(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> ClusterAccess:
-    """The access of a pod's service account; reads files, so call it before the loop is busy.
+    """Return the access of a pod's service account. Blocking: reads files.
 
     The token file is read again at most once a minute, and after a 401. Raises AccessError.
     """
@@ -132,15 +134,15 @@ def in_cluster(
     host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not port:
         raise AccessError(
-            "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, so this is not a pod: "
-            "name a kubeconfig with --kubeconfig or KUBECONFIG"
+            "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, so this process is not in a pod: pass a "
+            "kubeconfig with --kubeconfig or KUBECONFIG"
         )
     try:
-        context = _trusting(str(root / "ca.crt"))
+        context = _tls_context(str(root / "ca.crt"))
     except (OSError, ssl.SSLError) as error:
         raise AccessError(
-            f"cannot use the cluster's certificate authority {root / 'ca.crt'} ({error}): "
-            "set automountServiceAccountToken on the pod, or name a kubeconfig with --kubeconfig"
+            f"cannot use the cluster's certificate authority {root / 'ca.crt'} ({error}): set "
+            "automountServiceAccountToken on the pod, or pass a kubeconfig with --kubeconfig"
         ) from error
     token_file = root / "token"
 
@@ -159,19 +161,19 @@ def in_cluster(
     async def read() -> str:
         return await asyncio.to_thread(read_token)
 
-    remembered = _Remembered(read, TOKEN_FILE_SECONDS, clock)
-    remembered.remember(read_token())
+    authorization = _CachedAuthorization(read, TOKEN_FILE_SECONDS, clock)
+    authorization.remember(read_token())
     try:
         namespace = (root / "namespace").read_text().strip()
     except OSError:
         namespace = "default"
     bracketed = f"[{host}]" if ":" in host else host
-    return ClusterAccess(f"https://{bracketed}:{port}", context, remembered, namespace, remembered.forget)
+    return ClusterAccess(f"https://{bracketed}:{port}", context, authorization, namespace, authorization.forget)
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What `podidentity.kube.kubeconfig` says. Certificates and the key are PEM."""
+class _KubeconfigContent:
+    """Output of `podidentity.kube.kubeconfig`. Certificates and the key are PEM."""
 
     server: str = ""
     namespace: str = ""
@@ -186,80 +188,84 @@ class _Told:
 
 
 async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monotonic) -> ClusterAccess:
-    """The access that the current context of the kubeconfig at *path* describes (several paths joined by a colon too).
+    """Return the access of the current context in the kubeconfig at *path* (or several paths joined by a colon).
 
-    Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then once in 30 s at most;
-    a new client certificate or another server needs a restart. Raises AccessError.
+    Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then at most once in 30 s.
+    A new client certificate or server requires a restart. Raises AccessError.
     """
-    told = await _told(path)
-    if not told.server.startswith(("http://", "https://")):
-        raise AccessError(f"the kubeconfig {path} names no server for its current context: correct it")
+    content = await _read_kubeconfig(path)
+    if not content.server.startswith(("http://", "https://")):
+        raise AccessError(f"the kubeconfig {path} has no server for its current context: correct it")
     context: SSLContext | None = None
-    if told.server.startswith("https://"):
+    if content.server.startswith("https://"):
         try:
-            context = await asyncio.to_thread(_tls, told)
+            context = await asyncio.to_thread(_kubeconfig_tls, content)
         except (OSError, ssl.SSLError) as error:
-            raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or name another one") from error
+            raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one") from error
 
     async def read() -> str | None:
-        return (await _told(path)).authorization
+        return (await _read_kubeconfig(path)).authorization
 
-    remembered = _Remembered(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
-    remembered.remember(told.authorization)
+    authorization = _CachedAuthorization(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
+    authorization.remember(content.authorization)
     return ClusterAccess(
-        told.server.rstrip("/"),
+        content.server.rstrip("/"),
         context,
-        remembered,
-        told.namespace,
-        remembered.forget,
-        told.server_hostname,
-        told.proxy,
+        authorization,
+        content.namespace,
+        authorization.forget,
+        content.server_hostname,
+        content.proxy,
     )
 
 
 async def find(kubeconfig: str, environ: Mapping[str, str]) -> ClusterAccess:
-    """*kubeconfig* if given, else KUBECONFIG of *environ*, else the pod's service account. Raises AccessError."""
+    """Return the access by *kubeconfig*, else by KUBECONFIG of *environ*, else by the pod's service account. Raises
+    AccessError.
+    """
     path = kubeconfig or environ.get("KUBECONFIG", "")
     if path:
         return await from_kubeconfig(path)
     return await asyncio.to_thread(in_cluster, SERVICE_ACCOUNT_ROOT, environ)
 
 
-async def _told(path: str) -> _Told:
-    """What the kubeconfig at *path* says. Raises AccessError. Cancelled, it takes the program along."""
+async def _read_kubeconfig(path: str) -> _KubeconfigContent:
+    """Return the content of the kubeconfig at *path*. Raises AccessError. Cancellation kills the process."""
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", str(PROGRAM), path, stdout=asyncio.subprocess.PIPE
         )
     except OSError as error:
         raise AccessError(
-            f"no program can be started to read the kubeconfig {path} ({error.strerror}): see what this machine lacks"
+            f"cannot start a process to read the kubeconfig {path} ({error.strerror}): check this machine's resources"
         ) from error
     try:
         async with asyncio.timeout(PROGRAM_SECONDS):
             said, _ = await process.communicate()
     except TimeoutError:
         raise AccessError(
-            f"reading the kubeconfig {path} took longer than {PROGRAM_SECONDS:g} s: see the program that it runs"
+            f"reading the kubeconfig {path} took longer than {PROGRAM_SECONDS:g} s: check the program that it runs"
         ) from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     try:
-        told = msgspec.json.decode(said, type=_Told)
+        content = msgspec.json.decode(said, type=_KubeconfigContent)
     except msgspec.DecodeError:
         raise AccessError(
-            f"the program that reads the kubeconfig {path} failed (exit code {process.returncode}): "
-            "see what it said before this line"
+            f"the process that reads the kubeconfig {path} failed (exit code {process.returncode}): see its output "
+            "before this line"
         ) from None
-    if told.problem:
-        raise AccessError(told.problem)
-    return told
+    if content.problem:
+        raise AccessError(content.problem)
+    return content
 
 
-def _tls(told: _Told) -> SSLContext:
-    """Blocking: certificates are taken from files alone, so for a moment they are in some that only we may read."""
+def _kubeconfig_tls(content: _KubeconfigContent) -> SSLContext:
+    """Return the TLS context. Blocking: the ssl module loads certificates only from files, so they are written to
+    private temporary files.
+    """
     with tempfile.TemporaryDirectory(prefix="kubeconfig-") as folder:
 
         def stored(name: str, pem: bytes | None) -> str | None:
@@ -270,10 +276,10 @@ def _tls(told: _Told) -> SSLContext:
             path.write_bytes(pem)
             return str(path)
 
-        context = _trusting(stored("ca", told.ca))
-        if not told.verify:  # the kubeconfig's own insecure-skip-tls-verify
+        context = _tls_context(stored("ca", content.ca))
+        if not content.verify:  # the kubeconfig's own insecure-skip-tls-verify
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if certificate := stored("certificate", told.certificate):
-            context.load_cert_chain(certificate, stored("key", told.key))
+        if certificate := stored("certificate", content.certificate):
+            context.load_cert_chain(certificate, stored("key", content.key))
     return context

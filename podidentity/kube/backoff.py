@@ -1,12 +1,12 @@
-"""How long to wait before trying again."""
+"""Pauses between attempts."""
 
 from collections.abc import Callable
 
 
 class Backoff:
-    """Pauses between nothing and a ceiling that doubles with each failure ("full jitter").
+    """Exponential backoff with full jitter: random pauses below a ceiling that doubles with each failure.
 
-    A thousand nodes that lost the same API server at the same moment come back spread over the whole ceiling.
+    A thousand nodes that lost the same API server at the same time retry spread over the whole ceiling.
     """
 
     def __init__(self, random: Callable[[], float], *, first_seconds: float = 1.0, most_seconds: float = 30.0) -> None:
@@ -16,11 +16,11 @@ class Backoff:
         self._ceiling = first_seconds
 
     def next(self) -> float:
-        """Seconds to wait now; the next wait may be twice as long."""
+        """Return seconds to wait now, and double the ceiling."""
         pause = self._ceiling * self._random()
         self._ceiling = min(self._most, self._ceiling * 2)
         return pause
 
     def reset(self) -> None:
-        """Something worked: begin small again."""
+        """Reset the ceiling after a success."""
         self._ceiling = self._first

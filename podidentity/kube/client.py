@@ -1,6 +1,6 @@
-"""Requests to the API server: raw bytes in and out, every error mapped in one place, a time limit on each.
+"""Requests to the API server: raw bytes, errors mapped to `kube.errors`, a time limit on each request.
 
-The typed verbs on top decode with msgspec (`kube.decoding`). What is above this module never sees aiohttp.
+The typed methods decode with msgspec (`kube.decoding`). Callers never see aiohttp.
 """
 
 import asyncio
@@ -45,13 +45,15 @@ JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
 CONNECTIONS_MAX: Final = 32
-"""More at once would only queue in the API server's own fairness."""
+"""More connections would only wait in the API server's priority and fairness queues."""
 BODY_MAX: Final = 8 * 1024 * 1024
-"""Bytes of an answer that are in memory at a time. A page of 500 pods has about 4 MB; a larger page is asked for again
-in smaller ones, down to one object."""
+"""Bytes of a response that are in memory together. A page of 500 pods has about 4 MB. A larger page is requested again
+in smaller ones, down to one object.
+"""
 OBJECT_MAX: Final = 8 * 1024 * 1024
-"""Bytes of JSON of one object; a larger one is skipped. etcd stores up to 1.5 MiB of it, which JSON can make 6 times
-longer where it consists of control characters."""
+"""Bytes of JSON of one object; a larger one is skipped. etcd stores up to 1.5 MiB, which JSON escapes can make 6 times
+longer.
+"""
 LINE_MAX: Final = OBJECT_MAX + 4096
 """Bytes of a line of a watch: an object and its envelope."""
 ERROR_BODY_MAX: Final = 64 * 1024
@@ -60,11 +62,11 @@ PIECE: Final = 16 * 1024
 PART_BYTES: Final = 2 * 1024 * 1024
 """Bytes of objects of a long answer that are handed on together."""
 SHRINK: Final = 4
-"""A page that is too large is asked for again with so many times fewer objects, or with as many as fitted."""
+"""Divisor of the page size after a page that is too large, unless fewer objects fitted."""
 _UID: Final = b'"uid":"'
-"""Every object has it once; owners and embedded objects, too, so the number of them is a guess."""
+"""Every object has it once, but so do owners and embedded objects, so the count is an estimate."""
 MALFORMED: Final = "Malformed"
-"""The reason of a ServerError for an answer that cannot be read: the server works, and the object may be to blame."""
+"""Reason of a ServerError for an unreadable response: the server works, and an object may be the cause."""
 CHUNK: Final = 256 * 1024
 """aiohttp pauses reading from the socket at twice this many buffered bytes."""
 CONNECT_SECONDS: Final = 10.0
@@ -72,7 +74,7 @@ PAGE_SIZE: Final = 500
 
 
 class _TooLarge(Exception):  # noqa: N818 - named for what happened
-    """A page has more than BODY_MAX bytes, of which *objects* objects were read, about."""
+    """A page has more than BODY_MAX bytes, of which about *objects* objects were read."""
 
     def __init__(self, objects: int) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class _TooLarge(Exception):  # noqa: N818 - named for what happened
 
 
 class Client:
-    """One API server, one connection pool. Close it with `aclose()` or `async with`.
+    """One API server with one connection pool. Close it with `aclose()` or `async with`.
 
     Every method raises ApiError or a subclass of it. Cancellation ends the request and frees its connection.
     """
@@ -97,13 +99,13 @@ class Client:
         self.access = access
         self._timeout_seconds = timeout_seconds
         self._connections = connections
-        # No compression: inflating a large list costs more than loopback or a data centre's network ever would.
+        # No compression: decompressing a large list costs more than its transfer in a data centre.
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
         self._session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._answered_at = -math.inf
         self.skipped = SkippedObjects(clock)
-        """What lists and informers of this client leave out."""
+        """Objects that lists and informers of this client skip."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,13 +116,13 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections, also those of open streams. May be called twice."""
+        """Close all connections, including open streams. May be called twice."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     def silent_seconds(self) -> float:
-        """Since the API server last began an answer, of whatever status; infinite before the first."""
+        """Return seconds since the API server last began a response, whatever its status; infinite before the first."""
         return self._clock() - self._answered_at
 
     async def request(
@@ -133,7 +135,9 @@ class Client:
         content_type: str = "application/json",
         timeout_seconds: float | None = None,
     ) -> bytes:
-        """The body of a 2xx answer. *timeout_seconds* (the client's, if None) covers all of it, a 401's repeat too."""
+        """Return the body of a 2xx response. *timeout_seconds* (default: the client's) covers all of it, including a
+        retry after a 401.
+        """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         headers = {"Content-Type": content_type} if body is not None else {}
 
@@ -144,29 +148,29 @@ class Client:
             finally:
                 response.release()
             if not whole:
-                raise ServerError(502, MALFORMED, f"an answer of more than {BODY_MAX} bytes")
+                raise ServerError(502, MALFORMED, f"a response of more than {BODY_MAX} bytes")
             return told
 
         return await self._in_time(answer(), seconds)
 
     async def _in_time(self, work: Awaitable[V], seconds: float) -> V:
-        """What *work* returns. Raises Unreachable where it takes longer than *seconds* or the connection fails."""
+        """Return the result of *work*. Raises Unreachable after *seconds* or if the connection fails."""
         try:
             async with asyncio.timeout(seconds):
                 return await work
         except TimeoutError as error:
-            raise Unreachable(f"no answer from {self.access.server} within {seconds:g} s") from error
+            raise Unreachable(f"no response from {self.access.server} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
 
     def stream(
         self, path: str, params: Mapping[str, str]
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes | LongLine]]:
-        """A GET whose answer is read line by line for as long as it lasts; the caller owns the deadline on silence.
+        """Send a GET and read its response line by line until it ends; the caller limits silence.
 
-        Of a line of more than LINE_MAX bytes only the names of its object are kept. Up to the answer's head the
-        client's time limit holds. The iterator ends where the server ended the answer cleanly and raises Unreachable
-        where it broke off. Leaving the context closes the connection.
+        Of a line of more than LINE_MAX bytes only the object's names are kept. The client's time limit covers the
+        response's head. The iterator ends if the server ends the response cleanly, and raises Unreachable if the
+        connection breaks. Leaving the context closes the connection.
         """
         return self._stream(path, params)
 
@@ -189,7 +193,7 @@ class Client:
                 raise self._unreachable(error) from error
             if not chunk:
                 if pending or scanning is not None:
-                    raise Unreachable(f"{self.access.server} broke off in the middle of a line")
+                    raise Unreachable(f"{self.access.server} closed the connection in the middle of a line")
                 return
             *complete, rest = chunk.split(b"\n")
             for part in complete:
@@ -220,7 +224,7 @@ class Client:
         headers: Mapping[str, str],
         body: bytes | None,
     ) -> aiohttp.ClientResponse:
-        """An answer of 2xx with its body unread. A 401 is tried once more with credentials that were read again."""
+        """Return a 2xx response with its body unread. A 401 is retried once with credentials that are read again."""
         try:
             return await self._send_once(method, path, params, headers, body)
         except Unauthorized:
@@ -245,7 +249,7 @@ class Client:
             ssl=self.access.ssl or True,
             server_hostname=self.access.server_hostname,
             proxy=self.access.proxy,
-            # An API server never redirects; following one would carry our credentials to whoever it names.
+            # An API server never redirects; following a redirect would send the credentials to another host.
             allow_redirects=False,
         )
         self._answered_at = self._clock()
@@ -274,20 +278,20 @@ class Client:
         return aiohttp.TCPConnector(limit=limit)
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        # aiohttp's own words for a failed connection hold the repr of our SSL context.
+        # aiohttp's message for a failed connection contains the repr of the SSL context.
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         return Unreachable(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
-        """The object as it is stored now."""
+        """Return the object as stored now."""
         return _decode(kind, await self.request("GET", object_path(kind, namespace, name)))
 
     async def list(
         self, kind: Kind[R], namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> builtins.list[R]:
-        """All objects (of one namespace, if given), read in pages, and all of one moment.
+        """Return all objects (of one namespace, if given) of one snapshot, read in pages.
 
-        An object that cannot be read, or is over a limit, is left out and reported to `skipped`.
+        An object that cannot be read or is over a limit is skipped and reported to `skipped`.
         """
         items: builtins.list[R] = []
         async for page in self.pages(kind, namespace, field_selector=field_selector, label_selector=label_selector):
@@ -299,7 +303,7 @@ class Client:
                 try:
                     item = decode_object(kind, raw)
                     if why := oversized(item):
-                        raise TooLong(why)  # noqa: TRY301 - as the decoding does
+                        raise TooLong(why)  # noqa: TRY301 - the same error as of the decoding
                     items.append(item)
                 except Exception as error:  # noqa: BLE001 - one object must not hide the others
                     self.skipped.report(kind, decode_meta(raw), error)
@@ -315,11 +319,11 @@ class Client:
         label_selector: str = "",
         page_size: int = PAGE_SIZE,
     ) -> AsyncGenerator[RawPage, None]:
-        """The undecoded pages of one list. A page with `first` set means: forget what came before.
+        """Yield the undecoded pages of one list. A page with `first` set invalidates all earlier pages.
 
-        With an expired continue token (Gone) the server offers another one that goes on in a later snapshot. It is
-        not used: objects before it would be of the older snapshot, and a watch begun at the later one never tells what
-        happened to them in between. The list begins anew instead, at the second time in one piece.
+        With an expired continue token (Gone) the server offers a token of a later snapshot. It is not used: earlier
+        objects would be of the older snapshot, and a watch from the later one would miss their changes in between.
+        Instead the list starts again, the second time without pages.
         """
         chosen, path = selectors(field_selector, label_selector), object_path(kind, namespace)
         limit, token, first, failed = page_size, "", True, False
@@ -344,7 +348,7 @@ class Client:
                 limit, token, first, failed = (0 if failed else page_size), "", True, True
                 continue
             except Malformed as error:
-                raise _garbled(kind, error) from error
+                raise _unreadable_response(kind, error) from error
             token = following
             if not token:
                 return
@@ -352,10 +356,10 @@ class Client:
                 limit = min(page_size, limit * 2)
 
     async def _parts(self, path: str, asked: Mapping[str, str], *, divisible: bool) -> AsyncGenerator[RawPage, None]:
-        """One answer of a list: as one page, or in several where it is long or nested deeply.
+        """Yield one response of a list: as one page, or as several if it is long or deeply nested.
 
         Only the last of several has the list's version and token. Raises _TooLarge for a long one if it is *divisible*,
-        and Malformed for one that is no list.
+        and Malformed for anything but a list.
         """
         seconds = self._timeout_seconds
         response = await self._in_time(self._send("GET", path, asked, {}, None), seconds)
@@ -373,7 +377,7 @@ class Client:
             skipped: builtins.list[Skipped] = []
             held = 0
             while data:
-                for piece in _pieces(data):
+                for piece in _split_pieces(data):
                     for found in _scan(scanner, piece):
                         if (problem := _problem(found)) is not None:
                             skipped.append(Skipped(found.meta, problem))
@@ -386,18 +390,20 @@ class Client:
                     await asyncio.sleep(0)
                 data = b"" if whole else await self._in_time(response.content.readany(), seconds)
             if not scanner.finished:
-                raise Unreachable(f"{self.access.server} broke off in the middle of a list")
+                raise Unreachable(f"{self.access.server} closed the connection in the middle of a list")
             fields = scanner.fields
             yield RawPage(items, fields.get("resourceVersion", ""), fields.get("continue", ""), skipped=skipped)
         finally:
             response.close()
 
     async def create(self, kind: Kind[R], namespace: str, document: Mapping[str, Any]) -> R:
-        """The stored object. *document* need not name its kind and apiVersion."""
+        """Create an object and return it as stored. *document* may omit kind and apiVersion."""
         return _decode(kind, await self.request("POST", object_path(kind, namespace), body=_encode(kind, document)))
 
     async def replace(self, kind: Kind[R], namespace: str, name: str, document: Mapping[str, Any]) -> R:
-        """PUT; with metadata.resourceVersion in *document* it raises Conflict unless that is still the stored one."""
+        """Replace an object (PUT). With metadata.resourceVersion in *document* it raises Conflict if the stored one
+        differs.
+        """
         return _decode(
             kind, await self.request("PUT", object_path(kind, namespace, name), body=_encode(kind, document))
         )
@@ -405,13 +411,13 @@ class Client:
     async def patch_json(
         self, kind: Kind[R], namespace: str, name: str, operations: Sequence[Mapping[str, Any]], subresource: str = ""
     ) -> R:
-        """RFC 6902; raises Invalid where a `test` operation fails or a removed path is missing."""
+        """Apply an RFC 6902 patch. Raises Invalid if a `test` operation fails or a removed path is missing."""
         path = object_path(kind, namespace, name, subresource)
         body = msgspec.json.encode(operations)
         return _decode(kind, await self.request("PATCH", path, body=body, content_type=JSON_PATCH))
 
     async def patch_merge(self, kind: Kind[R], namespace: str, name: str, document: Mapping[str, Any]) -> R:
-        """RFC 7386: null removes, maps merge, lists are replaced."""
+        """Apply an RFC 7386 patch: null removes, maps merge, lists are replaced."""
         body = msgspec.json.encode(document)
         return _decode(
             kind,
@@ -419,22 +425,24 @@ class Client:
         )
 
     async def delete(self, kind: Kind[R], namespace: str, name: str, *, uid: str | None = None) -> None:
-        """Ask for deletion; an object with finalizers goes when they do. With *uid*, Conflict for a namesake."""
+        """Request deletion; an object with finalizers is deleted after they are removed. With *uid*, raises Conflict
+        for another object of that name.
+        """
         options = {"preconditions": {"uid": uid}} if uid is not None else {}
         body = msgspec.json.encode({"kind": "DeleteOptions", "apiVersion": "v1", **options})
         await self.request("DELETE", object_path(kind, namespace, name), body=body)
 
 
 def selectors(field_selector: str, label_selector: str) -> dict[str, str]:
-    """The query parameters of a list or watch that chooses; those that are empty are left out."""
+    """Return the query parameters of the selectors of a list or watch, without empty ones."""
     named = {"fieldSelector": field_selector, "labelSelector": label_selector}
     return {name: value for name, value in named.items() if value}
 
 
 def object_path(kind: Kind[R], namespace: str = "", name: str = "", subresource: str = "") -> str:
-    """`Kind.path` of names that are safe in a path. Raises Invalid for one that no object can have.
+    """Return `Kind.path` of names that are safe in a path. Raises Invalid for an impossible name.
 
-    A name may come out of somebody's object: `../../secrets` must not choose another resource.
+    A name may come from an untrusted object: `../../secrets` must not select another resource.
     """
     for part in (namespace, name):
         if part and (not _NAME.fullmatch(part) or part in {".", ".."}):
@@ -453,15 +461,15 @@ def _decode(kind: Kind[R], data: bytes) -> R:
     try:
         return decode_object(kind, data)
     except Malformed as error:
-        raise _garbled(kind, error) from error
+        raise _unreadable_response(kind, error) from error
 
 
-def _garbled(kind: Kind[R], error: Malformed) -> ServerError:
-    return ServerError(502, MALFORMED, f"the answer about {kind.plural} cannot be read: {error}")
+def _unreadable_response(kind: Kind[R], error: Malformed) -> ServerError:
+    return ServerError(502, MALFORMED, f"the response about {kind.plural} cannot be read: {error}")
 
 
 async def _read(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:
-    """The body, or its beginning of a little more than *most* bytes; and whether that is all of it."""
+    """Return whether *most* bytes contain the whole body, and the body or its beginning."""
     chunks: builtins.list[bytes] = []
     size = 0
     while size <= most:
@@ -474,7 +482,7 @@ async def _read(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:
 
 
 async def identify(line: bytes) -> LongLine:
-    """What a line of a watch is about that is nested too deep to be decoded; pauses for the loop."""
+    """Return the names in a watch line that is nested too deep to be decoded. Yields to the event loop."""
     scanning = _LongLine()
     await scanning.feed(line)
     return scanning.line()
@@ -488,7 +496,7 @@ async def _begin_scanning(pending: bytearray) -> "_LongLine":
 
 
 class _LongLine:
-    """A line of a watch that is read to its end and not kept."""
+    """A watch line that is read to its end and not stored."""
 
     def __init__(self) -> None:
         self._scanner: Scanner | None = Scanner(event=True, object_max=0)
@@ -496,8 +504,8 @@ class _LongLine:
         self._type = ""
 
     async def feed(self, data: bytes) -> None:
-        """Scan the next part, with pauses for the loop."""
-        for piece in _pieces(data):
+        """Scan the next part. Yields to the event loop."""
+        for piece in _split_pieces(data):
             if self._scanner is None:
                 return
             try:
@@ -509,7 +517,7 @@ class _LongLine:
             await asyncio.sleep(0)
 
     def line(self) -> LongLine:
-        """What is known of the line once it has ended."""
+        """Return the names found in the line after its end."""
         return LongLine(self._type, self._object.meta, self._object.size)
 
 
@@ -521,7 +529,7 @@ def _scan(scanner: Scanner, piece: bytes) -> builtins.list[Found]:
 
 
 def _problem(found: Found) -> Malformed | None:
-    """Why an object that was scanned is not handed on."""
+    """Return why a scanned object is skipped, or None."""
     if found.size > OBJECT_MAX:
         return TooLarge(f"it has {found.size} bytes of JSON, and the limit is {OBJECT_MAX}")
     if found.depth > DEPTH_READABLE and found.size > SHALLOW_MAX:
@@ -529,5 +537,5 @@ def _problem(found: Found) -> Malformed | None:
     return None
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def _split_pieces(data: bytes) -> Iterator[bytes]:
     return (data[at : at + PIECE] for at in range(0, len(data), PIECE))

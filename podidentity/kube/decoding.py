@@ -1,7 +1,7 @@
-"""From the API server's bytes to our projections. Pure: no I/O, no clock.
+"""Decoding of the API server's bytes into projections. Pure: no I/O, no clock.
 
-A list is taken apart in two steps, so that a caller can decode it in slices and let the loop breathe in between:
-`split_list` finds where each object begins and ends, `decode_object` reads one.
+A list is decoded in two steps, so that a caller can yield to the event loop in between: `split_list` finds the objects'
+boundaries, `decode_object` decodes one object.
 """
 
 import re
@@ -18,39 +18,44 @@ R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
 SHALLOW_MAX: Final = 64 * 1024
-"""Bytes of an object that is read without its depths: a pass over them that takes 50 ms at most."""
+"""Maximum size in bytes of an object whose deep levels are removed: the pass over it takes at most 50 ms."""
 WHOLE_MAX: Final = 16 * 1024
-"""Bytes of a custom resource that is read with all its fields, which is faster; it takes 5 ms at most."""
+"""Maximum size in bytes of a custom resource that is decoded with all its fields, which is faster and takes at most 5
+ms.
+"""
 FIELDS_MAX: Final = 1000
-"""Fields of a custom resource, or of a part of it, known or not. The largest of our kinds has eight."""
+"""Maximum number of fields of a custom resource or of a part of it, known or not. The largest kind has eight."""
 VALUE_MAX: Final = 64 * 1024
-"""Bytes of one field of a custom resource. The limits of `object_limits` on what is in it are lower."""
+"""Maximum size in bytes of one field of a custom resource. The limits of `object_limits` on its content are lower."""
 METADATA_VALUE_MAX: Final = 1024 * 1024
-"""Bytes of one field of a custom resource's metadata: annotations may hold 256 KiB, more where they are escaped."""
+"""Maximum size in bytes of one metadata field of a custom resource: annotations have up to 256 KiB, more with escapes.
+"""
 DEPTH_MAX: Final = 64
-"""What is nested deeper counts as null once an answer is too deep to be read. Nothing of ours is deeper than ten."""
+"""Deeper levels count as null after a response is too deep to be decoded. Custom resources have at most ten levels."""
 SEEN_MAX: Final = 4096
-"""Texts that are remembered, so that they are kept once."""
+"""Number of texts that are stored once and shared."""
 SEEN_CHARS: Final = 512
-"""The longest of them; the id of an identity has about 200. Whoever means it gets 2 MiB of them, 8 at the widest."""
+"""Maximum length of such a text; the id of an identity has about 200 characters. An attacker can fill 2 MiB, or 8 MiB
+with wide characters.
+"""
 _SEEN: Final[dict[str, str]] = {}
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 class Malformed(Exception):  # noqa: N818 - named for what happened
-    """Bytes that are not what the API server's protocol, or the kind's schema, says they should be."""
+    """Bytes that do not conform to the API server's protocol or to the kind's schema."""
 
 
 class TooDeep(Malformed):
-    """JSON nested deeper than can be read, and larger than SHALLOW_MAX."""
+    """JSON nested too deep to be decoded and larger than SHALLOW_MAX."""
 
 
 class TooLarge(Malformed):
-    """An object that is over the limit as a whole."""
+    """An object over the limit for whole objects."""
 
 
 class TooLong(Malformed):
-    """An object with a part over its limit."""
+    """An object with a field over its limit."""
 
 
 class ListPage(msgspec.Struct, Generic[R], frozen=True):
@@ -62,43 +67,42 @@ class ListPage(msgspec.Struct, Generic[R], frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """An object that is left out because of its size or its depth; `meta` has its names, uid and version."""
+    """An object that is skipped because of its size or depth; `meta` has its names, uid and version."""
 
     meta: BareMeta
     error: Malformed
 
 
 class RawPage(msgspec.Struct, frozen=True):
-    """One page of a list with its objects still undecoded; they share the page's memory."""
+    """One page of a list with undecoded objects, which share the page's memory."""
 
     items: list[msgspec.Raw]
     resource_version: str
     continue_token: str
     first: bool = True
-    """The list begins here, perhaps anew."""
+    """The list begins here, perhaps again."""
     cut: bool = False
-    """Some object is without what was nested too deep in it: not one to be written back."""
+    """An object lacks its deepest levels and must not be written back."""
     skipped: list[Skipped] = []
-    """Objects of the page that are not among its items."""
+    """Objects of the page that are not in `items`."""
     size: int = 0
-    """Bytes of the answer; 0 where it came in several pages."""
+    """Size of the response in bytes; 0 if it came in several pages."""
 
 
 class LongLine(msgspec.Struct, frozen=True):
-    """A line of a watch that is too long to be kept; `type` and `meta` are empty where they could not be found."""
+    """A watch line that is too long to be stored; `type` and `meta` are empty if they were not found."""
 
     type: str
     meta: BareMeta
     size: int
-    """Bytes of the object."""
+    """Size of the object in bytes."""
 
 
 class WatchEvent(msgspec.Struct, Generic[R], frozen=True):
     """One line of a watch.
 
-    `type` is ADDED, MODIFIED, DELETED, BOOKMARK or ERROR. `object` is None for the last two, and for an object of the
-    right kind whose content cannot be read; then `meta` still says which one it was, and `problem` why. `error` is set
-    for ERROR only.
+    `type` is ADDED, MODIFIED, DELETED, BOOKMARK or ERROR. `object` is None for the last two, and for an object with
+    unreadable content; `meta` then identifies the object and `problem` is the reason. `error` is set only for ERROR.
     """
 
     type: str
@@ -130,7 +134,7 @@ class _Envelope(msgspec.Struct):
 
 
 class _Names(Wire, frozen=True):
-    """What tells which object it is, and which version of it."""
+    """Identity and version of an object."""
 
     name: str = ""
     namespace: str = ""
@@ -152,10 +156,10 @@ _ANY: Final = msgspec.json.Decoder(Any)
 
 
 def shallow(data: bytes) -> bytes:
-    """*data*, which is JSON, with what is nested deeper than DEPTH_MAX replaced by null; in a single pass.
+    """Return the JSON *data* with everything deeper than DEPTH_MAX replaced by null, in one pass.
 
-    The API server takes ten thousand levels, in managedFields for one, from whoever may write an object; no reader of
-    JSON in Python does.
+    The API server accepts ten thousand levels, for example in managedFields, from anyone with permission to write an
+    object. JSON decoders in Python do not.
     """
     kept: list[bytes] = []
     depth, begun = 0, 0
@@ -175,7 +179,7 @@ def shallow(data: bytes) -> bytes:
 
 
 def _read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
-    """What *decoder* makes of *data*, without what is nested too deep. Raises TooDeep if it is large besides."""
+    """Return *data* decoded, without its deepest levels if it is too deep. Raises TooDeep if it is also large."""
     try:
         return decoder.decode(data)
     except RecursionError:
@@ -194,7 +198,9 @@ def _decoder(shape: type[R]) -> msgspec.json.Decoder[R]:
 
 
 def split_list(data: bytes) -> RawPage:
-    """The parts of a list answer. Raises Malformed if it is not a list, and TooDeep as `Scanner` still can read it."""
+    """Return the parts of a list response. Raises Malformed if it is not a list, and TooDeep if only `Scanner` can read
+    it.
+    """
     cut = False
     try:
         try:
@@ -208,11 +214,11 @@ def split_list(data: bytes) -> RawPage:
 
 
 def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
-    """One object. Raises Malformed if it is not JSON or its fields have other types than the kind's, TooDeep, and
-    TooLong if a custom resource has more or larger fields than FIELDS_MAX and VALUE_MAX allow.
+    """Return one object. Raises Malformed if it is not JSON or its fields have other types than the kind's, TooDeep,
+    and TooLong if a custom resource exceeds FIELDS_MAX or VALUE_MAX.
 
-    Kinds with old spellings are read by way of `fold`, and a null in them counts as left out, as it does for Go's
-    reader: CustomResourceDefinitions from before v1.6.0 had no schema that would have kept nulls away.
+    Kinds with old spellings are decoded through `fold`, and null in them counts as absent, as in Go:
+    CustomResourceDefinitions from before v1.6.0 had no schema that rejected nulls.
     """
     try:
         if not kind.old_spellings:
@@ -234,9 +240,9 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
 
 
 def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[str, Any]:
-    """The fields of *data* that *shape* knows, in whatever spelling; no value of another is ever built.
+    """Return the fields of *data* that *shape* knows, in any spelling. Other values are not decoded.
 
-    So an object costs what we read of it, not what somebody else put beside that.
+    The cost therefore does not depend on fields that an author adds.
     """
     stored = _read(_FIELDS, data)
     if len(stored) > FIELDS_MAX:
@@ -260,7 +266,7 @@ def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[
 
 
 def outline(kind: Kind[R], data: bytes | msgspec.Raw) -> dict[str, Any]:
-    """The names of the fields of an object that *kind* knows, as spelled, with None where the value is null, else True.
+    """Return the known field names of an object, as spelled, with None for a null value, else True.
 
     For objects that are too large to be decoded as a whole. Raises Malformed.
     """
@@ -285,14 +291,14 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
 
 
 def decode_list(kind: Kind[R], data: bytes) -> ListPage[R]:
-    """A whole page at once. Raises Malformed, also when one object of it cannot be read."""
+    """Return a decoded page. Raises Malformed, also if one of its objects cannot be decoded."""
     page = split_list(data)
     items = [decode_object(kind, item) for item in page.items]
     return ListPage(items, page.resource_version, page.continue_token)
 
 
 def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
-    """One line of a watch. Raises Malformed if not even the object's metadata can be read."""
+    """Return one line of a watch. Raises Malformed if the object's metadata cannot be decoded either."""
     try:
         envelope = _read(_ENVELOPE, line)
         if envelope.type == "ERROR":
@@ -314,7 +320,7 @@ def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
 
 
 def decode_meta(data: bytes | msgspec.Raw) -> BareMeta:
-    """Name, namespace, uid and version of an object of any kind; all empty where that cannot be read."""
+    """Return name, namespace, uid and version of an object of any kind; empty if they cannot be decoded."""
     try:
         return _meta(_read(_NAMED, data).metadata)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Malformed):
@@ -340,9 +346,9 @@ def _tidied(value: Any) -> Any:
 
 
 def _as_one(text: str) -> str:
-    """*text*, as the same object as before where it has been seen lately: thousands of objects name a few identities.
+    """Return *text* as a shared object if it was seen recently: thousands of objects name few identities.
 
-    Not `sys.intern`, whose strings some versions of Python keep for ever.
+    `sys.intern` is not used, because some versions of Python never free its strings.
     """
     if len(text) > SEEN_CHARS:
         return text

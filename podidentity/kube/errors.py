@@ -1,6 +1,6 @@
-"""What can go wrong with a request to the API server: one class for each thing that a caller handles differently.
+"""Errors of requests to the API server: one class for each reaction of a caller.
 
-The HTTP library's exceptions end here. Every class but `Unreachable` is an answer that the server really gave.
+The HTTP library's exceptions end here. Every class except `Unreachable` is a response of the server.
 """
 
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Final
 import msgspec
 
 MESSAGE_MAX: Final = 512
-"""Characters of a server's message that are kept: it may quote what an untrusted author wrote into an object."""
+"""Maximum length of a server message, which may quote an untrusted author's text."""
 
 
 class ApiError(Exception):
-    """The API server refused a request, or did not answer it.
+    """The API server refused a request or did not respond.
 
-    `status` is the HTTP status (or the code inside a watch's ERROR event), 0 where there was no answer. `reason` is the
-    machine-readable word of the server's Status object, or an empty string. `retry_after` is in seconds, None where the
-    server named no time.
+    `status` is the HTTP status (or the code in a watch's ERROR event), 0 without a response. `reason` is the
+    machine-readable reason of the server's Status object, or an empty string. `retry_after` is in seconds, None if the
+    server sent none.
     """
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
@@ -29,35 +29,35 @@ class ApiError(Exception):
 
 
 class Unauthorized(ApiError):  # noqa: N818 - named for what happened
-    """401: the credentials are not, or no longer, valid."""
+    """401: the credentials are invalid or have expired."""
 
 
 class Forbidden(ApiError):  # noqa: N818 - named for what happened
-    """403: the credentials are valid and lack the right; `message` names the verb and the resource."""
+    """403: the credentials are valid but lack a permission; `message` names the verb and the resource."""
 
 
 class NotFound(ApiError):  # noqa: N818 - named for what happened
-    """404: no such object, or no such kind (its CustomResourceDefinition is not installed)."""
+    """404: the object does not exist, or its CustomResourceDefinition is not installed."""
 
 
 class Conflict(ApiError):  # noqa: N818 - named for what happened
-    """409: the object was changed by somebody else since it was read."""
+    """409: another client changed the object after it was read."""
 
 
 class AlreadyExists(Conflict):
-    """409 on create: an object of that name exists."""
+    """409 on create: an object of this name exists."""
 
 
 class Gone(ApiError):  # noqa: N818 - named for what happened
-    """410: the resource version or the continue token is older than the server's memory: list anew."""
+    """410: the resource version or continue token is older than the server's history. The caller must list again."""
 
 
 class Invalid(ApiError):  # noqa: N818 - named for what happened
-    """422: the document, the patch or the name cannot be accepted as it is."""
+    """422: the document, the patch or the name is invalid."""
 
 
 class Throttled(ApiError):  # noqa: N818 - named for what happened
-    """429: too many requests; `retry_after` says when to come back."""
+    """429: too many requests; wait `retry_after`."""
 
 
 class ServerError(ApiError):
@@ -65,14 +65,14 @@ class ServerError(ApiError):
 
 
 class Unreachable(ApiError):  # noqa: N818 - named for what happened
-    """No HTTP answer: refused, reset, timed out, or not HTTP. Whether a write took effect is unknown."""
+    """No HTTP response: refused, reset, timed out, or not HTTP. It is unknown whether a write took effect."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "", message)
 
 
 class AccessError(Exception):
-    """There is no usable way to the API server; the message is one line and says what to do."""
+    """The API server's address or credentials are unusable; the message is one line with the next action."""
 
 
 class StatusDetails(msgspec.Struct, rename="camel"):
@@ -80,7 +80,7 @@ class StatusDetails(msgspec.Struct, rename="camel"):
 
 
 class Status(msgspec.Struct, rename="camel"):
-    """The API server's Status object, of which an error answer and a watch's ERROR event consist."""
+    """The API server's Status object, in error responses and in a watch's ERROR events."""
 
     kind: str = ""
     code: int = 0
@@ -102,32 +102,32 @@ _STATUS_DECODER: Final = msgspec.json.Decoder(Status)
 
 
 def from_answer(status: int, body: bytes, retry_after: str = "") -> ApiError:
-    """The exception for an HTTP answer of *status*; *retry_after* is the header's value.
+    """Return the exception for an HTTP response of *status*; *retry_after* is the header's value.
 
-    A body that is not a Status object (a proxy's page) becomes the message, cut to `MESSAGE_MAX`.
+    A body other than a Status object (such as a proxy's page) becomes the message, cut to `MESSAGE_MAX`.
     """
     try:
-        told = _STATUS_DECODER.decode(body)
+        status_object = _STATUS_DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = Status()
-    if told.kind != "Status":
-        told = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
-    return from_status(told, status, _seconds(retry_after))
+        status_object = Status()
+    if status_object.kind != "Status":
+        status_object = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
+    return from_status(status_object, status, _seconds(retry_after))
 
 
-def from_status(told: Status, status: int = 0, retry_after: float | None = None) -> ApiError:
-    """The exception for a Status object; *status* and *retry_after* of the HTTP answer win over those inside."""
-    code = status or told.code
-    if retry_after is None and told.details is not None:
-        retry_after = told.details.retry_after_seconds
-    if told.reason == "AlreadyExists":
-        return AlreadyExists(code, told.reason, told.message, retry_after)
-    if told.reason == "Expired":
-        return Gone(code, told.reason, told.message, retry_after)
+def from_status(status_object: Status, status: int = 0, retry_after: float | None = None) -> ApiError:
+    """Return the exception for a Status object; *status* and *retry_after* of the HTTP response take precedence."""
+    code = status or status_object.code
+    if retry_after is None and status_object.details is not None:
+        retry_after = status_object.details.retry_after_seconds
+    if status_object.reason == "AlreadyExists":
+        return AlreadyExists(code, status_object.reason, status_object.message, retry_after)
+    if status_object.reason == "Expired":
+        return Gone(code, status_object.reason, status_object.message, retry_after)
     kind = _CLASSES.get(code, ServerError if code >= 500 else ApiError)
-    return kind(code, told.reason, told.message, retry_after)
+    return kind(code, status_object.reason, status_object.message, retry_after)
 
 
 def _seconds(header: str) -> float | None:
-    # The API server sends whole seconds; the other form of the header, a date, is a proxy's and is not worth a clock.
+    # The API server sends whole seconds; the date format, which proxies send, is ignored.
     return float(header) if header.isascii() and header.isdigit() and len(header) < 6 else None

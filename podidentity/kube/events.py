@@ -1,8 +1,8 @@
-"""Kubernetes Events: what `kubectl describe` shows under an object. Told in passing, never waited for.
+"""Event recorder: Kubernetes Events, which `kubectl describe` shows. Sent in the background; no caller waits for them.
 
-Repeats become a higher count on one Event, and memory, rate and the attention of whoever reads are all bounded: what
-does not fit is dropped and counted, since an Event is a courtesy and the log has the same line. Warnings go first, and
-however many normal Events there are, none of them takes a warning's place.
+Repeats increase the count of one Event. Memory and rate are bounded, and excess Events are dropped and counted, because
+the log has the same information. Warnings are sent first and have a separate queue, so normal Events never displace
+them.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ EVENTS: Final = Kind("Event", "events", Resource)
 MESSAGE_MAX: Final = 1024
 """The API server's own limit, in bytes of UTF-8."""
 PENDING_MAX: Final = 512
-"""Of each type."""
+"""Maximum queue length per Event type."""
 REMEMBERED_MAX: Final = 2048
-"""Events whose repeats are counted; each costs about 1 kB."""
+"""Events whose repeats are counted; each takes about 1 kB."""
 RATE_PER_SECOND: Final = 5.0
 BURST: Final = 50.0
 OBJECT_BURST: Final = 25.0
 OBJECT_RATE_PER_SECOND: Final = 1 / 300
-"""One object that goes wrong again and again says so 25 times, then every five minutes; client-go's numbers."""
+"""Rate per object after a burst of 25 Events: one in five minutes, as in client-go."""
 CALL_SECONDS: Final = 10.0
 
 EventType = Literal["Normal", "Warning"]
@@ -53,13 +53,13 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Told:
+class _SentEvent:
     name: str
     count: int = field(default=0)
 
 
 class EventRecorder:
-    """Tells Events of one component. `record` may be called from anywhere in the loop; `run` is the task that sends."""
+    """Recorder of one component's Kubernetes Events. `record` never blocks; the `run` task sends the Events."""
 
     def __init__(
         self,
@@ -77,19 +77,19 @@ class EventRecorder:
         self._now = now
         self._warnings: OrderedDict[Key, _Pending] = OrderedDict()
         self._normal: OrderedDict[Key, _Pending] = OrderedDict()
-        self._told: OrderedDict[Key, _Told] = OrderedDict()
+        self._sent: OrderedDict[Key, _SentEvent] = OrderedDict()
         self._objects: OrderedDict[tuple[str, ...], TokenBucket] = OrderedDict()
         self._bucket = TokenBucket(RATE_PER_SECOND, BURST, clock)
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        # Unique also against the Events of an earlier process that began in the same microsecond on another host.
+        # Unique also against an earlier process that started in the same microsecond on another host.
         self._names = (f"{time.time_ns():x}{number:04x}" for number in itertools.count())
         self.dropped = 0
-        """Events that were not told: too many at once, too many of one object, or refused by the API server."""
+        """Events that were not sent: queue full, rate per object exceeded, or refused by the API server."""
 
-    def record(self, regarding: Resource, kind: Kind[R], type: EventType, reason: str, message: str) -> None:  # noqa: A002 - the API's own word
-        """Say about *regarding*, an object of *kind*, what happened. *reason* is one CamelCase word. Never blocks."""
+    def record(self, regarding: Resource, kind: Kind[R], type: EventType, reason: str, message: str) -> None:  # noqa: A002 - the API's field name
+        """Queue an Event about *regarding*, an object of *kind*. *reason* is one CamelCase word. Never blocks."""
         meta = regarding.metadata
         message = _cut(message)
         key = (kind.name, meta.namespace, meta.name, meta.uid, type, reason, message)
@@ -116,47 +116,47 @@ class EventRecorder:
         self._news.set()
 
     async def flushed(self) -> None:
-        """Wait until everything recorded so far has been sent or dropped; needs `run` to be running."""
+        """Wait until all queued Events are sent or dropped; `run` must be running."""
         await self._idle.wait()
 
     async def run(self) -> NoReturn:
-        """Send what is recorded within the rate, warnings first; failures are counted and logged, never raised."""
+        """Send queued Events within the rate limit, warnings first. Failures are counted and logged, never raised."""
         while True:
             await self._news.wait()
             while self._warnings or self._normal:
                 await self._bucket.wait()
                 key, pending = (self._warnings or self._normal).popitem(last=False)
                 try:
-                    await self._tell(key, pending)
+                    await self._send(key, pending)
                 except ApiError as error:
                     self.dropped += 1
                     log.warning(
-                        "an Event could not be written; check that our ClusterRole grants create and patch of events",
+                        "an Event could not be written; grant create and patch of events in the ClusterRole",
                         extra={"resource": f"{key[0]} {key[1]}/{key[2]}", "reason": key[5], "error": error},
                     )
             self._news.clear()
             self._idle.set()
 
-    async def _tell(self, key: Key, pending: _Pending) -> None:
-        namespace = key[1] or "default"  # where Events about cluster-scoped objects live
-        told = self._told.get(key)
+    async def _send(self, key: Key, pending: _Pending) -> None:
+        namespace = key[1] or "default"  # namespace of Events about cluster-scoped objects
+        told = self._sent.get(key)
         if told is not None:
-            self._told.move_to_end(key)
+            self._sent.move_to_end(key)
             count = told.count + pending.count
             try:
                 await self._client.patch_merge(
                     EVENTS, namespace, told.name, {"count": count, "lastTimestamp": _stamp(pending.last)}
                 )
-            except NotFound:  # Events live an hour
-                del self._told[key]
+            except NotFound:  # Events expire after an hour
+                del self._sent[key]
             else:
                 told.count = count
                 return
-        fresh = _Told(f"{key[2][:200]}.{next(self._names)}", pending.count)
+        fresh = _SentEvent(f"{key[2][:200]}.{next(self._names)}", pending.count)
         await self._client.create(EVENTS, namespace, self._document(key, pending, namespace, fresh.name))
-        self._told[key] = fresh
-        while len(self._told) > REMEMBERED_MAX:
-            self._told.popitem(last=False)
+        self._sent[key] = fresh
+        while len(self._sent) > REMEMBERED_MAX:
+            self._sent.popitem(last=False)
 
     def _document(self, key: Key, pending: _Pending, namespace: str, name: str) -> dict[str, Any]:
         return {

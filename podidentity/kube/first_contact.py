@@ -1,12 +1,12 @@
-"""The wait for the API server at the start of a program, which ends only with the API server's return.
+"""Wait for the API server when a program starts. It ends only when the API server responds.
 
-Two steps: `made` returns once the API server has answered one request, `first_lists` once every informer is complete.
-Both retry for as long as it takes, and log at most one line a minute. A program that exits instead is restarted by the
-kubelet, with a back-off of up to five minutes that goes on after the API server has returned.
+There are two steps: `made` returns after the first response, `first_lists` after every informer is complete. Both retry
+without a time limit and log at most one line a minute. If the program exited instead, the kubelet would restart it with
+a back-off of up to five minutes, which continues after the API server has recovered.
 
-Requests are sent at intervals of 1.5 to 3 s, which gives 444 requests a second for 1,000 nodes. Each has a connection
-of its own, since an old connection may be half-open: a server that lost power or a network that was cut sends no reset.
-For the same reason a request that hangs does not delay the next one.
+Requests are sent at intervals of 1.5 to 3 s, which gives 444 requests a second for 1,000 nodes. Each uses a new
+connection, because an old one may be half-open: a server without power or a disconnected network sends no reset. For
+the same reason a request that hangs does not delay the next one.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 INTERVAL_FIRST_SECONDS: Final = 1.0
 INTERVAL_MOST_SECONDS: Final = 3.0
-"""From the start of one request to the start of the next. The upper bound is what remains of 5 s when the first lists
-have two."""
+"""From the start of one request to the start of the next. The upper bound is 5 s minus two seconds for the first lists.
+"""
 ANSWER_SECONDS: Final = 15.0
-"""How long one request may take. A slow API server answers the oldest request; an API server that has returned answers
-the newest."""
+"""Time limit of one request. A slow API server answers the oldest request; a recovered API server answers the newest.
+"""
 
 
 class FirstContact:
-    """One program's wait for one API server. Call `made`, then `first_lists`; both can be cancelled."""
+    """Wait of one program for one API server. Call `made`, then `first_lists`; both can be cancelled."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class FirstContact:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """*log_limit* is shared with the informers, so that all of them together log one line a minute."""
+        """*log_limit* is shared with the informers, so that they log one line a minute together."""
         self._access = access
         self._user_agent = user_agent
         self._log_limit = log_limit
@@ -58,30 +58,30 @@ class FirstContact:
             lambda: 0.5 + random() / 2, first_seconds=INTERVAL_FIRST_SECONDS, most_seconds=INTERVAL_MOST_SECONDS
         )
         self._began = clock()
-        self._told = False
+        self._logged = False
         self._longer = 0.0
-        self.problem: str | None = "the API server has not answered yet"
-        """Why there is no contact and what to do, in one line; None while there is contact."""
+        self.problem: str | None = "the API server has not responded yet"
+        """Why there is no contact, in one line with the next action; None while there is contact."""
 
     async def made(self) -> None:
-        """Return once the API server has answered. No error of the API server or the network is raised."""
-        async with _Asking(self._access, user_agent=self._user_agent) as client:
+        """Return after the API server's first response. Raises no error of the API server or the network."""
+        async with _UnpooledClient(self._access, user_agent=self._user_agent) as client:
             await self._answer(client)
-        if self._told:
-            log.info("the API server answers", extra={"seconds": round(self._clock() - self._began, 1)})
+        if self._logged:
+            log.info("the API server responds", extra={"seconds": round(self._clock() - self._began, 1)})
 
     async def first_lists(self, client: Client, informers: Collection[Informer[Any]]) -> None:
-        """Return once the first list of each of *informers*, which run already, is complete.
+        """Return after the first list of each of the running *informers* is complete.
 
-        Meanwhile the API server is asked further. When it has returned from an outage, all connections of *client* are
-        closed and the lists that are not complete begin again, so that none waits for an answer that was lost.
+        During the wait, requests continue. When the API server has recovered from an outage, all connections of
+        *client* are closed and the incomplete lists start again, so that no list waits for a lost response.
         """
         asking = asyncio.create_task(self._keep_asking(client, informers), name="ask the API server")
         lists = asyncio.create_task(_all_synced(informers), name="wait for the first lists")
         try:
             await asyncio.wait({asking, lists}, return_when=asyncio.FIRST_COMPLETED)
             if not lists.done():
-                await asking  # it only ends with a defect
+                await asking  # it ends only with a defect
         finally:
             asking.cancel()
             lists.cancel()
@@ -89,7 +89,7 @@ class FirstContact:
         self.problem = None
 
     async def _keep_asking(self, client: Client, informers: Collection[Informer[Any]]) -> None:
-        async with _Asking(self._access, user_agent=self._user_agent) as asking:
+        async with _UnpooledClient(self._access, user_agent=self._user_agent) as asking:
             while True:
                 await asyncio.sleep(self._intervals.next())
                 if await self._answer(asking):
@@ -98,9 +98,9 @@ class FirstContact:
                     await client.aclose()
 
     async def _answer(self, client: Client) -> bool:
-        """Ask until the API server answers. Return whether requests sent before may be lost.
+        """Send requests until the API server responds. Return whether earlier requests may be lost.
 
-        Two requests at most are in progress: the oldest, and the newest.
+        At most two requests are in progress: the oldest and the newest.
         """
         oldest: asyncio.Task[bool] | None = None
         newest: asyncio.Task[bool] | None = None
@@ -122,7 +122,7 @@ class FirstContact:
                     end += self._longer
                     self._longer = 0.0
                 if not newest.done():
-                    self._failed(f"no answer from {self._access.server} yet", _UNREACHABLE)
+                    self._failed(f"no response from {self._access.server} yet", _UNREACHABLE)
                 if oldest is None or oldest.done():
                     oldest = None if newest.done() else newest
                 else:
@@ -135,11 +135,13 @@ class FirstContact:
                     await asyncio.gather(each, return_exceptions=True)
 
     async def _ask(self, client: Client) -> bool:
-        """Send one request and return whether the API server is there and accepts the credentials."""
+        """Send one request and return whether the API server responds and accepts the credentials."""
         try:
             await client.request("GET", "/version", timeout_seconds=ANSWER_SECONDS)
         except Forbidden:
-            return True  # the account has no right to read the version; the lists report whether it has the others
+            return (
+                True  # without permission to read the version; the lists report whether other permissions are missing
+            )
         except Unauthorized as error:
             self._failed(str(error), "check the service account's token, or the user in the kubeconfig")
         except Throttled as error:
@@ -158,9 +160,9 @@ class FirstContact:
     def _failed(self, why: str, then: str) -> None:
         self.problem = f"no contact with the API server: {why}" + (f"; {then}" if then else "")
         if self._log_limit.allows():
-            self._told = True
+            self._logged = True
             log.warning(
-                "no contact with the API server yet; correct what the reason names, a restart is not needed",
+                "no contact with the API server yet; correct the cause in the reason, a restart is not needed",
                 extra={"reason": self.problem, "seconds": round(self._clock() - self._began, 1)},
             )
 
@@ -170,8 +172,8 @@ async def _all_synced(informers: Collection[Informer[Any]]) -> None:
         await each.synced()
 
 
-class _Asking(Client):
-    """A client whose every request has a connection of its own. Lookups of one name are shared and not remembered."""
+class _UnpooledClient(Client):
+    """A client that opens a new connection for every request. Address lookups are shared and not cached."""
 
     @override
     def _connector(self, limit: int) -> aiohttp.BaseConnector:
@@ -179,5 +181,5 @@ class _Asking(Client):
 
 
 _UNREACHABLE: Final = (
-    "check that the API server runs, its address in the kubeconfig or the pod's environment, and the network from here"
+    "check that the API server runs, its address in the kubeconfig or the pod's environment, and this machine's network"
 )

@@ -1,13 +1,13 @@
-"""A mirror of one kind's objects, kept equal to the API server by list and watch.
+"""Informer: a local copy of one kind's objects, kept current by list and watch.
 
-The list comes in pages, the watch with bookmarks; after any interruption the watch goes on from the last resource
-version, and only where the server has forgotten that (410, as HTTP status or as ERROR event) everything is listed
-again and compared, so that a handler hears of differences only. A watch that has been silent for longer than
-bookmarks allow is taken for half-open and replaced.
+The list is read in pages and the watch uses bookmarks. After an interruption the watch continues from the last resource
+version. Only if the server has dropped that version from its history (410, as HTTP status or ERROR event), everything
+is listed again and compared, so that the handler receives only differences. A watch that is silent for longer than the
+bookmark interval counts as half-open and is replaced.
 
-One object never stops an informer. An object that cannot be read, is over a limit, or makes the handler raise counts as
-absent and is reported to the client's `skipped`. Where the handler cannot even forget an object, the informer counts as
-silent until it can, which a list after a pause tries again.
+One object never stops an informer. An object that cannot be decoded, is over a limit, or makes the handler raise counts
+as absent and is reported to the client's `skipped`. If the handler fails to remove an object, the informer counts as
+silent until a later list succeeds in removing it.
 """
 
 import asyncio
@@ -57,39 +57,41 @@ T = TypeVar("T", bound=Resource)
 T_contra = TypeVar("T_contra", bound=Resource, contravariant=True)
 
 SILENCE_SECONDS: Final = 90.0
-"""The server sends a bookmark about once a minute; half a minute late means that nobody is there any more."""
+"""The server sends a bookmark about once a minute; half a minute of delay means a half-open connection."""
 WATCH_SECONDS: Final = 240
-"""The server ends a watch after this long, plus up to a quarter, so that the watches of many nodes do not move as one
-from a server that restarts."""
+"""Requested duration of a watch, plus up to a quarter, so that the watches of many nodes do not move together after a
+server's restart.
+"""
 HEALTHY_SECONDS: Final = 1.0
-"""A watch that ended sooner, even cleanly, counts as a failure: its successor waits."""
+"""A watch that ended sooner, even cleanly, counts as a failure, and the next one waits."""
 RETRY_AFTER_MAX: Final = 60.0
 DOUBT_SECONDS: Final = 5.0
 DOUBT_MAX_SECONDS: Final = 300.0
-"""How long after a handler could not forget an object everything is listed again: at first, and at most."""
+"""Pause before everything is listed again after a handler failed to remove an object: initial and maximum value."""
 FIRST_LIST_SECONDS: Final = 4.0
-"""The longest pause before the first list is complete. A program that starts during an outage must be active within 5 s
-of its end; with pauses of 2 s on average, 1,000 nodes of three watches send at most 1,500 lists a second that fail."""
+"""Maximum pause before the first list is complete. A program that starts during an outage must be active within 5 s of
+its end. With pauses of 2 s on average, 1,000 nodes with three watches send at most 1,500 failing lists a second.
+"""
 SLICE_SECONDS: Final = 0.002
-"""How long a burst of objects is worked on before the loop may do something else."""
+"""Time for a burst of objects before the event loop runs other tasks."""
 
 
 class Handler(Protocol[T_contra]):
-    """Whoever wants to know. Called synchronously, from the informer's task, with the store already changed.
+    """Receiver of changes. Called synchronously from the informer's task, after the store has changed.
 
-    An exception of `upserted` is followed by `deleted` for the same object, so that nothing stays in its former state;
-    that call may be the first for its object. After an exception of `deleted` the call is repeated later.
+    After an exception of `upserted`, `deleted` is called for the same object, so that no former state remains; this may
+    be the first call for the object. After an exception of `deleted` the call is repeated later.
     """
 
     def upserted(self, old: T_contra | None, new: T_contra) -> None:
-        """*new* exists; *old* is what was known under its name until now, if it is the same object (uid)."""
+        """*new* exists; *old* is the former state if it is the same object (uid)."""
 
     def deleted(self, old: T_contra) -> None:
-        """*old*, as it was last known, exists no longer, or does not match the selectors any longer."""
+        """*old*, in its last known state, was deleted or does not match the selectors any more."""
 
 
 class Informer(Generic[T]):
-    """One kind, one handler. `run()` is the task that does it all; it ends by cancellation only."""
+    """Informer of one kind with one handler. The task `run()` does all work and ends only by cancellation."""
 
     def __init__(
         self,
@@ -108,11 +110,11 @@ class Informer(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """*keep* returns the part of an object that is stored and handed to the handler.
+        """*keep* returns the part of an object that is stored and passed to the handler.
 
         *on_doubt* is called when the handler's state becomes unreliable (`staleness_seconds` is infinite from then on).
 
-        *log_limit* bounds the lines about failures before the first list is complete; one a minute by default.
+        *log_limit* limits the lines about failures before the first list is complete; default: one a minute.
         """
         self._client = client
         self._kind = kind
@@ -135,47 +137,48 @@ class Informer(Generic[T]):
         self._last_sign = -math.inf
         self._stuck_at = ""
         self._undeleted: dict[tuple[str, str], T] = {}
-        """Objects that the handler could not forget."""
+        """Objects that the handler failed to remove."""
         self._doubt_backoff = Backoff(random, first_seconds=DOUBT_SECONDS, most_seconds=DOUBT_MAX_SECONDS)
         self._list_again_at = math.inf
         self.store: Mapping[tuple[str, str], T] = MappingProxyType(self._store)
-        """Every object by (namespace, name); a live view."""
+        """All objects by (namespace, name); a live view."""
         self.restarts = 0
-        """Lists and watches that failed or broke off; the server's own regular ends do not count."""
+        """Number of failed or interrupted lists and watches, without regular ends by the server."""
         self.lists = 0
-        """Complete lists so far: one at the start, one after each 410."""
+        """Number of complete lists: one at the start, one after each 410."""
         self.problem: str | None = "not listed yet"
-        """Why the first list is not complete, in one line with the next action; None once it is."""
+        """Why the first list is not complete, in one line with the next action; None after it is."""
 
     async def synced(self) -> None:
         """Wait until the first list is complete and its handler calls are made."""
         await self._synced.wait()
 
     def list_again(self) -> None:
-        """Begin the first list again immediately unless it is complete; for when the API server has returned."""
+        """Start the first list again immediately unless it is complete; called when the API server has recovered."""
         if self._first is not None and not self._synced.is_set():
             self._first.reschedule(asyncio.get_running_loop().time())
 
     def staleness_seconds(self) -> float:
-        """Age of the last sign of life (list, event or bookmark); infinite before the first, and while the handler has
-        an object that it should have forgotten."""
+        """Return the age of the last message (list, event or bookmark); infinite before the first, and while the
+        handler has an object that it failed to remove.
+        """
         return math.inf if self._undeleted else self._clock() - self._last_sign
 
     async def run(self) -> NoReturn:
-        """Keep the store equal to the server, through every failure, until cancelled."""
+        """Keep the store equal to the server until cancelled. Retries after every failure."""
         while not self._synced.is_set():
             try:
                 async with asyncio.timeout(None) as self._first:
                     await self._list_and_watch()
             except TimeoutError:
-                log.debug("the first list begins again", extra={"resource": self._kind.plural})
+                log.debug("the first list starts again", extra={"resource": self._kind.plural})
             finally:
                 self._first = None
         while True:
             await self._list_and_watch()
 
     async def _list_and_watch(self) -> None:
-        """One list where one is needed, one watch, and the pause after it."""
+        """List if needed, watch once, and pause."""
         started = self._clock()
         try:
             if not self._resource_version:
@@ -189,14 +192,14 @@ class Informer(Generic[T]):
             await asyncio.sleep(pause)
 
     def _ended(self, lived: float) -> float:
-        """Note the server's regular end of a watch and return the seconds to wait."""
+        """Record the server's regular end of a watch and return the seconds to wait."""
         if lived < HEALTHY_SECONDS:
             return self._backoff.next()
         self._backoff.reset()
         return 0.0
 
     def _failed(self, error: ApiError, lived: float) -> float:
-        """Note the failure and return the seconds to wait."""
+        """Record the failure and return the seconds to wait."""
         self.restarts += 1
         if lived >= HEALTHY_SECONDS and not isinstance(error, Unauthorized | Forbidden | NotFound):
             self._backoff.reset()
@@ -206,16 +209,16 @@ class Informer(Generic[T]):
         match error:
             case Gone():
                 self._resource_version = ""
-                level, what = logging.INFO, "the watch's history is gone from the API server; listing again"
+                level, what = logging.INFO, "the API server has dropped the watch's history; listing again"
             case Unauthorized():
-                what = "the API server does not accept our credentials; check the service account's token"
+                what = "the API server rejects the credentials; check the service account's token"
             case Forbidden():
-                what = "not allowed to list or watch; grant this right in our ClusterRole"
+                what = "not allowed to list or watch; grant this permission in the ClusterRole"
             case NotFound():
-                what = "the API server does not know this kind; install its CustomResourceDefinition"
+                what = "the API server does not serve this kind; install its CustomResourceDefinition"
             case _:
                 level = logging.WARNING
-                what = "the watch broke off; going on from where it was once the API server answers"
+                what = "the watch was interrupted; it resumes when the API server responds"
         if not self._synced.is_set():
             self.problem = f"{what} ({error})"
         if self._synced.is_set() or self._log_limit.allows():
@@ -224,9 +227,9 @@ class Informer(Generic[T]):
         return pause
 
     async def _relist(self) -> None:
-        """Read everything, then make store and handler agree with it: first what is gone, then what is new.
+        """Read everything, then update store and handler: deletions first, then additions.
 
-        In this order an address that went from one pod to another never seems to belong to both.
+        In this order an address that moved from one pod to another never belongs to both.
         """
         found: dict[tuple[str, str], T] = {}
         version = ""
@@ -244,7 +247,7 @@ class Informer(Generic[T]):
                 version = page.resource_version
                 self._last_sign = self._clock()
                 await self._read_page(page, found)
-                del page  # its memory is free before the next one is read
+                del page  # frees its memory before the next page is read
         if not version:
             raise ServerError(502, "Malformed", f"the list of {self._kind.plural} has no resourceVersion")
         for old in [*self._undeleted.values()]:
@@ -269,14 +272,15 @@ class Informer(Generic[T]):
         async for raw in self._paced(page.items):
             try:
                 item = self._listed(raw)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is one object's
+            except Exception as error:  # noqa: BLE001 - any exception concerns only this object
                 self._skip(decode_meta(raw), error)
             else:
                 found[item.key] = item
 
     def _listed(self, raw: msgspec.Raw) -> T:
-        """An object of a list: the very one of the store where that is the same, so that a list anew takes no memory
-        for a second copy of everything, and little time. Raises Malformed."""
+        """Return an object of a list. An unchanged object is taken from the store, so that a repeated list needs no
+        memory for a second copy and little time. Raises Malformed.
+        """
         if self._store:
             meta = decode_meta(raw)
             known = self._store.get((meta.namespace, meta.name))
@@ -293,7 +297,7 @@ class Informer(Generic[T]):
         return self._within_limits(decode_object(self._kind, raw))
 
     def _within_limits(self, item: T) -> T:
-        """What is kept of *item*. Raises TooLong where a field of it is over its limit."""
+        """Return the stored part of *item*. Raises TooLong if a field is over its limit."""
         if why := oversized(item):
             raise TooLong(why)
         return self._keep(item)
@@ -320,7 +324,7 @@ class Informer(Generic[T]):
                         if self._clock() >= self._list_again_at:
                             break
                         silence.reschedule(loop.time() + self._patience())
-                        # Lines that have arrived together are read without a pause: make one.
+                        # Lines that arrived together are read without a pause: yield to the event loop.
                         if self._clock() >= breather:
                             await asyncio.sleep(0)
                             breather = self._clock() + SLICE_SECONDS
@@ -332,7 +336,7 @@ class Informer(Generic[T]):
             self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
 
     def _patience(self) -> float:
-        """How long the watch may be silent: until it counts as half-open, or a list is due."""
+        """Return how long the watch may be silent before it counts as half-open or a list is due."""
         return max(0.0, min(self._silence_seconds, self._list_again_at - self._clock()))
 
     async def _take(self, line: bytes | LongLine) -> None:
@@ -349,7 +353,7 @@ class Informer(Generic[T]):
             self._take_unread(line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {OBJECT_MAX}"))
 
     def _take_unread(self, line: LongLine, error: Malformed) -> None:
-        """Pass over an event of which only the names are known; its object counts as absent."""
+        """Skip an event of which only the names are known; its object counts as absent."""
         meta = line.meta
         if line.type not in {"ADDED", "MODIFIED", "DELETED"} or not (meta.name and meta.resource_version):
             self._list_again(error)
@@ -358,14 +362,14 @@ class Informer(Generic[T]):
         self._resource_version = meta.resource_version
 
     def _list_again(self, error: Malformed) -> NoReturn:
-        """What an event wanted to tell is unknown: only a new list can. Raises ServerError."""
+        """Schedule a new list, because the content of an event is unknown. Raises ServerError."""
         self._resource_version = ""
         raise ServerError(502, "Malformed", str(error)) from error
 
     def _take_event(self, event: WatchEvent[T]) -> None:
         if event.error is not None:
-            # Usually the server's trouble of a moment; but a place in history that was compacted away can show like
-            # this too ("etcd event received with PrevKv=nil"), and then only a new list leads on.
+            # Usually a temporary fault of the server. A compacted position in the history can look the same ("etcd
+            # event received with PrevKv=nil"), and then only a new list helps.
             if self._stuck_at == self._resource_version:
                 self._resource_version = ""
             self._stuck_at = self._resource_version
@@ -381,13 +385,13 @@ class Informer(Generic[T]):
             self._remove(event.key)
             return
         if event.object is None:
-            # Its last readable state may grant what the new one took away.
-            self._skip(event.meta, event.problem or Malformed("its content does not fit the kind"))
+            # Its last readable state may grant access that the new one revokes.
+            self._skip(event.meta, event.problem or Malformed("its content does not match the kind's schema"))
             self._remove(event.key)
             return
         try:
             item = self._within_limits(event.object)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is one object's
+        except Exception as error:  # noqa: BLE001 - any exception concerns only this object
             self._skip(event.meta, error)
             self._remove(event.key)
         else:
@@ -408,7 +412,7 @@ class Informer(Generic[T]):
         self._store[new.key] = new
         try:
             self._handler.upserted(old, new)
-        except Exception as error:  # noqa: BLE001 - the handler may be wrong about one object, not about all
+        except Exception as error:  # noqa: BLE001 - the handler's exception concerns only this object
             self._skip(new.metadata, error)
             del self._store[new.key]
             self._forget(new if old is None else old)
@@ -419,7 +423,7 @@ class Informer(Generic[T]):
             self._forget(old)
 
     def _forget(self, old: T) -> None:
-        """Let the handler forget *old*, which is in the store no more; try again later if it cannot."""
+        """Let the handler remove *old*, which is no longer in the store; retry later if it fails."""
         try:
             self._handler.deleted(old)
         except Exception as error:  # noqa: BLE001 - as above
@@ -436,7 +440,7 @@ class Informer(Generic[T]):
         self._client.skipped.report(self._kind, meta, error)
 
     async def _paced(self, items: Iterable[P]) -> AsyncIterator[P]:
-        """*items*, with a breath for the loop after each slice of work on them."""
+        """Yield *items*, with a pause for the event loop after each slice of work."""
         until = self._clock() + SLICE_SECONDS
         for item in items:
             if self._clock() >= until:

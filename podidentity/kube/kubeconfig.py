@@ -1,8 +1,8 @@
-"""A program of its own: reads a kubeconfig with the `kubernetes` package and says on standard output what is in it.
+"""A separate program that reads a kubeconfig with the `kubernetes` package and prints its content as one JSON object.
 
-`podidentity.kube.access` runs it, so that a daemon does not keep the package's 700 modules, 20 MiB, for what it does at
-the start and every few minutes. It may run the programs that the kubeconfig names. What it says holds secrets: it goes
-through a pipe alone. Imports nothing of ours: it is run as a file, its path the one argument. One JSON object out.
+`podidentity.kube.access` runs it, so that a daemon does not keep the package's 700 modules and 20 MiB in memory for
+reads at the start and every few minutes. It may run the programs in the kubeconfig. Its output contains secrets and is
+only written to a pipe. It runs as a file with the path as its argument and imports nothing of this project.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Found:
-    """What the package would put into its client's Configuration."""
+class ClientConfiguration:
+    """Fields that the package sets on its client's Configuration."""
 
     def __init__(self) -> None:
         self.api_key: dict[str, str] = {}
@@ -28,22 +28,24 @@ class Found:
         self.proxy: str | None = None
 
 
-def told(path: str) -> dict[str, Any]:
-    """The current context of the kubeconfig at *path* (several joined by a colon too), or its `problem`.
+def read_kubeconfig(path: str) -> dict[str, Any]:
+    """Return the current context of the kubeconfig at *path* (or several joined by a colon), or its `problem`.
 
-    The package leaves inlined certificates in files that go with this process, so their content is told.
+    The package writes inlined certificates to temporary files of this process, so their content is returned.
     """
     try:
         from kubernetes.aio import config  # noqa: PLC0415  # half a second that a missing kubeconfig need not take
     except ImportError as error:
         return {
-            "problem": f"cannot read the kubeconfig {path} without the package kubernetes ({error}): "
-            "pip install 'aad-pod-identity[kubeconfig]', or leave out --kubeconfig and KUBECONFIG in a cluster, where "
-            "the service account is enough; for that reason no image has this package"
+            "problem": (
+                f"cannot read the kubeconfig {path} without the package kubernetes ({error}): pip install "
+                "'aad-pod-identity[kubeconfig]', or omit --kubeconfig and KUBECONFIG in a cluster, where the service "
+                "account is sufficient; for that reason no image has this package"
+            )
         }
 
     load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
-    found = Found()
+    found = ClientConfiguration()
 
     async def loaded() -> Any:
         return await load(config_file=path, client_configuration=found, persist_config=False)
@@ -63,8 +65,8 @@ def told(path: str) -> dict[str, Any]:
             "proxy": found.proxy,
         }
     except (OSError, config.ConfigException) as error:
-        return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or name another one"}
-    except Exception as error:  # noqa: BLE001 - the package's YAML library raises classes of its own
+        return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one"}
+    except Exception as error:  # noqa: BLE001 - the package's YAML library raises its own classes
         return {"problem": f"cannot read the kubeconfig {path} ({type(error).__name__}): is it YAML?"}
 
 
@@ -73,14 +75,14 @@ def _content(path: str | None) -> str | None:
 
 
 def main(path: str) -> None:
-    """Say it."""
+    """Print the content of the kubeconfig at *path*."""
     try:
         there = any(Path(part).expanduser().exists() for part in path.split(":") if part)
-    except OSError as error:  # a folder of somebody else's
-        answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or name another one"}
+    except OSError as error:  # a directory without permission
+        answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
     else:
-        missing = {"problem": f"there is no kubeconfig at {path}: correct --kubeconfig or KUBECONFIG"}
-        answer = told(path) if there else missing
+        missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
+        answer = read_kubeconfig(path) if there else missing
     json.dump(answer, sys.stdout)
 
 

@@ -1,7 +1,8 @@
-"""Leadership: at most one candidate writes, and each knows for how long. Our lock is a coordination.k8s.io/v1 Lease.
+"""Leader election: at most one candidate writes, and each knows for how long. The lock is a coordination.k8s.io/v1
+Lease.
 
-The reference's is an annotation on an Endpoints object of the same name. Where there is one, both are held, Endpoints
-first, so that neither of ours nor of the reference's ever writes beside another.
+The Go implementation's lock is an annotation on an Endpoints object of the same name. If that object exists, both locks
+are held, Endpoints first, so that the two implementations never write at the same time.
 """
 
 import asyncio
@@ -14,26 +15,26 @@ from typing import Final, NoReturn
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden
-from podidentity.kube.lock_records import InAnnotation, InLease
+from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat
 from podidentity.kube.locks import LOOK_SECONDS, Lock
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
 EXPIRY_JITTER_SECONDS: Final = 0.2
-"""So that several candidates do not all write in the millisecond in which a lock expires."""
+"""Jitter, so that several candidates do not write in the millisecond in which a lock expires."""
 REFERENCE_SECONDS: Final = 15.0
-"""After so long without a change the reference takes its lock, whatever duration the holder has written there."""
+"""The Go implementation takes a lock that has not changed for this time, whatever duration its holder wrote."""
 
 
 class Elector:
-    """One candidate for leadership: the Lease *namespace*/*name*, and with *beside_reference* the Endpoints of that
-    name, for as long as there are any.
+    """One candidate for leadership: the Lease *namespace*/*name*, and with *beside_reference* also the Endpoints of
+    that name if they exist.
 
-    *identity* must be this process's own: another process under the same one would count as us. Renewals happen every
-    quarter of *duration_seconds*; without a success for half of it the leadership is given up. *clock* is monotonic
-    seconds, *now* the wall clock written for people to read. *log_limit* bounds the lines about a lock that cannot be
-    taken because requests fail.
+    *identity* must be unique to this process: another process with the same one would count as this one. The lock is
+    renewed every quarter of *duration_seconds*; without a successful renewal for half of it, leadership is given up.
+    *clock* returns monotonic seconds, *now* the wall clock's time for the lock's record. *log_limit* limits the lines
+    about a lock that cannot be taken because requests fail.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Elector:
     ) -> None:
         lease = Lock(
             client,
-            InLease(),
+            LeaseFormat(),
             namespace,
             name,
             identity,
@@ -63,7 +64,7 @@ class Elector:
         )
         endpoints = Lock(
             client,
-            InAnnotation(),
+            AnnotationFormat(),
             namespace,
             name,
             identity,
@@ -72,26 +73,30 @@ class Elector:
             clock=clock,
             now=now,
         )
-        # In the order in which they are taken: whoever holds the Lease holds the other one too.
+        # In the order of acquisition: the holder of the Lease holds the other lock, too.
         self._locks = [endpoints, lease] if beside_reference else [lease]
         self._retry = duration_seconds / 4
         self._random = random
         self._log_limit = log_limit or LogLimit(clock=clock)
         self._acquired = asyncio.Event()
-        self._told_waiting = ("", "")
+        self._logged_waiting = ("", "")
 
     async def acquired(self) -> None:
-        """Wait until we are the leader; returns at once while we are."""
+        """Wait until this process is the leader; returns immediately if it is."""
         await self._acquired.wait()
 
     def remaining_seconds(self) -> float:
-        """How long nobody else can lead, even if no renewal succeeds from now on; 0 for who is not leader."""
+        """Return how long no other candidate can lead, even without a further renewal; 0 if this process does not
+        lead.
+        """
         if not self._acquired.is_set():
             return 0.0
         return min(lock.remaining_seconds() for lock in self._locks)
 
     async def run(self) -> NoReturn:
-        """Become leader however long it takes, stay it. Raises LeadershipLost once that ends; cancel it to stop."""
+        """Acquire leadership, without a time limit, and keep it. Raises LeadershipLost when it ends; cancel it to
+        stop.
+        """
         try:
             await self._become_leader()
             await self._stay_leader()
@@ -99,10 +104,11 @@ class Elector:
             self._acquired.clear()
 
     async def release(self) -> None:
-        """Let somebody else lead at once. For when `run` and all that relied on it have ended; never raises ApiError.
+        """Release leadership. Call it after `run` and all work that requires leadership have ended. Never raises
+        ApiError.
 
-        All locks at once: nothing is written any more, so their order does not matter, and one that hangs keeps back
-        no other.
+        All locks are released concurrently: nothing is written any more, so their order does not matter, and one that
+        hangs does not delay the others.
         """
         self._acquired.clear()
         await asyncio.gather(*(lock.release() for lock in self._locks))
@@ -113,7 +119,7 @@ class Elector:
             try:
                 for lock in self._locks:
                     if not await lock.try_take():
-                        self._tell_waiting(lock)
+                        self._log_waiting(lock)
                         break
                 else:
                     self._acquired.set()
@@ -124,26 +130,29 @@ class Elector:
             except Conflict:
                 log.debug("another candidate took the lock first", extra={"resource": lock.title})
             except ApiError as error:
-                self._tell_failed(lock, error)
-            # Look again just after the holder's time is up, else once in a while: a released lock shows only then.
+                self._log_failure(lock, error)
+            # Read again just after the lock expires, and regularly before, because a released lock becomes visible only
+            # then.
             left = lock.expires_in()
             pause = min(self._retry, LOOK_SECONDS) * (1 + self._random() / 5)
             await asyncio.sleep(min(pause, left + self._random() * EXPIRY_JITTER_SECONDS) if left > 0 else pause)
 
-    def _tell_failed(self, lock: Lock, error: ApiError) -> None:
-        """Log it, at most once a minute: it is tried again every second for as long as it fails."""
+    def _log_failure(self, lock: Lock, error: ApiError) -> None:
+        """Log the failure at most once a minute; it is retried every second."""
         if not self._log_limit.allows():
             return
         about = {"resource": lock.title, "error": error}
         if isinstance(error, Forbidden):
-            log.error("not allowed to use the leader lock; grant get, create and update of it in our Role", extra=about)
+            log.error("not allowed to use the leader lock; grant get, create and update of it in the Role", extra=about)
         else:
             log.warning("the leader lock cannot be read; trying again", extra=about)
 
-    def _tell_waiting(self, lock: Lock) -> None:
-        if self._told_waiting != (lock.title, lock.holder):
-            self._told_waiting = (lock.title, lock.holder)
-            log.info("another one leads; waiting", extra={"resource": lock.title, "reason": f"held by {lock.holder}"})
+    def _log_waiting(self, lock: Lock) -> None:
+        if self._logged_waiting != (lock.title, lock.holder):
+            self._logged_waiting = (lock.title, lock.holder)
+            log.info(
+                ("another candidate leads; waiting"), extra={"resource": lock.title, "reason": f"held by {lock.holder}"}
+            )
 
     async def _stay_leader(self) -> NoReturn:
         try:

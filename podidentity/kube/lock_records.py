@@ -1,7 +1,7 @@
-"""How the state of a leader lock is kept in an object of the API server: a Lease's spec, or an annotation. Pure.
+"""State of a leader lock in an object of the API server: a Lease's spec, or an annotation. Pure.
 
-The annotation on Endpoints is how client-go locked before there were Leases, and the reference (v1.8.17) still does.
-What else stands in the object, of fields and of labels, is kept as it is.
+client-go used the annotation on Endpoints before Leases existed, and the Go implementation (v1.8.17) still does. All
+other fields and labels of the object are preserved.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from podidentity.resources import Kind, Resource, Wire
 
 LEADER_ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
 UNREADABLE: Final = "(unreadable)"
-"""Stands for the holder where nobody can tell who it is: held, until it has not changed for its duration."""
+"""Holder of an unreadable lock. It counts as held until it has not changed for its duration."""
 
 SECONDS_MAX: Final = 2**31 - 1
-"""The API server's own limit for the duration in a Lease; a longer one in an annotation counts as none."""
+"""The API server's limit for the duration of a Lease; a longer one in an annotation is ignored."""
 COUNT_MAX: Final = 2**31 - 1
 RENEWED_MAX: Final = 64
-"""Characters of the time of renewal that are compared. The API's own times have 27."""
+"""Maximum length of the renewal time that is compared. The API's own times have 27 characters."""
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """Who holds a lock; an empty *holder* is nobody. *fields* are the record's as they are stored."""
+class LockRecord:
+    """Holder of a lock; *holder* is empty if there is none. *fields* are the stored fields."""
 
     holder: str = ""
     duration_seconds: float | None = None
@@ -37,17 +37,17 @@ class Record:
 
 
 class LockFormat(Protocol):
-    """One way of keeping a record in an object of `kind`."""
+    """A format of a lock record in an object of `kind`."""
 
     kind: Kind[Any]
 
-    def read(self, document: Document) -> Record:
-        """The record in the object, whatever else its author wrote there."""
+    def read(self, document: Document) -> LockRecord:
+        """Return the record in the object, whatever else its author wrote there."""
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        """The object with *record* renewed for *holder*; with *acquire* the lock changes hands by it."""
+        """Return the object with *record* renewed for *holder*; with *acquire* the holder changes."""
 
 
 class LeaseSpec(Wire, frozen=True):
@@ -66,44 +66,44 @@ LEASES: Final = Kind("Lease", "leases", Lease, "coordination.k8s.io")
 ENDPOINTS: Final = Kind("Endpoints", "endpoints", Resource)
 
 
-class InLease:
-    """In the spec of a coordination.k8s.io/v1 Lease."""
+class LeaseFormat:
+    """Record in the spec of a coordination.k8s.io/v1 Lease."""
 
     kind = LEASES
 
-    def read(self, document: Document) -> Record:
-        return _record(document.get("spec") or {})
+    def read(self, document: Document) -> LockRecord:
+        return _lock_record(document.get("spec") or {})
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        return {**document, "spec": _renewed(record, holder, seconds, now, "leaseTransitions", acquire=acquire)}
+        return {**document, "spec": _renewed_fields(record, holder, seconds, now, "leaseTransitions", acquire=acquire)}
 
 
-class InAnnotation:
-    """In an annotation of an Endpoints object, as JSON.
+class AnnotationFormat:
+    """Record in an annotation of an Endpoints object, as JSON.
 
-    client-go v0.23 writes whole seconds there and reads decimals too. It takes the lock for renewed when the text has
-    changed, so with whole seconds two renewals within one would be one.
+    client-go v0.23 writes whole seconds there and also reads decimals. It detects a renewal by a change of the text, so
+    with whole seconds two renewals in one second would look like one.
     """
 
     kind = ENDPOINTS
 
-    def read(self, document: Document) -> Record:
+    def read(self, document: Document) -> LockRecord:
         text = (document["metadata"].get("annotations") or {}).get(LEADER_ANNOTATION) or ""
         if not text:
-            return Record()
+            return LockRecord()
         try:
             fields = msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return Record(UNREADABLE)
-        # What is nested may be deeper than any writer of JSON goes, and client-go writes nothing that is.
-        return _record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
+            return LockRecord(UNREADABLE)
+        # Nested values may be too deep for JSON encoders, and client-go writes none.
+        return _lock_record({name: value for name, value in fields.items() if not isinstance(value, dict | list)})
 
     def written(
-        self, document: Document, record: Record, holder: str, seconds: int, now: datetime, *, acquire: bool
+        self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool
     ) -> Document:
-        fields = _renewed(record, holder, seconds, now, "leaderTransitions", acquire=acquire)
+        fields = _renewed_fields(record, holder, seconds, now, "leaderTransitions", acquire=acquire)
         metadata = document["metadata"]
         annotations = {
             **(metadata.get("annotations") or {}),
@@ -112,9 +112,9 @@ class InAnnotation:
         return {**document, "metadata": {**metadata, "annotations": annotations}}
 
 
-def _record(fields: Mapping[str, Any]) -> Record:
+def _lock_record(fields: Mapping[str, Any]) -> LockRecord:
     holder, seconds = fields.get("holderIdentity"), fields.get("leaseDurationSeconds")
-    return Record(
+    return LockRecord(
         holder if isinstance(holder, str) else "",
         float(seconds) if isinstance(seconds, int) and 0 < seconds <= SECONDS_MAX else None,
         str(fields.get("renewTime"))[:RENEWED_MAX],
@@ -122,10 +122,10 @@ def _record(fields: Mapping[str, Any]) -> Record:
     )
 
 
-def _renewed(
-    record: Record, holder: str, seconds: int, now: datetime, transitions: str, *, acquire: bool
+def _renewed_fields(
+    record: LockRecord, holder: str, seconds: int, now: datetime, transitions: str, *, acquire: bool
 ) -> dict[str, Any]:
-    # The API server refuses the time of a Lease without exactly these six decimals.
+    # The API server rejects the time of a Lease without exactly these six decimals.
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     fields = record.fields or {}
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}

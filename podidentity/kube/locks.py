@@ -1,8 +1,8 @@
-"""One leader lock on the API server, and one candidate's side of it: taking it, keeping it, giving it up.
+"""One leader lock on the API server, from one candidate's side: acquire, renew, release.
 
-Other holders' clocks are never compared with ours. A lock counts as expired when it has not *changed* for its
-duration by our own monotonic clock; our own counts from the moment before its renewal was sent, so we always give up
-before anybody else can take over.
+Clocks of other machines are never compared with this one's. A lock counts as expired when it has not *changed* for its
+duration by this process's monotonic clock. The own lock's duration starts before its renewal is sent, so this process
+always gives up before another candidate can take over.
 """
 
 import asyncio
@@ -21,22 +21,23 @@ from podidentity.kube.lock_records import Document, LockFormat
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-"""How often is looked at a lock that is another's, or that is not there yet: a leader that stopped in order is followed
-within two seconds, and one that makes the lock is noticed within one."""
+"""Interval of reads of a lock that another candidate holds or that does not exist: a leader that stopped in order is
+followed within two seconds, and one that creates the lock is noticed within one.
+"""
 
 
 class LeadershipLost(Exception):  # noqa: N818 - named for what happened
-    """We held the lock and hold it no longer: end the process, a restarted one is safer than one that is not sure."""
+    """This process held the lock and lost it. The process must end, because a restarted one has a defined state."""
 
 
 class Lock:
-    """One lock, kept in one object in one format. Errors of the API server are raised where nothing else is said.
+    """One lock in one object in one format. Methods raise the API server's errors unless stated otherwise.
 
-    *identity* must be this process's own: another process under the same one would count as us. Renewals happen every
-    quarter of *duration_seconds*; without a success for half of it the lock is given up. A renewal that hangs, as on a
-    connection whose server is gone, leaves the time for another one. An *optional* lock is never made: where its object
-    does not exist, or may not even be read, it counts as taken, and is looked for again and again; it is given up when
-    that fails for all of the duration.
+    *identity* must be unique to this process: another process with the same one would count as this one. The lock is
+    renewed every quarter of *duration_seconds*; without a successful renewal for half of it, the lock is given up. A
+    renewal that hangs, for example on a half-open connection, leaves time for another one. An *optional* lock is never
+    created: if its object does not exist or cannot be read, it counts as taken and is read again regularly. It is given
+    up when these reads fail for the whole duration.
     """
 
     def __init__(
@@ -60,39 +61,42 @@ class Lock:
         self._identity = identity
         self._duration = duration_seconds
         self._retry = duration_seconds / 4
-        # After a quarter of the duration, and this, there must be time left until the half.
+        # After a quarter of the duration plus this time, some time must remain until the half.
         self._call_seconds = max(duration_seconds / 6, min(1.0, duration_seconds / 4))
         self._optional = optional
         self._clock = clock
         self._now = now
         self._known_since = -math.inf
         self._absent = False
-        self._told_unseen = False
+        self._logged_unreadable = False
         self._observed: tuple[str, str] | None = None
         self._observed_at = -math.inf
         self._theirs = 0.0
         self.holder = ""
-        """Who held it when `try_take` last looked, for people to read."""
+        """Holder at the last `try_take`, for log messages."""
         self._stored: Document | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the lock's object is ours; not for an optional one that does not exist, though it counts as taken."""
+        """Whether the lock's object names this process. False for an optional lock without an object, although it
+        counts as taken.
+        """
         return self._stored is not None
 
     def remaining_seconds(self) -> float:
-        """How long nobody else can hold it if no renewal succeeds from now on; 0 if it is not ours, infinite for an
-        optional one that does not exist."""
+        """Return how long no other candidate can hold it without a further renewal; 0 if it is not held, infinite for
+        an optional one that does not exist.
+        """
         if self._absent:
             return math.inf
         return max(0.0, self._known_since + self._duration - self._clock())
 
     def expires_in(self) -> float:
-        """Seconds until the holder that was last seen has been silent for its duration; negative once it has."""
+        """Return seconds until the last seen holder has not renewed for its duration; negative after that."""
         return self._observed_at + self._theirs - self._clock()
 
     async def try_take(self) -> bool:
-        """Take it if it is free, has expired or is ours already; whether it is ours then."""
+        """Take the lock if it is free, expired or already held. Return whether it is held now."""
         asked = self._clock()
         try:
             stored = await self._read()
@@ -100,12 +104,12 @@ class Lock:
             if not self._optional:
                 await self._create()
             else:
-                self._is_absent(asked)
+                self._mark_absent(asked)
             return True
         except Forbidden as error:
             if not self._optional:
                 raise
-            self._is_unseen(asked, error)
+            self._mark_unreadable(asked, error)
             return True
         self._absent = False
         record = self._form.read(stored)
@@ -122,7 +126,7 @@ class Lock:
         return True
 
     async def keep(self) -> NoReturn:
-        """Renew it until that fails for too long or somebody else has it: raises LeadershipLost."""
+        """Renew the lock until renewals fail for too long or another candidate holds it: raises LeadershipLost."""
         pause = self._pause()
         while True:
             await asyncio.sleep(min(pause, max(0.0, self._deadline() - self._clock())))
@@ -141,9 +145,9 @@ class Lock:
                 pause = self._retry / 16
 
     async def release(self) -> None:
-        """Let somebody else take it at once; does nothing if it is not ours, and must not run beside `keep`.
+        """Release the lock for other candidates. No effect if it is not held. Must not run concurrently with `keep`.
 
-        A failure is logged and not raised: the lock then simply expires.
+        A failure is logged and not raised: the lock then expires.
         """
         stored, self._stored = self._stored, None
         if stored is None or self._known_since + self._duration <= self._clock():
@@ -151,16 +155,17 @@ class Lock:
         try:
             try:
                 await self._give_up(stored)
-            except Conflict:  # a renewal that was cut off has taken effect after all, or somebody else holds it
+            except Conflict:  # an interrupted renewal took effect, or another candidate holds it
                 stored = await self._read()
                 if self._form.read(stored).holder == self._identity:
                     await self._give_up(stored)
         except ApiError as error:
             about = {"resource": self.title, "error": error}
-            log.warning("a leader lock could not be released; it expires by itself", extra=about)
+            log.warning("a leader lock could not be released; it expires after its duration", extra=about)
 
     async def _give_up(self, stored: Document) -> None:
-        # One second, as an empty duration is not allowed; an empty holder is free whatever the duration says.
+        # One second, because an empty duration is not allowed; with an empty holder the lock is free whatever the
+        # duration.
         await self._write("PUT", stored, holder="", seconds=1, acquire=False)
 
     async def _create(self) -> None:
@@ -174,7 +179,9 @@ class Lock:
         self._known_since = sent
 
     async def _renew_or_look(self) -> None:
-        """Renew; if somebody wrote in between, look who: another holder is the end, anything else is renewed over."""
+        """Renew. After a write of another client read the holder: another holder ends the lock, other changes are
+        overwritten.
+        """
         try:
             if self._stored is not None:
                 await self._renew(self._stored)
@@ -186,17 +193,19 @@ class Lock:
             stored = await self._read()
         except NotFound as error:
             if not self._optional:
-                raise self._lost("somebody deleted it") from error
-            self._is_absent(asked)
+                raise self._lost("the object was deleted") from error
+            self._mark_absent(asked)
             return
         except Forbidden as error:
             if not self._absent:
                 raise
-            self._is_unseen(asked, error)
+            self._mark_unreadable(asked, error)
             return
         holder = self._form.read(stored).holder
         if holder != self._identity and not (self._absent and not holder):
-            raise self._lost(f"somebody else holds it: {holder[:80]!r}" if holder else "somebody took it from us")
+            raise self._lost(
+                f"another candidate holds it: {holder[:80]!r}" if holder else ("another client removed the holder")
+            )
         await self._renew(stored)
 
     async def _renew(self, stored: Document) -> None:
@@ -206,10 +215,11 @@ class Lock:
         self._known_since = sent
         if self._absent:
             self._absent = False
-            log.info("the lock of the reference appeared, and is held from now on", extra={"resource": self.title})
+            log.info("the lock of the Go implementation appeared and is held now", extra={"resource": self.title})
 
     async def _write(self, method: str, document: Document, holder: str, seconds: int, *, acquire: bool) -> Document:
-        # The whole object goes back, with its resourceVersion: fields of others stay, and a stale one is a Conflict.
+        # The whole object is written with its resourceVersion: other fields are preserved, and a stale version is a
+        # Conflict.
         changed = self._form.written(document, self._form.read(document), holder, seconds, self._now(), acquire=acquire)
         path = object_path(self._form.kind, self._namespace, self._name if method == "PUT" else "")
         body = msgspec.json.encode(changed)
@@ -225,17 +235,19 @@ class Lock:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
 
-    def _is_absent(self, asked: float) -> None:
+    def _mark_absent(self, asked: float) -> None:
         self._absent, self._stored, self._known_since = True, None, asked
 
-    def _is_unseen(self, asked: float, error: Forbidden) -> None:
-        """Without the right to look the lock cannot be honoured; and whoever never ran the reference needs no right."""
-        self._is_absent(asked)
-        if not self._told_unseen:
-            self._told_unseen = True
+    def _mark_unreadable(self, asked: float, error: Forbidden) -> None:
+        """Without permission to read, the lock cannot be respected. Clusters that never ran the Go implementation need
+        no permission.
+        """
+        self._mark_absent(asked)
+        if not self._logged_unreadable:
+            self._logged_unreadable = True
             log.error(
-                "not allowed to see whether the reference's MIC leads, going on without: "
-                "be sure that none runs, or grant get and update of this object in our Role",
+                "not allowed to read the lock of the Go implementation's MIC, continuing without it; check that no "
+                "such MIC runs, or grant get and update of this object in the Role",
                 extra={"resource": self.title, "error": error},
             )
 
@@ -243,11 +255,11 @@ class Lock:
         return min(self._retry, LOOK_SECONDS) if self._absent else self._retry
 
     def _whole_seconds(self) -> int:
-        # Others wait what is written, so never less than what we count on.
+        # Other candidates wait for the written duration, so it is never less than the one used here.
         return max(1, math.ceil(self._duration))
 
     def _deadline(self) -> float:
-        # Where there is no lock, nobody waits for our silence: what counts is only how old the knowledge may be.
+        # Without a lock object no other candidate waits for this process; only the age of the last read matters.
         return self._known_since + (self._duration if self._absent else self._duration / 2)
 
     def _lost(self, how: str) -> LeadershipLost:

@@ -1,8 +1,8 @@
-"""A scanner that takes a list answer or a watch line apart piece by piece, whatever the size and depth of its objects.
+"""Incremental scanner of list responses and watch lines, for objects of any size and depth.
 
-It is the slow way (some 50 ms of CPU time per MiB of brackets), for answers that do not fit into memory and for those
-that are nested deeper than msgspec reads. It finds where each object begins and ends and what it is called; it does not
-check that the bytes are JSON, which whoever decodes the objects does. Pure: no I/O, no clock.
+It is slow (some 50 ms of CPU time per MiB of brackets) and is used for responses that do not fit into memory or are
+nested deeper than msgspec reads. It finds the boundaries and names of objects. It does not check that the bytes are
+JSON; the decoder of the objects does. Pure: no I/O, no clock.
 """
 
 import re
@@ -13,9 +13,9 @@ import msgspec
 from podidentity.resources import BareMeta
 
 DEPTH_READABLE: Final = 256
-"""Levels that msgspec reads in any case; how many more it reads depends on the interpreter and on its stack."""
+"""Levels that msgspec always reads; the exact limit depends on the interpreter and its stack."""
 FIELD_MAX: Final = 4096
-"""Bytes of a key, of a name or of a continue token that are read."""
+"""Maximum size in bytes of a key, a name or a continue token."""
 
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _BETWEEN: Final = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
@@ -27,23 +27,23 @@ _QUOTE, _COLON, _COMMA = b'":,'
 
 
 class ScanError(Exception):
-    """The bytes are no list or event: brackets that do not match, or an end in the middle."""
+    """The bytes are not a list or event: unbalanced brackets, or a premature end."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One object: `data` is empty where it is larger than the scanner's limit."""
+    """One object; `data` is empty if it exceeds the scanner's limit."""
 
     meta: BareMeta
-    """Name, namespace, uid and resource version, as far as they are there."""
+    """Name, namespace, uid and resource version, as far as present."""
     data: bytes
     size: int
-    """Bytes of the whole object."""
+    """Size of the whole object in bytes."""
     depth: int
-    """Levels of brackets in it, itself included."""
+    """Depth of its brackets, including its own."""
 
 
 class Scanner:
-    """Feed it an answer in pieces of any size; memory stays within *object_max* bytes and the fed piece."""
+    """Scanner of one response in pieces of any size. Memory is limited to *object_max* bytes and the current piece."""
 
     def __init__(self, *, event: bool = False, object_max: int) -> None:
         """*event*: one line of a watch, with the object under `object`, instead of a list with objects in `items`."""
@@ -51,16 +51,16 @@ class Scanner:
         self._object_max = object_max
         self._object_depth = 2 if event else 3
         self.fields: dict[str, str] = {}
-        """What stands outside the objects: of a list `resourceVersion` and `continue`, of an event `type`."""
+        """Fields outside of the objects: `resourceVersion` and `continue` of a list, `type` of an event."""
         self.finished = False
         """Whether the outermost bracket is closed."""
         self._depth = 0
         self._keys = [""] * 5
-        """The last key seen at each depth that is looked at."""
+        """The last key at each relevant depth."""
         self._is_key = [False] * 5
         """Whether the next string at that depth is a key."""
         self._string: bytearray | None = None
-        """The beginning of a string that the last piece ended in."""
+        """Beginning of a string that continues in the next piece."""
         self._escaped = False
         self._begun = False
         self._start = 0
@@ -82,13 +82,13 @@ class Scanner:
 
     @property
     def _attentive(self) -> int:
-        """The depth down to which keys matter: the object's metadata, or whatever is outside the objects."""
+        """Return the depth of relevant keys: the object's metadata, or fields outside of objects."""
         if not self._begun:
             return 2
         return self._object_depth + (self._keys[self._object_depth] == "metadata")
 
     def _skip(self, data: bytes, at: int) -> int:
-        """Pass over what is deeper than anything of interest: only the brackets count."""
+        """Skip content that is deeper than relevant: only brackets count."""
         floor = self._attentive
         while True:
             between = _BETWEEN.match(data, at)
@@ -142,7 +142,7 @@ class Scanner:
     def _close(self, data: bytes, at: int, found: list[Found]) -> None:
         self._depth -= 1
         if self._depth < 0:
-            raise ScanError("brackets that do not match")
+            raise ScanError("unbalanced brackets")
         self.finished = self._depth == 0
         if self._begun and self._depth < self._object_depth:
             self._keep(data[self._start : at])
@@ -164,7 +164,7 @@ class Scanner:
         return self._finish_string(data, at)
 
     def _finish_string(self, data: bytes, at: int = 0) -> int:
-        """Go on with the string that is begun, if any, and return where it ends: or the end of *data*."""
+        """Continue an unfinished string and return its end, or the end of *data*."""
         if self._string is None:
             return at
         begin = at
@@ -178,7 +178,7 @@ class Scanner:
             self._string += data[begin : min(at, begin + FIELD_MAX + 1)]
         if at == len(data):
             return at
-        if data[at] != _QUOTE:  # a backslash that ends the piece
+        if data[at] != _QUOTE:  # a backslash at the end of the piece
             self._escaped = True
             if matters:
                 self._string += b"\\"
@@ -204,7 +204,7 @@ class Scanner:
 
 
 def _text(raw: bytes) -> str:
-    """The string that *raw* is between its quotes; empty if it is too long or not UTF-8."""
+    """Return the string in *raw*, without quotes; empty if it is too long or not UTF-8."""
     if len(raw) > FIELD_MAX:
         return ""
     try:

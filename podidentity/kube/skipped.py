@@ -1,7 +1,7 @@
-"""Objects that a program leaves out because it cannot take them in: counted, logged and reported in Events.
+"""Objects that a program skips because it cannot decode or handle them: counted, logged and reported in Events.
 
-Tenants write these objects, and every NMI of the cluster may see the same one; so each program reports each version of
-an object once, so many objects an hour by name, and the rest by a metric.
+Tenants write these objects, and every NMI of the cluster may see the same one. Each program reports each version of an
+object once, with a limit per hour, and counts the rest in a metric.
 """
 
 import logging
@@ -12,25 +12,26 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.rates import SharedTokenBucket
 from podidentity.resources import BareMeta, Kind, Resource
+from podidentity.telemetry.token_bucket import SharedTokenBucket
 
 log = logging.getLogger(__name__)
 
 Reason = Literal["size", "depth", "unreadable", "limits", "handler"]
-"""`size`: too large; `depth`: nested too deep; `unreadable`: fields of another type than the kind's, or no JSON;
-`limits`: a field over its limit; `handler`: an exception while the program took it in."""
+"""`size`: too large; `depth`: nested too deep; `unreadable`: not JSON or other field types than the kind's; `limits`: a
+field over its limit; `handler`: an exception of the program's handler.
+"""
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
 REMEMBERED_MAX: Final = 4096
-"""Versions of objects that are reported once."""
+"""Versions of objects whose reports are remembered."""
 LINES_BURST: Final = 100.0
 LINES_PER_SECOND: Final = 100 / 3600
 EVENTS_BURST: Final = 20.0
 EVENTS_PER_SECOND: Final = 20 / 3600
-"""An NMI on each of 1,000 nodes may see the same objects: all together then write 6 Events a second in the long run."""
+"""NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
 NAMESPACE_SHARE: Final = 0.25
-"""Of lines and Events, for the objects of one namespace: a tenant with many such objects hides no other tenant's."""
+"""Part of the lines and Events for one namespace, so that one tenant cannot hide the objects of other tenants."""
 TRACEBACKS_MAX: Final = 32
 EVENT_REASON: Final = "ObjectSkipped"
 
@@ -40,7 +41,7 @@ Record = Callable[[Resource, Kind[Any], Literal["Normal", "Warning"], str, str],
 
 
 class SkippedObjects:
-    """What one program has left out. `report` never blocks and never raises."""
+    """Skipped objects of one program. `report` never blocks and never raises."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._counts: Counter[tuple[str, Reason]] = Counter()
@@ -58,7 +59,7 @@ class SkippedObjects:
         self._record = record
 
     def report(self, kind: Kind[Any], meta: BareMeta, error: Exception) -> None:
-        """An object of *kind* is left out because of *error*."""
+        """Report that an object of *kind* is skipped because of *error*."""
         reason = reason_of(error)
         self._counts[kind.plural, reason] += 1
         version = (kind.plural, meta.namespace, meta.name, meta.uid, meta.resource_version)
@@ -75,7 +76,7 @@ class SkippedObjects:
     def _log(self, kind: Kind[Any], meta: BareMeta, reason: Reason, error: Exception) -> None:
         if not self._lines.take(meta.namespace):
             if not self._silent:
-                log.warning("more skipped objects than are logged one by one; see the metric objects_skipped_total")
+                log.warning("more skipped objects than are logged individually; see the metric objects_skipped_total")
             self._silent = True
             return
         self._silent = False
@@ -94,7 +95,7 @@ class SkippedObjects:
 
 
 def reason_of(error: Exception) -> Reason:
-    """The reason that *error* is counted under."""
+    """Return the reason under which *error* is counted."""
     match error:
         case TooDeep():
             return "depth"

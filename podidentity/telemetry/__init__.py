@@ -1,1 +1,1 @@
-"""What an operator sees: logs (text or JSON, secrets redacted, repeats bounded), the metrics registry, the probes."""
+"""Telemetry: logs (text or JSON, secrets redacted, repeats bounded), the metrics registry, the probes."""

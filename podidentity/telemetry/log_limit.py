@@ -1,4 +1,4 @@
-"""A limit on log lines about one condition that lasts, such as an API server that is unavailable."""
+"""Limit of log lines about a lasting condition, such as an unavailable API server."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ LINE_SECONDS: Final = 60.0
 
 
 class LogLimit:
-    """Permission for one log line in each *seconds*, shared by everything that holds the same limit."""
+    """Permission for one log line per *seconds*, shared by all holders of the limit."""
 
     def __init__(self, seconds: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -16,7 +16,7 @@ class LogLimit:
         self._next = float("-inf")
 
     def allows(self) -> bool:
-        """Return whether a line may be logged now; True counts as that line."""
+        """Return whether a line may be logged now; True counts the line."""
         now = self._clock()
         if now < self._next:
             return False

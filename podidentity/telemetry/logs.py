@@ -1,8 +1,8 @@
-"""Log lines: one event, one line, a constant message and named fields; as text for people or JSON for machines.
+"""Log lines: one event per line, a constant message and named fields, as text for people or JSON for programs.
 
-Whatever comes from outside (a path, another service's error) stands quoted, without control characters, cut at
-`VALUE_MAX` and with everything that looks like a credential taken out. What anybody can repeat is bounded by
-`BoundedRepeats`. The set of field names is closed: an `extra` of another name is not written.
+External text (a path, another service's error) is quoted, without control characters, cut at `VALUE_MAX` and with
+credentials removed. `BoundedRepeats` limits lines that any client can trigger. The set of field names is closed: an
+`extra` with another name is not written.
 """
 
 import json
@@ -47,18 +47,18 @@ FIELDS: Final = (
     "version",
     "settings",
 )
-"""Every field there is, in the order of the line."""
+"""All fields, in the order of the line."""
 
 VALUE_MAX: Final = 256
 MESSAGE_MAX: Final = 1024
-"""Also of the settings, which are told once."""
+"""Also the limit for settings, which are logged once."""
 SCANNED_MAX: Final = 8192
-"""Text is cut to this before it is searched for credentials, and to its final length after."""
+"""Text is cut to this length before it is searched for credentials, and to its final length afterwards."""
 FRAMES_MAX: Final = 12
 VERBOSE: Final = 4
-"""From this verbosity on, DEBUG lines are written: one for each request and one for each repeat."""
+"""Verbosity from which DEBUG lines are written: one per request and one per repeat."""
 LIBRARIES_VERBOSE: Final = 8
-"""From this verbosity on, libraries write theirs too, which may name more than is good in a log kept for long."""
+"""Verbosity from which libraries log, too; their lines may contain details that do not belong in a long-term log."""
 OURS: Final = ("nmi", "mic", "podidentity", "podidctl", "_native")
 
 _CREDENTIALS: Final = re.compile(
@@ -71,17 +71,17 @@ _CREDENTIALS: Final = re.compile(
 
 
 def redact(text: str) -> str:
-    """*text* with JWTs, Authorization values and the values of parameters named like secrets replaced."""
+    """Return *text* with JWTs, Authorization values and the values of parameters with secret names replaced."""
     return _CREDENTIALS.sub(lambda found: (found["scheme"] or found["name"] or "") + "<redacted>", text)
 
 
 def redacted(client_id: str) -> str:
-    """A client id to be recognised by who knows it: its first and last four characters."""
+    """Return a client id with only its first and last four characters, which identify it for readers who know it."""
     return f"{client_id[:4]}…{client_id[-4:]}" if len(client_id) > 12 else "…"
 
 
 def quoted(value: object, most: int = VALUE_MAX) -> str:
-    """*value* as one printable ASCII word in double quotes; numbers, booleans and None stand bare."""
+    """Return *value* as one printable ASCII word in double quotes; numbers, booleans and None without quotes."""
     if isinstance(value, bool | int | float | None):
         return str(value)
     return json.dumps(_safe(value, most)).replace("\x7f", "\\u007f")
@@ -101,7 +101,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = {name: present[name] for name in FIELDS if present.get(name) is not None}
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
-        # One line however deep: a traceback over many lines could be made to look like other people's lines.
+        # One line whatever the depth: a traceback over many lines could imitate other log lines.
         frames = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
         fields.setdefault("error", f"{type(error).__name__}: {error}")
         fields["trace"] = " < ".join(reversed(frames[-FRAMES_MAX:]))
@@ -109,7 +109,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """Format of log lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -128,7 +128,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields."""
+    """One JSON object per line: time, level, logger, message, and the fields."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -145,11 +145,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class BoundedRepeats(logging.Filter):
-    """Lets the first of equal lines through and demotes its repeats to DEBUG until a window has passed.
+    """Filter that passes the first of equal lines and demotes its repeats to DEBUG until a window has passed.
 
-    Equal means: same logger, message and the fields that say about whom (`ABOUT`), so a caller that varies paths or
-    errors gains nothing. The first line after the window carries `count`, the number of lines it stands for. The last
-    `remember` distinct lines are known: callers with names of their choosing cannot grow this without bound.
+    Lines are equal if logger, message and the fields that identify the subject (`ABOUT`) are equal, so a caller that
+    varies paths or errors gains nothing. The first line after the window has the field `count`, the number of lines it
+    represents. The last `remember` distinct lines are known, so callers with arbitrary names cannot grow the memory.
     """
 
     ABOUT: Final = ("pod", "node", "identity", "binding", "status", "reason", "resource", "vm")
@@ -193,7 +193,7 @@ class BoundedRepeats(logging.Filter):
 
 
 def configure(format: LogFormat, verbosity: int, stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the flag's name
-    """Send the whole process's log to *stream* and nowhere else. For `cli.py`; a second call replaces the first.
+    """Send the log of the whole process to *stream* only. For `cli.py`; a second call replaces the first.
 
     Verbosity as in Go's klog: 0 to 3 write INFO and above, from 4 on DEBUG.
     """
@@ -208,4 +208,4 @@ def configure(format: LogFormat, verbosity: int, stream: TextIO = sys.stderr) ->
     root.setLevel(level if verbosity >= LIBRARIES_VERBOSE else logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
-    logging.raiseExceptions = False  # a full disk or closed pipe is no reason for tracebacks on the same stream
+    logging.raiseExceptions = False  # a full disk or closed pipe must not cause tracebacks on the same stream

@@ -1,4 +1,4 @@
-"""How late the event loop is: a program that is busy with one thing answers nothing else."""
+"""Event loop lag: while one callback runs, all other work waits."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 INTERVAL_SECONDS: Final = 0.05
-"""Between two measurements. A stall is seen without that part of it that fell into the pause: up to so much less."""
+"""Time between two measurements. A stall is measured without the part of it in this pause."""
 BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class LoopLag:
-    """Registers itself with *registry*. *prefix* begins its metrics' names."""
+    """Collector that registers itself with *registry*. *prefix* is the prefix of its metric names."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class LoopLag:
         interval_seconds: float = INTERVAL_SECONDS,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """*clock* is the running loop's if None."""
+        """*clock* defaults to the running loop's."""
         self._prefix = prefix
         self._interval = interval_seconds
         self._clock = clock
@@ -47,7 +47,7 @@ class LoopLag:
             self._longest = max(self._longest, lag)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape, with which the longest lag begins again."""
+        """Return the metrics at each scrape, and reset the maximum lag."""
         longest, self._longest = self._longest, 0.0
         yield GaugeMetricFamily(
             f"{self._prefix}event_loop_lag_longest_seconds",

@@ -1,9 +1,9 @@
-"""The registry that `/metrics` shows, counters under the reference's exact names, and the text format.
+"""Registry of `/metrics`, counters under the Go implementation's exact names, and the text format.
 
-`prometheus_client` forces `_total` onto every counter, in the samples and in the format's TYPE lines; dashboards
-written for the reference know names like `aadpodidentity_imds_operations_errors_count`. So `Counter` and `expose`
-are here. Gauges and histograms are the package's own. Each metric is declared in the module that moves it, in a
-registry that is passed in.
+`prometheus_client` appends `_total` to every counter, in the samples and in the format's TYPE lines. Dashboards of the
+Go implementation use names like `aadpodidentity_imds_operations_errors_count`. Therefore `Counter` and `expose` are
+here; gauges and histograms are the package's. Each metric is declared in the module that updates it, in a registry that
+is passed to it.
 """
 
 import platform
@@ -26,22 +26,22 @@ else:
 PREFIX: Final = "aadpodidentity_"
 
 SERIES_MAX: Final = 1000
-"""Distinct label sets of one counter. Values come from closed sets; this is the net below a mistake."""
+"""Maximum number of label sets of one counter. Values come from closed sets; this limit catches mistakes."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry with the process's own metrics and the build's, for one program."""
+    """Return a registry with the metrics of the process and the build, for one program."""
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
-    build = Gauge(PREFIX + "build_info", "The version that runs; always 1", ["version", "python"], registry=registry)
+    build = Gauge(PREFIX + "build_info", "The running version; always 1", ["version", "python"], registry=registry)
     build.labels(VERSION, platform.python_version()).set(1)
     return registry
 
 
 class Child:
-    """One series of a counter. Bind it once and keep it beside what it counts."""
+    """One series of a counter. Bind it once and store it with the counted object."""
 
     __slots__ = ("value",)
 
@@ -49,14 +49,16 @@ class Child:
         self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Count *amount*, which is not negative."""
+        """Add *amount*, which must not be negative."""
         if amount < 0:
-            raise ValueError("a counter never goes down")
+            raise ValueError("a counter never decreases")
         self.value += amount
 
 
 class Counter(Collector):
-    """A counter exposed under exactly *name*. For one thread, the loop's; without labels it starts at 0."""
+    """A counter exposed under exactly *name*. For use in the event loop's thread only; without labels it starts
+    at 0.
+    """
 
     def __init__(
         self, name: str, documentation: str, labelnames: Sequence[str] = (), *, registry: CollectorRegistry
@@ -70,7 +72,7 @@ class Counter(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Child:
-        """The series with these label values, in the order of the names. Values must come from a closed set."""
+        """Return the series with these label values, in the order of the names. Values must come from a closed set."""
         child = self._children.get(values)
         if child is None:
             if len(values) != len(self._labelnames):
@@ -83,24 +85,26 @@ class Counter(Collector):
         return child
 
     def inc(self, amount: float = 1.0) -> None:
-        """Count on the only series of a counter without labels."""
+        """Add to the only series of a counter without labels."""
         self.labels().inc(amount)
 
     @override
     def collect(self) -> Iterable[Metric]:
-        """For the registry."""
+        """Return the metric for the registry."""
         metric = Metric(self._name, self._documentation, "counter")
         for values, child in self._children.items():
             metric.add_sample(self._name, dict(zip(self._labelnames, values, strict=True)), child.value)
         yield metric
 
     def describe(self) -> Iterable[Metric]:
-        """For the registry's check that a name is taken only once."""
+        """Return the names for the registry's check of duplicates."""
         yield Metric(self._name, self._documentation, "counter")
 
 
 def expose(registry: CollectorRegistry) -> bytes:
-    """The registry in Prometheus' text format 0.0.4; `_created` series, which that format does not know, left out."""
+    """Return the registry in Prometheus's text format 0.0.4, without `_created` series, which that format does not
+    have.
+    """
     lines: list[str] = []
     for metric in registry.collect():
         samples = [sample for sample in metric.samples if sample.name != metric.name + "_created"]

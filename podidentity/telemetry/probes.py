@@ -1,8 +1,8 @@
-"""The small HTTP servers beside a program's work: /healthz and /readyz for the kubelet, /metrics for Prometheus, and
-/debug/… for whoever is logged in on the machine.
+"""HTTP servers for probes and metrics: /healthz and /readyz for the kubelet, /metrics for Prometheus, and /debug/… for
+users on the machine.
 
-Written on plain asyncio streams: a web framework would cost every node more memory than all of this is worth. One
-request a connection, a bounded head, a time limit on everything, a bounded number of connections.
+They use plain asyncio streams, because a web framework would take more memory on every node. Each connection serves one
+request, with a limited head, a time limit and a limited number of connections.
 """
 
 import asyncio
@@ -22,28 +22,30 @@ from podidentity.telemetry.metrics import CONTENT_TYPE, expose
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 512
-"""Connections that the kernel holds for us: whoever opens many in a moment must not have a probe's SYN dropped, which
-comes again only after the second that a probe waits. The loop takes as many at a time."""
+"""Backlog of accepted connections in the kernel: a burst of connections must not drop a probe's SYN, which is repeated
+only after the probe's timeout of a second. The event loop accepts as many per iteration.
+"""
 HEAD_MAX: Final = 8192
-"""Bytes of a request's head; a kubelet's and a Prometheus server's are under 1 kB."""
+"""Maximum size of a request's head in bytes; those of kubelets and Prometheus are under 1 kB."""
 REQUEST_SECONDS: Final = 5.0
-"""From accepting a connection to its last byte. A slower client has no probe or scrape to make."""
+"""Time limit from accepting a connection to its last byte, more than probes and scrapes need."""
 CONNECTIONS_MAX: Final = 64
-"""Open at once. One more closes the oldest of whoever holds most: every pod can reach these ports, and if one could
-take all places, the kubelet's probe would find none, and the kubelet would kill us."""
+"""Maximum number of open connections. One more closes the oldest of the peer with the most: every pod can reach these
+ports, and if one could use all connections, the kubelet's probe would fail and the kubelet would restart the program.
+"""
 CONNECTIONS_OF_ONE_PEER: Final = 8
-"""Of one address; one more closes its own oldest."""
+"""Maximum number per address; one more closes the oldest of that address."""
 EXPOSED_SECONDS: Final = 1.0
-"""A rendered /metrics is shown again for this long, so that nobody makes us render all the time."""
+"""Time for which a rendered /metrics is reused, so that clients cannot cause continuous rendering."""
 
 PROFILE_SECONDS_MAX: Final = 60
-"""Of one profile; more would only be averaged away."""
+"""Maximum duration of one profile."""
 
 _PLAIN: Final = "text/plain; charset=utf-8"
 _SECONDS: Final = re.compile(rb"(?:[^&]*&)*seconds=([0-9]{1,4})(?:&.*)?")
 
 Checks = Mapping[str, str | None]
-"""Name of a check -> None, or why it fails."""
+"""Name of a check -> None, or the reason of its failure."""
 
 _PHRASES: Final = {
     200: "OK",
@@ -62,16 +64,17 @@ _WHY_NOT: Final = {
 
 
 class PortInUse(OSError):  # noqa: N818 - named for what happened
-    """The port cannot be listened on; the message is one line and says what to do."""
+    """The port cannot be used; the message is one line with the next action."""
 
 
 class HttpEndpoints:
-    """One listener. What is None is not served; port 0 takes a free one, which `port` names after `start`.
+    """One listener. A page whose argument is None is not served. Port 0 selects a free port, which `port` returns after
+    `start`.
 
-    `healthz` returns the body of a 200, whatever it says (`Active`, `Not Active`: the reference's interface). `readyz`
-    returns named checks; one that fails makes it 503. `state` returns what /debug/state shows, ready for JSON. All are
-    called in the loop and must not block. `profile`, given a number of seconds, returns what /debug/profile shows then.
-    Nothing under /debug is told to anybody but processes on this machine's loopback.
+    `healthz` returns the body of a 200 (`Active`, `Not Active`: the Go implementation's interface). `readyz` returns
+    named checks; a failed check gives a 503. `state` returns the content of /debug/state, ready for JSON. All run in
+    the event loop and must not block. `profile`, called with a number of seconds, returns the content of
+    /debug/profile. Pages under /debug are only served to processes on this machine's loopback.
     """
 
     def __init__(
@@ -100,12 +103,12 @@ class HttpEndpoints:
         self._clock = clock
         self._server: asyncio.Server | None = None
         self._connections: dict[str, dict[asyncio.Task[None], asyncio.StreamWriter]] = {}
-        """By the peer's address, the oldest first."""
+        """By the peer's address, oldest first."""
         self._exposed = b""
         self._exposed_at = float("-inf")
 
     async def start(self) -> None:
-        """Listen. Raises PortInUse where that is not possible."""
+        """Start to listen. Raises PortInUse if that is not possible."""
         try:
             self._server = await asyncio.start_server(
                 self._accept, self._host or None, self.port, limit=HEAD_MAX, backlog=BACKLOG
@@ -117,7 +120,7 @@ class HttpEndpoints:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stop listening and drop every connection. May be called twice, and without a start."""
+        """Stop listening and close every connection. May be called twice, and without a start."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -140,9 +143,9 @@ class HttpEndpoints:
         connection.add_done_callback(lambda ended: self._forget(peer, ended))
 
     def _make_room(self, peer: str) -> None:
-        """Close the oldest connection of *peer*, which has one."""
+        """Close the oldest connection of *peer*, which has at least one."""
         oldest, writer = next(iter(self._connections[peer].items()))
-        writer.transport.abort()  # a task that has not begun yet would not do it
+        writer.transport.abort()  # a task that has not started would not do it
         oldest.cancel()
         self._forget(peer, oldest)
 
@@ -167,12 +170,12 @@ class HttpEndpoints:
                 writer.close()
                 await writer.wait_closed()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            pass  # a client's own doing, which it sees and nobody else needs to
+            pass  # caused by the client itself, which sees the result
         finally:
             writer.transport.abort()
 
     def _profile_seconds(self, head: bytes) -> int:
-        """How long a profile is asked for; 0 if none is, or none is served."""
+        """Return the duration of the requested profile; 0 if none is requested or served."""
         target = head.partition(b"\r\n")[0].removeprefix(b"GET ")
         path, _, query = target.partition(b" ")[0].partition(b"?")
         if self._profile is None or path != b"/debug/profile":
@@ -181,7 +184,7 @@ class HttpEndpoints:
         return max(1, min(int(asked[1]), PROFILE_SECONDS_MAX)) if asked else 10
 
     def _answer(self, head: bytes, *, local: bool) -> bytes:
-        """The whole answer to a request's head."""
+        """Return the whole response to a request's head."""
         method, _, rest = head.partition(b" ")
         target, _, version = rest.partition(b"\r\n")[0].partition(b" ")
         if not version.startswith(b"HTTP/1."):
@@ -225,7 +228,7 @@ def _rendered(status: int, body: bytes, content_type: str = "text/plain", *, wit
 
 
 def _is_local(peer: object) -> bool:
-    """Whether the peer's address, as a socket names it, is one of loopback's."""
+    """Return whether a peer address, as a socket reports it, is a loopback address."""
     if not isinstance(peer, tuple):
         return False
     address = ipaddress.ip_address(str(peer[0]).partition("%")[0])

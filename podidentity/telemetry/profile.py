@@ -1,8 +1,8 @@
-"""Where this process spends its time: stacks sampled while it uses the processor, counted, one line each.
+"""CPU profile of this process: stacks sampled while it uses the processor, with counts, one per line.
 
-The form is that of flame graph programs ("collapsed" stacks: `outermost;…;innermost count`). Sampled by a signal, since
-a thread would only ever see the main thread where it gives up the interpreter's lock. What runs without the interpreter
-(the compiled data plane) counts for the Python function that comes next.
+The format is that of flame graph programs ("collapsed" stacks: `outermost;…;innermost count`). A signal takes the
+samples, because a thread would see the main thread only where it releases the interpreter's lock. Code outside of the
+interpreter (the compiled data plane) counts for the next Python function.
 """
 
 import asyncio
@@ -13,19 +13,21 @@ from types import FrameType
 from typing import Final
 
 EVERY_SECONDS: Final = 0.005
-"""Of processor time."""
+"""Sampling interval in processor time."""
 STACKS_MAX: Final = 2000
-"""Different stacks told of, the most frequent first."""
+"""Maximum number of stacks in the output, most frequent first."""
 
 
 class Profiler:
-    """Takes one profile at a time: who asks for another one waits for its turn. Lives in the main thread."""
+    """Sampling profiler, one profile at a time; further requests wait. Must be used in the main thread."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
     async def sample(self, seconds: float) -> str:
-        """The main thread's stacks during *seconds*, most frequent first. Ends early, and cleanly, when cancelled."""
+        """Return the main thread's stacks during *seconds*, most frequent first. Cancellation ends it early and
+        cleanly.
+        """
         async with self._turn:
             counts: Counter[str] = Counter()
 
@@ -38,7 +40,7 @@ class Profiler:
                 await asyncio.sleep(seconds)
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
-                # A last signal may be on its way, and the default would end the process.
+                # A last signal may be pending, and the default action would end the process.
                 signal.signal(signal.SIGPROF, signal.SIG_IGN if before == signal.SIG_DFL else before)
             return "".join(f"{stack} {count}\n" for stack, count in counts.most_common(STACKS_MAX))
 

@@ -1,4 +1,4 @@
-"""How many objects a program leaves out, read by a collector at each scrape."""
+"""Number of objects that a program skips, read by a collector at each scrape."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -11,24 +11,24 @@ from podidentity.resources import Kind
 
 
 class SkippedMetrics:
-    """Registers itself with *registry*, which keeps it. *prefix* begins its metric's name."""
+    """Collector that registers itself with *registry*, which keeps it. *prefix* is the prefix of its metric name."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str, kinds: Collection[Kind[Any]]) -> None:
-        """*kinds* are those that the program reads, whose tenants write them."""
+        """*kinds* are the kinds that the program reads and tenants write."""
         self._prefix = prefix
         self._kinds = tuple(kind.plural for kind in kinds)
         self._counts: Mapping[tuple[str, Reason], int] = {}
         registry.register(self)
 
     def watch(self, counts: Mapping[tuple[str, Reason], int]) -> None:
-        """What to read from now on."""
+        """Set the source of the values."""
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape."""
+        """Return the metrics at each scrape."""
         skipped = CounterMetricFamily(
             f"{self._prefix}objects_skipped",
-            "Versions of objects that were left out and treated as absent.",
+            "Versions of objects that were skipped and treated as absent.",
             labels=["kind", "reason"],
         )
         for kind in self._kinds:

@@ -1,4 +1,4 @@
-"""How far behind a program's watches may be, read by a collector at each scrape."""
+"""State of a program's watches, read by a collector at each scrape."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -8,15 +8,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 
 class Watch(Protocol):
-    """What of an informer is exported."""
+    """Properties of an informer that are exported."""
 
     @property
     def restarts(self) -> int: ...
     def staleness_seconds(self) -> float: ...
 
 
-class WatchMeasures:
-    """Registers itself with *registry*, which keeps it. *prefix* begins its metrics' names."""
+class WatchMetrics:
+    """Collector that registers itself with *registry*, which keeps it. *prefix* is the prefix of its metric names."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
         self._prefix = prefix
@@ -24,16 +24,16 @@ class WatchMeasures:
         registry.register(self)
 
     def watch(self, watches: Mapping[str, Watch]) -> None:
-        """What to read from now on, by the value of the label `watch`."""
+        """Set the sources of the values, by the value of the label `watch`."""
         self._watches = watches
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape."""
+        """Return the metrics at each scrape."""
         staleness = GaugeMetricFamily(
-            f"{self._prefix}watch_staleness_seconds", "Age of the watch's last sign of life.", labels=["watch"]
+            f"{self._prefix}watch_staleness_seconds", "Age of the watch's last message.", labels=["watch"]
         )
         restarts = CounterMetricFamily(
-            f"{self._prefix}watch_restarts", "Times that a watch failed or broke off.", labels=["watch"]
+            f"{self._prefix}watch_restarts", "Number of times that a watch failed or was interrupted.", labels=["watch"]
         )
         for name, watch in self._watches.items():
             staleness.add_metric([name], watch.staleness_seconds())

@@ -1,7 +1,7 @@
-"""The reference's leader election as it runs in v1.8.17: client-go's rules over an annotation on Endpoints.
+"""The Go implementation's leader election (v1.8.17): client-go's rules for an annotation on Endpoints.
 
-A stand-in for tests of ours beside it. What it writes is what client-go writes: whole seconds, leaderTransitions, an
-empty holder for a lock that was released.
+A stand-in for tests. It writes what client-go writes: whole seconds, leaderTransitions, an empty holder for a released
+lock.
 """
 
 import asyncio
@@ -38,9 +38,9 @@ async def make_endpoints(client: Client, namespace: str, name: str, **metadata: 
 
 
 class ReferenceElector:
-    """One replica of the reference. `run` is its process: cancelling it is a kill.
+    """One replica of the Go implementation. `run` is its process; cancelling it is a kill.
 
-    Each record is stamped in another second than the one before, as with the reference's durations.
+    Each record has a time in another second than the one before, as with the Go implementation's durations.
     """
 
     def __init__(self, client: Client, namespace: str, name: str, *, seconds: float) -> None:
@@ -105,7 +105,7 @@ class ReferenceElector:
         await self._client.request(method, path(self._namespace, name), body=body)
 
     def _record(self, old: dict[str, Any]) -> dict[str, Any]:
-        """The record as it is written now, by who may, over *old*."""
+        """Return the record as client-go writes it over *old*."""
         ours = old.get("holderIdentity") == self._identity
         self._stamp += timedelta(seconds=1)
         stamp = self._stamp.strftime("%Y-%m-%dT%H:%M:%SZ")

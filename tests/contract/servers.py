@@ -14,7 +14,7 @@ _NAMES = itertools.count()
 
 
 class Server(Protocol):
-    """What a contract test may do to a server, whichever it is."""
+    """Operations of a contract test on any server."""
 
     token: str
     ca: str

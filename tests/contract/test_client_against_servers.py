@@ -158,7 +158,7 @@ async def test_an_unknown_authority_is_unreachable_and_gets_no_credentials(serve
 
 @pytest.fixture
 def pod_root(tmp_path: Path, server: Server) -> Path:
-    """What the kubelet mounts into a pod."""
+    """The files that the kubelet mounts into a pod."""
     root = tmp_path / "serviceaccount"
     root.mkdir()
     (root / "ca.crt").write_text(server.ca)

@@ -1,4 +1,4 @@
-"""The informer and whatever a real API server, or the network before it, does to its watch."""
+"""The informer against faults of a real API server and of the network in front of it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -178,11 +178,12 @@ async def test_too_old_a_watch_is_an_error_event(frail_server: Server) -> None:
 
 
 async def test_a_bookmark_comes_before_the_end_and_can_be_resumed_from(client: Client, namespace: str) -> None:
-    """A watch that sees nothing hears before its end how far the kind has come, which goes on in other namespaces.
+    """A watch without events receives, before its end, the current resource version of its kind, which advances in
+    other namespaces.
 
-    A real server sends the bookmark about two seconds before the end, and only if its cache of the kind has got further
-    since the watch began. If nobody writes an object of the kind, that takes a progress message of etcd's, which comes
-    when somebody reads with consistency: so a watch of a quiet kind on a quiet server gets none.
+    A real server sends the bookmark about two seconds before the end, and only if its cache of the kind has advanced
+    since the watch began. Without a write of the kind this requires a progress message of etcd, which a consistent read
+    causes. A watch of an idle kind on an idle server gets none.
     """
     path, elsewhere = object_path(BINDINGS, namespace), await new_namespace(client)
     begin = (await client.create(BINDINGS, namespace, binding("a"))).metadata.resource_version

@@ -1,4 +1,4 @@
-"""Leadership: one at a time, handed over at once by a release and after its duration by a death."""
+"""Leadership: one leader, handed over immediately by a release and after the lock's duration by a crash."""
 
 import asyncio
 import time
@@ -87,7 +87,7 @@ async def test_a_stolen_lease_ends_the_leader(client: Client, namespace: str, ca
     first, task = candidate("one")
     await leads(first)
     await client.patch_merge(LEASES, namespace, "mic", {"spec": {"holderIdentity": "thief"}})
-    with pytest.raises(LeadershipLost, match="somebody else holds it"):
+    with pytest.raises(LeadershipLost, match="another candidate holds it"):
         await asyncio.wait_for(task, 15)
     assert first.remaining_seconds() == 0
     await first.release()

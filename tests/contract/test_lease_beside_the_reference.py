@@ -1,4 +1,4 @@
-"""Ours and the reference's leader election on one API server: whoever leads, the other does not."""
+"""This project's and the Go implementation's leader election on one API server: at most one of them leads."""
 
 import asyncio
 import time
@@ -147,7 +147,7 @@ async def test_a_reference_that_starts_where_there_was_no_lock_of_it_ends_ours_a
     await within(15, ours.acquired())
     theirs, _ = pair.reference(LONG_SECONDS)
     await within(15, theirs.leading.wait())
-    with pytest.raises(LeadershipLost, match=r"Endpoints .*/mic.*somebody else holds it: 'reference'"):
+    with pytest.raises(LeadershipLost, match=r"Endpoints .*/mic.*another candidate holds it: 'reference'"):
         await asyncio.wait_for(process, 8)  # and renewals come every ten seconds
     assert ours.remaining_seconds() == 0
     await ours.release()

@@ -1,4 +1,4 @@
-"""Tokens of service accounts: what a TokenRequest gives, to which object it is bound, and how long it is good."""
+"""Tokens of service accounts: the result of a TokenRequest, the bound object, and the lifetime."""
 
 import asyncio
 import ssl
@@ -133,7 +133,7 @@ async def test_without_audience_and_life_it_is_for_the_server_and_an_hour(server
 async def test_a_pod_without_a_service_account_has_the_default_one(
     client: Client, namespace: str, account: str, ask: Ask
 ) -> None:
-    async with asyncio.timeout(15):  # the real server's controllers take a moment to make it
+    async with asyncio.timeout(15):  # the real server's controllers create it after a short delay
         while "default" not in [each.metadata.name for each in await client.list(ACCOUNTS, namespace)]:
             await asyncio.sleep(0.05)
     for name, spec in (("none", {"serviceAccountName": None}), ("empty", {"serviceAccountName": ""})):

@@ -1,4 +1,4 @@
-"""Compiles the data plane once more, into build/fuzz: with gcc's sanitizers, and with coverage that libFuzzer sees.
+"""Compilation of the data plane into build/fuzz, with gcc's sanitizers, and with coverage that libFuzzer sees.
 
 `python tests/fuzz/build.py`. It takes the project's own setup.py, so a room added there is fuzzed as well.
 """
@@ -22,7 +22,7 @@ setup(ext_modules=cythonize([Extension("exact", ["exact.pyx"])], language_level=
 
 
 def build() -> None:
-    """Make OUTPUT anew. Raises CalledProcessError, the compiler's words on stderr."""
+    """Rebuild OUTPUT. Raise CalledProcessError; the compiler's messages are on stderr."""
     for left in (OUTPUT / "_native", OUTPUT / "build"):
         shutil.rmtree(left, ignore_errors=True)
     (OUTPUT / "_native").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the programs make of objects that tenants write: from the API server's bytes to what is decided by them.
+"""Fuzz targets for objects that tenants write: from the API server's bytes to the programs' decisions.
 
 An input is a list of lines. The first byte of each says which kind it is (upper case: the object is gone), the rest is
 the object's JSON. No exception may escape, and a bystander that none of the objects names keeps what it has.
@@ -21,7 +21,7 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.secrets import SECRETS
 from podidentity.kube.decoding import Malformed, decode_event, decode_list, decode_meta, decode_object, split_list
-from podidentity.kube.lock_records import LEADER_ANNOTATION, InAnnotation, InLease, LockFormat
+from podidentity.kube.lock_records import LEADER_ANNOTATION, AnnotationFormat, LeaseFormat, LockFormat
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -47,7 +47,7 @@ KINDS: Final[dict[bytes, Kind[Any]]] = {
 }
 LINES_MOST: Final = 12
 SECONDS_MOST: Final = 10.0
-"""CPU time for one input, instrumented: hundreds of times what it takes."""
+"""CPU time limit for one instrumented input: hundreds of times the usual time."""
 BYSTANDER: Final = "bystander"
 ADDRESS: Final = "10.9.9.9"
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,7 +63,7 @@ class Change:
 
 
 def changes(data: bytes) -> Iterator[Change]:
-    """The objects of the lines that can be read. What cannot be must be refused as Malformed by every reader."""
+    """Return the objects of the readable lines. Every reader must refuse the others as Malformed."""
     for line in data.split(b"\n")[:LINES_MOST]:
         kind = KINDS.get(line[:1].lower())
         if kind is not None:
@@ -129,7 +129,7 @@ class MicObjects:
         return cluster, own
 
     def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
-        """Anyone who may write there may take its identity away."""
+        """Anyone with permission to write there may remove its identity."""
         claim = ExistingAssignment(thing).assignment_key if isinstance(thing, AzureAssignedIdentity) else None
         return (
             thing.metadata.namespace == BYSTANDER
@@ -175,7 +175,7 @@ REQUESTS: Final = (
 
 
 class NmiObjects:
-    """NMI in both modes: its watches' handlers, and what is decided for every pod that is then there."""
+    """NMI in both modes: the handlers of its watches, and the decision for every known pod."""
 
     def __call__(self, data: bytes) -> None:
         began = time.process_time()
@@ -237,17 +237,17 @@ class NmiObjects:
 
 
 class LockRecords:
-    """Whatever text is where leaders are elected, a candidate reads it, and what it writes there can be read."""
+    """For any text in the leader lock: a candidate reads it, and its own text can be read back."""
 
     def __call__(self, data: bytes) -> None:
         text = data.decode(errors="replace")
-        self._check(InAnnotation(), {"metadata": {"annotations": {LEADER_ANNOTATION: text}}})
+        self._check(AnnotationFormat(), {"metadata": {"annotations": {LEADER_ANNOTATION: text}}})
         try:
             spec: Any = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if isinstance(spec, dict):
-            self._check(InLease(), {"metadata": {}, "spec": spec})
+            self._check(LeaseFormat(), {"metadata": {}, "spec": spec})
 
     def _check(self, form: LockFormat, document: dict[str, Any]) -> None:
         record = form.read(document)

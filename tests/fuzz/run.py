@@ -15,7 +15,7 @@ OUTPUT = ROOT / "build" / "fuzz"
 SHARES = {"scan": 3, "query": 1, "target": 1, "general": 3, "lanes": 2, "mic-objects": 3, "nmi-objects": 2, "locks": 1}
 """How much of the time each target gets."""
 COMPILED = {"scan", "query", "lanes"}
-"""What is about compiled code runs under the sanitizers; what is about Python alone is some times faster without."""
+"""Targets of compiled code run under the sanitizers; targets of Python code are several times faster without."""
 LONGEST_INPUT = 2048
 """Bytes. Every limit that matters is below it, in the small sizes of the general lane's target if not in the usual."""
 ONE_INPUT_SECONDS = 25

@@ -1,4 +1,4 @@
-"""What is fuzzed: functions of bytes that return, or raise AssertionError because a promise was broken.
+"""Fuzz targets: functions of bytes that return, or raise AssertionError for a broken guarantee.
 
 Each is deterministic; where it needs a choice (where to cut a stream) it takes it from the bytes themselves. The same
 functions are run over the committed corpus by pytest and over what libFuzzer thinks of by `fuzz`.
@@ -117,7 +117,7 @@ class Query:
 
 
 def said_by(request: TokenRequest) -> tuple[str, int, str, str, bool]:
-    """What a request asks for, in the oracle's order."""
+    """Return the content of a request, in the oracle's order."""
     selector = request.selector.value, request.selector_value.lower()
     return request.resource, *selector, request.xms_cc, not request.force_refresh
 
@@ -134,7 +134,7 @@ FORWARDINGS = (
 
 
 class Normaliser:
-    """Whatever target is sent and whatever the operator allows: nothing about identities is ever forwarded."""
+    """For any target and any allowed prefixes: no path about identities is forwarded."""
 
     def __init__(self) -> None:
         self._proxy = MetadataProxy(cast("Any", None), "http://imds", cast("Any", None), ServerPolicy())
@@ -267,7 +267,7 @@ class Lanes:
 
 
 def asks_for_host_token(stream: bytes) -> bool:
-    """Whether that is what the first request of *stream* leads to."""
+    """Return whether this is the outcome of the first request of *stream*."""
     reader = RequestReader(Sizes())
     reader.feed(stream)
     found = reader.next()

@@ -166,7 +166,7 @@ async def test_two_processes_under_one_name_never_both_lead(cloud: LittleCloud) 
     flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
     first = await cloud.mic(*flags)
     second = await cloud.mic(*flags, active=False)
-    # Whoever took the lease for its own would do so at its first look; this one has looked, and waits.
+    # A wrong takeover would happen at the first read; this one has read the lease, and waits.
     lease = "leases.coordination.k8s.io"
     looks = 0
 
@@ -200,7 +200,7 @@ async def test_a_reference_that_begins_to_lead_ends_the_process_which_leaves_the
     meta = {"name": "aad-pod-identity-mic", "namespace": "default", "annotations": annotations}
     cloud.api.store.create("endpoints", {"metadata": meta})
     assert await mic.ended() == 1
-    assert "somebody else holds it: 'reference'" in mic.said()
+    assert "another candidate holds it: 'reference'" in mic.said()
     lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
     assert lease["spec"]["holderIdentity"] == ""
 

@@ -47,7 +47,7 @@ def cluster(
     force_namespaced: bool = False,
     **more: Any,
 ) -> FederationState:
-    """A cluster with these, in which nothing stands in the way. Workloads are Deployments, but for CronJobs."""
+    """A cluster with these objects and without obstacles. Workloads are Deployments, except for CronJobs."""
     documents = BOUND if objects is None else objects
     by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
     for each in workloads:
@@ -76,7 +76,7 @@ def only(made: FederationPlan) -> IdentityStep:
 
 
 def blocking(made: FederationPlan) -> list[str]:
-    """What stands in the way of the one step; whatever does says what to do."""
+    """Obstacles of the only step; each states the next action."""
     found = [each for each in (*made.remarks, *only(made).remarks) if each.blocks]
     assert all(each.do for each in found)
     return [each.why for each in found]
@@ -98,7 +98,7 @@ def assigned(pod: str, type_: int, status: str = "Assigned", **meta: Any) -> Azu
 
 
 class Federation:
-    """A little cloud whose AAD trusts the service accounts that a test names, and the program beside it."""
+    """A sandbox whose AAD trusts the service accounts that a test names, and the program under test."""
 
     def __init__(self, cloud: LittleCloud) -> None:
         self.cloud = cloud
@@ -113,7 +113,7 @@ class Federation:
         self.cloud.directory.federate(f"client-{name}", FederatedCredential(self.cloud.api.server, subject, AUDIENCE))
 
     def identity_of(self, namespace: str) -> None:
-        """An identity in *namespace* that pods of all namespaces can have, and in Azure what it names."""
+        """An identity in *namespace* that serves pods of all namespaces, and the identity on Azure."""
         self.cloud.directory.add_identity(identity_id("demo"), client_id="client-demo")
         spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
         self.store.create("azureidentities.aadpodidentity.k8s.io", identity(namespace=namespace) | {"spec": spec})
@@ -156,7 +156,7 @@ class Federation:
         return await run(folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(folder))
 
     async def interrupted(self, method: str, path: str, *arguments: str) -> int:
-        """The same, and Ctrl-C when the API server hears the first such request; how it ended."""
+        """Run the command, send Ctrl-C at the API server's first such request, and return the exit."""
         folder = self.cloud.folder
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "podidctl", "migrate", *arguments, f"--kubeconfig={folder / 'kubeconfig'}"),

@@ -137,7 +137,7 @@ async def test_one_that_does_not_come_up_gets_its_template_back(cloud: Federatio
     answer = await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1", "-o", "json")
     (told,) = answer.document["outcomes"]
     assert (answer.code, told["ending"]) == (3, "taken back")
-    assert "were not all of the new template, and available, within 1 s" in told["why"]
+    assert "were not all updated and available within 1 s" in told["why"]
     after = cloud.store.get("deployments.apps", "web", "default")
     assert (after["spec"], after["metadata"].get("annotations") or {}) == (before["spec"], {})
     marked = cloud.store.get("serviceaccounts", "web", "default")["metadata"]["annotations"]

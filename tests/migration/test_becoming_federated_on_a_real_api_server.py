@@ -165,7 +165,7 @@ async def test_a_federated_application_goes_on_to_workload_identity_and_comes_ba
     arguments = ("--workload-identity", "--timeout=20", "-o", "json")
     refused = await migrate(cloud, "apply", "--yes", *arguments)
     assert refused.code == 3
-    assert "webhook is not there" in refused.document["outcomes"][0]["why"]
+    assert "webhook is not installed" in refused.document["outcomes"][0]["why"]
     await asyncio.to_thread(add_webhook, real)
 
     dry = await migrate(cloud, "apply", *arguments)
@@ -232,6 +232,6 @@ async def test_a_service_account_that_nmi_has_no_role_for_stands_in_the_way(clou
         return [each["why"] for each in everything if each["blocks"]]
 
     await asyncio.to_thread(prepare)
-    assert await blocking() == ["NMI may not ask for tokens of service account default/web"]
+    assert await blocking() == ["NMI may not request tokens of service account default/web"]
     await asyncio.to_thread(allow)
     assert await blocking() == []

@@ -1,4 +1,4 @@
-"""What is printed can be applied and run as it is, whatever somebody wrote into the objects it was made from."""
+"""Printed documents can be applied and run unchanged, whatever text the objects contain."""
 
 import json
 import shlex

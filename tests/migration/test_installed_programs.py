@@ -1,4 +1,4 @@
-"""The flags and values of an installed reference are read as ours would read them."""
+"""Flags and values of an installed Go implementation are read as this version reads them."""
 
 from typing import Any
 

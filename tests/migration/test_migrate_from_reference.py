@@ -54,7 +54,7 @@ def test_what_holds_no_object_is_not_told_to_be_well(
     said = capsys.readouterr()
     assert said.out == ""
     assert (
-        said.err == f"podidctl: {tmp_path}/a.yaml holds no object of Kubernetes: name manifests, or folders of them\n"
+        said.err == f"podidctl: {tmp_path}/a.yaml holds no Kubernetes objects: pass manifests or directories of them\n"
     )
 
 
@@ -67,7 +67,7 @@ def test_values_that_are_nested_too_deep_are_one_line(tmp_path: Path, capsys: py
     (tmp_path / "v.yaml").write_text("[" * 5000)
     assert main([*COMMAND, "--values", str(tmp_path / "v.yaml")]) == 1
     assert capsys.readouterr().err.endswith(
-        "v.yaml is nested too deep to be helm's values: name the file that holds them\n"
+        "v.yaml is nested too deep for helm's values: pass the file that contains them\n"
     )
 
 
@@ -89,15 +89,15 @@ def test_in_place_changes_the_files_that_need_it_and_no_other(
     assert old.read_bytes() == NEW.replace("\n", "\r\n").encode()
     assert fine.stat().st_mtime_ns == before
     assert main([*COMMAND, "-f", str(tmp_path)]) == 0
-    assert "Nothing is different here" in capsys.readouterr().out
+    assert "No differences were found" in capsys.readouterr().out
 
 
 def test_a_rewrite_that_loses_something_is_to_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(f"{OLD}  azureIdentity: another\n")
     assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
     said = " ".join(capsys.readouterr().out.split())
-    assert "to be looked at" in said
-    assert "put back by hand" in said
+    assert "review required" in said
+    assert "restore manually" in said
 
 
 @pytest.fixture
@@ -116,11 +116,11 @@ def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["-f", "missing.yaml"], 1, "missing.yaml cannot be read (No such file or directory)"),
         (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
-        (["-f", "empty"], 1, "empty holds no file that ends in .json, .yaml, .yml"),
+        (["-f", "empty"], 1, "empty contains no file that ends in .json, .yaml, .yml"),
         (["-f", "latin.yaml"], 1, "latin.yaml cannot be read (not UTF-8)"),
-        (["--values", "list.yaml"], 1, "list.yaml holds no values"),
-        (["--in-place"], 2, "--in-place needs -f"),
-        (["--in-place", "-f", "-"], 2, "--in-place needs -f"),
+        (["--values", "list.yaml"], 1, "list.yaml contains no values"),
+        (["--in-place"], 2, "--in-place requires -f"),
+        (["--in-place", "-f", "-"], 2, "--in-place requires -f"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

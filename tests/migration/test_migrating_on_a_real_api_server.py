@@ -26,7 +26,7 @@ ISSUER = "https://oidc.example.org/cluster/"
 
 
 def program(name: str, *flags: str) -> dict[str, Any]:
-    """The template of one program of the reference, in brief."""
+    """A short template of one program of the Go implementation."""
     env = [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     container = {"name": name, "image": f"mcr.microsoft.com/oss/azure/{name}:v1.8.17", "args": list(flags), "env": env}
     return apps("kube-system", name, {"containers": [container]})
@@ -67,7 +67,7 @@ def shell(plane: up.Plane, script: str) -> str:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[up.Plane]:
-    """A cluster that the reference runs on, with the reference's own definitions."""
+    """A cluster with the Go implementation and its custom resource definitions."""
     with up.Plane() as plane:
         apply_definitions(plane, REFERENCE)
         # The name by which `run` looks for it.
@@ -109,7 +109,7 @@ async def test_a_cluster_of_the_reference_is_told_what_differs(cluster: up.Plane
     assert "--clientQps=5" in told["look", "Deployment kube-system/mic"]
     assert "is held by mic-5d9" in told["by itself", "Endpoints default/aad-pod-identity-mic"]
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
-    assert {("look", kind) for kind in kinds} < told.keys()  # the reference's definitions drop old spellings
+    assert {("look", kind) for kind in kinds} < told.keys()  # the Go implementation's definitions drop old spellings
     assert len(told) == 6
 
 
@@ -151,7 +151,7 @@ async def test_the_issuer_is_the_clusters_own_unless_another_is_given(cluster: u
     assert {words[words.index("--issuer") + 1] for words in commands} == {own}
     subjects = {words[words.index("--subject") + 1] for words in commands}
     assert subjects == {f"system:serviceaccount:{shop}:web", f"system:serviceaccount:{shop}:nightly"}
-    assert f"#   issuer {own}: Azure has to read its keys" in answer.out
+    assert f"#   issuer {own}: Azure must read its keys" in answer.out
     given = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az", "--issuer", ISSUER)
     assert own not in given.out
 
@@ -160,7 +160,7 @@ async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", shop)
     assert answer.code == 3
     subject = f"system:serviceaccount:{shop}:web"
-    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "by hand:"):
+    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "manual steps:"):
         assert part in answer.out
     assert (await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", "elsewhere")).code == 0
 
@@ -190,7 +190,7 @@ async def test_what_people_have_applied_keeps_all_else(cluster: up.Plane, shop: 
 
 
 def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
-    """Apply a workload and its account as somebody who keeps manifests does."""
+    """Apply a workload and its account in the way of an operator with manifests."""
     notes = {"owner": "somebody"}
     account = {
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""Whatever a cluster looks like: once a plan is applied, nobody runs as an identity that is not bound to them."""
+"""On random clusters: after a plan is applied, no workload runs with an identity that is not bound to it."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def test_an_account_that_is_planned_is_used_by_those_alone_that_are_bound_to_its
 def users(
     made: WorkloadIdentityPlan, made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]]
 ) -> Iterator[tuple[str, str]]:
-    """The label of each that makes pods, and its account once the plan is applied; what is for a person stays."""
+    """Label and service account of each workload after the plan is applied; manual steps are not done."""
     changed = {(each.kind, each.name): each.service_account for each in made.patches}
     for kind, name, label, used in made_by:
         yield label, changed.get((kind, name), used or "default")

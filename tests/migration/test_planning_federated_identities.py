@@ -1,4 +1,4 @@
-"""What a plan makes of a cluster: who has each identity, what Azure is to be told, and what stands in the way."""
+"""Plans: the users of each identity, the federated credentials for Azure, and the obstacles."""
 
 import shlex
 from typing import Any
@@ -33,7 +33,7 @@ def test_an_identity_is_planned_with_the_service_accounts_that_have_it() -> None
         ("shop/nightly", ["CronJob shop/nightly"], "", ""),
         ("shop/web", ["Deployment shop/web"], "web-1", "uid-web-1"),
     ]
-    assert notes(made) == ["there is no pod with service account shop/nightly now: its token is tried without one"]
+    assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
 
 def test_the_credentials_are_commands_of_az() -> None:
@@ -57,7 +57,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
     china = Settings(node_name="n", federated_identities=True, federated_audience="api://AzureADTokenExchangeChina")
     assert planned(workload(account="web"), nmis=(china,)).audience == "api://AzureADTokenExchangeChina"
     given = planned(workload(account="web"), nmis=(FEDERATING,), audience="api://Other")
-    assert blocking(given) == ["NMI asks for tokens with audience api://AzureADTokenExchange, not api://Other"]
+    assert blocking(given) == ["NMI requests tokens with audience api://AzureADTokenExchange, not api://Other"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         ([identity(adEndpoint="https://evil.example/"), binding()], {}, "nothing was sent to it"),
         (BOUND, {"version": "v1.29.9"}, "Kubernetes is v1.29.9"),
         (BOUND, {"nmis": (FEDERATING, Settings(node_name="m"))}, "NMI runs without --federated-identities on m"),
-        (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not ask for tokens of service account shop/web"),
+        (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not request tokens of service account shop/web"),
         ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
     ],
 )
@@ -86,17 +86,17 @@ def test_a_pod_on_its_nodes_network_stands_in_the_way() -> None:
     host = msgspec.structs.replace(template.spec, host_network=True)
     spec = msgspec.structs.replace(made.spec, template=msgspec.structs.replace(template, spec=host))
     (told,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
-    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS itself")
+    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
 
 
 def test_more_service_accounts_than_azure_takes_stand_in_the_way() -> None:
     twenty = [workload(f"web-{number}", account=f"web-{number}") for number in range(21)]
     assert blocking(planned(*twenty[:20])) == []
-    assert blocking(planned(*twenty)) == ["it would need 21 federated credentials, and Azure allows it 20"]
+    assert blocking(planned(*twenty)) == ["it would need 21 federated credentials, and Azure allows 20"]
 
 
 def test_an_identity_that_nothing_has_cannot_be_tried_and_is_not_switched() -> None:
-    assert blocking(planned()) == ["no workload and no pod of its namespace has it now, so that no token can be tried"]
+    assert blocking(planned()) == ["no workload or pod of its namespace has it now, so no token can be tested"]
 
 
 def test_service_account_default_is_warned_of() -> None:
@@ -121,7 +121,7 @@ def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> 
     elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
     made = planned(workload(account="web"), pods=[running()], objects=elsewhere)
     assert only(made).accounts == []
-    assert "pods of other namespaces have it (shop), and type 3 serves its own alone" in blocking(made)
+    assert "pods of other namespaces have it (shop), but type 3 serves only its own namespace" in blocking(made)
     copies = list(yaml.safe_load_all(manifests(made.steps)))
     assert [(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in copies] == [
         ("AzureIdentity", "shop", "demo"),
@@ -136,7 +136,7 @@ def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> 
     )
     assert old.copies == []
     assert [each.why for each in old.remarks] == [
-        "no workload and no pod of its namespace has it now, so that no token can be tried"
+        "no workload or pod of its namespace has it now, so no token can be tested"
     ]
 
 
@@ -188,4 +188,4 @@ def test_one_that_its_manifest_has_set_back_is_to_be_switched_again() -> None:
     objects = [identity(annotations=NOTED), binding()]
     made = planned(workload(account="web"), pods=[running()], objects=objects)
     assert only(made).state is IdentityState.TO_DO
-    assert notes(made) == ["somebody has set it back to type 0 after it was switched"]
+    assert notes(made) == ["it was set back to type 0 after the switch"]

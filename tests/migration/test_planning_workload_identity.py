@@ -44,7 +44,7 @@ def test_the_default_service_account_is_never_annotated() -> None:
     assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
     assert made.patches[0].service_account == "web"
     (why,) = whys(made)
-    assert why.startswith("Deployment shop/web: its service account is default, which every pod that names none has")
+    assert why.startswith("Deployment shop/web: its service account is default, which every pod without one also uses")
 
 
 def test_an_account_that_somebody_else_uses_is_replaced_by_one_of_the_workloads_own() -> None:
@@ -55,7 +55,7 @@ def test_an_account_that_somebody_else_uses_is_replaced_by_one_of_the_workloads_
     assert (one.name, one.is_new) == ("web", True)
     assert (one.image_pull_secrets, one.automount_service_account_token) == (secrets, False)
     (why,) = whys(made)
-    assert "its service account is shared, which Deployment shop/other has, too" in why
+    assert "its service account is shared, which Deployment shop/other also uses" in why
 
 
 def test_a_pod_that_nothing_makes_is_a_user_of_its_account_too() -> None:
@@ -90,7 +90,7 @@ def test_of_several_identities_the_first_by_binding_has_the_account_and_all_have
     assert [each.client_id for each in made.accounts] == ["client-b"]
     assert [each.identity for each in made.credentials] == ["shop/b", "shop/demo"]
     (why,) = whys(made)
-    assert "several identities are bound to it" in why
+    assert "it has several identities" in why
     assert "shop/demo (client-demo)" in why
 
 
@@ -150,9 +150,9 @@ def test_a_cron_job_is_changed_and_its_jobs_and_their_pods_are_left_to_it() -> N
 @pytest.mark.parametrize(
     ("kind", "owner", "why"),
     [
-        ("Job", "", "the template of a Job cannot be changed"),
-        ("ReplicaSet", "argoproj.io/v1alpha1 Rollout web", "it is made by Rollout web (argoproj.io/v1alpha1)"),
-        ("StatefulSet", "example.org/v1 Database web", "it is made by Database web (example.org/v1)"),
+        ("Job", "", "the template of a Job is immutable"),
+        ("ReplicaSet", "argoproj.io/v1alpha1 Rollout web", "it is managed by Rollout web (argoproj.io/v1alpha1)"),
+        ("StatefulSet", "example.org/v1 Database web", "it is managed by Database web (example.org/v1)"),
     ],
 )
 def test_what_cannot_be_patched_has_its_account_and_is_for_a_person(kind: str, owner: str, why: str) -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_patched_has_its_account_and_is_for_a_person(kind: str, o
 def test_a_pod_by_itself_is_for_a_person_and_one_that_has_ended_is_nothing() -> None:
     made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
     assert [each.name for each in made.accounts] == ["a"]
-    assert whys(made) == ["Pod shop/alone: it is a pod by itself, which cannot be changed"]
+    assert whys(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
 
 
 def test_a_finished_job_is_nothing() -> None:
@@ -174,13 +174,13 @@ def test_a_finished_job_is_nothing() -> None:
 
 def test_a_set_of_the_same_kind_in_another_group_is_not_taken_for_kubernetes_own() -> None:
     made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
-    assert "it is made by Deployment web (apps.kruise.io/v1)" in whys(made)[0]
+    assert "it is managed by Deployment web (apps.kruise.io/v1)" in whys(made)[0]
 
 
 def test_a_label_that_is_on_the_pod_alone_is_told() -> None:
     made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
     assert whys(made) == [
-        "Pod shop/web-1: its label aadpodidbinding is not that of its template, so it was set on the pod alone"
+        "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod"
     ]
 
 

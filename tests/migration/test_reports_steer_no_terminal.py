@@ -1,4 +1,4 @@
-"""What somebody wrote into an object is shown as text, and nothing of it styles or steers the reader's terminal."""
+"""Text from objects is printed as text, without markup and without terminal control characters."""
 
 import io
 import json

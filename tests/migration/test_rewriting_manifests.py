@@ -89,7 +89,7 @@ def test_a_field_in_both_spellings_keeps_the_present_one_and_says_what_is_lost()
     done = rewrite(BINDING + "  # a comment\n  AzureIdentity: old\n  azureIdentity: new\n  Selector: s\n")
     assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "new", "selector": "s"}
     (change,) = done.changes
-    assert change.lost == ("comments", "spec.AzureIdentity, since spec.azureIdentity is there too")
+    assert change.lost == ("comments", "spec.AzureIdentity, because spec.azureIdentity is also present")
 
 
 def test_a_field_that_is_null_in_its_present_spelling_takes_the_old_one() -> None:

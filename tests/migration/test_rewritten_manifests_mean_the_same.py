@@ -1,4 +1,4 @@
-"""Whatever the spellings in a manifest, the programs read the rewritten one as they read the first."""
+"""For any field spelling, the programs read the rewritten manifest as they read the original one."""
 
 from collections.abc import Callable
 from typing import Any

@@ -110,7 +110,7 @@ async def test_switched_and_taken_back_mic_follows_each_time(cloud: Federation) 
     before = cloud.identity()
     answer = await cloud.migrate("apply", "--yes", *tenant(cloud))
     assert (answer.code, answer.err) == (0, "")
-    for line in ("default/demo: a token could be got for default/web", "default/demo: switched to type 3", "followed"):
+    for line in ("default/demo: token obtained for default/web", "default/demo: switched to type 3", "MIC has updated"):
         assert line in answer.out
     assert held(cloud) == FOLLOWED
     after = cloud.identity()
@@ -174,7 +174,7 @@ async def test_where_mic_does_not_follow_the_switch_is_taken_back(cloud: Federat
     before = cloud.identity()
     code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
     assert (code, told["ending"]) == (3, "taken back")
-    assert "MIC had not followed within 1 s for default/web-1, so it is of type 0 again" in told["why"]
+    assert "MIC has not updated default/web-1 within 1 s, so it is of type 0 again" in told["why"]
     assert cloud.identity()["spec"] == before["spec"]
 
 

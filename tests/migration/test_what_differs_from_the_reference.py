@@ -1,4 +1,4 @@
-"""Each thing that is different for somebody's objects is found, and its neighbour that is not is left alone."""
+"""Each difference from the Go implementation is found, and unaffected neighbours are not reported."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_old_spellings_that_are_recorded_as_rewritten_are_to_be_looked_at() -> N
     old["spec"]["ClientID"] = old["spec"].pop("clientID")
     one = only(old, binding(), record="v1.8.17", record_at="key k of ConfigMap ns/c")
     assert one.level is DifferenceLevel.REVIEW
-    assert "key k of ConfigMap ns/c says that version v1.8.17" in one.what
+    assert "key k of ConfigMap ns/c records that version v1.8.17" in one.what
 
 
 def test_definitions_that_drop_old_spellings_are_told() -> None:
@@ -89,7 +89,7 @@ def test_a_service_principal_with_its_secret_beside_it_is_served_alike() -> None
 def test_a_binding_without_its_identity_is_told_also_where_one_of_that_name_is_elsewhere() -> None:
     one = only(identity(namespace="elsewhere"), binding())
     assert one.level is DifferenceLevel.FIX
-    assert one.what == "there is no AzureIdentity shop/demo"
+    assert one.what == "AzureIdentity shop/demo does not exist"
 
 
 def test_two_bindings_for_the_same_are_told_and_two_for_different_labels_are_not() -> None:
@@ -129,7 +129,7 @@ def test_pods_whose_label_nothing_selects_are_told_unless_they_have_ended() -> N
     assert one.about == "pods shop/lost"
 
 
-@pytest.mark.parametrize(("holder", "said"), [("mic-1", "is held by mic-1"), ("", "is held by nobody")])
+@pytest.mark.parametrize(("holder", "said"), [("mic-1", "is held by mic-1"), ("", "has no holder")])
 def test_the_references_lock_is_told(holder: str, said: str) -> None:
     one = only(*FINE, lock=holder, lock_at="default/aad-pod-identity-mic")
     assert (one.level, one.about) == (DifferenceLevel.NO_ACTION, "Endpoints default/aad-pod-identity-mic")
@@ -147,7 +147,7 @@ def test_an_object_that_cannot_be_read_is_told_and_hides_no_other() -> None:
 
 def test_what_could_not_be_read_is_told() -> None:
     one = only(*FINE, unread={"daemonsets": "forbidden"})
-    assert (one.level, one.about, one.what) == (DifferenceLevel.REVIEW, "daemonsets", "not read: forbidden")
+    assert (one.level, one.about, one.what) == (DifferenceLevel.REVIEW, "daemonsets", "could not be read: forbidden")
 
 
 def test_of_manifests_only_what_they_say_themselves_is_told() -> None:
@@ -175,8 +175,8 @@ def test_mirror_pods_that_get_nothing_here_are_told() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"resourceID": ID + "DEMO"}, "have one resourceID and different clientIDs"),
-        ({"clientID": " CLIENT-demo"}, "have one clientID and different resourceIDs"),
+        ({"resourceID": ID + "DEMO"}, "have the same resourceID and different clientIDs"),
+        ({"clientID": " CLIENT-demo"}, "have the same clientID and different resourceIDs"),
     ],
     ids=["one-resource-id", "one-client-id"],
 )

@@ -7,5 +7,5 @@ import uvloop
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """uvloop is what the programs run on; asyncio's own loop shows that nothing depends on it."""
+    """Run each test on uvloop, which the programs use, and on asyncio's loop, on which nothing may differ."""
     return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}

@@ -122,7 +122,7 @@ class Peer:
             return head + await self.reader.readexactly(length)
 
     async def ending(self) -> bytes:
-        """What comes until the lane closes the connection, gently or not."""
+        """Return the bytes until the lane closes or resets the connection."""
         received = bytearray()
         async with asyncio.timeout(PATIENCE_SECONDS):
             try:
@@ -155,7 +155,7 @@ class Serving:
     peers: list[Peer] = field(default_factory=list)
 
     async def connect(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> Peer:
-        """Connect from *address*, which stands for a pod's."""
+        """Connect from *address*, which represents a pod's address."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

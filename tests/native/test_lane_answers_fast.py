@@ -1,6 +1,6 @@
-"""Ready answers over real connections: what is answered at once, and what that depends on.
+"""Ready answers over real connections: the requests that the fast lane answers, and the conditions.
 
-Excluded: what is handed over (test_lane_hands_over.py), limits and deadlines.
+Excluded: the hand-over (test_lane_hands_over.py), limits and deadlines.
 """
 
 import re

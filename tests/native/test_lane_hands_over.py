@@ -1,4 +1,4 @@
-"""What goes to the general lane, when, and what that may do with its connection."""
+"""The hand-over to the general lane, and the methods that it may call on its connection."""
 
 import asyncio
 import socket

@@ -21,7 +21,7 @@ class Handle:
 
 
 class HandLoop:
-    """What a Lane needs of a loop; the test runs what it was given."""
+    """The loop methods that a Lane uses; the test runs the registered callbacks."""
 
     def __init__(self) -> None:
         self.epoll = -1

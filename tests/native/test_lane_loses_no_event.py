@@ -1,4 +1,4 @@
-"""epoll tells the lane of each event once: whatever was left in a socket then is found all the same."""
+"""epoll reports each event to the lane once: bytes that remain in a socket are still found."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ import pytest
 from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Serving, serving
 
 READ_MAX = 16 * 1024
-"""What the lane reads at a time."""
+"""Bytes that the lane reads per call."""
 
 
 def turns(lane: Serving, count: int = 20) -> None:
@@ -38,7 +38,7 @@ async def test_an_end_that_comes_together_with_a_request_ends_the_connection(req
                 assert b" 200 " in peer.recv(65536)
             peer.send(request_)
             peer.shutdown(socket.SHUT_WR)
-            time.sleep(0.01)  # noqa: ASYNC251  both are to be there before the lane looks
+            time.sleep(0.01)  # noqa: ASYNC251  both must have arrived before the lane reads
             turns(lane)
             assert lane.count("open") == 0
             assert everything(peer).count(b"HTTP/1.1 ") == 1
@@ -60,7 +60,7 @@ async def test_all_of_a_long_text_reaches_the_general_lane(more: int) -> None:
         with lane.connected() as peer:
             turns(lane)
             peer.send(b"x" * (READ_MAX + more))
-            time.sleep(0.01)  # noqa: ASYNC251  all of it is to be there
+            time.sleep(0.01)  # noqa: ASYNC251  all of it must have arrived
             turns(lane)
             assert len(lane.generals[0].received) == READ_MAX + more
 
@@ -89,7 +89,7 @@ async def test_a_whole_read_of_whole_requests_is_followed_by_the_rest() -> None:
         with lane.connected() as peer:
             turns(lane)
             peer.send(padded * 16 + REQUEST * 2)
-            time.sleep(0.01)  # noqa: ASYNC251  likewise
+            time.sleep(0.01)  # noqa: ASYNC251  as above
             turns(lane)
             assert everything(peer).count(b"HTTP/1.1 200") == 18
             assert lane.generals == []

@@ -1,4 +1,4 @@
-"""When all places are taken, the greediest peer gives one up, and who has less than others loses nothing."""
+"""If all slots are in use, the peer with most connections loses one; a peer with fewer loses none."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 
 async def is_open(peer: Peer) -> bool:
-    """Whether the lane still serves it; what it has not read yet is thrown away."""
+    """Return whether the lane still serves it; unread bytes are discarded."""
     try:
         return (await peer.ask()).startswith(b"HTTP/1.1")
     except (OSError, asyncio.IncompleteReadError):

@@ -1,4 +1,4 @@
-"""Answers are sent when all requests of a turn have been read. Whatever happens in between, each gets there."""
+"""Answers are sent when all requests of a turn have been read, and each arrives in spite of events in between."""
 
 from typing_extensions import override
 
@@ -29,7 +29,7 @@ async def test_an_answer_that_is_owed_is_sent_before_its_connection_is_closed_fo
 async def test_it_is_sent_before_its_place_is_given_to_a_newcomer() -> None:
     async with serving(limits=Limits(connections=1)) as lane:
         with lane.connected() as asking:
-            for _ in range(2):  # epoll forgets that the listener was ready, and tells of the request first
+            for _ in range(2):  # epoll forgets that the listener was ready, and reports the request first
                 lane.turn()
             asking.send(REQUEST)
             with lane.connected() as newcomer:

@@ -1,4 +1,4 @@
-"""An exception out of the general lane ends one connection, never the lane, and is told once."""
+"""An exception of the general lane closes one connection, never the lane, and is logged once."""
 
 import asyncio
 import logging

@@ -64,7 +64,7 @@ class Grant:
 
 @dataclass
 class Generous:
-    """An issuer that grants a token which says what it was asked for."""
+    """An issuer whose token contains the request."""
 
     record: PodRecord
     now_ns: int = field(default_factory=time.monotonic_ns)

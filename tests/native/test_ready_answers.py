@@ -1,4 +1,4 @@
-"""What a ready answer looks like as its seconds run out."""
+"""The bytes of a ready answer while its remaining seconds decrease."""
 
 import json
 

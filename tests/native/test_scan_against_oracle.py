@@ -1,4 +1,4 @@
-"""What the fast lane's scanner takes means exactly what the oracle says; both judge bytes alone.
+"""A head that the fast lane's scanner accepts has the oracle's meaning; both use the bytes only.
 
 Excluded: the general lane and sockets (test_lanes_agree.py).
 """
@@ -14,7 +14,7 @@ from tests.oracle.requests import Asked, Verdict, read
 
 
 def fast(data: bytes) -> Asked | None:
-    """What the fast lane would answer *data* with, in the oracle's words; None if it would hand it over."""
+    """Return the fast lane's answer to *data*, in the oracle's form; None if it would hand it over."""
     outcome, size, text, metadata, close = scan.examine(data)
     found = query.examine(text) if outcome == "done" else None
     if found is None or not metadata:
@@ -96,7 +96,7 @@ ACCEPTED_WITH_EVERYTHING = (
 
 @pytest.mark.parametrize("at", range(20))
 def test_every_byte_at_every_place_of_a_value_is_judged_alike(at: int) -> None:
-    """Values are read eight bytes at a time, and their ends one by one."""
+    """Values are read in steps of eight bytes, and their ends byte by byte."""
     for byte in range(256):
         value = bytes([*b"a" * at, byte, *b"a" * (19 - at)])
         data = (

@@ -45,7 +45,7 @@ BELOW = {
         "fair_queue",
     },
 }
-"""What each module may import of its own package."""
+"""The imports inside the package that each module may have."""
 
 
 def imported(source: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a token request means: slow, obvious Python to hold the two lanes against.
+"""The meaning of a token request: slow, simple Python code, to which tests compare the two lanes.
 
 Written from the RFCs and the behaviour that NMI promises, never from either lane's code, and in another way: it splits
 and compares where the scanner walks. It takes no limits into account and reads no body; where a request depends on one
@@ -46,7 +46,7 @@ class _NotAsked(Exception):  # noqa: N818 - not an error: how a judge says anyth
 
 
 def read(data: bytes) -> Asked | Verdict:
-    """What the request at the beginning of *data* means."""
+    """Return the meaning of the request at the start of *data*."""
     skipped = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2
     head, end, _ = data[skipped:].partition(b"\r\n\r\n")
     if not end:

@@ -1,4 +1,4 @@
-"""Facts about one pod for tests of what is told of it: a pod that gets its token, and what a test changes about it."""
+"""Diagnosis input for tests: a pod that gets its token, and the changes of a test."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def told(**changes: Any) -> Explanation:
 
 
 def broken(explanation: Explanation) -> list[Link]:
-    """The broken links; each says what to do."""
+    """The broken links; each states the next action."""
     links = [each for each in explanation.links if each.state is LinkState.BROKEN]
     assert all(each.next for each in links)
     assert explanation.next == (links[0].next if links else "")

@@ -1,4 +1,4 @@
-"""What a healthy installation looks like to the doctor, and what a test changes about it."""
+"""State of a healthy installation for the doctor, and the changes of a test."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +26,7 @@ from podidctl.doctor.state import (
     ServerState,
     Version,
 )
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.asked import VM
@@ -77,8 +77,8 @@ def node(name: str = NODE, **labels: str) -> Node:
     return Node(metadata=meta, spec=NodeSpec(provider_id=f"azure://{VM}"))
 
 
-def held(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> Record:
-    return Record(holder, 15.0, renewed)
+def held(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> LockRecord:
+    return LockRecord(holder, 15.0, renewed)
 
 
 def objects(**changes: Any) -> Objects:
@@ -110,7 +110,7 @@ def examined(**changes: Any) -> Report:
 
 
 def bad(told: Report) -> list[Finding]:
-    """What is not well; each such line but an unknown one says what to do."""
+    """Return the findings that are not ok; each one except unknown states the next action."""
     lines = [each for each in told.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines

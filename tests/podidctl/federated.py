@@ -1,4 +1,4 @@
-"""A pod with a federated identity and all that it needs, as facts, and what a test changes about them."""
+"""Diagnosis input of a pod with a federated identity, and the changes of a test."""
 
 from typing import Any
 

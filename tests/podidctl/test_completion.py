@@ -1,4 +1,4 @@
-"""What a shell completes: names from the cluster, and nothing at all where that fails."""
+"""Shell completion: names from the cluster, and no candidates on failure."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.mic.little_cloud import LittleCloud
 
 
 def context(**given: str) -> typer.Context:
-    """The command line so far."""
+    """Stand-in for the command line so far."""
     made = typer.Context(get_command(app))
     made.params.update(given)
     return made

@@ -1,5 +1,5 @@
-"""Federated identities on the real kube-apiserver with the reference's own definitions: MIC assigns them, and what
-doctor and explain say of service accounts and of NMI's rights is what its RBAC says.
+"""Federated identities on the real kube-apiserver with the Go implementation's custom resource definitions: MIC assigns
+them, and the output of doctor and explain about service accounts and NMI's permissions matches the server's RBAC.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
     await assigned_in_default(real, web="Assigned", other="Assigned")
     assert cloud.arm.calls == []
 
-    forbidden = "NMI's service account default/nmi may not ask for tokens of service accounts default/bare"
+    forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
     assert await federated(cloud) == [("problem", forbidden)]
     web, other = await link_of(cloud, "web"), await link_of(cloud, "other")
     assert (web["state"], web["about"]) == ("ok", "default/shop")
@@ -88,6 +88,6 @@ async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
     assert "federated.namespaces" in other["next"]
 
     await asyncio.to_thread(real.api, "DELETE", f"{CORE}/serviceaccounts/shop")
-    gone = "there is no service account default/shop, by which pods prove themselves to Azure: default/web"
+    gone = "service account default/shop does not exist; Azure identifies these pods by it: default/web"
     assert ("problem", gone) in await federated(cloud)
-    assert (await link_of(cloud, "web"))["says"] == "there is no service account default/shop"
+    assert (await link_of(cloud, "web"))["says"] == "service account default/shop does not exist"

@@ -14,11 +14,11 @@ def test_a_pod_is_named_with_its_namespace_or_beside_it() -> None:
 
 @pytest.mark.parametrize("name", ["", "/", "a/", "/b", "a/b/c", "../secrets", "A/b", "a b", "b?x=1", "b\n", "\x1b[31m"])
 def test_what_no_pod_can_be_called_is_a_wrong_command_line_that_steers_no_terminal(name: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no pod's name") as caught:
+    with pytest.raises(typer.BadParameter, match="is not a pod name") as caught:
         parse_pod_name(name, "", "usual")
     assert str(caught.value).isprintable()
 
 
 def test_what_no_namespace_can_be_called_is_told_too() -> None:
-    with pytest.raises(typer.BadParameter, match="is no namespace's name"):
+    with pytest.raises(typer.BadParameter, match="is not a namespace name"):
         parse_pod_name("b", "../a", "usual")

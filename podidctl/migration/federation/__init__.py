@@ -1,6 +1,6 @@
-"""From identities on VMs to federated ones: planned, tried, switched one at a time, and taken back.
+"""Migration from identities on VMs to federated ones: plan, token test, switch one at a time, roll back.
 
-`planning` and `marks` decide and do no I/O; `reading` reads the cluster, `trying` asks for a token as NMI would,
-`switching` and `applying` write. What is written names in an annotation what was there before, so that each of the
-three commands understands whatever state an interrupted one has left.
+`planning` and `json_patches` are pure. `state_reader` reads the cluster, `token_test` requests a token as NMI would,
+`identity_changes` and `application_changes` write. Each change records the former state in an annotation, so that every
+command can continue after an interrupted one.
 """

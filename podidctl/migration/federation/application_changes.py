@@ -1,7 +1,7 @@
-"""Writes what workload identity wants, one application after another, and takes it off again.
+"""Changes of applications for workload identity, one application at a time, and their rollback.
 
-The service account first, then the label of the pods, which rolls the application out; one that does not come up again
-in time gets its former template back.
+The service account is annotated first. The label of the pods follows and starts a rollout. If the rollout does not
+complete in time, the former template is restored.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ ANNOTATIONS: Final = ("metadata", "annotations")
 
 
 class AnnotatedObject(Resource, frozen=True):
-    """Any object, as far as its annotations say what was put on it."""
+    """Any object with its annotations."""
 
     metadata: Meta = Meta()
 
 
 class MarkedObject(msgspec.Struct, frozen=True):
-    """An object that something was put on."""
+    """An object that this command has changed."""
 
     kind: Kind[Any]
     namespace: str
@@ -51,7 +51,7 @@ class MarkedObject(msgspec.Struct, frozen=True):
 
 
 async def list_marked(client: Client) -> list[MarkedObject]:
-    """What carries a mark of ours: what makes pods first, then service accounts. Raises ApiError."""
+    """Return the changed objects: workloads first, then service accounts. Raises ApiError."""
     found = []
     for kind in (*CHANGEABLE_KINDS, SERVICE_ACCOUNTS):
         bare = Kind(kind.name, kind.plural, AnnotatedObject, kind.group, kind.version)
@@ -63,7 +63,7 @@ async def list_marked(client: Client) -> list[MarkedObject]:
 
 
 class ApplicationChanger:
-    """One for a run of a command; *tell* hears each thing as it is done."""
+    """One instance per run of a command; *report* receives each progress line."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ApplicationChanger:
         self._sleep = sleep
 
     async def apply(self, application: Application) -> ChangeOutcome:
-        """Put on what is wanted, and see the application come up with it."""
+        """Annotate and label *application*, then wait for its rollout."""
         kind = next(each for each in CHANGEABLE_KINDS if each.name == application.kind)
         account, workload = (application.namespace, application.account), (application.namespace, application.name)
         values, label = account_annotations(application), {USE_LABEL: "true"}
@@ -98,45 +98,47 @@ class ApplicationChanger:
                 self._client, kind, workload, lambda each: put_patch(each, application.identity, path, label)
             )
         except ApiError as error:
-            do = "run this again, or podidctl migrate rollback --workload-identity"
+            do = "run this command again, or podidctl migrate rollback --workload-identity"
             return ChangeOutcome(
                 about=application.description, ending=ChangeResult.INCOMPLETE, why=error.message, do=do
             )
-        self._report(f"{application.description}: labelled, rolling out")
+        self._report(f"{application.description}: labelled, rollout in progress")
         if await self._wait_for_rollout(kind, workload):
             return ChangeOutcome(about=application.description, ending=ChangeResult.CHANGED)
-        why = f"its pods were not all of the new template, and available, within {self._timeout:g} s"
+        why = f"its pods were not all updated and available within {self._timeout:g} s"
         try:
             await self._remove(kind, workload)
         except (ApiError, UnpatchableError) as error:
             do = "podidctl migrate rollback --workload-identity --yes " + application.identity
-            why = f"{why}; the label could not be taken off: {error}"
+            why = f"{why}; the label could not be removed: {error}"
             return ChangeOutcome(about=application.description, ending=ChangeResult.INCOMPLETE, why=why, do=do)
-        do = "see kubectl describe of it and of its pods; then run this again, perhaps with a longer --timeout"
-        why = f"{why}, so its label is off again (its service account stays annotated)"
+        do = "see kubectl describe of it and of its pods; then run this command again, perhaps with a longer --timeout"
+        why = f"{why}, so its label is removed again (its service account stays annotated)"
         return ChangeOutcome(about=application.description, ending=ChangeResult.ROLLED_BACK, why=why, do=do)
 
     async def remove(self, marks: Sequence[MarkedObject]) -> list[ChangeOutcome]:
-        """Take off what was put on these. A service account keeps it where a label for the same identity has stayed."""
+        """Remove the changes. A service account keeps its annotations while a workload keeps a label for the same
+        identity.
+        """
         outcomes: list[ChangeOutcome] = []
         stayed: set[tuple[str, str]] = set()
         for mark in marks:
             place = (mark.namespace, mark.identity)
-            # A mark that cannot be read may be for any identity.
+            # An unreadable record may be for any identity.
             if mark.kind is SERVICE_ACCOUNTS and stayed & {place, (mark.namespace, "")}:
-                why, do = "pods that use it keep their label", "see to these first, then run this again"
+                why, do = "pods that use it still have their label", "resolve these first, then run this command again"
                 outcomes.append(ChangeOutcome(about=mark.description, ending=ChangeResult.NOT_CHANGED, why=why, do=do))
                 continue
             try:
                 await self._remove(mark.kind, (mark.namespace, mark.name))
             except (ApiError, UnpatchableError) as error:
                 stayed.add(place)
-                do = "run this again, or do it by hand"
+                do = "run this command again, or change it manually"
                 outcomes.append(
                     ChangeOutcome(about=mark.description, ending=ChangeResult.NOT_CHANGED, why=str(error), do=do)
                 )
                 continue
-            self._report(f"{mark.description}: what was put on it is off")
+            self._report(f"{mark.description}: changes removed")
             outcomes.append(ChangeOutcome(about=mark.description, ending=ChangeResult.CHANGED))
         return outcomes
 

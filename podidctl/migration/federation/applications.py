@@ -1,7 +1,7 @@
-"""What workload identity wants of applications whose identity is federated already. Pure.
+"""Changes that workload identity needs for applications whose identity is federated. Pure.
 
-Which service account and which client id are the judgement of `workload_identity.plan`; here are the applications for
-which that means a label and annotations alone, since their federated credential is there.
+`workload_identity.plan_workload_identity` chooses the service account and the client id. This module selects the
+applications that need only a label and annotations, because their federated credential exists.
 """
 
 from collections import defaultdict
@@ -29,33 +29,33 @@ _TEMPLATE: Final = ("spec", "template", "metadata", "labels")
 
 
 def label_path(kind: str) -> tuple[str, ...]:
-    """Where the labels of its pods stand in an object of *kind*."""
+    """Return the path of the pods' labels in an object of *kind*."""
     return ("spec", "jobTemplate", *_TEMPLATE) if kind == CRON_JOBS.name else _TEMPLATE
 
 
 def account_annotations(application: Application) -> dict[str, str]:
-    """The annotations of its service account."""
+    """Return the annotations of its service account."""
     return {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
 
 
 def plan_applications(cluster: FederationState) -> list[Application]:
-    """Whatever makes pods and has an identity that is, or may become, federated."""
+    """Return the workloads whose identity is federated or may become so."""
     return list(_plan(cluster, plan_workload_identity(cluster.situation)))
 
 
 def cluster_remarks(cluster: FederationState) -> list[Remark]:
-    """Of the cluster, whichever application it is about."""
+    """Return remarks about the cluster that concern all applications."""
     if cluster.webhook is False:
         return [
             Remark(
-                why="the azure-workload-identity webhook is not there, without which the label does nothing",
+                why="the azure-workload-identity webhook is not installed; without it the label has no effect",
                 do="install it: az aks update --enable-workload-identity, or its chart",
             )
         ]
     if cluster.webhook is None:
         return [
             Remark(
-                why="it cannot be told whether the azure-workload-identity webhook is there",
+                why="it is unknown whether the azure-workload-identity webhook is installed",
                 do="see kubectl get mutatingwebhookconfigurations",
                 blocks=False,
             )
@@ -90,15 +90,15 @@ def _application(
         state = ApplicationState.DONE
     elif workload.kind not in _KINDS or workload.unpatchable:
         state = ApplicationState.MANUAL
-        why = workload.unpatchable or f"a {workload.kind} is not changed here"
+        why = workload.unpatchable or f"this command does not change a {workload.kind}"
         do = f'in its own manifest, set the label {USE_LABEL}: "true"; annotate its service account with {CLIENT_ID}'
         found = [Remark(why=why, do=do)]
     elif not mine:
         state = ApplicationState.MANUAL
         found = [
             Remark(
-                why=f"its service account {workload.account} is not its own, or is for another client id",
-                do="give it one of its own: podidctl migrate to-workload-identity makes it, with its credential",
+                why=f"its service account {workload.account} is shared or is for another client id",
+                do="give it a separate one: podidctl migrate to-workload-identity creates it, with its credential",
             )
         ]
     elif identity.spec.type != IdentityType.FEDERATED:
@@ -118,10 +118,10 @@ def _application(
 
 
 def is_rolled_out(kind: str, document: Any) -> bool:
-    """Whether every pod that *document* (of *kind*) wants is of its present template, and available."""
+    """Return whether every desired pod of *document* (of *kind*) has the current template and is available."""
     meta, spec, status = (document.get(name) or {} for name in ("metadata", "spec", "status"))
     if kind == CRON_JOBS.name:
-        return True  # its next job is of the new template
+        return True  # its next job uses the new template
     if status.get("observedGeneration", 0) < meta.get("generation", 0):
         return False
     if kind == DAEMON_SETS.name:

@@ -1,4 +1,4 @@
-"""`podidctl migrate plan|apply|rollback`, put together. The environment is given by `podidctl.cli`."""
+"""Definition of the commands `podidctl migrate plan|apply|rollback`. `podidctl.cli` passes the environment."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ FOLLOW_SECONDS = 120.0
 
 
 class PlanOutput(StrEnum):
-    """How a plan is printed."""
+    """Output format of a plan."""
 
     TABLE = "table"
     AZ = "az"
@@ -42,23 +42,28 @@ class PlanOutput(StrEnum):
 Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAMESPACE/IDENTITY]...", help="AzureIdentities; without any all of them."),
+    typer.Argument(metavar="[NAMESPACE/IDENTITY]...", help="AzureIdentities; default: all."),
 ]
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="AzureIdentities of this namespace only.")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only AzureIdentities of this namespace.")]
 Tenant = Annotated[str, typer.Option(help="The identities' tenant: az account show --query tenantId.")]
-Issuer = Annotated[str, typer.Option(help="The cluster's OIDC issuer; without it what the API server says of itself.")]
-Audience = Annotated[str, typer.Option(help="Of the federated credentials; without it NMI's --federated-audience.")]
+Issuer = Annotated[
+    str, typer.Option(help=("The cluster's OIDC issuer. Default: the issuer that the API server publishes."))
+]
+Audience = Annotated[
+    str, typer.Option(help=("Audience of the federated credentials. Default: NMI's --federated-audience."))
+]
 ForceNamespaced = Annotated[
-    bool, typer.Option("--force-namespaced", help="As MIC's --forceNamespaced; else as the one installed.")
+    bool,
+    typer.Option("--force-namespaced", help=("Same as MIC's --forceNamespaced. Default: the installed MIC's setting.")),
 ]
 Applications = Annotated[
-    bool, typer.Option("--workload-identity", help="Of applications, on to workload identity, not of identities.")
+    bool, typer.Option("--workload-identity", help="Change applications for workload identity, instead of identities.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, tell what would be done.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Make the changes. Without it, only show them.")]
 Timeout = Annotated[
-    float, typer.Option(min=1, max=3600, help="Seconds for MIC to follow, or an application to roll out.")
+    float, typer.Option(min=1, max=3600, help="Time limit in seconds for MIC's update or an application's rollout.")
 ]
-Printed = Annotated[Output, typer.Option("-o", "--output", help="How to print it.")]
+Printed = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 
 
 def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
@@ -73,7 +78,7 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         issuer: Issuer = "",
         audience: Audience = "",
         workload_identity: Annotated[
-            bool, typer.Option("--workload-identity", help="Also what is left on the way to workload identity.")
+            bool, typer.Option("--workload-identity", help="Also show the remaining steps to workload identity.")
         ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
@@ -81,10 +86,10 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
             PlanOutput, typer.Option("-o", "--output", help="az is a script, manifests are for kubectl apply.")
         ] = PlanOutput.TABLE,
     ) -> None:
-        """Tell what makes identities of type 0 federated (type 3), and what stands in the way; change nothing.
+        """Show the steps that make identities of type 0 federated (type 3), and the obstacles. Makes no changes.
 
-        -o az has the commands that create the federated credentials, -o manifests what other namespaces need. It ends
-        with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
+        -o az has the commands that create the federated credentials, -o manifests has the objects that other namespaces
+        need. The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
         reader = PlanReader(
             environ, kubeconfig, plan_options(environ, tenant, issuer, audience), force_namespaced=force_namespaced
@@ -101,7 +106,9 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
                 show.plan(made, console(), applications=workload_identity)
             case PlanOutput.AZ:
                 if not made.issuer:
-                    raise StartError("the cluster does not say who signs its service accounts' tokens: give --issuer")
+                    raise StartError(
+                        "the cluster does not publish the issuer of its service account tokens: pass --issuer"
+                    )
                 _write(documents.az_script(made, steps))
             case PlanOutput.MANIFESTS:
                 _write(documents.manifests(steps))
@@ -120,19 +127,17 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         namespace: Namespace = "",
         tenant: Tenant = "",
         audience: Audience = "",
-        resource: Annotated[
-            str, typer.Option(help="For which the token is asked that has to be got first.")
-        ] = RESOURCE,
+        resource: Annotated[str, typer.Option(help="Audience of the token that is requested as a test.")] = RESOURCE,
         timeout: Timeout = FOLLOW_SECONDS,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         output: Printed = Output.TABLE,
     ) -> None:
-        """Make identities federated, one after another, each once a token of it can be got; nothing without --yes.
+        """Make identities federated, one at a time, each after a successful token test. Makes no changes without --yes.
 
         With --workload-identity it changes applications whose identity is federated: the annotations of their service
-        account and the label of their pods. It ends with 0 where nothing is left, with 3 where something is, and with
-        1 where that could not be told.
+        account and the label of their pods. The exit code is 0 if no step remains, 3 if one does, and 1 if the state
+        could not be read.
         """
         reader = PlanReader(
             environ, kubeconfig, plan_options(environ, tenant, "", audience), force_namespaced=force_namespaced
@@ -152,9 +157,9 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         kubeconfig: Kubeconfig = "",
         output: Printed = Output.TABLE,
     ) -> None:
-        """Take back what apply has done, as far as nobody has changed it since; nothing without --yes.
+        """Undo the changes of apply, except for fields that were changed since. Makes no changes without --yes.
 
-        It ends with 0 where nothing is left, with 3 where something is, and with 1 where that could not be told.
+        The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
         reader = PlanReader(environ, kubeconfig, plan_options(environ, "", "", ""), force_namespaced=False)
         run = MigrationRun(reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output))
@@ -163,7 +168,7 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
 
 
 def _progress_printer(output: Output) -> Callable[[str], None]:
-    """Each line as it happens: beside a document for programs, on stderr."""
+    """Return a printer of progress lines, on stderr if stdout has a document for programs."""
     to = console(stderr=output is not Output.TABLE)
     return lambda line: to.print(printable(line), markup=False, soft_wrap=True)
 

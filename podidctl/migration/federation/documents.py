@@ -1,4 +1,4 @@
-"""A plan for federated identities as what people run: commands of az, and manifests for kubectl apply. Pure."""
+"""Documents of a federation plan: commands of az, and manifests for kubectl apply. Pure."""
 
 import yaml
 
@@ -9,7 +9,7 @@ from podidctl.migration.workload_identity import WorkloadIdentityPlan as Credent
 
 
 def az_script(made: FederationPlan, steps: list[IdentityStep]) -> str:
-    """The federated credentials of *steps*, a command for each; it ends at the first that fails."""
+    """Return a script with one command per federated credential of *steps*; it stops at the first failure."""
     by_hand = [
         ManualStep(about=f"AzureIdentity {step.identity}", why=each.why, do=each.do)
         for step in steps
@@ -17,7 +17,7 @@ def az_script(made: FederationPlan, steps: list[IdentityStep]) -> str:
     ]
     by_hand = [ManualStep(about="cluster", why=each.why, do=each.do) for each in made.remarks] + by_hand
     credentials = [each for step in steps for each in step.credentials]
-    # Two AzureIdentities may stand for one identity of Azure's.
+    # Two AzureIdentities may name the same identity on Azure.
     once = {_azures(each): each for each in reversed(credentials)}
     credentials = [each for each in credentials if once[_azures(each)] is each]
     told = Credentials(accounts=[], patches=[], credentials=credentials, by_hand=by_hand, done=[])
@@ -25,13 +25,13 @@ def az_script(made: FederationPlan, steps: list[IdentityStep]) -> str:
 
 
 def manifests(steps: list[IdentityStep]) -> str:
-    """AzureIdentities and bindings for other namespaces, for `kubectl apply -f`."""
-    head = "# kubectl apply -f this: what gives pods of other namespaces an AzureIdentity of their own.\n"
+    """Return the AzureIdentities and bindings for other namespaces, for `kubectl apply -f`."""
+    head = "# kubectl apply -f this file: AzureIdentities for pods of other namespaces.\n"
     copies = [each for step in steps for each in step.copies]
     return head + (yaml.safe_dump_all(copies, sort_keys=False, allow_unicode=False) if copies else "")
 
 
 def _azures(credential: FederatedCredential) -> tuple[str, ...]:
-    """What Azure tells credentials by."""
+    """Return the properties by which Azure distinguishes credentials."""
     owner = (credential.subscription, credential.resource_group, credential.identity_name)
     return (*(each.lower() for each in (owner if any(owner) else (credential.client_id,))), credential.subject)

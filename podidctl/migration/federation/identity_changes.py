@@ -1,7 +1,7 @@
-"""Makes AzureIdentities federated, one at a time, and takes that back: each in one patch that holds what it rests on.
+"""Changes of AzureIdentities to federated ones, one at a time, and their rollback; one conditional patch each.
 
-Between any two calls the process may end: an identity is then either as it was, or of type 3 with its way back noted
-on it, and the next `apply` waits for MIC where this one would have.
+The process may end between any two requests. An identity is then unchanged, or of type 3 with its former state
+recorded, and the next `apply` continues with the wait for MIC.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ from podidentity.resources import (
 )
 
 ATTEMPTS: Final = 3
-"""Of a patch whose object somebody else has changed since it was read."""
+"""Attempts for a patch whose object has changed since it was read."""
 POLL_SECONDS: Final = 1.0
 CLUSTER_WIDE_NAMESPACE: Final = "default"
-"""Where the assigned identities of identities are that serve every namespace."""
+"""Namespace of the AzureAssignedIdentities of identities that serve every namespace."""
 
 ReportProgress = Callable[[str], None]
 
@@ -46,9 +46,9 @@ ReportProgress = Callable[[str], None]
 async def patch_object(
     client: Client, kind: Kind[Any], key: tuple[str, str], operations: Callable[[Document], Operations]
 ) -> Document:
-    """The object after *operations* out of what it is; read anew where it has changed meanwhile.
+    """Patch the object with *operations* computed from its current state; read it again if it has changed in between.
 
-    Raises ApiError, and UnfitError out of *operations*.
+    Raises ApiError, and UnpatchableError from *operations*.
     """
     path = object_path(kind, *key)
     for attempt in range(1, ATTEMPTS + 1):
@@ -66,7 +66,9 @@ async def patch_object(
 
 
 class IdentityChanger:
-    """One for a run of a command. *managed*: there is no MIC to wait for. *tell* hears each thing as it is done."""
+    """One instance per run of a command. *managed*: there is no MIC to wait for. *report* receives each progress
+    line.
+    """
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class IdentityChanger:
         self._sleep = sleep
 
     async def switch(self, step: IdentityStep, tried: list[TokenTest]) -> ChangeOutcome:
-        """Switch what is of type 0, then see MIC follow; go on with what an earlier run has begun."""
+        """Switch an identity of type 0, then wait for MIC. Continues the work of an interrupted run."""
         if step.state is IdentityState.TO_DO:
             try:
                 await patch_object(self._client, IDENTITIES, step.key, lambda each: switch_patch(each, step.tenant))
@@ -97,28 +99,28 @@ class IdentityChanger:
         if not lacking:
             self._report(f"{step.identity}: {_mic_followed_text(seconds, managed=self._managed)}")
             return ChangeOutcome(about=step.identity, ending=ChangeResult.CHANGED, tried=tried)
-        why = f"MIC had not followed within {self._timeout:g} s for {', '.join(lacking[:3])}"
-        self._report(f"{step.identity}: {why}; going back")
+        why = f"MIC has not updated {', '.join(lacking[:3])} within {self._timeout:g} s"
+        self._report(f"{step.identity}: {why}; rolling back")
         return await self._roll_back(step, why, tried)
 
     async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
-        """What it was before."""
+        """Restore the former state."""
         about = "/".join(key)
         try:
             kept = await self._apply_rollback(key)
         except (ApiError, UnpatchableError) as error:
-            return _not_changed(about, error, "taken back", [])
-        self._report(f"{about}: is of type 0 again")
+            return _not_changed(about, error, "rolled back", [])
+        self._report(f"{about}: type 0 again")
         seconds, lacking = await self._wait_for_mic(key)
-        why = f"left as somebody has changed it since: spec.{', spec.'.join(kept)}" if kept else ""
+        why = f"kept because it was changed since: spec.{', spec.'.join(kept)}" if kept else ""
         if not lacking:
             self._report(f"{about}: {_mic_followed_text(seconds, managed=self._managed)}")
             return ChangeOutcome(about=about, ending=ChangeResult.CHANGED, why=why)
         return ChangeOutcome(
             about=about,
             ending=ChangeResult.INCOMPLETE,
-            why="; ".join(filter(None, [f"MIC has not followed yet for {', '.join(lacking[:3])}", why])),
-            do="wait, and see kubectl get azureassignedidentity -A; Azure takes up to minutes to put it on a VM",
+            why="; ".join(filter(None, [f"MIC has not updated {', '.join(lacking[:3])} yet", why])),
+            do="wait, and see kubectl get azureassignedidentity -A; Azure can take minutes to attach it to a VM",
         )
 
     async def _apply_rollback(self, key: tuple[str, str]) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ class IdentityChanger:
 
         def operations(document: Document) -> Operations:
             if not is_marked(document):
-                raise UnpatchableError("nothing is noted on it that says what it was")
+                raise UnpatchableError("it has no record of its former state")
             way = rollback_patch(document)
             kept.append(way.kept)
             return way.operations
@@ -143,14 +145,14 @@ class IdentityChanger:
                     return ChangeOutcome(
                         about=step.identity,
                         ending=ChangeResult.INCOMPLETE,
-                        why=f"{why}; and it could not be taken back: {_error_text(error)}",
+                        why=f"{why}; and the rollback failed: {_error_text(error)}",
                         do=f"podidctl migrate rollback --yes {step.identity}",
                         tried=tried,
                     )
                 await self._sleep(POLL_SECONDS)
             else:
                 break
-        do = "see MIC's log, and podidctl doctor; then run this again, perhaps with a longer --timeout"
+        do = "see MIC's log and podidctl doctor; then run this command again, perhaps with a longer --timeout"
         return ChangeOutcome(
             about=step.identity,
             ending=ChangeResult.ROLLED_BACK,
@@ -160,16 +162,16 @@ class IdentityChanger:
         )
 
     async def _wait_for_mic(self, key: tuple[str, str]) -> tuple[float, list[str]]:
-        """After how many seconds MIC had followed, and the pods for which it had not until the end."""
+        """Wait for MIC. Return the elapsed seconds and the pods that MIC has not updated."""
         began = self._clock()
         lacking: list[str] = []
         while not self._managed:
             try:
                 lacking = await self._lagging_pods(key)
             except NotFound:
-                break  # the identity is gone, and with it what to wait for
+                break  # the identity was deleted
             except ApiError as error:
-                lacking = lacking or [f"(not known: {error.message})"]
+                lacking = lacking or [f"(unknown: {error.message})"]
             if not lacking or self._clock() - began >= self._timeout:
                 break
             await self._sleep(POLL_SECONDS)
@@ -192,17 +194,17 @@ class IdentityChanger:
 def _mic_followed_text(seconds: float, *, managed: bool) -> str:
     if managed:
         return "there is no MIC to wait for"
-    return f"MIC has followed for all of its pods ({seconds:.1f} s)"
+    return f"MIC has updated all of its pods ({seconds:.1f} s)"
 
 
 def _not_changed(about: str, error: ApiError | UnpatchableError, what: str, tried: list[TokenTest]) -> ChangeOutcome:
-    """Nothing was written, or that is not known: the API server did not answer."""
+    """Return the outcome if nothing was written, or if that is unknown because the API server did not respond."""
     unclear = isinstance(error, ApiError) and not error.status
     return ChangeOutcome(
         about=about,
         ending=ChangeResult.INCOMPLETE if unclear else ChangeResult.NOT_CHANGED,
         why=f"it {'may not have been' if unclear else 'was not'} {what}: {_error_text(error)}",
-        do="run podidctl migrate plan, which tells how it stands",
+        do="run podidctl migrate plan, which shows the current state",
         tried=tried,
     )
 

@@ -1,7 +1,7 @@
-"""What is written into objects, and how it is found and taken off again: JSON patches out of documents. Pure.
+"""JSON patches that change objects, record their former state, and undo the change. Pure.
 
-Every patch holds what it rests on as `test` operations: the object's uid and resourceVersion, and the spec as it was
-read. Nothing is taken off that somebody else has changed since.
+Every patch has its preconditions as `test` operations: the object's uid and resourceVersion, and the spec as it was
+read. A rollback does not revert what was changed since.
 """
 
 import json
@@ -13,33 +13,33 @@ from mic.startup.spellings import respelled
 from podidentity.resources import IDENTITIES, IdentityType
 
 FORMER_ANNOTATION: Final = "aadpodidentity.k8s.io/migrated-from"
-"""On an AzureIdentity: the spec as it was, and the tenant that it was given."""
+"""Annotation of an AzureIdentity: the former spec, and the tenant that was set."""
 PUT_ANNOTATION: Final = "aadpodidentity.k8s.io/workload-identity"
-"""On service accounts and workloads: which identity it was for, what was written, and what stood there before."""
+"""Annotation of service accounts and workloads: the identity, the written values, and the former ones."""
 
 Document = dict[str, Any]
 Operations = list[Document]
 
 
 class UnpatchableError(Exception):
-    """The object is not one that may be changed now; the text says why and what to do."""
+    """The object must not be changed now; the text states the reason and the next action."""
 
 
 @dataclass(frozen=True)
 class RollbackPatch:
-    """The way back of one AzureIdentity."""
+    """Rollback of one AzureIdentity."""
 
     operations: Operations
     kept: tuple[str, ...]
-    """Fields that somebody else has changed since: they stay as they are now."""
+    """Fields that were changed since the switch: they keep their current value."""
 
 
 def switch_patch(document: Document, tenant: str) -> Operations:
-    """Make the AzureIdentity one of type 3. Raises UnfitError."""
+    """Return the patch that sets the AzureIdentity to type 3. Raises UnpatchableError."""
     spec = _spec(document)
     if respelled(IDENTITIES, document) is not None:
         raise UnpatchableError(
-            "its fields are spelled as before v1.6.0: run MIC, which rewrites them, then run this again"
+            "it has field spellings from before v1.6.0: run MIC, which rewrites them, then run this command again"
         )
     if _type(spec) != IdentityType.USER_ASSIGNED:
         raise UnpatchableError("it is not of type 0 any more: run podidctl migrate plan again")
@@ -49,11 +49,11 @@ def switch_patch(document: Document, tenant: str) -> Operations:
 
 
 def rollback_patch(document: Document) -> RollbackPatch:
-    """Make it what it was. Raises UnfitError where nothing says what that is."""
+    """Return the patch that restores the former state. Raises UnpatchableError if the record is missing or invalid."""
     spec, former, tenant = _spec(document), *_recorded_spec(document)
     if _type(spec) not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
         raise UnpatchableError(
-            f"somebody has made it type {_type(spec)!r} since: take annotation {FORMER_ANNOTATION} off by hand"
+            f"it was set to type {_type(spec)!r} since: remove annotation {FORMER_ANNOTATION} manually"
         )
     made = {**former, "type": int(IdentityType.FEDERATED), "tenantID": tenant}
     after, kept = dict(spec), []
@@ -70,7 +70,7 @@ def rollback_patch(document: Document) -> RollbackPatch:
 
 
 def is_marked(document: Document) -> bool:
-    """Whether a way back is noted on the AzureIdentity."""
+    """Return whether the AzureIdentity has a record of its former state."""
     return FORMER_ANNOTATION in _annotations(document)
 
 
@@ -82,13 +82,15 @@ def _recorded_spec(document: Document) -> tuple[Document, str]:
         spec, tenant = None, ""
     if not isinstance(spec, dict) or not isinstance(tenant, str) or _type(spec) != IdentityType.USER_ASSIGNED:
         raise UnpatchableError(
-            f"its annotation {FORMER_ANNOTATION} does not say what it was: set spec.type back by hand"
+            f"its annotation {FORMER_ANNOTATION} does not contain its former state: restore spec.type manually"
         )
     return spec, tenant
 
 
 def put_patch(document: Document, identity: str, path: tuple[str, ...], values: Mapping[str, str]) -> Operations:
-    """Write *values* into the map at *path*, and note it. What an earlier note says was there before, it still says."""
+    """Return the patch that writes *values* to the map at *path* and records them. Former values in an earlier record
+    are kept.
+    """
     existing, noted = _map_at(document, path), _put_record(document) or _PutRecord("", {}, {})
     others = {name: existing[name] for name in values if name in existing and existing[name] != noted.put.get(name)}
     written_in_all, before = {**noted.put, **values}, {**others, **noted.before}
@@ -102,10 +104,14 @@ def put_patch(document: Document, identity: str, path: tuple[str, ...], values: 
 
 
 def removal_patch(document: Document, path: tuple[str, ...]) -> Operations:
-    """Undo `put`: as far as what was written still stands there. Raises UnfitError where nothing says what that is."""
+    """Return the patch that undoes `put_patch` for values that are unchanged. Raises UnpatchableError if the record is
+    missing.
+    """
     noted = _put_record(document)
     if noted is None:
-        raise UnpatchableError(f"its annotation {PUT_ANNOTATION} does not say what was written: take it off by hand")
+        raise UnpatchableError(
+            f"its annotation {PUT_ANNOTATION} does not contain the written values: remove it manually"
+        )
     existing = _map_at(document, path)
     ours = [name for name, value in noted.put.items() if existing.get(name) == value]
     restored = {name: noted.before[name] for name in ours if name in noted.before}
@@ -116,7 +122,7 @@ def removal_patch(document: Document, path: tuple[str, ...]) -> Operations:
 
 
 def recorded_identity(annotations: Mapping[str, Any]) -> str:
-    """Which AzureIdentity `put` was called for; empty where it was not."""
+    """Return the AzureIdentity in the record of `put_patch`; empty if there is none."""
     noted = _put_record({"metadata": {"annotations": dict(annotations)}})
     return noted.identity if noted else ""
 
@@ -177,7 +183,7 @@ def _annotate(document: Document, values: Mapping[str, str], gone: Iterable[str]
 
 
 def _set_map(document: Document, path: tuple[str, ...], values: Mapping[str, str], gone: Iterable[str]) -> Operations:
-    """Set and remove names of the map at *path*, which is made where it is not there."""
+    """Set and remove entries of the map at *path*, which is created if missing."""
     where, existing = _pointer(path), _map_at(document, path)
     made = [] if existing or not values else [{"op": "add", "path": where, "value": {}}]
     sets = [{"op": "add", "path": f"{where}{_pointer((name,))}", "value": value} for name, value in values.items()]

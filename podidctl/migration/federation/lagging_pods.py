@@ -1,4 +1,4 @@
-"""Which pods' AzureAssignedIdentities do not yet say what an AzureIdentity says. Pure."""
+"""Pods whose AzureAssignedIdentities do not match the current AzureIdentity yet. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from podidentity.resources import (
 def lagging_pods(
     situation: WorkloadState, identity: AzureIdentity, assigned: Iterable[AzureAssignedIdentity]
 ) -> list[str]:
-    """Pods, as `namespace/name`, that want *identity* and have it not, or not as it is now."""
+    """Return the pods, as `namespace/name`, that need *identity* and do not have it in its current form."""
     return lagging_among(situation.inventory.pods, situation.bindings, identity, assigned)
 
 
@@ -27,10 +27,10 @@ def lagging_among(
     identity: AzureIdentity,
     assigned: Iterable[AzureAssignedIdentity],
 ) -> list[str]:
-    """The same, of these *pods*. One that is on no node yet, or on its way out, keeps nobody waiting.
+    """Return the lagging pods among *pods*. Unscheduled and terminating pods are not waited for.
 
-    An object on its way out counts for nothing: MIC keeps it until Azure has taken the identity off its host, which
-    pods are not waiting for.
+    Terminating AzureAssignedIdentities are ignored: MIC keeps them until Azure has detached the identity from its host,
+    which pods do not wait for.
     """
     own = identity.metadata.namespace
     selectors = {

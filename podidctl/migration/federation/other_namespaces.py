@@ -1,4 +1,4 @@
-"""Pods of other namespaces than their AzureIdentity's, and what they need of their own before it is federated. Pure."""
+"""Pods in other namespaces than their AzureIdentity, and the objects that they need before it is federated. Pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +21,7 @@ from podidentity.resources import (
 
 
 class OtherNamespaces:
-    """Remembers the names that its copies take, so that no two of them are one."""
+    """Remembers the names of its copies, so that they stay unique."""
 
     def __init__(self, state: WorkloadState, bound: BindingIndex) -> None:
         self._state = state
@@ -31,7 +31,9 @@ class OtherNamespaces:
         self._labels = _labels(state)
 
     def namespaces(self, identity: AzureIdentity, used_in: Collection[str]) -> list[str]:
-        """Those of *used_in*, other than its own, whose pods have no AzureIdentity of their own for the same."""
+        """Return the namespaces of *used_in*, other than the identity's, whose pods have no equal AzureIdentity in
+        their namespace.
+        """
         return [
             namespace
             for namespace in sorted({*used_in} - {identity.metadata.namespace})
@@ -42,7 +44,9 @@ class OtherNamespaces:
         ]
 
     def copies(self, identity: AzureIdentity, namespace: str) -> Iterator[dict[str, Any]]:
-        """The identity, of type 0 still, and its bindings, for *namespace*: to be switched there like any other."""
+        """Yield copies of the identity (of type 0) and its bindings for *namespace*, which can be switched there
+        later.
+        """
         name = _free_name(self._taken, namespace, identity)
         spec: dict[str, Any] = {
             "type": int(IdentityType.USER_ASSIGNED),
@@ -62,7 +66,7 @@ class OtherNamespaces:
 
 
 def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
-    """By namespace: what pods there are labelled with."""
+    """Return the label values of pods by namespace."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for workload in state.inventory.workloads():
         found[workload.namespace].add(workload.labels.get(BINDING_LABEL, ""))
@@ -72,7 +76,7 @@ def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
 
 
 def _lacks_own_identity(identity: AzureIdentity, namespace: str, wants: list[DesiredAssignment]) -> bool:
-    """Whether *identity* is among *wants*, and nothing of *namespace* itself stands for the same in Azure."""
+    """Return whether *identity* is among *wants*, and no identity in *namespace* has the same client id."""
     client_id = identity.spec.client_id.strip().lower()
     same = [each.identity for each in wants if each.identity.spec.client_id.strip().lower() == client_id]
     keys = {each.key for each in same}
@@ -80,7 +84,7 @@ def _lacks_own_identity(identity: AzureIdentity, namespace: str, wants: list[Des
 
 
 def _free_name(taken: set[Key], namespace: str, wanted: Custom) -> str:
-    """A name in *namespace* that nothing there has yet: its own, or with its namespace, or with a number too."""
+    """Return a free name in *namespace*: the wanted one, or with its namespace, or also with a number."""
     name, number = wanted.metadata.name, 1
     while (namespace, name) in taken:
         behind = f"-{wanted.metadata.namespace}{'' if number == 1 else f'-{number}'}"

@@ -1,7 +1,7 @@
-"""What has to be done for each AzureIdentity, and what stands in the way, out of what was read. Pure.
+"""Steps for each AzureIdentity and the obstacles, from the state that was read. Pure.
 
-A federated identity serves its own namespace alone, trusts service accounts instead of VMs, and is NMI's to serve and
-nobody else's: whoever has the identity in another way than that now would lose it, and so blocks the change.
+A federated identity serves only its own namespace, trusts service accounts instead of VMs, and is served only by NMI. A
+user of the identity by any other path would lose it, so such users block the switch.
 """
 
 import re
@@ -37,6 +37,7 @@ from podidctl.migration.workload_identity import (
     unreachable_issuer,
 )
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
+from podidctl.printing import listed
 from podidentity.azure.clouds import Cloud
 from podidentity.resources import (
     BINDING_LABEL,
@@ -51,25 +52,26 @@ from podidentity.resources import (
 )
 
 KUBERNETES_MIN: Final = (1, 30)
-"""From which on the chart's ValidatingAdmissionPolicy keeps NMI to the tokens that it needs."""
-TENANT: Final = "its tenant is not known: give --tenant, which `az account show --query tenantId -o tsv` tells"
+"""The first Kubernetes version in which the chart's ValidatingAdmissionPolicy limits the tokens that NMI may request.
+"""
+TENANT: Final = "its tenant is not known: pass --tenant, the output of `az account show --query tenantId -o tsv`"
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     cloud: Cloud
     tenant: str = ""
     issuer: str = ""
     audience: str = ""
-    """Empty for what NMI has."""
+    """Empty for NMI's audience."""
 
 
 @dataclass(frozen=True)
 class FederationState:
-    """What was read."""
+    """State that was read."""
 
     situation: WorkloadState
     issuer: str = ""
@@ -77,42 +79,42 @@ class FederationState:
     exceptions: Sequence[AzurePodIdentityException] = ()
     assigned: Sequence[AzureAssignedIdentity] = ()
     managed: bool = False
-    """Whether bindings alone decide, so that no MIC has to follow."""
+    """Whether NMI runs in managed mode, without MIC."""
     nmis: Sequence[Settings] = ()
     nmi_unknown: str = ""
-    """Why the flags of an NMI are not known, if so."""
+    """Why the flags of an NMI are not known; empty if they are."""
     forbidden: Collection[Key] = ()
-    """Service accounts of which NMI may not ask for tokens."""
+    """Service accounts whose tokens NMI may not request."""
     rights_unknown: str = ""
-    """Why it is not known which these are, if so."""
+    """Why these permissions are not known; empty if they are."""
     webhook: bool | None = None
-    """Whether workload identity's webhook is there; None where that could not be told."""
+    """Whether workload identity's webhook is installed; None if unknown."""
 
 
 def audience_of(cluster: FederationState, options: PlanOptions) -> str:
-    """Of the federated credentials: what is asked for, else NMI's."""
+    """Return the audience of the federated credentials: the option, or else NMI's."""
     return options.audience or next((each.federated_audience for each in cluster.nmis), AUDIENCE)
 
 
 def policy_of(cluster: FederationState, options: PlanOptions) -> SignInPolicy:
-    """Which endpoints a proof may be sent to, as NMI sees it."""
+    """Return NMI's policy about the endpoints that may receive credentials."""
     allowed = {each.allowed_ad_endpoints for each in cluster.nmis}
     return SignInPolicy(options.cloud, allowed_endpoints=allowed.pop() if len(allowed) == 1 else ())
 
 
 def plan_federation(cluster: FederationState, options: PlanOptions) -> FederationPlan:
-    """All of it but the applications, which are `applications.planned`."""
+    """Return the plan without applications, which `applications.plan_applications` adds."""
     return _FederationPlanner(cluster, options).run()
 
 
 def as_federated(identity: AzureIdentity, tenant: str) -> AzureIdentity:
-    """What *identity* becomes."""
+    """Return *identity* after the switch."""
     spec = replace(identity.spec, type=int(IdentityType.FEDERATED), tenant_id=tenant)
     return replace(identity, spec=spec)
 
 
 def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
-    """By AzureIdentity: the service accounts whose pods have it, with the workloads, and one of the pods."""
+    """Return, by AzureIdentity, the service accounts whose pods have it, with their workloads and one pod."""
     bound = situation.bound()
     workloads: defaultdict[Key, defaultdict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
     pods: dict[tuple[Key, Key], BareMeta] = {}
@@ -181,11 +183,14 @@ class _FederationPlanner:
         if kind == IdentityType.FEDERATED:
             return self._switched(identity) if marked else None
         if kind in {IdentityType.SECRET, IdentityType.CERTIFICATE}:
-            why = f"it is a service principal (type {kind}), which no VM has to hold"
-            do = "leave it; or make a federated credential of its application (az ad app federated-credential create), "
-            return UnchangedIdentity(identity=name, why=why, do=f"{do}set type: 3, and take its Secret away")
+            why = f"it is a service principal (type {kind}), which is not attached to VMs"
+            do = (
+                "no action is required; to switch it, create a federated credential of its application (az ad app "
+                "federated-credential create),  "
+            )
+            return UnchangedIdentity(identity=name, why=why, do=f"{do}set type: 3, and remove its Secret")
         if fault := misconfigured(identity):
-            return UnchangedIdentity(identity=name, why=fault, do="correct or delete it")
+            return UnchangedIdentity(identity=name, why=fault, do="correct it or delete it")
         if identity.key not in self._named:
             return UnchangedIdentity(identity=name, why="no AzureIdentityBinding names it", do="delete it")
         tenant = self._options.tenant or identity.spec.tenant_id.strip()
@@ -196,16 +201,19 @@ class _FederationPlanner:
             copies = [each for namespace in strangers for each in self._other_namespaces.copies(identity, namespace)]
             remarks.append(
                 Remark(
-                    why=f"pods of other namespaces have it ({', '.join(strangers)}), and type 3 serves its own alone",
-                    do="podidctl migrate plan -o manifests | kubectl apply -f -, which gives each of them its own",
+                    why=(
+                        f"pods of other namespaces have it ({', '.join(strangers)}), but type 3 serves only its own "
+                        "namespace"
+                    ),
+                    do="podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them",
                 )
             )
         remarks += [each for account in accounts for each in self._of_account(identity, account)]
         if marked:
             remarks.append(
                 Remark(
-                    why="somebody has set it back to type 0 after it was switched",
-                    do="set type: 3 and tenantID in its manifest, wherever that is kept",
+                    why="it was set back to type 0 after the switch",
+                    do="set type: 3 and tenantID in its manifest, where that is stored",
                     blocks=False,
                 )
             )
@@ -215,8 +223,8 @@ class _FederationPlanner:
         behind = [] if self._cluster.managed else lagging_pods(self._state, identity, self._cluster.assigned)
         remarks = [
             Remark(
-                why=f"MIC has not followed for {len(behind)} of its pods ({_few(behind)})",
-                do="podidctl migrate apply waits for it, podidctl migrate rollback goes back; see MIC's log",
+                why=f"MIC has not updated {len(behind)} of its pods ({listed(set(behind), 3)})",
+                do="podidctl migrate apply waits for MIC, podidctl migrate rollback undoes the switch; see MIC's log",
                 blocks=False,
             )
         ]
@@ -244,44 +252,44 @@ class _FederationPlanner:
             copies=copies,
         )
 
-    # What stands in the way.
+    # Obstacles.
 
     def _cluster_remarks(self, issuer: str) -> Iterator[Remark]:
-        """Of the cluster, whichever identity it is about."""
+        """Yield remarks about the cluster that concern all identities."""
         version = _VERSION.match(self._cluster.version)
         if version is not None and (int(version[1]), int(version[2])) < KUBERNETES_MIN:
             yield Remark(
-                why=f"Kubernetes is {self._cluster.version}, without the admission policies that NMI is held by",
+                why=f"Kubernetes is {self._cluster.version}, without the admission policies that limit NMI",
                 do="upgrade the cluster to 1.30 or later",
             )
         if not issuer:
-            why = "the cluster does not say who signs its service accounts' tokens"
-            yield Remark(why=why, do="give --issuer, as federated credentials have it", blocks=False)
+            why = "the cluster does not publish the issuer of its service account tokens"
+            yield Remark(why=why, do="pass --issuer, with the value of the federated credentials", blocks=False)
         elif not is_public(issuer):
             told = unreachable_issuer(issuer)
             yield Remark(why=f"{told.about}: {told.why}", do=told.do, blocks=False)
         without = [each.node_name for each in self._cluster.nmis if not each.federated_identities]
         if without:
             yield Remark(
-                why=f"NMI runs without --federated-identities on {_few(without)}",
+                why=f"NMI runs without --federated-identities on {listed(set(without), 3)}",
                 do="set federated.enabled and federated.namespaces in the chart's values",
             )
         audiences = {each.federated_audience for each in self._cluster.nmis}
         if self._options.audience and audiences and audiences != {self._options.audience}:
             yield Remark(
-                why=f"NMI asks for tokens with audience {_few(audiences)}, not {self._options.audience}",
-                do="leave --audience out, or set federated.audience in the chart's values",
+                why=f"NMI requests tokens with audience {listed(set(audiences), 3)}, not {self._options.audience}",
+                do="omit --audience, or set federated.audience in the chart's values",
             )
         if self._cluster.rights_unknown:
             yield Remark(
-                why=f"it cannot be told which tokens NMI may ask for: {self._cluster.rights_unknown}",
-                do="see that the chart's federated.namespaces has every namespace of this plan",
+                why=f"it is unknown which tokens NMI may request: {self._cluster.rights_unknown}",
+                do="check that the chart's federated.namespaces contains every namespace of this plan",
                 blocks=False,
             )
         if self._cluster.nmi_unknown:
             yield Remark(
-                why=f"it cannot be told whether NMI serves type 3: {self._cluster.nmi_unknown}",
-                do="see that each NMI runs with --federated-identities",
+                why=f"it is unknown whether NMI serves type 3: {self._cluster.nmi_unknown}",
+                do="check that each NMI runs with --federated-identities",
                 blocks=False,
             )
 
@@ -292,22 +300,28 @@ class _FederationPlanner:
             try:
                 self._policy.federation(as_federated(identity, tenant))
             except PolicyError as error:
-                yield Remark(why=error.detail, do="correct it, then run this again")
+                yield Remark(why=error.detail, do="correct it, then run this command again")
         own = [each for each in accounts if each.namespace == identity.metadata.namespace]
         if not own:
             yield Remark(
-                why="no workload and no pod of its namespace has it now, so that no token can be tried",
-                do="delete it once nothing elsewhere needs it either, or run this again when something has it",
+                why="no workload or pod of its namespace has it now, so no token can be tested",
+                do=(
+                    "delete it if other namespaces do not need it either, or run this command again when a workload "
+                    "has it"
+                ),
             )
         if len(own) > CREDENTIALS_MAX:
             yield Remark(
-                why=f"it would need {len(own)} federated credentials, and Azure allows it {CREDENTIALS_MAX}",
-                do="let workloads share service accounts, or give them identities of their own",
+                why=f"it would need {len(own)} federated credentials, and Azure allows {CREDENTIALS_MAX}",
+                do="let workloads share service accounts, or give them separate identities",
             )
         if around := self._not_served_by_nmi.get(identity.key):
             yield Remark(
-                why=f"{_few(around)} gets its tokens from IMDS itself, and loses them with the identity on its VM",
-                do="bind it to a second AzureIdentity of type 0 with the same resourceID, and not to this one",
+                why=(
+                    f"{listed(set(around), 3)} gets its tokens from IMDS directly, and loses them when the identity is "
+                    "detached from its VM"
+                ),
+                do="bind it to a second AzureIdentity of type 0 with the same resourceID instead of this one",
             )
 
     def _of_account(self, identity: AzureIdentity, account: AccountUsage) -> Iterator[Remark]:
@@ -316,25 +330,27 @@ class _FederationPlanner:
             return
         if key in self._cluster.forbidden:
             yield Remark(
-                why=f"NMI may not ask for tokens of service account {account.description}",
+                why=f"NMI may not request tokens of service account {account.description}",
                 do=f"add namespace {account.namespace} to federated.namespaces in the chart's values",
             )
         if account.name == DEFAULT_ACCOUNT:
             yield Remark(
-                why=f"{_few(account.workloads)} has service account default, as all pods that name none: whoever can "
-                f"get its tokens can have this identity without any binding",
-                do="give the workload a service account of its own",
+                why=(
+                    f"{listed(account.workloads, 3)} has service account default, as all pods that name none: any pod "
+                    "or user that gets its tokens can use this identity without a binding"
+                ),
+                do="give the workload a separate service account",
                 blocks=False,
             )
         if not account.pod:
             yield Remark(
-                why=f"there is no pod with service account {account.description} now: its token is tried without one",
-                do="nothing, or run this again when there is one",
+                why=f"no pod has service account {account.description} now: its token is tested without a pod",
+                do="nothing, or run this command again when a pod has it",
                 blocks=False,
             )
 
     def _find_not_served_by_nmi(self) -> Mapping[Key, list[str]]:
-        """By AzureIdentity: what NMI lets through to IMDS, or does not see."""
+        """Return, by AzureIdentity, the workloads that NMI exempts or does not see."""
         found: defaultdict[Key, list[str]] = defaultdict(list)
         for workload in self._state.inventory.workloads():
             meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
@@ -343,8 +359,3 @@ class _FederationPlanner:
             for want in self._bound.desired(workload) if why else ():
                 found[want.identity.key].append(f"{workload.description} ({why})")
         return found
-
-
-def _few(names: Collection[str], most: int = 3) -> str:
-    listed = sorted(set(names))
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,4 +1,4 @@
-"""Runs of the three commands, from what is read to what came of each object."""
+"""Runs of the three commands, from reading the state to the outcome of each object."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 
 def plan_options(environ: Mapping[str, str], tenant: str = "", issuer: str = "", audience: str = "") -> PlanOptions:
-    """What the command line says, and the cloud that the environment names. Raises StartError."""
+    """Return the options of the command line, and the cloud of the environment. Raises StartError."""
     file = environ.get("AZURE_ENVIRONMENT_FILEPATH", "")
     for name, given in (("--issuer", issuer), ("--audience", audience), ("--tenant", tenant)):
         if not given.isprintable():
-            raise StartError(f"{name} {given!a} is not printable: write it as Azure does")
+            raise StartError(f"{name} {given!a} is not printable: use Azure's spelling")
     try:
         cloud = clouds.of_environment(Path(file) if file else None)
     except clouds.CloudError as error:
@@ -52,7 +52,7 @@ def plan_options(environ: Mapping[str, str], tenant: str = "", issuer: str = "",
 
 @dataclass(frozen=True)
 class PlanReader:
-    """The way to the cluster, and what is asked of it."""
+    """Connection to the cluster, with the options of the plan."""
 
     environ: Mapping[str, str]
     kubeconfig: str
@@ -61,28 +61,28 @@ class PlanReader:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        """The API server. Raises StartError, also for what fails within."""
+        """Connect to the API server. Raises StartError, also for errors in the context."""
         async with cluster_reader.connect(self.kubeconfig, self.environ, Path.home()) as client:
             yield client
 
     async def read_plan(self, client: Client) -> tuple[FederationState, FederationPlan]:
-        """What is there now, and what is to be done. Raises ApiError."""
+        """Return the current state and the plan. Raises ApiError."""
         found = await read_federation_state(client, force_namespaced=self.force_namespaced)
         return found, planning.plan_federation(found, self.options)
 
 
 async def make_plan(reader: PlanReader) -> FederationPlan:
-    """The whole plan, applications included."""
+    """Return the whole plan, including applications."""
     async with reader.client() as client:
         found, made = await reader.read_plan(client)
     if not made.issuer.isprintable():
-        raise StartError(f"the issuer {made.issuer!a} is no address: give --issuer")
+        raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
     return replace(made, applications=apps.plan_applications(found))
 
 
 @dataclass(frozen=True)
 class MigrationRun:
-    """One run of `apply` or `rollback`, with *yes* in earnest; *tell* hears each thing as it is done."""
+    """One run of `apply` or `rollback`; changes are made only with *yes*. *report* receives each progress line."""
 
     reader: PlanReader
     names: Sequence[str]
@@ -92,7 +92,9 @@ class MigrationRun:
     report: Callable[[str], None]
 
     async def identities(self, resource: str) -> list[ChangeOutcome]:
-        """Try and switch them, one after another; before each is looked anew, since the one before took its time."""
+        """Test and switch identities one at a time. The state is read again before each one, because the previous one
+        took time.
+        """
         async with self.reader.client() as client, new_token_session() as session:
             found, made = await self.reader.read_plan(client)
             steps = self._select([(each.identity, each) for each in made.steps])
@@ -116,7 +118,7 @@ class MigrationRun:
                 if step is None:
                     outcomes.append(
                         ChangeOutcome(
-                            about=name, ending=ChangeResult.NOT_CHANGED, why="it is gone, or another type now"
+                            about=name, ending=ChangeResult.NOT_CHANGED, why="it was deleted or has another type now"
                         )
                     )
                 else:
@@ -138,17 +140,20 @@ class MigrationRun:
         identity = next(each for each in found.situation.identities if each.key == step.key)
         tried = await tester.all(as_federated(identity, step.tenant), step.accounts)
         if any(each.problem for each in tried):
-            why, do = "no token could be got of it", "do what stands beside the token, then run this again"
+            why, do = (
+                "no token of it could be obtained",
+                "follow the next action of the failed token test, then run this command again",
+            )
             return ChangeOutcome(about=step.identity, ending=ChangeResult.NOT_CHANGED, why=why, do=do, tried=tried)
-        self.report(f"{step.identity}: a token could be got for {', '.join(each.account for each in tried)}")
+        self.report(f"{step.identity}: token obtained for {', '.join(each.account for each in tried)}")
         if not self.yes:
             return ChangeOutcome(
-                about=step.identity, ending=ChangeResult.WOULD_CHANGE, why="a token of it can be got", tried=tried
+                about=step.identity, ending=ChangeResult.WOULD_CHANGE, why="a token of it can be obtained", tried=tried
             )
         return await changer.switch(step, tried)
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
-        """Take the switch back: as little is read as that needs."""
+        """Roll identities back. Reads only what this needs."""
         async with self.reader.client() as client:
             identities = await client.list(IDENTITIES)
             noted = sorted(each.key for each in identities if each.metadata.annotation(FORMER_ANNOTATION))
@@ -162,7 +167,7 @@ class MigrationRun:
             return [await changer.rollback(each) for each in keys]
 
     async def applications(self) -> list[ChangeOutcome]:
-        """Put on what workload identity wants, one application after another."""
+        """Change applications for workload identity, one at a time."""
         async with self.reader.client() as client:
             found, _ = await self.reader.read_plan(client)
             everywhere = [each for each in apps.cluster_remarks(found) if each.blocks]
@@ -174,13 +179,13 @@ class MigrationRun:
         self, each: Application, everywhere: list[Remark], changer: ApplicationChanger
     ) -> ChangeOutcome:
         if each.state is ApplicationState.DONE:
-            return ChangeOutcome(about=each.description, ending=ChangeResult.UNCHANGED, why="it has what it needs")
+            return ChangeOutcome(about=each.description, ending=ChangeResult.UNCHANGED, why="no change is needed")
         if each.state is ApplicationState.WAITS_FOR_IDENTITY:
             do = f"podidctl migrate apply --yes {each.identity}"
             return ChangeOutcome(
                 about=each.description,
                 ending=ChangeResult.NOT_CHANGED,
-                why=f"{each.identity} is of type 0 still",
+                why=f"{each.identity} is still of type 0",
                 do=do,
             )
         by_hand = each.remarks if each.state is ApplicationState.MANUAL else ()
@@ -189,11 +194,11 @@ class MigrationRun:
                 about=each.description, ending=ChangeResult.NOT_CHANGED, why=blocking[0].why, do=blocking[0].do
             )
         if not self.yes:
-            return ChangeOutcome(about=each.description, ending=ChangeResult.WOULD_CHANGE, why="its pods are made anew")
+            return ChangeOutcome(about=each.description, ending=ChangeResult.WOULD_CHANGE, why="its pods are replaced")
         return await changer.apply(each)
 
     async def rollback_applications(self) -> list[ChangeOutcome]:
-        """Take it off again: the labels before the service accounts, which stay where a label could not be taken."""
+        """Undo the changes of applications: labels first, then the service accounts without remaining labels."""
         async with self.reader.client() as client:
             marks = self._select([(each.identity, each) for each in await list_marked(client)])
             if not self.yes:
@@ -209,9 +214,9 @@ class MigrationRun:
 
 
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:
-    """What is to be said of *step* before any token is tried."""
+    """Return the outcome of *step* if it is known without a token test."""
     if step.state is IdentityState.SWITCHED:
-        return ChangeOutcome(about=step.identity, ending=ChangeResult.UNCHANGED, why="it is switched")
+        return ChangeOutcome(about=step.identity, ending=ChangeResult.UNCHANGED, why="it is already switched")
     if step.state is IdentityState.UNFINISHED:
         why = "; ".join(each.why for each in step.remarks)
         return ChangeOutcome(about=step.identity, ending=ChangeResult.WOULD_CHANGE, why=why, do="--yes waits for MIC")

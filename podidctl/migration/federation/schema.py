@@ -1,36 +1,32 @@
-"""What the way to federated identities is made of: values alone, for people's tables and for programs."""
+"""Schema of federation plans and outcomes, for tables and for programs."""
 
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from mic.preview.schema import ReportModel
 from podidctl.migration.workload_identity import FederatedCredential
-from podidentity.resources import Wire
-
-
-class ReportModel(Wire, frozen=True, omit_defaults=False):
-    """What is told to programs has each of its fields, empty ones too."""
 
 
 class IdentityState(StrEnum):
-    """Where an AzureIdentity stands."""
+    """State of an AzureIdentity."""
 
     TO_DO = "to do"
     """It is of type 0."""
     UNFINISHED = "not followed yet"
-    """It is of type 3 by us, and MIC has not made all assigned identities say so."""
+    """This tool has set it to type 3, and MIC has not updated all AzureAssignedIdentities."""
     SWITCHED = "switched"
-    """It is of type 3 by us: there is a way back."""
+    """This tool has set it to type 3, and a rollback is possible."""
 
 
 class Remark(ReportModel, frozen=True):
-    """What somebody should know or do."""
+    """Information or required action for the operator."""
 
     why: str
     do: str
     blocks: bool = True
-    """Whether nothing is changed before that is done."""
+    """Whether the action is required before any change."""
 
 
 class AccountUsage(ReportModel, frozen=True):
@@ -40,7 +36,7 @@ class AccountUsage(ReportModel, frozen=True):
     name: str
     workloads: list[str]
     pod: str = ""
-    """A pod of it, by which a token can be tried; empty where there is none."""
+    """A pod with it, for a token test; empty if there is none."""
     pod_uid: str = ""
 
     @property
@@ -49,13 +45,13 @@ class AccountUsage(ReportModel, frozen=True):
 
 
 class IdentityStep(ReportModel, frozen=True):
-    """What there is to do for one AzureIdentity."""
+    """Step for one AzureIdentity."""
 
     namespace: str
     name: str
     state: IdentityState
     tenant: str
-    """What the identity will say, or says; empty where it is not known."""
+    """The identity's tenant after the switch; empty if unknown."""
     accounts: list[AccountUsage]
     credentials: list[FederatedCredential]
     remarks: list[Remark]
@@ -76,7 +72,7 @@ class IdentityStep(ReportModel, frozen=True):
 
 
 class ApplicationState(StrEnum):
-    """Where an application stands on the way to workload identity."""
+    """State of an application on the way to workload identity."""
 
     TO_DO = "to do"
     WAITS_FOR_IDENTITY = "after its identity"
@@ -86,7 +82,7 @@ class ApplicationState(StrEnum):
 
 
 class Application(ReportModel, frozen=True):
-    """Something that makes pods, and what workload identity wants of it."""
+    """A workload, and the changes that workload identity needs."""
 
     api_version: str
     kind: str
@@ -106,7 +102,7 @@ class Application(ReportModel, frozen=True):
 
 
 class UnchangedIdentity(ReportModel, frozen=True):
-    """An AzureIdentity that nothing here changes."""
+    """An AzureIdentity that this tool does not change."""
 
     identity: str
     why: str
@@ -114,34 +110,34 @@ class UnchangedIdentity(ReportModel, frozen=True):
 
 
 class FederationPlan(ReportModel, frozen=True):
-    """All of it."""
+    """Plan for the whole cluster."""
 
     issuer: str
-    """Empty where it is not known."""
+    """Empty if unknown."""
     audience: str
     remarks: list[Remark]
-    """About the cluster as a whole."""
+    """Remarks about the whole cluster."""
     steps: list[IdentityStep]
     applications: list[Application]
     leftovers: list[UnchangedIdentity]
 
 
 class TokenTest(ReportModel, frozen=True):
-    """One token that was asked for as NMI would, and thrown away."""
+    """Result of one token request, sent as NMI would send it. The token is discarded."""
 
     account: str
     bound_to: str
-    """The pod that it was bound to; empty where it was bound to none."""
+    """The pod that the token was bound to; empty if none."""
     client_id: str = ""
     object_id: str = ""
     expires: str = ""
     problem: str = ""
-    """Why there was none; empty where there was one."""
+    """Reason of the failure; empty on success."""
     do: str = ""
 
 
 class ChangeResult(StrEnum):
-    """What came of one object."""
+    """Result for one object."""
 
     WOULD_CHANGE = "would be changed"
     CHANGED = "changed"
@@ -152,7 +148,7 @@ class ChangeResult(StrEnum):
 
 
 class ChangeOutcome(ReportModel, frozen=True):
-    """What was done, or would be, about one AzureIdentity or application."""
+    """Outcome, actual or planned, for one AzureIdentity or application."""
 
     about: str
     ending: ChangeResult

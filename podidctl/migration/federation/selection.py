@@ -1,4 +1,4 @@
-"""Which of what there is to do is meant by a command line. Pure."""
+"""Selection of steps by the names on the command line. Pure."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 def select(names: Sequence[str], namespace: str, every: Sequence[tuple[str, T]]) -> list[T]:
-    """Of *every* (AzureIdentity as `namespace/name`, and what there is to do for it) what is meant: all where nothing
-    is named. Raises StartError for a name that there is nothing to do for.
+    """Return the selected items of *every* (AzureIdentity as `namespace/name`, and its item); all if no name is given.
+    Raises StartError for a name without an item.
     """
     wanted = {name if "/" in name else f"{namespace or 'default'}/{name}" for name in names}
     known = {identity for identity, _ in every}
     if lost := sorted(wanted - known):
         raise StartError(
-            f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan tells what there is"
+            f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan lists the steps"
         )
     return [
         what

@@ -1,4 +1,4 @@
-"""The reports of the way to federated identities, for people."""
+"""Tables of federation plans and outcomes."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -28,9 +28,9 @@ COLORS: Final = {
 
 
 def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
-    """What is to be done, and what stands in the way; nothing has been done."""
-    where.print("What makes identities federated; nothing has been done.")
-    _remarks("of the cluster:", [("", each) for each in made.remarks], where)
+    """Print the steps and obstacles of a plan."""
+    where.print("Steps that make identities federated. No changes were made.")
+    _remarks("cluster:", [("", each) for each in made.remarks], where)
     rows = [
         (
             _plain(step.identity),
@@ -43,12 +43,12 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     if rows:
         where.print("identities:")
         print_table(("AzureIdentity", "stands", "service accounts", "tenant"), rows, where)
-    _remarks("to be seen to:", [(step.identity, each) for step in made.steps for each in step.remarks], where)
+    _remarks("remarks:", [(step.identity, each) for step in made.steps for each in step.remarks], where)
     credentials = [each for step in made.steps for each in step.credentials]
     if credentials:
         where.print(
-            f"federated credentials (issuer {_plain(made.issuer or 'not known')}, audience {_plain(made.audience)}; "
-            f"-o az has the commands):",
+            f"federated credentials (issuer {_plain(made.issuer or 'unknown')}, audience {_plain(made.audience)}; -o "
+            "az has the commands):",
             soft_wrap=True,
         )
         cells = [
@@ -57,11 +57,11 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
         ]
         print_table(("AzureIdentity", "in Azure", "subject"), [(a, b, printable(c)) for a, b, c in cells], where)
     if any(step.copies for step in made.steps):
-        where.print("What other namespaces need of their own: -o manifests.")
+        where.print("Objects that other namespaces need: -o manifests.")
     if applications:
         _applications(made, where)
     if made.leftovers:
-        where.print("left alone here:")
+        where.print("not changed by this command:")
         left = [(_plain(each.identity), printable(each.why), printable(each.do)) for each in made.leftovers]
         print_table(("AzureIdentity", "why", "what to do"), left, where)
     where.print(_summary(made))
@@ -80,7 +80,7 @@ def _summary(made: FederationPlan) -> str:
 def _applications(made: FederationPlan, where: Console) -> None:
     if not made.applications:
         return
-    where.print("applications, towards workload identity:")
+    where.print("applications, on the way to workload identity:")
     rows = [
         (
             _plain(each.description),
@@ -98,7 +98,7 @@ def _applications(made: FederationPlan, where: Console) -> None:
         if each.state is not ApplicationState.DONE
         for one in each.remarks
     ]
-    _remarks("to be seen to:", listed, where)
+    _remarks("remarks:", listed, where)
 
 
 def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) -> None:
@@ -118,10 +118,10 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
 
 
 def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
-    """What was done, or would be."""
+    """Print the outcomes, actual or planned."""
     tried = [(each.about, one) for each in done for one in each.tried]
     if tried:
-        where.print("tokens that were tried, and thrown away:")
+        where.print("token tests (tokens are discarded):")
         rows = [
             (
                 f"[{'red' if one.problem else 'green'}]{_plain(one.account)}[/]",
@@ -132,7 +132,7 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
             )
             for about, one in tried
         ]
-        print_table(("ServiceAccount", "for", "pod", "what came", "what to do"), rows, where)
+        print_table(("ServiceAccount", "for", "pod", "result", "what to do"), rows, where)
     if done:
         listed = [
             (f"[{COLORS[each.ending]}]{each.ending}[/]", printable(each.about), printable(each.why), printable(each.do))
@@ -143,11 +143,11 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print("Nothing to do.")
     if dry:
         would = any(each.ending is ChangeResult.WOULD_CHANGE for each in done)
-        where.print(f"Nothing has been changed{': --yes does it' if would else ''}.")
+        where.print(f"No changes were made{'; --yes makes them' if would else ''}.")
     elif any(each.ending is ChangeResult.CHANGED for each in done):
-        where.print("Put the same into your manifests, or the next apply of them takes it back.")
+        where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
 
 
 def _plain(text: str) -> str:
-    """The same, so that it does not style what is printed either."""
+    """Return *text* with control characters and markup escaped."""
     return escape(printable(text))

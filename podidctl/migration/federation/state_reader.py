@@ -1,4 +1,4 @@
-"""Reads what the way to federated identities depends on: lists, and reviews of what NMI may do. Changes nothing."""
+"""Reader of the state for a federation plan: lists, and SubjectAccessReviews about NMI. Makes no changes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
@@ -21,11 +21,11 @@ R = TypeVar("R", bound=Resource)
 
 WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK: Final = "azure-workload-identity"
-"""In the name of the webhook that gives pods what the SDKs read."""
+"""Part of the name of the webhook that provides the settings of the SDKs to pods."""
 
 
 async def read_federation_state(client: Client, *, force_namespaced: bool) -> FederationState:
-    """All of it. Raises ApiError where what every plan needs cannot be read."""
+    """Return the state. Raises ApiError if data that every plan needs cannot be read."""
     situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
     pods = await list_daemons(client, "nmi")
     nmis, unknown = _settings(pods)
@@ -48,7 +48,7 @@ async def read_federation_state(client: Client, *, force_namespaced: bool) -> Fe
 
 
 async def is_managed(client: Client) -> bool:
-    """Whether bindings alone decide, and there is no MIC. Raises ApiError."""
+    """Return whether NMI runs in managed mode, without MIC. Raises ApiError."""
     return _managed(_settings(await list_daemons(client, "nmi"))[0])
 
 
@@ -57,7 +57,7 @@ def _managed(nmis: Sequence[Settings]) -> bool:
 
 
 async def _installed(client: Client, kind: Kind[R]) -> list[R]:
-    """Of a kind that is not installed there is nothing."""
+    """Return the objects of *kind*; none if the kind is not installed."""
     try:
         return await client.list(kind)
     except NotFound:
@@ -65,7 +65,7 @@ async def _installed(client: Client, kind: Kind[R]) -> list[R]:
 
 
 def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
-    """What the NMIs were told, and why that is not known of one of them."""
+    """Return the settings of the NMIs, and why one of them is unknown."""
     if not pods:
         return [], "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)"
     found: list[Settings] = []
@@ -90,7 +90,7 @@ async def _version(client: Client) -> str:
 
 
 async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[Key]) -> tuple[set[Key], str]:
-    """The service accounts of which an NMI may not ask for tokens; and why that is not known, if so."""
+    """Return the service accounts whose tokens an NMI may not request, and why this is unknown, if so."""
     its = sorted({service_account_of(each) for each in nmi})
     try:
         return {key for key in sorted(accounts) for each in its if not await may_request_tokens(client, each, *key)}, ""
@@ -111,7 +111,7 @@ class _Configurations(msgspec.Struct):
 
 
 async def _webhook(client: Client) -> bool | None:
-    """Whether workload identity's webhook is there; None where that cannot be told."""
+    """Return whether workload identity's webhook is installed; None if unknown."""
     try:
         found = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
     except (ApiError, msgspec.DecodeError):

@@ -1,8 +1,8 @@
-"""A token for each service account that has an identity, got as NMI would get it, and thrown away.
+"""Token test: one token per service account of an identity, requested as NMI would request it, and discarded.
 
-NMI's own code asks: for the assertion at the API server, by the rights of whoever runs this, and for the token at
-Entra ID, from here. So what is tried is the federated credential, the identity's ids and the tenant; not NMI's rights,
-which are asked about, nor its network.
+NMI's own code requests the assertion from the API server, with the permissions of the operator, and the token from
+Entra ID, from this machine. The test covers the federated credential, the identity's ids and the tenant. It does not
+cover NMI's network or NMI's permissions, which an access review checks.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ else:
 
 RESOURCE: Final = "https://management.azure.com/"
 WITHIN_SECONDS: Final = 10.0
-"""For each service account; a credential that is not known is asked for again within it."""
+"""Time limit per service account; requests with an unknown credential are repeated within it."""
 _NAME_MOST: Final = 128
 
 
 class _CallerAssertions(Assertions):
-    """The same by somebody else's rights; where no pod runs, one that is bound to none. Remembers who it was for."""
+    """Assertions with the operator's permissions, and without a pod if none runs. Remembers each assertion."""
 
     def __init__(self, client: Client, audience: str) -> None:
         super().__init__(client, audience)
@@ -64,12 +64,12 @@ class _CallerAssertions(Assertions):
             token = ""
         claims = decode_claims(token)
         if not claims.sub:
-            raise NoAssertionError("the API server answered with no token", code="assertion_refused")
+            raise NoAssertionError("the API server responded without a token", code="assertion_refused")
         return Assertion(token, claims.iss, claims.sub, self.audience)
 
 
 class _TokenClaims(msgspec.Struct):
-    """Of the token: in either version of its claims."""
+    """Claims of the token in both versions."""
 
     appid: str = ""
     azp: str = ""
@@ -77,7 +77,7 @@ class _TokenClaims(msgspec.Struct):
 
 
 class TokenTester:
-    """Tries the service accounts of one identity after another. The client and the session stay their owners'."""
+    """Token tests of an identity's service accounts. The caller owns the client and the session."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class TokenTester:
         self._within = within
 
     async def all(self, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
-        """One token for each of *accounts*, of *identity* as it is to be. Raises nothing for what was not given."""
+        """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
         return list(await asyncio.gather(*(self._one(identity, each) for each in accounts)))
 
     async def _one(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
@@ -124,7 +124,7 @@ class TokenTester:
         client_id = claims.appid or claims.azp
         if client_id and client_id.lower() != identity.spec.client_id.strip().lower():
             return _failed_test(
-                account, f"the token is another client's, {client_id}", "correct the AzureIdentity's clientID"
+                account, f"the token is for another client, {client_id}", "correct the AzureIdentity's clientID"
             )
         return TokenTest(
             account=account.description,
@@ -136,7 +136,7 @@ class TokenTester:
 
 
 def new_token_session() -> aiohttp.ClientSession:
-    """What `Trying` sends by."""
+    """Return a session for `TokenTester`."""
     return new_session(f"podidctl/{VERSION}")
 
 
@@ -145,24 +145,24 @@ def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:
 
 
 def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -> tuple[str, str]:
-    """What went wrong, and what to do."""
+    """Return the fault and the next action."""
     if given is not None and error.code in UNKNOWN_CREDENTIAL:
         trusted = f"issuer {given.issuer}, subject {given.subject}, audience {given.audience}"
         return (
-            f"Entra ID knows no federated credential for it ({error.code}): {trusted}",
-            "create it (podidctl migrate plan -o az); a new one takes a few minutes to be known everywhere",
+            f"Entra ID has no matching federated credential ({error.code}): {trusted}",
+            "create it (podidctl migrate plan -o az); a new one takes a few minutes to take effect everywhere",
         )
     match error.code:
         case "assertion_forbidden":
             return (
-                f"you may not ask for tokens of service account {account.description}",
-                f"get the right to create serviceaccounts/token in namespace {account.namespace}",
+                f"you may not request tokens of service account {account.description}",
+                f"obtain the permission to create serviceaccounts/token in namespace {account.namespace}",
             )
         case "service_account_missing" | "pod_replaced":
-            return f"pod {account.namespace}/{account.pod} is not there any more", "run this again"
+            return f"pod {account.namespace}/{account.pod} does not exist any more", "run this command again"
         case _:
             said = f"{error.code}: {error.message}" if error.code else error.message
-            return said, "see docs/troubleshooting.md for what it means, then run this again"
+            return said, "see docs/troubleshooting.md for this error, then run this command again"
 
 
 def _decode_claims(token: str) -> _TokenClaims:

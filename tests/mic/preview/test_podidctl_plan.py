@@ -80,7 +80,7 @@ async def test_kubectls_own_kubeconfig_is_the_last_resort(cloud: LittleCloud, tm
         cloud.folder, "podidctl", "plan", "--no-azure", kubeconfig=False, cloudconfig=False, HOME="/nowhere"
     )
     assert elsewhere.code == 1
-    assert "name a kubeconfig with --kubeconfig or KUBECONFIG" in elsewhere.err
+    assert "pass a kubeconfig with --kubeconfig or KUBECONFIG" in elsewhere.err
 
 
 @pytest.mark.parametrize("command", [("mic", "--plan"), ("podidctl", "plan"), ("podidctl", "plan", "-o", "json")])

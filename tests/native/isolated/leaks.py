@@ -1,4 +1,4 @@
-"""Serve thousands of connections that end in every way, then count what is left.
+"""Serve thousands of connections that end in every way, then count the remaining objects.
 
 Run by test_leaks.py in an interpreter of its own; exits 1 with a sentence if anything is.
 """

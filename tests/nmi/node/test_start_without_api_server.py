@@ -37,7 +37,7 @@ async def test_it_waits_says_why_and_becomes_active(away: Away, mode: Mode) -> N
     await away.proxy.set_mode(Mode.PASS)
     assert await nmi.active(ACTIVE_SECONDS) < ACTIVE_SECONDS
     warnings = [each["message"] for each in nmi.lines() if each["level"] != "info"]
-    assert warnings == ["no contact with the API server yet; correct what the reason names, a restart is not needed"]
+    assert warnings == ["no contact with the API server yet; correct the cause in the reason, a restart is not needed"]
     assert (await nmi.page("/readyz"))[0] == 200
     assert await nmi.stop() < 5.0
 
@@ -46,7 +46,7 @@ async def test_it_waits_says_why_and_becomes_active(away: Away, mode: Mode) -> N
     ("status", "reason", "check", "told"),
     [
         (401, "Unauthorized", "api server", "check the service account's token"),
-        (403, "Forbidden", "watches", "not allowed to list or watch; grant this right in our ClusterRole"),
+        (403, "Forbidden", "watches", "not allowed to list or watch; grant this permission in the ClusterRole"),
         (500, "InternalError", "api server", "see the API server's log"),
         (503, "ServiceUnavailable", "api server", "see the API server's log"),
     ],
@@ -121,4 +121,4 @@ async def test_a_missing_kubeconfig_still_ends_it_with_one_line(away: Away) -> N
     async with asyncio.timeout(20.0):
         assert await nmi.process.wait() == 1
     *_, last = nmi.said().splitlines()
-    assert last.startswith("nmi: there is no kubeconfig at")
+    assert last.startswith("nmi: the kubeconfig")

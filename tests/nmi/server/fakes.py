@@ -95,7 +95,7 @@ Issued = Grant | RawAnswer | Refusal
 
 
 class FakeIssuer:
-    """Answers as it is told; counts what it was asked."""
+    """An issuer that returns the configured answers and records the requests."""
 
     def __init__(self, answer: Callable[[TokenRequest], Awaitable[Issued] | Issued]) -> None:
         self.answer = answer
@@ -125,7 +125,7 @@ class FakeProxy:
 
 @dataclass(slots=True)
 class Pieces:
-    """A stream that keeps what goes into it."""
+    """A stream that stores its input."""
 
     begun: list[StreamedAnswer] = field(default_factory=list)
     body: bytes = b""
@@ -261,7 +261,7 @@ class World:
                 await asyncio.wait(set(self.tasks))
 
     async def ask(self, data: bytes, **options: bool) -> Reply:
-        """The one answer to *data* on a connection of its own."""
+        """Return the one answer to *data* on a new connection."""
         self.connection = FakeConnection(self.peer, self.meant)
         self.lane = GeneralLane(self.connection, self)
         self.lane.data_received(data)

@@ -14,7 +14,7 @@ from tests.nmi.server.fakes import TOKEN_PATH, FakeConnection, Grant, World, gra
 
 
 class Held:
-    """An issuer's answer that waits to be released, one request at a time."""
+    """An issuer's answer that the test releases for one request after the other."""
 
     def __init__(self, world: World) -> None:
         self.world = world

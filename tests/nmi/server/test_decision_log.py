@@ -28,7 +28,7 @@ REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged."""
+    """A handler that stores log records."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The promise of the target's normal form, held against whatever can be put together. Excluded: honest spellings."""
+"""The guarantee of the target's normal form, tested with generated targets. Excluded: legitimate spellings."""
 
 import re
 from urllib.parse import unquote, unquote_to_bytes

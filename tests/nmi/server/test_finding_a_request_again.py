@@ -20,7 +20,7 @@ THEIRS = "x-ms-client-request-id: 0f0f-their-id"
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What the server's loggers write, a JSON object a line."""
+    """The lines of the server's loggers, one JSON object per line."""
     stream, log = io.StringIO(), logging.getLogger("nmi.server")
     handler, level = logging.StreamHandler(stream), log.level
     handler.setFormatter(JsonFormatter())

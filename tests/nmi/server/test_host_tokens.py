@@ -1,4 +1,4 @@
-"""/host/token: who may ask, how a pod is named, what the answer looks like. Excluded: which identity a pod gets."""
+"""/host/token: the allowed callers, the name of the pod, the form of the answer. Excluded: the selected identity."""
 
 import json
 

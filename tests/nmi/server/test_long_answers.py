@@ -1,4 +1,4 @@
-"""Proxied answers that are long, slow, cut short or unwanted, over sockets. Excluded: what is forwarded."""
+"""Proxied answers that are long, slow, cut short or unwanted, over sockets. Excluded: the forwarded requests."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
-"""Bytes that are no request we serve, each beside a neighbour that is one; whole and in every split.
+"""Bytes that are not a served request, each with a neighbour that is one; whole and in every split.
 
-Excluded: what a well-formed request is answered.
+Excluded: the answers to well-formed requests.
 """
 
 import pytest
@@ -16,7 +16,7 @@ SIZES = Sizes(head_bytes=512, fields=8, target_bytes=100, body_bytes=64)
 
 
 def read(data: bytes, *, step: int = 0, sizes: Sizes = SIZES) -> list[Request | Refusal]:
-    """Everything in *data*, fed at once or *step* bytes at a time."""
+    """Return the requests in *data*, fed in one call or in steps of *step* bytes."""
     reader = RequestReader(sizes)
     found: list[Request | Refusal] = []
     pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]

@@ -1,4 +1,4 @@
-"""Whatever pods invent, /metrics keeps its number of series: through a whole server, over sockets."""
+"""For any requests of pods, /metrics keeps its number of series: through a whole server, over sockets."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""What reaches IMDS of a proxied request, and what comes back. A real HTTP server on loopback stands in for IMDS.
+"""The request that IMDS receives from the proxy, and the answer. A real HTTP server on loopback replaces IMDS.
 
 Excluded: which targets may be proxied at all (test_targets).
 """
@@ -24,7 +24,7 @@ Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Imds:
-    """An upstream that keeps what it was asked."""
+    """An upstream that stores its requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []

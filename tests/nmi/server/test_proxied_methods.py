@@ -1,4 +1,4 @@
-"""Which methods and bodies go to IMDS, by what the operator allows. Excluded: which paths (test_targets)."""
+"""The methods and bodies that are forwarded to IMDS by the operator's settings. Excluded: paths (test_targets)."""
 
 import pytest
 

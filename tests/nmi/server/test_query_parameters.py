@@ -1,4 +1,4 @@
-"""What the query of a token request asks for. Excluded: the status codes of refusals."""
+"""The token request in a query. Excluded: the status codes of refusals."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The refusal table, row by row in its order: what is refused, as what, and the neighbour that passes.
+"""The refusal table, row by row in its order: the request, its refusal, and an accepted neighbour.
 
 What the issuer decides is put into its mouth here. Excluded: variants of each row (test_refusal_table), bytes that are
 no request (tests/corpus/refused, by both lanes and the oracle).
@@ -36,7 +36,7 @@ class Row:
     """What occurs in error_description."""
     data: bytes = TOLD
     decided: Reason | None = None
-    """What the issuer says."""
+    """The issuer's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
     """What must be there besides Content-Type, Content-Length and the id."""

@@ -1,4 +1,4 @@
-"""Every refusal that our code can make tells an operator what to look at, in one line that fits the log."""
+"""Every refusal in the code contains the next action for the operator, in one line that fits the log."""
 
 import importlib
 import pkgutil
@@ -20,7 +20,7 @@ POINTERS = re.compile(
 
 
 def constants() -> list[tuple[str, Refusal]]:
-    """Every Refusal that stands in a module of NMI."""
+    """Return every Refusal in a module of NMI."""
     found = []
     for module in pkgutil.walk_packages(nmi.__path__, "nmi."):
         if module.name.endswith("__main__"):

@@ -1,4 +1,4 @@
-"""What is measured, and that nothing a pod sends makes a new series. Excluded: exposition over HTTP."""
+"""The request metrics, and that no request creates a new series. Excluded: exposition over HTTP."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest

@@ -37,7 +37,7 @@ LOCAL = "127.0.0.1"
 
 
 class Running:
-    """A server on a port of its own."""
+    """A server on a free port."""
 
     def __init__(self, policy: ServerPolicy) -> None:
         self.index = Index()

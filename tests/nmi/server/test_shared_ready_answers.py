@@ -1,4 +1,4 @@
-"""One ready answer for all pods with one token, and when not. Excluded: what stands in an answer."""
+"""One ready answer for all pods with one token, and the exceptions. Excluded: the content of an answer."""
 
 import gc
 from dataclasses import replace

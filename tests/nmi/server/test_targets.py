@@ -1,4 +1,4 @@
-"""Where a target leads. Excluded: what is then answered (test_refusal_table), how IMDS is asked (test_passthrough)."""
+"""The destinations of targets. Excluded: the answers (test_refusal_table), requests to IMDS (test_passthrough)."""
 
 import re
 

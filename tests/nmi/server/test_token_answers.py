@@ -1,4 +1,4 @@
-"""The answer that carries a token, and how it becomes a ready one. Excluded: what the lane does with ready answers."""
+"""The answer with a token, and its ready answer. Excluded: the lane's use of ready answers."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A request is served as its connection's address, whatever it says about itself."""
+"""A request is served by the address of its connection; its own content does not matter."""
 
 import pytest
 from hypothesis import given

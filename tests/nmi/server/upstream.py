@@ -86,7 +86,7 @@ class Front:
 
     @asynccontextmanager
     async def client(self, *, window: int = 0) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A connection; with *window* its socket takes no more than about so many bytes that nobody has read."""
+        """Return a connection; with *window*, its socket accepts only about this number of unread bytes."""
         sock = socket.socket()
         if window:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)

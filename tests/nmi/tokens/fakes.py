@@ -1,4 +1,4 @@
-"""A source of tokens in memory, for what the broker does with time; and the values that its tests share."""
+"""A token source in memory, for the broker's behaviour over time, and values that its tests share."""
 
 import asyncio
 import time
@@ -61,7 +61,7 @@ class FakeSource:
 
     per_pod: bool = False
     troubles: list[AzureError] = field(default_factory=list)
-    """What each fetch says it has met, before it goes on."""
+    """Errors that each fetch reports to its observer first."""
     signs_in: bool = False
     """Whether it asks no IMDS but a sign-in endpoint, for which there are no slots."""
 
@@ -131,7 +131,7 @@ class Bench:
         self.measures = TokenMetrics(self.registry)
         self.governor = Governor(at_once=at_once, clock=now)
         self.unasked_seconds = 0.0
-        """How much longer ago than in truth a token was last asked for: `Usage` goes by the machine's own clock."""
+        """Seconds added to the age of a token's last use: `Usage` uses the machine's own clock."""
         self.broker = TokenBroker(
             {0: self.source},
             self.governor,

@@ -181,7 +181,7 @@ class Bench:
         return f"{stored['metadata']['uid']}/{stored['metadata']['resourceVersion']}"
 
     def identity(self, principal: ServicePrincipal, **changed: Any) -> AzureIdentity:
-        """An AzureIdentity for *principal*, of type 1 unless told otherwise, with its Secret beside it."""
+        """An AzureIdentity for *principal*, of type 1 by default, with its Secret in the same namespace."""
         given = {
             "type": 1,
             "client_id": principal.client_id,

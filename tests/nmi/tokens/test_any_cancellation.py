@@ -1,4 +1,4 @@
-"""Whoever gives up, and whenever: the others get their tokens and no slot is lost. Excluded: what is kept."""
+"""If requests are cancelled at any time, the others get their tokens and no permit is lost. Excluded: the cache."""
 
 import asyncio
 

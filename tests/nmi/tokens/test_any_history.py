@@ -1,4 +1,4 @@
-"""Whatever pods ask and whatever IMDS does to it: what always holds of cache, flights, governor and breaker together.
+"""Invariants of cache, flights, governor and breaker together, for any requests of pods and any behaviour of IMDS.
 
 The model is small: what each token says of itself (whose it is, for what, until when) and what IMDS has seen. It knows
 nothing of how the broker works.
@@ -57,7 +57,7 @@ EPISODES = st.lists(
 
 
 class History:
-    """One node, its pods, and what has to hold after each step."""
+    """One node, its pods, and the invariants after each step."""
 
     def __init__(self) -> None:
         self.node = Node()
@@ -66,7 +66,7 @@ class History:
         self.asked: list[asyncio.Task[None]] = []
 
     async def ask(self, pod: int, whose: int, request: TokenRequest) -> None:
-        """One request, and what has to hold of its answer."""
+        """One request, and the invariants of its answer."""
         client_id = f"c11e0000-0000-0000-0000-00000000000{whose}"
         begun = now()
         try:

@@ -1,4 +1,4 @@
-"""Whatever a sign-in endpoint answers: an error of ours or a token, bounded, and never with what was sent in it."""
+"""For any response of a sign-in endpoint: an AzureError or a token, bounded, and without the sent secrets."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What a pod proves itself by: what NMI asks of the API server for it, and what it makes of each answer."""
+"""Assertions of pods: NMI's request to the API server, and its reaction to each response."""
 
 import asyncio
 import dataclasses
@@ -180,7 +180,7 @@ async def test_no_number_of_pods_makes_it_grow_without_end() -> None:
 
 
 class Telling(Client):
-    """Answers every request with *answer*, and notes what it was asked."""
+    """A server that returns *answer* to every request and records the requests."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__(ClusterAccess("https://nowhere.invalid"), user_agent="test")

@@ -1,4 +1,4 @@
-"""When an endpoint that fails is left alone, for whom, and what ends it. Excluded: what is served meanwhile."""
+"""The circuit breaker: when it opens, for which pods, and when it closes. Excluded: the tokens served while open."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ class Bench:
         return str(self.breaker.state)
 
     async def call(self, pod: str, error: AzureError | None = None, seconds: float = 0.0) -> None:
-        """One call, which ends so; raises what it ends with."""
+        """Make one call with this outcome; raise its error."""
         async with self.governor.token_permit(pod):
             self.sent += 1
             await asyncio.sleep(seconds)

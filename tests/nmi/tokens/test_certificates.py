@@ -1,4 +1,4 @@
-"""PKCS #12 files that cannot serve, and those made to do harm: the loop never waits, and the owner is told why.
+"""Unusable and malicious PKCS #12 files: the loop never waits, and the error names the cause.
 
 Excluded: files that do serve (`test_service_principals.py`).
 """
@@ -88,7 +88,7 @@ async def test_a_file_that_costs_its_reader_minutes_costs_the_loop_nothing(
 
 
 async def test_the_program_that_reads_a_file_limits_itself() -> None:
-    """Whatever its caller does: its processor time and its memory end."""
+    """The program's CPU time and memory are limited independently of its caller."""
     dear = base64.b64encode(made_dear(pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw"))).decode()
     asked = {"pfx": dear, "password": "cHc=", "client_id": "c", "audiences": ["https://a"], "adfs": False}
     reading = await asyncio.create_subprocess_exec(

@@ -29,7 +29,7 @@ AUDIENCE = "api://AzureADTokenExchange"
 
 
 class Trust:
-    """A pod with a service account on the bench's API server, and an identity that may be told to trust it."""
+    """A pod with a service account on the bench's API server, and an identity that can be configured to trust it."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -83,7 +83,7 @@ class Trust:
         return await self.source.fetch(request)
 
     def asked(self) -> tuple[int, int]:
-        """Assertions asked of the API server, and requests to AAD, so far."""
+        """Return the number of assertions requested from the API server, and of requests to AAD."""
         return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
 
 

@@ -1,4 +1,4 @@
-"""How fast, how many at once, and in whose turn this node calls IMDS. Excluded: what the calls say."""
+"""The rate, the concurrency and the order of the node's calls to IMDS. Excluded: the content of the calls."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the broker keeps, for how long, and when it fetches again. Excluded: shared fetches (`test_single_flight`)."""
+"""The broker's cached tokens, their lifetime and refreshes. Excluded: shared fetches (`test_single_flight`)."""
 
 import asyncio
 import json

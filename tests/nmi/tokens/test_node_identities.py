@@ -1,4 +1,4 @@
-"""What exempt pods get: IMDS's own answers, asked for in their turn and kept by nobody."""
+"""The answers for exempt pods: IMDS's own, requested through the governor and never cached."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What pods get while IMDS is updating, throttles, hangs or fails, and how it is left in peace meanwhile.
+"""The answers for pods while IMDS updates, throttles, hangs or fails, and the reduced load on it.
 
 Excluded: the breaker and the governor by themselves.
 """

@@ -1,4 +1,4 @@
-"""Tokens of identities that have a Secret: kept under its version, and what a rotation does. Excluded: reading it."""
+"""Tokens of identities with a Secret: cached by its version, and rotated with it. Excluded: reading the Secret."""
 
 import asyncio
 

@@ -55,7 +55,7 @@ async def test_the_verb_get_is_all_it_takes_and_every_change_is_another_version(
             "POST", f"{group}/rolebindings", {"metadata": {"name": "nmi"}, "roleRef": role, "subjects": [subject]}
         )
         deadline = time.monotonic() + 20
-        while True:  # until the server's authorizer has heard of the role
+        while True:  # until the server's authorizer knows the role
             with pytest.raises(CredentialError) as refused:
                 await secrets.client_secret(application)
             if refused.value.code == "secret_missing":

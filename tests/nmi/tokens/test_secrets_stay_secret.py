@@ -1,6 +1,6 @@
-"""No secret, password, key, assertion or token shows in a log line, a repr or an exception, whatever goes wrong.
+"""No secret, password, key, assertion or token appears in a log line, a repr or an exception, for any failure.
 
-Also not when the endpoint itself says back what it was sent.
+Also not if the endpoint returns the sent values.
 """
 
 import io

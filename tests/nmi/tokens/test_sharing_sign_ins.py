@@ -126,7 +126,7 @@ async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_a
 
 
 async def test_one_namespace_holds_no_more_than_its_part_of_the_places(bench: Bench) -> None:
-    """Its endpoint hangs; another namespace's identity is served meanwhile."""
+    """The endpoint hangs; an identity of another namespace is still served."""
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0

@@ -1,4 +1,4 @@
-"""Sign-ins that fail: what of it is tried again, how long, and what a pod and an operator learn of it."""
+"""Failing sign-ins: the retries, their duration, and the errors for the pod and the operator."""
 
 import asyncio
 import math

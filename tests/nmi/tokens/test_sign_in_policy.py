@@ -1,4 +1,4 @@
-"""Whose Secret may be read and whither it may be sent: each refusal beside what passes, and nothing touched before it.
+"""The Secrets that may be read and their destinations: each refusal with an accepted neighbour, and no I/O before it.
 
 Excluded: how an endpoint is read (tests/podidentity/azure/test_endpoints.py).
 """

@@ -15,7 +15,7 @@ from tests.nmi.tokens.signing_in import Bench, claims, running
 
 @dataclass
 class TunnelProxy:
-    """Takes CONNECT and leads it to *target*; keeps what it was told and what passed."""
+    """A proxy that leads CONNECT to *target* and records the requests and the tunnelled bytes."""
 
     target: tuple[str, int]
     heads: list[bytes] = field(default_factory=list)

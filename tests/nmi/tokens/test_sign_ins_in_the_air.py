@@ -1,4 +1,4 @@
-"""A sign-in that has been sent is finished for whoever asks next; what nobody waits for any more is not begun again."""
+"""A sent sign-in is completed for the next request; a sign-in without waiters is not retried."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ def bench_that_signs_in() -> Bench:
 
 
 async def given_up(bench: Bench) -> None:
-    """A request that ends while its sign-in is in the air."""
+    """A request that ends while its sign-in is in flight."""
     bench.source.gate.clear()
     asking = asyncio.create_task(bench.token())
     await settle()

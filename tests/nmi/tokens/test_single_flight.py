@@ -1,6 +1,6 @@
-"""Many requests, one fetch: who shares it, who pays for it, and that giving up disturbs nobody.
+"""Single flight: the requests that share a fetch, the charged pod, and that a cancelled waiter affects no other.
 
-Excluded: what is kept afterwards (`test_keeping_tokens.py`).
+Excluded: the cache (`test_keeping_tokens.py`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a scrape shows of tokens. Excluded: when the counters move (the tests of what they count)."""
+"""The token metrics of a scrape. Excluded: the increments of counters, which the tests of their modules cover."""
 
 import asyncio
 from math import inf

@@ -1,6 +1,6 @@
-"""What a node pays for service principals: nothing until one is asked for, and then no code for Resource Manager.
+"""The cost of service principals: none before the first request, and no code for Resource Manager after it.
 
-Each in a process of its own, since here somebody else's imports would be seen.
+Each runs in a separate process, because other tests' imports would be visible here.
 """
 
 import subprocess

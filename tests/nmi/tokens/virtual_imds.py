@@ -43,7 +43,7 @@ class Reply:
 
 HANG = Reply(seconds=1e6)
 Call = tuple[str, str, str, bool]
-"""Client id, resource, capabilities, and whether caches were to be passed by."""
+"""Client id, resource, capabilities, and whether the request skips caches."""
 
 
 class _Content:

@@ -1,4 +1,4 @@
-"""What the doctor says about the ways in which pods are kept from IMDS while NMI is not running."""
+"""Findings of the doctor about the mechanisms that block pods from IMDS while NMI is not running."""
 
 import json
 import sys
@@ -63,9 +63,9 @@ def test_a_node_that_is_open_while_nmi_is_away_is_reported(seen: dict[str, objec
 
 def test_each_mechanism_is_named() -> None:
     everything = told(restricted=("filter",), guard=True)
-    assert everything["AKS IMDS restriction"] == (Level.OK, "node n: there, in filter/FORWARD")
+    assert everything["AKS IMDS restriction"] == (Level.OK, "node n: present in filter/FORWARD")
     assert everything["boot guard"] == (Level.OK, "node n: enabled for the next boot")
-    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not there")
+    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not present")
     assert told()["boot guard"] == (Level.OK, "node n: not installed")
     assert told(localnet="route_localnet is 0")["route_localnet"] == (Level.PROBLEM, "node n: route_localnet is 0")
     unread = told(restricted=ReadFailure("no"), guard=ReadFailure("no"))

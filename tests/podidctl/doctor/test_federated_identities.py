@@ -1,4 +1,4 @@
-"""What federated identities need: each lack is told with what to do, and its neighbour is not."""
+"""Requirements of federated identities: each missing one is reported with the next action, and its neighbour is not."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()
 
 
 def told(*identities: AzureIdentity, **changes: Any) -> Report:
-    """A healthy installation with these identities, or one, of type 3; *changes* are parts of what was seen."""
+    """A healthy installation with one or more identities of type 3; *changes* replace parts of its state."""
     own = identities or (federated(),)
     made = assigned_identity(own_namespace="ns")
     spec = msgspec.structs.replace(made.spec, azure_identity_ref=own[0])
@@ -58,7 +58,7 @@ def test_a_type_that_no_nmi_serves_is_told_once(with_pods: bool, level: Level) -
 def test_a_rollout_of_the_flag_that_has_not_ended_names_the_nodes_without_it() -> None:
     line = one(told(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
     assert (line.check, line.level) == ("federated", Level.WARNING)
-    assert "on 1 node, while it has on others: node-2" in line.says
+    assert "on 1 node, but has it on others: node-2" in line.says
 
 
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
@@ -84,7 +84,7 @@ def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
 def test_a_service_account_that_is_gone_is_told_with_the_pods_that_need_it() -> None:
     line = one(told(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
-    assert line.says == "there is no service account ns/shop, by which pods prove themselves to Azure: ns/web"
+    assert line.says == "service account ns/shop does not exist; Azure identifies these pods by it: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
 
 
@@ -97,7 +97,7 @@ def test_an_exempt_pod_needs_no_service_account() -> None:
 def test_rights_that_nmi_lacks_are_told_with_the_value_of_the_chart() -> None:
     line = one(told(federation=FederatedAccess(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
-    assert line.says == "NMI's service account kube-system/nmi may not ask for tokens of service accounts ns/shop"
+    assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
 
 
@@ -109,7 +109,7 @@ def test_what_may_not_be_read_is_unknown() -> None:
 
 @pytest.mark.parametrize(("number", "well"), [(20, True), (21, False)])
 def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int, *, well: bool) -> None:
-    # Two identities of one client id, in whatever case, are one to Azure; two pods of one account are one subject.
+    # Azure ignores case in client ids, and two pods of one account are one subject.
     twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
     pods = [
         pod(f"p{each}", uid=f"u{each}", service_account=f"sa-{each}", label="ab"[each % 2]) for each in range(number)

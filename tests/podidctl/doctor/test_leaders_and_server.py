@@ -1,4 +1,4 @@
-"""Who leads, what the API server is, whose clock is wrong, and whether our kinds are installed."""
+"""Checks of the leader, the API server, its clock, and the installed custom resources."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
-from podidentity.kube.lock_records import Record
+from podidentity.kube.lock_records import LockRecord
 from tests.podidctl.examined import bad, definition, examined, held, one
 
 NAME = ("default", "aad-pod-identity-mic")
@@ -21,13 +21,13 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("locks", "says"),
     [
-        ((Locks(*NAME),), "nobody leads"),
+        ((Locks(*NAME),), "no MIC leads"),
         (
             (Locks(*NAME, held(renewed=OLD)),),
-            "nobody leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
+            "no MIC leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
         ),
-        ((Locks(*NAME, Record()),), "nobody leads"),
-        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the reference's lock"),
+        ((Locks(*NAME, LockRecord()),), "no MIC leads"),
+        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],
     ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],
@@ -81,11 +81,11 @@ def test_an_old_server_and_one_without_a_date_are_told() -> None:
 @pytest.mark.parametrize(
     ("there", "level", "says"),
     [
-        (None, Level.PROBLEM, "no such CustomResourceDefinition"),
+        (None, Level.PROBLEM, "this CustomResourceDefinition does not exist"),
         (definition(served=False), Level.PROBLEM, "v1 is not served"),
         (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
         (definition(storage=False), Level.WARNING, "another version is stored"),
-        (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops fields"),
+        (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops unknown fields"),
         (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Bindings, identities, exceptions, assignments: each fault is told by its objects' names, and its neighbour is not."""
+"""Bindings, identities, exceptions, assignments: each fault is reported with its objects' names, and its neighbour is
+not.
+"""
 
 from typing import Any
 
@@ -31,11 +33,11 @@ def test_a_healthy_installation_has_nothing_to_say() -> None:
         ({"nodes": (BARE,)}, Level.PROBLEM, "Node node-1 (1 pod): it has no providerID"),
         ({"bindings": (binding(), binding("idle", selector="none"))}, Level.WARNING, "ns/idle ('none')"),
         ({"pods": (pod(), pod("lost", label="none"))}, Level.PROBLEM, "ns/lost ('none')"),
-        ({"bindings": (binding(), binding("twin"))}, Level.WARNING, "bindings that say the same: ns/b, ns/twin"),
+        ({"bindings": (binding(), binding("twin"))}, Level.WARNING, "duplicate bindings: ns/b, ns/twin"),
         (
             {"identities": (identity(), msgspec.structs.replace(identity("twin"), spec=identity().spec))},
             Level.WARNING,
-            "identities that say the same: ns/id, ns/twin",
+            "duplicate identities: ns/id, ns/twin",
         ),
         ({"assigned": (assigned_identity(status="Created"),)}, Level.WARNING, "1 identity is Created and not Assigned"),
         (
@@ -47,7 +49,7 @@ def test_a_healthy_installation_has_nothing_to_say() -> None:
         (
             {"pods": (pod(labels={"app": "x"}),), "exceptions": (exception(labels={"app": "X"}),)},
             Level.WARNING,
-            "under an exception, which wins: ns/web",
+            "under an exception, which takes precedence: ns/web",
         ),
     ],
 )
@@ -82,8 +84,8 @@ def test_what_only_looks_like_a_fault_is_not_told(changes: dict[str, Any]) -> No
     ("assigned", "why"),
     [
         ((), "there is no AzureAssignedIdentity"),
-        ((assigned_identity(status="Unassigned"),), "its AzureAssignedIdentity is Unassigned"),
-        ((assigned_identity(pod_uid="uid-0"),), "for an earlier pod of that name"),
+        ((assigned_identity(status="Unassigned"),), "its AzureAssignedIdentity has status Unassigned"),
+        ((assigned_identity(pod_uid="uid-0"),), "for an earlier pod of this name"),
         ((assigned_identity(nodename="node-2"),), "for another node"),
         ((assigned_identity(deleting=True),), "there is no AzureAssignedIdentity"),
     ],

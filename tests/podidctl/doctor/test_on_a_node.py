@@ -1,4 +1,4 @@
-"""In the network of a sandbox's node, with the real NMI and its rule: what the doctor reads there is so."""
+"""The doctor in the network of a sandbox's node, with the real NMI and its rule."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_the_rule_and_what_met_it_are_seen() -> None:
         await eventually(running)
         node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
         before = await asyncio.to_thread(examine, node, kubeconfig)
-        assert before["nat rule"] == ("ok", "node node-0: in force, before every other rule")
+        assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")
         assert before["redirects"][0] == "warning"
         assert before["IMDS"][0] == "ok"
         connected = await asyncio.to_thread(run, pods[0].command([sys.executable, "-c", CONNECT]))

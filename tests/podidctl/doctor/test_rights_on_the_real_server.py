@@ -1,5 +1,5 @@
-"""The rights that the doctor looks for, on the real API server's RBAC: with exactly those both programs work, and one
-that is taken away is told by its name.
+"""The permissions that the doctor checks, on the real API server's RBAC: with exactly these both programs work, and a
+missing one is reported by its name.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ def allow(plane: Plane, name: str, rights: Sequence[Right]) -> str:
 
 
 def run_daemon(plane: Plane, program: str) -> None:
-    """A pod by which the doctor knows *program*'s service account. Nobody runs it."""
+    """A pod from which the doctor reads *program*'s service account. It does not run."""
     meta = {"name": f"{program}-x", "labels": {"component": program}}
     spec = {
         "nodeName": "n0",

@@ -1,4 +1,4 @@
-"""Which Secrets NMI may get is what the real API server's RBAC says, in the cluster and in a namespace."""
+"""NMI's permission to get Secrets by the real API server's RBAC, in the cluster and in a namespace."""
 
 import asyncio
 from collections.abc import Callable

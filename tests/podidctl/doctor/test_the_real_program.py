@@ -1,4 +1,4 @@
-"""`python -m podidctl doctor` as a process on the sandbox's API server: what it reads, says, and how it ends."""
+"""`python -m podidctl doctor` as a process on the sandbox's API server: its requests, output and exit code."""
 
 import asyncio
 
@@ -52,8 +52,8 @@ async def test_what_is_wrong_is_found_and_said_with_what_to_do(cloud: LittleClou
     assert (answer.code, answer.err) == (3, "")
     assert "azureidentitybindings default/old" in answer.out
     assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
-    assert "nobody leads" in answer.out
-    assert "leader: see that MIC runs" in answer.out
+    assert "no MIC leads" in answer.out
+    assert "leader: check that MIC runs" in answer.out
     as_json, as_yaml = await asyncio.gather(ask(cloud, "-o", "json"), ask(cloud, "-o", "yaml"))
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
@@ -64,7 +64,7 @@ async def test_an_object_that_nobody_can_read_is_named_and_hides_no_other(cloud:
     cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"Type": {"no": "number"}}})
     answer = await ask(cloud)
     assert answer.code == 3
-    assert "1 object that no program of ours can read: azureidentities default/odd" in answer.out
+    assert "1 object that NMI and MIC cannot read: azureidentities default/odd" in answer.out
     assert "default/demo ('demo')" in answer.out, "the binding that selects no pod"
 
 

@@ -1,4 +1,4 @@
-"""What MIC has had no time for yet is still in progress, and no problem; what it has had time for is one."""
+"""Recent assignments are in progress and not a problem; overdue ones are a problem."""
 
 from datetime import timedelta
 from typing import Any
@@ -23,7 +23,7 @@ OLD = GRACE_SECONDS + 1
 
 
 def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Objects:
-    """All has been there for an hour, but one for so many *seconds*."""
+    """All objects are an hour old, except one, which is *seconds* old."""
     everything = (POD, BINDING, IDENTITY, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key))
     ages = dict.fromkeys(everything, 3600.0) | {which: seconds}
     return objects(created_at={each: NOW - timedelta(seconds=age) for each, age in ages.items()}, **changes)

@@ -1,4 +1,4 @@
-"""Where nothing is wrong every link is told to be so, and what cannot be known without Azure is not told to be well."""
+"""Without a fault every link is ok, and a state that only Azure knows is not reported as ok."""
 
 import msgspec
 

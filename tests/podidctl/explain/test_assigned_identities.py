@@ -1,4 +1,4 @@
-"""An AzureAssignedIdentity that NMI does not serve by is told with the reason, and with what MIC wrote on it."""
+"""An AzureAssignedIdentity that NMI does not serve is reported with the reason and MIC's message."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"status": "Created"}, "not on the VM or scale set yet"),
+        ({"status": "Created"}, "not attached to the VM or scale set yet"),
         ({"status": "Unassigned"}, "its status is 'Unassigned'"),
-        ({"deleting": True}, "it is being removed"),
+        ({"deleting": True}, "it is being deleted and is not served"),
         ({"pod_uid": "uid-0"}, "an earlier pod of this name"),
         ({"selector": "other"}, "selects 'other'"),
         ({"nodename": "node-2"}, "it is for node node-2"),
@@ -53,7 +53,7 @@ def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() 
     explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is LinkState.UNKNOWN
-    assert "no binding gives it to the pod any more" in link.says
+    assert "no binding requires it for the pod any more" in link.says
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_one_that_nobody_binds_and_that_serves_nothing_is_as_it_should_be(change
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is LinkState.OK
-    assert "no binding gives it" in link.says
+    assert "no binding requires it" in link.says

@@ -31,7 +31,7 @@ def test_a_binding_whose_identity_is_not_there_is_told_where_one_of_that_name_is
     explanation = told(identities=(identity(namespace="elsewhere"),), assigned=())
     link = only(explanation)
     assert (link.link, link.about) == ("identity", "ns/id")
-    assert "there is one of that name in elsewhere" in link.says
+    assert "one of that name exists in elsewhere" in link.says
 
 
 def test_a_malformed_resource_id_is_quoted() -> None:
@@ -86,7 +86,7 @@ def test_another_teams_binding_of_the_same_label_is_no_fault_of_a_pod_that_is_se
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "far/b"]
     assert (link.link, link.state) == ("binding", LinkState.OK)
-    assert "it is not for this namespace" in link.says
+    assert "it does not serve this namespace" in link.says
 
 
 def test_another_teams_binding_is_not_the_reason_where_the_pods_own_is_broken() -> None:
@@ -107,7 +107,7 @@ def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes
     assert explanation.answer.outcome is Outcome.GRANTED
     assert broken(explanation) == []
     says = {each.link: each.says for each in explanation.links}
-    assert "pods have what it gives until it is gone" in says["identity"]
+    assert "pods keep its access until the deletion is complete" in says["identity"]
     assert "(team.example/hold)" in says["binding"]
 
 

@@ -1,4 +1,4 @@
-"""Type 3: the pod's service account is a link of its own, and Azure's VM is none."""
+"""Type 3: the pod's service account is a separate link, and there is no link for Azure's VM."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def test_whom_nmi_asks_and_what_azure_must_know_is_told() -> None:
     (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
     assert assigned.says.endswith(
         "NMI asks https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, "
-        "by a token of service account ns/shop for api://AzureADTokenExchange"
+        "with a token of service account ns/shop for api://AzureADTokenExchange"
     )
     link = account_link(explanation)
     assert link.about == "ns/shop"
@@ -80,16 +80,21 @@ def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_na
         (
             {"account": ServiceAccountAccess(exists=True, nmi_may_request=False, nmi=NMI_ACCOUNT)},
             "assertion_forbidden",
-            "NMI's service account kube-system/nmi may not ask for tokens of service account ns/shop",
+            "NMI's service account kube-system/nmi may not request tokens of service account ns/shop",
             "federated.namespaces",
         ),
         (
             {"account": ServiceAccountAccess(exists=False, nmi_may_request=True, nmi=NMI_ACCOUNT)},
             "service_account_missing",
-            "there is no service account ns/shop",
+            "service account ns/shop does not exist",
             "kubectl create serviceaccount -n ns shop",
         ),
-        ({"pod": pod(service_account="")}, "service_account_missing", "the pod has no service account", "make the pod"),
+        (
+            {"pod": pod(service_account="")},
+            "service_account_missing",
+            "the pod has no service account",
+            "delete and create the pod",
+        ),
     ],
     ids=["forbidden", "gone", "none"],
 )
@@ -147,7 +152,7 @@ def test_a_token_is_foretold_with_its_subject() -> None:
     token = foretold()
     assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
     assert token.type == "3 (federated identity)"
-    assert token.asked.endswith("by a token of service account ns/shop for api://AzureADTokenExchange")
+    assert token.asked.endswith("with a token of service account ns/shop for api://AzureADTokenExchange")
 
 
 def test_what_nmi_takes_no_token_for_is_refused_so() -> None:

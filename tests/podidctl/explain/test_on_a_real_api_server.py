@@ -1,4 +1,4 @@
-"""The real kube-apiserver is asked with the very selectors that NMI and MIC use, by somebody who may only read."""
+"""Requests to the real kube-apiserver with the selectors of NMI and MIC, from an account with read permissions only."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ RULES = [
 
 
 def role(plane: Plane, name: str, rules: list[Any]) -> str:
-    """An account that may do so much; its token."""
+    """Return the token of an account with these permissions."""
     plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "configuration": rules})
     plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
     subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}

@@ -24,7 +24,7 @@ def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_
     explanation = told(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.identity == "ns/id"
-    assert "would ask Azure for a token of AzureIdentity ns/id; but no NMI that works" in explanation.answer.says
+    assert "would ask Azure for a token of AzureIdentity ns/id; but no working NMI" in explanation.answer.says
     assert only(explanation).link == "NMI"
     assert explanation.next
 
@@ -32,14 +32,14 @@ def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_
 def test_what_an_nmi_that_is_away_would_refuse_has_no_status() -> None:
     explanation = told(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
-    assert "NMI would answer it so: held for 45 s, then 404" in explanation.answer.says
+    assert "NMI would respond with held for 45 s, then 404" in explanation.answer.says
 
 
 def test_an_exempt_pod_is_left_to_imds_also_without_nmi_but_not_where_one_hangs() -> None:
     assert told(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
     hanging = told(**UNDER, nmi=NOBODY["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
-    assert "would be left to IMDS" in hanging.says
+    assert "would forward the request to IMDS" in hanging.says
 
 
 def test_an_nmi_that_only_its_flags_tell_of_is_taken_to_run() -> None:

@@ -1,4 +1,4 @@
-"""The links below the API server: the node's VM or scale set, what is on it, and NMI on the node."""
+"""Links outside the API server: the node's VM or scale set, the identities attached to it, and NMI on the node."""
 
 import pytest
 
@@ -23,8 +23,8 @@ def link_of(name: str, **changes: object) -> Link:
     ("azure", "state", "says"),
     [
         (HostIdentities(attached=ATTACHED), LinkState.OK, "it is on vm-1"),
-        (HostIdentities(), LinkState.BROKEN, "is not on vm-1"),
-        (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), LinkState.UNKNOWN, "just changing"),
+        (HostIdentities(), LinkState.BROKEN, "is not attached to vm-1"),
+        (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), LinkState.UNKNOWN, "is in progress"),
         (GONE, LinkState.BROKEN, "Azure knows no /subscriptions/s/"),
         (Refused("no right", status=403, code="AuthorizationFailed"), LinkState.UNKNOWN, "403 AuthorizationFailed"),
         (None, LinkState.UNKNOWN, "Azure was not asked"),

@@ -1,4 +1,4 @@
-"""What keeps a pod from being known to NMI at all: each such pod is told so, and its neighbour is not."""
+"""Reasons why NMI does not recognize a pod: each such pod is reported, and its neighbour is not."""
 
 import pytest
 
@@ -12,11 +12,15 @@ from tests.podidctl.asked import broken, only, rules, told
 @pytest.mark.parametrize(
     ("asked", "link", "says"),
     [
-        (None, "pod", "there is no such pod"),
-        (pod(phase="Succeeded"), "pod", "run to its end"),
-        (pod(host_network=True), "address", "its node's own network"),
+        (None, "pod", "this pod does not exist"),
+        (pod(phase="Succeeded"), "pod", "has ended"),
+        (pod(host_network=True), "address", "its node's network"),
         (pod(addresses=()), "address", "no address yet"),
-        (Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status), "pod", "on no node yet"),
+        (
+            Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status),
+            "pod",
+            "not scheduled to a node yet",
+        ),
     ],
     ids=["absent", "finished", "host-network", "no-address", "no-node"],
 )
@@ -34,10 +38,10 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     assert broken(told(same_address_pods=(pod("other", uid="uid-2", deleting=True),))) == []
     ending = only(told(pod=pod(deleting=True), same_address_pods=(other,)))
     assert ending.link == "address"
-    assert "this one is ending" in ending.says
-    assert "ask about ns/other" in ending.next
+    assert "this one is terminating" in ending.says
+    assert "run this command for ns/other" in ending.next
     both = only(told(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
-    assert "all of them are ending" in both.says
+    assert "all of them are terminating" in both.says
 
 
 @pytest.mark.parametrize(

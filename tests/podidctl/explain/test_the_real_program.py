@@ -76,7 +76,7 @@ async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud:
     del cloud.arm.vm(vm_id("n0")).user_assigned[identity_id("demo").lower()]
     taken = await ask(cloud, "web", "-n", "default", cloudconfig=True)
     assert taken.code == 3
-    assert "is not on n0: IMDS has no token of it" in taken.out
+    assert "is not attached to n0, so IMDS has no token of it" in taken.out
 
 
 async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud) -> None:
@@ -91,7 +91,7 @@ async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud
     assert (answer.code, answer.err) == (3, "")
     (row,) = [line for line in answer.out.splitlines() if "broken" in line]
     assert "no AzureIdentityBinding has selector 'demo'" in row
-    assert "next: set spec.selector of the binding, or the pod's label" in answer.out
+    assert "next: set spec.selector of the binding or the pod's label" in answer.out
     assert "default/demo selects 'demoo'" in answer.out
 
 
@@ -124,7 +124,7 @@ async def test_flags_that_cannot_be_read_are_told_and_not_fatal(cloud: LittleClo
     nmi(cloud, "n0", "--flag-of-tomorrow")
     answer = await ask(cloud, "web")
     assert answer.code == 3
-    assert "NMI's defaults, since the flags of pod kube-system/nmi-n0 cannot be read" in answer.out
+    assert "NMI's defaults, because the flags of pod kube-system/nmi-n0 cannot be read" in answer.out
 
 
 async def test_what_may_not_be_read_besides_is_unknown(cloud: LittleCloud) -> None:
@@ -171,7 +171,7 @@ async def test_what_nmi_and_mic_said_of_the_pod_is_shown_and_others_events_are_n
 
 async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleCloud) -> None:
     for words, says in (
-        (("a/b/c",), "is no pod's name"),
+        (("a/b/c",), "is not a pod name"),
         (("default/web", "-n", "other"), "name two namespaces"),
     ):
         wrong = await ask(cloud, *words)
@@ -179,7 +179,7 @@ async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleClou
         assert says in wrong.err
     absent = await ask(cloud, "web", "-n", "default")
     assert absent.code == 3
-    assert "there is no such pod" in absent.out
+    assert "this pod does not exist" in absent.out
     hostile = await ask(cloud, "../secrets", "-n", "")
     assert hostile.code in {1, 2}
     assert "Traceback" not in hostile.err

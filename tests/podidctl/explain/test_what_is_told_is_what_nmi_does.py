@@ -1,5 +1,5 @@
-"""On random little clusters the answer that is told is the one that a real feed of NMI leads to, and no refusal is left
-without a broken link that says what to do.
+"""On random small clusters the explanation equals the decision of NMI's real cluster cache, and every refusal has a
+broken link that states the next action.
 """
 
 import itertools
@@ -143,9 +143,9 @@ def a_cluster(draw: random.Random) -> DiagnosisInput:
 
 
 def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
-    """What a feed that has been told of all this decides; None where the pod has no address that answers for it.
+    """Return the decision of a cluster cache with this state; None if no address belongs to the pod.
 
-    What its watches select is the API server's work, and done here.
+    This function applies the selectors of the watches, which is the API server's task.
     """
     its = cluster.configuration.settings
     cluster_cache = ClusterCache(

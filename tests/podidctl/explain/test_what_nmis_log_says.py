@@ -43,7 +43,7 @@ class Pages(logging.Handler):
 
 @pytest.fixture(params=[TextFormatter, JsonFormatter], ids=["text", "json"])
 def written(request: pytest.FixtureRequest) -> Iterator[Written]:
-    """What NMI's log of decisions has so far, after a line of another part of NMI."""
+    """Return the current content of NMI's decision log, after a line of another part of NMI."""
     pages, log = Pages(request.param()), logging.getLogger("nmi")
     level = log.level
     log.addHandler(pages)

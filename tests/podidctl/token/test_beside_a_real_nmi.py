@@ -1,4 +1,4 @@
-"""The sandbox with the real MIC and NMI: what `podidctl token` foretells is what the pod is then answered."""
+"""The sandbox with the real MIC and NMI: the prediction of `podidctl token` equals NMI's response to the pod."""
 
 import asyncio
 import http.client

@@ -1,4 +1,4 @@
-"""What a request would get, or be refused with: the status and the words are NMI's own, and no token is in it."""
+"""Predicted responses: status and text are NMI's own, and no output contains a token."""
 
 from typing import Any
 
@@ -73,8 +73,8 @@ def test_where_no_nmi_is_on_the_node_what_would_be_is_told_and_that_nobody_does_
     told = ask(nmi=NmiPods(elsewhere=True))
     assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
     assert told.note == (
-        "no NMI that works is to be seen on its node: no pod of NMI is on this node, though there is on others; "
-        "podidctl explain pod ns/web says what to do"
+        "no working NMI was found on its node: this node has no NMI pod, but other nodes have one; "
+        "podidctl explain pod ns/web states the next action"
     )
 
 
@@ -93,7 +93,7 @@ def test_a_service_principal_is_told_with_its_endpoint_and_secret_by_name() -> N
     told = ask(assigned=(serving(PRINCIPAL),))
     assert told.outcome is Outcome.GRANTED
     assert told.asked == (
-        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, by the "
+        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, with the "
         "secret in Secret ns/s"
     )
 

@@ -1,4 +1,4 @@
-"""Which cloud a name means, and what a stack's own file must say. Excluded: signing in."""
+"""Clouds by name, and the required content of a stack's environment file. Excluded: sign-in."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What counts as an endpoint that secrets may be sent to: one spelling, one host, or nothing at all.
+"""Endpoints that secrets may be sent to: one spelling, one host.
 
 Excluded: which endpoints are allowed (tests/nmi/tokens/test_sign_in_policy.py).
 """

@@ -1,6 +1,6 @@
-"""What one call to IMDS sends, what it makes of the answer, and that nothing of a token gets out another way.
+"""Requests to IMDS, decoding of the responses, and that no token leaks by another path.
 
-Excluded: trying again (`test_trying_again.py`).
+Excluded: retries (`test_trying_again.py`).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The scripted server, a client of it, and a handler that remembers what it was told."""
+"""The scripted server, a client of it, and a handler that records its calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

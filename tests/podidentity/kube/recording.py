@@ -1,4 +1,4 @@
-"""A handler that keeps what it was told, in words, and lets a test wait for it."""
+"""A handler that records its calls as text and lets a test wait for them."""
 
 import asyncio
 from typing import Generic, TypeVar

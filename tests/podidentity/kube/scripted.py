@@ -1,4 +1,6 @@
-"""An HTTP server on loopback that does exactly what a test says, for what no real API server does on demand."""
+"""An HTTP server on loopback with responses that a test chooses, for cases that a real API server does not produce on
+demand.
+"""
 
 import asyncio
 import json
@@ -42,7 +44,7 @@ def status(code: int, reason: str, message: str = "", **more: object) -> Reply:
 
 
 class Watch:
-    """A watch that the client has opened; the test says what comes out of it."""
+    """A watch that the client has opened; the test chooses its events."""
 
     def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
         self.request = request

@@ -1,4 +1,4 @@
-"""A server that lists objects of any size in pages, as the real one does, and counts what it is asked for."""
+"""A server that lists objects of any size in pages, as the real one does, and counts the requests."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class SizedServer(ScriptedServer):
         self.objects: Sequence[dict[str, Any] | bytes] = ()
         self.metadata_first = True
         self.gone = 0
-        """So many continue tokens are refused as expired."""
+        """Number of continue tokens that are refused as expired."""
         self.limits: list[int] = []
 
     @override

@@ -1,4 +1,4 @@
-"""Finding the API server. Each dead end is one line that says what to do."""
+"""Finding the API server. Each dead end is one line that states the next action."""
 
 import asyncio
 import base64
@@ -100,13 +100,13 @@ printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"
 async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
     started = time.monotonic()
-    with pytest.raises(AccessError, match="took longer than 2 s: see the program that it runs"):
+    with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
         await from_kubeconfig(plugin(tmp_path, "exec sleep 20"))
     assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(
-    ("program", "told"), [("/nowhere/python", "no program can be started"), ("false", r"failed \(exit code 1\)")]
+    ("program", "told"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
 async def test_a_reading_program_that_does_not_run_leaves_the_last_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
@@ -197,7 +197,7 @@ async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match=r"there is no kubeconfig at .*: correct --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match=r"the kubeconfig .* does not exist: correct --kubeconfig or KUBECONFIG"):
         await from_kubeconfig(str(tmp_path / "none"))
 
 
@@ -207,7 +207,7 @@ async def test_a_kubeconfig_that_cannot_even_be_looked_for_is_one_line(tmp_path:
 
 
 async def test_nothing_at_all_says_what_to_give() -> None:
-    with pytest.raises(AccessError, match="name a kubeconfig with --kubeconfig or KUBECONFIG"):
+    with pytest.raises(AccessError, match="pass a kubeconfig with --kubeconfig or KUBECONFIG"):
         await find("", {})
 
 
@@ -256,12 +256,12 @@ async def test_a_server_that_refuses_every_request_does_not_have_the_kubeconfig_
 ) -> None:
     now, reads = 1000.0, 0
 
-    async def told(_path: str) -> module._Told:
+    async def told(_path: str) -> module._KubeconfigContent:
         nonlocal reads
         reads += 1
-        return module._Told(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
+        return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
 
-    monkeypatch.setattr(module, "_told", told)
+    monkeypatch.setattr(module, "_read_kubeconfig", told)
     found = await from_kubeconfig("somewhere", clock=lambda: now)
     said = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a client does about servers that are slow, endless, or not API servers at all."""
+"""The client's reaction to servers that are slow, send without end, or are not API servers."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, st
 
 async def test_an_answer_that_does_not_come_is_unreachable(server: ScriptedServer, client: Client) -> None:
     server.others += [None, Reply(b"{}")]
-    with pytest.raises(Unreachable, match=r"no answer from http://127\.0\.0\.1"):
+    with pytest.raises(Unreachable, match=r"no response from http://127\.0\.0\.1"):
         await client.request("GET", "/slow", timeout_seconds=0.05)
     assert await client.request("GET", "/quick") == b"{}"
 

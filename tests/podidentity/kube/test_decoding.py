@@ -1,4 +1,4 @@
-"""From bytes to projections, whatever the bytes are."""
+"""Decoding of arbitrary bytes into projections."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""An Event recorder's bounds: memory, rate, length; and what it does about refusals."""
+"""Limits of the event recorder (memory, rate, length) and its reaction to refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ import pytest
 
 from podidentity.kube.client import Client
 from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MAX, EventRecorder
-from podidentity.kube.rates import TokenBucket
 from podidentity.resources import PODS, Pod, PodMeta
+from podidentity.telemetry.token_bucket import TokenBucket
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 

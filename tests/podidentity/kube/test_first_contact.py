@@ -60,7 +60,7 @@ async def test_an_api_server_that_answers_is_asked_once_and_nothing_is_logged(
 ) -> None:
     server.others.append(VERSION)
     contact = contact_with(ClusterAccess(server.url))
-    assert contact.problem == "the API server has not answered yet"
+    assert contact.problem == "the API server has not responded yet"
     with caplog.at_level(logging.INFO):
         await made(contact)
     assert [each.path for each in server.requests] == ["/version"]
@@ -76,9 +76,9 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
     contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"))
     with caplog.at_level(logging.INFO):
         waiting = asyncio.create_task(contact.made())
-        await until(lambda: contact.problem and "the network from here" in contact.problem)
+        await until(lambda: contact.problem and "this machine's network" in contact.problem)
         assert str(proxy.port) in (contact.problem or "")
-        await asyncio.sleep(0.3)  # several requests, of which one line is told
+        await asyncio.sleep(0.3)  # several requests, but one log line
         assert not waiting.done()
         await proxy.set_mode(Mode.PASS)
         async with asyncio.timeout(WAIT_SECONDS):
@@ -87,7 +87,7 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
     first, last = caplog.records
     assert first.levelno == logging.WARNING
     assert "check that the API server runs" in first.__dict__["reason"]
-    assert last.getMessage() == "the API server answers"
+    assert last.getMessage() == "the API server responds"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
         await until(lambda: len(server.requests) > 30)
         assert not waiting.done()
     (line,) = caplog.records
-    assert line.getMessage() == "not allowed to list or watch; grant this right in our ClusterRole"
+    assert line.getMessage() == "not allowed to list or watch; grant this permission in the ClusterRole"
     assert informers[0].problem == f"{line.getMessage()} (403 Forbidden: no right)"
     for task in (waiting, *running):
         task.cancel()

@@ -84,6 +84,6 @@ async def test_a_missing_right_is_named_in_the_log(
     with caplog.at_level(logging.ERROR):
         await run_until_watching(server, client, told)
     (record,) = caplog.records
-    assert record.getMessage() == "not allowed to list or watch; grant this right in our ClusterRole"
+    assert record.getMessage() == "not allowed to list or watch; grant this permission in the ClusterRole"
     assert record.__dict__["resource"] == "pods"
     assert 'cannot list resource "pods"' in str(record.__dict__["error"])

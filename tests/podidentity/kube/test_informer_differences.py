@@ -1,4 +1,4 @@
-"""What a handler hears, and in which order."""
+"""The calls of a handler, and their order."""
 
 import asyncio
 

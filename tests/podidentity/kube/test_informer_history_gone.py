@@ -1,4 +1,4 @@
-"""410 in each of its three shapes: everything is listed again, and the handler hears of the differences only."""
+"""410 in each of its three forms: everything is listed again, and the handler receives only the differences."""
 
 import msgspec
 import pytest

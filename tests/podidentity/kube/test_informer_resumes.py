@@ -1,4 +1,4 @@
-"""An interrupted watch goes on from the last resource version and lists nothing again. Excluded: 410."""
+"""An interrupted watch resumes from the last resource version without a new list. Excluded: 410."""
 
 import pytest
 

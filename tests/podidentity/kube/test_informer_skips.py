@@ -212,7 +212,7 @@ async def test_a_namesake_is_not_taken_in_before_the_former_one_is_forgotten(
 
 
 class Unreliable:
-    """A handler of which any call may raise, before or after its effect; `served` is what it goes by."""
+    """A handler whose calls may raise, before or after their effect; `served` is its state."""
 
     def __init__(self, faults: list[int]) -> None:
         self._faults = iter(faults)

@@ -82,7 +82,7 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, clien
     gone = status(404, "NotFound")
     server.others += [gone, lease("me", "t"), gone, gone]
     running = elector(client, 0.2)
-    await lost(asyncio.create_task(running.run()), "somebody deleted it")
+    await lost(asyncio.create_task(running.run()), "the object was deleted")
 
 
 @pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])

@@ -125,7 +125,9 @@ async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
 async def test_no_stall_while_deep_and_large_objects_are_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seven MiB of brackets; the loop goes on in between. In CPU time, so that other processes do not count."""
+    """Seven MiB of brackets; the event loop runs in between. Measured in CPU time, so that other processes do not
+    count.
+    """
     for name, value in (("BODY_MAX", 8 << 20), ("OBJECT_MAX", 8 << 20), ("PIECE", 16 * 1024)):
         monkeypatch.setattr(module, name, value)
     sized.objects = [nested(f"n{number}", 1 << 20, depth=1500) for number in range(7)]

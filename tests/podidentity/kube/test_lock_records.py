@@ -1,11 +1,11 @@
-"""What stands in a lock's object: the Lease's spec, and the annotation as client-go has it. Pure."""
+"""Records in a lock's object: the Lease's spec, and the annotation in client-go's format. Pure."""
 
 import json
 from datetime import UTC, datetime
 
 import pytest
 
-from podidentity.kube.lock_records import LEADER_ANNOTATION, UNREADABLE, InAnnotation, InLease, Record
+from podidentity.kube.lock_records import LEADER_ANNOTATION, UNREADABLE, AnnotationFormat, LeaseFormat, LockRecord
 
 NOW = datetime(2024, 5, 6, 7, 8, 9, 120_000, tzinfo=UTC)
 WRITTEN_BY_CLIENT_GO = (
@@ -20,7 +20,7 @@ def endpoints(annotation: str | None) -> dict[str, object]:
 
 
 def test_client_gos_record_is_read() -> None:
-    record = InAnnotation().read(endpoints(WRITTEN_BY_CLIENT_GO))
+    record = AnnotationFormat().read(endpoints(WRITTEN_BY_CLIENT_GO))
     assert (record.holder, record.duration_seconds, record.renewed) == ("mic-76d_7f", 15, "2024-05-06T07:00:00Z")
 
 
@@ -35,12 +35,12 @@ def test_client_gos_record_is_read() -> None:
     ],
 )
 def test_an_object_without_a_holder_is_free(document: dict[str, object]) -> None:
-    assert InAnnotation().read(document).holder == ""
+    assert AnnotationFormat().read(document).holder == ""
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '"holder"', "\ud800", "[" * 60_000, '{"a":' * 60_000])
 def test_what_nobody_can_read_is_held(text: str) -> None:
-    assert InAnnotation().read(endpoints(text)) == Record(UNREADABLE)
+    assert AnnotationFormat().read(endpoints(text)) == LockRecord(UNREADABLE)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_nobody_can_read_is_held(text: str) -> None:
     ids=lambda field: field[:24],
 )
 def test_odd_values_in_a_record_keep_nobody_from_reading_or_taking_it(field: str) -> None:
-    form, before = InAnnotation(), endpoints('{"holderIdentity":"other",' + field + "}")
+    form, before = AnnotationFormat(), endpoints('{"holderIdentity":"other",' + field + "}")
     record = form.read(before)
     assert record.holder == "other"
     assert record.duration_seconds is None
@@ -67,7 +67,7 @@ def test_odd_values_in_a_record_keep_nobody_from_reading_or_taking_it(field: str
 
 
 def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:
-    form, before = InAnnotation(), endpoints(WRITTEN_BY_CLIENT_GO.replace('"holder', '"strategy":"x","holder'))
+    form, before = AnnotationFormat(), endpoints(WRITTEN_BY_CLIENT_GO.replace('"holder', '"strategy":"x","holder'))
     after = form.written(before, form.read(before), "mic-76d_7f", 15, NOW, acquire=False)
     assert after["subsets"] == [1]
     assert after["metadata"]["resourceVersion"] == "7"
@@ -87,15 +87,15 @@ def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:
     ("annotation", "transitions"), [(WRITTEN_BY_CLIENT_GO, 4), (None, 0), ("{", 0), ('{"leaderTransitions":"x"}', 1)]
 )
 def test_a_change_of_hands_is_counted(annotation: str | None, transitions: int) -> None:
-    form, before = InAnnotation(), endpoints(annotation)
+    form, before = AnnotationFormat(), endpoints(annotation)
     after = form.written(before, form.read(before), "ours", 15, NOW, acquire=True)
     record = json.loads(after["metadata"]["annotations"][LEADER_ANNOTATION])
     assert (record["leaderTransitions"], record["acquireTime"]) == (transitions, "2024-05-06T07:08:09.120000Z")
 
 
 def test_a_lease_keeps_its_record_in_its_spec() -> None:
-    form = InLease()
-    fresh = form.written({"metadata": {"name": "mic"}}, Record(), "ours", 15, NOW, acquire=True)
+    form = LeaseFormat()
+    fresh = form.written({"metadata": {"name": "mic"}}, LockRecord(), "ours", 15, NOW, acquire=True)
     assert fresh["spec"]["leaseTransitions"] == 0
     assert form.read(fresh).holder == "ours"
     assert form.read({"metadata": {}, "spec": {"leaseDurationSeconds": -1}}).duration_seconds is None

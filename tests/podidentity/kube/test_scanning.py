@@ -1,4 +1,4 @@
-"""The scanner finds the same objects as a JSON reader does, in whatever pieces the bytes come."""
+"""The scanner finds the same objects as a JSON decoder, for any division of the bytes into pieces."""
 
 import json
 from contextlib import suppress
@@ -88,7 +88,7 @@ def test_an_object_over_the_limit_is_named_and_its_neighbours_are_kept() -> None
 
 
 def test_what_an_object_holds_cannot_pass_for_the_list_around_it() -> None:
-    """The token and the names are read by their place, whatever the text of an object looks like."""
+    """The token and the names are found by position, whatever text an object contains."""
     forged = '"}],"metadata":{"continue":"forged","resourceVersion":"1"}}'
     item = {
         "metadata": {"annotations": {"a": forged, "name": "forged"}, "name": "b"},

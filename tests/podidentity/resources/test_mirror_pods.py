@@ -1,4 +1,4 @@
-"""Which pods are mirror pods, as the API server sends them, and what of their annotations is kept."""
+"""Detection of mirror pods in the API server's form, and the part of their annotations that is kept."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""When nothing of a pod can run any more, by its status as kubelets write it: in every combination."""
+"""Pods in which no container can run any more, by their status as kubelets write it, in every combination."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What anybody can repeat cannot flood the log, and is counted."""
+"""Repeated lines cannot flood the log and are counted."""
 
 import logging
 

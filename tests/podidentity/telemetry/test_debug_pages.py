@@ -1,4 +1,4 @@
-"""/debug/state and /debug/profile: for processes on this machine's loopback, and for nobody else."""
+"""/debug/state and /debug/profile: only for processes on this machine's loopback."""
 
 import asyncio
 import contextlib

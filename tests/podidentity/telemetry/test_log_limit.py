@@ -1,4 +1,4 @@
-"""One log line in each period, whoever of several components asks for it."""
+"""One log line per period for all components that share the limit."""
 
 from podidentity.telemetry.log_limit import LogLimit
 

@@ -1,4 +1,4 @@
-"""Metrics under the reference's exact names, in a format that Prometheus reads."""
+"""Metrics under the Go implementation's exact names, in a format that Prometheus reads."""
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -32,7 +32,7 @@ def test_a_counter_without_labels_starts_at_zero(registry: CollectorRegistry) ->
 
 
 def test_a_counter_never_goes_down(registry: CollectorRegistry) -> None:
-    with pytest.raises(ValueError, match="never goes down"):
+    with pytest.raises(ValueError, match="never decreases"):
         Counter("c", "", registry=registry).inc(-1)
 
 

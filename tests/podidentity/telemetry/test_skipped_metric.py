@@ -1,4 +1,4 @@
-"""What a scrape shows of the objects that a program leaves out."""
+"""Metrics of the objects that a program skips."""
 
 from prometheus_client import CollectorRegistry
 

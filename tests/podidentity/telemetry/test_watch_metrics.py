@@ -1,16 +1,16 @@
-"""What a scrape shows of a program's watches."""
+"""Metrics of a program's watches."""
 
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
-from podidentity.telemetry.watches import WatchMeasures
+from podidentity.telemetry.watches import WatchMetrics
 
 
 @dataclass
 class Still:
-    """A watch that has said nothing for so long, and broke off so often."""
+    """A watch with this staleness and number of interruptions."""
 
     silent_seconds: float
     restarts: int
@@ -21,7 +21,7 @@ class Still:
 
 def test_each_watch_shows_its_silence_and_its_restarts_under_its_name() -> None:
     registry = CollectorRegistry()
-    measures = WatchMeasures(registry, "aadpodidentity_mic_")
+    measures = WatchMetrics(registry, "aadpodidentity_mic_")
     assert "watch=" not in expose(registry).decode()
     measures.watch({"pods": Still(12.5, 3), "nodes": Still(0.0, 0)})
     lines = expose(registry).decode().splitlines()

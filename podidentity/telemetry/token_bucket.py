@@ -1,4 +1,4 @@
-"""How often something may happen."""
+"""Rate limits."""
 
 import asyncio
 from collections import OrderedDict
@@ -10,7 +10,7 @@ GROUPS_MAX: Final = 1024
 
 
 class TokenBucket:
-    """How often something may happen: *burst* at once, *rate* a second in the long run."""
+    """Rate limit with *burst* events immediately and *rate* per second in the long run."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._rate = rate
@@ -20,7 +20,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> bool:
-        """Whether it may happen now; if so, it counts as having happened."""
+        """Return whether an event is allowed now; if so, it is counted."""
         self._fill()
         if self._level < 1:
             return False
@@ -28,12 +28,12 @@ class TokenBucket:
         return True
 
     def seconds(self) -> float:
-        """How long until it may happen; 0 if it may now."""
+        """Return seconds until the next event is allowed; 0 if it is allowed now."""
         self._fill()
         return max(0.0, (1 - self._level) / self._rate)
 
     async def wait(self) -> None:
-        """Wait until it may happen; it counts as having happened then."""
+        """Wait until the next event is allowed, and count it."""
         self._fill()
         self._level -= 1
         if self._level < 0:

@@ -1,0 +1,18 @@
+"""Entry point of `podidentity-demo`, which also works without the extra `demo`: then it names the extra to install."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with *argv* (sys.argv[1:] by default) and return its exit code; 2 if a package is missing."""
+    try:
+        from podidentity_demo.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"", "podidentity_demo"}:
+            raise
+        fix = "install it with pip install 'aad-pod-identity[demo]'"
+        sys.stderr.write(f"podidentity-demo: the package {package} is missing; {fix}\n")
+        return 2
+    return run(argv)
