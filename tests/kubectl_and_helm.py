@@ -1,4 +1,4 @@
-"""What an operator types: the real kubectl and helm, led to a control plane by its kubeconfig."""
+"""The real kubectl and helm, run on a control plane by its kubeconfig."""
 
 import subprocess
 from collections.abc import Mapping
@@ -8,18 +8,17 @@ from typing import Final
 from tests.testplane import up
 
 SECONDS: Final = 90
-"""For a command that itself waits for up to a minute."""
+"""Time limit of a command, which may itself wait for up to a minute."""
 
 
 class CommandError(AssertionError):
-    """A command that must succeed did not; the message is the command and all that it said."""
+    """Failed command; the message has the command and its output."""
 
 
 class Commands:
     """kubectl, and one of the helms, on one cluster.
 
-    They see nothing of this user's own settings, and keep their caches in *home*, for which the kubeconfig's folder is
-    taken where none is given.
+    They do not read the user's settings. Their caches are in *home*, by default the kubeconfig's folder.
     """
 
     def __init__(self, kubeconfig: str, helm: str = "helm", *, home: Path | None = None) -> None:
@@ -32,19 +31,19 @@ class Commands:
         }
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """The standard output of what must succeed. Raises CommandError."""
+        """Return the standard output. Raises CommandError if the command fails."""
         return self.run(self._kubectl, *arguments, stdin=stdin)
 
     def kubectl_unchecked(self, *arguments: str) -> str:
-        """What it says, also where it says no."""
+        """Return the standard output, also if the command fails."""
         return self._done(self._kubectl, *arguments).stdout
 
     def helm(self, *arguments: str) -> str:
-        """The standard output of what must succeed. Raises CommandError."""
+        """Return the standard output. Raises CommandError if the command fails."""
         return self.run(self._helm, *arguments)
 
     def run(self, *command: str, stdin: str | None = None) -> str:
-        """The standard output of what must succeed, whatever program it is. Raises CommandError."""
+        """Run any program and return its standard output. Raises CommandError if it fails."""
         done = self._done(*command, stdin=stdin)
         if done.returncode != 0:
             raise CommandError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -1,8 +1,8 @@
-"""Whether anything secret that the sandbox made during this run of the tests stands in what was written during it.
+"""Check that no log and no captured output of a test contains a secret that the sandbox created.
 
-What the sandbox's mint and directory hand out is noted as they do it; so is each program that the sandbox starts. At
-the end of each test its captured output and the logs of those programs are read. A log is opened when its program
-starts, so that it can be read after its folder is gone.
+The ledger records each token of the sandbox's mint, each secret of its directory and each program that it starts. At
+the end of each test it reads the captured output and the logs of those programs. It opens a log when the program
+starts, so that it can read the log after the folder is deleted.
 """
 
 import functools
@@ -16,14 +16,14 @@ from podidentity_sandbox.processes import Program
 from podidentity_sandbox.tokens import TokenMint
 
 ENOUGH = 32
-"""Characters of a token's signature that are as good as all of it for finding it again."""
+"""Characters of a token's signature that are enough to find it."""
 SHORTEST = 8
-"""Secrets that tests choose to be shorter than this are found everywhere."""
+"""Shorter secrets, which tests choose, also occur in other text and are not checked."""
 _WORDS = re.compile(rf"[A-Za-z0-9_-]{{{ENOUGH},}}")
 
 
 class Ledger:
-    """Everything secret so far."""
+    """Registry of the secrets created so far in this process."""
 
     def __init__(self) -> None:
         self._signatures: set[str] = set()
@@ -31,7 +31,7 @@ class Ledger:
         self._logs: list[tuple[str, BinaryIO]] = []
 
     def note_token(self, token: str) -> None:
-        """A JSON Web Token: of its parts, the signature is found by itself, and the claims by their end."""
+        """Record a JSON Web Token. Its signature and the end of its claims are each searched for."""
         _, claims, signature = token.split(".")
         self._signatures.add(signature[:ENOUGH])
         self._secrets.add(claims[-ENOUGH:])
@@ -41,14 +41,14 @@ class Ledger:
             self._secrets.add(secret)
 
     def found_in(self, text: str) -> str:
-        """The first secret that stands in *text*, shortened; empty if none does."""
+        """Return the first secret in *text*, shortened; empty if there is none."""
         for word in _WORDS.findall(text):
             if word[:ENOUGH] in self._signatures:
                 return f"a token, signed {word[:6]}…"
         return next((f"{secret[:4]}…" for secret in self._secrets if secret in text), "")
 
     def found_in_logs(self) -> str:
-        """Where a secret stands in what was written by the programs that were started since this was asked last."""
+        """Return the location of a secret in the logs of programs started since the last call, or an empty text."""
         logs, self._logs = self._logs, []
         found = ""
         for name, log in logs:
@@ -58,14 +58,14 @@ class Ledger:
         return found
 
     def found_in_sections(self, sections: Iterable[tuple[str, str]]) -> str:
-        """Where a secret stands in captured output."""
+        """Return the location of a secret in captured output; empty if there is none."""
         for title, text in sections:
             if secret := self.found_in(text):
                 return f"{secret} in the {title.lower()}"
         return ""
 
     def listen(self, patched: Callable[[type, str, Any], None]) -> None:
-        """Have the sandbox's own classes tell of what they make. *patched* replaces an attribute of a class."""
+        """Record what the sandbox's classes create. *patched* replaces an attribute of a class."""
         mint, add_principal, start = TokenMint.mint, Directory.add_principal, Program.__init__
 
         @functools.wraps(mint)

@@ -1,4 +1,4 @@
-"""A server of a cluster whose certificates were made by hand, years ago: without the key identifiers of RFC 5280."""
+"""A server with manually created certificates of an old cluster, which lack the key identifiers of RFC 5280."""
 
 import contextlib
 import datetime
@@ -19,7 +19,7 @@ from podidentity_sandbox.certificates import KeyPair, load_key_pair
 
 
 def certificates() -> tuple[str, KeyPair]:
-    """An authority's certificate, and a key pair that it has signed for 127.0.0.1."""
+    """Return an authority's certificate and a key pair that it signed for 127.0.0.1."""
     now = datetime.datetime.now(datetime.UTC)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "made by hand")])
@@ -49,7 +49,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.body)
 
-    do_GET = do_PATCH = do_DELETE = answer  # noqa: N815 - as the standard library wants it
+    do_GET = do_PATCH = do_DELETE = answer  # noqa: N815 - names of the standard library
 
     @override
     def log_message(self, format: str, *args: Any) -> None:
@@ -58,7 +58,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def old_server(body: bytes = b"{}") -> Iterator[tuple[str, int]]:
-    """The authority's certificate, and the port of a server on 127.0.0.1 that answers each request with *body*."""
+    """Yield the authority's certificate and the port of a server on 127.0.0.1 that returns *body* for each request."""
     authority, pair = certificates()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_key_pair(context, pair)
@@ -74,7 +74,7 @@ def old_server(body: bytes = b"{}") -> Iterator[tuple[str, int]]:
 
 
 def as_from_python_3_13_on(make: Callable[..., ssl.SSLContext]) -> Callable[..., ssl.SSLContext]:
-    """*make*, which is `ssl.create_default_context`, as strict as there, whatever Python this is."""
+    """Return *make*, which is `ssl.create_default_context`, with the strict verification of Python 3.13."""
 
     def strict(*args: Any, **kwargs: Any) -> ssl.SSLContext:
         context = make(*args, **kwargs)

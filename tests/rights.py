@@ -1,10 +1,10 @@
-"""Each call of MIC and NMI that an API server hears during the tests, held against the chart's roles.
+"""Comparison of MIC's and NMI's calls to API servers during the tests with the chart's roles.
 
-The sandbox's server tells its calls itself; a real one writes an audit log, which is read at the end of each test.
+The sandbox's server reports its calls. A real server writes an audit log, which is read at the end of each test.
 
-What no role of the chart allows fails the test in which it was called. What a role allows and nothing has called in a
-run of all tests fails that run: `python -m tests.rights FOLDER` holds what the runs of its parts have left there. Names
-of objects are left to tests/deploy/test_rights.py, since tests call locks as they like.
+A call that no role allows fails the test that made it. A right that no test used fails `make audit`, which is
+`python -m tests.rights FOLDER`: the test processes wrote the used rights there. tests/deploy/test_rights.py checks the
+names of objects, because tests choose other names for locks.
 """
 
 import functools
@@ -27,11 +27,11 @@ from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from tests.testplane import up
 
 GOLDEN: Final = Path(__file__).parent / "deploy" / "golden"
-"""The rendered charts: every value that adds a rule is on in one of these."""
+"""The rendered charts; each value that adds a rule is set in one of them."""
 PROGRAMS: Final = {"aad-pod-identity-mic": "mic", "aad-pod-identity-nmi": "nmi"}
-"""What a program calls itself to the API server, and the component that the chart's roles are labelled with."""
+"""User agents of the programs, and the component label of their roles in the chart."""
 UNNAMED: Final = frozenset({"create", "deletecollection", "list", "watch"})
-"""Verbs for which a role cannot be limited to names, whatever a request names, unless they are about a subresource."""
+"""Verbs that a role cannot limit to names, except on a subresource."""
 COMPONENT: Final = "app.kubernetes.io/component"
 POLICY: Final = Path(__file__).with_name("audit_policy.yaml")
 VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch"}
@@ -39,14 +39,14 @@ VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 @dataclass(frozen=True, order=True, slots=True)
 class Right:
-    """One thing that a program may do, or does."""
+    """A right of a program: a verb on a resource."""
 
     program: str
     verb: str
     resource: str
-    """With its group, if it has one; with its subresource, if it is one."""
+    """The plural, with the group and the subresource if present."""
     named: bool
-    """Whether it is limited to, or about, objects of certain names."""
+    """True if the rule or the request names objects."""
 
     @override
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Right:
 
 
 def granted() -> frozenset[Right]:
-    """What the chart's roles allow MIC and NMI under some values."""
+    """Return the rights that the chart grants MIC and NMI with any values."""
     return frozenset(
         right
         for file in GOLDEN.glob("*.yaml")
@@ -76,7 +76,7 @@ def _of_role(each: dict[str, Any]) -> Iterator[Right]:
 
 
 def asked(call: Recorded) -> Right | None:
-    """What *call* takes a right for; None where it is another program's, or about no resource."""
+    """Return the right that *call* needs; None for another program or a path without a resource."""
     program = PROGRAMS.get(call.user_agent.partition("/")[0], "")
     url = urlsplit(call.path)
     root, *rest = url.path.strip("/").split("/")
@@ -111,7 +111,7 @@ class _Audited(msgspec.Struct, rename="camel"):
 
 
 def audited(line: bytes) -> Right | None:
-    """What the call of this line of an audit log takes a right for."""
+    """Return the right that the call in this line of an audit log needs."""
     event = msgspec.json.decode(line, type=_Audited)
     program, about = PROGRAMS.get(event.user_agent.partition("/")[0], ""), event.object_ref
     if not program or about is None:
@@ -126,7 +126,7 @@ def _resource(plural: str, group: str, subresource: str) -> str:
 
 
 class Calls:
-    """All calls so far of a run of tests."""
+    """The calls of this test process so far."""
 
     def __init__(self) -> None:
         self._seen: set[Right] = set()
@@ -140,7 +140,7 @@ class Calls:
         return granted()
 
     def note(self, call: Recorded) -> None:
-        """The server has heard this."""
+        """Record a call that a server received."""
         self._took(asked(call))
 
     def _took(self, right: Right | None) -> None:
@@ -152,11 +152,11 @@ class Calls:
             self._refused.append(str(right))
 
     def _read(self) -> None:
-        """What the real API servers have written since this was asked last."""
+        """Read the audit lines written since the last call."""
         for plane, log in list(self._logs.items()):
             ended = plane.process.poll() is not None
             for line in log:
-                if not line.endswith(b"\n"):  # being written: the next time it is whole
+                if not line.endswith(b"\n"):  # incomplete; read again next time
                     log.seek(-len(line), os.SEEK_CUR)
                     break
                 self._took(audited(line))
@@ -164,17 +164,17 @@ class Calls:
                 self._logs.pop(plane).close()
 
     def refused(self) -> Iterable[str]:
-        """What was called since this was asked last and no role of the chart allows."""
+        """Return the calls since the last call of this method that no role of the chart allows."""
         self._read()
         found, self._refused = self._refused, []
         return found
 
     def seen(self) -> list[str]:
-        """The rights that were used, in order."""
+        """Return the used rights, sorted."""
         return [str(right) for right in sorted(self._seen)]
 
     def end(self, folder: str) -> None:
-        """Leave in *folder*, where there is one, what was seen; nothing is listened to any more."""
+        """Close the logs and write the used rights into *folder*, unless it is empty."""
         self._read()
         for log in self._logs.values():
             log.close()
@@ -184,7 +184,7 @@ class Calls:
             Path(folder, str(os.getpid())).write_text("\n".join(self.seen()))
 
     def listen(self, patch: Callable[[object, str, Any], None]) -> None:
-        """Have every API server of this process tell its calls, by *patch*, which replaces an attribute of a class."""
+        """Record the calls of every API server of this process. *patch* replaces an attribute of a class."""
         self._folder = Path(tempfile.mkdtemp(prefix="audit-"))
         record, begin = KubeApi.record, up.Plane.__init__
 
@@ -205,7 +205,7 @@ class Calls:
 
 
 def missed(seen: Iterable[str]) -> list[str]:
-    """What the chart's roles allow and is not among what was *seen*, in order."""
+    """Return the granted rights that are not among *seen*, sorted."""
     used = set(seen)
     return [str(right) for right in sorted(granted()) if str(right) not in used]
 
@@ -213,5 +213,5 @@ def missed(seen: Iterable[str]) -> list[str]:
 if __name__ == "__main__":
     files = sorted(Path(sys.argv[1]).glob("*"))
     if found := missed(line for file in files for line in file.read_text().splitlines()):
-        sys.exit(f"The chart's roles allow what no test has seen called: {', '.join(found)}")
-    print(f"Each right that the chart's roles grant has been used, as seen in {len(files)} runs of tests.")  # noqa: T201
+        sys.exit(f"The chart's roles grant rights that no test used: {', '.join(found)}")
+    print(f"The tests used each right that the chart's roles grant ({len(files)} test processes).")  # noqa: T201

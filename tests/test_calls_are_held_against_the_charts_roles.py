@@ -1,4 +1,4 @@
-"""What tests/rights.py takes a request for, and what it says of one that no role allows."""
+"""tests/rights.py derives the right that a request needs and reports requests that no role allows."""
 
 import pytest
 

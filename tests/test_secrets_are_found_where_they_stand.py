@@ -1,4 +1,4 @@
-"""The check that every test ends with finds what it is for, and nothing else."""
+"""The check at the end of each test finds secrets and nothing else."""
 
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.tokens import TokenMint

@@ -1,7 +1,7 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it: minutes of governing in milliseconds.
+"""An event loop whose clock jumps to the next timer instead of waiting, so that minutes pass in milliseconds.
 
-Only for tests without sockets, or with Unix sockets between tasks of this one loop, where what is written can be read
-at once: to this loop, waiting for an answer from anywhere else looks like having nothing to do.
+It works for tests without sockets, or with Unix sockets between tasks of the same loop, where written data can be read
+immediately. The loop cannot distinguish waiting for another process from having nothing to do.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Never waits; says how long it would have, had nothing been ready."""
+    """Selector that never waits and adds up the time that it would have waited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _JumpingSelector(selectors.SelectSelector):
         if ready:
             return ready
         if timeout is None:
-            raise RuntimeError("the test waits for something that never comes")
+            raise RuntimeError("the test waits for an event that no task or timer causes")
         self.skipped += max(timeout, 0.0)
         return ready
 
@@ -44,17 +44,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[explicit-override]  # typing.override is newer than Python 3.11
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """What is meant for a thread is done here and now: the clock would not wait for a thread."""
+        """Call the function in this thread, because the clock does not wait for other threads."""
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - passed on to whoever waits for the thread
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             done.set_exception(error)
         return done
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Makes an ordinary test of an async one and runs it on a VirtualTimeLoop."""
+    """Return a synchronous test that runs the async *test* on a VirtualTimeLoop."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -65,11 +65,11 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 
 
 def now() -> float:
-    """The running loop's time: the clock to inject beside it."""
+    """Return the running loop's time, the clock to inject into the code under test."""
     return asyncio.get_running_loop().time()
 
 
 async def settle(rounds: int = 20) -> None:
-    """Let everything that can run without time passing run."""
+    """Run all callbacks that are ready without a timer."""
     for _ in range(rounds):
         await asyncio.sleep(0)

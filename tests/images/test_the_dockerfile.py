@@ -18,7 +18,7 @@ DIGEST = "sha256:" + "0" * 64
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_every_stage_stands_on_the_base_or_on_another_stage() -> None:
+def test_every_stage_starts_from_the_base_or_another_stage() -> None:
     outside = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert outside == {"${BASE}", "scratch"}
     assert {STAGES[image].base for image in IMAGES} == {"runtime"}
@@ -108,7 +108,7 @@ def pips(stage: Stage) -> list[str]:
     ]
 
 
-def test_whatever_pip_fetches_is_held_against_a_hash() -> None:
+def test_everything_that_pip_fetches_is_verified_by_hash() -> None:
     commands = [command for stage in STAGES.values() for command in pips(stage)]
     assert len(commands) == 4
     assert all(("--require-hashes" in command) != ("--no-index" in command) for command in commands)

@@ -78,7 +78,7 @@ def test_the_demo_gets_what_signing_in_needs_and_nothing_of_the_daemons() -> Non
 def test_what_reads_a_kubeconfig_is_an_extra_that_people_get_and_no_image() -> None:
     extras = PROJECT["optional-dependencies"]
     assert [Requirement(each).name for each in extras["kubeconfig"]] == ["kubernetes"]
-    assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic", "nmi"}
+    assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic"}
     assert "kubernetes" not in names("nmi") | names("mic") | names("demo")
 
 

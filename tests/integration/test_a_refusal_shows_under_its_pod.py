@@ -18,14 +18,14 @@ async def test_a_refused_pod_has_an_event_that_says_what_to_do() -> None:
             listed = msgspec.json.decode(await sandbox.cluster.client.request("GET", object_path(EVENTS, "default")))
             return [each for each in listed["items"] if each["involvedObject"]["kind"] == "Pod"]
 
-        async def somebody_was() -> bool:
+        async def pod_has_event() -> bool:
             return bool(await told())
 
         context = await run_pod(sandbox, "unlabelled", {})
         for _ in range(3):
             refused = await ask(sandbox, context)
             assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
-        await eventually(somebody_was)
+        await eventually(pod_has_event)
         (event,) = [each for each in await told() if each["source"]["component"] == "aad-pod-identity-nmi"]
 
     assert (event["involvedObject"]["name"], event["reason"], event["type"], event["count"]) == (

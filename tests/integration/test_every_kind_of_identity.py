@@ -67,8 +67,8 @@ async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbo
     assert application is not None
     application.secrets = {"another-secret-of-enough-length": float("-inf")}
     await city.cluster.apply(secret("by-secret", {"clientSecret": b"another-secret-of-enough-length"}))
-    anew = await ask(city, context, bypass_cache="true")
-    assert anew.status == 200, anew.text
+    refreshed = await ask(city, context, bypass_cache="true")
+    assert refreshed.status == 200, refreshed.text
 
 
 async def test_a_service_principal_by_certificate(city: Sandbox) -> None:
@@ -161,7 +161,7 @@ async def test_the_host_asks_for_a_pods_token_and_a_pod_cannot(city: Sandbox) ->
     assert "access_token" not in refused.text
 
 
-async def test_a_refusal_is_told_as_an_event_on_its_pod(city: Sandbox) -> None:
+async def test_a_refusal_is_reported_by_an_event_on_its_pod(city: Sandbox) -> None:
     context = await run_pod(city, "unbound", {})
     assert (await ask(city, context)).status == 400
 

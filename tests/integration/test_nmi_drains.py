@@ -1,4 +1,4 @@
-"""SIGTERM with a request open: it is answered, and whoever comes new is refused at once, not left hanging."""
+"""After SIGTERM, NMI answers the open request and refuses new connections immediately."""
 
 import asyncio
 import http.client

@@ -54,7 +54,7 @@ async def test_with_fail_closed_nothing_reaches_imds_whatever_ends_nmi(
         assert await end(sandbox, number) == (0 if number == signal.SIGTERM else -number)
         await asker.all_refused()
         assert {JUMP, REDIRECT, REJECT} <= set(saved(sandbox, backend))
-        on_node(sandbox, f"iptables-{backend}", "-t", "nat", "-F")  # by a third party, while nobody repairs it
+        on_node(sandbox, f"iptables-{backend}", "-t", "nat", "-F")  # by another program, while NMI is not running
         await asker.all_refused()
         await start_again(sandbox)
         await asker.tokens_flow()
@@ -64,7 +64,7 @@ async def test_with_fail_closed_nothing_reaches_imds_whatever_ends_nmi(
     assert saved(sandbox, backend).count(REJECT) == 1
 
 
-async def test_with_fail_closed_a_flush_of_nat_is_repaired_and_meanwhile_nothing_reaches_imds(
+async def test_with_fail_closed_a_flush_of_nat_is_repaired_and_no_request_reaches_imds(
     start: Start, backend: str
 ) -> None:
     sandbox = await start("--fail-closed", "--ipt-update-interval-sec=3600")

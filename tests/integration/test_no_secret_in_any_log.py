@@ -64,9 +64,9 @@ class Walk:
             await self.apply("aadpodidentity.k8s.io/v1", "AzureIdentity", name, spec=spec)
             bound = {"azureIdentity": name, "selector": name}
             await self.apply("aadpodidentity.k8s.io/v1", "AzureIdentityBinding", f"{name}-binding", spec=bound)
-        for name in (*specs, "nobody"):
+        for name in (*specs, "unbound"):
             containers = {"containers": [{"name": "main", "image": "pause"}]}
-            labels = {} if name == "nobody" else {"aadpodidbinding": name}
+            labels = {} if name == "unbound" else {"aadpodidbinding": name}
             await self.apply("v1", "Pod", name, labels=labels, spec=containers)
         async with asyncio.timeout(SECONDS):
             while True:
@@ -106,7 +106,7 @@ class Walk:
             connection.close()
 
     async def everything_written(self) -> dict[str, str]:
-        """By its name, everything that anybody who may not know a secret gets to read."""
+        """Return all output that a reader without access to the secrets may see, by name."""
         nmi = self.sandbox.nmis["node-0"]
         assert self.sandbox.mic is not None
         written = {program.name: program.log.read_text() for program in (nmi.program, self.sandbox.mic)}
@@ -162,7 +162,7 @@ def saying_back(service: HttpService, status: int, *known: str) -> Iterator[None
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("flags", [("-v=4", "--log-format=text"), ("-v=10", "--log-format=json")])
-async def test_nothing_that_anybody_may_read_holds_a_secret(ledger: Ledger, flags: tuple[str, ...]) -> None:
+async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple[str, ...]) -> None:
     async with walking(ledger, *flags) as walk:
         azure = walk.sandbox.azure
         for pod in ("zero", "first", "second"):
@@ -172,7 +172,7 @@ async def test_nothing_that_anybody_may_read_holds_a_secret(ledger: Ledger, flag
         assert len(walk.tokens) == 3
 
         assert await walk.ask("zero", f"{PATH}&client_id={uuid.uuid4()}") == 404
-        assert await walk.ask("nobody") == 400
+        assert await walk.ask("unbound") == 400
         assert await walk.ask("zero", Metadata="no") == 400
         assert await walk.ask("zero", "/metadata/instance/%2e/compute", Authorization=f"Bearer {token}") in {200, 400}
         for place in (f"{PATH}&assertion={token}", f"/metadata/{token}", f"/metadata/identity/{walk.first.secret}"):

@@ -99,7 +99,7 @@ async def _assigned(sandbox: Sandbox, pod: str) -> None:
 
 
 def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
-    """Put an identity on the first node's VM behind MIC's back, as whoever made the node might have."""
+    """Put an identity on the first node's VM behind MIC's back, as the creator of the node might have done."""
     machine = sandbox.azure.arm.vm(sandbox.vm_id(NODE))
     key = own.resource_id.lower()
     machine.user_assigned[key] = own

@@ -1,7 +1,7 @@
-"""A small cluster for tests of MIC's pure rooms: objects with short names, and a stand-in for what `apply` does.
+"""In-memory cluster for tests of MIC's pure modules: objects with short names, and a fake of the reconcile pass.
 
-It knows as much of the API server as an AzureAssignedIdentity needs: names, versions, finalizers, JSON patches. The
-real order of writes, their limits and failures are tested with `mic.reconciliation.host_reconciler` against a server.
+It implements the part of the API server that AzureAssignedIdentities need: names, versions, finalizers, JSON patches.
+Tests of `mic.reconciliation` against a server cover the real order of writes, their limits and failures.
 """
 
 import itertools
@@ -120,7 +120,7 @@ def binding(
 
 
 class Cluster:
-    """A View, the AzureAssignedIdentities it was told of, and Azure's hosts. `round` does what MIC does for a host."""
+    """A ClusterView, the AzureAssignedIdentities in it, and Azure's hosts. `reconcile` runs one pass of a host."""
 
     def __init__(self, *, force_namespaced: bool = False, policy: Policy | None = None) -> None:
         self.dirty: list[str] = []
@@ -165,20 +165,20 @@ class Cluster:
         return thing
 
     def replay(self) -> None:
-        """Tell a new view everything that is stored, as watches that begin anew would."""
+        """Deliver all stored objects to the view again, as restarted watches would."""
         for each in [*self._known.values()]:
             self._changes_of(each).upserted(None, each)
         for stored in [*self.objects.values()]:
             self.view.assigned.upserted(None, stored)
 
     def delete(self, existing: ExistingAssignment) -> None:
-        """What the API server stores of a DELETE: the time of it, while finalizers hold the object."""
+        """Store the effect of a DELETE: the deletionTimestamp, while finalizers keep the object."""
         document = msgspec.to_builtins(self.objects[existing.key])
         document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         self.view.wrote(self._store(document, uid=existing.object.metadata.uid))
 
     def write(self, document: Mapping[str, Any]) -> AzureAssignedIdentity:
-        """Put an object there as another client would, and let the watch tell of it."""
+        """Write an object as another client would, and deliver its watch event."""
         written = self._store(document, uid=f"uid-{next(self._versions)}")
         self.view.assigned.upserted(None, written)
         return written
@@ -186,8 +186,8 @@ class Cluster:
     def reconcile(
         self, host_key: str, *, refused: Mapping[str, str] | None = None, warm: Collection[str] = (), look: bool = True
     ) -> list[str]:
-        """One round for the place: the names of the steps taken. *refused* identities (keys) Azure does not take;
-        *warm* ones are still in their grace."""
+        """Run one pass of the host and return the names of the steps. Azure refuses the *refused* identities (keys);
+        *warm* ones are within their grace period."""
         key = host_key.lower()
         known = self.azure.get(key) if look else None
         steps = [self._before(step) for step in plan.prepare(self.view.host_state(key), known, self.policy)]
@@ -201,7 +201,7 @@ class Cluster:
         return steps
 
     def reconcile_until_in_sync(self, *host_states: str) -> None:
-        """Rounds for the places until there is nothing more to do."""
+        """Run passes of the hosts until nothing is left to do."""
         for _ in range(6):
             if not sum(len(self.reconcile(host_key)) for host_key in host_states):
                 return

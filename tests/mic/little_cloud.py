@@ -124,8 +124,8 @@ class LittleCloud:
         while not holds():
             for mic in self.running:
                 assert mic.process.returncode in {None, 0}, mic.said()
-            told = "\n".join(mic.said()[-3000:] for mic in self.running)
-            assert time.monotonic() < deadline, f"{what or 'it'} did not become true\n{told}"
+            logs = "\n".join(mic.said()[-3000:] for mic in self.running)
+            assert time.monotonic() < deadline, f"{what or 'it'} did not become true\n{logs}"
             await asyncio.sleep(0.01)
 
     def node(self, name: str, provider_id: str = "") -> None:
@@ -147,7 +147,7 @@ class LittleCloud:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)
 
     def identity(self, name: str = "demo", *, namespace: str = "default", **spec: Any) -> None:
-        """An identity and its binding, and in Azure what it names."""
+        """Create an identity, its binding, and the identity in Azure."""
         self.directory.add_identity(identity_id(name), client_id=f"client-{name}")
         meta = {"name": name, "namespace": namespace}
         self.api.store.create(

@@ -61,7 +61,7 @@ def run_pod(plane: Plane, name: str, node: str, label: str = "demo") -> None:
         "terminationGracePeriodSeconds": 0,
         "automountServiceAccountToken": False,
     }
-    with contextlib.suppress(RuntimeError):  # the service account comes a moment after the namespace
+    with contextlib.suppress(RuntimeError):  # the service account is created shortly after the namespace
         plane.api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
     plane.api("POST", PODS.path("default"), {"metadata": meta, "spec": spec})
 

@@ -1,4 +1,4 @@
-"""MIC's rounds on a stage: the sandbox's API server over TLS, Azure as a table, and a clock that moves when told."""
+"""Reconcile passes of MIC with the sandbox's API server over TLS, Azure as a table, and a controlled clock."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ class Hosts:
         if self.failures:
             raise self.failures.pop(0)
         if change.etag and change.etag != self.state.etag:
-            raise Conflict("somebody changed it", status=412, code="PreconditionFailed")
+            raise Conflict("another client changed it", status=412, code="PreconditionFailed")
         attached = {key: each for key, each in self.state.attached.items() if each.text not in change.removes}
         attached |= {text.lower(): Attached(text) for text in change.adds}
         self.state = HostIdentities(type=change.type, attached=attached, etag=self.state.etag)
@@ -59,7 +59,7 @@ class Hosts:
 
 
 class Time:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -11,7 +11,7 @@ LEASE = "--leader-election-duration=4s"
 
 
 def api_writes(cloud: LittleCloud) -> list[str]:
-    """What was asked of the API server so far, but for reads and leadership itself."""
+    """Return the writes to the API server so far, without those of the leader election."""
     return [
         f"{each.method} {each.path}"
         for each in cloud.api.requests
@@ -32,7 +32,7 @@ async def woken(cloud: LittleCloud, first: Mic) -> None:
 
 
 async def quiet(cloud: LittleCloud) -> None:
-    """Wait until nothing was written for a second, so that what comes next is not the other one's."""
+    """Wait until nothing was written for a second, so that later writes are not the other leader's."""
     async with asyncio.timeout(30):
         before = -1
         while before != len(api_writes(cloud)):
@@ -49,7 +49,7 @@ async def test_a_leader_that_was_suspended_in_the_middle_of_its_writes_makes_non
         cloud.pod(f"web{number}", "n0")
     await cloud.until(lambda: len(cloud.assigned()) > 3)
     first.process.send_signal(signal.SIGSTOP)
-    assert len(cloud.assigned()) < 25, "it was to be in the middle of it"
+    assert len(cloud.assigned()) < 25, "the leader was suspended during its writes"
     cloud.running.remove(first)
     try:
         await cloud.mic(LEASE)

@@ -1,6 +1,6 @@
-"""`deploy/admission` on the real API server: mistakes are told by kubectl, and nothing is refused.
+"""`deploy/admission` on the real API server: kubectl prints a warning for each mistake, and nothing is rejected.
 
-Each mistake has a neighbour that is right, and what the policy says of a resource id is what MIC says of it.
+Each mistake has a correct counterpart. The policy's warning about a resource id equals MIC's.
 """
 
 import itertools
@@ -34,13 +34,13 @@ class Kubectl:
         """The object made last."""
 
     def __call__(self, *arguments: str, document: Any = None) -> str:
-        """What is printed to people besides the result; the command must succeed."""
+        """Return the output besides the result; the command must succeed."""
         given = json.dumps(document) if document is not None else None
         command = [*self._command, *arguments]
         return subprocess.run(command, input=given, check=True, capture_output=True, text=True, timeout=30).stderr
 
     def warned(self, kind: Kind[Any], spec: Any) -> list[str]:
-        """What people are told who create an object with this spec, which is then there."""
+        """Return the warnings for an object with this spec, which is then created."""
         name = self.newest = next(NAMES)
         document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": name}, "spec": spec}
         told = self("create", "-f", "-", document=document)

@@ -1,7 +1,7 @@
-"""Random lives of a small cluster: whatever happens, in whatever order, and however often the process is lost.
+"""Random events of a small cluster in any order, with any number of process restarts.
 
-The model is the sentence of the specification: a host has exactly what its pods want, of what MIC may touch. After
-every single step nothing that is wanted and was there is taken off, and nothing that was there before MIC is.
+The model is the specification: of the identities that MIC may change, a host has exactly those that its pods need. No
+single step detaches an attached identity that is needed, or one that was attached before MIC.
 """
 
 from typing import Any
@@ -90,7 +90,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS))
     def revoke_early(self, host: str) -> None:
-        """What is done beside the rounds."""
+        """Run the writes that run in parallel with passes."""
         host_state = self.cluster.view.host_state(host.lower())
         for desired, active in list(host_state.out_of_sync_assignments()):
             for existing in active if desired is None else ():
@@ -99,7 +99,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def lose_the_process(self) -> None:
-        """A new process knows only what the API server has stored."""
+        """Restart the process, which then knows only the objects of the API server."""
         old = self.cluster.view
         self.cluster.view = ClusterView(on_dirty=self.cluster.dirty.append)
         del old

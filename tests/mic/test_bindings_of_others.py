@@ -53,7 +53,7 @@ def hostile_identity(name: str, *, tenant_id: str = "", namespaced: bool = False
 HOSTILES: Final = {
     "without an identity": ("missing", []),
     "all for one identity": ("one", ["one"]),
-    "each for an identity of its own": ("i{:04}", [f"i{number:04}" for number in range(HOSTILE)]),
+    "each for a different identity": ("i{:04}", [f"i{number:04}" for number in range(HOSTILE)]),
 }
 
 
@@ -64,7 +64,7 @@ def hostiles(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["forceNamespaced", "not forced"])
 def crowd(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]]) -> tuple[Cluster, str]:
-    """The victims beside a thousand bindings of another namespace for their label."""
+    """The victims, with a thousand bindings of another namespace for their label."""
     names, identities = hostiles
     made = victims(force_namespaced=request.param)
     made.add(*(hostile_identity(name) for name in identities))
@@ -220,7 +220,8 @@ def test_bindings_of_others_never_push_out_those_of_the_pods_own_namespace() -> 
 
 
 def test_each_namespace_has_its_first_ones_before_any_has_more() -> None:
-    """Without forceNamespaced an identity may serve pods of every namespace: nobody keeps out what others give."""
+    """Without forceNamespaced an identity may serve pods of every namespace, so that bindings of other namespaces
+    count."""
     crowd = Crowd()
     for number in range(200):
         crowd.give(f"a{number:03}", "aaa-evil")

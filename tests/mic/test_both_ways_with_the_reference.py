@@ -1,4 +1,4 @@
-"""Objects that the reference left are settled for MIC, and the reference finds in MIC's what it looks for."""
+"""Objects of the Go implementation are in sync for MIC, and the Go implementation can read those of MIC."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -94,7 +94,7 @@ async def test_where_azure_reports_no_client_id_it_is_assigned_as_before(stage: 
 
 
 async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Stage) -> None:
-    """As after an upgrade: the object was assigned by somebody who did not compare."""
+    """As after an upgrade: an earlier version without the comparison assigned the object."""
     known = stage.hosts.state
     stage.hosts.state = HostIdentities()
     bind(stage, DISHONEST)

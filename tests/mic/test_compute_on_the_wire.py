@@ -224,7 +224,7 @@ async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
         async with asyncio.timeout(0.3):
             await world.compute.get(host(vm_id()))
     assert world.observed == [("vm_get", "unreachable")]
-    assert world.compute.sign_in_problem == "still", "nobody has said that it is over"
+    assert world.compute.sign_in_problem == "still", "no call has succeeded since"
 
 
 async def test_throttling_is_reported_and_not_repeated(world: World) -> None:

@@ -13,7 +13,7 @@ from tests.mic.cluster import identity_id, vm_id
 from tests.mic.little_cloud import LittleCloud, little_cloud
 
 SHORT_SECONDS = 200.0
-"""A token with less than five minutes left is asked for anew before each request."""
+"""MIC requests a token with less than five minutes left again before each request."""
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ WHY = "AuthorizationFailed: the client may not assign 'demo'"
 
 @pytest.fixture(params=["emulator", "real"])
 async def kubectl(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubectl]:
-    """The real kubectl in a namespace of its own; the standard output of what must succeed."""
+    """The real kubectl in a separate namespace. Return the standard output; the command must succeed."""
     api: KubeApi | None = None
     if request.param == "real":
         kubeconfig = request.getfixturevalue("plane").kubeconfig

@@ -1,4 +1,4 @@
-"""`--detach-grace`: what nobody needs stays on its host for a while, though nobody is served it."""
+"""`--detach-grace`: an unused identity stays attached for some time, although NMI no longer serves it."""
 
 from collections.abc import AsyncIterator
 
@@ -31,7 +31,7 @@ async def test_the_object_is_revoked_at_once_and_the_identity_goes_after_the_gra
     calls = list(stage.hosts.calls)
     stage.time.now += 99.0
     assert (await stage.reconcile()).again_after == pytest.approx(1.0)
-    assert stage.hosts.calls == calls, "nobody is asked meanwhile"
+    assert stage.hosts.calls == calls, "no call to Azure until then"
     stage.time.now += 1.0
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.state.attached == {}
@@ -87,7 +87,7 @@ async def test_a_new_leader_counts_from_when_it_first_looks(stage: Stage) -> Non
     stage.unbind()
     await stage.reconcile()
     stage.time.now += 90.0
-    stage.host_reconciler._memories.clear()  # what a process remembers
+    stage.host_reconciler._memories.clear()  # the state of one process
     done = await stage.reconcile()
     assert done.again_after == pytest.approx(100.0)
     assert DEMO in stage.hosts.state.attached

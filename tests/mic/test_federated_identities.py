@@ -27,7 +27,7 @@ def turn(cloud: LittleCloud, type_: int) -> None:
 
 
 def usable(cloud: LittleCloud) -> dict[str, int]:
-    """The namespaces of what NMI serves now, by the type that it stands for."""
+    """Return the namespaces of the objects that NMI serves, by type."""
     return {
         each["metadata"]["namespace"]: each["spec"]["azureIdentityRef"]["spec"]["type"]
         for each in cloud.api.store.list(ASSIGNED)
@@ -153,7 +153,7 @@ async def test_an_in_place_change_of_a_namespaced_identity_keeps_assigned(cloud:
 
 
 def _owes(cloud: LittleCloud) -> list[list[str]]:
-    """What the one object has yet to take off its host."""
+    """Return the pending detaches of the only object."""
     (each,) = cloud.api.store.list(ASSIGNED)
     written = each["metadata"]["annotations"].get("aadpodidentity.k8s.io/detach-pending", "[]")
     owed: list[list[str]] = json.loads(written)

@@ -1,4 +1,4 @@
-"""The view: what an event touches and what it leaves alone. What is then done is the plan's."""
+"""The view: the hosts that an event marks."""
 
 import msgspec
 

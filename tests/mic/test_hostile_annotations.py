@@ -1,4 +1,4 @@
-"""The annotation by which MIC remembers what a host still has of an object, written by others."""
+"""The annotation with pending detaches, as written by other clients."""
 
 import json
 import time

@@ -75,7 +75,7 @@ async def test_one_bad_identity_among_twenty_costs_each_set_two_updates(cloud: L
         assert len(cloud.arm.writes(host)) == 2, "one with it, one without it"
     concerned = {"id07", "s0-id07", "t0-id07", *bad}
     await cloud.until(lambda: concerned <= {name for name, reason in cloud.events() if reason == "binding apply error"})
-    # Whatever else happens on the set, the bad one is not tried with it.
+    # No other update of the set includes the refused identity.
     cloud.pod("later", "s0")
     await cloud.until(lambda: "later-default-demo" in statuses(cloud, "Assigned"))
     assert [len(call.body["identity"]["userAssignedIdentities"]) for call in cloud.arm.writes(set_id())] == [20, 19, 1]
@@ -103,7 +103,7 @@ async def test_a_node_that_is_gone_costs_no_call(cloud: LittleCloud) -> None:
     cloud.remove_pod("web")
     await cloud.until(lambda: not cloud.api.store.list(ASSIGNED))
     assert len(cloud.arm.calls) == calls
-    assert cloud.on(vm_id("n0")) == {"demo"}, "whoever deletes the VM deletes that too"
+    assert cloud.on(vm_id("n0")) == {"demo"}, "the deletion of the VM removes it too"
 
 
 async def test_an_identity_is_kept_warm_for_the_next_pod(cloud: LittleCloud) -> None:

@@ -1,4 +1,4 @@
-"""What tenants are told about objects that MIC ignores, and how much of that there may be."""
+"""Reports of objects that MIC ignores, and their limit."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
 
 
 class _Killing(ResponseFaults):
-    """Kills MIC when the call comes to Azure: it is not carried out, or (*done*) it is and nobody hears of it."""
+    """Kills MIC on the call to Azure: the call is not made or, with *done*, its response is lost."""
 
     def __init__(self, mic: Mic, matches: Matches, *, done: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Several real `python -m mic`, pods that come and go, leaders that stop, die or fall asleep: one writes at a time."""
+"""Several real `python -m mic` with changing pods, and leaders that stop, die or are suspended: only one writes."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ PODS_MOST = 900
 
 @dataclass
 class Watched:
-    """Who led when, and what was asked by whom, as the servers saw it.
+    """Leaders over time, and the requests of each replica, as the servers received them.
 
     Each replica asks the API server by an address of its own, and is a principal of its own in Azure: so both know it.
     """
@@ -38,7 +38,7 @@ class Watched:
     active: list[tuple[float, str]] = field(default_factory=list)
     """Moment (monotonic) and holder of each change of the lease's."""
     foreign_writes: list[str] = field(default_factory=list)
-    """Writes while somebody else held the lease."""
+    """Writes while another process held the lease."""
     principals: dict[str, str] = field(default_factory=dict)
     """Object id to the replica's name."""
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -137,7 +137,7 @@ async def load(watched: Watched) -> None:
 
 
 def updates(watched: Watched) -> list[tuple[str, str, float, int, dict[str, Any]]]:
-    """Host, replica, moment, status and what it asks for, of each PATCH of Azure."""
+    """Host, replica, time, status and content of each PATCH of Azure."""
     return [
         (
             call.path.lower(),
@@ -151,7 +151,8 @@ def updates(watched: Watched) -> list[tuple[str, str, float, int, dict[str, Any]
 
 
 def judge(watched: Watched) -> None:
-    """Nobody wrote while another led; each update of Azure changed something, and took off nothing in use."""
+    """Check that only the leader wrote, and that each update of Azure changed something and detached no identity in
+    use."""
     assert watched.foreign_writes == []
     on: dict[str, set[str]] = {host.lower(): set() for host in HOSTS}
     for host, replica_name, at, status, asked in updates(watched):

@@ -1,4 +1,4 @@
-"""A VM or scale set that Azure knows no longer while its node is still there. A 404 that passes revokes nobody."""
+"""A VM or scale set that Azure no longer knows while its node exists. A temporary 404 revokes nothing."""
 
 from collections.abc import AsyncIterator
 

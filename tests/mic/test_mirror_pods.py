@@ -41,7 +41,7 @@ def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
     cluster.add(node(), pod(), identity(), binding())
     cluster.reconcile_until_in_sync(VM)
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
-    cluster.add(pod(mirror=True))  # as this version reads what was stored all along
+    cluster.add(pod(mirror=True))  # the stored pod, as this version reads it
     cluster.reconcile_until_in_sync(VM)
     assert not cluster.objects
     assert cluster.on(VM) == set()

@@ -20,7 +20,7 @@ from tests.mic.cluster import (
 )
 
 FLEX = f"{GROUP}/Microsoft.Compute/virtualMachines/flex_1a2b3c"
-"""An instance of a Flexible scale set is a VM of its own to Azure."""
+"""An instance of a Flexible scale set is a separate VM to Azure."""
 HOSTS = (vm_id("n0"), set_id("one"), set_id("two"), FLEX)
 
 
@@ -78,7 +78,7 @@ def test_node_pod_identity_and_binding_may_come_in_any_order(order: tuple[int, .
         cluster.remove(things[each])
         cluster.reconcile_until_in_sync(set_id(), "node:s0")
     assert cluster.objects == {}
-    # Where the node went first, nobody could be asked to take it off.
+    # If the node was deleted first, MIC had no host to detach it from.
     assert cluster.on(set_id()) == ({"demo"} if order[0] == 0 else set())
 
 

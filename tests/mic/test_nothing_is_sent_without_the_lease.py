@@ -30,7 +30,7 @@ OK = Reply({"kind": "Status"})
 
 
 class Lease:
-    """What is left of it, as the test says."""
+    """The remaining seconds, as set by the test."""
 
     seconds = 60.0
 
@@ -111,7 +111,7 @@ class SlowToken(Token):
     @override
     async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
         self.lease.seconds = self.left.get("", self.lease.seconds)
-        return AccessToken(self.token, 0)  # asked for anew with each request
+        return AccessToken(self.token, 0)  # requested again for each request
 
 
 @pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])

@@ -85,7 +85,7 @@ async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, 
             await asyncio.sleep(0.05)
     assert now["metadata"]["labels"] == {"nodename": "s1"}
     await asyncio.to_thread(real.api, "DELETE", path)
-    # Deleted although it is needed: it goes once another one stands in its place, and nothing leaves the set.
+    # Deleted although it is needed: MIC creates another one before it goes, and detaches nothing.
     async with asyncio.timeout(20.0):
         while True:
             items = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]

@@ -1,4 +1,4 @@
-"""An AzureAssignedIdentity that somebody else's finalizer holds on when MIC is done with it, over the emulator."""
+"""An AzureAssignedIdentity that another client's finalizer keeps after MIC has released it, on the emulator."""
 
 from mic.azure.identities import Attached, HostIdentities
 from podidentity.resources import FINALIZER

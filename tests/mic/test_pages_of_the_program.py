@@ -1,4 +1,4 @@
-"""The pages of a real MIC: who is ready, what is shown on loopback, and that names in the cluster make no series."""
+"""HTTP endpoints of a real MIC: readiness, the pages on loopback, and no metric series from names in the cluster."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.mic.little_cloud import LittleCloud, Mic
 
 INVENTED = 500
 WITH_IDENTITIES = 10
-"""Of the invented names, so many are also identities."""
+"""The number of invented names that are also identities."""
 
 
 async def ready(mic: Mic) -> dict[str, bool]:

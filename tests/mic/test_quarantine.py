@@ -1,6 +1,5 @@
-"""Bad identities among good ones: found at once in few updates, told to everybody concerned, tried again ever more
-rarely, and never once more in an update that good ones need.
-"""
+"""Refused identities among accepted ones: found in few updates, reported, retried with growing pauses, and never again
+in an update that other identities need."""
 
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`python -m mic` with more writes that hang than there are connections: the lease is renewed all the same."""
+"""`python -m mic` with more hanging writes than connections: the lease is renewed nevertheless."""
 
 import asyncio
 from pathlib import Path

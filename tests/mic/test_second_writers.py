@@ -92,7 +92,7 @@ async def test_what_a_second_writer_has_undone_is_made_good_at_once(stage: Stage
     first = await stage.reconcile()
     assert first.again_after is not None
     assert first.again_after < 0.1
-    assert stage.statuses() == {"demo-default-demo": "Created"}, "not told before it is so"
+    assert stage.statuses() == {"demo-default-demo": "Created"}, "not Assigned before it is attached"
     assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
     assert stage.statuses() == {"demo-default-demo": "Assigned"}

@@ -1,4 +1,4 @@
-"""MIC's command line and environment: names, defaults, and what is refused."""
+"""MIC's command line and environment: names, defaults, and rejected values."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What the type upgrade makes of one object: the present spelling, and nothing else."""
+"""Type upgrade of one object: only the spelling changes."""
 
 import json
 from collections.abc import Callable

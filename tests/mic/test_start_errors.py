@@ -17,7 +17,7 @@ SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 
 
 async def started(*flags: str, **environ: str) -> tuple[int, str]:
-    """Exit code and what was said on stderr, without the log."""
+    """Exit code and standard error, without the log."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,5 @@
-"""The start-up taint on the real kube-apiserver: its patches, a node that changes meanwhile, and the right it takes."""
+"""The start-up taint on the real kube-apiserver: patches, concurrent changes of the node, and the required
+permission."""
 
 import asyncio
 from pathlib import Path
@@ -88,7 +89,7 @@ async def test_without_the_right_it_says_once_what_to_grant(cloud: LittleCloud, 
 
 
 def _as_a_service_account(plane: Plane, kubeconfig: Path) -> None:
-    """Whoever uses the kubeconfig then is one with RIGHTS alone."""
+    """A kubeconfig whose user has only RIGHTS."""
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     plane.api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "mic"}})
     plane.api("POST", f"{rbac}/clusterroles", {"metadata": {"name": "mic"}, "rules": RIGHTS})

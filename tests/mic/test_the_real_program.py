@@ -166,7 +166,7 @@ async def test_two_processes_under_one_name_never_both_lead(cloud: LittleCloud) 
     flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
     first = await cloud.mic(*flags)
     second = await cloud.mic(*flags, active=False)
-    # Whoever took the lease for its own would do so at its first look; this one has looked, and waits.
+    # A wrong takeover would happen at the first read; this one has read the lease, and waits.
     lease = "leases.coordination.k8s.io"
     looks = 0
 

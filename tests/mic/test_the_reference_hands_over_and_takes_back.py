@@ -37,7 +37,7 @@ async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
 
 
 class Reference:
-    """A replica of the reference: its election, and what it writes for a pod."""
+    """A replica of the Go implementation: its election, and its objects for a pod."""
 
     def __init__(self, plane: Plane, client: Client) -> None:
         self.plane = plane
@@ -85,7 +85,7 @@ class Reference:
         return self.plane.api("PATCH", path, operations, "application/json-patch+json")
 
     def finds_fault_with(self) -> list[str]:
-        """The objects that it would set back to Created and assign anew, by its own rule (matchAssignedID)."""
+        """Return the objects that it would set back to Created and assign again, by its own rule (matchAssignedID)."""
         kinds = {"azureIdentityRef": IDENTITIES, "azureBindingRef": BINDINGS}
         faulty = []
         for each in self.plane.api("GET", ASSIGNED_IDENTITIES.path("default"))["items"]:
@@ -173,6 +173,6 @@ async def there_again(cloud: LittleCloud, real: Plane, theirs: Reference) -> Non
     await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "new"))
     await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
     await assigned(real, third="Assigned")
-    assert cloud.on(vm_id("n0")) == {"other"}, "what the reference put there is ours to take off, and no more than that"
+    assert cloud.on(vm_id("n0")) == {"other"}, "MIC detaches exactly the identities that the Go implementation attached"
     assert [len(each.body["identity"]["userAssignedIdentities"]) for each in cloud.arm.writes()] == [1, 1]
     assert await ours.stop() == 0

@@ -1,4 +1,4 @@
-"""The type upgrade on an API server: once, whatever else writes, and whatever fails."""
+"""The type upgrade on an API server: once, despite other writers and failures."""
 
 import asyncio
 import logging
@@ -183,7 +183,7 @@ async def test_many_objects_are_read_in_pages(cluster: Cluster) -> None:
 
 
 def meanwhile(cluster: Cluster, kind: str, change: dict[str, Any], times: int) -> None:
-    """Let somebody else change the object right before each of the next *times* PUTs of it."""
+    """Change the object as another client immediately before each of the next *times* PUTs of it."""
     left = iter(range(times))
 
     def intercept(request: Recorded) -> None:
@@ -340,7 +340,7 @@ async def test_a_missing_right_ends_nothing_and_says_what_to_grant(
     await cluster.start()
     assert any(granted in each.message for each in caplog.records)
     assert cluster.recorded() is None
-    # Without the record nothing is known; otherwise whatever is allowed is done.
+    # Without the record MIC does nothing; otherwise it does all permitted work.
     assert ("ResourceID" in cluster.spec(IDENTITIES)) == ((method, what) == ("GET", "configmaps"))
 
 

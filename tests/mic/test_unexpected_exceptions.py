@@ -1,4 +1,4 @@
-"""An exception that nobody expects, while MIC works on one pod: others on the same host are not kept from theirs."""
+"""An unexpected exception for one pod does not affect others on the same host."""
 
 import asyncio
 import logging

@@ -14,7 +14,7 @@ from tests.mic.little_cloud import BINDINGS, IDENTITIES, LittleCloud, little_clo
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    """With a pod, and what it needs in old spellings."""
+    """A cluster with a pod and its objects in old spellings."""
     async with little_cloud(tmp_path) as made:
         meta = {"name": "demo", "namespace": "default"}
         made.directory.add_identity(identity_id("demo"), client_id="client-demo")

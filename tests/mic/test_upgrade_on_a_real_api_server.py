@@ -101,7 +101,7 @@ async def test_a_cluster_in_old_spellings_is_upgraded_and_left_in_peace(
     mic = await cloud.mic()
     record = await asyncio.to_thread(real.api, "GET", RECORD)
     assert record["data"] == {"type-upgrade-status": VERSION}
-    # What is done after everything that the start made due: another pod's assignment.
+    # Another pod's assignment, which happens after all work of the start.
     spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
     await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
     await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "demo"})

@@ -49,7 +49,7 @@ def real(new_plane: NewPlane) -> Plane:
 
 
 async def upgraded(plane: Plane) -> None:
-    """Run the upgrade as default/mic, while somebody else changes an object."""
+    """Run the upgrade as default/mic, while another client changes an object."""
     path = "/api/v1/namespaces/default/serviceaccounts/mic/token"
     token = (await asyncio.to_thread(plane.api, "POST", path, {"spec": {"expirationSeconds": 600}}))["status"]["token"]
 
@@ -63,7 +63,7 @@ async def upgraded(plane: Plane) -> None:
 
 
 class _Interrupted(Client):
-    """A client whose first PUT of an exception comes after somebody else's change of it."""
+    """A client whose first PUT of an exception follows another client's change of it."""
 
     def __init__(self, access: ClusterAccess, plane: Plane) -> None:
         super().__init__(access, user_agent="test")

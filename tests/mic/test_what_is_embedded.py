@@ -1,4 +1,4 @@
-"""What of a tenant's identity and binding is copied into an object for each pod, and how large that can become."""
+"""Parts of a tenant's identity and binding that MIC copies into each pod's object, and their maximal size."""
 
 import json
 

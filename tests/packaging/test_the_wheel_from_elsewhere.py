@@ -1,4 +1,4 @@
-"""The built wheel, used away from the source tree: beside the sources they would stand in for what it lacks."""
+"""The built wheel, used outside the source tree, where the sources cannot replace a file that it lacks."""
 
 import re
 import subprocess

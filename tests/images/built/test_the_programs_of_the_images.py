@@ -92,7 +92,7 @@ async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monk
     sandbox = Sandbox(Settings(namespaces=True, environment=os.environ))
 
     def out_of_images(module: str, *arguments: str) -> list[str]:
-        """What stands in for the sandbox's own Python."""
+        """Return the command that replaces the sandbox's Python."""
         if module == "podidentity_demo":
             # It is not root, and the sandbox's certificates are.
             sandbox.folder.chmod(0o711)

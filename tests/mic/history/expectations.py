@@ -1,4 +1,4 @@
-"""Compares what is with what must be, in the cluster and on each host: the oracle's needs, and the truth of owners."""
+"""Comparison of the actual state with the expected one, in the cluster and on each host."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -22,7 +22,8 @@ FindMachine = Callable[[str], Machine | None]
 
 
 def amiss(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher, refused: Collection[str]) -> str:
-    """What is not (yet) as it must be; empty where nothing is. *refused*: lower-case ids that Azure does not take."""
+    """Return the first difference from the expected state; empty if there is none. *refused*: lower-case ids that Azure
+    refuses."""
     wanted = needs(store)
     found: dict[ClaimName, Document] = {}
     for each in store.list(ASSIGNED):
@@ -30,7 +31,7 @@ def amiss(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher,
             return f"{each['metadata']['name']} is still going"
         claim = claim_of(each)
         if claim not in wanted or claim in found:
-            return f"{each['metadata']['name']} stands for nothing, or is one too many"
+            return f"{each['metadata']['name']} is not needed, or is a duplicate"
         found[claim] = each
     for claim, need in wanted.items():
         if problem := _unmet(need, found.get(claim), find(need.host), refused):
@@ -49,15 +50,15 @@ def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refus
     reported = machine.user_assigned[need.resource].client_id if need.resource and there and machine else ""
     other = bool(reported and need.client and reported.lower() != need.client)
     fit = there and not other
-    told = annotation(assigned, "message")
+    message = annotation(assigned, "message")
     problems = {
         "is not on its host": not there and need.resource not in refused,
         f"is {assigned['status']['status']}, on the host: {there}, names another client id: {other}": fit
         != (assigned["status"]["status"] == ASSIGNED_STATUS),
-        "nothing says why it is still Created": not fit and not told,
-        f"names another client id, and the message does not name both: {told}": other
-        and not (need.client in told.lower() and reported in told),
-        f"is there, and still says: {told}": fit and bool(told),
+        "nothing says why it is still Created": not fit and not message,
+        f"names another client id, and the message does not name both: {message}": other
+        and not (need.client in message.lower() and reported in message),
+        f"is there, and still says: {message}": fit and bool(message),
     }
     return next((problem for problem, holds in problems.items() if holds), "")
 

@@ -1,4 +1,4 @@
-"""What may happen to a request on its way to the API server or Resource Manager, and the count of those that came."""
+"""Faults of requests to the API server and Resource Manager, and counts of the received requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -87,7 +87,7 @@ class Fault:
 
 @dataclass
 class Gate:
-    """Stands before both servers. `said` is told of each call and of what became of it."""
+    """Proxy of both servers. `said` receives each call and its outcome."""
 
     alive: Callable[[str], bool]
     kill: Callable[[], None]
@@ -99,7 +99,7 @@ class Gate:
     """The index in `calls` of the one at which the process is killed; negative: it is not."""
     kill_moment: Moment = Moment.BEFORE
     before: Callable[[Call], None] = lambda _call: None
-    """Called before a call that counts is carried out: what somebody else does at that very moment."""
+    """Called before a counted call is made: another client's concurrent action."""
     throttled: dict[tuple[str, str, bool], float] = field(default_factory=dict)
     """Until when the host is not to be asked: process, host, whether writes."""
     impatient: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Hears what MIC's log says while a history runs: an error there is a bug, whatever comes of it."""
+"""Collector of MIC's log during a history: each error is a bug."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing_extensions import override
 
 
 class Log(logging.Handler):
-    """`errors` has what was logged as such. Takes itself off the loggers again with `close`."""
+    """`errors` contains the logged errors. `close` removes the handler from the loggers."""
 
     def __init__(self, said: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)

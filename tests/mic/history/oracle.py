@@ -1,6 +1,4 @@
-"""What the specification says must be, worked out anew from everything that is stored: slowly, and by other code than
-MIC's. What it says in two sentences is about all there is here.
-"""
+"""Expected state, computed from all stored objects independently of MIC's code, and slowly."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +37,7 @@ class Need:
     bindings: tuple[Document, ...]
     """Those that lead to the identity: any one of them may be named."""
     resource: str
-    """Lower-case id of what has to be on the host; empty where nothing has to."""
+    """Lower-case id of the identity that the host needs; empty if none."""
 
     @property
     def client(self) -> str:

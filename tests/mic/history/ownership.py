@@ -1,7 +1,7 @@
-"""What may never happen, looked for at each single write, and whose each identity on each host really is.
+"""Checks of each single write for forbidden actions, and the true owner of each identity on each host.
 
-The truth is kept here by whoever acts: what others attached is `foreign` until others detach it. Where others attached
-what MIC needs or has just needed, nobody can tell whose it is, and either outcome is right: `either`.
+Each actor records its actions here: an identity that others attached is `foreign` until others detach it. If others
+attached an identity that MIC needs or has just needed, the owner is ambiguous and both results are correct: `either`.
 """
 
 import json
@@ -22,7 +22,7 @@ On = tuple[str, str]
 
 @dataclass
 class Watcher:
-    """Sees every update of Azure and every write of an AzureAssignedIdentity; `wrong` has what it saw amiss."""
+    """Observer of every update of Azure and every write of an AzureAssignedIdentity; `wrong` lists the violations."""
 
     said: Callable[[str], None]
     host_of_node: Callable[[str], str]
@@ -31,7 +31,7 @@ class Watcher:
     immutable: frozenset[str] = frozenset()
     """Lower-case ids of the identities that must stay where they are."""
     adopting: bool = False
-    """Whether MIC is told to take what others attached for its own once a pod needs it."""
+    """Whether MIC adopts identities that others attached once a pod needs them."""
     wrong: list[str] = field(default_factory=list)
     foreign: set[On] = field(default_factory=set)
     either: set[On] = field(default_factory=set)
@@ -51,7 +51,7 @@ class Watcher:
     # What others do
 
     def attached_by_others(self, on: On) -> None:
-        """Somebody else put the identity there, where it was not."""
+        """Record that another client attached the identity where it was not attached."""
         (self.either if self._touched(on) else self.foreign).add(on)
         self.taken_by_others.discard(on)
 
@@ -61,7 +61,8 @@ class Watcher:
         self.taken_by_others.add(on)
 
     def forgotten(self, host: str) -> None:
-        """The cluster, or Azure, has lost sight of the host for a while: what MIC put there may stay for ever."""
+        """Record that the cluster or Azure did not show the host for some time: identities of MIC may stay there
+        forever."""
         machine = self.machine(host)
         ours = {on for on in self._named() if on[0] == host} | {(host, key) for key in self.recent[host]}
         there = {(host, key) for key in machine.user_assigned} if machine is not None else set()
@@ -78,7 +79,7 @@ class Watcher:
                     self.either.add((need.host, need.resource))  # MIC may not have come to it before the pod goes
 
     def settle(self) -> None:
-        """Nothing is under way now: say of each doubtful identity whose it has turned out to be."""
+        """Decide the owner of each doubtful identity, when no operation is running."""
         assert self.store is not None
         records = self._named()
         for on in sorted(self.either):
@@ -99,7 +100,7 @@ class Watcher:
         return on in self._named() or on[1] in self.recent[on[0]]
 
     def _named(self) -> dict[On, set[str]]:
-        """What any AzureAssignedIdentity stands for, or still owes, with the records that say whose it is."""
+        """Return the identities of all AzureAssignedIdentities and pending detaches, with their recorded owners."""
         assert self.store is not None
         found: dict[On, set[str]] = defaultdict(set)
         for each in self.store.list(ASSIGNED):
@@ -117,7 +118,7 @@ class Watcher:
     # What MIC does
 
     def asked(self, host: str, body: Document) -> None:
-        """An update arrives, whatever becomes of it."""
+        """Check an update on its arrival, before its outcome is known."""
         assert self.store is not None
         self.said(f"  asked: {body}")
         recorded = {
@@ -131,19 +132,19 @@ class Watcher:
                 self.complain(f"puts on what no AzureAssignedIdentity records as MIC's: {on}")
 
     def updated(self, machine: Machine, before: Mapping[str, ManagedIdentity], types: frozenset[str]) -> None:
-        """Azure took an update. Called with what was on the machine until then."""
+        """Check an accepted update, given the machine's earlier identities."""
         assert self.store is not None
         host = machine.resource_id.lower()
         living = [each for each in self.store.list(ASSIGNED) if not dying(each)]
         for key in before.keys() - machine.user_assigned.keys():
             on = (host, key)
             if on in self.foreign:
-                self.complain(f"took off what is somebody else's: {on}")
+                self.complain(f"detached another client's identity: {on}")
             if key in self.immutable:
-                self.complain(f"took off what must stay: {on}")
+                self.complain(f"detached an immutable identity: {on}")
             for each in living:
                 if self._stands_for(each) == on:
-                    self.complain(f"took off what {each['metadata']['name']} stands for, before revoking it: {on}")
+                    self.complain(f"detached the identity of {each['metadata']['name']} before revoking it: {on}")
         for key in machine.user_assigned.keys() - before.keys():
             self.taken_by_others.discard((host, key))
         if (SYSTEM in types) != (SYSTEM in machine.types):
@@ -159,7 +160,7 @@ class Watcher:
             return
         machine = self.machine(on[0])
         if machine is None:
-            return  # somebody has taken the whole host
+            return  # another client deleted the whole host
         machine.complete_operation()
         if (there := machine.user_assigned.get(on[1])) is not None and (named := _client(after)):
             before = change.before.document if change.before is not None else {}

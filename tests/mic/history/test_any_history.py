@@ -1,7 +1,7 @@
-"""Whatever people, other programs, Azure and the API server do, and wherever MIC is lost: what must hold at each write,
-and what must be so whenever all has become quiet.
+"""Random histories of users, other programs, Azure and the API server, with MIC killed at any time: invariants of each
+write, and of the state after all changes have ended.
 
-Longer runs by hand: HISTORY_EXAMPLES=2000 HISTORY_STEPS=60, with --timeout=0.
+Longer runs: HISTORY_EXAMPLES=2000 HISTORY_STEPS=60, with --timeout=0.
 """
 
 import os
@@ -241,7 +241,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule()
     def become_quiet(self) -> None:
         self.world.gate.clear()
-        self.world.pass_time(7.0)  # a call that is under way for so long at most may still be MIC's last
+        self.world.pass_time(7.0)  # the maximum duration of MIC's last call
         self.go_on(0.0)
         self.world.converge()
         self.world.check_quiet()

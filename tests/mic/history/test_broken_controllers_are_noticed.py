@@ -210,7 +210,7 @@ LATER: Final[tuple[Break, ...]] = (
     keeps_nothing_that_must_stay,
     takes_a_recreated_pod_for_the_same,
 )
-"""Found within minutes each: with HISTORY_BREAKS=all and --timeout=0, by hand."""
+"""Found within minutes each: with HISTORY_BREAKS=all and --timeout=0."""
 
 BREAKS: Final = SOON + (LATER if os.environ.get("HISTORY_BREAKS") == "all" else ())
 

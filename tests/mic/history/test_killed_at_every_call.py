@@ -18,7 +18,7 @@ from tests.mic.little_cloud import ASSIGNED
 
 BETWEEN_SECONDS: Final = 2.0
 SHARES: Final = 6
-"""The calls are dealt out to so many tests, each of which takes seconds."""
+"""Number of tests among which the calls are divided; each test takes seconds."""
 
 State = tuple[dict[str, tuple[Any, ...]], dict[str, list[str]]]
 
@@ -62,7 +62,7 @@ SCENARIO: Final[tuple[Callable[[World], None], ...]] = (_begin, _move, _leave, _
 
 
 def play(kill_at: int, moment: Moment) -> tuple[State, list[Call]]:
-    """The whole scenario with the process killed at one call (none if negative): what is in the end, and the calls."""
+    """Run the scenario with the process killed at one call (none if negative). Return the final state and the calls."""
     with World(operation_seconds=0.5) as world:
         world.gate.kill_at, world.gate.kill_moment = kill_at, moment
         world.start_mic()

@@ -1,4 +1,4 @@
-"""Azure takes an update and then allows no more looks at the host: MIC keeps away for as long as it was told to."""
+"""Azure accepts an update and then throttles reads of the host: MIC waits for Retry-After."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from tests.mic.history.world import HOSTS, World
 
 RETRY_AFTER_SECONDS: Final = 20
 AT_ONCE: Final = 4
-"""The SDK asks so often before it gives up, each time when it may."""
+"""Attempts of the SDK before it gives up, each at the permitted time."""
 
 
 @pytest.mark.parametrize("refused", [1, AT_ONCE, AT_ONCE + 1])

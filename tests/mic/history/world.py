@@ -42,7 +42,7 @@ HOSTS: Final = tuple(
 )
 RESOURCES: Final = ("red", "green", "blue", "amber", "kept")
 KEPT: Final = "kept"
-"""An identity that MIC is told never to take off."""
+"""An identity that MIC must never detach."""
 NAMESPACES: Final = ("team", "b-c", "c")
 OPERATION_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 45 * 60.0
@@ -254,22 +254,22 @@ class World:
         self.arm.remove(host)
 
     def attach(self, host: str, name: str) -> None:
-        """Somebody else attaches the identity; Azure refuses that while an operation is running."""
+        """Attach the identity as another client; Azure refuses that during an operation."""
         machine, key = self.arm.find(host), identity_id(name).lower()
         if machine is None or machine.updating or key in machine.user_assigned:
             return
         identity = self.directory.identity(key)
         assert identity is not None
-        self.say(f"somebody attaches {name} to {host}")
+        self.say(f"another client attaches {name} to {host}")
         machine.attach(identity)
         self.watcher.attached_by_others((host.lower(), key))
 
     def detach(self, host: str, name: str) -> None:
-        """Somebody else takes the identity off, whosever it is."""
+        """Detach the identity as another client, regardless of its owner."""
         machine, key = self.arm.find(host), identity_id(name).lower()
         if machine is None or machine.updating or key not in machine.user_assigned:
             return
-        self.say(f"somebody detaches {name} from {host}")
+        self.say(f"another client detaches {name} from {host}")
         del machine.user_assigned[key]
         machine.attached_at.pop(key, None)
         machine.version += 1
@@ -283,7 +283,7 @@ class World:
         machine.types |= {SYSTEM}
 
     def before_next_update(self, action: Callable[[], None]) -> None:
-        """Have somebody act between what MIC has seen of Azure and its next update."""
+        """Run another client's action between MIC's read of Azure and its next update."""
 
         def before(call: Call) -> None:
             if call.server == "arm" and call.writes:
@@ -329,10 +329,10 @@ class World:
         self.pass_time(60.0)
         self.check_now()
         wrote = [call for call in self.gate.calls[before:] if call.writes]
-        assert self.bad or not wrote, self.told(f"writes although nothing is to be done: {wrote}")
+        assert self.bad or not wrote, self.told(f"writes although nothing is out of sync: {wrote}")
 
     def check_now(self) -> None:
-        """What may never happen has not happened."""
+        """Check that no invariant was violated."""
         assert not self.watcher.wrong, self.told("; ".join(self.watcher.wrong))
         assert not self.gate.impatient, self.told("; ".join(self.gate.impatient))
         assert not self.log.errors, self.told("; ".join(self.log.errors))
@@ -343,5 +343,5 @@ class World:
         return what + "\n" + "\n".join(self.story[-STORY_MAX:])
 
     def amiss(self) -> str:
-        """What is not (yet) as it must be; empty where nothing is."""
+        """Return the first difference from the expected state; empty if there is none."""
         return amiss(self.store, self._machine, HOSTS, self.watcher, self.bad)

@@ -1,4 +1,4 @@
-"""Runs the real programs that tell what MIC would do, against a little cloud."""
+"""Runs of the real programs that print the plan, in the sandbox."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.mic.little_cloud import ROOT, WAIT_SECONDS
 
 @dataclass(frozen=True)
 class Answer:
-    """How a program ended, and what it said."""
+    """Exit code and output of a program."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class Answer:
 
 
 async def run_unread(folder: Path, *command: str) -> Answer:
-    """The same with nobody at the other end of its output."""
+    """Run the program with a closed pipe as its output."""
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -1,4 +1,4 @@
-"""`kubectl exec deploy/mic -- mic --plan` must tell what that MIC would do, whose flags nobody repeats."""
+"""`kubectl exec deploy/mic -- mic --plan` uses the flags of the running MIC."""
 
 import asyncio
 import os

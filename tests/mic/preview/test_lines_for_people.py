@@ -1,4 +1,4 @@
-"""What the preview says of a cluster, in words: the numbers, then only what changes, and why something does not."""
+"""Text of the plan: totals, then only changes, and why an object does not change."""
 
 import io
 from typing import Any
@@ -53,7 +53,7 @@ def assigned(**options: Any) -> Cluster:
 
 
 def of(cluster: Cluster, *pods: str) -> Snapshot:
-    """What is stored in the cluster, with these pods instead of its own."""
+    """Return the cluster's stored objects, with these pods instead of its pods."""
     return Snapshot(
         pods=tuple(pod(name) for name in pods),
         nodes=(node(),),

@@ -1,4 +1,4 @@
-"""`python -m mic --plan` as a process on the sandbox's servers: what it prints, how it ends, and that it only reads."""
+"""`python -m mic --plan` as a process in the sandbox: output, exit code, and no writes."""
 
 import random
 from collections import Counter
@@ -111,7 +111,7 @@ async def told_and_done(cloud: LittleCloud, hosts: Iterable[str]) -> Any:
     then = {each["name"]: each["becomes"] for each in objects}
     await cloud.until(lambda: {name: cloud.assigned().get(name, "") for name in then} == then)
     await cloud.until(lambda: {host: cloud.arm.vm(host).identities for host in expected} == expected)
-    await cloud.until(lambda: len(requests) >= len(steps), "every write that was told")
+    await cloud.until(lambda: len(requests) >= len(steps), "every planned write")
     after = await plan(cloud)
     assert after.code == 0, after.out
     assert Counter(requests) == Counter(steps)
@@ -157,7 +157,7 @@ async def test_what_azure_does_not_answer_for_is_told_and_ends_with_one(cloud: L
     )
     answer = await plan(cloud)
     assert answer.code == 1, answer.out
-    assert "What MIC would do" in answer.out, "what is known is told all the same"
+    assert "What MIC would do" in answer.out, "the known part is printed"
     assert answer.err.startswith("mic: the plan is not complete: Azure did not answer for /subscriptions/")
     assert "check MIC's credentials in the cloud config" in answer.err
     assert len(cloud.arm.calls) == 0

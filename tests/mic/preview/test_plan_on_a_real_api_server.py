@@ -1,4 +1,4 @@
-"""The plan against the real kube-apiserver, as somebody who may only read, beside a MIC that leads."""
+"""The plan on the real kube-apiserver, with read permissions only, while another MIC leads."""
 
 import asyncio
 import json

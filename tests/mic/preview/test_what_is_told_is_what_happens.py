@@ -1,7 +1,8 @@
-"""The preview against the rounds that follow it, on random clusters in any state that a crash or a person leaves.
+"""The plan against the reconcile passes that follow it, on random clusters in any state that a crash or an operator can
+cause.
 
-What it tells of objects and of Azure is held to what is then really written, step by step, by the stand-in of the other
-tests, which knows nothing of the preview. Excluded: the programs on the wire (`test_plan_of_the_real_program`).
+The test compares the planned steps for objects and Azure with the steps that the fake of the other tests takes. The
+fake does not use the preview. Excluded: the programs on the wire (`test_plan_of_the_real_program`).
 """
 
 from collections import Counter
@@ -43,7 +44,9 @@ class Recording(Cluster):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.reports_new_clients = False  # what is on no host yet has no client id to anybody who only reads
+        self.reports_new_clients = (
+            False  # a read-only client does not know the client id of an identity that is not attached
+        )
         self.done: list[tuple[str, str, str, str]] = []
         self.host_key = ""
 
@@ -58,8 +61,8 @@ class Recording(Cluster):
         return super()._after(step)
 
     def _note(self, step: Step) -> None:
-        """Objects count by what they stand for: which name a new one gets while another one goes on a second host
-        depends on whose round is first."""
+        """Compare objects by pod and identity: the name of a new one may depend on the order of the hosts, while
+        another one is released on a second host."""
         key = step.desired.assignment_key if isinstance(step, plan.Create) else step.existing.assignment_key
         pod, identity = f"{key.pod_namespace}/{key.pod}", f"{key.identity_namespace}/{key.identity}"
         self.done.append((self.host_key.lower(), STEP_NAMES[type(step)], pod, identity))
@@ -88,7 +91,7 @@ class Recording(Cluster):
 
 
 def told(cluster: Recording, silent: Collection[str] = ()) -> Preview:
-    """The preview of the cluster as it stands; of the *silent* hosts (keys) Azure does not tell."""
+    """Return the plan for the cluster; Azure does not respond for the *silent* hosts (keys)."""
     snapshot = cluster.snapshot()
     answers: dict[str, HostIdentities | AzureError] = dict(cluster.azure)
     answers |= dict.fromkeys(silent, AzureError("no"))
@@ -211,7 +214,7 @@ class Previewed(RuleBasedStateMachine):
         cluster.changes.clear()
         lost = {key for key, known in was.items() if known.gone}
         usual = sorted((host_key.key for host_key in cluster.view.host_states()), key=lambda key: (key in lost, key))
-        # What goes without Azure's word, or with a host that is lost, depends on what has moved away before.
+        # Deletions without Azure's response, or of a lost host, depend on earlier moves.
         host_states = (
             usual if silent or lost else sorted(usual, key=lambda key: order.index(key) if key in order else -1)
         )
@@ -221,7 +224,7 @@ class Previewed(RuleBasedStateMachine):
         else:
             raise AssertionError("no rest")
         self.agree(preview_, was, in_order=host_states == usual)
-        assert not told(cluster, silent).changes, "after all that is told there is nothing left to tell"
+        assert not told(cluster, silent).changes, "the plan is empty after all planned steps"
 
     def agree(self, preview_: Preview, was: dict[str, HostIdentities], *, in_order: bool) -> None:
         cluster = self.cluster
@@ -233,7 +236,7 @@ class Previewed(RuleBasedStateMachine):
             for step in each.steps
         )
         assert Counter(cluster.done) == expected
-        if in_order:  # else what a host owes to another one may be merged otherwise
+        if in_order:  # in another order pending detaches may be merged differently
             assert sum(host.updates for host in hosts.values()) == len(cluster.changes)
         for key, before in was.items():
             after, host = cluster.azure[key], hosts.get(key)

@@ -11,7 +11,7 @@ from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
 
 
 class HostPasses:
-    """Remembers what was asked of it."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.reconcile_until_in_sync: list[str] = []

@@ -1,6 +1,6 @@
-"""What a round does when Azure or the API server does not do as asked. The API server is the sandbox's, over TLS.
+"""Reconcile passes in which Azure or the API server fails. The API server is the sandbox's, over TLS.
 
-Excluded: the order of steps when all goes well (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
+Excluded: the order of steps without failures (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def test_a_round_without_trouble_asks_azure_twice(stage: Stage) -> None:
     assert stage.hosts.calls == ["get", "update"]
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
     assert await stage.reconcile() == PassResult()
-    assert stage.hosts.calls == ["get", "update"], "nothing changed, so nobody is asked"
+    assert stage.hosts.calls == ["get", "update"], "nothing changed, so no call is made"
 
 
 async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stage: Stage) -> None:
@@ -64,7 +64,7 @@ async def test_what_was_seen_on_the_host_long_ago_decides_nothing(stage: Stage) 
     stage.unbind()
     await stage.reconcile()
     assert stage.statuses() == {}
-    stage.hosts.state = HostIdentities()  # whoever put it there has taken it off
+    stage.hosts.state = HostIdentities()  # another client has detached it
     stage.bind()
     await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
@@ -150,7 +150,7 @@ async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back
     assert "grant it the role" in stage.message("id2-default-id2")
     await stage.recorder.flushed()
     told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
-    assert told == {"id2", "id2-default-id2"}, "nobody is blamed before it is known who"
+    assert told == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
 
 
 async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage) -> None:
@@ -167,7 +167,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage
     stage.time.now += 77.0
     assert await stage.reconcile() == PassResult()
     assert set(stage.statuses().values()) == {"Assigned"}
-    assert len(stage.hosts.changes) == 2, "what came meanwhile is in the same update"
+    assert len(stage.hosts.changes) == 2, "later changes are in the same update"
 
 
 async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(stage: Stage) -> None:
@@ -372,7 +372,7 @@ async def test_an_operation_that_lasts_and_lasts_is_not_about_identities(stage: 
         waited.append(pause or 0.0)
         stage.time.now += waited[-1]
     assert 120 <= sum(waited) <= 130
-    assert waited[0] < 0.5, "it may be over in a moment"
+    assert waited[0] < 0.5, "the operation may end soon"
 
 
 async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> None:

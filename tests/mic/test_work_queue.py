@@ -1,4 +1,4 @@
-"""The keyed queue: one turn at a time for each key, nothing lost, bursts merged, failures spaced out."""
+"""The work queue: one pass per key, no lost keys, merged bursts, growing pauses after failures."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

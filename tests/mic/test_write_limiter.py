@@ -5,11 +5,11 @@ import asyncio
 from mic.reconciliation.write_limiter import LEAST_SHARE, Urgency, WriteLimiter
 
 BUSY = 40
-"""Requests of one host that wait before anybody else asks."""
+"""Requests of one host that wait before those of others."""
 
 
 class Writes:
-    """Requests that are sent one at a time, each when the test says so, and the order in which they were."""
+    """Requests that the test sends one by one, and their order."""
 
     def __init__(self, limiter: WriteLimiter) -> None:
         self._limiter = limiter
@@ -51,7 +51,7 @@ async def test_what_somebody_must_not_be_served_any_more_goes_before_all_else() 
     for _ in range(3):
         writes.ask("revoke", Urgency.REVOKE)
     await asyncio.gather(*writes.tasks)
-    assert writes.order[0] == "tidy", "what has its turn already is not called back"
+    assert writes.order[0] == "tidy", "a granted permit is not revoked"
     assert writes.order[2:5] == ["revoke"] * 3
     assert writes.order[5:9] == ["assign"] * 4
 
