@@ -49,7 +49,7 @@ def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
 
 def allow(plane: Plane, name: str, rights: Sequence[Right]) -> str:
     """A service account that may do exactly that; its kubeconfig."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "configuration": rules(rights)})
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules(rights)})
     plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
     document = {
         "metadata": {"name": name},
@@ -167,7 +167,7 @@ async def test_with_exactly_these_rights_both_work_and_one_that_lacks_is_named(
         "nmi": [each for each in NMI if each.resource != "events"],
     }
     for name, rights in less.items():
-        document = {"metadata": {"name": name}, "configuration": rules(rights)}
+        document = {"metadata": {"name": name}, "rules": rules(rights)}
         await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
     told = told_of_rights(well)
     async with asyncio.timeout(20):

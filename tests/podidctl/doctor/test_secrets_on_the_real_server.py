@@ -21,7 +21,7 @@ SPEC = {"type": 1, "clientID": "c", "tenantID": "contoso.com", "clientPassword":
 def grant(plane: Plane, namespace: str) -> None:
     """A Role of this namespace lets NMI get its Secrets, as the chart's rbac.secretNamespaces does."""
     path = RBAC + f"/namespaces/{namespace}"
-    plane.api("POST", f"{path}/roles", {"metadata": {"name": "nmi"}, "configuration": RULES})
+    plane.api("POST", f"{path}/roles", {"metadata": {"name": "nmi"}, "rules": RULES})
     document = {
         "metadata": {"name": "nmi"},
         "subjects": [{"kind": "ServiceAccount", "name": "nmi", "namespace": "default"}],
@@ -69,9 +69,7 @@ async def test_missing_and_superfluous_rights_are_reported(cloud: LittleCloud, n
     ((level, _),) = await told(cloud, lambda found: found[0][0] != "problem")
     assert level == "ok"
 
-    await asyncio.to_thread(
-        real.api, "PUT", f"{RBAC}/clusterroles/nmi", {"metadata": {"name": "nmi"}, "configuration": RULES}
-    )
+    await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/nmi", {"metadata": {"name": "nmi"}, "rules": RULES})
     ((level, says),) = await told(cloud, lambda found: "every Secret" in found[0][1])
     assert (level, says.endswith("can limit it to reports, shop")) == ("ok", True)
     for name in ("shop", "reports"):

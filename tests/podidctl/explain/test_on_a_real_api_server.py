@@ -28,7 +28,7 @@ RULES = [
 
 def role(plane: Plane, name: str, rules: list[Any]) -> str:
     """Return the token of an account with these permissions."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "configuration": rules})
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
     plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
     subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
