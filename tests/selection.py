@@ -72,7 +72,8 @@ def run_of(markers: frozenset[str]) -> str:
 def mark(item: pytest.Item) -> frozenset[str]:
     """Add to *item* the markers of its needs and of its target. Return all its markers."""
     fixtures = frozenset(item.fixturenames) if isinstance(item, pytest.Function) else frozenset[str]()
-    for marker in needs_of(item.path.relative_to(TESTS), fixtures):
+    path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path(item.path.name)
+    for marker in needs_of(path, fixtures):
         item.add_marker(marker)
     needs = frozenset(each.name for each in item.iter_markers())
     run = run_of(needs)

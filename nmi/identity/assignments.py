@@ -91,7 +91,7 @@ class MicAssignments:
         for each in await self._reads.assigned(self._selector):
             if self._names(each) == (pod.namespace, pod.name):
                 since = known.get(each.spec.azure_identity_ref.metadata.name, self._clock())
-                found.put(each.key, project(each, since), _order(each))
+                found.put(each.key, project(each, since), assigned_order(each))
         return found.counted
 
     # The watch's handler.
@@ -108,7 +108,7 @@ class MicAssignments:
             bucket = self._by_pod[names] = LimitedMap(ASSIGNED_MAX)
         before = bucket.get(new.key)
         since = before.usable_since if before is not None and before.usable else self._clock()
-        bucket.put(new.key, project(new, since), _order(new))
+        bucket.put(new.key, project(new, since), assigned_order(new))
         self._beyond.note(names, bucket.beyond)
         self._changed(*names)
 
@@ -133,7 +133,10 @@ class MicAssignments:
         self._changed(*names)
 
 
-def _order(assigned: AzureAssignedIdentity) -> tuple[bool, str, str]:
-    """Sort assigned identities from MIC's own namespaces (the pod's namespace, or `default`) first."""
+def assigned_order(assigned: AzureAssignedIdentity) -> tuple[bool, str, str]:
+    """Return the sort key of *assigned* among those of its pod.
+
+    Those in MIC's own namespaces (the pod's namespace, or `default`) come first.
+    """
     namespace, name = assigned.key
     return namespace not in {assigned.spec.pod_namespace, MIC_NAMESPACE}, namespace, name

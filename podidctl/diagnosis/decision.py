@@ -10,6 +10,7 @@ from typing import Final
 
 from nmi.flag_table import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
+from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
 from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.managed_mode import join
@@ -147,10 +148,11 @@ def pod_facts(data: DiagnosisInput, pod: Pod) -> PodFacts:
 
 
 def assignments_of(data: DiagnosisInput, pod: Pod) -> tuple[AssignedIdentity, ...]:
-    """Return the pod's assigned identities by NMI's operation mode."""
+    """Return the pod's assigned identities by NMI's operation mode, in NMI's order and up to its limit."""
     if is_managed(data):
         return tuple(_joined(data, pod))
-    return tuple(project(each) for each in data.assigned if is_watched(data, pod, each))
+    watched = (each for each in data.assigned if is_watched(data, pod, each))
+    return tuple(project(each) for each in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
 
 
 def is_managed(data: DiagnosisInput) -> bool:

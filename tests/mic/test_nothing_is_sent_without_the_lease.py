@@ -96,7 +96,7 @@ async def test_a_write_is_waited_for_only_while_the_lease_lasts(
 ) -> None:
     server.others += [None]
     lease.seconds = 0.2
-    with pytest.raises(Unreachable, match=r"no answer .* within 0.2 s"):
+    with pytest.raises(Unreachable, match=r"no response from .* within 0.2 s"):
         await client.request("PATCH", "/a", body=b"{}")
 
 

@@ -70,7 +70,7 @@ def test_definitions_that_drop_old_spellings_are_told() -> None:
             DifferenceLevel.REVIEW,
             "--allowed-ad-endpoints",
         ),
-        ({"type": 2, "tenantID": "t"}, DifferenceLevel.REVIEW, "its owner must set it right"),
+        ({"type": 2, "tenantID": "t"}, DifferenceLevel.REVIEW, "its owner must correct it"),
     ],
 )
 def test_an_identity_that_is_served_otherwise_is_told(spec: dict[str, Any], level: DifferenceLevel, what: str) -> None:

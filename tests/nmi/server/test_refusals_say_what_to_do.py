@@ -14,7 +14,7 @@ from nmi.server.parameters import parse_query, token_request
 
 POINTERS = re.compile(
     r"\b(see|check|compare|find|label|ask|put|move|give|report|change|create|assign|raise|set|nothing to do|look|"
-    r"upgrade|keep|allows|grant|use|make)\b|--[a-z]|\bMIC's log\b",
+    r"upgrade|keep|allows|grant|use|make|correct|send|delete)\b|--[a-z]|\bMIC's log\b",
     re.IGNORECASE,
 )
 

@@ -122,7 +122,7 @@ def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes
             False,
             "Secret far/s, which was not read",
         ),
-        (AzureIdentitySpec(type=7, client_id="c"), True, "set spec.type of the AzureIdentity right"),
+        (AzureIdentitySpec(type=7, client_id="c"), True, "correct spec.type of the AzureIdentity"),
         (AzureIdentitySpec(type=0), True, "clientID"),
     ],
     ids=["no-secret", "foreign-secret", "unknown-type", "no-ids"],

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -200,6 +200,8 @@ def contested(cluster: DiagnosisInput) -> bool:
     return bool(cluster.same_address_pods)
 
 
+# In seed 142112 two assigned identities differ in nothing but their namespace and the embedded identity.
+@example(142112)
 @given(st.integers(0, 2**32))
 @settings(max_examples=1000, deadline=None)
 def test_the_answer_is_nmis_own(seed: int) -> None:

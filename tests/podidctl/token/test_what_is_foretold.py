@@ -107,9 +107,9 @@ def test_a_service_principal_is_told_with_its_endpoint_and_secret_by_name() -> N
             "another namespace",
         ),
         (msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://evil.example/"), 403, "--allowed-ad-endpoints"),
-        (msgspec.structs.replace(PRINCIPAL, tenant_id="a/b"), 403, "its owner must set it right"),
+        (msgspec.structs.replace(PRINCIPAL, tenant_id="a/b"), 403, "its owner must correct it"),
         (AzureIdentitySpec(type=0), 403, "identity_incomplete"),
-        (AzureIdentitySpec(type=0, client_id="\x00"), 403, "its owner must set it right"),
+        (AzureIdentitySpec(type=0, client_id="\x00"), 403, "its owner must correct it"),
     ],
     ids=["foreign-secret", "endpoint", "tenant", "nothing-named", "no-id"],
 )
