@@ -28,8 +28,12 @@ async def proxy(asked: list[str]) -> AsyncIterator[str]:
         asked.append(first)
         host, _, port = first.split()[1].rpartition(":")
         to_server, from_server = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-        await asyncio.gather(pass_on(reader, from_server), pass_on(to_server, writer))
+        try:
+            writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+            await asyncio.gather(pass_on(reader, from_server), pass_on(to_server, writer))
+        finally:  # also after a reset or at the end of the loop: the garbage collector warns of an open writer
+            from_server.close()
+            writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1") as server:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -29,8 +29,12 @@ class TunnelProxy:
             writer.close()
             return
         far_reader, far_writer = await asyncio.open_connection(*self.target)
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+        try:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+        finally:  # also after a reset or at the end of the loop: the garbage collector warns of an open writer
+            far_writer.close()
+            writer.close()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
