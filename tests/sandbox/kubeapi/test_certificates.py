@@ -19,9 +19,10 @@ async def said_by_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host:
     async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(DEADLINE):
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=host)
-        said = await reader.read()
-        writer.close()
-        return said
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
 
 
 async def test_a_server_certificate_passes_the_strict_checks() -> None:
