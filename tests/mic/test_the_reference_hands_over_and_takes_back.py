@@ -130,6 +130,9 @@ async def there(cloud: LittleCloud, real: Plane, theirs: Reference) -> None:
     before = await get(real, ASSIGNED_IDENTITIES.path("default", "web-default-demo"))
     ours = await start(cloud)
     await asyncio.to_thread(run_pod, real, "new", "n0", "other")
+    async with asyncio.timeout(30):
+        while 'waiting reason="held by reference"' not in ours.said():
+            await asyncio.sleep(0.05)
     await asyncio.sleep(SECONDS)
     assert await ours.page("/healthz") == "Not Active"
     assert 'waiting reason="held by reference" resource="Endpoints default/aad-pod-identity-mic"' in ours.said()

@@ -149,7 +149,5 @@ async def test_who_may_not_list_is_told_what_to_grant(cloud: LittleCloud, real: 
         while (told := await plan(cloud, "mic", "--plan")).code == 0:
             await asyncio.sleep(0.1)  # the authorizer follows by a watch
     assert (told.code, told.out, told.err.count("\n")) == (1, "", 1)
-    assert told.err.startswith(
-        "mic: not allowed to read the cluster: grant get and list on the resources that the message names"
-    )
+    assert told.err.startswith("mic: not allowed to read the cluster: grant get and list on the named resources")
     assert 'resource "nodes"' in told.err
