@@ -23,7 +23,7 @@ _WORDS = re.compile(rf"[A-Za-z0-9_-]{{{ENOUGH},}}")
 
 
 class Ledger:
-    """Registry of the secrets created so far in this process."""
+    """Registry of the secrets that this process has created."""
 
     def __init__(self) -> None:
         self._signatures: set[str] = set()
@@ -65,7 +65,7 @@ class Ledger:
         return ""
 
     def listen(self, patched: Callable[[type, str, Any], None]) -> None:
-        """Record what the sandbox's classes create. *patched* replaces an attribute of a class."""
+        """Record the secrets and programs that the sandbox's classes create. *patched* replaces a class attribute."""
         mint, add_principal, start = TokenMint.mint, Directory.add_principal, Program.__init__
 
         @functools.wraps(mint)

@@ -1,6 +1,6 @@
-"""Compilation of the data plane into build/fuzz, with gcc's sanitizers, and with coverage that libFuzzer sees.
+"""Compilation of the data plane into build/fuzz with gcc's sanitizers and with coverage for libFuzzer.
 
-`python tests/fuzz/build.py`. It takes the project's own setup.py, so a room added there is fuzzed as well.
+`python tests/fuzz/build.py`. It uses the project's setup.py, so it includes every extension module that is added there.
 """
 
 import os
@@ -34,7 +34,7 @@ def build() -> None:
     (OUTPUT / "setup_exact.py").write_text(EXACT)
     tell = OUTPUT / "coverage.o"
     subprocess.run(["gcc", "-O2", "-fPIC", "-Wall", "-c", HERE / "coverage.c", "-o", tell], check=True)
-    # Nothing is linked with gcc's own sanitizer: the one that comes with atheris is there before anything is loaded.
+    # Nothing is linked with gcc's own sanitizer: atheris's sanitizer is preloaded before all other libraries.
     compiling = {"CC": f"gcc {SANITIZED} {COVERED}", "LDSHARED": f"gcc -shared {tell}"}
     environment = {**os.environ, **compiling}
     for script in ("setup.py", "setup_exact.py"):

@@ -1,21 +1,21 @@
-/* gcc's edges as libFuzzer wants them. Linked into every extension of the fuzzed build.
+/* Conversion of gcc's edge coverage for libFuzzer. Linked into every extension of the fuzzed build.
  *
- * libFuzzer is told of an array of counters, one per edge, as clang lays it out; gcc calls a function at each edge
- * (-fsanitize-coverage=trace-pc). So here is the array, and an edge's place in it is a hash of its address. Comparisons
- * (trace-cmp) look the same in both compilers: those calls lead straight to libFuzzer.
+ * libFuzzer expects an array of counters in clang's layout, one per edge; gcc calls a function at each edge
+ * (-fsanitize-coverage=trace-pc). This file defines the array; the index of an edge is a hash of its address.
+ * Comparisons (trace-cmp) are the same in both compilers: those calls go directly to libFuzzer.
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #define HIDDEN __attribute__((visibility("hidden")))
-#define BITS 13 /* the largest room has 4,000 edges; libFuzzer walks the whole array after each run */
+#define BITS 13 /* the largest module has 4,000 edges; libFuzzer reads the whole array after each run */
 #define COUNTERS (1 << BITS)
 
 void __sanitizer_cov_8bit_counters_init(uint8_t *start, uint8_t *stop);
 void __sanitizer_cov_pcs_init(const uintptr_t *start, const uintptr_t *stop);
 
 static uint8_t counters[COUNTERS];
-static uintptr_t places[COUNTERS][2]; /* address and flags of each edge: has to be as long, and is only printed */
+static uintptr_t places[COUNTERS][2]; /* address and flags of each edge: needs the same length, is only printed */
 
 __attribute__((constructor)) static void tell_fuzzer(void) {
     for (size_t at = 0; at < COUNTERS; at++)
@@ -29,6 +29,6 @@ HIDDEN void __sanitizer_cov_trace_pc(void) {
     counters[(uint32_t)(offset * 2654435769u) >> (32 - BITS)]++; /* Fibonacci hashing */
 }
 
-/* gcc alone tells of comparisons between floating-point numbers, and nobody listens. */
+/* Only gcc reports comparisons of floating-point numbers, and libFuzzer does not use them. */
 HIDDEN void __sanitizer_cov_trace_cmpf(float a, float b) { (void)a; (void)b; }
 HIDDEN void __sanitizer_cov_trace_cmpd(double a, double b) { (void)a; (void)b; }

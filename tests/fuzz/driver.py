@@ -1,24 +1,24 @@
-"""One fuzzing process: libFuzzer's arguments behind the name of the target. Started by `run`, which makes its world.
+"""One fuzzing process. Its arguments are the name of the target and libFuzzer's arguments.
 
-What is Python here is instrumented while it is imported; the compiled rooms, where they are the subject, tell libFuzzer
-of themselves when they are loaded.
+`run` starts it and prepares its environment. Python code is instrumented during its import. Compiled modules, if the
+target tests them, register with libFuzzer when they are loaded.
 """
 
 import logging
 import os
 import sys
 
-import atheris  # type: ignore[import-untyped]  # not in the lock of the project: `make fuzz` installs it beside
+import atheris  # type: ignore[import-untyped]  # not in the project's lock: `make fuzz` installs it separately
 
 INSTRUMENTED = ["nmi", "mic", "podidentity", "tests.oracle.requests"]
 
 
 def main() -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Run the target. Never returns: libFuzzer ends the process."""
     name = sys.argv.pop(1)
-    logging.disable()  # thousands of refusals a second
+    logging.disable()  # the targets produce thousands of refusals per second
     with atheris.instrument_imports(include=INSTRUMENTED):
-        from tests.fuzz import targets  # noqa: PLC0415 - only now
+        from tests.fuzz import targets  # noqa: PLC0415 - imported under instrumentation
 
     made = dict(targets.TARGETS)
     if "LD_PRELOAD" in os.environ:

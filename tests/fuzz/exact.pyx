@@ -1,6 +1,6 @@
-"""The scanner over memory that ends where the bytes end: a read past them is one that the address sanitizer sees.
+"""Scanner and query reader on memory that ends at the last input byte, so that the address sanitizer detects overreads.
 
-A bytes object has a zero behind its last byte, and a connection's inbox is larger than what is in it.
+A bytes object has a zero byte after its last byte, and a connection's inbox is larger than its content.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -21,7 +21,7 @@ cdef unsigned char *copied(bytes data) except NULL:
 
 
 def scan(bytes data not None):
-    """As `_native.scan.examine`."""
+    """Return the same result as `_native.scan.examine`."""
     cdef Head head
     cdef unsigned char *copy = copied(data)
     cdef int step = <int>scan_head(copy, PyBytes_GET_SIZE(data), &head)
@@ -32,7 +32,7 @@ def scan(bytes data not None):
 
 
 def query(bytes text not None):
-    """As `_native.query.examine`."""
+    """Return the same result as `_native.query.examine`."""
     cdef Query found
     cdef bytes resource, selector, xms_cc
     cdef unsigned char *copy = copied(text)

@@ -1,7 +1,7 @@
 """Fuzz targets for objects that tenants write: from the API server's bytes to the programs' decisions.
 
-An input is a list of lines. The first byte of each says which kind it is (upper case: the object is gone), the rest is
-the object's JSON. No exception may escape, and a bystander that none of the objects names keeps what it has.
+An input is a list of lines. The first byte of a line is the kind of the object (upper case: the object was deleted),
+the rest is the object's JSON. No exception may escape, and a bystander pod that no object names keeps its identity.
 """
 
 import json
@@ -54,7 +54,7 @@ NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Change:
-    """One line of an input, read in each way in which a program reads it."""
+    """One line of an input, read with every reader that a program uses."""
 
     def __init__(self, kind: Kind[Any], thing: Resource, *, gone: bool) -> None:
         self.kind = kind
@@ -93,7 +93,7 @@ def _attempt(read: Callable[[], object]) -> object:
 
 
 class MicObjects:
-    """MIC: View, plan and documents, for a few passes, on a cluster where a bystander has its identity."""
+    """MIC's view, plan and documents, for a few reconcile passes, on a cluster where a bystander has its identity."""
 
     def __call__(self, data: bytes) -> None:
         began = time.process_time()
@@ -129,7 +129,7 @@ class MicObjects:
         return cluster, own
 
     def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
-        """Anyone with permission to write there may remove its identity."""
+        """Return whether *thing* may legitimately remove the bystander's identity; the target skips such objects."""
         claim = ExistingAssignment(thing).assignment_key if isinstance(thing, AzureAssignedIdentity) else None
         return (
             thing.metadata.namespace == BYSTANDER
@@ -146,7 +146,7 @@ class MicObjects:
         if isinstance(thing, AzureAssignedIdentity):
             if change.gone:
                 cluster.objects.pop(thing.key, None)
-            else:  # an API server gives each version a higher number
+            else:  # an API server gives each version a higher resourceVersion
                 thing = cluster._store(msgspec.to_builtins(thing), uid=thing.metadata.uid)
         if change.gone:
             handler.deleted(thing if before is None else before)
@@ -237,7 +237,7 @@ class NmiObjects:
 
 
 class LockRecords:
-    """For any text in the leader lock: a candidate reads it, and its own text can be read back."""
+    """Leader lock with any text: a candidate reads it without an exception and can read its own text again."""
 
     def __call__(self, data: bytes) -> None:
         text = data.decode(errors="replace")

@@ -1,8 +1,8 @@
-"""Fuzzes the targets for some seconds in all, one after the other; `make fuzz`.
+"""Fuzzing of the targets one after the other, for SECONDS in total; used by `make fuzz`.
 
-`python tests/fuzz/run.py SECONDS [TARGET...]`. Each target is a process of its own that
-begins with the committed corpora and with what earlier runs here have found worth keeping (build/fuzz/corpus). The
-first input that breaks a promise ends the run with exit code 1; it is printed, and kept in build/fuzz/found.
+`python tests/fuzz/run.py SECONDS [TARGET...]`. Each target is a separate process. It starts with the committed corpora
+and the useful inputs of earlier local runs (build/fuzz/corpus). The first input that breaks a guarantee ends the run
+with exit code 1; the run prints the input and keeps it in build/fuzz/found.
 """
 
 import os
@@ -13,17 +13,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "fuzz"
 SHARES = {"scan": 3, "query": 1, "target": 1, "general": 3, "lanes": 2, "mic-objects": 3, "nmi-objects": 2, "locks": 1}
-"""How much of the time each target gets."""
+"""Share of the time for each target."""
 COMPILED = {"scan", "query", "lanes"}
 """Targets of compiled code run under the sanitizers; targets of Python code are several times faster without."""
 LONGEST_INPUT = 2048
-"""Bytes. Every limit that matters is below it, in the small sizes of the general lane's target if not in the usual."""
+"""In bytes. Every relevant limit is smaller, in the normal sizes or in the small sizes of the general lane's target."""
 ONE_INPUT_SECONDS = 25
 LAUNCH = "import sys; sys.argv[0] = 'fuzz'; from tests.fuzz.driver import main; main()"
 
 
 def environment(target: str) -> dict[str, str]:
-    """Of a fuzzing process: for compiled code sanitizer and libFuzzer first, and the instrumented extensions."""
+    """Return the environment of a fuzzing process.
+
+    For compiled code, it preloads the sanitizer with libFuzzer and puts the instrumented extensions first.
+    """
     paths = [OUTPUT, OUTPUT / "site", ROOT] if target in COMPILED else [OUTPUT / "site", ROOT]
     plain = {
         **os.environ,
@@ -35,22 +38,22 @@ def environment(target: str) -> dict[str, str]:
     return {
         **plain,
         "LD_PRELOAD": str(OUTPUT / "site" / "asan_with_fuzzer.so"),
-        # Python never frees all it has at its end. Segmentation faults are libFuzzer's to report, with the input.
+        # Python does not free all memory at exit. libFuzzer reports segmentation faults, together with the input.
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=1:handle_segv=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONMALLOC": "malloc",  # else most objects are in Python's own arenas, where no sanitizer sees their ends
+        "PYTHONMALLOC": "malloc",  # in Python's own arenas, the sanitizer does not detect the ends of objects
     }
 
 
 def fuzz(target: str, seconds: int) -> int:
-    """The exit code of one target's run."""
+    """Run one target and return its exit code."""
     kept, found = OUTPUT / "corpus" / target, OUTPUT / "found"
     for folder in (kept, found):
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.glob(f"{target}-*"))
     command = [
         sys.executable,
-        "-P",  # the working directory has ordinary extensions
+        "-P",  # the working directory contains the extensions without instrumentation
         "-c",
         LAUNCH,
         target,
@@ -61,7 +64,7 @@ def fuzz(target: str, seconds: int) -> int:
         f"-dict={ROOT / 'tests' / 'fuzz' / 'dictionary.txt'}",
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
-        # In CI the same choices each time: what only others show is looked for by developers, and fails their runs.
+        # CI uses the same seed for every run. Defects that need other seeds appear in the runs of developers.
         *(["-seed=1"] if os.environ.get("CI") == "true" else []),
         str(kept),
         str(ROOT / "tests" / "fuzz" / "corpus" / target),
@@ -70,13 +73,13 @@ def fuzz(target: str, seconds: int) -> int:
     code = subprocess.run(command, cwd=ROOT, env=environment(target), check=False).returncode
     for file in sorted(set(found.glob(f"{target}-*")) - before):
         data = file.read_bytes()
-        say(f"\n{target}: this input breaks it ({file}):\n{data!r}")
-        say(f"once mended, keep it in tests/fuzz/corpus/{target}/ under a name that says what it is")
+        say(f"\n{target}: this input breaks the guarantee ({file}):\n{data!r}")
+        say(f"fix the defect, then keep the input in tests/fuzz/corpus/{target}/ under a name that describes it")
     return code
 
 
 def say(text: str) -> None:
-    """Between what libFuzzer says."""
+    """Print *text* between the lines of libFuzzer's output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

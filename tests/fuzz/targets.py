@@ -1,7 +1,7 @@
 """Fuzz targets: functions of bytes that return, or raise AssertionError for a broken guarantee.
 
-Each is deterministic; where it needs a choice (where to cut a stream) it takes it from the bytes themselves. The same
-functions are run over the committed corpus by pytest and over what libFuzzer thinks of by `fuzz`.
+Each is deterministic: it derives choices, such as the cuts of a stream, from the input bytes. pytest runs the functions
+on the committed corpus, and `run` on the inputs that libFuzzer generates.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.oracle.requests import PATHS, Asked, Verdict, read
 Target = Callable[[bytes], None]
 
 INVISIBLE = bytes(set(range(256)) - set(range(0x21, 0x7F)) | {ord("#")})
-"""Bytes that are in no target: `head` refuses them."""
+"""Bytes that no target contains: `head` refuses them."""
 
 _HIDDEN = re.compile(r"identity", re.IGNORECASE)
 _PLAIN_PATH = re.compile(r"/([A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*/?)?")
@@ -44,18 +44,18 @@ _VARYING = re.compile(
 _REFUSED = re.compile(
     rb"HTTP/1\.1 (?:400|413|431) [^\r]*\r\n(?:[^\r]+\r\n)*Connection: close\r\n\r\n\{[^}]*(?:malformed|too )[^}]*\}\Z"
 )
-"""The last answer, to a request of bad form: which of its faults is told depends on how much of it was there."""
+"""The last answer, to a malformed request: the reported fault depends on the number of bytes that had arrived."""
 
 
 def cuts(data: bytes, most: int) -> list[bytes]:
-    """*data* in at most *most* pieces, none empty, cut where its checksum says."""
+    """Return *data* in at most *most* pieces, none empty. A checksum of *data* determines the cuts."""
     draw = random.Random(zlib.crc32(data))
     ends = sorted({draw.randint(0, len(data)) for _ in range(draw.randrange(most))} | {len(data)})
     return [data[start:end] for start, end in zip([0, *ends], ends, strict=False) if start != end]
 
 
 class Scan:
-    """The compiled scanner and the query behind it take nothing that means something else to the oracle."""
+    """Compiled scanner and query reader: everything that they accept has the same meaning for the oracle."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class Scan:
         whole = outcome, size, text, metadata, close = self._head(data)
         cut = zlib.crc32(data) % (len(data) + 1)
         part = self._head(data[:cut])
-        assert part[0] != "refused" or outcome == "refused", "what was refused was taken once more had come"
-        assert part[0] != "done" or part == whole, "what followed a head changed its meaning"
+        assert part[0] != "refused" or outcome == "refused", "more bytes undid a refusal"
+        assert part[0] != "done" or part == whole, "more bytes changed the meaning of a head"
         if outcome == "done":
             assert size <= len(data)
             assert part[0] == ("done" if cut >= size else "more")
@@ -83,7 +83,7 @@ class Scan:
 
 
 class Query:
-    """Of one query, the fast reader, the general one and the oracle say the same, or one of them says nothing."""
+    """Query readers: the fast one, the general one and the oracle return the same, or one of them returns nothing."""
 
     def __init__(
         self, examine: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine
@@ -93,7 +93,7 @@ class Query:
     def __call__(self, data: bytes) -> None:
         fast = self._examine(data)
         if data.translate(None, INVISIBLE) != data:
-            return  # no such target gets as far as this
+            return  # an earlier check refuses these targets
         general = token_request(data.decode())
         if fast is not None:
             resource, kind, value, xms_cc = fast
@@ -134,7 +134,7 @@ FORWARDINGS = (
 
 
 class Normaliser:
-    """For any target and any allowed prefixes: no path about identities is forwarded."""
+    """Normalisation of any target, with any allowed prefixes: no path about identities is forwarded."""
 
     def __init__(self) -> None:
         self._proxy = MetadataProxy(cast("Any", None), "http://imds", cast("Any", None), ServerPolicy())
@@ -148,7 +148,7 @@ class Normaliser:
         destination = resolve(text, forwarding)
         raw = text.partition("?")[0]
         if destination.path:
-            assert normal(destination.path) == destination.path, "normalising twice is not normalising once"
+            assert normal(destination.path) == destination.path, "a second normalisation changed the path"
             assert _PLAIN_PATH.fullmatch(destination.path)
             assert not {"", ".", ".."} & set(destination.path.strip("/").split("/")) or destination.path == "/"
         if destination.action is Action.TOKEN:
@@ -168,11 +168,11 @@ class Normaliser:
 
 SMALL = Sizes(head_bytes=512, fields=8, target_bytes=256, body_bytes=128, answered_bytes=4096, pipelined_bytes=512)
 BODY_OVERHEAD = 5
-"""A chunked body may be four times as long as it is allowed to be before it is refused, and one read longer."""
+"""Factor on the body limit: before it refuses a chunked body, the lane may keep four times the limit and one read."""
 
 
 class General:
-    """The general lane, over a link that complains: no exception, well-formed answers, no token against the oracle."""
+    """General lane on a strict fake connection: no exception, well-formed answers, no token that the oracle refuses."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -211,21 +211,21 @@ class General:
             if not world.connection.open:
                 break
             world.lane.data_received(piece)
-            assert world.lane._reader.waiting_bytes <= most + max(map(len, pieces)), "it keeps more than it may"
+            assert world.lane._reader.waiting_bytes <= most + max(map(len, pieces)), "the lane keeps too many bytes"
         await world.settle()
-        assert world.connection.state != "held", "it waits for nothing"
+        assert world.connection.state != "held", "the lane holds a request without a reason"
         world.lane.connection_lost()
         assert not world.tasks
 
 
 def answers_in(written: bytes, data: bytes) -> Iterator[Reply]:
-    """Every answer; *written* must be nothing but whole ones. None if a HEAD may be among the requests."""
+    """Yield every answer; *written* must consist of whole answers. Yield none if a request may be a HEAD."""
     if b"HEAD" not in data:
         yield from replies(written)
 
 
 def hold_to_the_oracle(data: bytes, written: bytes, world: World) -> None:
-    """The first request is answered with a token exactly if the oracle says so, and each answer is whole."""
+    """Assert that each answer is whole and that the first contains a token exactly if the oracle expects one."""
     meaning = read(data)
     parsed = list(answers_in(written, data))
     for reply in parsed:
@@ -240,12 +240,12 @@ def hold_to_the_oracle(data: bytes, written: bytes, world: World) -> None:
 
 
 def comparable(written: bytes) -> bytes:
-    """All answers but for ids, and for what depends on how much of a request was there when its fault was seen."""
+    """Return all answers without ids and without text that depends on how the bytes of a faulty request were split."""
     return _VARYING.sub(b"", _REFUSED.sub(b"refused", written))
 
 
 class Lanes:
-    """Over real sockets: the fast lane's answers are the general lane's, to the byte, however the bytes arrive."""
+    """Both lanes over real sockets: their answers are equal to the byte for every split of the bytes."""
 
     def __init__(self) -> None:
         self._world = lanes_agree.World()
@@ -258,7 +258,7 @@ class Lanes:
         if not ends(stream):
             return
         slowly = self._world.ask([stream], ready=False)
-        if not asks_for_host_token(stream):  # which the oracle does not know, and which this peer may have
+        if not asks_for_host_token(stream):  # the oracle does not cover these, and this peer may request them
             lanes_agree.hold_to_the_oracle(stream, slowly)
         assert self._world.ask([stream], ready=True) == slowly
         assert _REFUSED.sub(b"refused", self._world.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
@@ -267,7 +267,7 @@ class Lanes:
 
 
 def asks_for_host_token(stream: bytes) -> bool:
-    """Return whether this is the outcome of the first request of *stream*."""
+    """Return whether the first request of *stream* is for a host token."""
     reader = RequestReader(Sizes())
     reader.feed(stream)
     found = reader.next()
@@ -275,7 +275,7 @@ def asks_for_host_token(stream: bytes) -> bool:
 
 
 def ends(stream: bytes) -> bool:
-    """Whether a server is through with *stream*; if it waits for more, the comparison would wait for a time limit."""
+    """Return whether *stream* ends the connection; otherwise the comparison would wait for a timeout."""
     reader = RequestReader(Sizes())
     reader.feed(stream)
     while (found := reader.next()) is not None:
@@ -294,4 +294,4 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "nmi-objects": NmiObjects,
     "locks": LockRecords,
 }
-"""Each makes its target. Those that hold something open have a `close`."""
+"""Factories of the targets. A target that owns resources has a `close` method."""

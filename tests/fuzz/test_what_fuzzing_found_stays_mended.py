@@ -1,4 +1,4 @@
-"""Every input of the committed corpora goes through its target. Excluded: what libFuzzer would make of them (`run`)."""
+"""Tests that run every input of the committed corpora through its target. Excluded: mutation by libFuzzer (`run`)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 @pytest.fixture(params=TARGETS, scope="module")
 def replayed(request: pytest.FixtureRequest) -> Iterator[tuple[str, Target]]:
-    """A target by its name."""
+    """Yield the name of a target and the target."""
     target = TARGETS[request.param]()
     yield request.param, target
     close: Callable[[], None] = getattr(target, "close", lambda: None)

@@ -1,4 +1,4 @@
-"""A pod that asks for tokens all the time, and what of it got past NMI to IMDS."""
+"""A pod that requests tokens continuously, and the number of its requests that bypassed NMI and reached IMDS."""
 
 import asyncio
 import http.client
@@ -21,20 +21,20 @@ PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A
 PODS_OF_NODE_0 = ipaddress.IPv4Network("10.200.0.0/24")
 SECONDS = 20.0
 REFUSED = "refused"
-"""The connection was reset, at once or later."""
+"""The connection was reset, immediately or later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request came to."""
+    """Result of one request."""
 
     outcome: str
-    """The status, or REFUSED, or the name of another error."""
+    """The HTTP status, or REFUSED, or the name of another error."""
     seconds: float
 
 
 class Asker:
-    """Asks again and again, each time on a new connection, from inside the pod's network namespace."""
+    """Client inside the pod's network namespace that sends requests continuously, each on a new connection."""
 
     def __init__(self, sandbox: Sandbox, uid: str) -> None:
         assert isinstance(sandbox.network, Fabric)
@@ -46,11 +46,11 @@ class Asker:
 
     @property
     def reached_imds(self) -> int:
-        """How many requests IMDS got from pods instead of NMI."""
+        """Number of requests that IMDS received from pods instead of NMI."""
         return sum(1 for call in self._sandbox.azure.imds.calls if call.host == "a pod")
 
     async def until(self, holds: Callable[[list[Answer]], bool]) -> list[Answer]:
-        """Wait until the answers that come from now on satisfy *holds*, and give them."""
+        """Wait until the answers received from now on satisfy *holds*, and return them."""
         first = len(self.answers)
         async with asyncio.timeout(SECONDS):
             while not holds(self.answers[first:]):
@@ -58,16 +58,16 @@ class Asker:
         return self.answers[first:]
 
     async def tokens_flow(self) -> None:
-        """Wait for three tokens one after the other."""
+        """Wait for three consecutive tokens."""
         await self.until(lambda came: [answer.outcome for answer in came[-3:]] == ["200"] * 3)
 
     async def all_refused(self, count: int = 20) -> None:
-        """Wait for *count* requests that begin from now on, none of which may have been answered."""
+        """Wait for *count* requests that start from now on, and assert that none of them was answered."""
         came = await self.until(lambda came: len(came) > count)
-        assert {answer.outcome for answer in came[1:]} == {REFUSED}, came  # the first may have begun before
+        assert {answer.outcome for answer in came[1:]} == {REFUSED}, came  # the first may have started earlier
 
     def run(self) -> None:
-        """Ask until stopped."""
+        """Send requests until `stop` is called."""
         self._namespaces.call(f"pod-{self._uid}", self._ask_all_the_time)
 
     def stop(self) -> None:
@@ -97,7 +97,7 @@ class Asker:
 
 @asynccontextmanager
 async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
-    """A pod with an identity that asks from here on; IMDS knows requests of pods from those of the node."""
+    """Run a pod with an identity that sends requests. IMDS distinguishes requests of pods from those of the node."""
     everybody = sandbox.azure.imds.hosts
     everybody.insert(0, ImdsVm("a pod", (PODS_OF_NODE_0,), HostIdentities))
     for name in ("azureidentity", "azureidentitybinding"):

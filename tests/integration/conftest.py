@@ -1,4 +1,4 @@
-"""A whole sandbox with the real programs, for walks that cross every room."""
+"""Fixtures for the integration tests: a complete sandbox with the real programs, and kubectl."""
 
 import os
 import subprocess
@@ -17,21 +17,27 @@ Kubectl = Callable[..., str]
 
 @pytest.fixture(params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    """One node, everything running; pods are loopback addresses or network namespaces behind the real nat rule."""
+    """Yield a sandbox with one node and all programs.
+
+    Pods are loopback addresses, or network namespaces behind the real nat rule.
+    """
     async with Sandbox(Settings(namespaces=request.param == "namespaces", environment=os.environ)) as running:
         yield running
 
 
 @pytest.fixture
 async def node() -> AsyncIterator[Sandbox]:
-    """One node that is a network namespace, everything running."""
+    """Yield a sandbox with all programs and one node, which is a network namespace."""
     async with Sandbox(Settings(namespaces=True, environment=os.environ)) as running:
         yield running
 
 
 @pytest.fixture
 def kubectl(sandbox: Sandbox) -> Kubectl:
-    """Runs the real kubectl against the sandbox and returns what it printed. It blocks: call it in a thread."""
+    """Return a function that runs the real kubectl against the sandbox and returns its output.
+
+    The function blocks: call it in a thread.
+    """
 
     def run(*arguments: str) -> str:
         command = [str(up.tool("kubectl")), f"--kubeconfig={sandbox.cluster.kubeconfig}", *arguments]

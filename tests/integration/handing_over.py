@@ -1,7 +1,7 @@
-"""Pods whose network this module makes as two kinds of CNI do, and whose status it writes as a kubelet does.
+"""Pods whose network this module creates like two kinds of CNI plugin, and whose status it writes like a kubelet.
 
-Nothing runs in these pods but the requests of a test: what is tested is what NMI does when an address passes from one
-network namespace to another before, or without, the API server reporting it.
+These pods run only the requests of a test. The tests check NMI's behaviour when an address passes from one network
+namespace to another before the API server reports it, or without a report.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ GATEWAY = f"{SUBNET}.1"
 BRIDGE = "cni0"
 PATH = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={quote(AUDIENCE, safe='')}"
 HOLD_SECONDS = 1.0
-"""What --max-hold cuts the hold of suspended pods to."""
+"""Limit that --max-hold sets for the hold of requests from suspended pods."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a pod got."""
+    """Answer that a pod received."""
 
     status: int
     client_id: str
-    """Whose token it is; empty where there is none."""
+    """The client id in the token; empty if there is no token."""
 
 
 class Net:
-    """The pods' network on the node. *kind*: `bridge`, or `point-to-point`."""
+    """Network of the pods on the node. *kind* is `bridge` or `point-to-point`."""
 
     def __init__(self, namespaces: Namespaces, kind: str) -> None:
         self._namespaces = namespaces
@@ -57,7 +57,7 @@ class Net:
         self._veths: dict[str, str] = {}
 
     def start(self) -> None:
-        """What all pods share."""
+        """Create the part of the network that all pods share."""
         if self.bridged:
             self.on_node(
                 f"link add {BRIDGE} type bridge", f"address add {GATEWAY}/24 dev {BRIDGE}", f"link set {BRIDGE} up"
@@ -66,29 +66,29 @@ class Net:
             self.on_node(f"address add {GATEWAY}/32 dev lo")
 
     def on_node(self, *commands: str) -> None:
-        """`ip` commands inside the node."""
+        """Run `ip` commands inside the node."""
         self._namespaces.inside(NODE, commands)
 
     def in_pod(self, sandbox_id: str, *commands: str) -> None:
-        """`ip` commands inside a pod."""
+        """Run `ip` commands inside a pod."""
         self._namespaces.inside(f"pod-{sandbox_id}", commands)
 
     def veth(self, sandbox_id: str) -> str:
-        """The node's end of a pod's cable."""
+        """Return the name of the node's end of a pod's veth pair."""
         return self._veths[sandbox_id]
 
     def add(self, sandbox_id: str, address: str) -> None:
-        """Make a sandbox with the address, as CNI ADD does."""
+        """Create a pod sandbox with the address, as CNI ADD does."""
         self.prepare(sandbox_id, address)
         self.on_node(self._attach(sandbox_id, address))
 
     def hand_over(self, former: str, successor: str, address: str) -> None:
-        """Remove *former* and attach *successor*, which is prepared, by one batch: faster than any CNI could."""
+        """Remove *former* and attach the prepared *successor* in one batch, faster than any CNI plugin."""
         self.on_node(f"link delete {self._veths.pop(former)}", self._attach(successor, address))
         self._namespaces.delete(f"pod-{former}")
 
     def prepare(self, sandbox_id: str, address: str) -> None:
-        """Make a sandbox that has everything but its place on the node."""
+        """Create a pod sandbox that is complete except for its connection to the node's network."""
         self._serial += 1
         veth = self._veths[sandbox_id] = f"veth{self._serial}"
         name = f"pod-{sandbox_id}"
@@ -109,20 +109,20 @@ class Net:
         return f"link set {veth} master {BRIDGE}" if self.bridged else f"route add {address}/32 dev {veth}"
 
     def call(self, sandbox_id: str, function: Callable[[], T]) -> T:
-        """Call *function* in a thread of its own inside the pod. Blocks."""
+        """Call *function* in a separate thread inside the pod and return its result. Blocks."""
         return self._namespaces.call(f"pod-{sandbox_id}", function)
 
     def remove(self, sandbox_id: str) -> None:
-        """Remove a sandbox, as CNI DEL does: the address is free."""
+        """Remove a pod sandbox, as CNI DEL does. Its address is free afterwards."""
         self.on_node(f"link delete {self._veths.pop(sandbox_id)}")
         self._namespaces.delete(f"pod-{sandbox_id}")
 
     def ask(self, sandbox_id: str) -> Answer:
-        """A token request from inside the pod. Blocks."""
+        """Send a token request from inside the pod and return the answer. Blocks."""
         return self._namespaces.call(f"pod-{sandbox_id}", _ask)
 
     def ask_often(self, sandbox_id: str, seconds: float) -> list[Answer]:
-        """Requests one after the other for so long, on new connections."""
+        """Send requests one after the other for *seconds*, each on a new connection."""
 
         def ask_all() -> list[Answer]:
             end = time.monotonic() + seconds
@@ -135,7 +135,7 @@ class Net:
 
     @contextmanager
     def connected(self, sandbox_id: str) -> Iterator[http.client.HTTPConnection]:
-        """A connection from inside the pod that is kept open; use it with `ask_on`."""
+        """Open a connection from inside the pod and keep it open; use it with `ask_on`."""
         connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
         self._namespaces.call(f"pod-{sandbox_id}", connection.connect)
         try:
@@ -145,7 +145,7 @@ class Net:
 
 
 def ask_on(connection: http.client.HTTPConnection) -> Answer:
-    """One more request on it."""
+    """Send another request on *connection* and return the answer."""
     connection.request("GET", PATH, headers={"Metadata": "true"})
     return _answer(connection.getresponse())
 
@@ -166,14 +166,14 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
 
 
 class Node:
-    """One node with the real NMI in managed mode, and pods that the test makes."""
+    """Node with the real NMI in managed mode, and with pods that the test creates."""
 
     def __init__(self, sandbox: Sandbox, net: Net) -> None:
         self.sandbox = sandbox
         self.net = net
 
     async def identity(self, name: str) -> ManagedIdentity:
-        """An identity that pods with the label *name* get."""
+        """Create an identity and bind it to pods with the label *name*."""
         own = self.sandbox.azure.directory.add_identity(identity_id(name))
         attach(self.sandbox, own)
         await self.sandbox.cluster.apply(identity(name, type=0, resourceID=own.resource_id, clientID=own.client_id))
@@ -190,7 +190,7 @@ class Node:
         return await asyncio.to_thread(self.net.ask, sandbox_id)
 
     async def create(self, name: str, label: str) -> None:
-        """The pod's object, as the scheduler leaves it."""
+        """Create the pod's object in the state in which the scheduler leaves it."""
         await self.sandbox.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -201,7 +201,7 @@ class Node:
         )
 
     async def report(self, name: str, address: str) -> None:
-        """The kubelet reports the pod running at the address, since now."""
+        """Report, as the kubelet does, that the pod runs at the address since now."""
         await self.status(name, running(address))
 
     async def status(self, name: str, status: Mapping[str, Any]) -> None:
@@ -210,16 +210,16 @@ class Node:
         await self.sandbox.cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
     async def delete(self, name: str) -> None:
-        """For good."""
+        """Delete the pod's object without a grace period."""
         body = b'{"gracePeriodSeconds":0}'
         await self.sandbox.cluster.client.request("DELETE", PODS.path("default", name), body=body)
 
     async def state(self) -> Any:
-        """What NMI shows of itself."""
+        """Return NMI's /debug/state."""
         return json.loads(await self._fetched(self.sandbox.nmis[NODE].probe_port, "/debug/state"))
 
     async def metric(self, name: str) -> float:
-        """The sum of a metric's series."""
+        """Return the sum of a metric's series."""
         text = await self._fetched(self.sandbox.nmis[NODE].metrics_port, "/metrics")
         lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
@@ -237,7 +237,7 @@ class Node:
 
 
 def running(address: str) -> dict[str, Any]:
-    """The status of a pod that was started just now."""
+    """Return the status of a pod that has just started."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "phase": "Running",
@@ -259,7 +259,7 @@ def running(address: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def nodes(kind: str, *flags: str) -> AsyncIterator[Node]:
-    """A node whose pods have a network of that kind."""
+    """Yield a node whose pods have a network of that kind. *flags* are additional flags of NMI."""
     settings = Settings(
         namespaces=True,
         programs=False,

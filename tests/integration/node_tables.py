@@ -1,4 +1,4 @@
-"""The tables of a sandbox's node as a person on that node sees them, and ends that NMI may come to there."""
+"""Access to the iptables rules of a sandbox's node, and functions that end and restart NMI there."""
 
 import asyncio
 import re
@@ -17,20 +17,20 @@ REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --
 
 
 def on_node(sandbox: Sandbox, *command: str) -> str:
-    """What *command* prints on the node."""
+    """Run *command* on the node and return its output."""
     assert isinstance(sandbox.network, Fabric)
     entered = ["ip", "netns", "exec", sandbox.network.node_namespace("node-0"), *command]
     return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=10).stdout
 
 
 def saved(sandbox: Sandbox, backend: str = "nft") -> list[str]:
-    """Every table's rules, without counters and comments."""
+    """Return the rules of every table, without counters and comments."""
     lines = on_node(sandbox, f"iptables-{backend}-save").splitlines()
     return [re.sub(r" ?\[\d+:\d+\]", "", line) for line in lines if not line.startswith("#")]
 
 
 async def end(sandbox: Sandbox, number: signal.Signals) -> int:
-    """Send NMI a signal; the exit code that it then ends with."""
+    """Send NMI a signal, wait for its end, and return its exit code."""
     program = sandbox.nmis["node-0"].program
     program.signal(number)
     async with asyncio.timeout(15):

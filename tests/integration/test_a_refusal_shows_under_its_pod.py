@@ -1,4 +1,4 @@
-"""An operator who looks at a pod that gets no token sees why: the real program, and pods that ask."""
+"""Test of the Event that shows an operator why a pod gets no token, with the real programs and a pod's requests."""
 
 import os
 from typing import Any

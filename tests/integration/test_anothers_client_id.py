@@ -1,6 +1,6 @@
-"""A tenant's AzureIdentity with the tenant's own resource id and the kubelet's client id, with the real programs.
+"""Tests of an AzureIdentity with a tenant's own resource id and the kubelet's client id, with the real programs.
 
-In neither mode does a pod ever get the kubelet's token by it. And a mirror pod, which a kubelet makes, gets none.
+In both modes, no pod gets the kubelet's token through it. A mirror pod, which a kubelet creates, gets no token.
 """
 
 import os
@@ -47,14 +47,17 @@ async def managed(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 
 def kubelets(sandbox: Sandbox) -> ManagedIdentity:
-    """An identity that was on the VM before all others."""
+    """Attach an identity that is on the VM before all others, and return it."""
     known = sandbox.azure.directory.add_identity(identity_id("kubelet"))
     attach(sandbox, known)
     return known
 
 
 async def never_the_kubelets(sandbox: Sandbox, context: ExecutionContext, kubelet: ManagedIdentity) -> list[int]:
-    """The statuses of all ways to ask; none of them is the kubelet's token."""
+    """Request a token without and with the kubelet's client id; return the statuses.
+
+    Assert that no answer contains the kubelet's token.
+    """
     answers = [await ask(sandbox, context), await ask(sandbox, context, client_id=kubelet.client_id)]
     for answer in answers:
         assert answer.status != 200 or answer.claims["appid"] != kubelet.client_id

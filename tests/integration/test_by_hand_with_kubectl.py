@@ -1,4 +1,8 @@
-"""What a person does with `podidctl sandbox up` and the real kubectl. Excluded: how the sandbox says what to export."""
+"""Test of an operator's kubectl commands on a sandbox.
+
+They are the commands that an operator runs after `podidctl sandbox up`. Excluded: the sandbox's output of the variables
+to export.
+"""
 
 import asyncio
 

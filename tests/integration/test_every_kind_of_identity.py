@@ -1,7 +1,8 @@
-"""Pods get tokens of every kind of identity there is, from the real programs.
+"""Tests that pods get tokens of every kind of identity from the real programs.
 
-By secret and by certificate, of several tenants at once, the node's own under an exception, and by the host's endpoint.
-Excluded: user-assigned identities, whose walk is the demo's, and managed mode.
+They cover service principals with a secret and with a certificate, several tenants in one request, the node's own
+identities under an exception, and the host endpoint. Excluded: user-assigned identities, which the test of the demo
+covers, and managed mode.
 """
 
 import os
@@ -46,7 +47,7 @@ async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 
 def of_principal(principal: ServicePrincipal, kind: int, reference: dict[str, str]) -> dict[str, Any]:
-    """The specification of an AzureIdentity for it, with its Secret at *reference*."""
+    """Return the spec of an AzureIdentity for *principal*, with its Secret at *reference*."""
     ids = {"clientID": principal.client_id, "tenantID": principal.tenant_id}
     return {"type": kind, **ids, "clientPassword": reference}
 

@@ -1,12 +1,12 @@
-"""What one pod does to the real NMI does not show in another pod's p99: under 50 ms, and nothing refused.
+"""Tests that a flood from one pod leaves another pod's p99 at the real NMI under 50 ms and its requests unrefused.
 
-Both pods are programs of their own (isolated/greedy.py, isolated/modest.py), so nothing but NMI is shared between them;
-the greedy one has the lowest priority. The modest one asks at a steady rate, half of its requests on new connections,
-and its times run from when each was due.
+The two pods are separate programs (isolated/greedy.py, isolated/modest.py), so they share only NMI. The greedy pod has
+the lowest priority. The modest pod sends requests at a steady rate, half of them on new connections, and the time of
+each request runs from its scheduled time.
 
-The bound is one of what NMI does: the time in which the machine let NMI or the asking pod wait for a processor, by the
-kernel's account (/proc/PID/schedstat), does not count. On a machine with two free cores that is nothing. Noise only
-makes it slower, so the best of six runs counts for the time; an error in any of them is one.
+The limit applies to NMI's own work. The time in which NMI or the modest pod waited for a processor, as the kernel
+reports it (/proc/PID/schedstat), does not count. On a machine with two free cores this time is zero. Noise only adds
+time, so the best of six runs counts. An error in any of the runs fails the test.
 """
 
 import asyncio
@@ -39,7 +39,10 @@ MORE_HOARDERS = [f"127.250.0.{number}" for number in range(17, 21)]
 
 @pytest.fixture(scope="module", autouse=True)
 def enough_descriptors() -> Iterator[None]:
-    """Every place of NMI is a descriptor, there and in the program that hoards it; programs inherit the limit."""
+    """Raise the limit of file descriptors, which the programs inherit.
+
+    Every open connection uses one descriptor in NMI and one in the greedy program.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     yield
@@ -47,7 +50,7 @@ def enough_descriptors() -> Iterator[None]:
 
 
 class City:
-    """A sandbox with one greedy and one modest pod, both with a token in NMI's cache."""
+    """Sandbox with one greedy and one modest pod. NMI's cache contains a token for each."""
 
     def __init__(self, sandbox: Sandbox, greedy: str, modest: str) -> None:
         self.greedy, self.modest = greedy, modest
@@ -57,7 +60,7 @@ class City:
 
     @asynccontextmanager
     async def flooded(self, kind: str, connections: int, *sources: str) -> AsyncIterator[dict[str, int]]:
-        """While the greedy pod does *kind*; afterwards the value holds what it managed."""
+        """Let the greedy pod send *kind* of traffic in this context. Afterwards the value contains the pod's counts."""
         did: dict[str, int] = {}
         command = (kind, self.host, self.port, str(connections), *(sources or (self.greedy,)))
         process = await started(HERE / "greedy.py", *command)
@@ -74,7 +77,7 @@ class City:
                 await process.wait()
 
     async def asked(self, source: str, requests: int = REQUESTS) -> tuple[float, float]:
-        """The p99 of a pod's requests in milliseconds: by the clock, and without waits for a processor."""
+        """Return the p99 of a pod's requests in milliseconds: by the clock, and without waits for a processor."""
         process = await started(HERE / "modest.py", self.host, self.port, source, str(requests), str(self.pid))
         told, _ = await process.communicate()
         found = json.loads(told)
@@ -84,7 +87,7 @@ class City:
         return by_clock[at], unhindered[at]
 
     async def metric(self, name: str) -> int:
-        """The value of NMI's metric, labels and all."""
+        """Return the value of NMI's metric; *name* includes the labels."""
 
         def scrape() -> str:
             connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
@@ -98,7 +101,7 @@ class City:
         return int(float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2]))
 
     async def filled(self) -> None:
-        """Wait until every place is taken."""
+        """Wait until every connection slot is in use."""
         async with asyncio.timeout(40):
             while await self.metric("aadpodidentity_nmi_connections_open") < PLACES:
                 await asyncio.sleep(0.1)
@@ -125,13 +128,13 @@ async def city_with(*nmi_flags: str) -> AsyncIterator[City]:
         _, modest = await run_bound_pod(sandbox, "modest")
         found = City(sandbox, greedy.address, modest.address)
         for address in (found.greedy, found.modest):
-            await found.asked(address, 2)  # from here on their tokens are in the cache
+            await found.asked(address, 2)  # afterwards their tokens are in the cache
         yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def city() -> AsyncIterator[City]:
-    # Or a slow machine's hoarders lose their first connections before they have the last.
+    # With the default, NMI on a slow machine closes the hoarders' first connections before they open the last ones.
     async with city_with("--first-byte-timeout=60s") as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""--operation-mode=managed with the real program: bindings and identities of the pod's namespace, and no MIC."""
+"""Tests of --operation-mode=managed with the real NMI: bindings and identities of the pod's namespace, without MIC."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ async def town(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 
 async def known(town: Sandbox, name: str, namespace: str) -> ManagedIdentity:
-    """An identity on the node's VM, and an AzureIdentity for it."""
+    """Attach an identity to the node's VM, create an AzureIdentity for it, and return the identity."""
     own = town.azure.directory.add_identity(identity_id(f"{namespace}-{name}"))
     attach(town, own)
     await town.cluster.apply(identity(name, namespace, type=0, resourceID=own.resource_id, clientID=own.client_id))

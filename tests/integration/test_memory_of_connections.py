@@ -1,9 +1,9 @@
-"""Connections that pipeline requests and read no answer cost NMI a bounded amount of memory, the kernel's included, and
-another pod still gets its token.
+"""Tests of the memory that NMI and the kernel use for connections that pipeline requests and read no answer.
 
-The bound is `--max-connection-bytes`, by default a quarter of the container's memory limit (nmi/connection_limits.py).
-What is measured: the growth of NMI's resident memory, and what the kernel reports for NMI's sockets (SO_MEMINFO, by
-ss), which it charges to NMI's container; in addition 1.4 KiB for the structures of each socket.
+The memory stays within a limit, and another pod still gets its token. The limit is `--max-connection-bytes`, by default
+a quarter of the container's memory limit (nmi/connection_limits.py). The tests measure the growth of NMI's resident
+memory, and add the memory that the kernel reports for NMI's sockets (SO_MEMINFO, read with ss), which the kernel
+charges to NMI's container, and 1.4 KiB for the structures of each socket.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def enough_descriptors() -> Iterator[None]:
 
 
 class Measured:
-    """NMI's memory; *sources* are the addresses of pods that have tokens."""
+    """Measurement of NMI's memory. *sources* are the addresses of pods that have tokens."""
 
     def __init__(self, city: City, sources: list[str]) -> None:
         self.city, self.sources = city, sources
@@ -55,7 +55,7 @@ class Measured:
         return int(found[1]) * 1024
 
     def kernel(self) -> tuple[int, int]:
-        """How many sockets of NMI's port there are, and the bytes that the kernel holds for them."""
+        """Return the number of sockets on NMI's port, and the bytes that the kernel holds for them."""
         command = ["ss", "-tnmH", "-a", "sport", "=", f":{self.city.port}"]
         listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
@@ -63,7 +63,7 @@ class Measured:
         return len(found), sum(int(part) for each in found for part in each)
 
     async def most(self) -> tuple[int, int]:
-        """The largest cost within WATCH_SECONDS, and how many connections there were then."""
+        """Return the largest cost within WATCH_SECONDS, and the number of connections at that time."""
         worst, sockets = 0, 0
         end = asyncio.get_running_loop().time() + WATCH_SECONDS
         while asyncio.get_running_loop().time() < end:
@@ -82,7 +82,7 @@ async def measured(*flags: str) -> AsyncIterator[Measured]:
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(PODS)]
         city = City(sandbox, sources[0], modest.address)
         for address in (modest.address, *sources):
-            await city.asked(address, 2)  # from here on their tokens are in the cache
+            await city.asked(address, 2)  # afterwards their tokens are in the cache
         yield Measured(city, sources)
 
 
@@ -101,7 +101,7 @@ async def limit(city: City, name: str) -> int:
 async def test_connections_that_read_nothing_stay_within_the_bound(
     bounded: Measured, kind: str, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # or their own buffers exhaust this machine's memory for TCP
+    monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # larger buffers exhaust this machine's memory for TCP
     city = bounded.city
     async with city.flooded(kind, connections, *bounded.sources) as did:
         worst, sockets = await bounded.most()

@@ -1,4 +1,4 @@
-"""After SIGTERM, NMI answers the open request and refuses new connections immediately."""
+"""Tests that NMI, after SIGTERM, answers the open request and refuses new connections immediately."""
 
 import asyncio
 import http.client

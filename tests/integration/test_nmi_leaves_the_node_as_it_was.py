@@ -1,4 +1,4 @@
-"""What NMI's end, in order or not, leaves in the node's tables. Excluded: repair of a rule while NMI runs."""
+"""Tests of the node's iptables rules after NMI shuts down or is killed. Excluded: repair of a rule while NMI runs."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ async def test_a_sigterm_in_the_middle_of_the_start_leaves_nothing(node: Sandbox
 async def test_a_kill_and_a_restart_leave_exactly_one_rule(node: Sandbox) -> None:
     for _ in range(2):
         assert await end(node, signal.SIGKILL) == -signal.SIGKILL
-        for _ in range(5):  # nothing that NMI left behind removes the rule, either
+        for _ in range(5):  # nothing that NMI left behind removes the rule later
             assert REDIRECT in saved(node), "a killed NMI must not give pods the node's own identities"
             await asyncio.sleep(0.1)
         await node.start_nmi("node-0")
@@ -61,7 +61,7 @@ async def test_a_kill_and_a_restart_leave_exactly_one_rule(node: Sandbox) -> Non
 
 @pytest.fixture
 async def closed() -> AsyncIterator[Sandbox]:
-    """A node whose NMI runs with --fail-closed."""
+    """Yield a sandbox with one node, whose NMI runs with --fail-closed."""
     settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--fail-closed"])
     async with Sandbox(settings) as running:
         yield running

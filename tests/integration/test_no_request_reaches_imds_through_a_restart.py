@@ -1,6 +1,7 @@
-"""A pod asks all the time while NMI ends, is away and comes back: nothing gets past it to the real IMDS.
+"""Tests of a pod that sends requests continuously while NMI ends, is not running and starts again.
 
-Excluded: connections that are older than the rules (tests/nmi/node/test_packets.py).
+No request bypasses NMI and reaches the real IMDS, except after an orderly end without --fail-closed. Excluded:
+connections that are older than the rules (tests/nmi/node/test_packets.py).
 """
 
 import os
@@ -16,7 +17,7 @@ from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, 
 pytestmark = pytest.mark.root
 
 QUICK_SECONDS = 5.0
-"""A refusal comes in under a millisecond and a token in a few; a machine that does much else takes longer."""
+"""A refusal takes under a millisecond and a token a few milliseconds; a busy machine takes longer."""
 
 Start = Callable[..., Awaitable[Sandbox]]
 
@@ -28,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def start(backend: str) -> AsyncIterator[Start]:
-    """Starts a sandbox whose node uses that backend, with the given flags for NMI."""
+    """Yield a function that starts a sandbox whose node uses that backend, with the given flags for NMI."""
     made: list[Sandbox] = []
 
     async def run(*flags: str) -> Sandbox:
@@ -97,4 +98,4 @@ async def test_without_fail_closed_an_ordered_end_gives_pods_back_to_imds(start:
     async with asking(sandbox) as asker:
         assert await end(sandbox, signal.SIGTERM) == 0
         await asker.until(lambda came: len(came) >= 20)
-        assert asker.reached_imds > 0, "this is what --fail-closed is for, and shows that a leak would be seen here"
+        assert asker.reached_imds > 0, "--fail-closed prevents this; it also proves that the tests detect a leak"

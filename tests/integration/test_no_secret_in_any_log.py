@@ -1,7 +1,7 @@
-"""What MIC and NMI write, however verbose they are: no token, secret, password, or whole client id in any of it.
+"""Test that the output of MIC and NMI contains no token, secret, password or whole client id, at any verbosity.
 
-One walk with grants, refusals and failures of every kind that has a secret near it, IMDS and AAD saying back what they
-were sent. Excluded: the programs' memory, and what the answers to the pods themselves hold when they are tokens.
+One run with grants, refusals and every kind of failure that involves a secret. IMDS and AAD return the values that they
+received. Excluded: the programs' memory, and the answers to pods that are tokens.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ SECONDS = 20.0
 
 
 class Walk:
-    """A sandbox with a pod for each type of identity, and what the pods were answered."""
+    """Sandbox with a pod for each type of identity, and the answers to the pods."""
 
     def __init__(self, sandbox: Sandbox, ledger: Ledger) -> None:
         self.sandbox = sandbox
@@ -48,7 +48,7 @@ class Walk:
         ledger.note_secret(self.pfx[-60:])
 
     async def prepare(self) -> None:
-        """Secrets, identities, bindings and pods; back once everything is assigned."""
+        """Create Secrets, identities, bindings and pods. Return once every identity is assigned."""
         tenant = self.sandbox.azure.directory.tenant_id
         password = base64.b64encode(PASSWORD.encode()).decode()
         await self.apply("v1", "Secret", "first", stringData={"secret": self.first.secret}, type="Opaque")
@@ -86,7 +86,7 @@ class Walk:
         return found
 
     async def ask(self, pod: str, path: str = PATH, **headers: str) -> int:
-        """The status; a token is kept with the others, every other answer with the refusals."""
+        """Send a request and return the status. Record a token in `tokens` and any other answer in `refusals`."""
         given = {"Metadata": "true", **headers}
         status, head, body = await asyncio.to_thread(self._ask, await self.address(pod), path, given)
         if status == 200 and "access_token" in body:
@@ -138,7 +138,7 @@ async def walking(ledger: Ledger, *flags: str) -> AsyncIterator[Walk]:
 
 @contextmanager
 def saying_back(service: HttpService, status: int, *known: str) -> Iterator[None]:
-    """Let *service* fail every request with all that it was sent, and all that it knows, in each part of its answer."""
+    """Let *service* fail every request. Each part of its answer contains all received values and all of *known*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         form = await request.post() if request.method == "POST" else {}

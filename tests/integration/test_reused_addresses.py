@@ -1,4 +1,7 @@
-"""An address that passes to another sandbox while the API server says nothing of it: the real NMI, the real kernel."""
+"""Tests of an address that passes to another pod sandbox without a report from the API server.
+
+They use the real NMI and the real kernel.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +25,7 @@ async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
 
 
 async def served(node: Node, name: str, address: str) -> str:
-    """A pod of that name with an identity of its own, which has had its token; returns the client id."""
+    """Run a pod with its own identity, both named *name*, until it has received a token. Return the client id."""
     own = await node.identity(name)
     await node.create(name, name)
     await node.add(name, address)
@@ -36,7 +39,7 @@ async def served(node: Node, name: str, address: str) -> str:
 
 
 async def hand_over(node: Node, former: str, successor: str, address: str = ADDRESS) -> None:
-    """Before any of it is reported."""
+    """Pass *address* from *former* to *successor* before the API server reports either change."""
     await node.remove(former)
     await node.add(successor, address)
 
@@ -106,7 +109,7 @@ async def test_with_the_watch_broken_it_counts_as_well_and_pods_without_evidence
 
 
 async def test_a_pod_at_whose_address_nothing_changed_after_all_is_served_again_by_a_read(node: Node) -> None:
-    """Another one's veth was taken for its own: here the test takes the pod's cable and puts in a new one."""
+    """Replace the pod's veth pair, which has the effect of a removed veth that NMI attributed to the wrong pod."""
     own = await served(node, "alive", ADDRESS)
     await hand_over(node, "alive", "alive")
     assert (await node.ask("alive")).status == 404
@@ -126,7 +129,7 @@ async def test_a_pod_at_whose_address_nothing_changed_after_all_is_served_again_
 async def test_what_the_kernel_forgets_or_an_interface_goes_through_disturbs_no_pod(node: Node) -> None:
     own = await served(node, "alive", ADDRESS)
     veth = node.net.veth("alive")
-    again = () if node.net.bridged else (f"route add {ADDRESS}/32 dev {veth}",)  # it went with the interface
+    again = () if node.net.bridged else (f"route add {ADDRESS}/32 dev {veth}",)  # "link set down" removes the route
     renamed = () if node.net.bridged else (f"route add {ADDRESS}/32 dev renamed",)
     changes = [
         ("neigh flush all",),

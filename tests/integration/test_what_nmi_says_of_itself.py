@@ -1,4 +1,4 @@
-"""/readyz and /debug/state of the real program: named checks, and a state that says enough and nothing secret."""
+"""Test of /readyz and /debug/state of the real NMI: named checks, and a sufficient state without secrets."""
 
 import json
 import os

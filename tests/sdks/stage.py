@@ -1,4 +1,4 @@
-"""A sandbox in the words of these tests: identities, pods bound to them, and applications that run in the pods."""
+"""Test interface to a sandbox: identities, pods bound to them, and applications that run in the pods."""
 
 import asyncio
 import http.client
@@ -32,34 +32,34 @@ NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
 POLL_SECONDS: Final = 0.03
 ASSIGNED_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 240.0
-"""After which an application is taken to hang. Java's SDK alone tries for 140 s where a try is a 404 after a second."""
+"""Time limit for an application. Java's SDK retries for 140 s if each attempt ends with a 404 after a second."""
 EXCHANGE_SECONDS: Final = 1.0
-"""What .NET's chain gives a probe."""
+"""Timeout of a probe in .NET's chain."""
 SYSTEM_PATH: Final = "/usr/bin:/bin"
 _COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What an application printed, and when."""
+    """Output of an application, and its duration."""
 
     tokens: tuple[str, ...] = field(repr=False)
     error: str
     """The SDK's own name for the failure; empty after success."""
     message: str
     seconds: float
-    """From the start of its process to its end, the runtime's own start included."""
+    """From the start of the process to its end, including the start of the runtime."""
 
     @property
     def claims(self) -> dict[str, Any]:
-        """Those of the only token."""
+        """The claims of the only token."""
         (token,) = self.tokens
         return read_claims(token)
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod that runs: its name is also its namespace's, its label's value and its bindings' selector."""
+    """Running pod. Its namespace, the value of its label and the selector of its bindings equal its name."""
 
     name: str
     uid: str
@@ -67,15 +67,18 @@ class Pod:
 
 
 class Stage:
-    """The sandbox, in the words of these tests."""
+    """Operations of these tests on the sandbox."""
 
     def __init__(self, sandbox: Sandbox, home: Path) -> None:
-        """*home* is the applications' home folder: nobody has logged in to anything there."""
+        """Use *home* as the applications' home folder, which contains no credentials of any login."""
         self.sandbox = sandbox
         self._home = home
 
     async def identity(self, name: str) -> ManagedIdentity:
-        """The identity of this name; a new one with its AzureIdentity, whose annotation tells NMI the object id."""
+        """Return the identity of this name.
+
+        If it does not exist, create it and its AzureIdentity, whose annotation contains the object id for NMI.
+        """
         known = self.sandbox.azure.directory.identity(identity_id(name))
         if known is not None:
             return known
@@ -86,7 +89,7 @@ class Stage:
         return identity
 
     async def pod(self, *identities: str, labelled: bool = True, assigned: bool = True) -> Pod:
-        """A new pod bound to the AzureIdentities of these names; with *assigned* only when MIC has assigned them."""
+        """Create a pod bound to the AzureIdentities of these names; with *assigned*, wait for MIC to assign them."""
         name = f"p-{uuid.uuid4().hex[:8]}"
         for identity in identities:
             spec = {"azureIdentity": identity, "selector": name}
@@ -108,7 +111,7 @@ class Stage:
         return Pod(name, found.metadata.uid, context)
 
     async def assigned(self, pod: str) -> set[str]:
-        """The names of the AzureIdentities that MIC has assigned to the pod."""
+        """Return the names of the AzureIdentities that MIC has assigned to the pod."""
         return {
             found.spec.azure_identity_ref.metadata.name
             for found in await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
@@ -116,7 +119,7 @@ class Stage:
         }
 
     def ids(self, identity: ManagedIdentity) -> dict[str, str]:
-        """By selector, how an application names the identity."""
+        """Return the ids with which an application can name the identity, by selector."""
         return {
             "client-id": identity.client_id,
             "resource-id": identity.resource_id,
@@ -124,7 +127,7 @@ class Stage:
         }
 
     async def unbind(self, pod: Pod, identity: str) -> None:
-        """Delete the binding, and return when MIC has taken the assignment away."""
+        """Delete the binding. Return when MIC has revoked the assignment."""
         await self.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-{identity}")
         async with asyncio.timeout(ASSIGNED_SECONDS):
             while identity in await self.assigned(pod.name):
@@ -139,7 +142,7 @@ class Stage:
         times: int = 1,
         environment: dict[str, str] | None = None,
     ) -> Said:
-        """Run the application in the pod to its end; *arguments* are a selector and an id, or nothing."""
+        """Run the application in the pod to its end. *arguments* are a selector and an id, or empty."""
         argv = [*application.make(), kind, SCOPE, str(times), *arguments]
         given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
         if self.sandbox.redirects:
@@ -150,11 +153,11 @@ class Stage:
 
     async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Said:
         began = time.monotonic()
-        # Not asyncio's own, which has a thread wait for each process: some go on while other tests begin and end.
+        # Not asyncio's subprocess, which uses a thread per process: some processes run across several tests.
         with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
             pod.context.command(argv),
             stdin=subprocess.DEVNULL,
-            # Not into a file: it holds tokens, as the program is asked for, and no log of the sandbox's may.
+            # Not a file: the output contains tokens, and no log of the sandbox may contain tokens.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**environment, **pod.context.environment},
@@ -168,8 +171,8 @@ class Stage:
         return _read(output.decode(errors="replace"), time.monotonic() - began)
 
     async def answers(self, pod: Pod) -> Counter[int]:
-        """How often NMI has given the pod an answer of each status. Pods are told apart by their namespaces."""
-        await asyncio.sleep(EXPOSED_SECONDS)  # the page of metrics may be that old
+        """Return the number of NMI's answers to the pod by status. The namespace label identifies the pod."""
+        await asyncio.sleep(EXPOSED_SECONDS)  # NMI may serve metrics of that age
         text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
         counted: Counter[int] = Counter()
         for labels, count in _COUNT.findall(text):
@@ -178,12 +181,12 @@ class Stage:
         return counted
 
     async def held(self) -> int:
-        """How many requests NMI holds at the moment, as of at most a second ago."""
+        """Return the number of requests that NMI holds; the value may be a second old."""
         text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
         return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))
 
     async def exchange(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
-        """Send *request* from the pod as it stands, and read the whole answer: its status and body."""
+        """Send the bytes of *request* unchanged from the pod. Return status and body of the answer."""
 
         def ask() -> tuple[int, bytes]:
             with socket.create_connection((METADATA_ADDRESS, 80), timeout=EXCHANGE_SECONDS) as connection:
@@ -226,5 +229,5 @@ def _read(output: str, seconds: float) -> Said:
             tokens.append(rest)
         elif word == "failed":
             error, _, message = rest.partition(" ")
-    assert tokens or error, f"the application said neither a token nor an error, but: {output[-2000:]}"
+    assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
     return Said(tuple(tokens), error, message, seconds)

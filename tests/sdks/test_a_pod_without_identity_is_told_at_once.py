@@ -1,6 +1,7 @@
-"""In a pod that nothing is bound to each SDK gives up by its own error, in seconds, after a single request for a token.
+"""Tests that each SDK, in a pod without a binding, fails with its own error in seconds, after a single token request.
 
-That is what the 400 with "Identity not found" is for. What an SDK makes of it is pinned here, since operators see it.
+This is the purpose of the 400 with "Identity not found". The tests fix the resulting error of each SDK, because
+operators see it.
 """
 
 from collections import Counter
@@ -14,22 +15,25 @@ from tests.sdks.stage import Stage
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 AT_ONCE_SECONDS: Final = 30.0
-"""A runtime's start on a busy machine, Java's is the longest; a try that is held takes 45 s, one try more a second."""
+"""Enough for the start of a runtime on a busy machine; Java's takes the longest.
+
+A held attempt takes 45 s, a further attempt a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The SDK's own name for it."""
+    """Names that the SDK uses for the failure."""
 
     unnamed: str
-    """When no identity was named."""
+    """The error without a named identity."""
     named: str
-    """When one was, of whatever kind."""
+    """The error with a named identity, for every kind of selector."""
     chain: str = ""
     says: str = "Identity not found"
-    """What its message must hold for whoever looks for the reason."""
+    """Text that the message must contain, so that an operator finds the reason."""
     probes: int = 0
-    """How many requests without the header precede the one for a token; each is a 400 too."""
+    """Number of requests without the header before the token request; each also gets a 400."""
 
 
 OLD_PYTHON: Final = "ClientAuthenticationError"
@@ -92,7 +96,7 @@ async def test_the_chain_goes_on_to_its_next_link(application: Application, az: 
 async def test_the_chain_goes_on_also_when_an_identity_was_named(
     application: Application, az: dict[str, str], stage: Stage
 ) -> None:
-    """But for Go's, which takes the refusal of a named identity for an answer; it does so on a VM without NMI too."""
+    """Expect an error from Go only: its chain stops when a named identity is refused, also on a VM without NMI."""
     others = await stage.identity("others")
     named = {**az, "AZURE_CLIENT_ID": others.client_id}
     said = await stage.run(application, await stage.pod(labelled=False), kind="chain", environment=named)

@@ -1,4 +1,6 @@
-"""One application asks NMI once for two tokens, and the next application in the pod costs IMDS nothing."""
+"""Test of the caches: an application sends NMI one request for two tokens, and the next application causes no call to
+IMDS.
+"""
 
 import pytest
 
@@ -9,7 +11,7 @@ pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_the_sdk_keeps_a_token_and_so_does_nmi(application: Application, stage: Stage) -> None:
-    """The SDK keeps it as it understands expires_in and expires_on; one that did not would ask again each time."""
+    """Also show that the SDK understands expires_in and expires_on; otherwise it would request a token each time."""
     name = f"cached-for-{application.name.replace('.', '-')}"
     await stage.identity(name)
     pod, imds = await stage.pod(name), stage.sandbox.azure.imds

@@ -1,4 +1,4 @@
-"""What an application names is what it gets, and a token is of that identity and for that resource."""
+"""Tests that an application gets a token of the identity that it names, for the resource that it names."""
 
 import pytest
 
@@ -18,7 +18,7 @@ async def test_naming_nothing_gets_the_only_identity(application: Application, s
 async def test_of_two_identities_the_second_is_had_by_naming_it(
     application: Application, selector: str, stage: Stage
 ) -> None:
-    """The first is what naming nothing gives, so that a selector that got lost would be noticed."""
+    """Detect a lost selector: a request without one gets a token of the first identity."""
     first, second = await stage.identity("first"), await stage.identity("second")
     pod = await stage.pod("first", "second")
     said = await stage.run(application, pod, selector, stage.ids(second)[selector])
@@ -33,7 +33,7 @@ async def test_of_two_identities_the_second_is_had_by_naming_it(
 async def test_the_chain_stops_at_the_managed_identity(
     application: Application, az: dict[str, str], stage: Stage
 ) -> None:
-    """Its probe, which must be answered within a second, finds the endpoint there; later links are not asked."""
+    """Its probe, which needs an answer within a second, finds the endpoint; the chain does not use later links."""
     first = await stage.identity("first")
     said = await stage.run(application, await stage.pod("first"), kind="chain", environment=az)
     assert said.claims["appid"] == first.client_id

@@ -1,6 +1,6 @@
-"""AZURE_POD_IDENTITY_AUTHORITY_HOST leads the SDKs that honour it, in whatever way they put path and host together.
+"""Tests of SDKs that honour AZURE_POD_IDENTITY_AUTHORITY_HOST, with every way in which they combine path and host.
 
-This needs no root: the pods are loopback addresses.
+They need no root: the pods are loopback addresses.
 """
 
 import os
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.needs("honours_authority_host"), pytest.mark.asyncio(l
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def loopback(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """One node, its pods on loopback addresses."""
+    """Yield a stage with one node, whose pods are loopback addresses."""
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         yield Stage(sandbox, tmp_path_factory.mktemp("home"))
 

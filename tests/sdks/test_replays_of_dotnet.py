@@ -1,10 +1,11 @@
-"""What .NET's SDKs send, replayed byte for byte: no registry that this project's machines reach has packages for .NET.
+"""Byte-for-byte replays of the requests of .NET's SDKs.
 
-A replay cannot tell what the SDK does next; that is read in its source (Azure.Identity's
-ImdsManagedIdentityProbeSource.cs; MSAL.NET's ImdsManagedIdentitySource.cs and V2/ImdsV2ManagedIdentitySource.cs):
-* Azure.Identity takes the endpoint for present after exactly a 400 whose body does not hold "Identity not found";
-* MSAL.NET takes a version of IMDS for present after a 400 to a probe without the header, and would then ask version 2
-  for a certificate. NMI must never seem to be one.
+No registry that this project's machines reach has packages for .NET. A replay cannot show the next action of the SDK,
+which its source defines (Azure.Identity's ImdsManagedIdentityProbeSource.cs; MSAL.NET's ImdsManagedIdentitySource.cs
+and V2/ImdsV2ManagedIdentitySource.cs):
+* Azure.Identity considers the endpoint present only after a 400 whose body does not contain "Identity not found";
+* MSAL.NET considers a version of IMDS present after a 400 to a probe without the header, and would then request a
+  certificate from version 2. NMI must never look like version 2.
 """
 
 import json
@@ -24,7 +25,7 @@ PRODUCT = "x-client-SKU: MSAL.NetCore\r\nx-client-Ver: 4.79.2"
 
 
 def request(target: str, *headers: str, method: str = "GET", body: str = "") -> bytes:
-    """As .NET's HttpClient writes it: the Host first, the SDK's headers in their order."""
+    """Return a request as .NET's HttpClient writes it: the Host first, the SDK's headers in their order."""
     length = [f"Content-Type: application/json; charset=utf-8\r\nContent-Length: {len(body)}"] if body else []
     lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", *headers, *length]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
@@ -32,7 +33,7 @@ def request(target: str, *headers: str, method: str = "GET", body: str = "") -> 
 
 @pytest.fixture(params=["bound", "unbound", "no-label"])
 def bound(request: pytest.FixtureRequest) -> str:
-    """How the pod stands: every probe must be answered the same, and within the second that it is given."""
+    """Return the state of the pod. In each state, a probe must get the same answer within its timeout of a second."""
     return str(request.param)
 
 
@@ -62,7 +63,7 @@ async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: st
 
 
 async def test_replay_of_imdsv2_in_earnest_finds_nothing(stage: Stage) -> None:
-    """The requests that follow a probe that succeeded, header and all: they would make a credential of the VM's own."""
+    """Send the requests that follow a successful probe, with the header; they would create a credential of the VM."""
     await stage.identity("one")
     pod = await stage.pod("one")
     before = len(stage.sandbox.azure.imds.calls)

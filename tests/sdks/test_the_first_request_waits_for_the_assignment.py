@@ -1,6 +1,6 @@
-"""An application that starts with its pod, before Azure has the identity on the VM, succeeds at its first request.
+"""Test of an application that starts with its pod, before Azure has attached the identity to the VM.
 
-No SDK has to be told to try again: NMI holds the request until the assignment is there, and then answers it.
+Its first request succeeds. No SDK needs a retry: NMI holds the request until the assignment exists, and then answers.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ async def test_it_is_held_and_succeeds_without_another_try(application: Applicat
     finally:
         machine.operation_seconds = usual
         if machine.operation is not None:
-            machine.operation.ends = min(machine.operation.ends, machine.clock())  # Azure is done, at last
+            machine.operation.ends = min(machine.operation.ends, machine.clock())  # lets Azure finish the operation
     said = await running
     assert said.claims["appid"] == late.client_id
     answers = await stage.answers(pod)

@@ -1,8 +1,8 @@
-"""After its binding is deleted a pod that had tokens gets none; each SDK tries as often as it does, then says so.
+"""Test that a pod that had tokens gets none after the deletion of its binding.
 
-NMI answers 404 when its hold is over, since a pod with a label may be bound again at any moment, and SDKs try again
-after a 404. --max-hold is a second here: Java's SDK alone tries 24 times. All of them do it at the same time, and while
-the other tests run, since they mostly wait.
+Each SDK makes its usual number of attempts and then reports an error. NMI answers 404 at the end of its hold, because a
+pod with a label may be bound again at any time, and SDKs retry after a 404. --max-hold is a second here, because Java's
+SDK makes 24 attempts. All SDKs run concurrently, and alongside the other tests, because they mostly wait.
 """
 
 from typing import Final

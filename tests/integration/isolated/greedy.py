@@ -1,8 +1,8 @@
-"""A pod that takes what it can get, as a program of its own: floods one address with what the command line names.
+"""Program of a greedy pod, which floods one address with the traffic that the command line names.
 
-Run by test_greedy_pods.py: `greedy.py KIND HOST PORT CONNECTIONS SOURCE…`. Says "flooding" on a line once it does, goes
-on until its input ends or SECONDS have passed, and says then what it managed. Its priority is the lowest while it does:
-what is tested is who gets NMI's time, not who gets the machine's.
+test_greedy_pods.py runs it as `greedy.py KIND HOST PORT CONNECTIONS SOURCE…`. It prints the line "flooding" when the
+flood starts, continues until its input ends or SECONDS have passed, and then prints its counts as JSON. During the
+flood it has the lowest priority: the tests check the distribution of NMI's time, not of the machine's time.
 """
 
 import json
@@ -18,14 +18,14 @@ DROP_SECONDS = 0.5
 PART = 128
 TARGET = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 FAST = f"GET {TARGET} HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n".encode()
-# A field that only the general lane reads: each of these is a task and a token out of the cache.
+# A header field that only the general lane reads: each request costs a task and a read of the token cache.
 GENERAL = FAST.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n")
 UNKNOWN = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 MALFORMED = b"GET /x HTTP/1.1\r\nHost a\r\n\r\n"
 BLOCK_BYTES = 64 * 1024
-# More, and it runs this machine out of memory for TCP, which is a harm of another kind.
+# Larger send buffers exhaust this machine's memory for TCP, and these tests do not cover that failure.
 SEND_BYTES = int(os.environ.get("GREEDY_SEND_BYTES", "65536"))
-IP_BIND_ADDRESS_NO_PORT = 24  # the port is chosen when connecting: thousands of binds to one address take seconds
+IP_BIND_ADDRESS_NO_PORT = 24  # connect() selects the port: thousands of binds to one address take seconds
 RESET = b"\1\0\0\0\0\0\0\0"
 
 
@@ -38,7 +38,7 @@ class Pod:
         self.said = False
 
     def over(self) -> bool:
-        """Whether to stop; looked at often enough, between two bits of work."""
+        """Return whether to stop; call it often, between two units of work. The first call starts the flood."""
         if not self.said:
             os.nice(19)
             print("flooding", flush=True)  # noqa: T201
@@ -65,7 +65,7 @@ class Pod:
         return sock
 
     def receive(self, sock: socket.socket) -> bool:
-        """Take what is there; whether the connection is still open."""
+        """Receive the available data. Return whether the connection is still open."""
         try:
             data = sock.recv(1 << 18)
         except BlockingIOError:
@@ -76,7 +76,7 @@ class Pod:
         return bool(data)
 
     def send(self, sock: socket.socket, data: bytes) -> int:
-        """How much was taken; -1 if the connection is no longer open."""
+        """Return the number of bytes sent; -1 if the connection is no longer open."""
         try:
             sent = sock.send(data)
         except BlockingIOError:
@@ -87,7 +87,7 @@ class Pod:
         return sent
 
     def hoard(self, count: int) -> None:
-        """Connections that say nothing, and new ones for those that were closed."""
+        """Hold *count* connections that send nothing, and replace those that NMI closes."""
         socks = [self.connect() for _ in range(count)]
         while not self.over():
             for at, sock in enumerate(socks):
@@ -100,7 +100,7 @@ class Pod:
             time.sleep(0.05)
 
     def drip(self, count: int) -> None:
-        """A byte of a head that never ends, now and then."""
+        """Send one byte of an endless request head on each connection every DROP_SECONDS."""
         socks = [self.connect() for _ in range(count)]
         for sock in socks:
             self.send(sock, FAST[:-2] + b"X-Odd: ")
@@ -115,7 +115,7 @@ class Pod:
             time.sleep(DROP_SECONDS)
 
     def flood(self, count: int, request: bytes, *, reads: bool) -> None:
-        """As many requests as each connection takes, one behind the other."""
+        """Pipeline as many requests as each connection accepts."""
         block = request * (BLOCK_BYTES // len(request))
         selector = selectors.DefaultSelector()
         events = selectors.EVENT_WRITE | (selectors.EVENT_READ if reads else 0)
@@ -141,7 +141,7 @@ class Pod:
                     begin()
 
     def churn(self, count: int, request: bytes, *, reads: bool) -> None:
-        """New connections all the time, *count* at a time: a request on each, and away."""
+        """Open new connections continuously in batches of *count*, send one request on each, and close it."""
         while not self.over():
             socks = [self.connect() for _ in range(count)]
             for sock in socks:

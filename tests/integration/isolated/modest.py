@@ -1,9 +1,9 @@
-"""A pod that asks for its token at a steady rate, on its own: `modest.py HOST PORT SOURCE REQUESTS NMI_PID`.
+"""Program of a modest pod, which requests its token at a steady rate: `modest.py HOST PORT SOURCE REQUESTS NMI_PID`.
 
-Each request has its time, and what is measured runs from there to the answer's last byte, however late it could be
-sent: a stall is not hidden by asking less often. Every second one is made on a connection of its own. Prints a JSON
-object: the milliseconds of each, those without the time in which this program or NMI waited for a processor (the longer
-of the two, by the kernel's account), and what went wrong.
+Each request has a scheduled time. The measured time runs from there to the last byte of the answer, even if the program
+sends the request late, so that a lower rate does not hide a stall. Every second request uses a new connection. The
+program prints a JSON object: the milliseconds of each request, the same without the time in which this program or NMI
+waited for a processor (the longer of the two, as the kernel reports it), and the failures.
 """
 
 import json
@@ -25,7 +25,7 @@ def connect(address: tuple[str, int], source: str) -> socket.socket:
 
 
 def ask(sock: socket.socket) -> str:
-    """Ask once; what is wrong with the answer, or nothing."""
+    """Send one request. Return the fault of the answer; empty if there is none."""
     sock.sendall(REQUEST)
     received = b""
     while b"\r\n\r\n" not in received:
@@ -44,8 +44,8 @@ def ask(sock: socket.socket) -> str:
 
 
 def waited(pid: str) -> float:
-    """Milliseconds in which the program could have run and did not."""
-    with open(f"/proc/{pid}/schedstat") as file:  # noqa: PTH123  a path for each request would be this program's own load
+    """Return the milliseconds in which the process was ready to run and did not run."""
+    with open(f"/proc/{pid}/schedstat") as file:  # noqa: PTH123  a Path object for each request would add load
         return int(file.read().split()[1]) / 1e6
 
 

@@ -1,4 +1,4 @@
-"""An application that gets a token by azure-identity. Version 1.0.0 of 2019 and today's take the same calls.
+"""Application that gets a token with azure-identity. Version 1.0.0 of 2019 and the current one accept the same calls.
 
 usage: azure_identity_token.py managed|chain SCOPE TIMES [client-id|resource-id|object-id ID]
 """

@@ -1,11 +1,11 @@
-"""An application that gets a token by MSAL for Python, which has no chain and tells a failure by a dictionary.
+"""Application that gets a token with MSAL for Python, which has no chain and reports a failure in a dictionary.
 
 usage: msal_token.py managed SCOPE TIMES [client-id|resource-id|object-id ID]
 """
 
 import sys
 
-import msal  # type: ignore[import-untyped] # it has no types
+import msal  # type: ignore[import-untyped] # msal has no types
 import requests
 
 
