@@ -21,7 +21,7 @@ COLLECTED: Final = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
 TESTS: Final = Path(__file__).parent
 MARKERS: Final = {
     "root": "needs root, for network namespaces and NAT rules",
-    "plane": "needs the real control plane of tests/testplane",
+    "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
     "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
     "measures": "measures delays, memory or CPU time, and runs alone",
@@ -33,7 +33,7 @@ MARKERS: Final = {
     "run_test_all": "runs in `make test-all`; set here on every test",
 }
 
-PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server"})
+PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server", "kubectl"})
 PROGRAM_FIXTURES: Final = frozenset({"cloud", "sandbox"})
 DIRECTORIES: Final = {
     "benchmarks/servers": "tools",

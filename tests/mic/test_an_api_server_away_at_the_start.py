@@ -110,7 +110,7 @@ async def test_a_lock_that_it_may_not_use_is_told_once_a_minute(cloud: LittleClo
     mic = await cloud.mic(active=False)
     await cloud.until(lambda: asked >= 3)
     (line,) = complaints(mic)
-    assert "grant get, create and update of it in our Role" in line
+    assert "grant get, create and update of it in the Role" in line
     cloud.api.intercept = None
     async with asyncio.timeout(ACTIVE_SECONDS):
         await cloud.active(mic)

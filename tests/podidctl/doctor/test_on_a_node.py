@@ -57,4 +57,4 @@ async def test_the_rule_and_what_met_it_are_seen() -> None:
         connected = await asyncio.to_thread(run, pods[0].command([sys.executable, "-c", CONNECT]))
         assert connected.returncode == 0, connected.stderr
         after = await asyncio.to_thread(examine, node, kubeconfig)
-        assert after["redirects"] == ("ok", "node node-0: 1 connection led to NMI")
+        assert after["redirects"] == ("ok", "node node-0: 1 connection redirected to NMI")
