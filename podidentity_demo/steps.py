@@ -37,7 +37,7 @@ class Demo:
 
     @property
     def steps(self) -> list[Step]:
-        """In the reference's order."""
+        """Return the steps in the Go implementation's order."""
         return [
             ("doARMOperations", self.count_machines),
             ("acquire a token using the MSI", self.token_by_msi),
