@@ -276,7 +276,8 @@ class Cluster:
 
     def _store(self, document: Mapping[str, Any], uid: str) -> AzureAssignedIdentity:
         version = {"uid": uid, "resourceVersion": str(next(self._versions))}
-        stored = msgspec.convert({**document, "metadata": {**document["metadata"], **version}}, AzureAssignedIdentity)
+        metadata = {**document.get("metadata", {}), **version}
+        stored = msgspec.convert({**document, "metadata": metadata}, AzureAssignedIdentity)
         self.objects[stored.key] = stored
         return stored
 
