@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from deploy.docker.bill_of_materials import debian_packages, python_of_the_base
 from deploy.docker.install_program import COMMANDS, PACKAGES
@@ -83,7 +84,10 @@ def test_the_bill_names_everything_that_is_installed_and_nothing_else(image: Ima
 def test_the_image_says_what_it_is(image: Image) -> None:
     labels = image.config["Labels"]
     assert labels["org.opencontainers.image.title"] == f"aad-pod-identity {image.name}"
-    assert labels["org.opencontainers.image.version"] == image.bill["metadata"]["component"]["version"]
+    # The bill has the version of the wheel, which is spelled by PEP 440 (docs/releasing.md).
+    assert Version(labels["org.opencontainers.image.version"]) == Version(
+        image.bill["metadata"]["component"]["version"]
+    )
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
 
 
