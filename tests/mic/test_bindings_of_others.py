@@ -14,6 +14,8 @@ from mic.decisions.assignments import AssignmentKey, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod
 
+pytestmark = pytest.mark.measures
+
 PODS, HOSTILE = 1000, 1000
 BUDGET_SECONDS: Final = 0.001
 

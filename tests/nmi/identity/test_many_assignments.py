@@ -55,6 +55,7 @@ async def test_assigned_identities_of_one_pod_are_limited_and_those_of_mic_come_
         assert beyond(cluster) == 0
 
 
+@pytest.mark.measures
 async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod())
