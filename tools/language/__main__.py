@@ -1,7 +1,7 @@
 """Fail where a directory has more banned phrases than its budget allows: `python -m tools.language [--write]`.
 
 phrases.txt lists the phrases, budget.json the number that each directory may have. The numbers only get smaller:
---write lowers them to what is found.
+--write lowers them to the present numbers.
 """
 
 import argparse
@@ -35,7 +35,7 @@ EXEMPT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A banned phrase and what to write instead."""
+    """A banned phrase and its replacement."""
 
     pattern: re.Pattern[str]
     advice: str
@@ -94,7 +94,7 @@ def over_budget(counts: Mapping[str, int], budget: Mapping[str, int]) -> list[st
 def main() -> int:
     """Return the exit code: 1 if a directory exceeds its budget."""
     parser = argparse.ArgumentParser(prog="python -m tools.language", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="lower the budget to what is found")
+    parser.add_argument("--write", action="store_true", help="lower the budget to the present numbers")
     parser.add_argument("--all", action="store_true", help="print all uses, also those within the budget")
     options = parser.parse_args()
     phrases = read_phrases(PHRASES.read_text())
