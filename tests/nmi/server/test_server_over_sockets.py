@@ -236,6 +236,32 @@ async def test_draining_answers_what_is_open_closes_the_rest_and_accepts_nothing
         assert await draining == 0
 
 
+async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
+    async with serving() as running, running.client() as busy, running.client() as later:
+        release = asyncio.Event()
+
+        async def held(_: TokenRequest) -> Grant | Refusal:
+            await release.wait()
+            return grant(running.entry.record)
+
+        running.issuer.answer = held
+        assert await running.server.complete_open_requests(5) > 4.9, "nothing to wait for"
+        assert await running.server.complete_open_requests(0) == 0
+        busy.send(request_bytes())
+        await running.until(lambda: len(running.issuer.asked) == 1)
+        assert await running.server.complete_open_requests(0.01) == 0, "the request takes longer"
+        completing = asyncio.create_task(running.server.complete_open_requests(5))
+        await asyncio.sleep(0)
+        later.send(request_bytes())
+        await running.until(lambda: len(running.issuer.asked) == 2)
+        assert not completing.done()
+        async with running.client() as new:
+            assert (await new.ask(request_bytes("/nothing"))).status == 404
+        release.set()
+        assert 0 < await completing < 5
+        assert (await busy.reply()).headers.get("connection") is None
+
+
 async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves_no_task() -> None:
     async with serving() as running, running.client() as client, running.client() as half:
 
