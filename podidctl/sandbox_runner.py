@@ -23,22 +23,26 @@ from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.resources import PODS
 from podidentity_sandbox import fault_control
+from podidentity_sandbox.activity import NotActiveError
 from podidentity_sandbox.cluster import DEMO, ClusterError
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.demo_run import DemoError, DemoRun
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
 from podidentity_sandbox.federated_demo import FederatedDemo
+from podidentity_sandbox.folders import running_folders
 from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings, running_folders
+from podidentity_sandbox.sandbox import Sandbox, SandboxError
+from podidentity_sandbox.settings import CHART_VALUES, Settings
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
     SandboxError,
+    NotActiveError,
     ClusterError,
     NamespaceError,
     ProgramError,
