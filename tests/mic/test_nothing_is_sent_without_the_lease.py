@@ -15,8 +15,8 @@ from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import CONNECTIONS_MAX
 from podidentity.kube.errors import NoResponse
+from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
