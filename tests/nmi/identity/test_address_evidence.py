@@ -15,7 +15,7 @@ from nmi.identity.address_evidence import (
     Evidence,
     EvidenceKind,
 )
-from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route, Unresolved
+from nmi.node.rtnetlink import ForwardingEntry, Link, Message, Neighbour, Route, Unresolved
 
 ADDRESS, OTHER = "10.1.0.5", "10.1.0.6"
 X, Y = bytes((10, 1, 0, 5)), bytes((10, 1, 0, 6))
@@ -33,8 +33,8 @@ def neighbour(
     return Neighbour(address, interface, link_layer, confirmed, gone)
 
 
-def behind(port: int = VETH, link_layer: bytes = A, *, vlan: int = 0, gone: bool = False) -> Forwarding:
-    return Forwarding(link_layer, port, BRIDGE, vlan, gone)
+def behind(port: int = VETH, link_layer: bytes = A, *, vlan: int = 0, gone: bool = False) -> ForwardingEntry:
+    return ForwardingEntry(link_layer, port, BRIDGE, vlan, gone)
 
 
 def host_route(interface: int = VETH, *, address: bytes = X, priority: int = 0, gone: bool = False) -> Route:
@@ -373,7 +373,7 @@ PREFIXES = st.sampled_from([(X, 32), (Y, 32), (bytes((10, 1, 0, 0)), 24), (bytes
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Link, INTERFACES, st.just("l"), st.booleans()),
     st.builds(Neighbour, ADDRESSES, INTERFACES, MACS, st.booleans(), st.booleans()),
-    st.builds(Forwarding, st.sampled_from([A, B]), INTERFACES, INTERFACES, st.sampled_from([0, 1]), st.booleans()),
+    st.builds(ForwardingEntry, st.sampled_from([A, B]), INTERFACES, INTERFACES, st.sampled_from([0, 1]), st.booleans()),
     st.builds(
         lambda prefix, output, priority, gone: Route(prefix[0], prefix[1], output, priority, gone),
         PREFIXES,
@@ -422,7 +422,7 @@ def test_after_any_history_an_expiry_is_no_evidence(steps: list[Step]) -> None:
         take(evidence, step)
     forgotten: list[Message] = [Neighbour(address, each, b"", False, True) for address, each in evidence._neighbours]
     forgotten += [
-        Forwarding(link_layer, port, bridge, vlan, True)
+        ForwardingEntry(link_layer, port, bridge, vlan, True)
         for (link_layer, bridge), (vlan, port) in evidence._forwardings.items()
     ]
     assert evidence.apply(forgotten) == []

@@ -8,7 +8,7 @@ import pytest
 from nmi.identity import verification_reads as module
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from podidentity.kube.client import MALFORMED
-from podidentity.kube.errors import ServerError, Unreachable
+from podidentity.kube.errors import NoResponse, ServerError
 
 
 class Reader:
@@ -24,7 +24,7 @@ class Reader:
     async def list(self, kind: Any, namespace: str = "", **_selectors: str) -> list[Any]:
         self.asked.append(namespace)
         if self.away:
-            raise Unreachable("away")
+            raise NoResponse("away")
         if namespace == "full":
             await asyncio.Event().wait()
         return []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nmi.node.rtnetlink import (
     DumpInterruptedError,
-    Forwarding,
+    ForwardingEntry,
     Link,
     MalformedError,
     Message,
@@ -40,11 +40,11 @@ MEANT: dict[str, list[Message]] = {
     "confirmed1": [Neighbour(POD, BRIDGE, MAC, confirmed=True)],
     "flushed1": [Neighbour(POD, BRIDGE, b"", confirmed=False)],
     "flushed2": [Neighbour(POD, BRIDGE, b"", confirmed=False, gone=True)],
-    "leaves_bridge1": [Forwarding(MAC, VETH, BRIDGE, 0, gone=True)],
+    "leaves_bridge1": [ForwardingEntry(MAC, VETH, BRIDGE, 0, gone=True)],
     "leaves_bridge2": [],  # RTM_DELLINK of the bridge's family: the interface is still there
     "leaves_bridge3": [],  # the port's own address
     "vlan_fdb1": [],
-    "vlan_fdb2": [Forwarding(STATIC, VETH, BRIDGE, 0)],
+    "vlan_fdb2": [ForwardingEntry(STATIC, VETH, BRIDGE, 0)],
     "route1": [Route(HOST_ROUTED, 32, VETH, 0)],
     "route2": [],  # another table
     "route3": [],  # a blackhole

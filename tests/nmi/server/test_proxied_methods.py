@@ -4,11 +4,11 @@ import pytest
 
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
-from nmi.server.target import Forwarding
+from nmi.server.target import ProxiedPaths
 from tests.nmi.server.fakes import World, request_bytes
 
-ALLOWED = ServerPolicy(forwarding=Forwarding(("/metadata/scheduledevents",)))
-EVERYTHING = ServerPolicy(forwarding=Forwarding(everything=True))
+ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
+EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
 
 
 async def status(policy: ServerPolicy, method: str, path: str) -> int:
@@ -42,7 +42,7 @@ async def test_with_allow_all_identity_paths_and_nmis_own_paths_are_still_not_fo
 
 
 async def test_blocking_instance_metadata_takes_precedence_over_allow_all() -> None:
-    policy = ServerPolicy(forwarding=Forwarding(everything=True), block_instance_metadata=True)
+    policy = ServerPolicy(proxied_paths=ProxiedPaths(everything=True), block_instance_metadata=True)
     assert await status(policy, "GET", "/metadata/instance") == 403
     assert await status(policy, "GET", "/metadata/./Instance/compute") == 403
     assert await status(policy, "GET", "/metadata/versions") == 200
