@@ -22,8 +22,9 @@ from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from podidentity.kube import response_limits
 from podidentity.kube.backoff import Backoff
-from podidentity.kube.client import OBJECT_MAX, PAGE_SIZE, Client, identify, object_path, selectors
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import (
     LongLine,
     Malformed,
@@ -37,6 +38,7 @@ from podidentity.kube.decoding import (
     decode_object,
 )
 from podidentity.kube.errors import (
+    MALFORMED,
     ApiError,
     Forbidden,
     Gone,
@@ -46,6 +48,9 @@ from podidentity.kube.errors import (
     TooManyRequests,
     Unauthorized,
 )
+from podidentity.kube.lists import PAGE_SIZE
+from podidentity.kube.paths import object_path, selectors
+from podidentity.kube.watch_lines import identify
 from podidentity.object_limits import oversized, reduced
 from podidentity.resources import BareMeta, Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
@@ -249,7 +254,7 @@ class Informer(Generic[T]):
                 await self._read_page(page, found)
                 del page  # frees its memory before the next page is read
         if not version:
-            raise ServerError(502, "Malformed", f"the list of {self._kind.plural} has no resourceVersion")
+            raise ServerError(502, MALFORMED, f"the list of {self._kind.plural} has no resourceVersion")
         for old in [*self._undeleted.values()]:
             self._forget(old)
         async for old in self._paced([old for key, old in self._store.items() if key not in found]):
@@ -350,7 +355,9 @@ class Informer(Generic[T]):
             except Malformed as error:
                 self._list_again(error)
         else:
-            self._take_unread(line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {OBJECT_MAX}"))
+            self._take_unread(
+                line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")
+            )
 
     def _take_unread(self, line: LongLine, error: Malformed) -> None:
         """Skip an event of which only the names are known; its object counts as absent."""
@@ -364,7 +371,7 @@ class Informer(Generic[T]):
     def _list_again(self, error: Malformed) -> NoReturn:
         """Schedule a new list, because the content of an event is unknown. Raises ServerError."""
         self._resource_version = ""
-        raise ServerError(502, "Malformed", str(error)) from error
+        raise ServerError(502, MALFORMED, str(error)) from error
 
     def _take_event(self, event: WatchEvent[T]) -> None:
         if event.error is not None:

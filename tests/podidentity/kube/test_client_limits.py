@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import (
@@ -79,7 +79,7 @@ async def test_a_leader_lock_nested_too_deep_to_be_read_ends_no_candidate(
 async def test_an_answer_beyond_all_measure_is_refused(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BODY_MAX", 1000)
+    monkeypatch.setattr(response_limits, "BODY_MAX", 1000)
     server.others += [Reply(b"x" * 1001), Reply(b"x" * 1000)]
     with pytest.raises(ServerError, match="more than 1000 bytes"):
         await client.request("GET", "/big")

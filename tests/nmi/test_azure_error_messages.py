@@ -39,18 +39,18 @@ OWN = (CLIENT, TENANT, "contoso.example", RESOURCE, "")
         ("", ""),
     ],
 )
-def test_ids_and_names_that_are_not_the_pods_own_are_removed(said: str, told: str) -> None:
+def test_foreign_ids_and_names_are_removed(said: str, told: str) -> None:
     assert for_pod(said, OWN) == told
 
 
-def test_an_id_that_was_cut_in_half_is_removed() -> None:
+def test_a_truncated_id_is_removed() -> None:
     said = scrubbed("x " * (MESSAGE_MAX // 2 - 6) + OTHER)
     assert OTHER[:8] in said
     assert OTHER[:4] not in for_pod(said, OWN)
 
 
 @given(st.lists(st.sampled_from([OTHER, CLIENT, "'Fabrikam'", " ", ".", "(", "unreachable", "\n", "a", "\u2019"])))
-def test_whatever_stands_around_it_nothing_foreign_comes_through(parts: list[str]) -> None:
+def test_no_foreign_id_is_returned_in_any_surrounding_text(parts: list[str]) -> None:
     told = for_pod(scrubbed("".join(parts)), OWN)
     assert OTHER not in told
     assert "unreachable" not in told.lower()
@@ -67,7 +67,7 @@ def test_whatever_stands_around_it_nothing_foreign_comes_through(parts: list[str
         ("no.", "no.", ""),
     ],
 )
-def test_the_correlation_id_is_found_in_the_text_and_cut_from_the_sentence(
+def test_the_correlation_id_is_extracted_and_removed_from_the_message(
     description: str, sentence: str, correlation: str
 ) -> None:
     assert (sentence_in(description), correlation_in(description)) == (sentence, correlation)

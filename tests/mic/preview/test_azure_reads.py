@@ -36,7 +36,7 @@ class Azure:
         return HostIdentities()
 
 
-async def test_each_host_is_asked_once_and_few_at_a_time() -> None:
+async def test_each_host_is_read_once_and_few_concurrently() -> None:
     azure = Azure()
     hosts = [vm(number) for number in range(50)]
     answers = await ask(azure, hosts, parallel=4)
@@ -45,7 +45,7 @@ async def test_each_host_is_asked_once_and_few_at_a_time() -> None:
     assert azure.most == 4
 
 
-async def test_one_that_fails_keeps_no_answer_from_the_others() -> None:
+async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts() -> None:
     bad = AzureError("broken", status=500)
     azure = Azure({vm(1).key: bad})
     answers = await ask(azure, [vm(number) for number in range(3)], parallel=1)
@@ -60,13 +60,13 @@ async def test_without_a_token_no_more_hosts_are_asked(error: AzureError) -> Non
     assert list(answers.values()) == [error] * 50
 
 
-async def test_a_host_that_is_forbidden_keeps_no_other_from_being_asked() -> None:
+async def test_a_forbidden_host_does_not_prevent_the_reads_of_others() -> None:
     azure = Azure({vm(0).key: Refused("no role", status=403)})
     await ask(azure, [vm(0), vm(1)], parallel=1)
     assert len(azure.asked) == 2
 
 
-async def test_a_throttled_subscription_is_left_alone_and_others_are_not() -> None:
+async def test_a_throttled_subscription_gets_no_more_reads_and_others_do() -> None:
     error = Throttled("slow down", status=429, retry_after=30.0)
     azure = Azure({vm(0).key: error})
     hosts = [vm(0), vm(1), vm(2, "other")]
@@ -75,14 +75,14 @@ async def test_a_throttled_subscription_is_left_alone_and_others_are_not() -> No
     assert azure.asked == [vm(0).key, vm(2, "other").key]
 
 
-async def test_where_nobody_answers_not_every_host_waits_out_its_time() -> None:
+async def test_if_no_host_responds_not_every_host_waits_for_its_time_limit() -> None:
     azure = Azure(otherwise=Unreachable("no answer"))
     answers = await ask(azure, [vm(number) for number in range(50)], parallel=4)
     assert len(answers) == 50
     assert len(azure.asked) <= 8
 
 
-async def test_where_one_answers_the_silent_are_asked_all_the_same() -> None:
+async def test_if_one_host_responds_the_silent_ones_are_still_read() -> None:
     azure = Azure({vm(number).key: Unreachable("no answer") for number in range(1, 50)})
     await ask(azure, [vm(number) for number in range(50)], parallel=4)
     assert len(azure.asked) == 50

@@ -110,7 +110,7 @@ async def start(cloud: LittleCloud) -> Mic:
     return await cloud.mic(f"--leader-election-duration={SECONDS}s", active=False)
 
 
-async def test_pods_keep_their_identities_there_and_back_and_there_again(cloud: LittleCloud, real: Plane) -> None:
+async def test_pods_keep_their_identities_in_both_directions(cloud: LittleCloud, real: Plane) -> None:
     async with Client(await from_kubeconfig(real.kubeconfig), user_agent="reference") as client:
         theirs = Reference(real, client)
         try:

@@ -45,7 +45,7 @@ def series(page: str) -> set[str]:
     return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
-async def test_the_leader_and_who_waits_for_the_lease_are_ready(cloud: LittleCloud) -> None:
+async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: LittleCloud) -> None:
     leader = await cloud.mic()
     waiting = await another(cloud)
     async with asyncio.timeout(20):
@@ -60,7 +60,7 @@ async def test_the_leader_and_who_waits_for_the_lease_are_ready(cloud: LittleClo
     assert "the lease is released" not in waiting.said(), "it had none"
 
 
-async def test_credentials_that_do_not_work_make_the_leader_not_ready(cloud: LittleCloud) -> None:
+async def test_unusable_credentials_make_the_leader_not_ready(cloud: LittleCloud) -> None:
     config = json.loads((cloud.folder / "azure.json").read_text())
     (cloud.folder / "azure.json").write_text(json.dumps(config | {"aadClientSecret": "wrong"}))
     cloud.node("n0")
@@ -75,7 +75,7 @@ async def test_credentials_that_do_not_work_make_the_leader_not_ready(cloud: Lit
     assert "azure.identity" not in mic.said(), "the library's lines are another one at each try"
 
 
-async def test_the_state_is_shown_on_loopback_and_a_profile_where_it_was_asked_for(cloud: LittleCloud) -> None:
+async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic("--enableProfile")
@@ -93,7 +93,7 @@ async def test_the_state_is_shown_on_loopback_and_a_profile_where_it_was_asked_f
         await plain.page("/debug/profile?seconds=1")
 
 
-async def test_five_hundred_names_make_no_series(cloud: LittleCloud) -> None:
+async def test_five_hundred_names_make_no_metric_series(cloud: LittleCloud) -> None:
     chosen = random.Random(5)
 
     def word() -> str:

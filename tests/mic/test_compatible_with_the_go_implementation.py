@@ -44,14 +44,14 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_what_the_reference_left_assigned_is_settled(path: Path) -> None:
+def test_assignments_of_the_go_implementation_are_in_sync(path: Path) -> None:
     cluster, steps = taken_over(load(path))
     assert steps == []
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_it_stays_settled_whichever_objects_are_upgraded_first(path: Path) -> None:
+def test_they_stay_in_sync_in_any_order_of_upgrades(path: Path) -> None:
     case = load(path)
     for name in case:
         upgraded = respelled(BY_NAME[name], case[name])
@@ -64,7 +64,7 @@ def test_it_stays_settled_whichever_objects_are_upgraded_first(path: Path) -> No
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_what_no_longer_agrees_is_brought_up_to_date(path: Path) -> None:
+def test_an_outdated_assignment_of_the_go_implementation_is_updated(path: Path) -> None:
     case = load(path)
     spec = case["AzureIdentity"]["spec"]
     spec["TenantID" if "ClientID" in spec else "tenantID"] = "another"
@@ -87,7 +87,7 @@ def written() -> dict[str, Any]:
     return documents.new_document(found.desired, "web-default-demo", "Created", "mic")
 
 
-def test_the_reference_finds_each_field_where_it_looks_for_it() -> None:
+def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
     spec = written()["spec"]
     looked_for = {
         ("azureIdentityRef", "metadata", "name"): "demo",
@@ -123,7 +123,7 @@ def cleared(document: Mapping[str, Any], namespace: str) -> dict[str, Any]:
 
 
 @pytest.mark.plane
-def test_the_references_status_patch_works_on_what_we_wrote(plane: Plane) -> None:
+def test_the_go_implementations_status_patch_works_on_our_objects(plane: Plane) -> None:
     plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": "both-ways"}})
     path = ASSIGNED_IDENTITIES.path("both-ways")
     before = plane.api("POST", path, cleared(written(), "both-ways"))
@@ -134,7 +134,7 @@ def test_the_references_status_patch_works_on_what_we_wrote(plane: Plane) -> Non
 
 @pytest.mark.plane
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
-def test_our_status_patch_works_on_what_the_reference_wrote(plane: Plane, case: Path) -> None:
+def test_our_status_patch_works_on_the_go_implementations_objects(plane: Plane, case: Path) -> None:
     namespace = case.stem.replace(".", "-")
     plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     path = ASSIGNED_IDENTITIES.path(namespace)
@@ -154,7 +154,7 @@ def test_our_status_patch_works_on_what_the_reference_wrote(plane: Plane, case: 
 
 
 @pytest.mark.plane
-def test_the_references_definitions_drop_nothing_of_what_we_write(new_plane: NewPlane) -> None:
+def test_the_go_implementations_definitions_drop_no_field_that_we_write(new_plane: NewPlane) -> None:
     plane = new_plane(controllers="none")
     apply_definitions(plane, FOLDER / "crds.yaml")
     document = cleared(written(), "default")

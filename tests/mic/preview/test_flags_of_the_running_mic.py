@@ -24,18 +24,18 @@ from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
         ["/sbin/tini", "--", "mic", "--forceNamespaced", "--adopt-existing"],
     ],
 )
-def test_they_are_found_however_it_was_started(words: list[str]) -> None:
+def test_the_flags_are_found_however_mic_was_started(words: list[str]) -> None:
     assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
 
 
 @pytest.mark.parametrize(
     "words", [[], ["/sbin/init"], ["/pause"], ["sh", "-c", "mic --adopt-existing"], ["tool", "--name", "mic", "--plan"]]
 )
-def test_another_program_has_none_for_us(words: list[str]) -> None:
+def test_another_program_has_no_flags_for_the_plan(words: list[str]) -> None:
     assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == []
 
 
-def test_they_count_less_than_those_that_are_given(
+def test_the_flags_of_the_running_mic_yield_to_explicit_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cmdline").write_bytes(b"mic\0--kubeconfig=/nowhere/one\0--leader-election-duration=1m\0")
@@ -46,7 +46,7 @@ def test_they_count_less_than_those_that_are_given(
     assert "/nowhere/two" in capsys.readouterr().err
 
 
-def test_a_plan_needs_no_namespace_and_a_mic_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_requires_no_namespace_and_mic_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIC_POD_NAMESPACE", raising=False)
     assert parse(["--plan"], {}).plan
     assert cli.main([]) == 2
@@ -54,7 +54,7 @@ def test_a_plan_needs_no_namespace_and_a_mic_does(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.root
-async def test_in_a_container_the_plan_is_that_of_the_mic_there(tmp_path: Path) -> None:
+async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None:
     """MIC as process 1 of a PID namespace, and the plan entered into it as `kubectl exec` does."""
     async with little_cloud(tmp_path) as cloud:
         cloud.node("n0")

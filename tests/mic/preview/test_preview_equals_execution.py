@@ -286,7 +286,7 @@ def test_more_identities_than_one_update_takes(number: int) -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [("n0", "n1"), ("n1", "n0")])
-def test_what_is_revoked_while_it_still_owes_a_detaching(first: str, then: str) -> None:
+def test_an_assignment_revoked_while_a_detach_is_pending(first: str, then: str) -> None:
     """A pod that came back elsewhere, and ended before its first VM was clean."""
     cluster = Recording()
     for host in HOSTS[:2]:

@@ -27,7 +27,7 @@ async def pass_time(seconds: float) -> None:
 
 
 @in_virtual_time
-async def test_a_token_in_use_is_renewed_at_half_of_its_life() -> None:
+async def test_a_used_token_is_renewed_at_half_of_its_lifetime() -> None:
     bench = Bench()
     await bench.token()
     assert await bench.token() == "token-1"
@@ -40,7 +40,7 @@ async def test_a_token_in_use_is_renewed_at_half_of_its_life() -> None:
 
 
 @in_virtual_time
-async def test_a_token_nobody_asks_for_again_is_not_renewed() -> None:
+async def test_an_unused_token_is_not_renewed() -> None:
     bench = Bench()
     await bench.token()
     await pass_time(23 * HOUR)
@@ -52,7 +52,7 @@ async def test_a_token_nobody_asks_for_again_is_not_renewed() -> None:
 
 
 @in_virtual_time
-async def test_uses_that_only_the_ready_answers_saw_count_too() -> None:
+async def test_requests_served_by_ready_answers_count_as_use() -> None:
     bench = Bench()
     cached = await bench.broker.token(identity(), REQUEST, "ns/a")
     await pass_time(HOUR)
@@ -63,7 +63,7 @@ async def test_uses_that_only_the_ready_answers_saw_count_too() -> None:
 
 
 @in_virtual_time
-async def test_one_asked_for_late_is_served_and_renewed_behind_it() -> None:
+async def test_a_token_requested_late_is_served_and_renewed_in_the_background() -> None:
     bench = Bench()
     await bench.token()
     await pass_time(13 * HOUR)
@@ -75,7 +75,7 @@ async def test_one_asked_for_late_is_served_and_renewed_behind_it() -> None:
 
 
 @in_virtual_time
-async def test_a_living_token_is_served_while_imds_is_down() -> None:
+async def test_a_valid_token_is_served_while_imds_is_down() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
     await bench.token()
@@ -94,7 +94,7 @@ async def test_a_living_token_is_served_while_imds_is_down() -> None:
 
 
 @in_virtual_time
-async def test_a_token_about_to_expire_is_not_served_when_a_fresher_one_can_be_had() -> None:
+async def test_a_token_about_to_expire_is_not_served_if_a_fresher_one_is_available() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
     await bench.token()
@@ -104,7 +104,7 @@ async def test_a_token_about_to_expire_is_not_served_when_a_fresher_one_can_be_h
 
 
 @in_virtual_time
-async def test_a_slow_imds_does_not_keep_a_living_token_from_its_pod() -> None:
+async def test_a_slow_imds_does_not_delay_a_valid_token() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
     await bench.token()
@@ -123,7 +123,7 @@ async def test_a_slow_imds_does_not_keep_a_living_token_from_its_pod() -> None:
 
 
 @in_virtual_time
-async def test_the_same_token_again_is_no_failure_and_no_storm() -> None:
+async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_storm() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
     bench.source.same = True
@@ -137,7 +137,7 @@ async def test_the_same_token_again_is_no_failure_and_no_storm() -> None:
 
 
 @in_virtual_time
-async def test_fetching_anew_replaces_what_is_kept() -> None:
+async def test_force_refresh_replaces_the_cached_token() -> None:
     bench = Bench()
     assert await bench.token() == "token-1"
     assert await bench.token(ANEW) == "token-2"
@@ -146,7 +146,7 @@ async def test_fetching_anew_replaces_what_is_kept() -> None:
 
 
 @in_virtual_time
-async def test_an_answer_that_was_asked_for_before_does_not_replace_one_fetched_anew() -> None:
+async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refreshed_token() -> None:
     bench = Bench()
     bench.source.gate.clear()
     ordinary = asyncio.create_task(bench.token())
@@ -161,7 +161,7 @@ async def test_an_answer_that_was_asked_for_before_does_not_replace_one_fetched_
 
 
 @in_virtual_time
-async def test_what_the_operator_sees_of_the_cache_is_bounded_and_redacted() -> None:
+async def test_the_operators_view_of_the_cache_is_bounded_and_redacted() -> None:
     bench = Bench()
     for number in range(300):
         whose = identity(client_id=f"c11e0000-0000-0000-0000-{number:012}")
@@ -187,7 +187,7 @@ async def test_what_the_operator_sees_of_the_cache_is_bounded_and_redacted() -> 
 
 
 @in_virtual_time
-async def test_fetching_anew_that_fails_keeps_what_was_there_for_the_others() -> None:
+async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> None:
     bench = Bench()
     await bench.token()
     bench.source.failures = [Unreachable("down")]
@@ -199,7 +199,7 @@ async def test_fetching_anew_that_fails_keeps_what_was_there_for_the_others() ->
 
 
 @in_virtual_time
-async def test_a_refusal_is_remembered_for_ten_seconds() -> None:
+async def test_a_refusal_is_cached_for_ten_seconds() -> None:
     bench = Bench()
     bench.source.failures = [Refused("no", status=403)]
     for _ in range(3):
@@ -212,7 +212,7 @@ async def test_a_refusal_is_remembered_for_ten_seconds() -> None:
 
 
 @in_virtual_time
-async def test_an_outage_is_not_remembered() -> None:
+async def test_an_outage_is_not_cached() -> None:
     bench = Bench()
     bench.source.failures = [AzureError("down", status=503)]
     with pytest.raises(AzureError):
@@ -222,7 +222,7 @@ async def test_an_outage_is_not_remembered() -> None:
 
 
 @in_virtual_time
-async def test_what_was_refused_before_the_identity_became_usable_does_not_count() -> None:
+async def test_a_refusal_from_before_the_identity_was_usable_does_not_count() -> None:
     bench = Bench()
     bench.source.failures = [not_found()]
     with pytest.raises(Refused):
@@ -235,7 +235,7 @@ async def test_what_was_refused_before_the_identity_became_usable_does_not_count
 
 @pytest.mark.parametrize(("age", "lag"), [(0.0, 10.0), (59.0, 10.0), (61.0, 0.0)], ids=["new", "59s", "61s"])
 @in_virtual_time
-async def test_only_a_newly_usable_identity_gets_time_for_imds_to_hear_of_it(age: float, lag: float) -> None:
+async def test_only_a_newly_usable_identity_is_retried_until_imds_knows_it(age: float, lag: float) -> None:
     bench = Bench()
     await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
     assert [each.lag_seconds for each in bench.source.requests] == [lag]
@@ -253,7 +253,7 @@ async def test_without_the_cache_every_request_fetches() -> None:
 
 
 @in_virtual_time
-async def test_an_expired_answer_is_an_error() -> None:
+async def test_an_expired_token_in_a_response_is_an_error() -> None:
     bench = Bench()
     bench.source.lifetime = -5.0
     with pytest.raises(AzureError) as raised:
@@ -263,7 +263,7 @@ async def test_an_expired_answer_is_an_error() -> None:
 
 
 @in_virtual_time
-async def test_object_ids_are_learnt_from_answers() -> None:
+async def test_object_ids_are_learnt_from_responses() -> None:
     bench = Bench()
     assert dict(bench.broker.object_ids) == {}
     await bench.token()
@@ -277,7 +277,7 @@ def granted(left: float) -> FetchedToken:
 
 @pytest.mark.parametrize("left", [10.0, 60.0, 299.0, 301.0, 480.0, 700.0, 3600.0, 86400.0])
 @pytest.mark.parametrize("jitter", [0.9, 1.0, 1.1])
-def test_a_renewal_falls_within_the_life_and_before_its_last_minutes(left: float, jitter: float) -> None:
+def test_a_renewal_is_scheduled_within_the_lifetime_and_before_its_last_minutes(left: float, jitter: float) -> None:
     cached = CachedToken(granted(left), now=1_000.0, wall_now=2_000.0, jitter=jitter, usage=Usage())
     assert 1_000.0 < cached.refresh_at < cached.expires_at
     if left >= 700.0:
@@ -289,19 +289,21 @@ def test_a_renewal_falls_within_the_life_and_before_its_last_minutes(left: float
 
 @pytest.mark.parametrize("jitter", [0.9, 1.0, 1.1])
 @pytest.mark.parametrize(("left", "pause"), [(86400.0, 43200.0), (3600.0, 1800.0), (1200.0, 600.0), (660.0, 330.0)])
-def test_a_renewal_comes_after_half_of_what_is_left_or_five_minutes(left: float, pause: float, jitter: float) -> None:
+def test_a_renewal_is_scheduled_after_half_of_the_remaining_time_or_five_minutes(
+    left: float, pause: float, jitter: float
+) -> None:
     cached = CachedToken(granted(left), now=1_000.0, wall_now=2_000.0, jitter=jitter, usage=Usage())
     latest = left - 300.0 - 30.0
     assert cached.refresh_at - 1_000.0 == pytest.approx(min(pause * jitter, latest))
 
 
-def test_the_nearer_of_two_expiries_counts() -> None:
+def test_the_earlier_of_two_expiries_counts() -> None:
     token = Token("t", 2_100, 0, "r", "c")
     assert CachedToken(FetchedToken(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
     assert CachedToken(FetchedToken(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
 
 
-def test_every_memory_is_bounded() -> None:
+def test_every_cache_is_bounded() -> None:
     cache, refusals, ids = TokenCache(most=3), Refusals(most=3), ObjectIds(most=3)
     keys = [key_of(identity(client_id=str(n)), RESOURCE, "") for n in range(5)]
     gone = []
@@ -315,7 +317,7 @@ def test_every_memory_is_bounded() -> None:
     assert cache.find(keys[0], 1_000.0) is not None
 
 
-def test_who_notes_the_key_of_a_token_that_is_kept_shares_one_object() -> None:
+def test_noting_the_key_of_a_cached_token_shares_one_object() -> None:
     cache = TokenCache()
     first, again = (key_of(identity(), RESOURCE, "") for _ in range(2))
     assert cache.known(again) is again
@@ -325,7 +327,7 @@ def test_who_notes_the_key_of_a_token_that_is_kept_shares_one_object() -> None:
     assert cache.known(again) is again
 
 
-def test_a_pod_that_asks_for_ever_new_things_empties_only_its_own_identitys_part() -> None:
+def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_identitys_tokens() -> None:
     cache = TokenCache(most=100, most_per_identity=4)
     neighbour = key_of(identity(client_id="neighbour"), RESOURCE, "")
     cache.keep(neighbour, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
@@ -340,7 +342,7 @@ def test_a_pod_that_asks_for_ever_new_things_empties_only_its_own_identitys_part
 
 
 @in_virtual_time
-async def test_the_metrics_say_what_happened() -> None:
+async def test_the_metrics_count_each_outcome() -> None:
     bench = Bench()
     await bench.token()
     await bench.token()

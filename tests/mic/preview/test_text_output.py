@@ -63,7 +63,7 @@ def of(cluster: Cluster, *pods: str) -> Snapshot:
     )
 
 
-def test_where_all_is_well_only_numbers_are_told() -> None:
+def test_without_findings_only_numbers_are_printed() -> None:
     told_ = told(of(assigned(), "web"), {VM: on("demo")})
     assert text(told_) == [
         "What MIC would do; nothing has been done.",
@@ -73,12 +73,12 @@ def test_where_all_is_well_only_numbers_are_told() -> None:
     assert text(told_, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is as it should be"]
 
 
-def test_while_azure_does_not_tell_nobody_says_that_there_is_nothing_to_do() -> None:
+def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
     said = text(told(of(assigned(), "web"), {VM: Unreachable("nobody there")}))
     assert said[1] == "  Nothing to do, as far as is known."
 
 
-def test_what_nobody_needs_is_revoked_and_comes_off() -> None:
+def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
     said = text(told(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
     assert said[1:3] == [
         "  AzureAssignedIdentities: 1 to revoke and remove",
@@ -100,13 +100,13 @@ def test_what_nobody_needs_is_revoked_and_comes_off() -> None:
         (Policy(frozenset({identity_id("demo").lower()})), identity_id("demo"), "it is the cluster's own identity"),
     ],
 )
-def test_what_is_immutable_stays_and_that_is_told(policy: Policy, own: str, why: str) -> None:
+def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, why: str) -> None:
     said = text(told(of(assigned()), {VM: on("demo")}, policy, own=own))
     assert f"  = identity {identity_id('demo')} stays: {why}" in said
     assert "  AzureAssignedIdentities: 1 to revoke and remove" in said
 
 
-def test_what_was_there_before_mic_stays_and_that_is_told() -> None:
+def test_an_identity_attached_before_mic_stays_attached_and_is_listed() -> None:
     cluster = Cluster()
     cluster.host(VM, "demo")
     cluster.add(node(), identity(), binding(), pod())
@@ -117,13 +117,13 @@ def test_what_was_there_before_mic_stays_and_that_is_told() -> None:
     assert f"  - identity {identity_id('demo')}" in adopted
 
 
-def test_what_is_missing_on_the_host_is_put_back_without_a_word_on_the_object() -> None:
+def test_an_identity_missing_on_its_host_is_attached_without_a_change_of_the_object() -> None:
     said = text(told(of(assigned(), "web"), {VM: on()}))
     assert f"  + identity {identity_id('demo')}" in said
     assert "  AzureAssignedIdentities: no change" in said
 
 
-def test_an_update_in_place_says_what_differs() -> None:
+def test_an_update_in_place_names_the_difference() -> None:
     cluster = assigned()
     moved = Snapshot(
         pods=(pod(node="s0", uid="another"),),
@@ -138,7 +138,7 @@ def test_an_update_in_place_says_what_differs() -> None:
     assert f"  - identity {identity_id('demo')}" in said
 
 
-def test_of_many_objects_the_first_are_listed_and_the_rest_counted() -> None:
+def test_of_many_objects_the_first_are_listed_and_the_others_counted() -> None:
     names = [f"p{number:03}" for number in range(OBJECTS_MOST + 5)]
     snapshot = of(Cluster(), *names)
     few = text(told(snapshot, {VM: on()}))
@@ -148,7 +148,7 @@ def test_of_many_objects_the_first_are_listed_and_the_rest_counted() -> None:
     assert sum("+ create" in line for line in every) == len(names)
 
 
-def test_of_many_hosts_the_first_are_listed_and_the_rest_counted() -> None:
+def test_of_many_hosts_the_first_are_listed_and_the_others_counted() -> None:
     count = HOSTS_MOST + 3
     snapshot = Snapshot(
         pods=tuple(pod(f"p{number}", node=f"n{number}") for number in range(count)),
@@ -163,7 +163,7 @@ def test_of_many_hosts_the_first_are_listed_and_the_rest_counted() -> None:
     assert sum(line.startswith("/subscriptions/") for line in text(told_, everything=True)) == count
 
 
-def test_hosts_without_an_answer_are_told_by_reason() -> None:
+def test_hosts_without_a_response_are_grouped_by_reason() -> None:
     snapshot = Snapshot(
         pods=tuple(pod(f"p{number}", node=f"n{number}") for number in range(6)),
         nodes=tuple(node(f"n{number}") for number in range(6)),
@@ -182,7 +182,7 @@ def test_hosts_without_an_answer_are_told_by_reason() -> None:
     assert [host.host for host in told_.unanswered] == [vm_id(f"n{number}") for number in range(6)]
 
 
-def test_what_mic_cannot_act_on_is_left_out_with_the_reason() -> None:
+def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
     snapshot = Snapshot(
         pods=(pod("a"), pod("b", node="bare"), pod("c", node="gone"), pod("d", label="bad"), pod("e", label="none")),
         nodes=(node(), Node(metadata=node("bare").metadata), node("kind", "kind://x")),
@@ -202,7 +202,7 @@ def test_what_mic_cannot_act_on_is_left_out_with_the_reason() -> None:
     ]
 
 
-def test_what_azure_said_of_an_identity_is_told_with_the_object_that_waits_for_it() -> None:
+def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod())
@@ -212,7 +212,7 @@ def test_what_azure_said_of_an_identity_is_told_with_the_object_that_waits_for_i
     assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")
 
 
-def test_what_the_reference_has_assigned_is_nothing_to_do() -> None:
+def test_assignments_of_the_go_implementation_require_no_change() -> None:
     """Objects without any annotation of ours, as the reference leaves them."""
     (stored,) = assigned().objects.values()
     bare = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=None))
@@ -223,7 +223,7 @@ def test_what_the_reference_has_assigned_is_nothing_to_do() -> None:
     assert told_.summary.pods_as_they_should_be == 1
 
 
-def test_what_an_author_wrote_steers_no_terminal_in_lines_nor_in_tables() -> None:
+def test_text_of_an_objects_author_cannot_control_the_terminal_in_lines_or_tables() -> None:
     evil = "\x1b]0;owned\x07[bold]x[/bold]\u202e"
     named = told(of(assigned(), "web"), {VM: Refused(evil, status=403)})
     left_out = [LeftOut(kind="AzureIdentityBinding", name=f"default/{evil}", why=evil, pods=1)]

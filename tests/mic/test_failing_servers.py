@@ -120,7 +120,7 @@ def _refusal(status: int, retry_after: str = "") -> FakeResponse:
 @pytest.mark.parametrize(
     "answer", [_refusal(500), _refusal(409), _refusal(429, "1"), _refusal(410)], ids=lambda a: a.status
 )
-async def test_an_api_server_that_answers_errors(stage: Stage, answer: FakeResponse) -> None:
+async def test_an_api_server_that_returns_errors(stage: Stage, answer: FakeResponse) -> None:
     stage.api.respond(answer)
     stage.cloud.api.compact()
     stage.cloud.api.drop_watches()
@@ -128,7 +128,7 @@ async def test_an_api_server_that_answers_errors(stage: Stage, answer: FakeRespo
 
 
 @pytest.mark.parametrize("answer", [_refusal(500), _refusal(409), _refusal(429, "2")], ids=lambda a: a.status)
-async def test_a_resource_manager_that_answers_errors(stage: Stage, answer: FakeResponse) -> None:
+async def test_a_resource_manager_that_returns_errors(stage: Stage, answer: FakeResponse) -> None:
     stage.arm.respond(answer)
     await _endures(stage, stage.arm.clear)
 
@@ -138,7 +138,7 @@ async def test_a_resource_manager_that_answers_errors(stage: Stage, answer: Fake
     [("api", Mode.REFUSE), ("api", Mode.SILENT), ("arm", Mode.RESET), ("arm", Mode.SILENT)],
     ids=lambda each: getattr(each, "value", each),
 )
-async def test_a_server_that_cannot_be_reached(stage: Stage, server: str, mode: Mode) -> None:
+async def test_an_unreachable_server(stage: Stage, server: str, mode: Mode) -> None:
     cable = stage.cables[server]
     await cable.set_mode(mode)
     if mode is Mode.REFUSE:
@@ -147,6 +147,6 @@ async def test_a_server_that_cannot_be_reached(stage: Stage, server: str, mode: 
 
 
 @pytest.mark.parametrize("server", ["api", "arm"])
-async def test_a_server_that_is_slow(stage: Stage, server: str) -> None:
+async def test_a_slow_server(stage: Stage, server: str) -> None:
     stage.cables[server].pace.latency_seconds = 0.3
     await _endures(stage, lambda: setattr(stage.cables[server].pace, "latency_seconds", 0.0))

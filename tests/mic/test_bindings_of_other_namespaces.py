@@ -129,7 +129,7 @@ def test_an_event_of_a_hostile_identity_costs_at_most_a_millisecond(crowd: tuple
 
 @pytest.mark.parametrize("force_namespaced", [True, False])
 @pytest.mark.parametrize("number", [400])
-def test_bindings_of_another_namespace_take_no_quadratic_time(number: int, force_namespaced: bool) -> None:
+def test_bindings_of_another_namespace_cause_no_quadratic_time(number: int, force_namespaced: bool) -> None:
     """The second half of them costs no more than the first."""
     made = victims(force_namespaced=force_namespaced)
     made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
@@ -172,7 +172,7 @@ class Crowd:
         return wanted(self.cluster.view)
 
 
-def test_as_many_identities_count_as_the_limit_says_and_no_more() -> None:
+def test_the_number_of_counted_identities_is_limited() -> None:
     crowd = Crowd()
     names = [f"i{number:03}" for number in range(COUNTED_MAX + 2)]
     for name in names[:COUNTED_MAX]:
@@ -187,7 +187,7 @@ def test_as_many_identities_count_as_the_limit_says_and_no_more() -> None:
     assert crowd.cluster.view.beyond_limit == 2
 
 
-def test_one_that_is_beyond_the_limit_is_reported_once_and_again_after_a_change() -> None:
+def test_an_identity_beyond_the_limit_is_reported_once_and_again_after_a_change() -> None:
     crowd = Crowd()
     for number in range(COUNTED_MAX + 1):
         crowd.give(f"i{number:03}", namespaced=True)
@@ -201,7 +201,7 @@ def test_one_that_is_beyond_the_limit_is_reported_once_and_again_after_a_change(
     assert [key for key, _ in crowd.told] == [("default", last)] * 2
 
 
-def test_it_counts_when_another_goes() -> None:
+def test_an_identity_beyond_the_limit_counts_when_another_is_deleted() -> None:
     crowd = Crowd()
     for number in range(COUNTED_MAX + 1):
         crowd.give(f"i{number:03}", namespaced=True)
@@ -210,7 +210,7 @@ def test_it_counts_when_another_goes() -> None:
     assert crowd.cluster.view.beyond_limit == 0
 
 
-def test_bindings_of_others_never_push_out_those_of_the_pods_own_namespace() -> None:
+def test_bindings_of_other_namespaces_never_displace_those_of_the_pods_own_namespace() -> None:
     crowd = Crowd()
     for number in range(200):
         crowd.give(f"a{number:03}", "aaa-evil")
@@ -221,7 +221,7 @@ def test_bindings_of_others_never_push_out_those_of_the_pods_own_namespace() -> 
     assert len(crowd.wanted()) <= 2 * COUNTED_MAX
 
 
-def test_each_namespace_has_its_first_ones_before_any_has_more() -> None:
+def test_each_namespace_has_its_first_identities_before_any_has_more() -> None:
     """Without forceNamespaced an identity may serve pods of every namespace, so that bindings of other namespaces
     count."""
     crowd = Crowd()
@@ -233,7 +233,7 @@ def test_each_namespace_has_its_first_ones_before_any_has_more() -> None:
     assert len(crowd.wanted()) == COUNTED_MAX
 
 
-def test_what_an_assigned_identity_embeds_stays_when_others_come_and_after_a_restart() -> None:
+def test_an_embedded_binding_stays_when_others_are_added_and_after_a_restart() -> None:
     crowd = Crowd()
     cluster = crowd.cluster
     host_key = cluster.view.host_key_of_node("n0")
@@ -253,7 +253,7 @@ def test_what_an_assigned_identity_embeds_stays_when_others_come_and_after_a_res
     assert {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()} == assigned
 
 
-def test_a_binding_counts_when_its_identity_appears_and_no_longer_when_it_goes() -> None:
+def test_a_binding_counts_while_its_identity_exists() -> None:
     crowd = Crowd()
     crowd.cluster.add(binding("early", identity="late"))
     assert crowd.wanted() == []
@@ -281,7 +281,7 @@ NAMESPACES = ("default", "evil", "platform")
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_order_of_changes_gives_what_the_rule_says(data: st.DataObject) -> None:
+def test_any_order_of_changes_results_in_what_the_rule_states(data: st.DataObject) -> None:
     """The index after any changes is that of the objects that are there, and the wants are those of a slow reader."""
     crowd = Crowd(force_namespaced=data.draw(st.booleans()))
     cluster = crowd.cluster

@@ -37,7 +37,7 @@ def dressed(made: AzureIdentity, **annotations: str) -> AzureIdentity:
     return msgspec.structs.replace(made, metadata=meta)
 
 
-def test_of_the_metadata_only_what_decides_is_copied() -> None:
+def test_only_the_relevant_metadata_is_copied() -> None:
     wanted = dressed(identity(namespaced=True), **{OBJECT_ID_ANNOTATION: "an-id", "example.org/notes": "x" * 200_000})
     copy = embedded(IDENTITIES, wanted)
     assert copy["metadata"] == {
@@ -55,7 +55,7 @@ def test_of_the_metadata_only_what_decides_is_copied() -> None:
     }
 
 
-def test_the_largest_that_is_accepted_is_small() -> None:
+def test_the_largest_accepted_object_is_small() -> None:
     """Characters of four bytes in each field that may be as long as its limit."""
     wide = "\N{SMILING FACE WITH SUNGLASSES}"
     spec = AzureIdentitySpec(
@@ -84,7 +84,7 @@ def test_the_largest_that_is_accepted_is_small() -> None:
     ],
     ids=["tenant", "client", "tenants", "endpoint"],
 )
-def test_an_identity_over_a_limit_is_refused_with_a_reason_and_given_to_no_pod(spec: AzureIdentitySpec) -> None:
+def test_an_identity_over_a_limit_is_rejected_with_a_reason_and_given_to_no_pod(spec: AzureIdentitySpec) -> None:
     cluster = Cluster()
     large = msgspec.structs.replace(identity(), spec=spec)
     cluster.add(node(), pod(), large, binding())
@@ -94,7 +94,7 @@ def test_an_identity_over_a_limit_is_refused_with_a_reason_and_given_to_no_pod(s
     assert len(cluster.view.waiting) == 1
 
 
-def test_a_binding_over_a_limit_is_refused_with_a_reason_and_counts_for_no_pod() -> None:
+def test_a_binding_over_a_limit_is_rejected_with_a_reason_and_counts_for_no_pod() -> None:
     told: list[tuple[str, str]] = []
     cluster = Cluster()
     cluster.view._bindings._on_ignored = lambda which, why: told.append((which.metadata.name, why))
@@ -108,7 +108,7 @@ def test_a_binding_over_a_limit_is_refused_with_a_reason_and_counts_for_no_pod()
     assert not cluster.view.waiting
 
 
-def test_objects_of_an_earlier_mic_with_whole_copies_are_not_written_again() -> None:
+def test_objects_of_an_earlier_mic_with_complete_copies_are_not_rewritten() -> None:
     """The earlier copies have labels and every annotation; an upgrade must not rewrite thousands of them."""
     wanted = dressed(identity(), **{"example.org/notes": "x" * 1000})
     desired = DesiredAssignment(pod(), binding(), wanted, None, namespaced=False)
@@ -124,7 +124,7 @@ def test_objects_of_an_earlier_mic_with_whole_copies_are_not_written_again() -> 
     assert unchanged(desired, existing)
 
 
-def test_what_is_compared_is_what_is_copied() -> None:
+def test_exactly_the_copied_fields_are_compared() -> None:
     bare = DesiredAssignment(pod(), binding(), identity(), None, namespaced=False)
     existing = ExistingAssignment(msgspec.convert(new_document(bare, "name", "Assigned", "mic"), AzureAssignedIdentity))
     assert unchanged(bare, existing)

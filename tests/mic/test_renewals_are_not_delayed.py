@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube.client import CONNECTIONS_MAX
+from podidentity.kube.transport import CONNECTIONS_MAX
 from tests.mic.little_cloud import little_cloud
 
 LEASE_SECONDS = 4.0

@@ -27,7 +27,7 @@ HEAVY = frozenset(
 """Each takes megabytes. A module that needs one imports it late, outside the event loop or in another process."""
 
 
-def test_a_node_that_needs_none_of_them_loads_no_heavy_packages() -> None:
+def test_unused_features_load_no_heavy_packages() -> None:
     code = "import sys, uvloop, nmi.cli, nmi.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
@@ -36,7 +36,7 @@ def test_a_node_that_needs_none_of_them_loads_no_heavy_packages() -> None:
     assert len(loaded) <= MODULES_MAX
 
 
-async def test_a_node_of_250_pods_that_all_ask_is_served_within_the_limit() -> None:
+async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
     async with World(20) as world:
         slots = [
             Slot(

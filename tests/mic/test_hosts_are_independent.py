@@ -29,7 +29,7 @@ def statuses(cloud: LittleCloud, status: str) -> set[str]:
     return {name for name, each in cloud.assigned().items() if each == status}
 
 
-async def test_a_throttled_set_waits_as_told_and_delays_no_vm(cloud: LittleCloud) -> None:
+async def test_a_throttled_scale_set_waits_for_its_retry_after_and_delays_no_vm(cloud: LittleCloud) -> None:
     pause = 3.0
     cloud.arm.faults.add(
         ResponseFault(status=429, method="PATCH", path="/pool", headers={"Retry-After": str(int(pause))}, times=2)
@@ -45,7 +45,7 @@ async def test_a_throttled_set_waits_as_told_and_delays_no_vm(cloud: LittleCloud
     assert all(later - earlier >= pause for earlier, later in itertools.pairwise(writes))
 
 
-async def test_a_throttled_read_of_one_set_delays_no_vm(cloud: LittleCloud) -> None:
+async def test_a_throttled_read_of_one_scale_set_delays_no_vm(cloud: LittleCloud) -> None:
     cloud.arm.faults.add(ResponseFault(status=429, method="GET", path="/pool", headers={"Retry-After": "3"}))
     await cloud.mic()
     cloud.pod("slow", "s0")
@@ -57,7 +57,7 @@ async def test_a_throttled_read_of_one_set_delays_no_vm(cloud: LittleCloud) -> N
     assert second - first >= 3.0
 
 
-async def test_one_bad_identity_among_twenty_costs_each_set_two_updates(cloud: LittleCloud) -> None:
+async def test_one_refused_identity_among_twenty_costs_each_scale_set_two_updates(cloud: LittleCloud) -> None:
     cloud.arm.add_vmss(set_id("second"), operation_seconds=0.2)
     cloud.node("t0", f"azure://{set_id('second')}/virtualMachines/0")
     names = [f"id{number:02d}" for number in range(20)]
@@ -81,7 +81,7 @@ async def test_one_bad_identity_among_twenty_costs_each_set_two_updates(cloud: L
     assert [len(call.body["identity"]["userAssignedIdentities"]) for call in cloud.arm.writes(set_id())] == [20, 19, 1]
 
 
-async def test_two_hundred_identities_go_in_two_updates(cloud: LittleCloud) -> None:
+async def test_two_hundred_identities_are_attached_in_two_updates(cloud: LittleCloud) -> None:
     await cloud.mic("--clientQps=1000", "--createDeleteBatch=100")
     cloud.arm.vm(vm_id("n0")).operation_seconds = 0.5
     for number in range(200):
@@ -94,7 +94,7 @@ async def test_two_hundred_identities_go_in_two_updates(cloud: LittleCloud) -> N
     assert {call.status for call in cloud.arm.writes()} == {200}
 
 
-async def test_a_node_that_is_gone_costs_no_call(cloud: LittleCloud) -> None:
+async def test_a_deleted_node_costs_no_call(cloud: LittleCloud) -> None:
     await cloud.mic()
     cloud.pod("web", "n0")
     await cloud.until(lambda: statuses(cloud, "Assigned") == {"web-default-demo"})
@@ -106,7 +106,7 @@ async def test_a_node_that_is_gone_costs_no_call(cloud: LittleCloud) -> None:
     assert cloud.on(vm_id("n0")) == {"demo"}, "the deletion of the VM removes it too"
 
 
-async def test_an_identity_is_kept_warm_for_the_next_pod(cloud: LittleCloud) -> None:
+async def test_an_identity_stays_attached_for_the_next_pod(cloud: LittleCloud) -> None:
     await cloud.mic("--detach-grace=3s")
     cloud.pod("job1", "n0")
     await cloud.until(lambda: statuses(cloud, "Assigned") == {"job1-default-demo"})
@@ -128,7 +128,7 @@ async def test_an_identity_is_kept_warm_for_the_next_pod(cloud: LittleCloud) -> 
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_an_outage_of_one_host_is_its_own(cloud: LittleCloud) -> None:
+async def test_an_outage_of_one_host_affects_no_other(cloud: LittleCloud) -> None:
     outage = cloud.arm.faults.add(ResponseFault(status=500, path="/pool", times=1000))
     await cloud.mic()
     cloud.pod("slow", "s0")
@@ -138,7 +138,7 @@ async def test_an_outage_of_one_host_is_its_own(cloud: LittleCloud) -> None:
     await cloud.until(lambda: len(statuses(cloud, "Assigned")) == 2)
 
 
-async def test_the_clusters_own_identity_and_immutable_ones_stay(cloud: LittleCloud) -> None:
+async def test_the_clusters_own_identity_and_immutable_ones_stay_attached(cloud: LittleCloud) -> None:
     config = json.loads((cloud.folder / "azure.json").read_text())
     (cloud.folder / "azure.json").write_text(json.dumps(config | {"userAssignedIdentityID": "CLIENT-Kubelet"}))
     names = ("kubelet", "backup", "plain")

@@ -27,7 +27,7 @@ async def given_up(bench: Bench) -> None:
 
 
 @in_virtual_time
-async def test_what_it_brings_is_kept_though_nobody_waits() -> None:
+async def test_the_result_is_cached_although_no_request_waits() -> None:
     bench = bench_that_signs_in()
     await given_up(bench)
     bench.source.gate.set()
@@ -38,7 +38,7 @@ async def test_what_it_brings_is_kept_though_nobody_waits() -> None:
 
 
 @in_virtual_time
-async def test_who_asks_meanwhile_joins_it() -> None:
+async def test_a_later_request_joins_the_sign_in() -> None:
     bench = bench_that_signs_in()
     await given_up(bench)
     asking = asyncio.create_task(bench.token())
@@ -49,7 +49,7 @@ async def test_who_asks_meanwhile_joins_it() -> None:
 
 
 @in_virtual_time
-async def test_one_that_fails_is_not_tried_again_for_nobody() -> None:
+async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
     bench = bench_that_signs_in()
     bench.source.retry = lambda: True
     bench.source.failures = [AzureError("busy", status=503)]
@@ -64,7 +64,7 @@ async def test_one_that_fails_is_not_tried_again_for_nobody() -> None:
 
 
 @in_virtual_time
-async def test_an_end_of_all_ends_it_too() -> None:
+async def test_shutdown_ends_the_sign_in_too() -> None:
     bench = bench_that_signs_in()
     bench.source.gate.clear()
     asking = asyncio.create_task(bench.token())

@@ -26,7 +26,7 @@ FIELDS = st.lists(st.tuples(NAMES, st.sampled_from([OTHER, f"for={OTHER}", "ns/o
     ],
 )
 @pytest.mark.parametrize("query", ["", f"&ip={OTHER}&podname=other&podns=ns&uid=uid-other"])
-async def test_no_field_and_no_parameter_says_who_asks(fields: tuple[str, ...], query: str) -> None:
+async def test_no_field_and_no_parameter_identifies_the_pod(fields: tuple[str, ...], query: str) -> None:
     world = World(ServerPolicy(allow_x_forwarded_for=True))
     reply = await world.ask(request_bytes(TARGET + query, headers=("Metadata: true", *fields)))
     assert reply.status == 200
@@ -34,7 +34,7 @@ async def test_no_field_and_no_parameter_says_who_asks(fields: tuple[str, ...], 
 
 
 @given(FIELDS)
-async def test_whatever_fields_are_sent_the_peers_address_asks(fields: list[tuple[str, str]]) -> None:
+async def test_the_peers_address_identifies_the_pod_whatever_fields_are_sent(fields: list[tuple[str, str]]) -> None:
     world = World(ServerPolicy(allow_x_forwarded_for=True))
     lines = tuple(f"{name}: {value}" for name, value in fields)
     await world.ask(request_bytes(headers=("Metadata: true", *lines)))

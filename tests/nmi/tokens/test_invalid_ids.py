@@ -14,7 +14,7 @@ def named(client_id: str = "c", resource_id: str = "/r") -> AzureIdentity:
     return AzureIdentity(metadata=Meta(namespace="ns", name="i"), spec=spec)
 
 
-async def test_an_id_that_is_too_long_or_odd_is_refused_before_imds_is_asked() -> None:
+async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() -> None:
     async with aiohttp.ClientSession() as session:
         source = UserAssignedSource(ImdsSource(session, "http://127.0.0.1:1"), by_resource_id=False)
         for fine in (

@@ -1,4 +1,4 @@
-"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_pages_of_the_program`."""
+"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_http_pages`."""
 
 import json
 from collections.abc import AsyncIterator
@@ -91,12 +91,12 @@ def failing(shown: ReportModel) -> dict[str, str]:
     return {name: why for name, why in shown.endpoints.checks().items() if why is not None}
 
 
-def test_all_is_well_while_everybody_answers(shown: ReportModel) -> None:
+def test_all_checks_pass_while_all_servers_respond(shown: ReportModel) -> None:
     assert list(shown.endpoints.checks()) == ["api server", "watches", "azure"]
     assert failing(shown) == {}
 
 
-def test_an_api_server_that_is_silent_makes_it_not_ready(shown: ReportModel) -> None:
+def test_a_silent_api_server_makes_it_not_ready(shown: ReportModel) -> None:
     shown.stage.time.now += 30.0
     assert failing(shown) == {}
     shown.stage.time.now += 1.0
@@ -104,7 +104,7 @@ def test_an_api_server_that_is_silent_makes_it_not_ready(shown: ReportModel) -> 
     assert "no answer for 31 s from https://" in failing(shown)["api server"]
 
 
-def test_an_api_server_that_never_answered_is_reported_with_what_to_check(shown: ReportModel) -> None:
+def test_an_api_server_that_never_responded_is_reported_with_what_to_check(shown: ReportModel) -> None:
     shown.contact.problem = "no contact with the API server: cannot reach it; check the network"
     assert failing(shown) == {"api server": shown.contact.problem}
 
@@ -116,7 +116,7 @@ def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: ReportModel) -> 
     assert failing(shown) == {}
 
 
-def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: ReportModel) -> None:
+def test_a_leader_in_the_type_upgrade_reports_it(shown: ReportModel) -> None:
     for watch in shown.watches.values():
         watch.age = float("inf")
     assert "type upgrade" in failing(shown)["watches"]
@@ -124,7 +124,7 @@ def test_a_leader_that_is_still_at_the_type_upgrade_says_so(shown: ReportModel) 
     assert failing(shown)["watches"].startswith("silent: ")
 
 
-def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: ReportModel) -> None:
+def test_a_candidate_waiting_for_the_lease_watches_nothing_and_is_ready(shown: ReportModel) -> None:
     shown.lease.left = 0.0
     shown.watches["nodes"].age = float("inf")
     assert failing(shown) == {}
@@ -133,12 +133,12 @@ def test_who_waits_for_the_lease_watches_nothing_and_is_ready(shown: ReportModel
     assert shown.gauge("lease_held") == 1.0
 
 
-def test_credentials_that_azure_does_not_take_make_it_not_ready(shown: ReportModel) -> None:
+def test_credentials_that_azure_rejects_make_it_not_ready(shown: ReportModel) -> None:
     shown.compute.sign_in_problem = "the secret has expired"
     assert failing(shown) == {"azure": "the secret has expired"}
 
 
-async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: ReportModel) -> None:
+async def test_the_age_of_the_oldest_waiting_assignment_is_shown(shown: ReportModel) -> None:
     stage = shown.stage
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
     stage.bind()
@@ -150,7 +150,7 @@ async def test_the_oldest_assignment_that_waits_is_shown_by_its_age(shown: Repor
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_a_pod_that_goes_and_one_that_is_changed_in_place_do_not_grow_old(shown: ReportModel) -> None:
+async def test_a_deleted_pod_and_a_changed_one_do_not_age(shown: ReportModel) -> None:
     stage = shown.stage
     stage.bind("gone")
     stage.bind("kept")
@@ -161,7 +161,7 @@ async def test_a_pod_that_goes_and_one_that_is_changed_in_place_do_not_grow_old(
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_who_waits_for_a_refused_identity_is_counted_there_alone(shown: ReportModel) -> None:
+async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_only(shown: ReportModel) -> None:
     stage = shown.stage
     for name in ("bad", "good"):
         stage.bind(name)
@@ -178,7 +178,7 @@ async def test_who_waits_for_a_refused_identity_is_counted_there_alone(shown: Re
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
+async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
     shown: ReportModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = shown.stage
@@ -195,7 +195,7 @@ async def test_a_scrape_passes_over_a_bounded_number_of_those_held_back(
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 2.0, "the third one's; a second went by in the round"
 
 
-async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown: ReportModel) -> None:
+async def test_the_state_shows_waits_and_refusals_and_no_secret(shown: ReportModel) -> None:
     stage = shown.stage
     stage.bind("bad")
     error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
@@ -214,7 +214,7 @@ async def test_the_state_tells_of_waits_and_refusals_and_of_nothing_secret(shown
     assert stage.api.token not in json.dumps(state)
 
 
-async def test_a_host_of_which_there_is_nothing_to_say_is_only_counted(shown: ReportModel) -> None:
+async def test_a_host_without_findings_is_only_counted(shown: ReportModel) -> None:
     shown.stage.bind()
     await shown.stage.reconcile()
     assert shown.endpoints.state()["hosts"] == {"known": 1, "noted": 0, "first": {}}

@@ -63,7 +63,7 @@ def complaints(mic: Mic) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.SILENT, Mode.RESET])
-async def test_it_waits_says_why_and_becomes_active(cloud: LittleCloud, proxy: FaultProxy, mode: Mode) -> None:
+async def test_mic_waits_logs_the_cause_and_becomes_active(cloud: LittleCloud, proxy: FaultProxy, mode: Mode) -> None:
     await proxy.set_mode(mode)
     mic = await cloud.mic(active=False)
     assert f"127.0.0.1:{proxy.port}" in await not_ready(mic, "check that the API server runs")
@@ -84,7 +84,7 @@ async def test_it_waits_says_why_and_becomes_active(cloud: LittleCloud, proxy: F
         (503, "ServiceUnavailable", "see the API server's log"),
     ],
 )
-async def test_an_api_server_that_refuses_is_named_and_waited_for(
+async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
     cloud: LittleCloud, status: int, reason: str, told: str
 ) -> None:
     cloud.api.intercept = lambda _request: StatusError(status, reason, "made up")
@@ -96,7 +96,7 @@ async def test_an_api_server_that_refuses_is_named_and_waited_for(
     assert len(complaints(mic)) == 1, "one line a minute"
 
 
-async def test_a_lock_that_it_may_not_use_is_told_once_a_minute(cloud: LittleCloud) -> None:
+async def test_a_forbidden_lock_is_logged_once_a_minute(cloud: LittleCloud) -> None:
     asked = 0
 
     def no_leases(request: object) -> StatusError | None:
@@ -116,7 +116,7 @@ async def test_a_lock_that_it_may_not_use_is_told_once_a_minute(cloud: LittleClo
         await cloud.active(mic)
 
 
-async def test_sigterm_while_it_waits_ends_it_in_order(cloud: LittleCloud, proxy: FaultProxy) -> None:
+async def test_sigterm_during_the_wait_ends_mic_cleanly(cloud: LittleCloud, proxy: FaultProxy) -> None:
     await proxy.set_mode(Mode.HANG)
     mic = await cloud.mic(active=False)
     await not_ready(mic, "no contact")

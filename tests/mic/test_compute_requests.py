@@ -107,7 +107,7 @@ async def put(world: World, on: Host, *names: str) -> HostIdentities:
 
 
 @pytest.mark.parametrize("text", [vm_id(), set_id()], ids=["vm", "scale-set"])
-async def test_adding_sends_only_the_identity_part_and_reads_back_what_is_there(world: World, text: str) -> None:
+async def test_adding_sends_only_the_identity_part_and_reads_the_result(world: World, text: str) -> None:
     after = await put(world, host(text), "one")
     assert world.bodies() == [
         {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity_id("one"): {}}}}
@@ -121,7 +121,7 @@ async def test_adding_sends_only_the_identity_part_and_reads_back_what_is_there(
     assert world.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
 
 
-async def test_removing_goes_over_the_wire_as_null(world: World) -> None:
+async def test_removal_is_sent_as_null(world: World) -> None:
     on = host(vm_id())
     before = await put(world, on, "one", "two")
     planned = change(before, [identity_id("three")], [identity_id("one")])
@@ -132,7 +132,7 @@ async def test_removing_goes_over_the_wire_as_null(world: World) -> None:
     assert {key.rpartition("/")[2] for key in after.attached} == {"two", "three"}
 
 
-async def test_removing_the_last_one_leaves_no_type(world: World) -> None:
+async def test_removing_the_last_identity_changes_the_type_to_none(world: World) -> None:
     on = host(set_id())
     before = await put(world, on, "one")
     planned = change(before, [], [identity_id("one")])
@@ -142,7 +142,7 @@ async def test_removing_the_last_one_leaves_no_type(world: World) -> None:
     assert world.bodies()[-1] == {"identity": {"type": "None"}}
 
 
-async def test_a_change_of_type_on_a_stale_version_is_a_conflict(world: World) -> None:
+async def test_a_type_change_of_a_stale_version_is_a_conflict(world: World) -> None:
     on = host(vm_id())
     stale = await world.compute.get(on)
     await put(world, on, "one")
@@ -153,7 +153,7 @@ async def test_a_change_of_type_on_a_stale_version_is_a_conflict(world: World) -
     assert world.arm.vm(vm_id()).identities == {identity_id("one").lower()}
 
 
-async def test_an_operation_is_waited_for_to_its_end(world: World) -> None:
+async def test_an_operation_is_polled_until_it_ends(world: World) -> None:
     world.arm.vm(vm_id()).operation_seconds = 0.5
     after = await put(world, host(vm_id()), "one")
     assert after.provisioning_state == "Succeeded"
@@ -162,7 +162,7 @@ async def test_an_operation_is_waited_for_to_its_end(world: World) -> None:
     assert polls[0].at - world.arm.writes()[0].at >= 0.15
 
 
-async def test_a_host_that_azure_does_not_know_is_gone(world: World) -> None:
+async def test_a_host_unknown_to_azure_is_reported_as_gone(world: World) -> None:
     on = host(vm_id("nowhere"))
     assert await world.compute.get(on) == GONE
     planned = change(HostIdentities(), [identity_id("one")], [])
@@ -171,7 +171,7 @@ async def test_a_host_that_azure_does_not_know_is_gone(world: World) -> None:
 
 
 @pytest.mark.parametrize(("path", "kind"), [("virtualMachines", Missing), ("operations", AzureError)])
-async def test_a_404_that_is_not_about_the_host_does_not_make_it_gone(
+async def test_a_404_that_does_not_concern_the_host_does_not_report_it_as_gone(
     world: World, path: str, kind: type[AzureError]
 ) -> None:
     on = host(vm_id())
@@ -183,7 +183,7 @@ async def test_a_404_that_is_not_about_the_host_does_not_make_it_gone(
     assert type(failed.value) is kind
 
 
-async def test_the_identities_that_azure_refuses_are_named(world: World) -> None:
+async def test_refused_identities_are_named(world: World) -> None:
     world.arm.marked.unauthorized.add(identity_id("two").lower())
     with pytest.raises(BadIdentities) as refused:
         await put(world, host(vm_id()), "one", "two")
@@ -193,7 +193,7 @@ async def test_the_identities_that_azure_refuses_are_named(world: World) -> None
     assert refused.value.ids == {identity_id("unheard-of").lower()}
 
 
-async def test_an_operation_that_fails_in_the_end_names_the_identity_too(world: World) -> None:
+async def test_a_failed_operation_names_the_identity_too(world: World) -> None:
     machine = world.arm.vm(vm_id())
     machine.failing_next = [no_such_identity(machine, identity_id("two"))]
     with pytest.raises(BadIdentities) as refused:
@@ -203,7 +203,7 @@ async def test_an_operation_that_fails_in_the_end_names_the_identity_too(world: 
     assert world.observed[-1] == ("vm_update", "refused")
 
 
-async def test_a_caller_whose_token_is_not_taken_has_a_problem_until_it_is(world: World) -> None:
+async def test_a_caller_whose_token_is_rejected_reports_a_problem_until_it_is_accepted(world: World) -> None:
     credential: Any = world.compute._credential
     good, credential.token = credential.token, "nonsense"
     with pytest.raises(SignInFailed):
@@ -217,7 +217,7 @@ async def test_a_caller_whose_token_is_not_taken_has_a_problem_until_it_is(world
     assert world.compute.sign_in_problem is None, "that is about a role"
 
 
-async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
+async def test_an_interrupted_call_is_no_success(world: World) -> None:
     world.compute.sign_in_problem = "still"
     world.arm.faults.add(ResponseFault(delay_seconds=1.0))
     with pytest.raises(TimeoutError):
@@ -227,7 +227,7 @@ async def test_a_call_that_is_cut_off_did_not_succeed(world: World) -> None:
     assert world.compute.sign_in_problem == "still", "no call has succeeded since"
 
 
-async def test_throttling_is_reported_and_not_repeated(world: World) -> None:
+async def test_throttling_is_reported_and_not_retried(world: World) -> None:
     world.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "7"}))
     with pytest.raises(Throttled) as throttled:
         await world.compute.get(host(vm_id()))
@@ -242,7 +242,7 @@ async def test_a_caller_without_a_role_is_refused(world: World) -> None:
         await world.compute.get(host(vm_id()))
 
 
-async def test_a_resource_manager_that_is_away_is_unreachable(world: World) -> None:
+async def test_an_unreachable_resource_manager_is_unreachable(world: World) -> None:
     await world.arm.stop()
     with pytest.raises(Unreachable):
         await world.compute.get(host(vm_id()))

@@ -67,7 +67,7 @@ TARGETS = st.tuples(STARTS, st.lists(PIECES, max_size=16).map("".join)).map("".j
 @example("/metadata/instance?/../identity")
 @example("/metadata/ident%00ity/info")
 @example("/metadata/IDENT\u0130TY")
-def test_nothing_that_is_forwarded_can_be_read_as_a_path_about_identities(target: str) -> None:
+def test_no_forwarded_path_can_be_read_as_an_identity_path(target: str) -> None:
     found = resolve(target, EVERYTHING)
     if found.action is not Action.PROXY:
         return
@@ -86,7 +86,7 @@ def test_nothing_that_is_forwarded_can_be_read_as_a_path_about_identities(target
 @example("/a/..")
 @example("/a/;/")
 @example("/./")
-def test_the_normal_form_is_its_own_and_is_what_is_forwarded(target: str) -> None:
+def test_normalisation_is_idempotent_and_its_result_is_forwarded(target: str) -> None:
     form = normal(target.partition("?")[0])
     if form is not None:
         assert normal(form) == form
@@ -100,7 +100,7 @@ def test_the_normal_form_is_its_own_and_is_what_is_forwarded(target: str) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(TARGETS)
-def test_a_token_is_served_under_the_few_spellings_only(target: str) -> None:
+def test_a_token_is_served_only_under_the_few_accepted_spellings(target: str) -> None:
     spelling = re.fullmatch(
         r"//?metadata/identity/oauth2/token/?", target.partition("?")[0].replace("METADATA", "metadata")
     )
@@ -124,7 +124,7 @@ def test_with_an_allow_list_nothing_else_is_forwarded(target: str, allowed: str)
         assert path.startswith((f"{allowed}/", "/metadata/instance/"))
 
 
-def test_no_path_of_our_own_is_ever_forwarded() -> None:
+def test_no_path_of_nmi_itself_is_ever_forwarded() -> None:
     for path in ("/host", "/host/", "/host/x", "/HOST/x", "/x/../host/tokens", "/%68ost/x", "/host/token/x"):
         assert resolve(path, EVERYTHING).action is Action.REFUSE_UNKNOWN
     assert resolve("/hosts", EVERYTHING).action is Action.PROXY

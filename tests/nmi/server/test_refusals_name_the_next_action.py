@@ -43,7 +43,7 @@ MADE: list[tuple[str, Refusal | object]] = [
 @pytest.mark.parametrize(
     ("name", "refusal"), [*constants(), *MADE], ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_a_refusal_names_what_to_look_at(name: str, refusal: object) -> None:
+def test_a_refusal_names_what_to_check(name: str, refusal: object) -> None:
     assert isinstance(refusal, Refusal), name
     told = refusal.detail
 
@@ -54,7 +54,7 @@ def test_a_refusal_names_what_to_look_at(name: str, refusal: object) -> None:
     assert "unreachable" not in refusal.sentence.lower()
 
 
-def test_there_are_refusals_in_every_room() -> None:
+def test_each_package_has_refusals() -> None:
     rooms = {name.split(".")[1] for name, _ in constants()}
 
     assert {"identity", "issuer", "server"} <= rooms

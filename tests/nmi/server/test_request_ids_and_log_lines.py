@@ -40,7 +40,7 @@ def lines(written: io.StringIO, message: str) -> list[dict[str, object]]:
     ]
 
 
-async def test_a_refusal_has_one_line_with_all_that_an_operator_needs(written: io.StringIO) -> None:
+async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(written: io.StringIO) -> None:
     world = World()
     world.issuer.answer = lambda _: Refusal(
         Reason.UPSTREAM_REFUSED, "No.", "check the client id", identity="shop/id", correlation="azure-id"
@@ -126,14 +126,14 @@ async def test_each_request_has_a_line_with_its_id_at_verbosity_4(written: io.St
         (("first", "second"), "first"),
     ],
 )
-def test_a_clients_id_is_kept_short_and_plain(sent: tuple[str, ...], kept: str) -> None:
+def test_a_clients_request_id_is_truncated_and_sanitised(sent: tuple[str, ...], kept: str) -> None:
     fields = tuple(("x-ms-client-request-id", each) for each in sent)
     request = Request("GET", TARGET, fields, http_1_0=False, keep_alive=True)
 
     assert Call.of(FakeConnection(), request).client_request == kept
 
 
-async def test_bytes_that_are_no_request_have_an_id_as_well(written: io.StringIO) -> None:
+async def test_malformed_bytes_have_a_request_id_too(written: io.StringIO) -> None:
     reply = await World().ask(b"\x16\x03\x01\0\0\0")
     (line,) = lines(written, "request refused")
 
@@ -141,5 +141,5 @@ async def test_bytes_that_are_no_request_have_an_id_as_well(written: io.StringIO
     assert (line["reason"], line["path"]) == ("bad_syntax", "other")
 
 
-async def test_an_answer_without_an_error_has_no_id_so_that_both_lanes_say_the_same() -> None:
+async def test_a_successful_answer_has_no_id_so_that_both_lanes_answer_equally() -> None:
     assert "x-ms-request-id" not in (await World().ask(request_bytes())).headers

@@ -17,7 +17,7 @@ OPERATIONS = ("adal_token_msi", "adal_token_msi_userassignedid", "adal_token")
 
 
 @in_virtual_time
-async def test_each_kind_of_call_has_the_references_name() -> None:
+async def test_each_kind_of_call_has_the_go_implementations_name() -> None:
     bench = Bench()
     bench.measures.observe_imds(False, 0.01, None)
     bench.measures.observe_imds(True, 0.01, AzureError("down", status=500))
@@ -30,7 +30,7 @@ async def test_each_kind_of_call_has_the_references_name() -> None:
 
 
 @in_virtual_time
-async def test_only_an_answer_that_says_too_many_counts_as_throttling() -> None:
+async def test_only_a_429_counts_as_throttling() -> None:
     bench = Bench()
     bench.measures.observe_imds(True, 0.01, Throttled("slower", status=429))
     bench.measures.observe_imds(True, 0.01, AzureError("down", status=500))
@@ -41,7 +41,7 @@ async def test_only_an_answer_that_says_too_many_counts_as_throttling() -> None:
 
 
 @in_virtual_time
-async def test_a_token_in_use_that_cannot_be_renewed_is_seen_to_near_its_end() -> None:
+async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() -> None:
     bench = Bench()
     bench.source.lifetime = 3600.0
     value = bench.registry.get_sample_value
@@ -61,7 +61,7 @@ async def test_a_token_in_use_that_cannot_be_renewed_is_seen_to_near_its_end() -
 
 @pytest.mark.parametrize(("minutes", "seen"), [(29, 100.0), (31, inf)])
 @in_virtual_time
-async def test_a_token_that_cannot_be_renewed_is_seen_for_half_an_hour_after_it_was_asked_for(
+async def test_a_token_that_cannot_be_renewed_is_reported_for_half_an_hour_after_its_last_use(
     minutes: float, seen: float
 ) -> None:
     bench = Bench()
@@ -76,7 +76,7 @@ async def test_a_token_that_cannot_be_renewed_is_seen_for_half_an_hour_after_it_
 
 
 @in_virtual_time
-async def test_a_token_that_nobody_asks_for_again_runs_out_unseen() -> None:
+async def test_an_unused_token_expires_without_a_report() -> None:
     bench = Bench()
     bench.source.lifetime = 3600.0
     await bench.token()
@@ -86,7 +86,7 @@ async def test_a_token_that_nobody_asks_for_again_runs_out_unseen() -> None:
 
 
 @in_virtual_time
-async def test_the_seconds_waited_for_a_turn_and_the_calls_in_the_air_are_there() -> None:
+async def test_the_wait_in_seconds_and_the_calls_in_progress_are_exposed() -> None:
     bench = Bench(at_once=1)
     value = bench.registry.get_sample_value
     bench.source.gate.clear()
