@@ -27,7 +27,7 @@ class CommandLines:
     azure: AzureEmulator
     files: AzureFiles
     kubeconfigs: Mapping[str, Path] = field(default_factory=dict)
-    """The kubeconfig of `mic` and of `nmi`, known after the start of the cluster."""
+    """The kubeconfig of `mic` and of `nmi`, set after the start of the cluster."""
 
     def mic_flags(self, ports: ProgramPorts) -> list[str]:
         return [

@@ -157,8 +157,12 @@ class Sandbox:
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
         )
+        self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs:
-            await self._give_kubeconfigs()
+            if self.settings.daemon_pods:
+                self._accounts = DaemonAccounts(self.cluster)
+                await self._accounts.create()
+                self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
             await self.start_mic()
             for node in self.node_names:
                 await self.start_nmi(node)
@@ -239,14 +243,6 @@ class Sandbox:
                 lines.append(str(nmi.program.exit_error()))
                 await self.start_nmi(node)
         return lines
-
-    async def _give_kubeconfigs(self) -> None:
-        """Give MIC and NMI the administrator's kubeconfig, or their own ones if they have pods. Raise ApiError."""
-        self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
-        if self.settings.daemon_pods:
-            self._accounts = DaemonAccounts(self.cluster)
-            await self._accounts.create()
-            self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
 
     async def start_mic(self) -> None:
         """Start the real MIC on this machine, also after it ended; the ports stay the same."""

@@ -248,9 +248,6 @@ async def test_both_tell_a_watch_the_same_events(api: KubeApi, call: Caller, rea
         async with (
             caller.watch(path, labelSelector="n=1", resourceVersion=listed) as selected,
             caller.watch(path, timeoutSeconds=2, resourceVersion=listed) as timed,
-            caller.watch(
-                identities, sendInitialEvents="true", resourceVersionMatch="NotOlderThan", allowWatchBookmarks="true"
-            ) as initial,
             caller.watch(identities, resourceVersion=1) as forgotten,
             caller.watch(path, resourceVersion=listed, accept=TABLE) as table,
         ):
@@ -261,7 +258,6 @@ async def test_both_tell_a_watch_the_same_events(api: KubeApi, call: Caller, rea
             await caller("DELETE", f"{path}/before")
             events = [
                 [await selected.next() for _ in range(5)],
-                [await initial.next()],
                 await timed.rest(),
                 [stable_expiry(event) for event in await forgotten.rest()],
                 (await table.next())["object"]["rows"][0]["cells"],
