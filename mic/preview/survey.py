@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from mic.azure.identities import HostIdentities
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, DryRunError, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview

@@ -1,8 +1,8 @@
 """Reconcile pass of one VM or scale set: read Azure, write objects, update Azure, write objects again.
 
-`plan` decides each step from the state at that time. This module makes the calls, keeps the state between passes, and
-handles failures. A pass that ends early, by an error or with the process, leaves nothing that the next pass cannot
-repair.
+`mic.decisions` decides each step from the state at that time. This module makes the calls, keeps the state between
+passes, and handles failures. A pass that ends early, by an error or with the process, leaves nothing that the next pass
+cannot repair.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled
 from mic.azure.identities import Change, HostIdentities
 from mic.azure.memory import HostMemory
 from mic.cluster.view import ClusterView
-from mic.decisions import client_ids, plan
+from mic.decisions import client_ids, completion, host_change, preparation, steps
 from mic.decisions.assignments import DesiredAssignment
 from mic.decisions.identity_usage import HostView
-from mic.decisions.plan import Policy, Restraint
+from mic.decisions.policy import Policy, Restraint
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import AssignmentEvents, advice, delay, refusal
 from mic.reconciliation.left_out import FAULT_SECONDS, Skipped
@@ -160,7 +160,7 @@ class HostReconciler:
 
     async def revoke(self, key: str) -> PassResult:
         """Revoke objects without a desired assignment. Runs in parallel with passes, which may wait for Azure."""
-        written = await self._writer.carry_out(plan.revocations(self._view.host_state(key)))
+        written = await self._writer.carry_out(preparation.revocations(self._view.host_state(key)))
         again = STALE_SECONDS if written.stale else REFUSED_SECONDS if written.refused else None
         return PassResult(failed=written.error is not None, again_after=again)
 
@@ -168,7 +168,9 @@ class HostReconciler:
         """Write assignments that need no host. Runs in parallel with passes, which may wait for Azure. A pass repeats
         writes that the API server refuses."""
         skipped = Skipped(key, self._metrics)
-        written = await self._writer.carry_out(plan.independent(self._view.host_state(key), self._policy, skipped.note))
+        written = await self._writer.carry_out(
+            preparation.independent(self._view.host_state(key), self._policy, skipped.note)
+        )
         again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
         return PassResult(failed=written.error is not None, again_after=again)
 
@@ -178,13 +180,15 @@ class HostReconciler:
         if asked and memory.known is not None and memory.known.gone:
             self._report_lost(self._view.host_state(key))
         skipped = Skipped(key, self._metrics)
-        before = await self._writer.carry_out(plan.prepare(host_view, memory.known, self._policy, skipped.note))
+        before = await self._writer.carry_out(preparation.prepare(host_view, memory.known, self._policy, skipped.note))
         failed: dict[str, str] = {}
         if asked:
             # Also after a failed write: an identity without a record is not attached, one in use is not detached.
             failed = await self._change(key, memory)
         host_view = self._view.host_state(key)
-        outcomes = plan.finish(host_view, memory.known, self._policy, self._reasons(host_view, memory), skipped.note)
+        outcomes = completion.finish(
+            host_view, memory.known, self._policy, self._reasons(host_view, memory), skipped.note
+        )
         self._report_failed(host_view, failed, outcomes)
         after = await self._writer.carry_out(outcomes)
         error = before.error or after.error
@@ -281,10 +285,10 @@ class HostReconciler:
         if memory.known is None or memory.known.gone:
             return None
         host_view = self._view.host_state(key)
-        return plan.azure_change(host_view, memory.known, self._policy, self._restraint(host_view, memory))
+        return host_change.azure_change(host_view, memory.known, self._policy, self._restraint(host_view, memory))
 
     def _restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
-        warm = memory.warm(plan.idle(host_view), self._grace_seconds)
+        warm = memory.warm(host_change.idle(host_view), self._grace_seconds)
         return Restraint(memory.quarantined(), memory.retry_due(), warm, memory.most)
 
     async def _may_write(self, host: Host, memory: HostMemory) -> bool:
@@ -346,7 +350,7 @@ class HostReconciler:
         return await self._read(host, memory) and again
 
     def _report_failed(
-        self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[plan.FinishStep]
+        self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[steps.FinishStep]
     ) -> None:
         """Record Events with the reason why identities are not attached: for the pods of each newly failed identity,
         and for objects that have no message yet."""
@@ -355,7 +359,7 @@ class HostReconciler:
             usage = host_view.usages.get(key)
             events.not_applied(usage.active.values() if usage else (), why)
         for step in outcomes:
-            if not isinstance(step, plan.Explain) or step.existing.identity_id is None:
+            if not isinstance(step, steps.Explain) or step.existing.identity_id is None:
                 continue
             if step.existing.identity_id.key not in failed or step.identity_at_fault:
                 events.not_applied([step.existing], step.message)
@@ -407,7 +411,7 @@ class HostReconciler:
         for key, usage in host_view.usages.items():
             if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
                 retries.append(retry)
-        warm = memory.warm(plan.idle(host_view), self._grace_seconds)
+        warm = memory.warm(host_change.idle(host_view), self._grace_seconds)
         return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
     def _doubts(self, host_view: HostView, memory: HostMemory) -> bool:
@@ -417,7 +421,7 @@ class HostReconciler:
         return old and memory.known is not None and client_ids.is_news(host_view, memory.known)
 
     def _asks(self, host_view: HostView, memory: HostMemory) -> bool:
-        return plan.asks_azure(host_view, memory.known, self._policy, self._restraint(host_view, memory))
+        return host_change.asks_azure(host_view, memory.known, self._policy, self._restraint(host_view, memory))
 
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
         about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
