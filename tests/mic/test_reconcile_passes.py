@@ -259,7 +259,7 @@ async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> N
             stage.lease[0] = 12.0
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = renewed
+    stage.host_reconciler._updater._sleep = renewed
     assert await stage.reconcile() == PassResult()
     assert len(stage.time.slept) >= 3
 
@@ -283,7 +283,7 @@ async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
             stage.hosts.state = HostIdentities(etag='"2"')
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = passing
+    stage.host_reconciler._updater._sleep = passing
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
 

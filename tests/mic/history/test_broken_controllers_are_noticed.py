@@ -13,7 +13,7 @@ from mic.azure.identities import HostIdentities
 from mic.decisions import assignments, client_ids, completion, host_change, ownership, preparation, steps
 from mic.decisions.assignments import DesiredAssignment
 from mic.decisions.identity_usage import HostView, IdentityUsage
-from mic.reconciliation import host_reconciler
+from mic.reconciliation import host_reconciler, host_updater
 from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureIdentity, Pod
 from tests.mic.history.test_any_history import AnyHistory
@@ -92,10 +92,10 @@ def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host_reconciler.HostReconciler._failed
+    before = host_updater.HostUpdater._failed
 
     async def blind(
-        self: host_reconciler.HostReconciler, host: Any, known: memory.HostMemory, change: Any, *rest: Any
+        self: host_updater.HostUpdater, host: Any, known: memory.HostMemory, change: Any, *rest: Any
     ) -> bool:
         again = await before(self, host, known, change, *rest)
         if known.known is not None:
@@ -103,7 +103,7 @@ def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
             known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
         return again
 
-    monkeypatch.setattr(host_reconciler.HostReconciler, "_failed", blind)
+    monkeypatch.setattr(host_updater.HostUpdater, "_failed", blind)
 
 
 def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
