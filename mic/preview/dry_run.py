@@ -18,6 +18,7 @@ from mic.cluster.view import ClusterView
 from mic.decisions import completion, documents, host_change, preparation, steps
 from mic.decisions.assignments import ExistingAssignment, Key
 from mic.decisions.policy import Policy
+from mic.decisions.steps import Step
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import (
     ASSIGNED,
@@ -55,7 +56,7 @@ class Snapshot:
 class HostActions:
     """Steps and changes for one host, in order."""
 
-    steps: list[steps.Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     left_on: dict[str, bool] = field(default_factory=dict)
     """Identities that stay although no pod needs them, as `host_change.left_on` returns them."""
@@ -133,7 +134,7 @@ class DryRun:
             self.actions[key] = host_actions
         return bool(before or change or after)
 
-    def _do(self, step: steps.Step) -> None:
+    def _do(self, step: Step) -> None:
         match step:
             case steps.Create(desired, name, status, attached_by):
                 self._wrote(
@@ -175,7 +176,7 @@ class DryRun:
         self.view.wrote(msgspec.convert(document, AzureAssignedIdentity))
 
 
-def key_of(step: steps.Step) -> Key:
+def key_of(step: Step) -> Key:
     """Return namespace and name of the step's object."""
     return (step.desired.namespace, step.name) if isinstance(step, steps.Create) else step.existing.key
 
