@@ -22,8 +22,9 @@ from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from podidentity.kube import response_limits
 from podidentity.kube.backoff import Backoff
-from podidentity.kube.client import OBJECT_MAX, PAGE_SIZE, Client, identify, object_path, selectors
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import (
     LongLine,
     Malformed,
@@ -37,15 +38,19 @@ from podidentity.kube.decoding import (
     decode_object,
 )
 from podidentity.kube.errors import (
+    MALFORMED,
     ApiError,
     Forbidden,
     Gone,
+    NoResponse,
     NotFound,
     ServerError,
-    Throttled,
+    TooManyRequests,
     Unauthorized,
-    Unreachable,
 )
+from podidentity.kube.lists import PAGE_SIZE
+from podidentity.kube.paths import object_path, selectors
+from podidentity.kube.watch_lines import identify
 from podidentity.object_limits import oversized, reduced
 from podidentity.resources import BareMeta, Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
@@ -203,7 +208,7 @@ class Informer(Generic[T]):
         self.restarts += 1
         if lived >= HEALTHY_SECONDS and not isinstance(error, Unauthorized | Forbidden | NotFound):
             self._backoff.reset()
-        most = RETRY_AFTER_MAX if isinstance(error, Throttled) or self._synced.is_set() else FIRST_LIST_SECONDS
+        most = RETRY_AFTER_MAX if isinstance(error, TooManyRequests) or self._synced.is_set() else FIRST_LIST_SECONDS
         pause = max(self._backoff.next(), min(error.retry_after or 0.0, most))
         level = logging.ERROR
         match error:
@@ -249,7 +254,7 @@ class Informer(Generic[T]):
                 await self._read_page(page, found)
                 del page  # frees its memory before the next page is read
         if not version:
-            raise ServerError(502, "Malformed", f"the list of {self._kind.plural} has no resourceVersion")
+            raise ServerError(502, MALFORMED, f"the list of {self._kind.plural} has no resourceVersion")
         for old in [*self._undeleted.values()]:
             self._forget(old)
         async for old in self._paced([old for key, old in self._store.items() if key not in found]):
@@ -330,7 +335,7 @@ class Informer(Generic[T]):
                             breather = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
                 if self._clock() < self._list_again_at:
-                    raise Unreachable(f"the watch has been silent for {self._silence_seconds:g} s") from error
+                    raise NoResponse(f"the watch has been silent for {self._silence_seconds:g} s") from error
         if self._clock() >= self._list_again_at:
             self._resource_version = ""
             self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
@@ -350,7 +355,9 @@ class Informer(Generic[T]):
             except Malformed as error:
                 self._list_again(error)
         else:
-            self._take_unread(line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {OBJECT_MAX}"))
+            self._take_unread(
+                line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")
+            )
 
     def _take_unread(self, line: LongLine, error: Malformed) -> None:
         """Skip an event of which only the names are known; its object counts as absent."""
@@ -364,7 +371,7 @@ class Informer(Generic[T]):
     def _list_again(self, error: Malformed) -> NoReturn:
         """Schedule a new list, because the content of an event is unknown. Raises ServerError."""
         self._resource_version = ""
-        raise ServerError(502, "Malformed", str(error)) from error
+        raise ServerError(502, MALFORMED, str(error)) from error
 
     def _take_event(self, event: WatchEvent[T]) -> None:
         if event.error is not None:

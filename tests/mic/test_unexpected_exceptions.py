@@ -39,7 +39,7 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
@@ -54,7 +54,7 @@ async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: 
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_the_same_where_no_host_is_concerned() -> None:
+async def test_a_failure_without_a_host_is_left_out_and_counted_too() -> None:
     async with a_stage() as stage:
         stage.view.identities.upserted(None, identity(type_=1))
         stage.view.bindings.upserted(None, binding())
@@ -65,7 +65,7 @@ async def test_the_same_where_no_host_is_concerned() -> None:
         assert done == PassResult(again_after=FAULT_SECONDS)
 
 
-async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     real = documents.new_document
 
     def new_document(desired: DesiredAssignment, *more: Any) -> documents.Document:
@@ -84,7 +84,7 @@ async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: 
         assert faults(stage)["write"] == 1.0
 
 
-def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = completion._releasable
 
     def releasable(existing: ExistingAssignment, *more: Any) -> bool:
@@ -112,7 +112,7 @@ def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypa
     assert noted == [("default", "bad-default-demo")]
 
 
-async def test_a_pass_that_fails_is_counted_and_repeated_while_others_go_on() -> None:
+async def test_a_failed_pass_is_counted_and_retried_while_others_continue() -> None:
     counted: list[None] = []
     queue = WorkQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
     worked: list[str] = []

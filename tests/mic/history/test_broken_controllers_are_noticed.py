@@ -219,7 +219,7 @@ BREAKS: Final = SOON + (LATER if os.environ.get("HISTORY_BREAKS") == "all" else 
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda each: each.__name__)
-def test_a_controller_that(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_test_notices_a_controller_that(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(
