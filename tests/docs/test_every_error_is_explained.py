@@ -17,7 +17,7 @@ SENTENCES = refusals()
 MICS = [
     *returned("mic/reconciliation/events.py", "advice", "refusal", "delay", "lost"),
     *returned("mic/decisions/assignments.py", "misconfigured"),
-    *returned("mic/cluster/bindings.py", "beyond_limit"),
+    *returned("mic/cluster/limited_groups.py", "beyond_limit"),
 ]
 
 
