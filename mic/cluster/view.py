@@ -2,7 +2,7 @@
 
 The cost of an event depends on the objects that it affects (a pod's assignments, the pods of a selector), never on the
 size of the cluster. An event marks only the affected VMs and scale sets. This module makes no requests and decides
-nothing; `decisions.plan` does.
+nothing; `mic.decisions` does.
 """
 
 import time

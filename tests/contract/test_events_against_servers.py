@@ -9,8 +9,9 @@ import pytest
 
 from mic.app import COMPONENT as MIC
 from nmi.app import COMPONENT as NMI
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, NODES, Meta, Node
 from tests.contract.servers import Server
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import LongLine, WatchEvent, decode_event
 from podidentity.kube.errors import Gone
 from podidentity.kube.informer import Informer
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind, Pod, Resource
 from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.conftest import new_namespace, through

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ServerError
 from podidentity.kube.events import EVENTS, EventRecorder
@@ -24,7 +24,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So small that a test makes objects over them fast."""
     with monkeypatch.context() as small:
         for name, value in (("BODY_MAX", 20_000), ("OBJECT_MAX", 20_000), ("LINE_MAX", 20_000), ("PIECE", 1000)):
-            small.setattr(module, name, value)
+            small.setattr(response_limits, name, value)
         yield
 
 

@@ -8,8 +8,9 @@ import msgspec
 from nmi.identity.pods import PodEntry
 from nmi.pod_events import PodEvents
 from nmi.refusal import Reason, Refusal
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 
 MANIFEST = {"metadata": {"name": "cart"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from podidentity.kube.client import object_path
 from podidentity.kube.events import EVENTS
+from podidentity.kube.paths import object_path
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.walking import ask, eventually, run_pod
 

@@ -1,9 +1,11 @@
 """Tests of a pod that sends requests continuously while NMI ends, is not running and starts again.
 
-No request bypasses NMI and reaches the real IMDS, except after an orderly end without --fail-closed. Excluded:
+No request bypasses NMI and reaches the real IMDS, except after an orderly end without --fail-closed, and then only
+when the open requests are answered. Excluded:
 connections that are older than the rules (tests/nmi/node/test_packets.py).
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +15,8 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.integration.asking import asking
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again
+from tests.integration.test_nmi_drains import metrics
+from tests.integration.walking import NODE, ask, eventually, run_pod
 
 pytestmark = pytest.mark.root
 
@@ -99,3 +103,26 @@ async def test_without_fail_closed_an_ordered_end_gives_pods_back_to_imds(start:
         assert await end(sandbox, signal.SIGTERM) == 0
         await asker.until(lambda came: len(came) >= 20)
         assert asker.reached_imds > 0, "--fail-closed prevents this; it also proves that the tests detect a leak"
+
+
+async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_answered(start: Start) -> None:
+    sandbox = await start("--drain-timeout=3s")
+    async with asking(sandbox) as asker:
+        context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
+        held = asyncio.create_task(ask(sandbox, context))
+
+        async def is_held() -> bool:
+            text = await asyncio.to_thread(
+                sandbox.network.call_on_node, NODE, lambda: metrics(sandbox.nmis[NODE].metrics_port)
+            )
+            return "aadpodidentity_nmi_held_requests 1" in text
+
+        await eventually(is_held)
+        first = len(asker.answers)
+        sandbox.nmis[NODE].program.signal(signal.SIGTERM)
+        await asyncio.sleep(2)
+        assert not held.done()
+        assert asker.reached_imds == 0
+        assert {answer.outcome for answer in asker.answers[first:]} == {"200"}
+        assert (await held).status == 503
+        assert await sandbox.nmis[NODE].program.wait() == 0

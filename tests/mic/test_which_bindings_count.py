@@ -100,7 +100,7 @@ def covered(key: AssignmentKey, of: Pod, concerns: Iterable[Concern]) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_any_changes(data: st.DataObject) -> None:
+def test_any_changes_keep_the_incremental_result_equal_to_the_rule(data: st.DataObject) -> None:
     with patch.object(mic.cluster.bindings, "COUNTED_MAX", LIMIT):
         rule = SlowReader(forced=data.draw(st.booleans()))
         index = BindingIndex(force_namespaced=rule.forced)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from podidctl.migration.differences import Difference, DifferenceLevel
-from podidctl.migration.installed_programs import Program, check_programs, check_values, mic_settings
+from podidctl.migration.installed_programs import InstalledProgram, check_programs, check_values, mic_settings
 
 CHARTS_NMI = (
     "--node=$(NODE_NAME)",
@@ -16,15 +16,15 @@ CHARTS_NMI = (
 CHARTS_MIC = ("--cloudconfig=/etc/kubernetes/azure.json", "--logtostderr")
 
 
-def nmi(*flags: str, **environ: str) -> Program:
-    return Program("nmi", "DaemonSet kube-system/nmi", "kube-system", (*CHARTS_NMI, *flags), environ)
+def nmi(*flags: str, **environ: str) -> InstalledProgram:
+    return InstalledProgram("nmi", "DaemonSet kube-system/nmi", "kube-system", (*CHARTS_NMI, *flags), environ)
 
 
-def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> Program:
-    return Program("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
+def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> InstalledProgram:
+    return InstalledProgram("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
 
 
-def only(*programs: Program) -> Difference:
+def only(*programs: InstalledProgram) -> Difference:
     (one,) = check_programs(programs)
     return one
 
@@ -48,7 +48,7 @@ def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
         (mic("--clientQps=5"), "--clientQps=5"),
     ],
 )
-def test_a_flag_that_trades_something_is_to_be_looked_at(program: Program, what: str) -> None:
+def test_a_flag_that_trades_something_is_to_be_looked_at(program: InstalledProgram, what: str) -> None:
     one = only(program)
     assert one.level is DifferenceLevel.REVIEW
     assert what in one.what

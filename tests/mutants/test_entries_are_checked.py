@@ -8,8 +8,8 @@ import pytest
 from tests.docs.threat_tables import Row
 from tests.mutants.entries import Mutant, MutantError, fault, read, uncovered
 
-FIRST = "tests/nmi/test_issuer.py::test_the_peers_address_alone_says_who_asks"
-SECOND = "tests/nmi/test_issuer.py::test_what_the_pod_reads_of_a_refusal_holds_azures_sentence_code_and_correlation_id"
+FIRST = "tests/nmi/test_issuer.py::test_only_the_peers_address_identifies_the_pod"
+SECOND = "tests/nmi/test_issuer.py::test_a_refusal_contains_azures_message_code_and_correlation_id"
 GOOD = Mutant("topic", 1, "It starts.", (FIRST,), "nmi/__main__.py", "sys.exit(", "print(")
 
 

@@ -10,7 +10,7 @@ from tests.mutants.entries import Mutant, MutantError
 from tests.mutants.run import Verdict, Worker, judged, selected, sound
 from tests.mutants.trees import Outcome, Run, Tree
 
-BOUNDED = "tests/nmi/tokens/test_keeping_tokens.py::test_every_memory_is_bounded"
+BOUNDED = "tests/nmi/tokens/test_token_cache.py::test_every_cache_is_bounded"
 CACHE = "nmi/tokens/cache.py"
 
 

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from podidentity.kube import client as client_module
-from podidentity.kube import informer as informer_module
+from podidentity.kube import object_store, response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX
@@ -37,8 +36,8 @@ async def test_a_line_that_is_too_long_takes_its_object_away_and_the_watch_goes_
     told: Recorder[Pod],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
-    monkeypatch.setattr(client_module, "PIECE", 100)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "PIECE", 100)
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
     running = informer()
     watch = await server.watch()
@@ -55,7 +54,7 @@ async def test_a_line_that_is_too_long_takes_its_object_away_and_the_watch_goes_
 async def test_a_watch_goes_on_after_the_version_of_a_line_that_was_too_long(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists.append(page(pod("a", "1"), version="7"))
     informer()
     watch = await server.watch()
@@ -67,7 +66,7 @@ async def test_a_watch_goes_on_after_the_version_of_a_line_that_was_too_long(
 async def test_a_line_that_is_too_long_and_names_nothing_lists_again(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
     running = informer()
     (await server.watch()).send_raw(b"]" + b"x" * 2000 + b"\n")
@@ -157,7 +156,7 @@ async def test_an_object_that_the_handler_cannot_take_in_is_served_no_more(
 async def test_a_handler_that_cannot_forget_makes_the_watch_silent_until_it_can(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)
     doubts = 0
 
     def doubt() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
@@ -23,10 +23,10 @@ from tests.podidentity.kube.sized import SizedServer, written
 @pytest.fixture
 async def sized(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SizedServer]:
     """With limits a thousandth of the real ones."""
-    monkeypatch.setattr(module, "BODY_MAX", 8000)
-    monkeypatch.setattr(module, "OBJECT_MAX", 8000)
-    monkeypatch.setattr(module, "PART_BYTES", 2000)
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(response_limits, "BODY_MAX", 8000)
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", 8000)
+    monkeypatch.setattr(response_limits, "PART_BYTES", 2000)
+    monkeypatch.setattr(response_limits, "PIECE", 100)
     server = SizedServer()
     await server.start()
     yield server
@@ -55,7 +55,9 @@ async def names(client: Client, **options: Any) -> list[str]:
     async for page in client.pages(PODS, **options):
         if page.first:
             found.clear()
-        assert sum(len(memoryview(raw)) for raw in page.items) <= module.OBJECT_MAX + module.PART_BYTES
+        assert (
+            sum(len(memoryview(raw)) for raw in page.items) <= response_limits.OBJECT_MAX + response_limits.PART_BYTES
+        )
         found += [decode_meta(raw).name for raw in page.items]
     return found
 
@@ -97,9 +99,9 @@ async def test_an_object_at_the_limit_is_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sized.objects = [padded(0, 9000)]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))))
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", len(written(padded(0, 9000))))
     assert await names(client, page_size=1) == ["p000"]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
     assert await names(client, page_size=1) == []
 
 
@@ -117,7 +119,7 @@ async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
     small, large = nested("small", 10_000), nested("large", 2 * SHALLOW_MAX)
     sized.objects = [padded(0, 10), small, padded(1, 10), large, padded(2, 10)]
     for name in ("BODY_MAX", "OBJECT_MAX"):
-        monkeypatch.setattr(module, name, 1 << 20)
+        monkeypatch.setattr(response_limits, name, 1 << 20)
     assert [each.metadata.name for each in await client.list(PODS)] == ["p000", "small", "p001", "p002"]
     assert client.skipped.counts == {("pods", "depth"): 1}
 
@@ -129,7 +131,7 @@ async def test_no_stall_while_deep_and_large_objects_are_read(
     count.
     """
     for name, value in (("BODY_MAX", 8 << 20), ("OBJECT_MAX", 8 << 20), ("PIECE", 16 * 1024)):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(response_limits, name, value)
     sized.objects = [nested(f"n{number}", 1 << 20, depth=1500) for number in range(7)]
     longest, ticking = 0.0, True
 
@@ -168,6 +170,6 @@ async def test_every_object_within_the_limit_is_read_once(
         expected = [
             f"p{number:03}"
             for number in range(len(sizes))
-            if len(written(padded(number, sizes[number]))) <= module.OBJECT_MAX
+            if len(written(padded(number, sizes[number]))) <= response_limits.OBJECT_MAX
         ]
         assert await names(client, page_size=page_size) == expected
