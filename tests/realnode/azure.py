@@ -52,9 +52,9 @@ class _LoggedImds(Imds):
         self.requests: list[ImdsRequest] = []
 
     @override
-    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         at = time.time()
-        response = await super()._handle_with_faults(request)
+        response = await super().respond(request)
         self.requests.append(ImdsRequest(at, request.remote or "", request.path, response.status))
         return response
 
