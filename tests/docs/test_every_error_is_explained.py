@@ -15,10 +15,9 @@ ANSWERS = {
 }
 SENTENCES = refusals()
 MICS = [
-    *returned("mic/reconciliation/events.py", "advice", "refusal", "delay"),
+    *returned("mic/reconciliation/events.py", "advice", "refusal", "delay", "lost"),
     *returned("mic/decisions/assignments.py", "misconfigured"),
-    *returned("mic/cluster/bindings.py", "beyond_limit"),
-    *returned("mic/reconciliation/host_reconciler.py", "_lost"),
+    *returned("mic/cluster/limited_groups.py", "beyond_limit"),
 ]
 
 

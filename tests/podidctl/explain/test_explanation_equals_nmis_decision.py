@@ -172,7 +172,7 @@ def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
     }
     for name, informer in cluster_cache.watches.by_name.items():
         for each in told[name]:
-            informer._handler.upserted(None, each)
+            informer.objects.handler.upserted(None, each)
     records = [index.get(address) for address in cluster.pod.addresses if not cluster.pod.spec.host_network]
     owners = [record.owner for record in records if record is not None]
     for entry in owners:

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from podidentity.kube import informer as informer_module
-from podidentity.kube import response_limits
+from podidentity.kube import object_store, response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX
@@ -157,7 +156,7 @@ async def test_an_object_that_the_handler_cannot_process_is_removed(
 async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_until_it_can(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)
     doubts = 0
 
     def doubt() -> None:
