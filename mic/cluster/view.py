@@ -14,9 +14,10 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mic.cluster.bindings import BindingIndex, Concern, Ignored
+from mic.cluster.bindings import BindingIndex
 from mic.cluster.host_state import Assignment, HostState
 from mic.cluster.pods import PodIndex, same_assignments
+from mic.cluster.selectors import Concern, Ignored
 from mic.decisions.assignments import (
     AssignmentKey,
     DesiredAssignment,
