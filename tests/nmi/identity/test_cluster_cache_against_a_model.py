@@ -369,7 +369,7 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
                 run.list_anew()
         else:
             if chance < 0.1:
-                await run.cluster_cache._ask_about(dice.random.choice(ADDRESSES))
+                await run.cluster_cache.ownership_reads.find_owner(dice.random.choice(ADDRESSES))
             run.deliver(dice.random.choice([0, 1, 1, 2, 100]))
         run.check_kept()
         if not run.on_the_way:
