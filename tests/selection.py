@@ -103,7 +103,7 @@ class Downloads:
             return build()
 
         def checked_tool(name: str) -> Path:
-            self._require(*({"plane"} if name == "kubectl" else {"plane", "tools"}))
+            self._require(*({"plane"} if name in {"actionlint", "kubectl"} else {"plane", "tools"}))
             return tool(name)
 
         patch(up, "build", checked_build)
