@@ -2,7 +2,7 @@
 
 The cost of an event depends on the objects that it affects (a pod's assignments, the pods of a selector), never on the
 size of the cluster. An event marks only the affected VMs and scale sets. This module makes no requests and decides
-nothing; `decisions.plan` does.
+nothing; `mic.decisions` does.
 """
 
 import time
@@ -14,9 +14,10 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mic.cluster.bindings import BindingIndex, Concern, Ignored
+from mic.cluster.bindings import BindingIndex
 from mic.cluster.host_state import Assignment, HostState
 from mic.cluster.pods import PodIndex, same_assignments
+from mic.cluster.selectors import Concern, Ignored
 from mic.decisions.assignments import (
     AssignmentKey,
     DesiredAssignment,

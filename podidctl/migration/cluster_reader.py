@@ -24,10 +24,11 @@ from podidctl.migration.workload_identity import WorkloadState
 from podidctl.migration.workloads import TEMPLATED, WorkloadInventory
 from podidentity.exits import StartError
 from podidentity.kube import access
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind, Resource
 from podidentity.version import VERSION
 

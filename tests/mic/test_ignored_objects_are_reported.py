@@ -32,7 +32,7 @@ class Told:
         self.counted += 1
 
 
-def test_the_author_of_each_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     told = Told()
     told.ignored.identity(identity("bad"), "spec.type 9 is none")
     told.ignored.binding(binding("much"), "there are too many")
@@ -44,7 +44,7 @@ def test_the_author_of_each_is_told_why(caplog: pytest.LogCaptureFixture) -> Non
     assert told.counted == 2
 
 
-def test_one_namespace_that_floods_leaves_reports_to_others() -> None:
+def test_a_namespace_with_many_ignored_objects_leaves_events_to_others() -> None:
     told = Told()
     for number in range(10_000):
         told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
@@ -54,7 +54,7 @@ def test_one_namespace_that_floods_leaves_reports_to_others() -> None:
     assert told.counted == 10_001
 
 
-def test_it_is_told_again_later() -> None:
+def test_an_ignored_object_is_reported_again_later() -> None:
     told = Told()
     for _ in range(1000):
         told.ignored.binding(binding(namespace="evil"), "no")

@@ -27,7 +27,7 @@ class Recorded:
         self.seen.append(f"-{old.metadata.name}")
 
 
-def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
+def test_a_mirror_pod_gets_no_assignment_and_another_pod_does() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod("mirror", mirror=True), pod("web"), identity(), binding())
@@ -35,7 +35,7 @@ def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
     assert sorted(cluster.objects) == [("default", "web-default-demo")]
 
 
-def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
+def test_an_assignment_that_an_older_mic_made_for_it_is_revoked_and_its_identity_detached() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod(), identity(), binding())
@@ -47,7 +47,7 @@ def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
     assert cluster.on(VM) == set()
 
 
-async def test_it_is_told_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         inner = Recorded()
         handler = MirrorPods(inner, stage.recorder)
@@ -66,7 +66,7 @@ async def test_it_is_told_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptu
         assert "mirror pod" in events[0]["message"]
 
 
-async def test_a_kubelet_that_makes_thousands_of_them_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_thousands_of_mirror_pods_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         handler = MirrorPods(Recorded(), stage.recorder, clock=stage.time)
         with caplog.at_level(logging.WARNING):
@@ -75,7 +75,7 @@ async def test_a_kubelet_that_makes_thousands_of_them_does_not_fill_the_log(capl
         assert len(caplog.records) <= LINES_BURST + 1
 
 
-def test_a_plan_names_it_among_what_is_left_out() -> None:
+def test_a_plan_lists_it_among_the_ignored_objects() -> None:
     snapshot = Snapshot(
         pods=(pod("mirror", mirror=True), pod("web")),
         nodes=(node(),),

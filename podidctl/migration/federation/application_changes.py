@@ -22,8 +22,9 @@ from podidctl.migration.federation.json_patches import (
 from podidctl.migration.federation.schema import Application, ChangeOutcome, ChangeResult
 from podidctl.migration.projections import SERVICE_ACCOUNTS
 from podidctl.migration.workload_identity import USE_LABEL
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
+from podidentity.kube.paths import object_path
 from podidentity.resources import Kind, Meta, Resource
 
 ANNOTATIONS: Final = ("metadata", "annotations")

@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from podidctl.migration.federation.json_patches import Document, Operations
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import Conflict, Invalid
+from podidentity.kube.paths import object_path
 from podidentity.resources import Kind
 
 ATTEMPTS: Final = 3

@@ -18,9 +18,9 @@ from podidctl.migration.federation.json_patches import (
 from podidctl.migration.federation.lagging_pods import lagging_among
 from podidctl.migration.federation.schema import ChangeOutcome, ChangeResult, IdentityState, IdentityStep, TokenTest
 from podidctl.migration.projections import RUNNING_PODS
-from podidentity.kube.client import object_path
 from podidentity.kube.decoding import decode_object
 from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.paths import object_path
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,

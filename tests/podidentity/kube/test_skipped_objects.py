@@ -56,7 +56,7 @@ def test_the_event_names_kind_and_cause(skipped: SkippedObjects, events: Events)
     assert message == f"This AzurePodIdentityException is ignored and treated as absent: {cause}"
 
 
-def test_one_version_is_told_once_and_counted_each_time(
+def test_one_version_of_an_object_is_reported_once_and_counted_each_time(
     skipped: SkippedObjects, events: Events, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -66,7 +66,7 @@ def test_one_version_is_told_once_and_counted_each_time(
     assert skipped.counts == {("azurepodidentityexceptions", "limits"): 4}
 
 
-def test_many_objects_are_told_so_many_times_an_hour(
+def test_many_objects_are_reported_up_to_an_hourly_limit(
     skipped: SkippedObjects, events: Events, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     number = REMEMBERED_MAX + 1000
@@ -129,5 +129,5 @@ def test_an_object_without_a_name_has_no_event(skipped: SkippedObjects, events: 
         (RecursionError(), "handler"),
     ],
 )
-def test_reasons(error: Exception, reason: str) -> None:
+def test_each_error_has_its_skip_reason(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason

@@ -3,7 +3,7 @@
 from podidentity.telemetry.log_limit import LogLimit
 
 
-def test_one_line_in_each_period() -> None:
+def test_one_line_per_period() -> None:
     now = 100.0
     limit = LogLimit(60.0, clock=lambda: now)
     assert [limit.allows(), limit.allows()] == [True, False]
@@ -13,7 +13,7 @@ def test_one_line_in_each_period() -> None:
     assert [limit.allows(), limit.allows()] == [True, False]
 
 
-def test_lines_that_were_not_allowed_do_not_delay_the_next_one() -> None:
+def test_suppressed_lines_do_not_delay_the_next_one() -> None:
     now = 0.0
     limit = LogLimit(60.0, clock=lambda: now)
     allowed = []
