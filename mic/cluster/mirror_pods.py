@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mic.cluster.view import Changes
+from mic.cluster.changes import Changes
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS, Pod
 from podidentity.telemetry.token_bucket import TokenBucket
