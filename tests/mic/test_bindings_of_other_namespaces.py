@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic.cluster.bindings import COUNTED_MAX
+from mic.cluster.limited_groups import COUNTED_MAX
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import AssignmentKey, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod

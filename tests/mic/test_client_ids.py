@@ -15,7 +15,8 @@ from mic.decisions.client_ids import SHOWN_MAX, mismatch
 from mic.decisions.documents import MESSAGE_MAX
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
-from mic.reconciliation.host_reconciler import DOUBT_SECONDS, FAULTY
+from mic.reconciliation.events import FAULTY
+from mic.reconciliation.host_reconciler import DOUBT_SECONDS
 from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mic.decisions import plan
-from mic.decisions.plan import Policy
+from mic.decisions import host_change
+from mic.decisions.policy import Policy
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 
@@ -232,7 +232,7 @@ def test_no_identity_is_attached_before_an_object_has_a_record_of_it(adopt: bool
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(), binding(), pod())
     host_state = cluster.view.host_state(vm_id("n0").lower())
-    assert plan.azure_change(host_state, cluster.azure[host_state.key], policy) is None
+    assert host_change.azure_change(host_state, cluster.azure[host_state.key], policy) is None
     cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
 

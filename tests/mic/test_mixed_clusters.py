@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from tests.mic.cluster import (
     GROUP,
     Cluster,

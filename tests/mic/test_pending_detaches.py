@@ -5,7 +5,7 @@ import json
 from prometheus_client import CollectorRegistry
 
 from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, PendingDetach
-from mic.decisions.plan import CompleteDetaches
+from mic.decisions.steps import CompleteDetaches
 from mic.metrics import MicMetrics
 from mic.reconciliation.writer import Writer, Written
 from podidentity.resources import ASSIGNED_IDENTITIES

@@ -10,7 +10,7 @@ from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.azure.memory import QUARANTINE_MOST_SECONDS, HostMemory
 from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
-from mic.reconciliation.host_reconciler import REFUSED
+from mic.reconciliation.host_updater import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
 from tests.mic.stage import VM, Stage, a_stage

@@ -259,7 +259,7 @@ async def test_no_change_is_sent_if_the_lease_may_expire(stage: Stage) -> None:
             stage.lease[0] = 12.0
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = renewed
+    stage.host_reconciler._updater._sleep = renewed
     assert await stage.reconcile() == PassResult()
     assert len(stage.time.slept) >= 3
 
@@ -283,7 +283,7 @@ async def test_an_operation_of_an_earlier_leader_is_waited_for(stage: Stage) -> 
             stage.hosts.state = HostIdentities(etag='"2"')
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = passing
+    stage.host_reconciler._updater._sleep = passing
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
 

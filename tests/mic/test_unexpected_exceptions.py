@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mic.azure.identities import GONE
-from mic.decisions import documents, plan
+from mic.decisions import completion, documents, preparation
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
@@ -28,14 +28,14 @@ def faults(stage: Stage) -> dict[str, float]:
 @pytest.fixture
 def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planning for the pod `bad` fails."""
-    real = plan._keeper
+    real = preparation._keeper
 
     def keeper(desired: DesiredAssignment, active: tuple[ExistingAssignment, ...]) -> ExistingAssignment | None:
         if desired.pod.metadata.name == "bad":
             raise OddError
         return real(desired, active)
 
-    monkeypatch.setattr(plan, "_keeper", keeper)
+    monkeypatch.setattr(preparation, "_keeper", keeper)
 
 
 @pytest.mark.usefixtures("unplannable")
@@ -85,7 +85,7 @@ async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypat
 
 
 def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plan._releasable
+    real = completion._releasable
 
     def releasable(existing: ExistingAssignment, *more: Any) -> bool:
         if existing.assignment_key.pod == "bad":
@@ -102,10 +102,10 @@ def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monk
     for existing in [cluster.view.existing(key) for key in cluster.objects]:
         assert existing is not None
         cluster.delete(existing)
-    monkeypatch.setattr(plan, "_releasable", releasable)
+    monkeypatch.setattr(completion, "_releasable", releasable)
     noted: list[object] = []
     cluster.azure[host_key] = GONE
-    steps = plan.finish(
+    steps = completion.finish(
         cluster.view.host_state(host_key), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
     )
     assert [step.existing.assignment_key.pod for step in steps] == ["web"]

@@ -197,10 +197,10 @@ async def test_a_suspended_pod_does_not_win_the_address_although_it_started_late
         evidence(office)
         office.cluster.put_pod(pod("rival", started=30))
         await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        await office.cluster.cluster_cache._ask_about(ADDRESS)
+        await office.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()
-        await office.cluster.cluster_cache._ask_about(ADDRESS)
+        await office.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert office.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
@@ -257,13 +257,14 @@ async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspensi
 @pytest.mark.parametrize("change", ["gone", "namesake", "finished"])
 async def test_a_read_that_does_not_find_the_pod_removes_it(change: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         uid = office.cluster.put_pod(pod(phase="Succeeded" if change == "finished" else "Running"))
         office.cluster.told(pod(uid="uid-former" if change == "namesake" else uid))
         if change == "gone":
             office.cluster.delete_pod()
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         assert entry.gone
 
 
@@ -277,31 +278,33 @@ NOT_CONFIRMING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", NOT_CONFIRMING)
 async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = office.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
         office.cluster.told(pod(uid=uid))
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         evidence(office)
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod())
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "the neighbour that passes"
+        assert await still_owns(entry, ADDRESS), "the neighbour that passes"
 
 
 async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         uid = office.cluster.put_pod(pod())
         office.cluster.told(pod(uid=uid))
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         office.cluster.put_pod(pod("rival"))
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod(started=60))
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "it was started later than the rival"
+        assert await still_owns(entry, ADDRESS), "it was started later than the rival"
         office.cluster.put_pod(pod("rival", started=90))
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod("rival", phase="Succeeded"))
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert await still_owns(entry, ADDRESS)
 
 
 async def test_a_read_without_a_response_lifts_nothing_and_is_repeated() -> None:

@@ -17,10 +17,10 @@ from typing_extensions import override
 
 from mic.azure.identities import GONE, Attached, HostIdentities
 from mic.cluster.view import ClusterView
-from mic.decisions import plan
+from mic.decisions import steps
 from mic.decisions.assignments import ExistingAssignment
-from mic.decisions.plan import Policy
-from mic.preview.dry_run import DryRun, Snapshot, Step
+from mic.decisions.policy import Policy
+from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import STEP_NAMES, AzureReads, preview
 from mic.preview.schema import Preview
 from podidentity.azure.errors import AzureError
@@ -51,19 +51,19 @@ class Recording(Cluster):
         self.host_key = ""
 
     @override
-    def _before(self, step: plan.PrepareStep) -> str:
+    def _before(self, step: steps.PrepareStep) -> str:
         self._note(step)
         return super()._before(step)
 
     @override
-    def _after(self, step: plan.FinishStep) -> str:
+    def _after(self, step: steps.FinishStep) -> str:
         self._note(step)
         return super()._after(step)
 
-    def _note(self, step: Step) -> None:
+    def _note(self, step: steps.Step) -> None:
         """Compare objects by pod and identity: the name of a new one may depend on the order of the hosts, while
         another one is released on a second host."""
-        key = step.desired.assignment_key if isinstance(step, plan.Create) else step.existing.assignment_key
+        key = step.desired.assignment_key if isinstance(step, steps.Create) else step.existing.assignment_key
         pod, identity = f"{key.pod_namespace}/{key.pod}", f"{key.identity_namespace}/{key.identity}"
         self.done.append((self.host_key.lower(), STEP_NAMES[type(step)], pod, identity))
 

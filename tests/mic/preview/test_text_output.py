@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mic.azure.identities import Attached, HostIdentities
 from mic.decisions.assignments import misconfigured
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import LeftOut, Preview

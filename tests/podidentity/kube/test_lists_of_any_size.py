@@ -62,14 +62,14 @@ async def names(client: Client, **options: Any) -> list[str]:
     return found
 
 
-async def test_a_page_that_is_too_large_is_asked_for_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+async def test_an_oversized_page_is_requested_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
     sized.objects = [padded(number, 3000) for number in range(20)]
     assert await names(client) == [f"p{number:03}" for number in range(20)]
     assert sized.limits[:2] == [500, 2]
     assert not client.skipped.counts
 
 
-async def test_a_page_that_looks_full_of_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+async def test_a_page_with_many_apparent_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
     """The number of objects in a page is guessed by a text that one object may hold any number of times."""
     sized.objects = [pod(f"p{number}", "1", spec={"uids": [{"uid": ""}] * 400}) for number in range(20)]
     assert len(await names(client)) == 20
@@ -105,7 +105,7 @@ async def test_an_object_at_the_limit_is_read(
     assert await names(client, page_size=1) == []
 
 
-async def test_a_list_in_one_piece_is_read_in_parts(sized: SizedServer, client: Client) -> None:
+async def test_a_list_in_one_piece_is_parsed_in_parts(sized: SizedServer, client: Client) -> None:
     """After two expired tokens the list is read without pages, however long it is."""
     sized.gone = 2
     sized.objects = [padded(number, 9000 if number == 7 else 1000) for number in range(60)]
@@ -113,7 +113,7 @@ async def test_a_list_in_one_piece_is_read_in_parts(sized: SizedServer, client: 
     assert sized.limits[-1] == 0
 
 
-async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
+async def test_a_small_deep_object_is_truncated_and_a_large_one_is_skipped(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = nested("small", 10_000), nested("large", 2 * SHALLOW_MAX)
@@ -124,7 +124,7 @@ async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
     assert client.skipped.counts == {("pods", "depth"): 1}
 
 
-async def test_no_stall_while_deep_and_large_objects_are_read(
+async def test_the_loop_is_not_blocked_while_deep_and_large_objects_are_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seven MiB of brackets; the event loop runs in between. Measured in CPU time, so that other processes do not
@@ -150,7 +150,7 @@ async def test_no_stall_while_deep_and_large_objects_are_read(
     assert longest < 0.2
 
 
-async def test_a_list_that_breaks_off_is_no_list(sized: SizedServer, client: Client) -> None:
+async def test_an_interrupted_list_is_rejected(sized: SizedServer, client: Client) -> None:
     sized.objects = [b'{"metadata":{"name":"a"},"spec":{"x":"' + b"x" * 9000]
     with pytest.raises(ApiError):
         await names(client, page_size=1)
