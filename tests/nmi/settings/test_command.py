@@ -25,11 +25,13 @@ def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.Comp
     )
 
 
+@pytest.mark.programs
 def test_the_version_is_printed() -> None:
     done = nmi("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
 
 
+@pytest.mark.programs
 def test_help_names_every_flag_and_ends_well() -> None:
     done = nmi("--help")
     assert done.returncode == 0
@@ -54,6 +56,7 @@ def test_a_command_line_that_cannot_be_used_is_one_line_and_exit_code_2(
     assert told.err.count("\n") == 1
 
 
+@pytest.mark.programs
 def test_python_m_nmi_gives_the_exit_code_on() -> None:
     done = nmi("--nod=a")
     assert done.returncode == 2
@@ -107,6 +110,7 @@ def test_ctrl_c_ends_it_without_a_traceback(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.programs
 def test_a_port_that_is_in_use_is_told_in_words_alone() -> None:
     port, other = free_ports(2)
     with socket.create_server(("", port)):
