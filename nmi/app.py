@@ -2,9 +2,9 @@
 
 The start goes from probes to watches until their first lists are complete, to the listener, to the rule that redirects
 pods, and only then to "Active". NMI waits for an unavailable API server without a time limit
-(`podidentity.kube.first_contact`). The stop goes in the reverse order: NMI removes the rule first, so that no new
-connection arrives, and then completes open requests. With --fail-closed the rule that blocks pods from the real IMDS is
-installed right after the probes, and both rules remain at the end.
+(`podidentity.kube.first_contact`). At the stop, NMI keeps the rule and serves new requests until the open ones are
+answered. Then it removes the rule, so that no new connection arrives, and completes the rest. With --fail-closed the
+rule that blocks pods from the real IMDS is installed right after the probes, and both rules remain at the end.
 """
 
 import asyncio
@@ -76,6 +76,10 @@ COMPONENT: Final = "aad-pod-identity-nmi"
 """The source of NMI's Events."""
 REMOVE_SECONDS: Final = 5.0
 """How long the stop waits for the xtables lock. The rest of a pod's grace period (30 s) is for the drain."""
+LAST_ACCEPT_SECONDS: Final = 0.02
+"""After the jump's removal, how long NMI accepts the connections that the kernel has queued: closing the listener would
+reset them.
+"""
 IMDS_CONNECTIONS: Final = 16
 """The governor sends at most 5 concurrent requests to IMDS. Instance metadata and a reserve are added."""
 
@@ -195,21 +199,26 @@ class App:
         log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
 
     async def _stop_in_order(self, stop: asyncio.Event) -> Never:
-        """Remove the jump first, so that no new connection is redirected here. Then complete open requests.
+        """Serve, also new requests, until the open ones are answered; then remove the jump and complete the rest.
 
-        Remove the rest of the rule last, because responses need it.
+        Without the jump, requests reach the real IMDS, so it goes as late as possible. The rest of the rule goes last,
+        because responses need it.
         """
         await stop.wait()
-        log.info("nmi stopping, it removes the redirect unless configured otherwise and completes open requests")
+        log.info("nmi stopping; it completes open requests and then removes the redirect unless configured otherwise")
         self._active = False
+        seconds = self._settings.drain_seconds
+        if self._server is not None:
+            seconds = await self._server.complete_open_requests(seconds)
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
             await self._leave_redirect(self._redirect.withdraw)
         if self._server is not None and self._listener is not None:
+            await asyncio.sleep(LAST_ACCEPT_SECONDS)
             self._server.stop_accepting()
             self._listener.close()  # new connections are refused immediately, instead of waiting until the exit
-            await self._server.drain(self._settings.drain_seconds)
+            await self._server.drain(seconds)
         raise Stopped
 
     async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ It does not depend on the service. `faults` implements faults of the network (re
 front of real servers.
 """
 
+import abc
 import asyncio
 import contextlib
 import errno
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
+from typing_extensions import override
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -174,8 +176,8 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     return listener
 
 
-class HttpService:
-    """An HTTP or HTTPS server that calls `handle` for each request. The emulators derive from it."""
+class HttpService(abc.ABC):
+    """An HTTP or HTTPS server that calls `respond` for each request."""
 
     scheme = "http"
 
@@ -206,7 +208,7 @@ class HttpService:
         own = listening(host, port)
         self.host, self.port = own.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
-        server = web.Server(self._handle_with_faults, access_log=None)
+        server = web.Server(self.respond, access_log=None)
         self._ssl_context = ssl_context
         self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
@@ -225,9 +227,18 @@ class HttpService:
             await self._runner.cleanup()
             self._runner = None
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the response to one request. Subclasses implement it."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the response to one request."""
 
-    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+
+class FaultyService(HttpService):
+    """An HTTP server that calls `handle` for each request without a fault."""
+
+    @override
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.faults.apply(request) or await self.handle(request)
+
+    @abc.abstractmethod
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the proper response to one request."""

@@ -6,6 +6,7 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make check` runs tests that need nothing but the Python environment.
 * `make test` adds tests that need root, downloaded tools, or the programs running in a sandbox.
 * `make test-all` adds tests that need the control plane of tests/testplane, and those that measure.
+* `make e2e-node` runs tests on the real nodes of tests/realnode. It is not a part of `make test-all`.
 """
 
 import asyncio
@@ -33,9 +34,11 @@ MARKERS: Final = {
     "images": "needs the images of `make local-images`",
     "model": "needs the model checker spin",
     "sdks": "needs the applications of tests/sdks",
+    "node": "needs a real node of tests/realnode and the images of `make local-images`",
     "run_check": "runs in `make check`; set here on every test",
     "run_test": "runs in `make test`; set here on every test",
     "run_test_all": "runs in `make test-all`; set here on every test",
+    "run_node": "runs in `make e2e-node`; set here on every test",
 }
 
 PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server", "kubectl"})
@@ -48,6 +51,7 @@ DIRECTORIES: Final = {
     "model": "model",
     "observability": "tools",
     "packaging": "tools",
+    "realnode/scenarios": "node",
     "sdks": "sdks",
     "soak": "programs",
 }
@@ -73,6 +77,8 @@ def needs_of(path: PurePath, fixtures: frozenset[str]) -> Iterator[str]:
 
 def run_of(markers: frozenset[str]) -> str:
     """Return the marker of the target that runs a test with these *markers*."""
+    if "node" in markers:
+        return "run_node"
     if markers & IN_TEST_ALL:
         return "run_test_all"
     return "run_test" if markers & IN_TEST else "run_check"
@@ -95,7 +101,7 @@ def mark(item: pytest.Item) -> frozenset[str]:
 
 
 class Downloads:
-    """Guard of the downloaded programs: only tests with the marker `plane` or `tools` use them.
+    """Guard of the downloaded programs: only tests with the marker `plane`, `tools` or `node` use them.
 
     Without it, a test without that marker would download or compile a program during `make check`.
     """
@@ -112,11 +118,11 @@ class Downloads:
         build, tool = up.build, up.tool
 
         def checked_build() -> Path:
-            self._require("plane")
+            self._require("plane", "node")
             return build()
 
         def checked_tool(name: str) -> Path:
-            self._require(*({"plane"} if name == "kubectl" else {"plane", "tools"}))
+            self._require(*({"plane", "node"} if name in {"actionlint", "kubectl"} else {"plane", "tools", "node"}))
             return tool(name)
 
         patch(up, "build", checked_build)

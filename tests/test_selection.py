@@ -22,8 +22,10 @@ UNNAMED = frozenset({"images", "sdks"})
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Return the marker expression and the paths of each pytest command of `make test-all`."""
-    made = subprocess.run(["make", "-n", "test-all"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    """Return the marker expression and the paths of each pytest command of `make test-all` and `make e2e-node`."""
+    command = ["make", "-n", "test-all", "e2e-node"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+
     found = []
     for line in made.stdout.splitlines():
         if "bin/pytest" in line:
@@ -80,9 +82,9 @@ def test_needs_follow_from_fixtures_and_directories() -> None:
     assert set(selection.needs_of(PurePath("deployed/test_a.py"), frozenset({"tmp_path"}))) == set()
 
 
-@pytest.mark.parametrize("name", ["kubectl", "helm"])
+@pytest.mark.parametrize("name", ["kubectl", "helm", "actionlint"])
 def test_a_test_without_the_marker_downloads_nothing(name: str) -> None:
-    with pytest.raises(RuntimeError, match="add the marker plane"):
+    with pytest.raises(RuntimeError, match="add the marker node or plane"):
         up.tool(name)
 
 

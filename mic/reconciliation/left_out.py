@@ -13,7 +13,7 @@ FAULT_SECONDS: Final = 30.0
 
 
 class Skipped:
-    """Objects that one pass left out. `note` is a `plan.OnFault`."""
+    """Objects that one pass left out. `note` is a `steps.OnFault`."""
 
     def __init__(self, host_key: str, metrics: MicMetrics) -> None:
         self._host_key = host_key

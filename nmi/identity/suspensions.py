@@ -25,7 +25,7 @@ from typing import Final
 from nmi.identity.address_evidence import Evidence, EvidenceKind
 from nmi.identity.container_starts import started_after
 from nmi.identity.pods import PodEntry
-from podidentity.telemetry.token_bucket import TokenBucket
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ LOG_GAP_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _DatedEvidence:
     """Evidence about an address."""
 
     evidence: Evidence
@@ -91,12 +91,10 @@ class Suspensions:
         self._clock = clock
         self._wall_clock = wall_clock
         self._suspensions: dict[PodEntry, dict[str, Suspension]] = {}
-        self._remembered: dict[str, _Remembered] = {}
+        self._remembered: dict[str, _DatedEvidence] = {}
         """By address, the oldest first."""
         self._begun = asyncio.Event()
-        self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
-        self._left_out = 0
-        """Log lines that were left out since the last one."""
+        self._lines = LogLimit(burst=LOGGED_AT_ONCE, per_second=1 / LOG_GAP_SECONDS, clock=clock)
         self.counts = dict.fromkeys(EvidenceKind, 0)
         """Suspensions since the start, by the evidence that began them."""
 
@@ -117,7 +115,7 @@ class Suspensions:
     def begin(self, found: Iterable[Evidence]) -> None:
         """Suspend every pod that has one of these addresses now, or gets it later."""
         for evidence in found:
-            there = _Remembered(evidence, self._wall_clock(), self._clock())
+            there = _DatedEvidence(evidence, self._wall_clock(), self._clock())
             if evidence.kind.ends:
                 self._remember(there)
             for entry in self._claimants(evidence.address):
@@ -158,14 +156,14 @@ class Suspensions:
     def _all(self) -> Iterable[Suspension]:
         return (each for there in self._suspensions.values() for each in there.values())
 
-    def _remember(self, there: _Remembered) -> None:
+    def _remember(self, there: _DatedEvidence) -> None:
         self._remembered.pop(there.evidence.address, None)
         self._remembered[there.evidence.address] = there
         oldest = next(iter(self._remembered))
         if len(self._remembered) > REMEMBERED_MAX or there.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
             del self._remembered[oldest]
 
-    def _begin(self, entry: PodEntry, there: _Remembered) -> None:
+    def _begin(self, entry: PodEntry, there: _DatedEvidence) -> None:
         evidence, due = there.evidence, there.seen + VERIFY_SECONDS
         suspended = self._suspensions.setdefault(entry, {})
         suspension = suspended.get(evidence.address)
@@ -177,8 +175,7 @@ class Suspensions:
         entry.suspend()
         self._begun.set()
         self.counts[evidence.kind] += 1
-        if self._lines.take():
-            left_out, self._left_out = self._left_out, 0
+        if self._lines.allows():
             log.info(
                 "pod suspended, its address changed its owner",
                 extra={
@@ -186,11 +183,9 @@ class Suspensions:
                     "address": evidence.address,
                     "evidence": str(evidence.kind),
                     "interface": evidence.interface,
-                    "left_out": left_out,
+                    "left_out": self._lines.left_out,
                 },
             )
-        else:
-            self._left_out += 1
 
     def _end(self, suspension: Suspension) -> None:
         there = self._suspensions.get(suspension.entry, {})

@@ -103,6 +103,16 @@ class Server:
         """Stop using the listener: its owner may close it. Idempotent."""
         self._lane.stop_accepting()
 
+    async def complete_open_requests(self, seconds: float) -> float:
+        """Wait until the requests that wait now are answered, *seconds* at most. New ones are served as usual.
+
+        Return the part of *seconds* that remains.
+        """
+        deadline = self.now_ns() + int(seconds * 1e9)
+        if self._tasks:
+            await asyncio.wait([*self._tasks], timeout=seconds)
+        return max(0.0, (deadline - self.now_ns()) / 1e9)
+
     async def drain(self, seconds: float) -> int:
         """Accept no connections, answer open requests, close idle connections. Return the number of open connections.
 

@@ -20,7 +20,8 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.kube import errors as kube
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
+from podidentity.kube.paths import object_path
 from podidentity.resources import Kind, Resource
 
 LIFE_SECONDS: Final = 600
@@ -62,7 +63,7 @@ class _Status(msgspec.Struct):
     token: str = ""
 
 
-class _Answer(msgspec.Struct):
+class _TokenRequestResult(msgspec.Struct):
     status: _Status
 
 
@@ -76,7 +77,7 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
     path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
     answer = await client.request("POST", path, body=msgspec.json.encode(body))
     try:
-        return msgspec.json.decode(answer, type=_Answer).status.token
+        return msgspec.json.decode(answer, type=_TokenRequestResult).status.token
     except RecursionError:
         raise ValueError("nested too deep") from None
 

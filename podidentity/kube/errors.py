@@ -1,6 +1,6 @@
 """Errors of requests to the API server: one class for each reaction of a caller.
 
-The HTTP library's exceptions end here. Every class except `Unreachable` is a response of the server.
+The HTTP library's exceptions end here. Every class except `NoResponse` is a response of the server.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ import msgspec
 
 MESSAGE_MAX: Final = 512
 """Maximum length of a server message, which may quote an untrusted author's text."""
+MALFORMED: Final = "Malformed"
+"""Reason of a ServerError for an unreadable response: the server works, and an object may be the cause."""
 
 
 class ApiError(Exception):
@@ -56,7 +58,7 @@ class Invalid(ApiError):  # noqa: N818 - named for what happened
     """422: the document, the patch or the name is invalid."""
 
 
-class Throttled(ApiError):  # noqa: N818 - named for what happened
+class TooManyRequests(ApiError):  # noqa: N818 - named for what happened
     """429: too many requests; wait `retry_after`."""
 
 
@@ -64,7 +66,7 @@ class ServerError(ApiError):
     """5xx: the server failed; the same request may succeed later."""
 
 
-class Unreachable(ApiError):  # noqa: N818 - named for what happened
+class NoResponse(ApiError):  # noqa: N818 - named for what happened
     """No HTTP response: refused, reset, timed out, or not HTTP. It is unknown whether a write took effect."""
 
     def __init__(self, message: str) -> None:
@@ -96,7 +98,7 @@ _CLASSES: Final[Mapping[int, type[ApiError]]] = {
     409: Conflict,
     410: Gone,
     422: Invalid,
-    429: Throttled,
+    429: TooManyRequests,
 }
 _STATUS_DECODER: Final = msgspec.json.Decoder(Status)
 
@@ -126,6 +128,11 @@ def from_status(status_object: Status, status: int = 0, retry_after: float | Non
         return Gone(code, status_object.reason, status_object.message, retry_after)
     kind = _CLASSES.get(code, ServerError if code >= 500 else ApiError)
     return kind(code, status_object.reason, status_object.message, retry_after)
+
+
+def malformed(plural: str, cause: Exception) -> ServerError:
+    """Return the exception for a 2xx response about objects of the kind *plural* that cannot be decoded."""
+    return ServerError(502, MALFORMED, f"the response about {plural} cannot be read: {cause}")
 
 
 def _seconds(header: str) -> float | None:

@@ -37,7 +37,7 @@ def test_the_operator_knows_every_field(objects: list[Object]) -> None:
         assert known(each)["spec"] == each["spec"], each["metadata"]["name"]
 
 
-def test_a_field_of_another_type_is_refused_and_one_that_is_unknown_is_noticed(objects: list[Object]) -> None:
+def test_a_field_of_another_type_is_rejected_and_an_unknown_one_is_noticed(objects: list[Object]) -> None:
     wrong, unknown = copy.deepcopy(objects[0]), copy.deepcopy(objects[0])
     wrong["spec"]["podMetricsEndpoints"] = "metrics"
     unknown["spec"]["podMetricEndpoints"] = []

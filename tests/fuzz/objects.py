@@ -188,7 +188,7 @@ class NmiObjects:
         cluster_cache = ClusterCache(
             cast("Any", None), Index(), IdentityMetrics(CollectorRegistry()), node="n", managed=managed
         )
-        handlers = {name: each._handler for name, each in cluster_cache.watches.by_name.items()}
+        handlers = {name: each.objects.handler for name, each in cluster_cache.watches.by_name.items()}
         handlers["pods"].upserted(None, shapes.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
         if managed:
             handlers["identities"].upserted(None, shapes.identity(namespace=BYSTANDER))

@@ -11,7 +11,7 @@ from mic.app import COMPONENT
 from mic.azure.errors import AzureError, Conflict
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.cluster.view import ClusterView
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics
 from mic.reconciliation.host_reconciler import HostReconciler

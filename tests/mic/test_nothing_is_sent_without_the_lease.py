@@ -9,20 +9,20 @@ from azure.core.credentials import AccessToken
 from typing_extensions import override
 
 from mic.azure.compute import Compute
-from mic.azure.errors import Unreachable as AzureUnreachable
+from mic.azure.errors import Unreachable
 from mic.azure.identities import HostIdentities, change
 from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import CONNECTIONS_MAX
-from podidentity.kube.errors import Unreachable
+from podidentity.kube.errors import NoResponse
+from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.test_compute_on_the_wire import Token
+from tests.mic.test_compute_requests import Token
 from tests.podidentity.kube.scripted import Reply, ScriptedServer
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
@@ -58,20 +58,20 @@ async def client(server: ScriptedServer, lease: Lease) -> AsyncIterator[LeaderCl
 
 
 @pytest.mark.parametrize("method", WRITES)
-async def test_a_write_is_refused_once_the_lease_has_run_out_and_a_read_is_not(
+async def test_a_write_is_rejected_after_the_lease_has_expired_and_a_read_is_not(
     server: ScriptedServer, client: LeaderClient, lease: Lease, method: str
 ) -> None:
     server.others += [OK, OK]
     assert await client.request(method, "/a", body=b"{}")
     lease.seconds = 0.0
-    with pytest.raises(Unreachable, match="the leader lease has run out"):
+    with pytest.raises(NoResponse, match="the leader lease has run out"):
         await client.request(method, "/b", body=b"{}")
     await client.request("GET", "/c")
     assert [each.path for each in server.requests] == ["/a", "/c"]
 
 
 @pytest.mark.parametrize(("left", "sent"), [(0.0, 0), (60.0, 1)])
-async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_still_lasts(
+async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is_still_valid(
     server: ScriptedServer, client: LeaderClient, lease: Lease, left: float, sent: int
 ) -> None:
     server.others += [None] * CONNECTIONS_MAX + [OK]
@@ -87,16 +87,16 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_st
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
     outcome = (await asyncio.gather(write, return_exceptions=True))[0]
-    assert isinstance(outcome, bytes if sent else Unreachable)
+    assert isinstance(outcome, bytes if sent else NoResponse)
     assert sum(each.method == "PUT" for each in server.requests) == sent
 
 
-async def test_a_write_is_waited_for_only_while_the_lease_lasts(
+async def test_a_write_waits_only_while_the_lease_is_valid(
     server: ScriptedServer, client: LeaderClient, lease: Lease
 ) -> None:
     server.others += [None]
     lease.seconds = 0.2
-    with pytest.raises(Unreachable, match=r"no response from .* within 0.2 s"):
+    with pytest.raises(NoResponse, match=r"no response from .* within 0.2 s"):
         await client.request("PATCH", "/a", body=b"{}")
 
 
@@ -115,7 +115,7 @@ class SlowToken(Token):
 
 
 @pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])
-async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_was_fetched(
+async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
     lease: Lease, left: float, writes: int
 ) -> None:
     directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
@@ -148,7 +148,7 @@ async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the
         credential.left[""] = left
         outcome = (await asyncio.gather(compute.update(host, wanted), return_exceptions=True))[0]
         assert len(arm.writes()) == writes
-        assert isinstance(outcome, HostIdentities if writes else AzureUnreachable)
+        assert isinstance(outcome, HostIdentities if writes else Unreachable)
         if not writes:
             assert "the leader lease has run out" in str(outcome)
             await compute.get(host)

@@ -103,7 +103,7 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.programs
-async def test_a_port_in_use_is_told_with_its_flag(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_with_its_flag(tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         code, said = await started(

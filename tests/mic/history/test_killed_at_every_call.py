@@ -105,7 +105,7 @@ def _state(world: World) -> State:
     return objects, {host: sorted(world.arm.vm(host).user_assigned) for host in HOSTS}
 
 
-def test_the_undisturbed_end_is_what_was_asked_for() -> None:
+def test_the_undisturbed_run_reaches_the_desired_state() -> None:
     (objects, hosts), _ = undisturbed()
     assert {name: about[0] for name, about in objects.items()} == {
         "default/web-default-one": "Assigned",
@@ -118,7 +118,7 @@ def test_the_undisturbed_end_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("moment", Moment, ids=["before", "after"])
-def test_a_process_that_is_killed_at_any_call_leaves_nothing_that_the_next_does_not_mend(
+def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_repair(
     moment: Moment, share: int
 ) -> None:
     expected, calls = undisturbed()

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nmi.server.target import Action, Forwarding, Route, normal, resolve
+from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
 
-NOTHING = Forwarding()
-EVERYTHING = Forwarding(everything=True)
+NOTHING = ProxiedPaths()
+EVERYTHING = ProxiedPaths(everything=True)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_spelling_that_sdks_use_is_the_token_path(path: str) -> None:
         "/%25252525252525256detadata",
     ],
 )
-def test_a_disguise_of_the_token_path_is_refused(path: str) -> None:
+def test_a_disguised_token_path_is_refused(path: str) -> None:
     assert resolve(f"{path}?resource=x", EVERYTHING).action is Action.REFUSE_DISGUISE
 
 
@@ -100,12 +100,12 @@ def test_a_disguise_of_the_token_path_is_refused(path: str) -> None:
         "/x/identity/y",
     ],
 )
-def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
+def test_no_identity_path_is_ever_forwarded(path: str) -> None:
     found = resolve(path, EVERYTHING)
 
     assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
     if "tokens" not in path:
-        assert found.route is Route.IDENTITY
+        assert found.canonical_path is CanonicalPath.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -122,38 +122,38 @@ def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
 def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: str) -> None:
     found = resolve(target, NOTHING)
 
-    assert (found.action, found.route, found.path) == (Action.PROXY, Route.INSTANCE, path)
+    assert (found.action, found.canonical_path, found.path) == (Action.PROXY, CanonicalPath.INSTANCE, path)
 
 
 @pytest.mark.parametrize(
     "path", ["/metadata/versions", "/metadata/attested/document", "/metadata/instancefoo", "/metadata", "/", "/latest"]
 )
-def test_another_path_is_forwarded_only_when_everything_is(path: str) -> None:
+def test_another_path_is_forwarded_only_with_allow_all(path: str) -> None:
     assert resolve(path, NOTHING).action is Action.REFUSE_UNKNOWN
     assert resolve(path, EVERYTHING).action is Action.PROXY
 
 
-def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> None:
-    forwarding = Forwarding(("/metadata/scheduledevents",))
+def test_an_allowed_prefix_allows_only_the_paths_below_it() -> None:
+    proxied_paths = ProxiedPaths(("/metadata/scheduledevents",))
 
-    assert resolve("/metadata/scheduledevents?x=y", forwarding).action is Action.PROXY
-    assert resolve("/metadata/ScheduledEvents/a", forwarding).action is Action.PROXY
-    assert resolve("/metadata/scheduledeventsandmore", forwarding).action is Action.REFUSE_UNKNOWN
-    assert resolve("/metadata/scheduledevents", Forwarding(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
-    assert resolve("/metadata/scheduledevents/../versions", forwarding).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents?x=y", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/ScheduledEvents/a", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/scheduledeventsandmore", proxied_paths).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents", ProxiedPaths(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
+    assert resolve("/metadata/scheduledevents/../versions", proxied_paths).action is Action.REFUSE_UNKNOWN
 
 
 @pytest.mark.parametrize(
     "prefix",
     ["/", "/metadata", "/metadata/", "/metadata/identity", "/metadata/x/../identity", "/foo/bar", "metadata/x", ""],
 )
-def test_a_prefix_that_would_allow_too_much_is_refused(prefix: str) -> None:
+def test_a_prefix_that_would_allow_too_much_is_rejected(prefix: str) -> None:
     with pytest.raises(ValueError, match="cannot be proxied"):
-        Forwarding((prefix,))
+        ProxiedPaths((prefix,))
 
 
 @pytest.mark.parametrize("path", ["/host/token", "/host/token/", "/Host/Token"])
-def test_the_host_token_path_has_a_route_of_its_own(path: str) -> None:
+def test_the_host_token_path_has_its_own_route(path: str) -> None:
     assert resolve(path, EVERYTHING).action is Action.HOST_TOKEN
 
 
@@ -168,7 +168,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=14).map("".join))
 @example("/metadata/instance/..;/identity/x")
-def test_whatever_is_forwarded_is_plain_and_not_about_identities(target: str) -> None:
+def test_forwarded_paths_are_plain_and_no_identity_paths(target: str) -> None:
     found = resolve(target, EVERYTHING)
 
     if found.action is Action.PROXY:

@@ -34,7 +34,7 @@ def examine(context: ExecutionContext, kubeconfig: str) -> dict[str, Any]:
     return {each["check"]: (each["level"], each["says"]) for each in json.loads(done.stdout)["findings"]}
 
 
-async def test_the_rule_and_what_met_it_are_seen() -> None:
+async def test_the_rule_and_its_packet_counter_are_read() -> None:
     pods: list[ExecutionContext] = []
 
     def runs(node: str, started: NodePod, context: ExecutionContext) -> None:

@@ -50,7 +50,7 @@ async def test_a_host_network_pod_has_the_nodes_address(stage: Sandbox) -> None:
     assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
 
 
-async def test_a_deleted_pod_is_taken_away_and_its_namesake_is_another(stage: Sandbox) -> None:
+async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("again"))
     await eventually(lambda: runs(stage, "again"), stage)
     first = await stage.cluster.client.get(PODS, "default", "again")
@@ -78,7 +78,7 @@ async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_
     await eventually(said, stage)
 
 
-async def test_a_program_that_ends_is_started_again_unless_the_pod_says_never(stage: Sandbox) -> None:
+async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sandbox) -> None:
     wrong = {"args": ["--no-such-flag"]}
     await stage.cluster.apply(pod("never", image=DEMO, container=wrong, restartPolicy="Never"))
 
@@ -121,7 +121,7 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
     await eventually(forgotten, stage)
 
 
-async def test_a_pod_removed_by_force_is_forgotten(stage: Sandbox) -> None:
+async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("forced"))
     await eventually(lambda: runs(stage, "forced"), stage)
     await stage.cluster.client.request(

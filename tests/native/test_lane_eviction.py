@@ -1,0 +1,198 @@
+"""If all slots are in use, the peer with most connections loses one; a peer with fewer loses none."""
+
+import asyncio
+import os
+import socket
+
+from typing_extensions import override
+
+from _native.lane import Limits
+from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
+
+A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+
+
+async def is_open(peer: Peer) -> bool:
+    """Return whether the lane still serves it; unread bytes are discarded."""
+    try:
+        return (await peer.ask()).startswith(b"HTTP/1.1")
+    except (OSError, asyncio.IncompleteReadError):
+        return False
+
+
+async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_largest_peer() -> None:
+    async with serving(limits=Limits(connections=4), addresses=(A, B, C)) as lane:
+        first, second, third = [await lane.connect(A) for _ in range(3)]
+        other = await lane.connect(B)
+        for peer in (other, third, first, second):
+            await peer.ask()
+        assert b" 200 " in await (await lane.connect(C)).ask()
+        assert await third.ending() == b"", "of the three, that which was idle longest"
+        assert [await is_open(each) for each in (first, second, other)] == [True, True, True]
+        assert (lane.count("evicted_idle"), lane.count("refused_total"), lane.count("open")) == (1, 0, 4)
+
+
+async def test_the_order_is_computed_for_each_eviction() -> None:
+    async with serving(limits=Limits(connections=5), addresses=(A, B, C)) as lane:
+        peers = [await lane.connect(A) for _ in range(5)]
+        for peer in peers:
+            await peer.ask()
+        await (await lane.connect(B)).ask()
+        await peers[1].ask()  # which would have been the next
+        await (await lane.connect(C)).ask()
+        assert [await is_open(each) for each in peers] == [False, True, False, True, True]
+
+
+async def test_connections_that_never_sent_data_are_idle() -> None:
+    async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
+        silent = [await lane.connect(A) for _ in range(2)]
+        await lane.until(lambda: lane.count("open") == 2)
+        assert b" 200 " in await (await lane.connect(B)).ask()
+        assert await silent[0].ending() == b""
+
+
+async def test_a_peer_may_replace_its_own_idle_connection() -> None:
+    async with serving(limits=Limits(connections=2)) as lane:
+        for _ in range(5):
+            assert b" 200 " in await (await lane.connect()).ask()
+        assert lane.count("evicted_idle") == 3
+
+
+async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() -> None:
+    async with serving(limits=Limits(connections=3, connections_per_peer=2), addresses=(A, B)) as lane:
+        for address in (A, A, B):
+            await (await lane.connect(address)).ask()
+        assert await (await lane.connect(A)).ending() == b""
+        assert (lane.count("refused_peer"), lane.count("evicted_idle"), lane.count("open")) == (1, 0, 3)
+
+
+async def test_a_request_in_progress_is_never_cut_off() -> None:
+    async with serving(Holding, Limits(connections=3), addresses=(A, B, C)) as lane:
+        for _ in range(2):
+            (await lane.connect(A)).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 2)
+        idle = await lane.connect(B)
+        await idle.ask()
+        assert b" 200 " in await (await lane.connect(C)).ask()
+        assert await idle.ending() == b"", "the greediest of those that can give one up"
+        (await lane.connect(C)).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 3)
+        assert await (await lane.connect(B)).ending() == b""
+        assert lane.count("refused_total") == 1
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        general.answer()
+        assert b" 200 " in await (await lane.connect(B)).ask()
+        assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"], ["data"]]
+
+
+async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
+    async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
+        asking, idle = await lane.connect(A), await lane.connect(A)
+        await asking.ask()
+        await idle.ask()
+        # In one turn the newcomer comes before the request: the listener has been ready for longer.
+        with socket.socket() as newcomer:
+            newcomer.bind((B, 0))
+            newcomer.connect(("127.0.0.1", lane.port))
+            os.write(asking.writer.get_extra_info("socket").fileno(), REQUEST)
+            lane.turn()
+        assert b" 200 " in await asking.answer()
+        assert await idle.ending() == b""
+
+
+async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer() -> None:
+    async with serving(limits=Limits(connections=3), addresses=(A, B)) as lane:
+        slow = [await lane.connect(A) for _ in range(3)]
+        for each in slow:
+            each.send(b"GET /")
+            await lane.until(lambda each=each: len(lane.generals) == slow.index(each) + 1)  # type: ignore[misc]
+        assert b" 200 " in await (await lane.connect(B)).ask(), "at once, and not after head_seconds"
+        assert await slow[0].ending() == b""
+        assert (lane.count("evicted_slow"), lane.count("evicted_idle")) == (1, 0)
+        assert lane.generals[0].calls == ["data", "lost"]
+
+
+async def test_two_equally_busy_peers_do_not_evict_each_other() -> None:
+    async with serving(limits=Limits(connections=4), addresses=(A, B)) as lane:
+        for address in (A, A, B, B):
+            (await lane.connect(address)).send(b"GET /")
+        await lane.until(lambda: len(lane.generals) == 4)
+        assert await (await lane.connect(B)).ending() == b""
+        assert (lane.count("evicted_slow"), lane.count("refused_total")) == (0, 1)
+
+
+async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
+    async with serving(limits=Limits(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
+        for _ in range(2):
+            peer = await lane.connect(A, receive_buffer=4096)
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+            peer.send(REQUEST * 20)
+        await lane.until(lambda: lane.count("fast_answers") > 1)
+        assert b" 200 " in await (await lane.connect(B)).ask()
+        assert lane.count("evicted_slow") == 1
+
+
+async def hoard(lane: Serving, addresses: int, each: int) -> list[socket.socket]:
+    socks = []
+    for number in range(addresses):
+        for _ in range(each):
+            sock = socket.socket()
+            sock.bind((f"127.0.1.{number + 1}", 0))
+            sock.connect(("127.0.0.1", lane.port))
+            socks.append(sock)
+        await lane.until(lambda: lane.count("accepted") == len(socks))
+    return socks
+
+
+async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally() -> None:
+    async with serving(limits=Limits(connections=160, connections_per_peer=10)) as lane:
+        socks = await hoard(lane, 16, 10)
+        for _ in range(9):
+            assert b" 200 " in await (await lane.connect()).ask()
+        closed: dict[str, int] = {}
+        for sock in socks:
+            sock.setblocking(False)
+            try:
+                assert sock.recv(1) == b""
+                address = sock.getsockname()[0]
+                closed[address] = closed.get(address, 0) + 1
+            except BlockingIOError:
+                pass
+            sock.close()
+        assert sum(closed.values()) == lane.count("evicted_idle") == 9
+        assert max(closed.values()) == 1, "each in its turn"
+
+
+async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:
+    async with serving(limits=Limits(connections=8, connections_per_peer=4), addresses=(A, B, C)) as lane:
+        for turn in range(200):
+            address = (A, B, C)[turn * 7 % 3]
+            peer = await lane.connect(address)
+            peer.send((REQUEST, OTHER_REQUEST, b"G", LAST_REQUEST)[turn % 4])
+            if turn % 5 == 0:
+                await peer.close()
+        for peer in lane.peers:
+            await peer.close()
+        await lane.until(lambda: lane.count("open") == 0)
+        for address in (A, B, C):
+            for _ in range(4 if address != C else 0):
+                assert b" 200 " in await (await lane.connect(address)).ask()
+        assert lane.count("open") == 8
+
+
+async def test_a_connection_that_was_resumed_can_be_evicted_again() -> None:
+    class Answering(Recorder):
+        """Holds each request for one turn of the loop."""
+
+        @override
+        def go_on(self) -> None:
+            self.connection.pause()
+            asyncio.get_running_loop().call_soon(super().go_on)
+
+    async with serving(Answering, Limits(connections=2), addresses=(A, B)) as lane:
+        held = [await lane.connect(A) for _ in range(2)]
+        for each in held:
+            await each.ask(OTHER_REQUEST)
+        assert b" 200 " in await (await lane.connect(B)).ask()
+        assert await held[0].ending() == b""

@@ -1,0 +1,169 @@
+"""The hand-over to the general lane, and the methods that it may call on its connection."""
+
+import asyncio
+import socket
+
+import pytest
+
+from _native.connection import Connection
+from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, reset, serving
+
+
+async def test_a_general_request_is_handed_over_byte_for_byte() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
+        assert [each.received for each in lane.generals] == [OTHER_REQUEST]
+        assert lane.count("handed_over") == 1
+
+
+async def test_a_part_of_a_head_is_handed_over_with_all_that_follows_it() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        peer.send(REQUEST[:40])
+        await lane.until(lambda: len(lane.generals) == 1)
+        assert await peer.ask(REQUEST[40:]) == NOT_FOUND
+        assert lane.generals[0].received == REQUEST
+
+
+async def test_the_fast_lane_handles_the_connection_again_after_the_general_lane() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        for _ in range(3):
+            assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
+            assert b" 200 " in await peer.ask(REQUEST)
+        assert len(lane.generals) == 1
+        assert lane.generals[0].received == OTHER_REQUEST * 3
+
+
+async def test_answers_given_before_a_slow_request_are_sent_before_it() -> None:
+    async with serving(Holding) as lane:
+        peer = await lane.connect()
+        peer.send(REQUEST + OTHER_REQUEST)
+        assert b" 200 " in await peer.answer()
+
+
+async def test_a_paused_connection_is_not_read_until_it_is_resumed() -> None:
+    async with serving(Holding) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        peer.send(REQUEST)
+        await (await lane.connect()).ask()  # a whole turn of the loop and of the lane
+        assert general.received == OTHER_REQUEST
+        assert lane.count("fast_answers") == 1
+        general.answer()
+        assert await peer.answer() == NOT_FOUND
+        assert b" 200 " in await peer.answer()
+
+
+async def test_a_half_close_during_a_pending_request_is_reported_once() -> None:
+    async with serving(Holding) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        peer.half_close()
+        general = lane.generals[0]
+        await general.until("peer gone")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert general.calls == ["data", "peer gone"]
+        assert isinstance(general, Holding)
+        general.answer()
+        assert await peer.ending() == NOT_FOUND
+        await general.until("lost")
+
+
+async def test_a_reset_during_a_pending_request_is_reported_and_ends_the_connection() -> None:
+    async with serving(Holding) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        sock = peer.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.writer.transport.abort()
+        await lane.generals[0].until("lost")
+        assert lane.generals[0].calls == ["data", "peer gone", "lost"]
+
+
+async def test_a_connection_closed_in_the_middle_of_a_request_is_dropped() -> None:
+    async with serving() as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST[:10])
+        await lane.until(lambda: len(lane.generals) == 1)
+        peer.half_close()
+        assert await peer.ending() == b""
+        await lane.generals[0].until("lost")
+        assert lane.generals[0].calls == ["data", "lost"]
+
+
+async def test_data_written_before_finish_arrives_while_the_peer_continues_to_send() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(b"x" * 100_000)
+        assert await peer.ending() == NOT_FOUND
+        await peer.close()
+        await lane.generals[0].until("lost")
+        assert lane.count("open") == 0
+
+
+async def test_a_peer_that_sends_endlessly_after_the_last_answer_is_cut_off() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(b"x" * 2_000_000)
+        await lane.until(lambda: lane.count("open") == 0)
+        assert lane.count("timed_out") == 0
+
+
+async def test_an_answer_to_a_peer_that_has_just_disconnected_ends_the_connection() -> None:
+    async with serving(Holding) as lane:
+        sock = lane.connected()
+        sock.send(OTHER_REQUEST)
+        lane.turn()
+        general = lane.generals[0]
+        assert isinstance(general, Holding)
+        reset(sock)
+        general.answer()
+        assert not general.connection.open
+        assert general.calls == ["data"], "never from within a call to Connection"
+        await general.until("lost")
+
+
+async def test_a_finished_connection_is_not_open() -> None:
+    async with serving(Finishing) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await peer.ending()
+        assert not lane.generals[0].connection.open
+
+
+async def test_a_lost_connection_rejects_all_operations() -> None:
+    async with serving(Holding) as lane:
+        peer = await lane.connect()
+        peer.send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        connection = lane.generals[0].connection
+        assert connection.open
+        lane.lane.close()
+        connection.write(b"x")
+        connection.pause()
+        connection.resume()
+        connection.finish()
+        assert connection.original_destination() is None
+        assert connection.peer == "127.0.0.1"
+        assert await peer.ending() == b""
+
+
+async def test_the_peer_address_is_available_and_loopback_shows_no_redirect() -> None:
+    async with serving(Holding) as lane:
+        (await lane.connect("127.0.0.3")).send(OTHER_REQUEST)
+        await lane.until(lambda: len(lane.generals) == 1)
+        assert lane.generals[0].connection.peer == "127.0.0.3"
+        assert lane.generals[0].connection.original_destination() is None
+
+
+def test_only_the_lane_makes_connections() -> None:
+    with pytest.raises(TypeError, match="made by its Lane"):
+        Connection()
