@@ -10,6 +10,8 @@ import pytest
 
 from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
